@@ -1,0 +1,43 @@
+"""What can go wrong, as one line that says what is wrong, where, and what to do.
+
+Every error that a user can cause or meet is a `SoupError`; entry points print its message alone and exit with its
+`exit_code`. Anything else is a defect of this package and shows its traceback.
+"""
+
+
+class SoupError(Exception):
+    """Base of all errors whose message is meant for the user."""
+
+    exit_code = 1
+
+
+class JobError(SoupError):
+    """The job file or a `--set` is wrong: unknown key, value out of range, fields that contradict each other."""
+
+    exit_code = 2
+
+
+class GraphError(SoupError):
+    """The source of a graph is missing, malformed, or lacks what souping needs."""
+
+
+class PartError(SoupError):
+    """A part of the graph is asked for that does not exist, or twice, or the parts cannot be made."""
+
+
+class FileError(SoupError):
+    """A file of the run is missing, truncated, damaged, foreign, incomplete, or from a newer version."""
+
+
+class RunError(SoupError):
+    """The run is not in the state that the command needs; the message names the command that brings it there."""
+
+
+class LauncherError(SoupError):
+    """The launcher (mpirun, srun) and the MPI library do not know each other."""
+
+
+class Interrupted(SoupError):  # noqa: N818 - an event, not a mistake
+    """Stopped from outside; the same command goes on where this one stopped."""
+
+    exit_code = 130

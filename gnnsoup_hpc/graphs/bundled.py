@@ -1,0 +1,32 @@
+"""`bundled:NAME`: graphs that the package carries; data/SOURCES.md has their attribution."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.graphs import npz
+from gnnsoup_hpc.graphs.raw import RawGraph
+from gnnsoup_hpc.records import Role
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+
+# Planetoid's public split, arXiv 1603.08861: 20 labels a class, 500 and 1000 nodes.
+_PUBLIC = {
+    "pubmed": {
+        Role.TRAIN: np.arange(0, 60),
+        Role.VALIDATION: np.arange(60, 560),
+        Role.TEST: np.arange(18717, 19717),
+    }
+}
+
+
+def read(name: str) -> RawGraph:
+    """The bundled graph `name`, with its public split. Raises: GraphError naming those that there are."""
+    if name not in _PUBLIC:
+        raise GraphError(f"graph.source = 'bundled:{name}': no such graph is bundled; there is: {', '.join(_PUBLIC)}")
+    raw = npz.read(str(DATA / f"{name}.npz"))
+    return replace(raw, where=f"bundled:{name}", splits={"public": _PUBLIC[name]})

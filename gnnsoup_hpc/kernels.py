@@ -1,0 +1,217 @@
+"""Sparse products, forward and backward: the only room that knows how they are computed.
+
+An `Adjacency` is a structure without values: row = destination, entries = in-neighbours. Every sum runs along rows of a
+CSR matrix or of its transpose, in a fixed order, so results do not depend on the number of threads. No tensor of shape
+(E, channels) is ever made. Shapes: V rows, U columns (V = U in a square graph), E entries, H heads, C channels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# The CSR layout has been "in beta" for years; the warning would greet every user of every rank.
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
+warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled", category=UserWarning)
+
+
+class Adjacency:
+    """Structure of a square sparse matrix, with what is derived from it computed once and kept.
+
+    Shapes: indptr (V + 1,), indices (E,), both integer; entries of a row are distinct.
+    """
+
+    def __init__(self, indptr: Tensor, indices: Tensor) -> None:
+        self.indptr = indptr
+        self.indices = indices
+
+    @property
+    def nodes(self) -> int:
+        """V."""
+        return len(self.indptr) - 1
+
+    @cached_property
+    def row(self) -> Tensor:
+        """Destination of each entry, (E,)."""
+        ids = torch.arange(self.nodes, device=self.indptr.device, dtype=self.indices.dtype)
+        return ids.repeat_interleave(self.indptr.diff(), output_size=len(self.indices))
+
+    @cached_property
+    def degree(self) -> Tensor:
+        """In-degree of each node, (V,) float32."""
+        return self.indptr.diff().to(torch.float32)
+
+    @cached_property
+    def permutation(self) -> Tensor:
+        """Where each entry of the transpose stands in this matrix, (E,)."""
+        return torch.argsort(self.indices, stable=True)
+
+    @cached_property
+    def transpose(self) -> Adjacency:
+        """Row = source, entries = out-neighbours; its entry e is this matrix's entry permutation[e]."""
+        counts = torch.bincount(self.indices, minlength=self.nodes)
+        indptr = torch.zeros(self.nodes + 1, dtype=self.indptr.dtype, device=self.indptr.device)
+        torch.cumsum(counts, 0, out=indptr[1:])
+        return Adjacency(indptr, self.row[self.permutation])
+
+    @cached_property
+    def looped(self) -> Adjacency:
+        """The same with exactly one self-loop a node, as GCN and GAT want it."""
+        keep = self.row != self.indices
+        ids = torch.arange(self.nodes, device=self.indices.device, dtype=self.indices.dtype)
+        row = torch.cat([self.row[keep], ids])
+        column = torch.cat([self.indices[keep], ids])
+        order = torch.argsort(row, stable=True)
+        counts = torch.bincount(row, minlength=self.nodes)
+        indptr = torch.zeros(self.nodes + 1, dtype=self.indptr.dtype, device=self.indptr.device)
+        torch.cumsum(counts, 0, out=indptr[1:])
+        return Adjacency(indptr, column[order])
+
+    @cached_property
+    def mean(self) -> Operator:
+        """D^-1 A: the mean over in-neighbours, zero where there are none (arXiv 1706.02216)."""
+        return Operator(self, 1.0 / self.degree.clamp(min=1.0)[self.row])
+
+    @cached_property
+    def gcn(self) -> Operator:
+        """(D+I)^-1/2 (A+I) (D+I)^-1/2 with in-degrees D (arXiv 1609.02907, equation 2)."""
+        looped = self.looped
+        scale = looped.degree.rsqrt()
+        return Operator(looped, scale[looped.row] * scale[looped.indices])
+
+    def to(self, device: torch.device) -> Adjacency:
+        """The same structure on `device`."""
+        if self.indptr.device == device:
+            return self
+        return Adjacency(self.indptr.to(device, non_blocking=True), self.indices.to(device, non_blocking=True))
+
+
+class Operator:
+    """A constant sparse matrix that multiplies dense ones, differentiably: its transpose is kept for the backward."""
+
+    def __init__(self, adjacency: Adjacency, values: Tensor) -> None:
+        self._adjacency = adjacency
+        self._values = values
+
+    @cached_property
+    def matrix(self) -> Tensor:
+        """The (V, V) sparse CSR matrix."""
+        return _csr(self._adjacency, self._values)
+
+    @cached_property
+    def transpose(self) -> Tensor:
+        """The (V, V) sparse CSR transpose."""
+        return _csr(self._adjacency.transpose, self._values[self._adjacency.permutation])
+
+    def __matmul__(self, x_VC: Tensor) -> Tensor:
+        """The product with x (V, C), shape (V, C)."""
+        product: Tensor = _Product.apply(self, x_VC)  # type: ignore[no-untyped-call]
+        return product
+
+
+class _Product(torch.autograd.Function):
+    """A @ x with dx = A^T @ dy; A is a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, operator: Operator, x: Tensor) -> Tensor:
+        ctx.operator = operator
+        return operator.matrix @ x
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, ctx.operator.transpose @ grad.contiguous()
+
+
+def edge_scores(adjacency: Adjacency, source_VH: Tensor, destination_VH: Tensor) -> Tensor:
+    """score[e, h] = source[column(e), h] + destination[row(e), h], shape (E, H)."""
+    scores: Tensor = _EdgeScores.apply(adjacency, source_VH, destination_VH)  # type: ignore[no-untyped-call]
+    return scores
+
+
+class _EdgeScores(torch.autograd.Function):
+    """A gather whose backward sums along rows and columns in a fixed order, where autograd's would scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, adjacency: Adjacency, source: Tensor, destination: Tensor) -> Tensor:
+        ctx.adjacency = adjacency
+        return source[adjacency.indices] + destination[adjacency.row]
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
+        adjacency: Adjacency = ctx.adjacency
+        by_source = _row_sums(adjacency.transpose, grad[adjacency.permutation])
+        return None, by_source, _row_sums(adjacency, grad)
+
+
+def edge_softmax(adjacency: Adjacency, scores_EH: Tensor) -> Tensor:
+    """Softmax of the scores over each node's in-edges, shape (E, H). Every row needs an entry (`looped`)."""
+    weights: Tensor = _EdgeSoftmax.apply(adjacency, scores_EH)  # type: ignore[no-untyped-call]
+    return weights
+
+
+class _EdgeSoftmax(torch.autograd.Function):
+    """p = softmax(s) along rows; ds = p * (dp - sum over the row of p * dp)."""
+
+    @staticmethod
+    def forward(ctx: Any, adjacency: Adjacency, scores: Tensor) -> Tensor:
+        top = torch.segment_reduce(scores, "max", offsets=adjacency.indptr.long(), axis=0)
+        weights = (scores - top[adjacency.row]).exp_()
+        weights /= _row_sums(adjacency, weights)[adjacency.row]
+        ctx.adjacency = adjacency
+        ctx.save_for_backward(weights)
+        return weights
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        (weights,) = ctx.saved_tensors
+        weighted = weights * grad
+        return None, weighted - weights * _row_sums(ctx.adjacency, weighted)[ctx.adjacency.row]
+
+
+def weighted_sum(adjacency: Adjacency, weights_EH: Tensor, x_VHC: Tensor) -> Tensor:
+    """out[v, h] = sum over in-edges e of v of weights[e, h] * x[source(e), h], shape (V, H, C)."""
+    heads = [
+        _WeightedSum.apply(adjacency, weights_EH[:, h], x_VHC[:, h])  # type: ignore[no-untyped-call]
+        for h in range(x_VHC.shape[1])
+    ]
+    return torch.stack(heads, 1)
+
+
+class _WeightedSum(torch.autograd.Function):
+    """One head: y = A(w) @ x; dx = A(w)^T @ dy; dw[e] = <dy[row(e)], x[column(e)]>, a sampled dense product."""
+
+    @staticmethod
+    def forward(ctx: Any, adjacency: Adjacency, weights: Tensor, x: Tensor) -> Tensor:
+        weights, x = weights.contiguous(), x.contiguous()
+        ctx.adjacency = adjacency
+        ctx.save_for_backward(weights, x)
+        return _csr(adjacency, weights) @ x
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
+        weights, x = ctx.saved_tensors
+        adjacency: Adjacency = ctx.adjacency
+        grad = grad.contiguous()
+        transpose = _csr(adjacency.transpose, weights[adjacency.permutation])
+        sampled = torch.sparse.sampled_addmm(_csr(adjacency, torch.zeros_like(weights)), grad, x.t())
+        return None, sampled.values(), transpose @ grad
+
+
+def _row_sums(adjacency: Adjacency, values_EH: Tensor) -> Tensor:
+    """Sums of each row's values, (V, H)."""
+    return torch.segment_reduce(values_EH.contiguous(), "sum", offsets=adjacency.indptr.long(), axis=0, initial=0)
+
+
+def _csr(adjacency: Adjacency, values: Tensor) -> Tensor:
+    return torch.sparse_csr_tensor(
+        adjacency.indptr, adjacency.indices, values, (adjacency.nodes, adjacency.nodes), check_invariants=False
+    )

@@ -1,0 +1,123 @@
+"""Time and peak memory of a phase or a method, and the closed table of what is ever reported.
+
+Peak host memory is the process's resident high-water mark (`VmHWM`), reset by writing 5 to /proc/self/clear_refs at the
+start, so that no phase is blamed for an earlier one's peak; `ru_maxrss` cannot do that. Freed memory is first handed
+back to the system, or a phase could hide its peak in what an earlier one left behind. See docs/measuring.md.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from gnnsoup_hpc.records import Measurement
+
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Unit and meaning of a reported number."""
+
+    unit: str
+    long_name: str
+
+
+QUANTITIES: dict[str, Quantity] = {
+    "seconds": Quantity("s", "wall time, reading included"),
+    "seconds_ingredients": Quantity("s", "wall time of reading ingredients"),
+    "seconds_graph": Quantity("s", "wall time of reading the graph or its parts"),
+    "seconds_compute": Quantity("s", "wall time of the rest: forward, backward, mixing"),
+    "peak_host_bytes": Quantity("B", "peak resident host memory (VmHWM, reset at the start)"),
+    "baseline_host_bytes": Quantity("B", "resident host memory at the start"),
+    "peak_device_bytes": Quantity("B", "peak device memory allocated"),
+    "baseline_device_bytes": Quantity("B", "device memory allocated at the start"),
+    "peak_device_reserved_bytes": Quantity("B", "peak device memory reserved by the caching allocator"),
+}
+
+
+class Meter:
+    """Measures one `with` block; `phase(name)` inside books wall time on `seconds_<name>`, the rest is compute."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._phases = {"ingredients": 0.0, "graph": 0.0}
+        self._values: dict[str, float] = {}
+        self._start = 0.0
+
+    def __enter__(self) -> Self:
+        release_freed_memory()
+        can_reset = _reset_peak()
+        self._values["baseline_host_bytes"] = host_bytes("VmRSS") if can_reset else math.nan
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._values["baseline_device_bytes"] = float(torch.cuda.memory_allocated(self._device))
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            self._values["peak_device_bytes"] = float(torch.cuda.max_memory_allocated(self._device))
+            self._values["peak_device_reserved_bytes"] = float(torch.cuda.max_memory_reserved(self._device))
+        seconds = time.perf_counter() - self._start
+        known = math.isfinite(self._values["baseline_host_bytes"])
+        self._values["peak_host_bytes"] = host_bytes("VmHWM") if known else math.nan
+        self._values["seconds"] = seconds
+        self._values |= {f"seconds_{name}": spent for name, spent in self._phases.items()}
+        self._values["seconds_compute"] = seconds - sum(self._phases.values())
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Book the block's wall time on the phase `name`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._phases[name] += time.perf_counter() - start
+
+    @property
+    def measurement(self) -> Measurement:
+        """Every quantity, NaN where this machine cannot measure it; known once the block has ended."""
+        return Measurement({name: self._values.get(name, math.nan) for name in QUANTITIES})
+
+
+def host_bytes(field: str) -> float:
+    """A memory figure of this process from /proc/self/status, in bytes; NaN where there is no such file."""
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return math.nan
+    value = next((line.split()[1] for line in lines if line.startswith(f"{field}:")), None)
+    return math.nan if value is None else float(value) * 1024.0
+
+
+def release_freed_memory() -> None:
+    """Give memory that is free, but kept by Python or the C library, back to the system."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _reset_peak() -> bool:
+    """Whether the high-water mark could be reset; it cannot outside Linux and in some containers."""
+    try:
+        _CLEAR_REFS.write_text("5")
+    except OSError:
+        return False
+    return True

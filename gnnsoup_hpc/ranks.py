@@ -1,0 +1,138 @@
+"""Ranks: the only user of mpi4py and of the launchers' variables. Rank, device, threads, abort.
+
+Training needs no communication, so it never starts MPI: a rank reads its number from the launcher's environment.
+Souping starts MPI when the launcher says that there is more than one rank.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import torch
+
+from gnnsoup_hpc.errors import LauncherError, SoupError
+from gnnsoup_hpc.job import MachineJob
+
+if TYPE_CHECKING:
+    from mpi4py.MPI import Intracomm
+
+# (rank, size, rank on the node, ranks on the node), by launcher; srun's variables are those of a step, for a batch
+# script itself has SLURM_NTASKS too but is one process.
+_LAUNCHERS = (
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands among the ranks that one launcher started."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    host: str
+
+    @property
+    def prefix(self) -> str:
+        """What begins this rank's lines."""
+        return f"[rank {self.rank}/{self.size}] " if self.size > 1 else ""
+
+
+def place(environment: Mapping[str, str] = os.environ) -> Place:
+    """This process's place, from the launcher's variables; alone where there are none."""
+    host = socket.gethostname()
+    for rank, size, local_rank, local_size in _LAUNCHERS:
+        if rank in environment and size in environment:
+            everyone = int(environment[size])
+            local = environment.get(local_size, str(everyone))
+            return Place(
+                rank=int(environment[rank]),
+                size=everyone,
+                local_rank=int(environment.get(local_rank, environment[rank])),
+                local_size=int(local.split("(")[0].split(",")[0]),  # Slurm writes "2(x3),1"
+                host=host,
+            )
+    return Place(0, 1, 0, 1, host)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads() -> int:
+    """Threads that this rank computes with."""
+    return torch.get_num_threads()
+
+
+def claim_machine(job: MachineJob, here: Place, alone: bool = False) -> torch.device:
+    """Set this rank's threads and choose its device. With `alone`, the node's other ranks sleep meanwhile.
+
+    Raises: LauncherError where the job asks for a GPU and there is none.
+    """
+    torch.set_num_threads(job.threads or max(1, cores() // (1 if alone else here.local_size)))
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if job.device == "cuda" and not visible:
+        raise LauncherError("machine.device = 'cuda', but no GPU is visible here; use 'auto' or 'cpu'")
+    if job.device == "cpu" or not visible:
+        return torch.device("cpu")
+    device = torch.device("cuda", here.local_rank % visible)
+    torch.cuda.set_device(device)
+    return device
+
+
+def world(here: Place) -> Intracomm | None:
+    """The world's communicator; None for one rank alone, which needs no MPI.
+
+    Raises: LauncherError where MPI is missing, or does not know the launcher that started this rank.
+    """
+    if here.size == 1:
+        return None
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise LauncherError(
+            f"{here.size} ranks were started, but MPI cannot be loaded ({error}); load your MPI module,"
+            " or `pip install mpich` for one from PyPI"
+        ) from None
+    if MPI.COMM_WORLD.size != here.size:
+        library = MPI.Get_library_version().split("\n")[0].strip()
+        raise LauncherError(
+            f"the launcher started {here.size} ranks, but MPI ({library}) sees {MPI.COMM_WORLD.size}: every rank would do"
+            " all the work. Use the mpirun of that library, or `srun --mpi=` with the plugin that it knows"
+        )
+    return MPI.COMM_WORLD
+
+
+def show_tracebacks(here: Place) -> None:
+    """From now on, an unforeseen error of this rank is printed with its rank and ends all ranks: none waits for ever."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        text = "".join(traceback.format_exception(kind, error, trace))
+        print("".join(f"{here.prefix}{line}\n" for line in text.splitlines()), end="", file=sys.stderr, flush=True)
+        abort_others(1)
+
+    sys.excepthook = hook
+
+
+def say_error(here: Place, error: SoupError) -> None:
+    """Print an error's one line."""
+    print(f"{here.prefix}gnnsoup: error: {error}", file=sys.stderr, flush=True)
+
+
+def abort_others(code: int) -> None:
+    """Where MPI runs with more than one rank, end them all with `code`; otherwise do nothing."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.size > 1:
+        sys.stdout.flush()
+        mpi.COMM_WORLD.Abort(code)

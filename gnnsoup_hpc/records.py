@@ -1,0 +1,165 @@
+"""What passes between rooms. Plain frozen records; no room's logic.
+
+Shape suffixes: V nodes, E entries of the adjacency (in-neighbours), F features, C classes, N ingredients, G groups of
+parameters, P parameters, K parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from gnnsoup_hpc.job import Grouping
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+ByteArray = npt.NDArray[np.uint8]
+State = dict[str, Tensor]
+
+
+class Role(IntEnum):
+    """What a node's label may be used for."""
+
+    NONE = 0
+    TRAIN = 1
+    VALIDATION = 2
+    TEST = 3
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A node-classification graph in host memory. Row i of the CSR arrays holds node i's in-neighbours, sorted.
+
+    Shapes: x (V, F) float32, y (V,) in [-1, classes) with -1 = no label, indptr (V + 1,), indices (E,), role (V,).
+    """
+
+    x: FloatArray
+    y: IntArray
+    indptr: IntArray
+    indices: IntArray
+    role: ByteArray
+    classes: int
+    source: str
+    source_sha256: str
+
+    @property
+    def nodes(self) -> int:
+        """|V|."""
+        return len(self.y)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What was done to the features: (x - mean) / scale, or x / row sum. Shapes: mean, scale (F,) or empty."""
+
+    kind: str
+    mean: FloatArray
+    scale: FloatArray
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Parts of a graph. Shapes: part (V,) in [0, K), order (V,) old node ids with parts contiguous, ptr (K + 1,)."""
+
+    part: IntArray
+    order: IntArray
+    ptr: IntArray
+    edge_cut: int
+    edges: int
+    balance: float
+    validation_balance: float
+    options: Mapping[str, int]
+
+    @property
+    def parts(self) -> int:
+        """K."""
+        return len(self.ptr) - 1
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Time and memory of one phase or method; names and units are in `measure.QUANTITIES`. NaN = not measurable here."""
+
+    values: Mapping[str, float]
+
+    def __getitem__(self, name: str) -> float:
+        return self.values[name]
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What one ingredient is trained with, `vary` resolved."""
+
+    epochs: int
+    learning_rate: float
+    weight_decay: float
+    dropout: float
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of a training history."""
+
+    epoch: int
+    loss: float
+    validation_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """A trained model and where it comes from."""
+
+    index: int
+    state: State
+    history: tuple[Epoch, ...]
+    best_epoch: int
+    validation_accuracy: float
+    test_accuracy: float
+    hyperparameters: Hyperparameters
+    stopped: str
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
+class Step:
+    """One gradient step on alpha, or one decision of a greedy method."""
+
+    step: int
+    loss: float
+    accuracy: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What a method returns. alpha (G, N) float64, rows sum to 1, a row a group of parameters.
+
+    `by` says how parameters are grouped (layer, tensor, model), `of` what is mixed: weights or predictions.
+    """
+
+    alpha: Tensor
+    groups: tuple[str, ...]
+    by: Grouping = "model"
+    history: tuple[Step, ...] = ()
+    of: str = "weights"
+
+
+@dataclass(frozen=True)
+class Soup:
+    """A mixture with its weights (None for an ensemble), its exact accuracies and what making it cost."""
+
+    method: str
+    source: str
+    mixture: Mixture
+    state: State | None
+    validation_accuracy: float
+    test_accuracy: float
+    measurement: Measurement
+    counts: Mapping[str, int] = field(default_factory=dict)

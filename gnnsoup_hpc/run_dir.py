@@ -1,0 +1,67 @@
+"""Every file name of a run, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gnnsoup_hpc.job import Job
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The folder runs/NAME of one job."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, job: Job) -> RunDir:
+        """The run of `job`."""
+        return cls(Path(job.runs).expanduser() / job.name)
+
+    @property
+    def job(self) -> Path:
+        """The resolved job that was last used on this run."""
+        return self.root / "job.toml"
+
+    @property
+    def graph(self) -> Path:
+        """The prepared graph, parts contiguous."""
+        return self.root / "graph.h5"
+
+    @property
+    def initial(self) -> Path:
+        """The initial state that all ingredients start from."""
+        return self.root / "initial.h5"
+
+    @property
+    def ingredients(self) -> Path:
+        """Folder of the ingredients."""
+        return self.root / "ingredients"
+
+    def ingredient(self, index: int) -> Path:
+        """File of ingredient `index`."""
+        return self.ingredients / f"{index:04d}.h5"
+
+    @property
+    def gathered(self) -> Path:
+        """Virtual dataset over all ingredients."""
+        return self.root / "ingredients.h5"
+
+    @property
+    def soups(self) -> Path:
+        """Folder of the soups."""
+        return self.root / "soups"
+
+    def soup(self, method: str) -> Path:
+        """File of one method's soup."""
+        return self.soups / f"{method}.h5"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.root / "report.h5"
+
+    def lease(self, work: str) -> Path:
+        """The lease on a piece of work, held while a rank does it."""
+        return self.root / "leases" / f"{work}.lease"

@@ -1,0 +1,17 @@
+"""Seeds: one job seed gives independent streams by purpose, the same on every rank."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def torch_generator(device: torch.device, *key: int) -> torch.Generator:
+    """A generator on `device` whose stream depends on the whole key."""
+    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    return torch.Generator(device).manual_seed(seed)
+
+
+def numpy_generator(*key: int) -> np.random.Generator:
+    """A NumPy generator whose stream depends on the whole key."""
+    return np.random.default_rng(np.random.SeedSequence(key))

@@ -1,0 +1,1 @@
+"""Souping: ingredients in, one model out."""

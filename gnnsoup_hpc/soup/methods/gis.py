@@ -1,0 +1,46 @@
+"""Greedy Interpolated Souping: the baseline that LS and PLS are compared with."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from gnnsoup_hpc.job import GisJob
+from gnnsoup_hpc.records import Mixture, Step
+from gnnsoup_hpc.soup.kitchen import Kitchen
+from gnnsoup_hpc.soup.ranking import by_falling_accuracy
+from gnnsoup_hpc.soup.station import Taste
+
+
+@dataclass(frozen=True)
+class Gis:
+    """By falling accuracy, a * soup + (1 - a) * ingredient for `granularity` values of a in [0, 1]; the best is kept.
+
+    a = 1 is among them, so the soup never gets worse on validation; of equally good values the largest is taken.
+    """
+
+    options: GisJob = field(default_factory=GisJob)
+    name: str = "gis"
+    source: str = "Jaiswal et al., Graph Ladling, ICML 2023, arXiv 2306.10466, section on interpolated souping"
+
+    def cook(self, kitchen: Kitchen) -> Mixture:
+        """N + granularity * (N - 1) evaluations; those of one step are independent."""
+        accuracies = kitchen.each_ingredient()
+        first, *others = by_falling_accuracy(accuracies, kitchen.shelf.ids)
+        pure = torch.eye(kitchen.ingredients, dtype=torch.float64)
+        ratios = torch.linspace(1.0, 0.0, self.options.granularity, dtype=torch.float64)
+        alpha, reached = pure[first], accuracies[first]
+        history = [Step(1, float("nan"), reached, float("nan"), 0.0)]
+        bar = kitchen.bar(len(others), self.name)
+        for number, other in enumerate(others, 2):
+            start = time.perf_counter()
+            candidates = [a * alpha + (1.0 - a) * pure[other] for a in ratios]
+            tried = kitchen.accuracies([Taste(candidate[None]) for candidate in candidates])
+            reached = max(tried)
+            alpha = candidates[tried.index(reached)]
+            history.append(Step(number, float("nan"), reached, float("nan"), time.perf_counter() - start))
+            bar.advance(f"validation {reached:.4f}")
+        bar.close()
+        return Mixture(alpha[None], ("model",), history=tuple(history))

@@ -1,0 +1,51 @@
+"""Mixing: W^g = sum over i of alpha[g, i] W_i^g for each group g of parameters, and its gradient.
+
+dL/dalpha[g, i] = <dL/dW^g, W_i^g>. Sums run over ingredients in a fixed order and inner products in float64, so a
+mixture does not depend on the number of threads or ranks. Source: arXiv 2503.11612, equations of Learned Souping.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from gnnsoup_hpc.job import Grouping
+from gnnsoup_hpc.records import State
+from gnnsoup_hpc.soup.shelf import Shelf
+
+
+def mixed(shelf: Shelf, alpha_GN: Tensor, by: Grouping) -> State:
+    """The state that alpha (G, N) mixes, differentiable in alpha; with one weight at 1 it is that ingredient, exactly."""
+    spans = list(shelf.groups(by).values())
+    if alpha_GN.shape != (len(spans), len(shelf)):
+        raise ValueError(f"alpha has shape {tuple(alpha_GN.shape)}; expected {(len(spans), len(shelf))}")
+    lengths = torch.tensor([stop - start for start, stop in spans], device=alpha_GN.device)
+    row: Tensor = _Mix.apply(alpha_GN, shelf.weights, lengths)  # type: ignore[no-untyped-call]
+    return shelf.state(row)
+
+
+class _Mix(torch.autograd.Function):
+    """alpha (G, N), weights (N, P), lengths of groups (G,) -> row (P,)."""
+
+    @staticmethod
+    def forward(ctx: Any, alpha: Tensor, weights: Tensor, lengths: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, lengths)
+        ctx.kind = alpha.dtype
+        columns = alpha.to(weights).T
+        row = torch.zeros_like(weights[0])
+        for share, ingredient in zip(columns, weights, strict=True):
+            row.addcmul_(ingredient, share.repeat_interleave(lengths, output_size=len(row)))
+        return row
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        weights, lengths = ctx.saved_tensors
+        groups = [
+            torch.stack([piece.sum() for piece in (grad.double() * ingredient).split(lengths.tolist())])
+            for ingredient in weights
+        ]
+        return torch.stack(groups, 1).to(ctx.kind), None, None

@@ -1,0 +1,23 @@
+"""What a souping method is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gnnsoup_hpc.records import Mixture
+from gnnsoup_hpc.soup.kitchen import Kitchen
+
+
+class SoupMethod(Protocol):
+    """A way to mix ingredients into one model: a frozen record of its own hyperparameters."""
+
+    @property
+    def name(self) -> str:
+        """As in the job and in file names: "pls"."""
+
+    @property
+    def source(self) -> str:
+        """Paper and section."""
+
+    def cook(self, kitchen: Kitchen) -> Mixture:
+        """How much of each ingredient, by group of parameters."""

@@ -1,0 +1,73 @@
+"""Ranks while souping: rank 0 coordinates, the others tell accuracies. Only alphas and accuracies travel.
+
+A waiting rank sleeps between looks, for MPI's own waiting burns the core that rank 0 computes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gnnsoup_hpc.soup.station import Station, Taste
+
+if TYPE_CHECKING:
+    from mpi4py.MPI import Intracomm
+
+_NAP_SECONDS = 0.001
+
+
+class Team:
+    """Rank 0's side. Without a communicator, rank 0 does everything itself."""
+
+    def __init__(self, communicator: Intracomm | None, threads_shared: int) -> None:
+        self._world = communicator
+        self._threads_shared = threads_shared
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return 1 if self._world is None else int(self._world.size)
+
+    def accuracies(self, station: Station, tastes: Sequence[Taste]) -> list[float]:
+        """Validation accuracies, in the order of `tastes`; rank r takes every P-th from r on."""
+        if self._world is None or len(tastes) < 2:
+            return [station.accuracy(taste) for taste in tastes]
+        helpers = range(1, min(self.size, len(tastes)))
+        for rank in helpers:
+            self._world.send(("taste", list(tastes[rank :: self.size])), dest=rank)
+        found = [0.0] * len(tastes)
+        alone = torch.get_num_threads()
+        torch.set_num_threads(self._threads_shared)
+        found[:: self.size] = [station.accuracy(taste) for taste in tastes[:: self.size]]
+        torch.set_num_threads(alone)
+        for rank in helpers:
+            found[rank :: self.size] = receive(self._world, rank)
+        return found
+
+    def tell(self, order: str, content: Any = None) -> None:
+        """Give every other rank an order: "open", "clear" or "leave"."""
+        for rank in range(1, self.size):
+            assert self._world is not None
+            self._world.send((order, content), dest=rank)
+
+
+def serve(communicator: Intracomm, station: Station) -> None:
+    """The other ranks' side: do as rank 0 asks until it says to leave."""
+    while True:
+        order, content = receive(communicator, 0)
+        if order == "leave":
+            return
+        if order == "clear":
+            station.clear()
+        if order == "taste":
+            communicator.send([station.accuracy(taste) for taste in content], dest=0)
+
+
+def receive(communicator: Intracomm, source: int) -> Any:
+    """The next message from `source`; sleeps while there is none."""
+    while not communicator.iprobe(source=source):
+        time.sleep(_NAP_SECONDS)
+    return communicator.recv(source=source)

@@ -1,0 +1,212 @@
+"""What all files share: atomic publication, provenance, the seal, and one clear line for any file that is not right.
+
+A file is written under a private name beside its place, flushed, synced and renamed. Its first 512 bytes (an HDF5 user
+block, which HDF5 tools skip) hold the SHA-256 of all that follows, so any truncated or flipped byte is known before
+HDF5 is asked to parse it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gnnsoup_hpc import __version__
+from gnnsoup_hpc.errors import FileError, RunError
+from gnnsoup_hpc.job import canonical
+
+USER_BLOCK = 512
+CREATOR = "gnnsoup_hpc"
+_SEAL = b"gnnsoup_hpc sha256 of the bytes from 512 on: "
+_BLOCK = 1 << 20
+
+
+@contextmanager
+def published(path: Path) -> Iterator[Path]:
+    """Yield a private sibling of `path`; it becomes `path` only if the block succeeds.
+
+    Raises: RunError where the folder cannot be written or the disk is full; `path` is then as it was.
+    """
+    private = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield private
+            _sync(private)
+            os.replace(private, path)
+            _sync(path.parent)
+        finally:
+            private.unlink(missing_ok=True)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise RunError(
+            f"{path} cannot be written: {reason}. Nothing finished is lost; make room or make the folder writable,"
+            " then give the same command again"
+        ) from error
+
+
+@contextmanager
+def created(path: Path, kind: str, version: int, about: str) -> Iterator[h5py.File]:
+    """Yield a new HDF5 file of `kind`, sealed and published at `path` if the block succeeds."""
+    with published(path) as private:
+        with h5py.File(
+            private, "w", userblock_size=USER_BLOCK, libver=("v110", "v110"), locking=False, track_order=True
+        ) as file:
+            file.attrs["format"] = f"{CREATOR}/{kind}"
+            file.attrs["format_version"] = version
+            file.attrs["about"] = about
+            file.attrs["creator"] = CREATOR
+            file.attrs["creator_version"] = __version__
+            file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+            yield file
+            file.attrs["complete"] = 1
+        _seal(private)
+
+
+@contextmanager
+def opened(path: Path, kind: str, version: int, verify: bool = True) -> Iterator[h5py.File]:
+    """Yield the file of `kind` at `path`, read-only, once it has shown to be whole and of a version that we know.
+
+    `verify=False` leaves out the seal, for a large file whose chunks carry checksums of their own.
+    Raises: FileError naming the file, what is wrong with it and what to do.
+    """
+    check_header(path)
+    if verify and (expected := _read_seal(path)) != (found := _digest(path)):
+        raise FileError(
+            f"{path} is truncated or damaged: its SHA-256 is {found[:12]}…, its seal says {expected[:12] or 'nothing'}…"
+        )
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise FileError(f"{path} is truncated or damaged: {error}") from None
+    with file:
+        _check_kind(file, path, kind, version)
+        try:
+            yield file
+        except (OSError, KeyError) as error:
+            raise FileError(f"{path} is damaged or incomplete: {error}") from error
+
+
+def check_header(path: Path) -> None:
+    """Refuse a path with no file, or with one that is not ours."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_SEAL))
+    except FileNotFoundError:
+        raise FileError(f"{path} does not exist") from None
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}") from None
+    if head != _SEAL:
+        raise FileError(f"{path} is not a file of {CREATOR}, or its beginning is damaged")
+
+
+def _check_kind(file: h5py.File, path: Path, kind: str, version: int) -> None:
+    found = file.attrs.get("format")
+    if found != f"{CREATOR}/{kind}":
+        raise FileError(f"{path} holds {found!r} where {CREATOR}/{kind} is expected")
+    if file.attrs["format_version"] > version:
+        raise FileError(
+            f"{path} has format version {file.attrs['format_version']}; this {CREATOR} {__version__} reads up to"
+            f" {version}: use a newer one"
+        )
+    if not file.attrs.get("complete", 0):
+        raise FileError(f"{path} was never completed: remove it and give the command that makes it again")
+
+
+def put(group: h5py.Group, name: str, data: Any, unit: str, about: str) -> h5py.Dataset:
+    """Write a dataset with its unit and meaning; bulk data is chunked and carries a checksum a chunk."""
+    array = data if isinstance(data, (str, list, tuple)) else np.asarray(data)
+    bulk = isinstance(array, np.ndarray) and array.ndim > 0 and array.size > 0
+    options = {"chunks": _chunks(array), "fletcher32": True} if bulk else {}
+    if isinstance(array, (list, tuple)):
+        dataset = group.create_dataset(name, data=list(array), dtype=h5py.string_dtype())
+    else:
+        dataset = group.create_dataset(name, data=array, **options)
+    dataset.attrs["units"] = unit
+    dataset.attrs["long_name"] = about
+    return dataset
+
+
+def put_provenance(file: h5py.File, job: str, **more: object) -> None:
+    """Write where a file comes from: the resolved job, the machine, the versions of what computed it."""
+    group = file.create_group("provenance", track_order=True)
+    put(group, "job", job, "TOML", "the resolved job")
+    put(group, "versions", canonical(versions()), "JSON", "versions of what computed this file")
+    where = {"host": socket.gethostname(), "machine": platform.machine(), "system": platform.platform()}
+    for name, value in (where | more).items():
+        group.attrs[name] = value
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    names = ("torch", "numpy", "scipy", "h5py", "pymetis", "mpi4py", "torch_geometric")
+    return {"python": platform.python_version(), CREATOR: __version__} | {name: metadata.version(name) for name in names}
+
+
+def put_table(file: h5py.File, name: str, columns: Mapping[str, tuple[Any, str, str]], about: str) -> None:
+    """Write a table as a group of equally long columns, (values, unit, meaning) each; `columns` keeps their order."""
+    group = file.create_group(name, track_order=True)
+    group.attrs["about"] = about
+    group.attrs["columns"] = list(columns)
+    for column, (values, unit, meaning) in columns.items():
+        put(group, column, values, unit, meaning)
+
+
+def text(dataset: h5py.Dataset) -> str:
+    """A scalar string."""
+    value = dataset[()]
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def content_sha256(arrays: Mapping[str, Any]) -> str:
+    """SHA-256 over names, types, shapes and bytes of arrays, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        digest.update(array.tobytes() if array.dtype == object else memoryview(array).cast("B") if array.size else b"")
+    return digest.hexdigest()
+
+
+def _chunks(array: np.ndarray[Any, Any]) -> tuple[int, ...]:
+    """Whole rows, about 256 KiB a chunk, so that reading a part reads little beside it."""
+    row = max(1, array[0:1].nbytes)
+    return (min(len(array), max(1, (1 << 18) // row)), *array.shape[1:])
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(USER_BLOCK)
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_seal(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(len(_SEAL) + 64)[len(_SEAL) :].decode("ascii", "replace")
+
+
+def _seal(path: Path) -> None:
+    line = _SEAL + _digest(path).encode() + b"\n"
+    with path.open("r+b") as file:
+        file.write(line)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

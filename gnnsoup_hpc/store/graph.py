@@ -1,0 +1,223 @@
+"""graph.h5: the prepared graph, nodes renumbered so that each part is contiguous. Format: docs/format.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gnnsoup_hpc.errors import PartError, RunError
+from gnnsoup_hpc.job import Job, canonical
+from gnnsoup_hpc.records import (
+    ByteArray,
+    FloatArray,
+    Graph,
+    IntArray,
+    Measurement,
+    Partition,
+    Preparation,
+    Role,
+)
+from gnnsoup_hpc.store import files
+
+KIND, VERSION = "graph", 1
+
+
+def graph_sha256(graph: Graph) -> str:
+    """Hash of what a model sees: features as prepared, labels, edges, roles, in the source's node order."""
+    return files.content_sha256(
+        {"x": graph.x, "y": graph.y, "indptr": graph.indptr, "indices": graph.indices, "role": graph.role}
+    )
+
+
+def write(
+    path: Path, graph: Graph, preparation: Preparation, partition: Partition, job: Job, spent: Measurement
+) -> None:
+    """Publish graph.h5."""
+    indptr, indices = _renumbered(graph, partition)
+    order = partition.order
+    with files.created(path, KIND, VERSION, "graph, prepared and cut into contiguous parts") as file:
+        nodes = file.create_group("nodes", track_order=True)
+        files.put(nodes, "x", graph.x[order], "1", "features, prepared")
+        files.put(nodes, "y", graph.y[order], "1", "class label; -1 = none")
+        files.put(nodes, "split", graph.role[order], "1", "0 no role, 1 train, 2 validation, 3 test")
+        files.put(nodes, "original_id", order, "1", "node id in the source")
+        edges = file.create_group("edges", track_order=True)
+        files.put(edges, "indptr", indptr, "1", "start of each destination's in-neighbours")
+        files.put(edges, "indices", indices, "1", "in-neighbours, sorted")
+        parts = file.create_group("parts", track_order=True)
+        files.put(parts, "ptr", partition.ptr, "1", "first node of each part")
+        counts = np.bincount(partition.part[graph.role == Role.VALIDATION], minlength=partition.parts)
+        files.put(parts, "validation", counts, "1", "validation nodes of each part")
+        parts.attrs.update(dict(partition.options))
+        parts.attrs["edge_cut"] = partition.edge_cut
+        parts.attrs["undirected_edges"] = partition.edges
+        parts.attrs["balance"] = partition.balance
+        parts.attrs["validation_balance"] = partition.validation_balance
+        parts.attrs["part_sha256"] = files.content_sha256({"part": partition.part})
+        put_preparation(file, preparation)
+        file.attrs["source"] = graph.source
+        file.attrs["source_sha256"] = graph.source_sha256
+        file.attrs["graph_sha256"] = graph_sha256(graph)
+        file.attrs["classes"] = graph.classes
+        files.put_provenance(file, job.to_toml(), **spent.values)
+        file["provenance"].attrs["sections"] = canonical(_sections(job))
+
+
+def put_preparation(file: h5py.File, preparation: Preparation) -> None:
+    """Write how features were prepared; what is to be done to new ones."""
+    group = file.create_group("preparation", track_order=True)
+    group.attrs["kind"] = preparation.kind
+    files.put(group, "mean", preparation.mean, "1", "mean subtracted from each feature; empty = none")
+    files.put(group, "scale", preparation.scale, "1", "divisor of each feature after that; empty = none")
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """An open graph.h5: sizes at hand, bulk data read part by part."""
+
+    path: Path
+    file: h5py.File
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the prepared graph, independent of the partition."""
+        return str(self.file.attrs["graph_sha256"])
+
+    @property
+    def features(self) -> int:
+        """F."""
+        return int(self.file["nodes/x"].shape[1])
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return int(self.file.attrs["classes"])
+
+    @cached_property
+    def ptr(self) -> IntArray:
+        """First node of each part, (K + 1,)."""
+        return np.asarray(self.file["parts/ptr"][:], dtype=np.int64)
+
+    @cached_property
+    def validation_counts(self) -> IntArray:
+        """Validation nodes of each part, (K,)."""
+        return np.asarray(self.file["parts/validation"][:], dtype=np.int64)
+
+    @property
+    def parts(self) -> int:
+        """K."""
+        return len(self.ptr) - 1
+
+    @property
+    def nodes(self) -> int:
+        """|V|."""
+        return int(self.ptr[-1])
+
+    @property
+    def edges(self) -> int:
+        """|E|, directed entries."""
+        return int(self.file["edges/indices"].shape[0])
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What is recorded of the making of the file."""
+        return dict(self.file["provenance"].attrs)
+
+    @property
+    def cut(self) -> dict[str, Any]:
+        """METIS's options and what came of them."""
+        return dict(self.file["parts"].attrs)
+
+    @property
+    def preparation(self) -> Preparation:
+        """How features were prepared."""
+        group = self.file["preparation"]
+        return Preparation(str(group.attrs["kind"]), group["mean"][:], group["scale"][:])
+
+    def runs_of(self, chosen: Sequence[int]) -> list[tuple[int, int]]:
+        """Node ranges that hold the chosen parts, neighbours merged, so that a union is few slices.
+
+        Raises: PartError for a repeated or unknown part, naming it.
+        """
+        ordered = sorted(chosen)
+        for part, following in zip(ordered, [*ordered[1:], None], strict=True):
+            if not 0 <= part < self.parts:
+                raise PartError(f"there is no part {part} in {self.path}; it has parts 0 to {self.parts - 1}")
+            if part == following:
+                raise PartError(f"part {part} is chosen twice")
+        runs: list[tuple[int, int]] = []
+        for part in ordered:
+            start, stop = int(self.ptr[part]), int(self.ptr[part + 1])
+            if runs and runs[-1][1] == start:
+                runs[-1] = (runs[-1][0], stop)
+            else:
+                runs.append((start, stop))
+        return runs
+
+    def x(self, start: int, stop: int, out: FloatArray) -> None:
+        """Read features of nodes start to stop into `out` (stop - start, F)."""
+        self.file["nodes/x"].read_direct(out, np.s_[start:stop])
+
+    def y(self, start: int, stop: int) -> IntArray:
+        """Labels of nodes start to stop."""
+        return np.asarray(self.file["nodes/y"][start:stop], dtype=np.int64)
+
+    def role(self, start: int, stop: int) -> ByteArray:
+        """Roles of nodes start to stop."""
+        return np.asarray(self.file["nodes/split"][start:stop], dtype=np.uint8)
+
+    def rows(self, start: int, stop: int) -> tuple[IntArray, IntArray]:
+        """(in-degree of, all in-neighbours of) nodes start to stop."""
+        indptr = np.asarray(self.file["edges/indptr"][start : stop + 1], dtype=np.int64)
+        return np.diff(indptr), np.asarray(self.file["edges/indices"][indptr[0] : indptr[-1]], dtype=np.int64)
+
+
+@contextmanager
+def opened(path: Path, job: Job, verify: bool = False) -> Iterator[GraphFile]:
+    """Yield the graph of a run, once it has shown to be the one that `job` describes.
+
+    Raises: RunError where it is missing or was made from another [graph] or [partition]; FileError where damaged.
+    """
+    if not path.exists():
+        raise RunError(f"{path} does not exist yet: run `gnnsoup prepare JOB` first")
+    with files.opened(path, KIND, VERSION, verify) as file:
+        _same_sections(path, json.loads(file["provenance"].attrs["sections"]), _sections(job))
+        yield GraphFile(path, file)
+
+
+def _sections(job: Job) -> dict[str, Any]:
+    return {name: getattr(job, name).model_dump(mode="json") for name in ("graph", "partition")}
+
+
+def _same_sections(path: Path, made: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for section, values in wanted.items():
+        for key, value in values.items():
+            if made[section].get(key) != value:
+                then = (
+                    "or `gnnsoup prepare JOB --again` to cut it anew (ingredients stay valid)"
+                    if section == "partition"
+                    else f"or remove {path.parent}"
+                )
+                raise RunError(
+                    f"{path} was made with {section}.{key} = {made[section].get(key)!r}, the job says {value!r}:"
+                    f" give the job a name of its own (--set name=…), {then}"
+                )
+
+
+def _renumbered(graph: Graph, partition: Partition) -> tuple[IntArray, IntArray]:
+    """CSR arrays in the order of parts, rows sorted."""
+    new_id = np.empty(graph.nodes, dtype=np.int64)
+    new_id[partition.order] = np.arange(graph.nodes)
+    row = new_id[np.repeat(np.arange(graph.nodes), np.diff(graph.indptr))]
+    column = new_id[graph.indices]
+    order = np.lexsort((column, row))
+    counts = np.bincount(row, minlength=graph.nodes)
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), column[order]

@@ -1,0 +1,52 @@
+"""Parameters of a model as datasets of a group; used by every file that holds a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from gnnsoup_hpc.errors import FileError
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.records import State
+from gnnsoup_hpc.store import files
+
+
+def put(file: h5py.File, state: State) -> None:
+    """Write `state` as state/<parameter>, in its order, with its hash."""
+    group = file.create_group("state", track_order=True)
+    for name, tensor in state.items():
+        files.put(group, name, tensor.detach().cpu().numpy(), "1", "parameter, named and laid out as in PyG")
+    group.attrs["sha256"] = sha256(state)
+
+
+def get(file: h5py.File) -> State:
+    """The state of a file, in the order it was written in."""
+    return {name: torch.from_numpy(np.asarray(data[...])) for name, data in file["state"].items()}
+
+
+def sha256(state: State) -> str:
+    """Hash of a state's names, shapes and values."""
+    return files.content_sha256({name: tensor.detach().cpu().numpy() for name, tensor in state.items()})
+
+
+def check(path: Path, state: State, architecture: Architecture) -> None:
+    """Refuse a state of other names or shapes than the architecture's, or with a value that is not finite."""
+    wanted = architecture.shapes()
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if found != wanted:
+        name = next(name for name in [*wanted, *found] if found.get(name) != wanted.get(name))
+        raise FileError(
+            f"{path} does not fit the job's model: {name} has shape {_shape(found, name)}, the model wants"
+            f" {_shape(wanted, name)}"
+        )
+    bad = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise FileError(f"{path} has weights that are not finite, in {bad[0]}")
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
+    return str(shapes[name]) if name in shapes else "none (no such parameter)"

@@ -1,0 +1,55 @@
+"""What a model computes on: a whole graph, or the subgraph induced by a union of parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from gnnsoup_hpc.kernels import Adjacency
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """Features and structure. Shapes: x (V, F) float32, adjacency (V, V).
+
+    The first hop of GCN and GraphSAGE does not depend on any weight, so it is computed once a subgraph.
+    """
+
+    x: Tensor
+    adjacency: Adjacency
+
+    @cached_property
+    def mean_x(self) -> Tensor:
+        """Mean of the in-neighbours' features, (V, F)."""
+        return self.adjacency.mean @ self.x
+
+    @cached_property
+    def gcn_x(self) -> Tensor:
+        """GCN's normalised sum of features, (V, F)."""
+        return self.adjacency.gcn @ self.x
+
+    def to(self, device: torch.device) -> Subgraph:
+        """The same on `device`, from pinned memory where that device is a GPU."""
+        if self.x.device == device:
+            return self
+        x = self.x.pin_memory() if device.type == "cuda" else self.x
+        return Subgraph(x.to(device, non_blocking=True), self.adjacency.to(device))
+
+
+@dataclass(frozen=True)
+class View:
+    """A subgraph as one role sees it: the nodes that its loss or accuracy is taken on, and only their labels.
+
+    Shapes: nodes (n,) int64 in [0, V), labels (n,) int64.
+    """
+
+    graph: Subgraph
+    nodes: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> View:
+        """The same on `device`."""
+        return View(self.graph.to(device), self.nodes.to(device), self.labels.to(device))

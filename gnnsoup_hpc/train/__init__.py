@@ -1,0 +1,1 @@
+"""Training of ingredients: independent, without any communication, resumed by the same command."""

@@ -1,0 +1,37 @@
+"""`[mpirun -n P] python -m gnnsoup_hpc.train [JOB]`: train the job's ingredients."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from gnnsoup_hpc import cli, ranks
+from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.prepare import note_job, prepare
+from gnnsoup_hpc.progress import Log
+from gnnsoup_hpc.ranks import Place
+from gnnsoup_hpc.train.work import train_all
+
+
+def train(job: Job, here: Place) -> None:
+    """Prepare the graph if it is not there yet, and train what is missing."""
+    log = Log(here.prefix)
+    device = ranks.claim_machine(job.machine, here)
+    log.say(f"train: on {here.host}, device {device}, {ranks.threads()} threads")
+    if here.rank == 0:
+        note_job(job)
+    prepare(job, log)
+    train_all(job, here, device, log)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m gnnsoup_hpc.train", description=__doc__)
+    cli.add_job(parser)
+    parsed = parser.parse_args(arguments)
+    return cli.guarded(lambda here: train(cli.load_job(parsed), here))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

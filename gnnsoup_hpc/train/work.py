@@ -1,0 +1,156 @@
+"""Sharing of the ingredients among ranks and jobs: lease, train, publish, until all are there."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from gnnsoup_hpc import leases, stream
+from gnnsoup_hpc.errors import FileError, RunError
+from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.progress import Log
+from gnnsoup_hpc.ranks import Place
+from gnnsoup_hpc.records import Role, State
+from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.store import graph as graph_store
+from gnnsoup_hpc.store import ingredient as ingredient_store
+from gnnsoup_hpc.store import states
+from gnnsoup_hpc.store.graph import GraphFile
+from gnnsoup_hpc.store.ingredient import Origin
+from gnnsoup_hpc.train.loop import Views, train
+
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a rank needs to train any ingredient of the run."""
+
+    job: Job
+    run: RunDir
+    architecture: Architecture
+    graph_sha256: str
+    initial: State
+    here: Place
+    device: torch.device
+    log: Log
+
+    def origin(self, index: int) -> Origin:
+        """What ingredient `index` is a function of."""
+        return origin(self.job, self.architecture, self.graph_sha256, states.sha256(self.initial), index)
+
+
+def origin(job: Job, architecture: Architecture, graph_sha256: str, initial_sha256: str, index: int) -> Origin:
+    """What ingredient `index` of a job is a function of."""
+    how = ingredient_store.hyperparameters(job, index)
+    return Origin(graph_sha256, initial_sha256, architecture, job.train.batch, job.train.seed, index, how)
+
+
+def train_all(job: Job, here: Place, device: torch.device, log: Log) -> None:
+    """Return when every ingredient of the job is there, having trained those that no one else did.
+
+    Raises: RunError where the run holds ingredients of another recipe.
+    """
+    run = RunDir.of(job)
+    with graph_store.opened(run.graph, job) as graph:
+        architecture = Architecture.of(job.model, graph.features, graph.classes)
+        bench = Bench(job, run, architecture, graph.sha256, _initial(job, run, architecture), here, device, log)
+        missing = [index for index in range(job.train.ingredients) if not _usable(bench, index)]
+        done = job.train.ingredients - len(missing)
+        if done:
+            log.say(f"train: {done} of {job.train.ingredients} ingredients are there already")
+        if missing:
+            _share(bench, graph, missing)
+    _gather(bench)
+
+
+def _initial(job: Job, run: RunDir, architecture: Architecture) -> State:
+    """The run's initial state; whoever comes first saves it, and all read what is saved.
+
+    Every rank would make the same one, so two that come first together replace equals by equals.
+    """
+    if not run.initial.exists():
+        ingredient_store.write_initial(run.initial, architecture.initial_state(job.train.seed), job)
+    return ingredient_store.read_initial(run.initial, architecture)
+
+
+def _usable(bench: Bench, index: int) -> bool:
+    """Whether ingredient `index` is there and right. A damaged one is set aside, to be trained again.
+
+    Raises: RunError for a sound one of another recipe: it is somebody's work, and not ours to replace.
+    """
+    path = bench.run.ingredient(index)
+    if not path.exists():
+        return False
+    try:
+        ingredient_store.read(path)
+    except FileError as error:
+        aside = path.with_suffix(".h5.damaged")
+        path.replace(aside)
+        bench.log.say(f"train: {error}; set aside as {aside.name}, and trained again")
+        return False
+    try:
+        ingredient_store.read(path, bench.origin(index))
+    except FileError as error:
+        raise RunError(f"{error}: give the job a name of its own (--set name=…), or remove {path.parent}") from None
+    return True
+
+
+def _share(bench: Bench, graph: GraphFile, missing: list[int]) -> None:
+    """Train what is missing, one lease after the other; wait for what others hold, and take over what they drop.
+
+    Ranks begin at different ingredients, so that they rarely ask for the same lease.
+    """
+    views: Views | None = None
+    start = bench.here.rank % len(missing)
+    while missing := [index for index in missing if not bench.run.ingredient(index).exists()]:
+        trained = False
+        for index in missing[start:] + missing[:start]:
+            with leases.held(bench.run.lease(f"ingredient-{index:04d}")) as ours:
+                if ours and not bench.run.ingredient(index).exists():
+                    views = views or _views(graph, bench.device)
+                    _train_one(bench, views, index)
+                    trained = True
+        start = 0
+        if not trained:
+            time.sleep(POLL_SECONDS)
+
+
+def _train_one(bench: Bench, views: Views, index: int) -> None:
+    origin = bench.origin(index)
+    bar = bench.log.bar(origin.hyperparameters.epochs, f"ingredient {index:04d}")
+    ingredient = train(
+        bench.architecture, views, bench.initial, origin.hyperparameters, bench.job.train.seed, index, bar
+    )
+    bar.close()
+    ingredient_store.write(
+        bench.run.ingredient(index),
+        ingredient,
+        origin,
+        bench.job,
+        rank=bench.here.rank,
+        ranks=bench.here.size,
+        threads=torch.get_num_threads(),
+        device=str(bench.device),
+    )
+    bench.log.say(
+        f"train: ingredient {index:04d} done in {ingredient.measurement['seconds']:.1f} s, validation"
+        f" {ingredient.validation_accuracy:.4f} (epoch {ingredient.best_epoch}), {ingredient.stopped}"
+    )
+
+
+def _views(graph: GraphFile, device: torch.device) -> Views:
+    """The whole graph once in memory, as each role sees it."""
+    view = stream.whole(graph, Role.TRAIN).to(device)
+    return Views(
+        view, stream.same_graph(graph, view, Role.VALIDATION), stream.same_graph(graph, view, Role.TEST)
+    )
+
+
+def _gather(bench: Bench) -> None:
+    """Rebuild ingredients.h5 from what is there."""
+    paths = [path for i in range(bench.job.train.ingredients) if (path := bench.run.ingredient(i)).exists()]
+    ingredient_store.gather(bench.run.gathered, paths, bench.initial)

@@ -1,0 +1,43 @@
+"""Packaging of gnnsoup_hpc; the tools' settings stand in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (HERE / "gnnsoup_hpc" / "__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
+
+setup(
+    name="gnnsoup_hpc",
+    version=VERSION,
+    description="Souping graph neural networks at scale: train on many ranks, mix into one model, within a memory bound",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    # The folder jobs/ at the top is also the package's own folder of bundled jobs.
+    packages=[*find_packages(include=["gnnsoup_hpc", "gnnsoup_hpc.*"]), "gnnsoup_hpc.jobs"],
+    package_dir={"gnnsoup_hpc.jobs": "jobs"},
+    package_data={"gnnsoup_hpc": ["data/*", "py.typed"], "gnnsoup_hpc.jobs": ["*.toml"]},
+    install_requires=[
+        "torch>=2.6",
+        "torch_geometric>=2.6",
+        "numpy>=2.0",
+        "scipy>=1.11",
+        "h5py>=3.10",
+        "pymetis>=2025.2",
+        "mpi4py>=4.0",
+        "pydantic>=2.7",
+        "tomli-w>=1.0",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        # An MPI library and mpirun from PyPI, for machines that have none of their own.
+        "mpi": ["mpich>=4.2"],
+        "dev": ["pytest", "hypothesis", "mypy", "ruff", "pandas>=2.2", "types-tqdm"],
+    },
+    entry_points={"console_scripts": ["gnnsoup = gnnsoup_hpc.__main__:main"]},
+)
