@@ -18,6 +18,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gnnsoup_hpc.errors import JobError
+from gnnsoup_hpc.records import Grouping
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1000.0, allow_inf_nan=False)]
@@ -25,7 +26,6 @@ Decay = Annotated[float, Field(ge=0.0, le=1.0)]
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Grouping = Literal["layer", "tensor", "model"]
 MethodName = Literal["best", "uniform", "greedy", "gis", "ls", "pls", "ensemble"]
 
 METHOD_NAMES: tuple[MethodName, ...] = ("best", "uniform", "greedy", "gis", "ls", "pls", "ensemble")

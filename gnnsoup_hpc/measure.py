@@ -96,6 +96,11 @@ class Meter:
         return Measurement({name: self._values.get(name, math.nan) for name in QUANTITIES})
 
 
+def above_baseline(spent: Measurement) -> float:
+    """Peak host memory above where the phase began, in bytes; NaN where it could not be measured."""
+    return spent["peak_host_bytes"] - spent["baseline_host_bytes"]
+
+
 def host_bytes(field: str) -> float:
     """A memory figure of this process from /proc/self/status, in bytes; NaN where there is no such file."""
     try:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from gnnsoup_hpc import kernels
-from gnnsoup_hpc.job import Grouping, ModelJob
-from gnnsoup_hpc.records import State
+from gnnsoup_hpc.job import ModelJob
+from gnnsoup_hpc.records import Grouping, State
 from gnnsoup_hpc.subgraph import Subgraph
 
 if TYPE_CHECKING:

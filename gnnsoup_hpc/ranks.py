@@ -75,12 +75,17 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
+def threads_a_rank(job: MachineJob, here: Place) -> int:
+    """Threads for each rank of a node when all of them compute."""
+    return job.threads or max(1, cores() // here.local_size)
+
+
 def claim_machine(job: MachineJob, here: Place, alone: bool = False) -> torch.device:
     """Set this rank's threads and choose its device. With `alone`, the node's other ranks sleep meanwhile.
 
     Raises: LauncherError where the job asks for a GPU and there is none.
     """
-    torch.set_num_threads(job.threads or max(1, cores() // (1 if alone else here.local_size)))
+    torch.set_num_threads(job.threads or cores() if alone else threads_a_rank(job, here))
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if job.device == "cuda" and not visible:
         raise LauncherError("machine.device = 'cuda', but no GPU is visible here; use 'auto' or 'cpu'")

@@ -7,19 +7,19 @@ parameters, P parameters, K parts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from gnnsoup_hpc.job import Grouping
-
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 ByteArray = npt.NDArray[np.uint8]
 State = dict[str, Tensor]
+Grouping = Literal["layer", "tensor", "model"]  # of parameters that share one alpha vector
 
 
 class Role(IntEnum):
@@ -153,13 +153,20 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Soup:
-    """A mixture with its weights (None for an ensemble), its exact accuracies and what making it cost."""
+    """A mixture with its weights (None for an ensemble), its exact accuracies and what making it cost.
+
+    `ingredients` names what alpha's columns weigh, `shelf_sha256` is the hash of their weights and of the graph, and
+    `left_out` says of each other ingredient why it is not there.
+    """
 
     method: str
     source: str
+    ingredients: tuple[str, ...]
+    shelf_sha256: str
+    left_out: tuple[str, ...]
     mixture: Mixture
     state: State | None
     validation_accuracy: float
     test_accuracy: float
     measurement: Measurement
-    counts: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int]

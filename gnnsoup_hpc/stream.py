@@ -56,12 +56,6 @@ def union_of_parts(graph: GraphFile, chosen: Sequence[int], role: Role) -> View:
     return View(subgraph, torch.from_numpy(np.concatenate(nodes)), torch.from_numpy(np.concatenate(labels)))
 
 
-def unions(graph: GraphFile, size: int, generator: np.random.Generator, role: Role) -> Iterator[View]:
-    """Endless stream of the subgraphs that `draws` chooses."""
-    for chosen in draws(graph.validation_counts, size, generator):
-        yield union_of_parts(graph, chosen, role)
-
-
 def draws(validation_counts: IntArray, size: int, generator: np.random.Generator) -> Iterator[list[int]]:
     """Endless stream of `size` of K parts, drawn without replacement; a union with no validation node is drawn again."""
     parts = len(validation_counts)

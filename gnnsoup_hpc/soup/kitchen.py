@@ -65,13 +65,11 @@ class Kitchen:
         """Endless stream of subgraphs induced by `size` random parts; one at a time in memory."""
         generator = numpy_generator(self.seed, 1)
         for chosen in stream.draws(self._station.graph.validation_counts, size, generator):
-            with self._station.meter.phase("graph"):
-                view = stream.union_of_parts(self._station.graph, chosen, Role.VALIDATION).to(self.device)
-            yield view
+            yield self._union(chosen)  # kept under no name, or two unions would be in memory while one is read
 
-    def parts(self) -> int:
-        """K."""
-        return self._station.graph.parts
+    def _union(self, chosen: Sequence[int]) -> View:
+        with self._station.meter.phase("graph"):
+            return stream.union_of_parts(self._station.graph, chosen, Role.VALIDATION).to(self.device)
 
     def loss(self, state: State, view: View, scale: Tensor | None = None) -> tuple[Tensor, float]:
         """Mean cross-entropy on the view's validation nodes (of logits times `scale`), and the accuracy there."""

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gnnsoup_hpc.job import Grouping
-from gnnsoup_hpc.records import State
+from gnnsoup_hpc.records import Grouping, State
 from gnnsoup_hpc.soup.shelf import Shelf
 
 

@@ -14,9 +14,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.job import Grouping
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import State
+from gnnsoup_hpc.records import Grouping, State
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc import evaluate, stream
-from gnnsoup_hpc.job import Grouping
 from gnnsoup_hpc.measure import Meter
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Role
+from gnnsoup_hpc.records import Grouping, Role, State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.soup.mixing import mixed
 from gnnsoup_hpc.soup.shelf import Shelf
@@ -67,15 +66,22 @@ class Station:
                 self._whole = stream.whole(self.graph, Role.VALIDATION).to(self.device)
         return self._whole
 
-    def accuracy(self, taste: Taste) -> float:
-        """Validation accuracy of one mixture."""
+    def state(self, taste: Taste) -> State | None:
+        """The weights of a mixture; None for an ensemble, which is no one model."""
         if taste.of == "predictions":
-            chosen = taste.alpha[0].nonzero().flatten().tolist()
-            states = (self.shelf.state(self.shelf.weights[i]) for i in chosen)
-            return evaluate.of_ensemble(self.architecture, states, self.whole)
+            return None
         with torch.no_grad():
-            state = mixed(self.shelf, taste.alpha.to(self.device), taste.by)
-        return evaluate.of_weights(self.architecture, state, self.whole)
+            return mixed(self.shelf, taste.alpha.to(self.device), taste.by)
+
+    def accuracy(self, taste: Taste, view: View | None = None) -> float:
+        """Accuracy of a mixture on the validation nodes, or on those of another view."""
+        view = self.whole if view is None else view
+        state = self.state(taste)
+        if state is not None:
+            return evaluate.of_weights(self.architecture, state, view)
+        chosen = taste.alpha[0].nonzero().flatten().tolist()
+        states = (self.shelf.state(self.shelf.weights[i]) for i in chosen)
+        return evaluate.of_ensemble(self.architecture, states, view)
 
     def clear(self) -> None:
         """Give the graph and the ingredients back, and begin to measure afresh."""

@@ -1,0 +1,92 @@
+"""The `gnnsoup` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from gnnsoup_hpc import __version__, cli
+from gnnsoup_hpc import job as jobs
+from gnnsoup_hpc.ranks import Place
+
+
+def prepare(arguments: argparse.Namespace, here: Place) -> None:
+    """Read the graph, cut it into parts, write graph.h5."""
+    from gnnsoup_hpc import prepare as room
+    from gnnsoup_hpc.progress import Log
+
+    job, log = cli.load_job(arguments), Log(here.prefix)
+    if here.rank == 0:
+        room.note_job(job)
+    room.prepare(job, log, arguments.again and here.rank == 0)
+
+
+def train(arguments: argparse.Namespace, here: Place) -> None:
+    """Train the ingredients that are missing; `mpirun -n P` shares them among ranks."""
+    from gnnsoup_hpc.train.__main__ import train
+
+    train(cli.load_job(arguments), here)
+
+
+def soup(arguments: argparse.Namespace, here: Place) -> None:
+    """Mix the ingredients by all methods of the job, and report."""
+    from gnnsoup_hpc.soup.__main__ import soup
+
+    soup(cli.load_job(arguments), here, arguments.again)
+
+
+def run(arguments: argparse.Namespace, here: Place) -> None:
+    """Everything: prepare, train, soup, report; goes on where it was stopped."""
+    from gnnsoup_hpc.soup.__main__ import soup
+    from gnnsoup_hpc.train.__main__ import train
+
+    job = cli.load_job(arguments)
+    train(job, here)
+    soup(job, here, arguments.again)
+
+
+def report(arguments: argparse.Namespace, here: Place) -> None:
+    """Write a run's report.h5 anew and print its table."""
+    from gnnsoup_hpc.report.__main__ import report
+    from gnnsoup_hpc.run_dir import RunDir
+
+    report(arguments.run or RunDir.of(jobs.load()).root)
+
+
+def job(arguments: argparse.Namespace, here: Place) -> None:
+    """Print the resolved job, every field with what it means."""
+    print(jobs.explained(cli.load_job(arguments)))
+
+
+AGAIN = {prepare: "cut the graph anew", soup: "make all soups anew", run: "make all soups anew"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="gnnsoup", description="Souping graph neural networks at scale.")
+    parser.add_argument("--version", action="version", version=f"gnnsoup_hpc {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (run, prepare, train, soup, report, job):
+        _add(commands, command)
+    parsed = parser.parse_args(arguments)
+    return cli.guarded(lambda here: parsed.command(parsed, here))
+
+
+def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Callable[..., None]) -> None:
+    """One subcommand, described by its function's docstring."""
+    from gnnsoup_hpc.report.__main__ import add_run
+
+    about = (command.__doc__ or "").strip()
+    parser = commands.add_parser(command.__name__, help=about, description=about)
+    parser.set_defaults(command=command)
+    if command is report:
+        add_run(parser)
+    else:
+        cli.add_job(parser)
+    if command in AGAIN:
+        parser.add_argument("--again", action="store_true", help=AGAIN[command])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""From a run's contents to report.h5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gnnsoup_hpc.measure import QUANTITIES, above_baseline
+from gnnsoup_hpc.records import Ingredient, Soup
+from gnnsoup_hpc.report.rows import Contents, Phase
+from gnnsoup_hpc.report.words import verdicts
+from gnnsoup_hpc.store import report as report_store
+from gnnsoup_hpc.store.report import Columns
+
+Row = TypeVar("Row")
+# (name, how to take it from a row, unit, meaning)
+Column = tuple[str, Callable[[Row], Any], str, str]
+
+
+def write(run: Contents) -> None:
+    """Publish the run's report.h5."""
+    tables = {
+        "methods": (_columns(run.soups, _method_columns(run)), "one row a method"),
+        "ingredients": (_columns(run.ingredients, _ingredient_columns()), "one row an ingredient that was souped"),
+        "phases": (_columns(run.phases, _phase_columns()), "one row a phase"),
+    }
+    histories = {soup.method: soup.mixture.history for soup in run.soups if soup.mixture.history}
+    report_store.write(run.run.report, run.job, run.graph, tables, histories, verdicts(run))
+
+
+def _columns(rows: Sequence[Row], columns: Sequence[Column[Row]]) -> Columns:
+    taken = {name: [take(row) for row in rows] for name, take, _, _ in columns}
+    return {
+        name: (taken[name] if isinstance(taken[name][0], str) else np.array(taken[name]), unit, meaning)
+        for name, _, unit, meaning in columns
+    }
+
+
+def _method_columns(run: Contents) -> list[Column[Soup]]:
+    best, gis = run.soup("best"), run.soup("gis")
+    nan = float("nan")
+    reference = best.test_accuracy if best else nan
+    seconds = gis.measurement["seconds"] if gis else nan
+    peak = above_baseline(gis.measurement) if gis else nan
+    return [
+        ("method", lambda s: s.method, "1", "souping method"),
+        ("validation_accuracy", lambda s: s.validation_accuracy, "1", "exact, on validation nodes"),
+        ("test_accuracy", lambda s: s.test_accuracy, "1", "exact, on test nodes"),
+        ("test_minus_best", lambda s: s.test_accuracy - reference, "1", "test accuracy above the best ingredient's"),
+        ("models_at_inference", _models_at_inference, "1", "models that one prediction runs through"),
+        *(_cost_column(name, quantity.unit, quantity.long_name) for name, quantity in QUANTITIES.items()),
+        ("peak_above_baseline_bytes", lambda s: above_baseline(s.measurement), "B", "peak host memory less baseline"),
+        ("seconds_over_gis", lambda s: s.measurement["seconds"] / seconds, "1", "wall time over that of GIS"),
+        ("peak_over_gis", lambda s: _over(above_baseline(s.measurement), peak), "1", "peak above baseline over GIS's"),
+        *(_count_column(name) for name in run.soups[0].counts),
+    ]
+
+
+def _models_at_inference(soup: Soup) -> int:
+    return int((soup.mixture.alpha[0] != 0).sum()) if soup.mixture.of == "predictions" else 1
+
+
+def _cost_column(name: str, unit: str, meaning: str) -> Column[Soup]:
+    return name, lambda soup: soup.measurement[name], unit, meaning
+
+
+def _count_column(name: str) -> Column[Soup]:
+    return name, lambda soup: soup.counts[name], "1", name.replace("_", " passes over the ")
+
+
+def _over(value: float, reference: float) -> float:
+    return value / reference if reference else float("nan")
+
+
+def _ingredient_columns() -> list[Column[Ingredient]]:
+    return [
+        ("ingredient", lambda i: f"{i.index:04d}", "1", "name of the ingredient's file"),
+        ("validation_accuracy", lambda i: i.validation_accuracy, "1", "exact, on validation nodes"),
+        ("test_accuracy", lambda i: i.test_accuracy, "1", "exact, on test nodes"),
+        ("best_epoch", lambda i: i.best_epoch, "1", "epoch whose weights were kept"),
+        ("seconds", lambda i: i.measurement["seconds"], "s", "wall time of training"),
+        ("peak_host_bytes", lambda i: i.measurement["peak_host_bytes"], "B", QUANTITIES["peak_host_bytes"].long_name),
+        ("baseline_host_bytes", lambda i: i.measurement["baseline_host_bytes"], "B", "resident memory at the start"),
+        ("learning_rate", lambda i: i.hyperparameters.learning_rate, "1", "Adam's learning rate"),
+        ("weight_decay", lambda i: i.hyperparameters.weight_decay, "1", "Adam's weight decay"),
+        ("dropout", lambda i: i.hyperparameters.dropout, "1", "dropout rate"),
+        ("epochs", lambda i: i.hyperparameters.epochs, "1", "epochs asked for"),
+        ("stopped", lambda i: i.stopped, "1", "why training ended"),
+    ]
+
+
+def _phase_columns() -> list[Column[Phase]]:
+    return [
+        ("phase", lambda p: p.name, "1", "phase of the run"),
+        ("seconds", lambda p: p.seconds, "s", "wall time, summed over ingredients or methods"),
+        ("peak_host_bytes", lambda p: p.peak_host_bytes, "B", "highest peak of any ingredient or method"),
+        ("baseline_host_bytes", lambda p: p.baseline_host_bytes, "B", "resident memory where that one began"),
+    ]

@@ -1,0 +1,85 @@
+"""What a report is made from: every ingredient, every soup, every phase of a run, read from its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gnnsoup_hpc import job as jobs
+from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.measure import QUANTITIES
+from gnnsoup_hpc.records import Ingredient, Measurement, Role, Soup
+from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.store import graph as graph_store
+from gnnsoup_hpc.store import ingredient as ingredient_store
+from gnnsoup_hpc.store import soup as soup_store
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Cost of one phase: seconds summed over ranks, the highest peak of any."""
+
+    name: str
+    seconds: float
+    peak_host_bytes: float
+    baseline_host_bytes: float
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A run, as a report sees it: the ingredients are those in the soups."""
+
+    run: RunDir
+    job: Job
+    graph: str
+    test_nodes: int
+    ingredients: tuple[Ingredient, ...]
+    soups: tuple[Soup, ...]
+    phases: tuple[Phase, ...]
+
+    def soup(self, method: str) -> Soup | None:
+        """The soup of one method, if there is one."""
+        return next((soup for soup in self.soups if soup.method == method), None)
+
+
+def contents(root: Path) -> Contents:
+    """Read the run in folder `root`.
+
+    Raises: RunError where it is no run, holds no soup yet, or soups that do not belong together; FileError where one of
+    its files is damaged.
+    """
+    run = RunDir(root)
+    if not run.job.is_file():
+        raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
+    job = jobs.load(str(run.job))
+    soups = tuple(soup_store.read(run.soup(name)) for name in job.soup.methods if run.soup(name).exists())
+    if not soups:
+        raise RunError(f"{root} holds no soup yet: run `gnnsoup soup JOB` first")
+    other = next((soup.method for soup in soups if soup.shelf_sha256 != soups[0].shelf_sha256), None)
+    if other is not None:
+        raise RunError(
+            f"{run.soup(other)} and {run.soup(soups[0].method)} are made of different ingredients or parts:"
+            " run `gnnsoup soup JOB`, which brings all soups up to date"
+        )
+    ingredients = tuple(ingredient_store.read(run.ingredient(int(name))) for name in soups[0].ingredients)
+    with graph_store.opened(run.graph, job) as graph:
+        about = (
+            f"{job.graph.source}, {graph.nodes} nodes, {graph.edges} directed entries, {graph.features} features"
+            f" ({job.graph.features}), split {job.graph.split}, {graph.parts} parts"
+        )
+        test_nodes = int((graph.role(0, graph.nodes) == Role.TEST).sum())
+        prepared = Measurement({name: float(graph.provenance[name]) for name in QUANTITIES})
+    phases = (
+        _phase("prepare", [prepared]),
+        _phase("train", [ingredient.measurement for ingredient in ingredients]),
+        _phase("soup", [soup.measurement for soup in soups]),
+    )
+    return Contents(run, job, about, test_nodes, ingredients, soups, phases)
+
+
+def _phase(name: str, spent: list[Measurement]) -> Phase:
+    highest = max(spent, key=lambda m: m["peak_host_bytes"])
+    return Phase(
+        name, sum(m["seconds"] for m in spent), highest["peak_host_bytes"], highest["baseline_host_bytes"]
+    )

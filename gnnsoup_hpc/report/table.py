@@ -1,0 +1,91 @@
+"""The table that people read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import isfinite
+from statistics import mean, stdev
+
+from gnnsoup_hpc.measure import above_baseline
+from gnnsoup_hpc.records import Soup
+from gnnsoup_hpc.report.rows import Contents
+from gnnsoup_hpc.report.words import verdicts
+
+_HEAD = ("method", "validation", "test", "seconds", "x gis", "peak MiB", "x gis", "forward", "backward")
+
+
+def table(run: Contents) -> str:
+    """The run's results as text."""
+    model = run.job.model
+    tests = [ingredient.test_accuracy for ingredient in run.ingredients]
+    validations = [ingredient.validation_accuracy for ingredient in run.ingredients]
+    heads = f", {model.heads} heads" if model.kind == "gat" else ""
+    return "\n".join(
+        [
+            f"{run.run.root}: {model.kind}, {model.layers} layers, hidden {model.hidden}{heads}, on {run.graph}",
+            f"{len(run.ingredients)} ingredients: validation {_spread(validations)}, test {_spread(tests)}"
+            " (mean ± standard deviation)",
+            "",
+            *_aligned([_HEAD, *(_row(run, soup) for soup in run.soups)]),
+            "",
+            *_aligned([("phase", "seconds", "peak MiB"), *_phases(run)]),
+            "",
+            "peak: host memory of rank 0 above where the method began; of phases, above where the phase began, the highest"
+            " of all ranks.",
+            "seconds of train and soup: sums over ingredients and over methods.",
+            *verdicts(run),
+        ]
+    )
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{mean(values):.4f} ± {stdev(values) if len(values) > 1 else 0.0:.4f}"
+
+
+def _row(run: Contents, soup: Soup) -> tuple[str, ...]:
+    gis = run.soup("gis")
+    spent, peak = soup.measurement["seconds"], above_baseline(soup.measurement)
+    return (
+        soup.method,
+        f"{soup.validation_accuracy:.4f}",
+        f"{soup.test_accuracy:.4f}",
+        f"{spent:.2f}",
+        _ratio(spent, gis.measurement["seconds"] if gis else float("nan")),
+        _mebibytes(peak),
+        _ratio(peak, above_baseline(gis.measurement) if gis else float("nan")),
+        _passes(soup, "forward"),
+        _passes(soup, "backward"),
+    )
+
+
+def _phases(run: Contents) -> list[tuple[str, ...]]:
+    return [
+        (phase.name, f"{phase.seconds:.2f}", _mebibytes(phase.peak_host_bytes - phase.baseline_host_bytes))
+        for phase in run.phases
+    ]
+
+
+def _passes(soup: Soup, kind: str) -> str:
+    """Passes over the whole graph, or over unions of parts."""
+    whole, union = soup.counts[f"{kind}_whole"], soup.counts[f"{kind}_union"]
+    return f"{union} unions" if union else str(whole)
+
+
+def _ratio(value: float, reference: float) -> str:
+    return f"{value / reference:.3f}" if isfinite(value) and isfinite(reference) and reference > 0 else "-"
+
+
+def _mebibytes(value: float) -> str:
+    return f"{value / 2**20:.1f}" if isfinite(value) else "-"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows as lines: the first column to the left, the others to the right."""
+    first, *others = zip(*rows, strict=True)
+    columns = [_padded(first, str.ljust), *(_padded(column, str.rjust) for column in others)]
+    return ["  ".join(cells) for cells in zip(*columns, strict=True)]
+
+
+def _padded(cells: Sequence[str], pad: Callable[[str, int], str]) -> list[str]:
+    width = max(map(len, cells))
+    return [pad(cell, width) for cell in cells]

@@ -1,0 +1,48 @@
+"""Verdicts: what the numbers say, in words, and never a gain that lies within its error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import sqrt
+
+from gnnsoup_hpc.records import Soup
+from gnnsoup_hpc.report.rows import Contents
+
+
+def verdicts(run: Contents) -> list[str]:
+    """One sentence each on what to notice about the run's soups."""
+    return list(_sentences(run))
+
+
+def _sentences(run: Contents) -> Iterator[str]:
+    for reason in run.soups[0].left_out:
+        yield f"Left out: {reason}."
+    if len(run.ingredients) == 1:
+        yield "There is one ingredient, so there is nothing to mix: every soup is that ingredient."
+        return
+    best = max(run.ingredients, key=lambda i: (i.validation_accuracy, -i.index))
+    error = binomial_error(best.test_accuracy, run.test_nodes)
+    yield (
+        f"The best ingredient on validation is {best.index:04d}, with test accuracy {best.test_accuracy:.4f};"
+        f" the binomial error of {run.test_nodes} test nodes is {100 * error:.2f} points."
+    )
+    for soup in run.soups:
+        if soup.method != "best":
+            yield _against(soup, best.test_accuracy, error)
+
+
+def _against(soup: Soup, best: float, error: float) -> str:
+    """How one soup stands to the best ingredient on test nodes."""
+    name = "The ensemble" if soup.mixture.of == "predictions" else f"The {soup.method} soup"
+    difference = soup.test_accuracy - best
+    points = f"{abs(100 * difference):.2f} points"
+    if difference == 0.0:
+        return f"{name} does exactly as well as the best ingredient."
+    direction = "beats" if difference > 0 else "loses to"
+    inside = "" if abs(difference) > error else ", a difference within the error"
+    return f"{name} {direction} the best ingredient by {points}{inside}."
+
+
+def binomial_error(accuracy: float, nodes: int) -> float:
+    """Standard error of an accuracy that was measured on that many nodes."""
+    return sqrt(accuracy * (1.0 - accuracy) / nodes)

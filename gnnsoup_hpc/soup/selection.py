@@ -1,0 +1,63 @@
+"""Which ingredients are fit for souping; what is wrong with the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gnnsoup_hpc.errors import FileError, RunError
+from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.progress import Log
+from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.store import ingredient as ingredient_store
+from gnnsoup_hpc.store import states
+from gnnsoup_hpc.store.ingredient import Origin
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Fit ingredients with the hashes of their weights, and one line for each that is not fit."""
+
+    fit: dict[int, str]
+    unfit: dict[int, str]
+
+
+def selected(job: Job, run: RunDir, architecture: Architecture, graph_sha256: str, log: Log) -> Selection:
+    """Look at every ingredient of the job.
+
+    Raises: RunError where none is trained, none is fit, or one is not fit and the job says to refuse.
+    """
+    if not any(run.ingredient(index).exists() for index in range(job.train.ingredients)):
+        raise RunError(f"{run.ingredients} holds no ingredient of this job: run `gnnsoup train JOB` first")
+    initial = states.sha256(ingredient_store.read_initial(run.initial, architecture))
+    fit, unfit = {}, {}
+    for index in range(job.train.ingredients):
+        how = ingredient_store.hyperparameters(job, index)
+        origin = Origin(graph_sha256, initial, architecture, job.train.batch, job.train.seed, index, how)
+        try:
+            fit[index] = _hash(run, index, origin)
+        except FileError as error:
+            unfit[index] = str(error)
+    _judge(job, fit, unfit, log)
+    return Selection(fit, unfit)
+
+
+def _hash(run: RunDir, index: int, origin: Origin) -> str:
+    path = run.ingredient(index)
+    if not path.exists():
+        raise FileError(f"{path} is not trained yet")
+    return states.sha256(ingredient_store.read(path, origin).state)
+
+
+def _judge(job: Job, fit: dict[int, str], unfit: dict[int, str], log: Log) -> None:
+    if unfit and (job.soup.unfit == "refuse" or not fit):
+        first = next(iter(unfit.values()))
+        more = f" (and {len(unfit) - 1} more)" if len(unfit) > 1 else ""
+        raise RunError(
+            f"{first}{more}: run `gnnsoup train JOB`, which trains missing and damaged ingredients,"
+            " or leave such ones out with --set 'soup.unfit=leave out'"
+        )
+    for reason in unfit.values():
+        log.say(f"soup: left out: {reason}")
+    if len(fit) == 1:
+        log.say("soup: there is one ingredient, so there is nothing to mix: every soup is that ingredient")

@@ -1,0 +1,109 @@
+"""All soups of a job: measure each method alone, then, outside of the measurement, its exact accuracies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from gnnsoup_hpc import stream
+from gnnsoup_hpc.errors import FileError
+from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.progress import Log
+from gnnsoup_hpc.records import Role, Soup
+from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.soup.kitchen import Kitchen
+from gnnsoup_hpc.soup.methods import configured
+from gnnsoup_hpc.soup.protocol import SoupMethod
+from gnnsoup_hpc.soup.selection import Selection
+from gnnsoup_hpc.soup.station import Station, Taste
+from gnnsoup_hpc.soup.team import Team
+from gnnsoup_hpc.store import soup as soup_store
+from gnnsoup_hpc.store.graph import GraphFile
+from gnnsoup_hpc.store.soup import Recipe
+
+
+@dataclass(frozen=True)
+class Stove:
+    """Rank 0's side of a souping job."""
+
+    job: Job
+    run: RunDir
+    architecture: Architecture
+    graph: GraphFile
+    selection: Selection
+    station: Station
+    team: Team
+    log: Log
+
+    def cook_all(self, again: bool) -> None:
+        """Make every soup of the job that is not there yet in this very configuration (or `again`, all)."""
+        methods = configured(self.job.soup)
+        for name in self.job.soup.methods:
+            recipe = self._recipe(methods[name])
+            if not again and self._is_there(recipe):
+                self.log.say(f"soup: {name} is there already")
+                continue
+            soup = self._cook(methods[name], recipe)
+            path = self.run.soup(name)
+            soup_store.write(path, soup, recipe, self.architecture, self.graph.preparation, self.job)
+            self.log.say(
+                f"soup: {name} done in {soup.measurement['seconds']:.2f} s, validation"
+                f" {soup.validation_accuracy:.4f}, test {soup.test_accuracy:.4f}"
+            )
+
+    def _cook(self, method: SoupMethod, recipe: Recipe) -> Soup:
+        """One method, measured from cold: neither graph nor ingredients are in memory when it begins."""
+        self.team.tell("clear")
+        self.station.clear()
+        kitchen = Kitchen(self.station, self.team, self.job.soup.seed, self.log)
+        with self.station.meter as meter:
+            mixture = method.cook(kitchen)
+            taste = Taste(mixture.alpha, mixture.by, mixture.of)
+            state = self.station.state(taste)
+        self.station.clear()
+        validation, test = self._judged(taste)
+        self.station.clear()
+        return Soup(
+            method=method.name,
+            source=method.source,
+            ingredients=tuple(recipe.ingredients),
+            shelf_sha256=recipe.shelf_sha256,
+            left_out=tuple(self.selection.unfit.values()),
+            mixture=mixture,
+            state=state,
+            validation_accuracy=validation,
+            test_accuracy=test,
+            measurement=meter.measurement,
+            counts=kitchen.counts,
+        )
+
+    def _judged(self, taste: Taste) -> tuple[float, float]:
+        """Exact accuracies on validation and test nodes; here alone is a test label seen."""
+        test_view = stream.same_graph(self.graph, self.station.whole, Role.TEST)
+        return self.station.accuracy(taste), self.station.accuracy(taste, test_view)
+
+    def _is_there(self, recipe: Recipe) -> bool:
+        path = self.run.soup(recipe.method)
+        if not path.exists():
+            return False
+        try:
+            return soup_store.recipe_of(path) == recipe.sha256
+        except FileError as error:
+            self.log.say(f"soup: {error}; made again")
+            return False
+
+    def _recipe(self, method: SoupMethod) -> Recipe:
+        options = getattr(method, "options", None)
+        return Recipe(
+            method=method.name,
+            options=options.model_dump(mode="json") if options is not None else {},
+            seed=self.job.soup.seed,
+            graph_sha256=self.graph.sha256,
+            part_sha256=str(self.graph.cut["part_sha256"]),
+            ingredients={f"{index:04d}": sha256 for index, sha256 in self.selection.fit.items()},
+            ranks=self.team.size,
+            threads=torch.get_num_threads(),
+            device=self.station.device.type,
+        )

@@ -1,0 +1,142 @@
+"""soups/<method>.h5. Format: docs/format.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from gnnsoup_hpc.job import Job, canonical, fingerprint
+from gnnsoup_hpc.measure import QUANTITIES
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.records import Measurement, Mixture, Preparation, Soup, State, Step
+from gnnsoup_hpc.store import files, states
+from gnnsoup_hpc.store.graph import put_preparation
+
+KIND, VERSION = "soup", 1
+
+HISTORY = {
+    "step": ("1", "step, from 1"),
+    "loss": ("nat", "mean cross-entropy on the step's validation nodes; NaN where the method takes no loss"),
+    "accuracy": ("1", "accuracy on the step's validation nodes"),
+    "learning_rate": ("1", "learning rate of the step; NaN where there is none"),
+    "seconds": ("s", "wall time of the step, reading included"),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a soup and its measurement are a function of; a soup of the same recipe need not be made again."""
+
+    method: str
+    options: dict[str, Any]
+    seed: int
+    graph_sha256: str
+    part_sha256: str
+    ingredients: dict[str, str]
+    ranks: int
+    threads: int
+    device: str
+
+    @property
+    def shelf_sha256(self) -> str:
+        """Hash of the ingredients' weights and of the graph: equal for soups that may stand in one report."""
+        return fingerprint([self.graph_sha256, self.part_sha256, self.ingredients])
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything."""
+        return fingerprint(self.__dict__)
+
+
+def write(
+    path: Path, soup: Soup, recipe: Recipe, architecture: Architecture, preparation: Preparation, job: Job
+) -> None:
+    """Publish a soup."""
+    mixture, cost = soup.mixture, soup.measurement
+    with files.created(path, KIND, VERSION, f"soup made by {soup.method}") as file:
+        file.attrs["method"] = soup.method
+        file.attrs["source"] = soup.source
+        file.attrs["recipe"] = recipe.sha256
+        file.attrs["shelf_sha256"] = soup.shelf_sha256
+        if soup.state is not None:
+            states.put(file, soup.state)
+        mix = file.create_group("mixture", track_order=True)
+        mix.attrs["of"], mix.attrs["by"] = mixture.of, mixture.by
+        files.put(mix, "alpha", mixture.alpha.numpy(), "1", "share of each ingredient (column) in each group (row)")
+        files.put(mix, "groups", list(mixture.groups), "1", "groups of parameters, the rows of alpha")
+        files.put(mix, "ingredients", list(soup.ingredients), "1", "ingredients, the columns of alpha")
+        files.put(mix, "left_out", list(soup.left_out), "1", "why other ingredients are not in the soup")
+        put_history(file, "history", mixture.history)
+        metrics = file.create_group("metrics", track_order=True)
+        files.put(metrics, "validation_accuracy", soup.validation_accuracy, "1", "exact, on validation nodes")
+        files.put(metrics, "test_accuracy", soup.test_accuracy, "1", "exact, on test nodes")
+        spent = file.create_group("cost", track_order=True)
+        for name, quantity in QUANTITIES.items():
+            files.put(spent, name, cost[name], quantity.unit, quantity.long_name)
+        for name, count in soup.counts.items():
+            files.put(spent, name, count, "1", f"{name.replace('_', ' passes over the ')}")
+        put_preparation(file, preparation)
+        files.put_provenance(file, job.to_toml(), ranks=recipe.ranks, threads=recipe.threads, device=recipe.device)
+        file["provenance"].attrs["recipe"] = canonical(recipe.__dict__)
+        file["provenance"].attrs["architecture"] = canonical(architecture.__dict__)
+
+
+def put_history(parent: h5py.Group, name: str, history: Sequence[Step]) -> None:
+    """Write a method's steps as a table."""
+    columns = {key: (np.array([getattr(step, key) for step in history]), *HISTORY[key]) for key in HISTORY}
+    files.put_table(parent, name, columns, "one row a step")
+
+
+def recipe_of(path: Path) -> str:
+    """The recipe's hash of the soup in a file."""
+    with files.opened(path, KIND, VERSION) as file:
+        return str(file.attrs["recipe"])
+
+
+def read(path: Path) -> Soup:
+    """The soup in a file. Raises: FileError naming the file and what is wrong with it."""
+    with files.opened(path, KIND, VERSION) as file:
+        steps = [file["history"][name][:] for name in HISTORY]
+        cost = {name: data[()] for name, data in file["cost"].items()}
+        mix = file["mixture"]
+        mixture = Mixture(
+            alpha=torch.from_numpy(mix["alpha"][:]),
+            groups=tuple(mix["groups"].asstr()[:]),
+            by=mix.attrs["by"],
+            history=tuple(
+                Step(int(a), float(b), float(c), float(d), float(e)) for a, b, c, d, e in zip(*steps, strict=True)
+            ),
+            of=mix.attrs["of"],
+        )
+        return Soup(
+            method=str(file.attrs["method"]),
+            source=str(file.attrs["source"]),
+            ingredients=tuple(mix["ingredients"].asstr()[:]),
+            shelf_sha256=str(file.attrs["shelf_sha256"]),
+            left_out=tuple(mix["left_out"].asstr()[:]),
+            mixture=mixture,
+            state=states.get(file) if "state" in file else None,
+            validation_accuracy=float(file["metrics/validation_accuracy"][()]),
+            test_accuracy=float(file["metrics/test_accuracy"][()]),
+            measurement=Measurement({name: float(cost[name]) for name in QUANTITIES}),
+            counts={name: int(value) for name, value in cost.items() if name not in QUANTITIES},
+        )
+
+
+def read_state(path: Path) -> tuple[Architecture, State]:
+    """A soup's architecture and weights, which load into `architecture.as_pyg()` with strict=True.
+
+    Raises: FileError where the file is damaged, or an ensemble's, which has no weights.
+    """
+    with files.opened(path, KIND, VERSION) as file:
+        architecture = Architecture(**json.loads(file["provenance"].attrs["architecture"]))
+        state = states.get(file)
+    states.check(path, state, architecture)
+    return architecture, state
