@@ -14,7 +14,7 @@ VERSION = next(
 setup(
     name="gnnsoup_hpc",
     version=VERSION,
-    description="Souping graph neural networks at scale: train on many ranks, mix into one model, within a memory bound",
+    description="Souping graph neural networks at scale: train on many ranks, mix into one model",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",

@@ -54,7 +54,7 @@ class GraphJob(Section):
     validation_share: Share = Field(0.2, description="share to validate (and soup) on; what remains is for testing")
     features: Literal["standardise", "row-normalise", "none"] = Field(
         "standardise",
-        description="standardise: zero mean and unit variance a feature, over all nodes; row-normalise: each row sums to 1",
+        description="standardise: zero mean, unit variance a feature, over all nodes; row-normalise: rows sum to 1",
     )
 
     @model_validator(mode="after")
@@ -91,7 +91,7 @@ class ModelJob(Section):
 
 
 class VaryJob(Section):
-    """Values that ingredients take in turn: ingredient i gets value i modulo the list's length; empty = the same for all."""
+    """Values that ingredients take in turn: ingredient i gets value i modulo the list's length; empty = none."""
 
     learning_rate: tuple[Rate, ...] = Field((), description="learning rates to take in turn")
     weight_decay: tuple[Decay, ...] = Field((), description="weight decays to take in turn")
@@ -109,7 +109,9 @@ class TrainJob(Section):
     learning_rate: Rate = Field(0.005, description="Adam's learning rate")
     weight_decay: Decay = Field(0.0, description="Adam's weight decay (L2)")
     dropout: Dropout = Field(0.5, description="dropout after each hidden layer; for GAT on attention too")
-    vary: VaryJob = Field(default_factory=VaryJob, description="hyperparameters that differ between ingredients")
+    vary: VaryJob = Field(
+        default_factory=lambda: VaryJob(), description="hyperparameters that differ between ingredients"
+    )
 
 
 class GisJob(Section):
@@ -144,9 +146,9 @@ class SoupJob(Section):
     unfit: Literal["refuse", "leave out"] = Field(
         "refuse", description="what to do about an ingredient that is missing, damaged, foreign or not finite"
     )
-    gis: GisJob = Field(default_factory=GisJob, description="options of GIS")
-    ls: LearnedJob = Field(default_factory=LearnedJob, description="options of LS")
-    pls: PartitionLearnedJob = Field(default_factory=PartitionLearnedJob, description="options of PLS")
+    gis: GisJob = Field(default_factory=lambda: GisJob(), description="options of GIS")
+    ls: LearnedJob = Field(default_factory=lambda: LearnedJob(), description="options of LS")
+    pls: PartitionLearnedJob = Field(default_factory=lambda: PartitionLearnedJob(), description="options of PLS")
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -167,12 +169,12 @@ class Job(Section):
 
     name: str = Field(..., pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run: runs/NAME")
     runs: str = Field("runs", min_length=1, description="folder of all runs, relative to where the command is given")
-    graph: GraphJob = Field(default_factory=GraphJob, description="the graph")
-    partition: PartitionJob = Field(default_factory=PartitionJob, description="its parts")
-    model: ModelJob = Field(default_factory=ModelJob, description="the architecture")
-    train: TrainJob = Field(default_factory=TrainJob, description="the ingredients")
-    soup: SoupJob = Field(default_factory=SoupJob, description="the soups")
-    machine: MachineJob = Field(default_factory=MachineJob, description="threads and device")
+    graph: GraphJob = Field(default_factory=lambda: GraphJob(), description="the graph")
+    partition: PartitionJob = Field(default_factory=lambda: PartitionJob(), description="its parts")
+    model: ModelJob = Field(default_factory=lambda: ModelJob(), description="the architecture")
+    train: TrainJob = Field(default_factory=lambda: TrainJob(), description="the ingredients")
+    soup: SoupJob = Field(default_factory=lambda: SoupJob(), description="the soups")
+    machine: MachineJob = Field(default_factory=lambda: MachineJob(), description="threads and device")
 
     @model_validator(mode="after")
     def _union_fits(self) -> Self:

@@ -123,7 +123,7 @@ class _Product(torch.autograd.Function):
         return operator.matrix @ x
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
         return None, ctx.operator.transpose @ grad.contiguous()
 
@@ -143,7 +143,7 @@ class _EdgeScores(torch.autograd.Function):
         return source[adjacency.indices] + destination[adjacency.row]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
         adjacency: Adjacency = ctx.adjacency
         by_source = _row_sums(adjacency.transpose, grad[adjacency.permutation])
@@ -169,7 +169,7 @@ class _EdgeSoftmax(torch.autograd.Function):
         return weights
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
         (weights,) = ctx.saved_tensors
         weighted = weights * grad
@@ -196,7 +196,7 @@ class _WeightedSum(torch.autograd.Function):
         return _csr(adjacency, weights) @ x
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
         weights, x = ctx.saved_tensors
         adjacency: Adjacency = ctx.adjacency

@@ -60,7 +60,7 @@ def is_over(path: Path) -> bool:
     except ValueError:  # cannot happen by our own writing; a foreign or torn file expires like a silent holder
         return _file_system_time(path) - path.stat().st_mtime > EXPIRE_SECONDS
     if holder["host"] == socket.gethostname() and holder["boot"] == _boot():
-        return _started(holder["pid"]) != holder["started"]
+        return _started(int(holder["pid"])) != str(holder["started"])
     return age > EXPIRE_SECONDS
 
 

@@ -8,6 +8,7 @@ section on Partition Learned Souping; Karypis and Kumar, SIAM J. Sci. Comput. 20
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pymetis
 import scipy.sparse as sp
 
@@ -76,12 +77,12 @@ def _metis(indptr: IntArray, indices: IntArray, weights: IntArray, job: Partitio
         )
         part[linked] = np.asarray(found)
     alone = np.flatnonzero(np.diff(indptr) == 0)
-    load = np.bincount(part[linked], weights=weights[linked], minlength=job.parts)
+    load = np.bincount(part[linked], weights=weights[linked], minlength=job.parts).astype(np.float64)
     part[alone] = _lightest(load, weights[alone])
     return part
 
 
-def _lightest(load: np.ndarray[tuple[int], np.dtype[np.float64]], weights: IntArray) -> IntArray:
+def _lightest(load: npt.NDArray[np.float64], weights: IntArray) -> IntArray:
     """Give out nodes, heaviest first, each to the part that is lightest so far; part of each node."""
     part = np.zeros(len(weights), dtype=np.int64)
     load = load.copy()

@@ -16,12 +16,12 @@ def prepared(graph: Graph, kind: str) -> tuple[Graph, Preparation]:
     if kind == "none":
         return graph, Preparation(kind, _NOTHING, _NOTHING)
     if kind == "row-normalise":
-        total = graph.x.sum(1, keepdims=True, dtype=np.float64)
-        x = graph.x / np.where(total == 0.0, 1.0, total)
-        return replace(graph, x=x.astype(np.float32)), Preparation(kind, _NOTHING, _NOTHING)
+        total = graph.x.sum(1, keepdims=True)
+        return replace(graph, x=graph.x / np.where(total == 0.0, np.ones_like(total), total)), Preparation(
+            kind, _NOTHING, _NOTHING
+        )
     mean, scale = _moments(graph.x)
-    x = (graph.x - mean) / scale
-    return replace(graph, x=x), Preparation(kind, mean, scale)
+    return replace(graph, x=(graph.x - mean) / scale), Preparation(kind, mean, scale)
 
 
 def _moments(x: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -113,14 +113,14 @@ def world(here: Place) -> Intracomm | None:
     if MPI.COMM_WORLD.size != here.size:
         library = MPI.Get_library_version().split("\n")[0].strip()
         raise LauncherError(
-            f"the launcher started {here.size} ranks, but MPI ({library}) sees {MPI.COMM_WORLD.size}: every rank would do"
-            " all the work. Use the mpirun of that library, or `srun --mpi=` with the plugin that it knows"
+            f"the launcher started {here.size} ranks, but MPI ({library}) sees {MPI.COMM_WORLD.size}: every rank"
+            " would do all the work. Use the mpirun of that library, or `srun --mpi=` with the plugin that it knows"
         )
     return MPI.COMM_WORLD
 
 
 def show_tracebacks(here: Place) -> None:
-    """From now on, an unforeseen error of this rank is printed with its rank and ends all ranks: none waits for ever."""
+    """From now on, an unforeseen error is printed with its rank and ends all ranks, so that none waits for ever."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         text = "".join(traceback.format_exception(kind, error, trace))

@@ -83,7 +83,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Time and memory of one phase or method; names and units are in `measure.QUANTITIES`. NaN = not measurable here."""
+    """Time and memory of one phase or method; names and units are in `measure.QUANTITIES`; NaN = not measurable."""
 
     values: Mapping[str, float]
 

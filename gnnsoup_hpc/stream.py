@@ -57,7 +57,7 @@ def union_of_parts(graph: GraphFile, chosen: Sequence[int], role: Role) -> View:
 
 
 def draws(validation_counts: IntArray, size: int, generator: np.random.Generator) -> Iterator[list[int]]:
-    """Endless stream of `size` of K parts, drawn without replacement; a union with no validation node is drawn again."""
+    """Endless draws of `size` of K parts without replacement; a union with no validation node is drawn again."""
     parts = len(validation_counts)
     while True:
         chosen = generator.choice(parts, size, replace=False)

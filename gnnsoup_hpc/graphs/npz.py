@@ -57,7 +57,7 @@ def _features(arrays: Mapping[str, Any], where: str, nodes: int) -> FloatArray:
     data = np.asarray(_take(arrays, "x_data", where), dtype=np.float32)
     try:
         width = int(indices.max()) + 1 if len(indices) else 0
-        return sp.csr_matrix((data, indices, indptr), shape=(nodes, width)).toarray()
+        return np.asarray(sp.csr_matrix((data, indices, indptr), shape=(nodes, width)).toarray(), dtype=np.float32)
     except ValueError as error:
         raise GraphError(f"{where}: x_indptr, x_indices, x_data are no CSR matrix of {nodes} rows: {error}") from None
 
@@ -80,7 +80,7 @@ def _integers(arrays: Mapping[str, Any], key: str, where: str) -> IntArray:
     array = _take(arrays, key, where)
     if array.dtype.kind not in "iu":
         raise GraphError(f"{where}: {key} holds {array.dtype}; expected integers")
-    return array.astype(np.int64)
+    return np.asarray(array, dtype=np.int64)
 
 
 def _take(arrays: Mapping[str, Any], key: str, where: str) -> Any:

@@ -91,8 +91,8 @@ def _check_roles(raw: RawGraph, role: ByteArray) -> None:
     for wanted in (Role.TRAIN, Role.VALIDATION, Role.TEST):
         if not (role == wanted).any():
             raise GraphError(
-                f"{raw.where}: the split has no {wanted.name.lower()} node; souping learns on validation nodes, so every"
-                " role needs some: change graph.split or its shares"
+                f"{raw.where}: the split has no {wanted.name.lower()} node; training, souping and testing each need"
+                " some: change graph.split or its shares"
             )
     unlabelled = np.flatnonzero((role != Role.NONE) & (raw.y < 0))
     if len(unlabelled):

@@ -80,6 +80,4 @@ def contents(root: Path) -> Contents:
 
 def _phase(name: str, spent: list[Measurement]) -> Phase:
     highest = max(spent, key=lambda m: m["peak_host_bytes"])
-    return Phase(
-        name, sum(m["seconds"] for m in spent), highest["peak_host_bytes"], highest["baseline_host_bytes"]
-    )
+    return Phase(name, sum(m["seconds"] for m in spent), highest["peak_host_bytes"], highest["baseline_host_bytes"])

@@ -30,8 +30,7 @@ def table(run: Contents) -> str:
             "",
             *_aligned([("phase", "seconds", "peak MiB"), *_phases(run)]),
             "",
-            "peak: host memory of rank 0 above where the method began; of phases, above where the phase began, the highest"
-            " of all ranks.",
+            "peak: host memory above where the method or phase began; of methods on rank 0, of phases the highest.",
             "seconds of train and soup: sums over ingredients and over methods.",
             *verdicts(run),
         ]

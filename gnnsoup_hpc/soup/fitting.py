@@ -6,6 +6,7 @@ Each ingredient draws its raw start from its own id, so the order on the shelf d
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -23,7 +24,7 @@ _CPU = torch.device("cpu")
 
 
 def fitted(kitchen: Kitchen, options: LearnedJob, views: Iterator[View], title: str) -> Mixture:
-    """alpha = softmax over ingredients of raw (G, N), after `options.epochs` steps of SGD with warm restarts."""
+    """Alpha = softmax over ingredients of raw (G, N), after `options.epochs` steps of SGD with warm restarts."""
     shelf = kitchen.shelf
     groups = tuple(shelf.groups(options.alpha))
     raw = xavier_normal(kitchen.seed, len(groups), shelf.ids).to(kitchen.device).requires_grad_()
@@ -40,7 +41,7 @@ def fitted(kitchen: Kitchen, options: LearnedJob, views: Iterator[View], title: 
         state = mixed(shelf, raw.softmax(1), options.alpha)
         loss, right = kitchen.loss(state, view, log_scale.exp().float() if options.logit_scale else None)
         kitchen.backward(loss, view)
-        rate = schedule.get_last_lr()[0]
+        rate = float(schedule.get_last_lr()[0])
         optimiser.step()
         schedule.step()
         history.append(Step(number, float(loss.detach()), right, rate, time.perf_counter() - start))
@@ -55,4 +56,4 @@ def xavier_normal(seed: int, groups: int, ids: tuple[int, ...]) -> Tensor:
     columns = [
         torch.randn(groups, generator=torch_generator(_CPU, seed, 0, index), dtype=torch.float64) for index in ids
     ]
-    return torch.stack(columns, 1) * (2.0 / (groups + len(ids))) ** 0.5
+    return torch.stack(columns, 1) * math.sqrt(2.0 / (groups + len(ids)))

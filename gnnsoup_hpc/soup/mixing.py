@@ -17,7 +17,7 @@ from gnnsoup_hpc.soup.shelf import Shelf
 
 
 def mixed(shelf: Shelf, alpha_GN: Tensor, by: Grouping) -> State:
-    """The state that alpha (G, N) mixes, differentiable in alpha; with one weight at 1 it is that ingredient, exactly."""
+    """The state that alpha (G, N) mixes, differentiable in alpha; one weight of 1 gives that ingredient exactly."""
     spans = list(shelf.groups(by).values())
     if alpha_GN.shape != (len(spans), len(shelf)):
         raise ValueError(f"alpha has shape {tuple(alpha_GN.shape)}; expected {(len(spans), len(shelf))}")
@@ -40,7 +40,7 @@ class _Mix(torch.autograd.Function):
         return row
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         weights, lengths = ctx.saved_tensors
         groups = [

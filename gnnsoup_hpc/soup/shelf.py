@@ -27,9 +27,7 @@ class Shelf:
     weights: Tensor
 
     @classmethod
-    def of(
-        cls, architecture: Architecture, ids: Sequence[int], states: Sequence[State], device: torch.device
-    ) -> Shelf:
+    def of(cls, architecture: Architecture, ids: Sequence[int], states: Sequence[State], device: torch.device) -> Shelf:
         """A shelf with one row a state."""
         order = list(chain.from_iterable(architecture.groups("layer").values()))
         weights = torch.empty(len(states), sum(prod(shape) for shape in architecture.shapes().values()))

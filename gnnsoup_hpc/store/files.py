@@ -125,12 +125,11 @@ def _check_kind(file: h5py.File, path: Path, kind: str, version: int) -> None:
 
 def put(group: h5py.Group, name: str, data: Any, unit: str, about: str) -> h5py.Dataset:
     """Write a dataset with its unit and meaning; bulk data is chunked and carries a checksum a chunk."""
-    array = data if isinstance(data, (str, list, tuple)) else np.asarray(data)
-    bulk = isinstance(array, np.ndarray) and array.ndim > 0 and array.size > 0
-    options = {"chunks": _chunks(array), "fletcher32": True} if bulk else {}
-    if isinstance(array, (list, tuple)):
-        dataset = group.create_dataset(name, data=list(array), dtype=h5py.string_dtype())
+    if isinstance(data, str | list):
+        dataset = group.create_dataset(name, data=data, dtype=h5py.string_dtype())
     else:
+        array = np.asarray(data)
+        options = {"chunks": _chunks(array), "fletcher32": True} if array.size and array.ndim else {}
         dataset = group.create_dataset(name, data=array, **options)
     dataset.attrs["units"] = unit
     dataset.attrs["long_name"] = about
@@ -150,7 +149,9 @@ def put_provenance(file: h5py.File, job: str, **more: object) -> None:
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
     names = ("torch", "numpy", "scipy", "h5py", "pymetis", "mpi4py", "torch_geometric")
-    return {"python": platform.python_version(), CREATOR: __version__} | {name: metadata.version(name) for name in names}
+    return {"python": platform.python_version(), CREATOR: __version__} | {
+        name: metadata.version(name) for name in names
+    }
 
 
 def put_table(file: h5py.File, name: str, columns: Mapping[str, tuple[Any, str, str]], about: str) -> None:
@@ -174,7 +175,7 @@ def content_sha256(arrays: Mapping[str, Any]) -> str:
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        digest.update(array.tobytes() if array.dtype == object else memoryview(array).cast("B") if array.size else b"")
+        digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -145,9 +145,7 @@ def _train_one(bench: Bench, views: Views, index: int) -> None:
 def _views(graph: GraphFile, device: torch.device) -> Views:
     """The whole graph once in memory, as each role sees it."""
     view = stream.whole(graph, Role.TRAIN).to(device)
-    return Views(
-        view, stream.same_graph(graph, view, Role.VALIDATION), stream.same_graph(graph, view, Role.TEST)
-    )
+    return Views(view, stream.same_graph(graph, view, Role.VALIDATION), stream.same_graph(graph, view, Role.TEST))
 
 
 def _gather(bench: Bench) -> None:

@@ -14,7 +14,7 @@ from gnnsoup_hpc.soup.kitchen import Kitchen
 class Learned:
     """One step an epoch, on all validation nodes."""
 
-    options: LearnedJob = field(default_factory=LearnedJob)
+    options: LearnedJob = field(default_factory=lambda: LearnedJob())
     name: str = "ls"
     source: str = "Zuber et al., Enhanced Soups for Graph Neural Networks, arXiv 2503.11612, Learned Souping"
 

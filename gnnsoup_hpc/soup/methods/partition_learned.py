@@ -14,7 +14,7 @@ from gnnsoup_hpc.soup.kitchen import Kitchen
 class PartitionLearned:
     """R of K parts a step; the whole graph is never in memory."""
 
-    options: PartitionLearnedJob = field(default_factory=PartitionLearnedJob)
+    options: PartitionLearnedJob = field(default_factory=lambda: PartitionLearnedJob())
     name: str = "pls"
     source: str = "Zuber et al., Enhanced Soups for Graph Neural Networks, arXiv 2503.11612, Partition Learned Souping"
 

@@ -1,0 +1,50 @@
+# Each target makes or reuses .venv by itself.
+#
+#   make demo     set-up, then the whole pipeline on the bundled graph: 8 ingredients on 2 ranks, all soups, the report
+#   make test     set-up, then all tests
+#   make check    set-up, then ruff and mypy --strict
+#   make setup    set-up alone
+#
+# MPI=system uses the mpirun on your PATH and its library in place of the MPICH that comes from PyPI; run `make clean`
+# before you change between the two. RANKS, JOB and PYTHON may be set too: make demo RANKS=4 JOB=jobs/pubmed.toml
+
+PYTHON ?= python3
+MPI ?= embedded
+RANKS ?= 2
+JOB ?= jobs/pubmed.toml
+VENV := .venv
+READY := $(VENV)/.ready-$(MPI)
+
+ifeq ($(MPI),embedded)
+EXTRAS := dev,mpi
+MPIRUN := $(VENV)/bin/mpirun
+else ifeq ($(MPI),system)
+EXTRAS := dev
+MPIRUN := mpirun
+else
+$(error MPI=$(MPI): expected embedded or system)
+endif
+
+.PHONY: demo test check setup clean
+
+demo: $(READY)
+	$(MPIRUN) -n $(RANKS) $(VENV)/bin/gnnsoup run $(JOB)
+
+test: $(READY)
+	GNNSOUP_MPIRUN="$(MPIRUN)" $(VENV)/bin/python -m pytest
+
+check: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+setup: $(READY)
+
+$(READY): setup.py pyproject.toml constraints.txt
+	@echo "setting up $(VENV): a minute or two, most of it PyTorch"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
