@@ -47,11 +47,10 @@ def run(arguments: argparse.Namespace, here: Place) -> None:
 
 
 def report(arguments: argparse.Namespace, here: Place) -> None:
-    """Write a run's report.h5 anew and print its table."""
-    from gnnsoup_hpc.report.__main__ import report
-    from gnnsoup_hpc.run_dir import RunDir
+    """Write a run's report.h5 anew and print its table; several runs are compared."""
+    from gnnsoup_hpc.report.__main__ import report_all
 
-    report(arguments.run or RunDir.of(jobs.load()).root)
+    report_all(arguments.runs)
 
 
 def job(arguments: argparse.Namespace, here: Place) -> None:
@@ -75,13 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Callable[..., None]) -> None:
     """One subcommand, described by its function's docstring."""
-    from gnnsoup_hpc.report.__main__ import add_run
+    from gnnsoup_hpc.report.__main__ import add_runs
 
     about = (command.__doc__ or "").strip()
     parser = commands.add_parser(command.__name__, help=about, description=about)
     parser.set_defaults(command=command)
     if command is report:
-        add_run(parser)
+        add_runs(parser)
     else:
         cli.add_job(parser)
     if command in AGAIN:

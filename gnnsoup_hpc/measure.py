@@ -46,6 +46,13 @@ QUANTITIES: dict[str, Quantity] = {
     "peak_device_reserved_bytes": Quantity("B", "peak device memory reserved by the caching allocator"),
 }
 
+COUNTS: dict[str, str] = {
+    "forward_whole": "forward passes over the whole graph",
+    "forward_union": "forward passes over unions of parts",
+    "backward_whole": "backward passes over the whole graph",
+    "backward_union": "backward passes over unions of parts",
+}
+
 
 class Meter:
     """Measures one `with` block; `phase(name)` inside books wall time on `seconds_<name>`, the rest is compute."""
@@ -94,6 +101,21 @@ class Meter:
     def measurement(self) -> Measurement:
         """Every quantity, NaN where this machine cannot measure it; known once the block has ended."""
         return Measurement({name: self._values.get(name, math.nan) for name in QUANTITIES})
+
+
+def warm_up(device: torch.device) -> None:
+    """Pay what a process pays once before anything is measured, or the first to need it would be blamed for it.
+
+    The first use of an optimiser imports tens of megabytes of modules; the first products start threads and buffers.
+    """
+    x = torch.ones(512, 512, device=device, requires_grad=True)
+    rows = torch.arange(513, device=device, dtype=torch.int32)
+    sparse = torch.sparse_csr_tensor(rows, rows[:-1], torch.ones(512, device=device), (512, 512))
+    for optimiser in (torch.optim.SGD([x], lr=0.1), torch.optim.Adam([x], lr=0.1)):
+        schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimiser, 1)
+        (x @ x + sparse @ x.detach()).log_softmax(1).sum().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
 
 
 def above_baseline(spent: Measurement) -> float:

@@ -65,6 +65,16 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
     return Place(0, 1, 0, 1, host)
 
 
+def slurm_job(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The Slurm job that this process belongs to, and how often it was requeued; nothing outside Slurm."""
+    if "SLURM_JOB_ID" not in environment:
+        return {}
+    return {
+        "slurm_job": environment["SLURM_JOB_ID"],
+        "slurm_restarts": environment.get("SLURM_RESTART_COUNT", "0"),
+    }
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

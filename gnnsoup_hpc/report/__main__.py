@@ -1,4 +1,4 @@
-"""`python -m gnnsoup_hpc.report [RUN]`: write a run's report.h5 and print its table."""
+"""`python -m gnnsoup_hpc.report [RUN …]`: write a run's report.h5 and print its table; several runs are compared."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from gnnsoup_hpc import cli
 from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc.report import build
+from gnnsoup_hpc.report.compare import comparison
 from gnnsoup_hpc.report.rows import contents
 from gnnsoup_hpc.report.table import table
 from gnnsoup_hpc.run_dir import RunDir
@@ -22,17 +23,25 @@ def report(root: Path) -> None:
     print(f"\n{table(run)}\n-> {run.run.report}", flush=True)
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """The argument that says which run."""
-    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="folder of a run (default: that of pubmed)")
+def report_all(roots: Sequence[Path]) -> None:
+    """Report each run; where there are several, compare them too."""
+    for root in roots or [RunDir.of(jobs.load()).root]:
+        report(root)
+    if len(roots) > 1:
+        print(f"\n{comparison(roots)}", flush=True)
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """The argument that says which runs."""
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs (default: that of pubmed)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m gnnsoup_hpc.report", description=__doc__)
-    add_run(parser)
+    add_runs(parser)
     parsed = parser.parse_args(arguments)
-    return cli.guarded(lambda here: report(parsed.run or RunDir.of(jobs.load()).root))
+    return cli.guarded(lambda here: report_all(parsed.runs))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gnnsoup_hpc.measure import QUANTITIES, above_baseline
+from gnnsoup_hpc.measure import COUNTS, QUANTITIES, above_baseline
 from gnnsoup_hpc.records import Ingredient, Soup
 from gnnsoup_hpc.report.rows import Contents, Phase
 from gnnsoup_hpc.report.words import verdicts
@@ -54,7 +54,7 @@ def _method_columns(run: Contents) -> list[Column[Soup]]:
         ("peak_above_baseline_bytes", lambda s: above_baseline(s.measurement), "B", "peak host memory less baseline"),
         ("seconds_over_gis", lambda s: s.measurement["seconds"] / seconds, "1", "wall time over that of GIS"),
         ("peak_over_gis", lambda s: _over(above_baseline(s.measurement), peak), "1", "peak above baseline over GIS's"),
-        *(_count_column(name) for name in run.soups[0].counts),
+        *(_count_column(name, meaning) for name, meaning in COUNTS.items()),
     ]
 
 
@@ -66,8 +66,8 @@ def _cost_column(name: str, unit: str, meaning: str) -> Column[Soup]:
     return name, lambda soup: soup.measurement[name], unit, meaning
 
 
-def _count_column(name: str) -> Column[Soup]:
-    return name, lambda soup: soup.counts[name], "1", name.replace("_", " passes over the ")
+def _count_column(name: str, meaning: str) -> Column[Soup]:
+    return name, lambda soup: soup.counts[name], "1", meaning
 
 
 def _over(value: float, reference: float) -> float:

@@ -8,7 +8,6 @@ from pathlib import Path
 from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.job import Job
-from gnnsoup_hpc.measure import QUANTITIES
 from gnnsoup_hpc.records import Ingredient, Measurement, Role, Soup
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import graph as graph_store
@@ -69,7 +68,7 @@ def contents(root: Path) -> Contents:
             f" ({job.graph.features}), split {job.graph.split}, {graph.parts} parts"
         )
         test_nodes = int((graph.role(0, graph.nodes) == Role.TEST).sum())
-        prepared = Measurement({name: float(graph.provenance[name]) for name in QUANTITIES})
+        prepared = graph.measurement
     phases = (
         _phase("prepare", [prepared]),
         _phase("train", [ingredient.measurement for ingredient in ingredients]),

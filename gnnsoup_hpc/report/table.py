@@ -23,12 +23,12 @@ def table(run: Contents) -> str:
     return "\n".join(
         [
             f"{run.run.root}: {model.kind}, {model.layers} layers, hidden {model.hidden}{heads}, on {run.graph}",
-            f"{len(run.ingredients)} ingredients: validation {_spread(validations)}, test {_spread(tests)}"
+            f"{len(run.ingredients)} ingredients: validation {spread(validations)}, test {spread(tests)}"
             " (mean ± standard deviation)",
             "",
-            *_aligned([_HEAD, *(_row(run, soup) for soup in run.soups)]),
+            *aligned([_HEAD, *(_row(run, soup) for soup in run.soups)]),
             "",
-            *_aligned([("phase", "seconds", "peak MiB"), *_phases(run)]),
+            *aligned([("phase", "seconds", "peak MiB"), *_phases(run)]),
             "",
             "peak: host memory above where the method or phase began; of methods on rank 0, of phases the highest.",
             "seconds of train and soup: sums over ingredients and over methods.",
@@ -37,7 +37,8 @@ def table(run: Contents) -> str:
     )
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation."""
     return f"{mean(values):.4f} ± {stdev(values) if len(values) > 1 else 0.0:.4f}"
 
 
@@ -78,7 +79,7 @@ def _mebibytes(value: float) -> str:
     return f"{value / 2**20:.1f}" if isfinite(value) else "-"
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows as lines: the first column to the left, the others to the right."""
     first, *others = zip(*rows, strict=True)
     columns = [_padded(first, str.ljust), *(_padded(column, str.rjust) for column in others)]

@@ -35,12 +35,13 @@ def _against(soup: Soup, best: float, error: float) -> str:
     """How one soup stands to the best ingredient on test nodes."""
     name = "The ensemble" if soup.mixture.of == "predictions" else f"The {soup.method} soup"
     difference = soup.test_accuracy - best
-    points = f"{abs(100 * difference):.2f} points"
     if difference == 0.0:
         return f"{name} does exactly as well as the best ingredient."
-    direction = "beats" if difference > 0 else "loses to"
-    inside = "" if abs(difference) > error else ", a difference within the error"
-    return f"{name} {direction} the best ingredient by {points}{inside}."
+    points = f"{abs(100 * difference):.2f} points"
+    if abs(difference) > error:
+        return f"{name} {'beats' if difference > 0 else 'loses to'} the best ingredient by {points}."
+    place = "above" if difference > 0 else "below"
+    return f"{name} is {points} {place} the best ingredient, a difference within the error."
 
 
 def binomial_error(accuracy: float, nodes: int) -> float:

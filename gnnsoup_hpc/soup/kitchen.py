@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gnnsoup_hpc import stream
+from gnnsoup_hpc.measure import COUNTS
 from gnnsoup_hpc.progress import Bar, Log
 from gnnsoup_hpc.records import Role, State
 from gnnsoup_hpc.seeds import numpy_generator
@@ -29,7 +30,7 @@ class Kitchen:
         self._team = team
         self._log = log
         self.seed = seed
-        self.counts = {"forward_whole": 0, "forward_union": 0, "backward_whole": 0, "backward_union": 0}
+        self.counts = dict.fromkeys(COUNTS, 0)
 
     @property
     def ingredients(self) -> int:

@@ -9,6 +9,7 @@ import torch
 from gnnsoup_hpc import stream
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.measure import warm_up
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.records import Role, Soup
@@ -40,6 +41,7 @@ class Stove:
     def cook_all(self, again: bool) -> None:
         """Make every soup of the job that is not there yet in this very configuration (or `again`, all)."""
         methods = configured(self.job.soup)
+        warm_up(self.station.device)
         for name in self.job.soup.methods:
             recipe = self._recipe(methods[name])
             if not again and self._is_there(recipe):

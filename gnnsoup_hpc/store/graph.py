@@ -25,7 +25,7 @@ from gnnsoup_hpc.records import (
     Preparation,
     Role,
 )
-from gnnsoup_hpc.store import files
+from gnnsoup_hpc.store import cost, files
 
 KIND, VERSION = "graph", 1
 
@@ -67,7 +67,8 @@ def write(
         file.attrs["source_sha256"] = graph.source_sha256
         file.attrs["graph_sha256"] = graph_sha256(graph)
         file.attrs["classes"] = graph.classes
-        files.put_provenance(file, job.to_toml(), **spent.values)
+        cost.put(file, spent)
+        files.put_provenance(file, job.to_toml())
         file["provenance"].attrs["sections"] = canonical(_sections(job))
 
 
@@ -127,9 +128,9 @@ class GraphFile:
         return int(self.file["edges/indices"].shape[0])
 
     @property
-    def provenance(self) -> dict[str, Any]:
-        """What is recorded of the making of the file."""
-        return dict(self.file["provenance"].attrs)
+    def measurement(self) -> Measurement:
+        """What making the file cost."""
+        return cost.get(self.file)
 
     @property
     def cut(self) -> dict[str, Any]:

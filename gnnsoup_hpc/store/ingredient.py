@@ -13,10 +13,9 @@ import numpy as np
 
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.job import Job, canonical, fingerprint
-from gnnsoup_hpc.measure import QUANTITIES
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Epoch, Hyperparameters, Ingredient, Measurement, State
-from gnnsoup_hpc.store import files, states
+from gnnsoup_hpc.records import Epoch, Hyperparameters, Ingredient, State
+from gnnsoup_hpc.store import cost, files, states
 
 KIND, VERSION = "ingredient", 1
 INITIAL, INITIAL_VERSION = "initial-state", 1
@@ -81,7 +80,8 @@ def write(path: Path, ingredient: Ingredient, origin: Origin, job: Job, **proven
         files.put(metrics, "validation_accuracy", ingredient.validation_accuracy, "1", "exact, on validation nodes")
         files.put(metrics, "test_accuracy", ingredient.test_accuracy, "1", "exact, on test nodes")
         metrics.attrs["stopped"] = ingredient.stopped
-        files.put_provenance(file, job.to_toml(), **provenance, **ingredient.measurement.values)
+        cost.put(file, ingredient.measurement)
+        files.put_provenance(file, job.to_toml(), **provenance)
         file["provenance"].attrs["origin"] = canonical(origin.values)
 
 
@@ -104,7 +104,6 @@ def _ingredient(file: h5py.File, state: State) -> Ingredient:
     columns = [file["history"][name][:] for name in _HISTORY]
     known = json.loads(file["provenance"].attrs["origin"])
     trained = {name: known[f"train.{name}"] for name in Hyperparameters.__dataclass_fields__}
-    attributes = file["provenance"].attrs
     return Ingredient(
         index=int(file.attrs["index"]),
         state=state,
@@ -114,7 +113,7 @@ def _ingredient(file: h5py.File, state: State) -> Ingredient:
         test_accuracy=float(file["metrics/test_accuracy"][()]),
         hyperparameters=Hyperparameters(**trained),
         stopped=str(file["metrics"].attrs["stopped"]),
-        measurement=Measurement({name: float(attributes[name]) for name in QUANTITIES}),
+        measurement=cost.get(file),
     )
 
 
@@ -152,7 +151,7 @@ def read_initial(path: Path, architecture: Architecture) -> State:
     return state
 
 
-def gather(path: Path, sources: Sequence[Path], state: State) -> None:
+def gather(path: Path, sources: Sequence[Path], state: State, job: Job) -> None:
     """Publish ingredients.h5: a virtual dataset (N, …) per parameter over the ingredient files, in their order."""
     with files.created(path, GATHERED, GATHERED_VERSION, "virtual stack of all ingredients") as file:
         group = file.create_group("state", track_order=True)
@@ -164,3 +163,4 @@ def gather(path: Path, sources: Sequence[Path], state: State) -> None:
             stack = group.create_virtual_dataset(name, layout)
             stack.attrs["units"], stack.attrs["long_name"] = "1", "parameter of every ingredient"
         files.put(file, "names", [source.stem for source in sources], "1", "ingredients, in the order of rows")
+        files.put_provenance(file, job.to_toml())

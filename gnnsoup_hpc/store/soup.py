@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from gnnsoup_hpc.job import Job, canonical, fingerprint
-from gnnsoup_hpc.measure import QUANTITIES
+from gnnsoup_hpc.measure import COUNTS
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Measurement, Mixture, Preparation, Soup, State, Step
-from gnnsoup_hpc.store import files, states
+from gnnsoup_hpc.records import Mixture, Preparation, Soup, State, Step
+from gnnsoup_hpc.store import cost, files, states
 from gnnsoup_hpc.store.graph import put_preparation
 
 KIND, VERSION = "soup", 1
@@ -59,7 +59,7 @@ def write(
     path: Path, soup: Soup, recipe: Recipe, architecture: Architecture, preparation: Preparation, job: Job
 ) -> None:
     """Publish a soup."""
-    mixture, cost = soup.mixture, soup.measurement
+    mixture = soup.mixture
     with files.created(path, KIND, VERSION, f"soup made by {soup.method}") as file:
         file.attrs["method"] = soup.method
         file.attrs["source"] = soup.source
@@ -77,11 +77,10 @@ def write(
         metrics = file.create_group("metrics", track_order=True)
         files.put(metrics, "validation_accuracy", soup.validation_accuracy, "1", "exact, on validation nodes")
         files.put(metrics, "test_accuracy", soup.test_accuracy, "1", "exact, on test nodes")
-        spent = file.create_group("cost", track_order=True)
-        for name, quantity in QUANTITIES.items():
-            files.put(spent, name, cost[name], quantity.unit, quantity.long_name)
+        passes = file.create_group("passes", track_order=True)
         for name, count in soup.counts.items():
-            files.put(spent, name, count, "1", f"{name.replace('_', ' passes over the ')}")
+            files.put(passes, name, count, "1", COUNTS[name])
+        cost.put(file, soup.measurement)
         put_preparation(file, preparation)
         files.put_provenance(file, job.to_toml(), ranks=recipe.ranks, threads=recipe.threads, device=recipe.device)
         file["provenance"].attrs["recipe"] = canonical(recipe.__dict__)
@@ -104,7 +103,6 @@ def read(path: Path) -> Soup:
     """The soup in a file. Raises: FileError naming the file and what is wrong with it."""
     with files.opened(path, KIND, VERSION) as file:
         steps = [file["history"][name][:] for name in HISTORY]
-        cost = {name: data[()] for name, data in file["cost"].items()}
         mix = file["mixture"]
         mixture = Mixture(
             alpha=torch.from_numpy(mix["alpha"][:]),
@@ -125,8 +123,8 @@ def read(path: Path) -> Soup:
             state=states.get(file) if "state" in file else None,
             validation_accuracy=float(file["metrics/validation_accuracy"][()]),
             test_accuracy=float(file["metrics/test_accuracy"][()]),
-            measurement=Measurement({name: float(cost[name]) for name in QUANTITIES}),
-            counts={name: int(value) for name, value in cost.items() if name not in QUANTITIES},
+            measurement=cost.get(file),
+            counts={name: int(file["passes"][name][()]) for name in COUNTS},
         )
 
 

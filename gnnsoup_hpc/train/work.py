@@ -10,9 +10,10 @@ import torch
 from gnnsoup_hpc import leases, stream
 from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.measure import warm_up
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.progress import Log
-from gnnsoup_hpc.ranks import Place
+from gnnsoup_hpc.ranks import Place, slurm_job
 from gnnsoup_hpc.records import Role, State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import graph as graph_store
@@ -105,6 +106,7 @@ def _share(bench: Bench, graph: GraphFile, missing: list[int]) -> None:
     Ranks begin at different ingredients, so that they rarely ask for the same lease.
     """
     views: Views | None = None
+    warm_up(bench.device)
     start = bench.here.rank % len(missing)
     while missing := [index for index in missing if not bench.run.ingredient(index).exists()]:
         trained = False
@@ -135,6 +137,7 @@ def _train_one(bench: Bench, views: Views, index: int) -> None:
         ranks=bench.here.size,
         threads=torch.get_num_threads(),
         device=str(bench.device),
+        **slurm_job(),
     )
     bench.log.say(
         f"train: ingredient {index:04d} done in {ingredient.measurement['seconds']:.1f} s, validation"
@@ -151,4 +154,4 @@ def _views(graph: GraphFile, device: torch.device) -> Views:
 def _gather(bench: Bench) -> None:
     """Rebuild ingredients.h5 from what is there."""
     paths = [path for i in range(bench.job.train.ingredients) if (path := bench.run.ingredient(i)).exists()]
-    ingredient_store.gather(bench.run.gathered, paths, bench.initial)
+    ingredient_store.gather(bench.run.gathered, paths, bench.initial, bench.job)

@@ -1,0 +1,52 @@
+"""Several runs side by side, for example one a seed: mean and spread of each method's accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.report.rows import Contents, contents
+from gnnsoup_hpc.report.table import aligned, spread
+
+
+def comparison(roots: Sequence[Path]) -> str:
+    """A table of the methods that all runs have, mean ± standard deviation over runs.
+
+    Raises: RunError where the runs have no method in common.
+    """
+    runs = [contents(root) for root in roots]
+    common = [soup.method for soup in runs[0].soups if all(run.soup(soup.method) for run in runs)]
+    if not common:
+        raise RunError(f"the runs {', '.join(map(str, roots))} have no method in common")
+    head = ("", "validation", "test", "test - mean ingredient", "test - best", "runs above best")
+    rows = [_ingredients_row(runs), *(_method_row(runs, method) for method in common)]
+    return "\n".join([f"{len(runs)} runs: {', '.join(map(str, roots))}", "", *aligned([head, *rows])])
+
+
+def _ingredients_row(runs: Sequence[Contents]) -> tuple[str, ...]:
+    validations = [mean(i.validation_accuracy for i in run.ingredients) for run in runs]
+    return "mean ingredient", spread(validations), spread(_mean_tests(runs)), "", "", ""
+
+
+def _method_row(runs: Sequence[Contents], method: str) -> tuple[str, ...]:
+    soups = [soup for run in runs if (soup := run.soup(method))]
+    tests = [soup.test_accuracy for soup in soups]
+    gains = [test - base for test, base in zip(tests, _mean_tests(runs), strict=True)]
+    above = [test - _best(run) for test, run in zip(tests, runs, strict=True)]
+    wins = f"{sum(gain > 0 for gain in above)} of {len(runs)}"
+    return method, spread([s.validation_accuracy for s in soups]), spread(tests), _signed(gains), _signed(above), wins
+
+
+def _mean_tests(runs: Sequence[Contents]) -> list[float]:
+    return [mean(i.test_accuracy for i in run.ingredients) for run in runs]
+
+
+def _best(run: Contents) -> float:
+    """Test accuracy of the ingredient that is best on validation."""
+    return max(run.ingredients, key=lambda i: (i.validation_accuracy, -i.index)).test_accuracy
+
+
+def _signed(values: Sequence[float]) -> str:
+    return f"{mean(values):+.4f}"

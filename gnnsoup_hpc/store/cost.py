@@ -1,0 +1,22 @@
+"""Time and memory as the group cost/ of every file whose making is measured."""
+
+from __future__ import annotations
+
+import h5py
+
+from gnnsoup_hpc.measure import QUANTITIES
+from gnnsoup_hpc.records import Measurement
+from gnnsoup_hpc.store import files
+
+
+def put(file: h5py.File, spent: Measurement) -> h5py.Group:
+    """Write every quantity with its unit and meaning; NaN = not measurable where the file was made."""
+    group = file.create_group("cost", track_order=True)
+    for name, quantity in QUANTITIES.items():
+        files.put(group, name, spent[name], quantity.unit, quantity.long_name)
+    return group
+
+
+def get(file: h5py.File) -> Measurement:
+    """The quantities of a file."""
+    return Measurement({name: float(file["cost"][name][()]) for name in QUANTITIES})

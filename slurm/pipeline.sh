@@ -1,0 +1,14 @@
+#!/bin/bash
+# The whole pipeline in one allocation: prepare, train, soup, report.
+#   sbatch [--ntasks=8 …] slurm/pipeline.sh [jobs/NAME.toml] [--set KEY=VALUE …]
+# Without Slurm, `bash slurm/pipeline.sh [JOB]` runs on one rank. SRUN_MPI names the plugin that your MPI knows.
+#SBATCH --job-name=gnnsoup
+#SBATCH --ntasks=8
+#SBATCH --cpus-per-task=4
+#SBATCH --time=05:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=gnnsoup-%j.log
+set -euo pipefail
+[[ -d .venv/bin ]] && PATH="$PWD/.venv/bin:$PATH"
+exec ${SLURM_JOB_ID:+srun --mpi=${SRUN_MPI:-pmi2}} python -m gnnsoup_hpc run "$@"

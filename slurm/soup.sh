@@ -1,0 +1,14 @@
+#!/bin/bash
+# Soup a job's ingredients by all its methods, and report.
+#   sbatch [--ntasks=8 …] slurm/soup.sh [jobs/NAME.toml] [--set KEY=VALUE …]
+# Without Slurm, `bash slurm/soup.sh [JOB]` soups on one rank. SRUN_MPI names the plugin that your MPI knows (pmix, pmi2).
+#SBATCH --job-name=gnnsoup-soup
+#SBATCH --ntasks=4
+#SBATCH --cpus-per-task=4
+#SBATCH --time=01:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=gnnsoup-soup-%j.log
+set -euo pipefail
+[[ -d .venv/bin ]] && PATH="$PWD/.venv/bin:$PATH"
+exec ${SLURM_JOB_ID:+srun --mpi=${SRUN_MPI:-pmi2}} python -m gnnsoup_hpc.soup "$@"

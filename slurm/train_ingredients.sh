@@ -1,0 +1,14 @@
+#!/bin/bash
+# Train a job's ingredients, one rank each; they share the work among them. Resources are set by sbatch's own options:
+#   sbatch [--ntasks=16 --gpus-per-task=1 --partition=…] slurm/train_ingredients.sh [jobs/NAME.toml] [--set KEY=VALUE …]
+# Without Slurm, `bash slurm/train_ingredients.sh [JOB]` trains on one rank. Given again, it goes on where it stopped.
+#SBATCH --job-name=gnnsoup-train
+#SBATCH --ntasks=8
+#SBATCH --cpus-per-task=4
+#SBATCH --time=04:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=gnnsoup-train-%j.log
+set -euo pipefail
+[[ -d .venv/bin ]] && PATH="$PWD/.venv/bin:$PATH"
+exec ${SLURM_JOB_ID:+srun --kill-on-bad-exit=0} python -m gnnsoup_hpc.train "$@"
