@@ -16,10 +16,10 @@ def prepare(arguments: argparse.Namespace, here: Place) -> None:
     from gnnsoup_hpc import prepare as room
     from gnnsoup_hpc.progress import Log
 
-    job, log = cli.load_job(arguments), Log(here.prefix)
+    job = cli.load_job(arguments)
+    room.prepare(job, Log(here.prefix), arguments.again and here.rank == 0)
     if here.rank == 0:
         room.note_job(job)
-    room.prepare(job, log, arguments.again and here.rank == 0)
 
 
 def train(arguments: argparse.Namespace, here: Place) -> None:

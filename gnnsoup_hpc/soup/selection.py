@@ -32,10 +32,8 @@ def selected(job: Job, run: RunDir, architecture: Architecture, graph_sha256: st
     initial = states.sha256(ingredient_store.read_initial(run.initial, architecture))
     fit, unfit = {}, {}
     for index in range(job.train.ingredients):
-        how = ingredient_store.hyperparameters(job, index)
-        origin = Origin(graph_sha256, initial, architecture, job.train.batch, job.train.seed, index, how)
         try:
-            fit[index] = _hash(run, index, origin)
+            fit[index] = _hash(run, index, Origin.of(job, architecture, graph_sha256, initial, index))
         except FileError as error:
             unfit[index] = str(error)
     _judge(job, fit, unfit, log)

@@ -41,6 +41,12 @@ class Origin:
     index: int
     hyperparameters: Hyperparameters
 
+    @classmethod
+    def of(cls, job: Job, architecture: Architecture, graph_sha256: str, initial_sha256: str, index: int) -> Origin:
+        """The origin of a job's ingredient `index`."""
+        how = hyperparameters(job, index)
+        return cls(graph_sha256, initial_sha256, architecture, job.train.batch, job.train.seed, index, how)
+
     @property
     def values(self) -> dict[str, Any]:
         """Everything, flat and named as in the job."""

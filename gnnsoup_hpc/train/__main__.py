@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from gnnsoup_hpc import cli, ranks
 from gnnsoup_hpc.job import Job
-from gnnsoup_hpc.prepare import note_job, prepare
+from gnnsoup_hpc.prepare import prepare
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.ranks import Place
 from gnnsoup_hpc.train.work import train_all
@@ -19,8 +19,6 @@ def train(job: Job, here: Place) -> None:
     log = Log(here.prefix)
     device = ranks.claim_machine(job.machine, here)
     log.say(f"train: on {here.host}, device {device}, {ranks.threads()} threads")
-    if here.rank == 0:
-        note_job(job)
     prepare(job, log)
     train_all(job, here, device, log)
 

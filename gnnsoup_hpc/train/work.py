@@ -12,6 +12,7 @@ from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.measure import warm_up
 from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.prepare import note_job
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.ranks import Place, slurm_job
 from gnnsoup_hpc.records import Role, State
@@ -41,13 +42,7 @@ class Bench:
 
     def origin(self, index: int) -> Origin:
         """What ingredient `index` is a function of."""
-        return origin(self.job, self.architecture, self.graph_sha256, states.sha256(self.initial), index)
-
-
-def origin(job: Job, architecture: Architecture, graph_sha256: str, initial_sha256: str, index: int) -> Origin:
-    """What ingredient `index` of a job is a function of."""
-    how = ingredient_store.hyperparameters(job, index)
-    return Origin(graph_sha256, initial_sha256, architecture, job.train.batch, job.train.seed, index, how)
+        return Origin.of(self.job, self.architecture, self.graph_sha256, states.sha256(self.initial), index)
 
 
 def train_all(job: Job, here: Place, device: torch.device, log: Log) -> None:
@@ -60,6 +55,8 @@ def train_all(job: Job, here: Place, device: torch.device, log: Log) -> None:
         architecture = Architecture.of(job.model, graph.features, graph.classes)
         bench = Bench(job, run, architecture, graph.sha256, _initial(job, run, architecture), here, device, log)
         missing = [index for index in range(job.train.ingredients) if not _usable(bench, index)]
+        if here.rank == 0:
+            note_job(job)
         done = job.train.ingredients - len(missing)
         if done:
             log.say(f"train: {done} of {job.train.ingredients} ingredients are there already")
