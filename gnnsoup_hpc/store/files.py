@@ -149,9 +149,15 @@ def put_provenance(file: h5py.File, job: str, **more: object) -> None:
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
     names = ("torch", "numpy", "scipy", "h5py", "pymetis", "mpi4py", "torch_geometric")
-    return {"python": platform.python_version(), CREATOR: __version__} | {
-        name: metadata.version(name) for name in names
-    }
+    return {"python": platform.python_version(), CREATOR: __version__} | {name: _version(name) for name in names}
+
+
+def _version(package: str) -> str:
+    """Version of an installed package; MPI's, for one, may be missing where one rank runs alone."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def put_table(file: h5py.File, name: str, columns: Mapping[str, tuple[Any, str, str]], about: str) -> None:
