@@ -188,7 +188,7 @@ def opened(path: Path, job: Job, verify: bool = False) -> Iterator[GraphFile]:
     Raises: RunError where it is missing or was made from another [graph] or [partition]; FileError where damaged.
     """
     if not path.exists():
-        raise RunError(f"{path} does not exist yet: run `gnnsoup prepare JOB` first")
+        raise RunError(f"{path} does not exist yet: run `gnnsoup train JOB` first, which prepares the graph")
     with files.opened(path, KIND, VERSION, verify) as file:
         _same_sections(path, json.loads(file["provenance"].attrs["sections"]), _sections(job))
         yield GraphFile(path, file)
