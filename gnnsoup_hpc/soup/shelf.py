@@ -53,7 +53,7 @@ class Shelf:
     def groups(self, by: Grouping) -> dict[str, tuple[int, int]]:
         """Start and end of each group in a row, in the order of rows."""
         named = {
-            group: (self.spans[names[0]][0], self.spans[names[-1]][1])
+            group: (min(self.spans[name][0] for name in names), max(self.spans[name][1] for name in names))
             for group, names in self.architecture.groups(by).items()
         }
         return dict(sorted(named.items(), key=lambda item: item[1]))
