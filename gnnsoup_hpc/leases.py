@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gnnsoup_hpc.errors import RunError
@@ -31,11 +31,7 @@ def held(path: Path) -> Iterator[bool]:
     text = _identity()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if is_over(path):
-            _remove_if(path, path.read_text())
-        ours = _create(path, text)
-    except FileNotFoundError:  # its holder gave it up between our looks
-        ours = _create(path, text)
+        ours = _is_free(path) and _create(path, text)
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror}; make the run's folder writable") from None
     if not ours:
@@ -48,6 +44,17 @@ def held(path: Path) -> Iterator[bool]:
     finally:
         done.set()
         _remove_if(path, text)
+
+
+def _is_free(path: Path) -> bool:
+    """Whether nobody holds the lease; one that is over is taken away."""
+    if not path.exists():
+        return True
+    if not is_over(path):
+        return False
+    with suppress(FileNotFoundError):  # somebody else took it away between our looks
+        _remove_if(path, path.read_text())
+    return True
 
 
 def is_over(path: Path) -> bool:

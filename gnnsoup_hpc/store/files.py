@@ -90,11 +90,18 @@ def opened(path: Path, kind: str, version: int, verify: bool = True) -> Iterator
     except OSError as error:
         raise FileError(f"{path} is truncated or damaged: {error}") from None
     with file:
-        _check_kind(file, path, kind, version)
-        try:
-            yield file
-        except (OSError, KeyError) as error:
-            raise FileError(f"{path} is damaged or incomplete: {error}") from error
+        with reading(path):
+            _check_kind(file, path, kind, version)
+        yield file
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Around reads of an open file: a checksum that fails or a part that is missing becomes a FileError."""
+    try:
+        yield
+    except (OSError, KeyError) as error:
+        raise FileError(f"{path} is damaged or incomplete: {error}") from error
 
 
 def check_header(path: Path) -> None:

@@ -90,27 +90,28 @@ class GraphFile:
     @property
     def sha256(self) -> str:
         """Hash of the prepared graph, independent of the partition."""
-        return str(self.file.attrs["graph_sha256"])
+        return str(self._attributes("/")["graph_sha256"])
 
     @property
     def features(self) -> int:
         """F."""
-        return int(self.file["nodes/x"].shape[1])
+        with files.reading(self.path):
+            return int(self.file["nodes/x"].shape[1])
 
     @property
     def classes(self) -> int:
         """C."""
-        return int(self.file.attrs["classes"])
+        return int(self._attributes("/")["classes"])
 
     @cached_property
     def ptr(self) -> IntArray:
         """First node of each part, (K + 1,)."""
-        return np.asarray(self.file["parts/ptr"][:], dtype=np.int64)
+        return np.asarray(self._read("parts/ptr"), dtype=np.int64)
 
     @cached_property
     def validation_counts(self) -> IntArray:
         """Validation nodes of each part, (K,)."""
-        return np.asarray(self.file["parts/validation"][:], dtype=np.int64)
+        return np.asarray(self._read("parts/validation"), dtype=np.int64)
 
     @property
     def parts(self) -> int:
@@ -125,23 +126,25 @@ class GraphFile:
     @property
     def edges(self) -> int:
         """|E|, directed entries."""
-        return int(self.file["edges/indices"].shape[0])
+        with files.reading(self.path):
+            return int(self.file["edges/indices"].shape[0])
 
     @property
     def measurement(self) -> Measurement:
         """What making the file cost."""
-        return cost.get(self.file)
+        with files.reading(self.path):
+            return cost.get(self.file)
 
     @property
     def cut(self) -> dict[str, Any]:
         """METIS's options and what came of them."""
-        return dict(self.file["parts"].attrs)
+        return self._attributes("parts")
 
     @property
     def preparation(self) -> Preparation:
         """How features were prepared."""
-        group = self.file["preparation"]
-        return Preparation(str(group.attrs["kind"]), group["mean"][:], group["scale"][:])
+        kind = str(self._attributes("preparation")["kind"])
+        return Preparation(kind, self._read("preparation/mean"), self._read("preparation/scale"))
 
     def runs_of(self, chosen: Sequence[int]) -> list[tuple[int, int]]:
         """Node ranges that hold the chosen parts, neighbours merged, so that a union is few slices.
@@ -165,20 +168,30 @@ class GraphFile:
 
     def x(self, start: int, stop: int, out: FloatArray) -> None:
         """Read features of nodes start to stop into `out` (stop - start, F)."""
-        self.file["nodes/x"].read_direct(out, np.s_[start:stop])
+        with files.reading(self.path):
+            self.file["nodes/x"].read_direct(out, np.s_[start:stop])
 
     def y(self, start: int, stop: int) -> IntArray:
         """Labels of nodes start to stop."""
-        return np.asarray(self.file["nodes/y"][start:stop], dtype=np.int64)
+        return np.asarray(self._read("nodes/y", start, stop), dtype=np.int64)
 
     def role(self, start: int, stop: int) -> ByteArray:
         """Roles of nodes start to stop."""
-        return np.asarray(self.file["nodes/split"][start:stop], dtype=np.uint8)
+        return np.asarray(self._read("nodes/split", start, stop), dtype=np.uint8)
 
     def rows(self, start: int, stop: int) -> tuple[IntArray, IntArray]:
         """(in-degree of, all in-neighbours of) nodes start to stop."""
-        indptr = np.asarray(self.file["edges/indptr"][start : stop + 1], dtype=np.int64)
-        return np.diff(indptr), np.asarray(self.file["edges/indices"][indptr[0] : indptr[-1]], dtype=np.int64)
+        indptr = np.asarray(self._read("edges/indptr", start, stop + 1), dtype=np.int64)
+        neighbours = self._read("edges/indices", int(indptr[0]), int(indptr[-1]))
+        return np.diff(indptr), np.asarray(neighbours, dtype=np.int64)
+
+    def _read(self, name: str, start: int = 0, stop: int | None = None) -> Any:
+        with files.reading(self.path):
+            return self.file[name][start:stop]
+
+    def _attributes(self, name: str) -> dict[str, Any]:
+        with files.reading(self.path):
+            return dict(self.file[name].attrs)
 
 
 @contextmanager
@@ -190,7 +203,9 @@ def opened(path: Path, job: Job, verify: bool = False) -> Iterator[GraphFile]:
     if not path.exists():
         raise RunError(f"{path} does not exist yet: run `gnnsoup train JOB` first, which prepares the graph")
     with files.opened(path, KIND, VERSION, verify) as file:
-        _same_sections(path, json.loads(file["provenance"].attrs["sections"]), _sections(job))
+        with files.reading(path):
+            made = json.loads(file["provenance"].attrs["sections"])
+        _same_sections(path, made, _sections(job))
         yield GraphFile(path, file)
 
 

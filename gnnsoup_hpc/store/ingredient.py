@@ -96,7 +96,7 @@ def read(path: Path, origin: Origin | None = None) -> Ingredient:
 
     Raises: FileError naming the file and what is wrong with it.
     """
-    with files.opened(path, KIND, VERSION) as file:
+    with files.opened(path, KIND, VERSION) as file, files.reading(path):
         state = states.get(file)
         if origin is not None:
             states.check(path, state, origin.architecture)
@@ -151,7 +151,7 @@ def write_initial(path: Path, state: State, job: Job) -> None:
 
 def read_initial(path: Path, architecture: Architecture) -> State:
     """The initial state. Raises: FileError where it is damaged or of another architecture."""
-    with files.opened(path, INITIAL, INITIAL_VERSION) as file:
+    with files.opened(path, INITIAL, INITIAL_VERSION) as file, files.reading(path):
         state = states.get(file)
     states.check(path, state, architecture)
     return state

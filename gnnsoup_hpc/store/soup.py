@@ -95,13 +95,13 @@ def put_history(parent: h5py.Group, name: str, history: Sequence[Step]) -> None:
 
 def recipe_of(path: Path) -> str:
     """The recipe's hash of the soup in a file."""
-    with files.opened(path, KIND, VERSION) as file:
+    with files.opened(path, KIND, VERSION) as file, files.reading(path):
         return str(file.attrs["recipe"])
 
 
 def read(path: Path) -> Soup:
     """The soup in a file. Raises: FileError naming the file and what is wrong with it."""
-    with files.opened(path, KIND, VERSION) as file:
+    with files.opened(path, KIND, VERSION) as file, files.reading(path):
         steps = [file["history"][name][:] for name in HISTORY]
         mix = file["mixture"]
         mixture = Mixture(
@@ -133,7 +133,7 @@ def read_state(path: Path) -> tuple[Architecture, State]:
 
     Raises: FileError where the file is damaged, or an ensemble's, which has no weights.
     """
-    with files.opened(path, KIND, VERSION) as file:
+    with files.opened(path, KIND, VERSION) as file, files.reading(path):
         architecture = Architecture(**json.loads(file["provenance"].attrs["architecture"]))
         state = states.get(file)
     states.check(path, state, architecture)
