@@ -123,8 +123,8 @@ class GisJob(Section):
 class LearnedJob(Section):
     """Learned Souping; Partition Learned Souping adds the union of parts."""
 
-    epochs: Count = Field(100, description="gradient steps on alpha")
-    learning_rate: Rate = Field(1.0, description="SGD's learning rate for the raw alphas")
+    epochs: Count = Field(50, description="gradient steps on alpha")
+    learning_rate: Rate = Field(10.0, description="SGD's learning rate for the raw alphas")
     momentum: float = Field(0.0, ge=0.0, lt=1.0, description="SGD's momentum")
     restart: Count = Field(4, description="T_0 of cosine annealing with warm restarts, in steps")
     restart_factor: Count = Field(1, description="T_mult: each cycle is this many times longer than the last")
@@ -135,6 +135,7 @@ class LearnedJob(Section):
 class PartitionLearnedJob(LearnedJob):
     """Partition Learned Souping: LS on a fresh union of parts each step."""
 
+    epochs: Count = Field(100, description="gradient steps on alpha, each on its own union of parts")
     union: Count = Field(4, description="R, the parts whose union makes one step's subgraph; at most partition.parts")
 
 
