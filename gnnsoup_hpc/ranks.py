@@ -86,8 +86,12 @@ def threads() -> int:
 
 
 def threads_a_rank(job: MachineJob, here: Place) -> int:
-    """Threads for each rank of a node when all of them compute."""
-    return job.threads or max(1, cores() // here.local_size)
+    """Threads for each rank of a node when all of them compute: what Slurm gave the task, or an equal share."""
+    if job.threads:
+        return job.threads
+    if "SLURM_CPUS_PER_TASK" in os.environ and here.size > 1:
+        return min(cores(), int(os.environ["SLURM_CPUS_PER_TASK"]))
+    return max(1, cores() // here.local_size)
 
 
 def claim_machine(job: MachineJob, here: Place, alone: bool = False) -> torch.device:

@@ -11,4 +11,4 @@
 #SBATCH --output=gnnsoup-soup-%j.log
 set -euo pipefail
 [[ -d .venv/bin ]] && PATH="$PWD/.venv/bin:$PATH"
-exec ${SLURM_JOB_ID:+srun --mpi=${SRUN_MPI:-pmi2}} python -m gnnsoup_hpc.soup "$@"
+exec ${SLURM_JOB_ID:+srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK} --mpi=${SRUN_MPI:-pmi2}} python -m gnnsoup_hpc.soup "$@"

@@ -11,4 +11,4 @@
 #SBATCH --output=gnnsoup-train-%j.log
 set -euo pipefail
 [[ -d .venv/bin ]] && PATH="$PWD/.venv/bin:$PATH"
-exec ${SLURM_JOB_ID:+srun --kill-on-bad-exit=0} python -m gnnsoup_hpc.train "$@"
+exec ${SLURM_JOB_ID:+srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK} --kill-on-bad-exit=0} python -m gnnsoup_hpc.train "$@"

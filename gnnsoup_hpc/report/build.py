@@ -95,6 +95,11 @@ def _phase_columns() -> list[Column[Phase]]:
     return [
         ("phase", lambda p: p.name, "1", "phase of the run"),
         ("seconds", lambda p: p.seconds, "s", "wall time, summed over ingredients or methods"),
-        ("peak_host_bytes", lambda p: p.peak_host_bytes, "B", "highest peak of any ingredient or method"),
+        (
+            "peak_host_bytes",
+            lambda p: p.peak_host_bytes,
+            "B",
+            "peak of the ingredient or method that rose highest above its baseline",
+        ),
         ("baseline_host_bytes", lambda p: p.baseline_host_bytes, "B", "resident memory where that one began"),
     ]

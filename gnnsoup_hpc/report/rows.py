@@ -8,6 +8,7 @@ from pathlib import Path
 from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.measure import above_baseline
 from gnnsoup_hpc.records import Ingredient, Measurement, Role, Soup
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import graph as graph_store
@@ -17,7 +18,7 @@ from gnnsoup_hpc.store import soup as soup_store
 
 @dataclass(frozen=True)
 class Phase:
-    """Cost of one phase: seconds summed over ranks, the highest peak of any."""
+    """Cost of one phase: seconds summed over ingredients or methods, and the highest peak above its baseline."""
 
     name: str
     seconds: float
@@ -78,5 +79,5 @@ def contents(root: Path) -> Contents:
 
 
 def _phase(name: str, spent: list[Measurement]) -> Phase:
-    highest = max(spent, key=lambda m: m["peak_host_bytes"])
+    highest = max(spent, key=above_baseline)
     return Phase(name, sum(m["seconds"] for m in spent), highest["peak_host_bytes"], highest["baseline_host_bytes"])
