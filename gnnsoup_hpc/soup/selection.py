@@ -8,6 +8,7 @@ from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.progress import Log
+from gnnsoup_hpc.records import State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store import states
@@ -29,7 +30,7 @@ def selected(job: Job, run: RunDir, architecture: Architecture, graph_sha256: st
     """
     if not any(run.ingredient(index).exists() for index in range(job.train.ingredients)):
         raise RunError(f"{run.ingredients} holds no ingredient of this job: run `gnnsoup train JOB` first")
-    initial = states.sha256(ingredient_store.read_initial(run.initial, architecture))
+    initial = states.sha256(_initial(job, run, architecture))
     fit, unfit = {}, {}
     for index in range(job.train.ingredients):
         try:
@@ -38,6 +39,13 @@ def selected(job: Job, run: RunDir, architecture: Architecture, graph_sha256: st
             unfit[index] = str(error)
     _judge(job, fit, unfit, log)
     return Selection(fit, unfit)
+
+
+def _initial(job: Job, run: RunDir, architecture: Architecture) -> State:
+    try:
+        return ingredient_store.read_initial(run.initial, architecture, job.train.seed)
+    except FileError as error:
+        raise RunError(f"{error}: run `gnnsoup train JOB`, which makes it again") from None
 
 
 def _hash(run: RunDir, index: int, origin: Origin) -> str:

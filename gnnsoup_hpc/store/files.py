@@ -55,6 +55,16 @@ def published(path: Path) -> Iterator[Path]:
         ) from error
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that it can be made again and nothing is thrown away; its new path."""
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        path.replace(aside)
+    except OSError as error:
+        raise RunError(f"{path} is damaged and cannot be renamed: {error.strerror}; make its folder writable") from None
+    return aside
+
+
 @contextmanager
 def created(path: Path, kind: str, version: int, about: str) -> Iterator[h5py.File]:
     """Yield a new HDF5 file of `kind`, sealed and published at `path` if the block succeeds."""

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gnnsoup_hpc.errors import FileError
+from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.job import Job, canonical, fingerprint
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Epoch, Hyperparameters, Ingredient, State
@@ -92,17 +92,18 @@ def write(path: Path, ingredient: Ingredient, origin: Origin, job: Job, **proven
 
 
 def read(path: Path, origin: Origin | None = None) -> Ingredient:
-    """The ingredient in a file; with `origin`, only if it is of that origin and fits its architecture.
+    """The ingredient in a file, if its weights are finite; with `origin`, only if it is of that origin.
 
     Raises: FileError naming the file and what is wrong with it.
     """
     with files.opened(path, KIND, VERSION) as file, files.reading(path):
         state = states.get(file)
-        if origin is not None:
-            states.check(path, state, origin.architecture)
-            _same_origin(path, file, origin)
         if states.sha256(state) != file["state"].attrs["sha256"]:
             raise FileError(f"{path} is damaged: its weights do not have the hash that it states")
+        states.check_finite(path, state)
+        if origin is not None:
+            states.check_shapes(path, state, origin.architecture)
+            _same_origin(path, file, origin)
         return _ingredient(file, state)
 
 
@@ -149,11 +150,20 @@ def write_initial(path: Path, state: State, job: Job) -> None:
         files.put_provenance(file, job.to_toml())
 
 
-def read_initial(path: Path, architecture: Architecture) -> State:
-    """The initial state. Raises: FileError where it is damaged or of another architecture."""
+def read_initial(path: Path, architecture: Architecture, seed: int) -> State:
+    """The initial state.
+
+    Raises: FileError where it is damaged; RunError where it is of another architecture or seed.
+    """
     with files.opened(path, INITIAL, INITIAL_VERSION) as file, files.reading(path):
-        state = states.get(file)
-    states.check(path, state, architecture)
+        state, made = states.get(file), int(file.attrs["seed"])
+    states.check_finite(path, state)
+    try:
+        states.check_shapes(path, state, architecture)
+        if made != seed:
+            raise FileError(f"{path} was made with train.seed = {made}, the job says {seed}")
+    except FileError as error:
+        raise RunError(f"{error}: give the job a name of its own (--set name=…), or remove {path.parent}") from None
     return state
 
 

@@ -136,5 +136,6 @@ def read_state(path: Path) -> tuple[Architecture, State]:
     with files.opened(path, KIND, VERSION) as file, files.reading(path):
         architecture = Architecture(**json.loads(file["provenance"].attrs["architecture"]))
         state = states.get(file)
-    states.check(path, state, architecture)
+    states.check_finite(path, state)
+    states.check_shapes(path, state, architecture)
     return architecture, state

@@ -33,8 +33,15 @@ def sha256(state: State) -> str:
     return files.content_sha256({name: tensor.detach().cpu().numpy() for name, tensor in state.items()})
 
 
-def check(path: Path, state: State, architecture: Architecture) -> None:
-    """Refuse a state of other names or shapes than the architecture's, or with a value that is not finite."""
+def check_finite(path: Path, state: State) -> None:
+    """Refuse a state with a value that is not finite, naming its first parameter with one."""
+    bad = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise FileError(f"{path} has weights that are not finite, in {bad[0]}")
+
+
+def check_shapes(path: Path, state: State, architecture: Architecture) -> None:
+    """Refuse a state of other names or shapes than the architecture's."""
     wanted = architecture.shapes()
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if found != wanted:
@@ -43,9 +50,6 @@ def check(path: Path, state: State, architecture: Architecture) -> None:
             f"{path} does not fit the job's model: {name} has shape {_shape(found, name)}, the model wants"
             f" {_shape(wanted, name)}"
         )
-    bad = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
-    if bad:
-        raise FileError(f"{path} has weights that are not finite, in {bad[0]}")
 
 
 def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:

@@ -14,12 +14,12 @@ from gnnsoup_hpc.measure import warm_up
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.prepare import note_job
 from gnnsoup_hpc.progress import Log
-from gnnsoup_hpc.ranks import Place, slurm_job
+from gnnsoup_hpc.ranks import Place, slurm_job, threads
 from gnnsoup_hpc.records import Role, State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import graph as graph_store
 from gnnsoup_hpc.store import ingredient as ingredient_store
-from gnnsoup_hpc.store import states
+from gnnsoup_hpc.store import files, states
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.store.ingredient import Origin
 from gnnsoup_hpc.train.loop import Views, train
@@ -53,42 +53,45 @@ def train_all(job: Job, here: Place, device: torch.device, log: Log) -> None:
     run = RunDir.of(job)
     with graph_store.opened(run.graph, job) as graph:
         architecture = Architecture.of(job.model, graph.features, graph.classes)
-        bench = Bench(job, run, architecture, graph.sha256, _initial(job, run, architecture), here, device, log)
-        missing = [index for index in range(job.train.ingredients) if not _usable(bench, index)]
+        initial = _initial(job, run, architecture, log)
+        bench = Bench(job, run, architecture, graph.sha256, initial, here, device, log)
+        missing = [index for index in range(job.train.ingredients) if not _is_there(bench, index)]
         if here.rank == 0:
             note_job(job)
-        done = job.train.ingredients - len(missing)
-        if done:
-            log.say(f"train: {done} of {job.train.ingredients} ingredients are there already")
+        if len(missing) < job.train.ingredients:
+            there = job.train.ingredients - len(missing)
+            log.say(f"train: {there} of {job.train.ingredients} ingredients are there already")
         if missing:
+            warm_up(device)
             _share(bench, graph, missing)
-    _gather(bench)
+    paths = [run.ingredient(index) for index in range(job.train.ingredients)]
+    ingredient_store.gather(run.gathered, paths, initial, job)
 
 
-def _initial(job: Job, run: RunDir, architecture: Architecture) -> State:
+def _initial(job: Job, run: RunDir, architecture: Architecture, log: Log) -> State:
     """The run's initial state; whoever comes first saves it, and all read what is saved.
 
-    Every rank would make the same one, so two that come first together replace equals by equals.
+    It is a function of the job, so two that come first together replace equals by equals, and a damaged one is made
+    again.
     """
-    if not run.initial.exists():
-        ingredient_store.write_initial(run.initial, architecture.initial_state(job.train.seed), job)
-    return ingredient_store.read_initial(run.initial, architecture)
+    try:
+        if run.initial.exists():
+            return ingredient_store.read_initial(run.initial, architecture, job.train.seed)
+    except FileError as error:
+        log.say(f"train: {error}; made again")
+    ingredient_store.write_initial(run.initial, architecture.initial_state(job.train.seed), job)
+    return ingredient_store.read_initial(run.initial, architecture, job.train.seed)
 
 
-def _usable(bench: Bench, index: int) -> bool:
-    """Whether ingredient `index` is there and right. A damaged one is set aside, to be trained again.
+def _is_there(bench: Bench, index: int) -> bool:
+    """Whether ingredient `index` is there and right; not, if it is damaged.
 
     Raises: RunError for a sound one of another recipe: it is somebody's work, and not ours to replace.
     """
     path = bench.run.ingredient(index)
-    if not path.exists():
-        return False
     try:
         ingredient_store.read(path)
-    except FileError as error:
-        aside = path.with_suffix(".h5.damaged")
-        path.replace(aside)
-        bench.log.say(f"train: {error}; set aside as {aside.name}, and trained again")
+    except FileError:
         return False
     try:
         ingredient_store.read(path, bench.origin(index))
@@ -103,39 +106,34 @@ def _share(bench: Bench, graph: GraphFile, missing: list[int]) -> None:
     Ranks begin at different ingredients, so that they rarely ask for the same lease.
     """
     views: Views | None = None
-    warm_up(bench.device)
     start = bench.here.rank % len(missing)
-    while missing := [index for index in missing if not bench.run.ingredient(index).exists()]:
-        trained = False
-        for index in missing[start:] + missing[:start]:
+    todo = missing[start:] + missing[:start]
+    while todo:
+        held_by_others = []
+        for index in todo:
             with leases.held(bench.run.lease(f"ingredient-{index:04d}")) as ours:
-                if ours and not bench.run.ingredient(index).exists():
+                if not ours:
+                    held_by_others.append(index)
+                elif not _is_there(bench, index):
                     views = views or _views(graph, bench.device)
                     _train_one(bench, views, index)
-                    trained = True
-        start = 0
-        if not trained:
+        if held_by_others == todo:
             time.sleep(POLL_SECONDS)
+        todo = held_by_others
 
 
 def _train_one(bench: Bench, views: Views, index: int) -> None:
-    origin = bench.origin(index)
+    """Train and publish one ingredient; a damaged file in its place is set aside first."""
+    path, origin = bench.run.ingredient(index), bench.origin(index)
+    if path.exists():
+        bench.log.say(f"train: {path} is damaged; set aside as {files.set_aside(path).name}, and trained again")
     bar = bench.log.bar(origin.hyperparameters.epochs, f"ingredient {index:04d}")
     ingredient = train(
         bench.architecture, views, bench.initial, origin.hyperparameters, bench.job.train.seed, index, bar
     )
     bar.close()
-    ingredient_store.write(
-        bench.run.ingredient(index),
-        ingredient,
-        origin,
-        bench.job,
-        rank=bench.here.rank,
-        ranks=bench.here.size,
-        threads=torch.get_num_threads(),
-        device=str(bench.device),
-        **slurm_job(),
-    )
+    where = {"rank": bench.here.rank, "ranks": bench.here.size, "threads": threads(), "device": str(bench.device)}
+    ingredient_store.write(path, ingredient, origin, bench.job, **where, **slurm_job())
     bench.log.say(
         f"train: ingredient {index:04d} done in {ingredient.measurement['seconds']:.1f} s, validation"
         f" {ingredient.validation_accuracy:.4f} (epoch {ingredient.best_epoch}), {ingredient.stopped}"
@@ -146,9 +144,3 @@ def _views(graph: GraphFile, device: torch.device) -> Views:
     """The whole graph once in memory, as each role sees it."""
     view = stream.whole(graph, Role.TRAIN).to(device)
     return Views(view, stream.same_graph(graph, view, Role.VALIDATION), stream.same_graph(graph, view, Role.TEST))
-
-
-def _gather(bench: Bench) -> None:
-    """Rebuild ingredients.h5 from what is there."""
-    paths = [path for i in range(bench.job.train.ingredients) if (path := bench.run.ingredient(i)).exists()]
-    ingredient_store.gather(bench.run.gathered, paths, bench.initial, bench.job)
