@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gnnsoup_hpc.errors import PartError, RunError
+from gnnsoup_hpc.errors import FileError, PartError, RunError
 from gnnsoup_hpc.job import Job, canonical
 from gnnsoup_hpc.records import (
     ByteArray,
@@ -198,13 +198,17 @@ class GraphFile:
 def opened(path: Path, job: Job, verify: bool = False) -> Iterator[GraphFile]:
     """Yield the graph of a run, once it has shown to be the one that `job` describes.
 
-    Raises: RunError where it is missing or was made from another [graph] or [partition]; FileError where damaged.
+    Raises: RunError where it is missing, damaged, or was made from another [graph] or [partition].
     """
     if not path.exists():
         raise RunError(f"{path} does not exist yet: run `gnnsoup train JOB` first, which prepares the graph")
-    with files.opened(path, KIND, VERSION, verify) as file:
-        with files.reading(path):
-            made = json.loads(file["provenance"].attrs["sections"])
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(files.opened(path, KIND, VERSION, verify))
+            with files.reading(path):
+                made = json.loads(file["provenance"].attrs["sections"])
+        except FileError as error:
+            raise RunError(f"{error}: run `gnnsoup prepare JOB --again`, which makes it again") from None
         _same_sections(path, made, _sections(job))
         yield GraphFile(path, file)
 

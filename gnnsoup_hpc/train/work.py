@@ -17,9 +17,9 @@ from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.ranks import Place, slurm_job, threads
 from gnnsoup_hpc.records import Role, State
 from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.store import files, states
 from gnnsoup_hpc.store import graph as graph_store
 from gnnsoup_hpc.store import ingredient as ingredient_store
-from gnnsoup_hpc.store import files, states
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.store.ingredient import Origin
 from gnnsoup_hpc.train.loop import Views, train
