@@ -34,11 +34,7 @@ METHOD_NAMES: tuple[MethodName, ...] = ("best", "uniform", "greedy", "gis", "ls"
 class Section(BaseModel):
     """A table of the job file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the section's values, independent of the order in which they were written."""
-        return fingerprint(self.model_dump(mode="json"))
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class GraphJob(Section):
@@ -188,11 +184,7 @@ class Job(Section):
 
     def to_toml(self) -> str:
         """The resolved job: every field with its value, as a job file that gives this job again."""
-        return tomli_w.dumps(_plain(self.model_dump(mode="json")))
-
-    def to_json(self) -> str:
-        """The resolved job in one line, keys sorted."""
-        return canonical(self.model_dump(mode="json"))
+        return tomli_w.dumps(self.model_dump(mode="json"))
 
 
 def canonical(value: object) -> str:
@@ -305,10 +297,3 @@ def _explain(item: Any) -> str:
     if item["type"] == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key} = {item['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def _plain(value: Any) -> Any:
-    """`value` without None, which TOML cannot hold."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items() if v is not None}
-    return value

@@ -186,12 +186,6 @@ def put_table(file: h5py.File, name: str, columns: Mapping[str, tuple[Any, str, 
         put(group, column, values, unit, meaning)
 
 
-def text(dataset: h5py.Dataset) -> str:
-    """A scalar string."""
-    value = dataset[()]
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
 def content_sha256(arrays: Mapping[str, Any]) -> str:
     """SHA-256 over names, types, shapes and bytes of arrays, in the order of their names."""
     digest = hashlib.sha256()
