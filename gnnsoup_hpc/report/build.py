@@ -9,7 +9,7 @@ import numpy as np
 
 from gnnsoup_hpc.measure import COUNTS, QUANTITIES, above_baseline
 from gnnsoup_hpc.records import Ingredient, Soup
-from gnnsoup_hpc.report.rows import Contents, Phase
+from gnnsoup_hpc.report.rows import Contents, Phase, models_at_inference
 from gnnsoup_hpc.report.words import verdicts
 from gnnsoup_hpc.store import report as report_store
 from gnnsoup_hpc.store.report import Columns
@@ -49,17 +49,13 @@ def _method_columns(run: Contents) -> list[Column[Soup]]:
         ("validation_accuracy", lambda s: s.validation_accuracy, "1", "exact, on validation nodes"),
         ("test_accuracy", lambda s: s.test_accuracy, "1", "exact, on test nodes"),
         ("test_minus_best", lambda s: s.test_accuracy - reference, "1", "test accuracy above the best ingredient's"),
-        ("models_at_inference", _models_at_inference, "1", "models that one prediction runs through"),
+        ("models_at_inference", models_at_inference, "1", "models that one prediction runs through"),
         *(_cost_column(name, quantity.unit, quantity.long_name) for name, quantity in QUANTITIES.items()),
         ("peak_above_baseline_bytes", lambda s: above_baseline(s.measurement), "B", "peak host memory less baseline"),
         ("seconds_over_gis", lambda s: s.measurement["seconds"] / seconds, "1", "wall time over that of GIS"),
         ("peak_over_gis", lambda s: _over(above_baseline(s.measurement), peak), "1", "peak above baseline over GIS's"),
         *(_count_column(name, meaning) for name, meaning in COUNTS.items()),
     ]
-
-
-def _models_at_inference(soup: Soup) -> int:
-    return int((soup.mixture.alpha[0] != 0).sum()) if soup.mixture.of == "predictions" else 1
 
 
 def _cost_column(name: str, unit: str, meaning: str) -> Column[Soup]:

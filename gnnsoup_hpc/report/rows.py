@@ -78,6 +78,11 @@ def contents(root: Path) -> Contents:
     return Contents(run, job, about, test_nodes, ingredients, soups, phases)
 
 
+def models_at_inference(soup: Soup) -> int:
+    """How many models one prediction of a soup runs through: one, but all of them for an ensemble."""
+    return int((soup.mixture.alpha[0] != 0).sum()) if soup.mixture.of == "predictions" else 1
+
+
 def _phase(name: str, spent: list[Measurement]) -> Phase:
     highest = max(spent, key=above_baseline)
     return Phase(name, sum(m["seconds"] for m in spent), highest["peak_host_bytes"], highest["baseline_host_bytes"])

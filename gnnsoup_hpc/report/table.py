@@ -8,10 +8,10 @@ from statistics import mean, stdev
 
 from gnnsoup_hpc.measure import above_baseline
 from gnnsoup_hpc.records import Soup
-from gnnsoup_hpc.report.rows import Contents
+from gnnsoup_hpc.report.rows import Contents, models_at_inference
 from gnnsoup_hpc.report.words import verdicts
 
-_HEAD = ("method", "validation", "test", "seconds", "x gis", "peak MiB", "x gis", "forward", "backward")
+_HEAD = ("method", "validation", "test", "seconds", "x gis", "peak MiB", "x gis", "forward", "backward", "models")
 
 
 def table(run: Contents) -> str:
@@ -31,6 +31,7 @@ def table(run: Contents) -> str:
             *aligned([("phase", "seconds", "peak MiB"), *_phases(run)]),
             "",
             "peak: host memory above where the method or phase began; of methods on rank 0, of phases the highest.",
+            "forward, backward: passes over the whole graph while souping. models: what one prediction runs through.",
             "seconds of train and soup: sums over ingredients and over methods.",
             *verdicts(run),
         ]
@@ -55,6 +56,7 @@ def _row(run: Contents, soup: Soup) -> tuple[str, ...]:
         _ratio(peak, above_baseline(gis.measurement) if gis else float("nan")),
         _passes(soup, "forward"),
         _passes(soup, "backward"),
+        str(models_at_inference(soup)),
     )
 
 

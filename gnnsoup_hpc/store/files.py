@@ -40,6 +40,7 @@ def published(path: Path) -> Iterator[Path]:
     private = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
         try:
             yield private
             _sync(private)
@@ -53,6 +54,14 @@ def published(path: Path) -> Iterator[Path]:
             f"{path} cannot be written: {reason}. Nothing finished is lost; make room or make the folder writable,"
             " then give the same command again"
         ) from error
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes of this host that were killed while they wrote `path` have left behind."""
+    for left in path.parent.glob(f".{path.name}.{socket.gethostname()}.*"):
+        pid = left.name.rpartition(".")[2]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            left.unlink(missing_ok=True)
 
 
 def set_aside(path: Path) -> Path:
