@@ -49,9 +49,9 @@ class Team:
 
     def tell(self, order: str, content: Any = None) -> None:
         """Give every other rank an order: "open", "clear" or "leave"."""
-        for rank in range(1, self.size):
-            assert self._world is not None
-            self._world.send((order, content), dest=rank)
+        if self._world is not None:
+            for rank in range(1, self.size):
+                self._world.send((order, content), dest=rank)
 
 
 def serve(communicator: Intracomm, station: Station) -> None:
