@@ -1,0 +1,36 @@
+"""Settings and fixtures that all tests share."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from gnnsoup_hpc.job import Job
+from tests import pantry
+
+# The same examples at each run, so that a red build is red for everybody.
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """One thread for everything, unless a test is about threads."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def own_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entry points called in this process install a hook of theirs; take it away again."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+
+@pytest.fixture(scope="session")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A run with three GraphSAGE ingredients. Tests read it; one that changes a run copies it first."""
+    return pantry.stocked(tmp_path_factory.mktemp("stock"))

@@ -1,0 +1,222 @@
+"""Ingredients and initial states that are not right: refused or left out by name, and never mixed in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gnnsoup_hpc import job as jobs
+from gnnsoup_hpc.errors import FileError
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.records import Ingredient, State
+from gnnsoup_hpc.store import graph as graph_store
+from gnnsoup_hpc.store import ingredient as ingredient_store
+from gnnsoup_hpc.store import states
+from gnnsoup_hpc.store.ingredient import Origin
+from tests.faults import kit
+from tests.faults.kit import JOB, Bowl, content, fails, flip, succeeds, truncate, unchanged
+
+LEAVE_OUT = ("--set", "soup.unfit=leave out")
+
+
+def _known(bowl: Bowl, index: int) -> tuple[Ingredient, Origin]:
+    """Ingredient `index` and its origin, as training would state it."""
+    job = jobs.load(str(bowl.folder / JOB))
+    with graph_store.opened(bowl.graph, job) as graph:
+        architecture = Architecture.of(job.model, graph.features, graph.classes)
+        sha256 = graph.sha256
+    initial = ingredient_store.read_initial(bowl.initial, architecture, job.train.seed)
+    of = Origin.of(job, architecture, sha256, states.sha256(initial), index)
+    return ingredient_store.read(bowl.ingredient(index)), of
+
+
+def _write(bowl: Bowl, index: int, ingredient: Ingredient, of: Origin) -> None:
+    """A sound file, sealed as training would, whatever it holds."""
+    ingredient_store.write(bowl.ingredient(index), ingredient, of, jobs.load(str(bowl.folder / JOB)))
+
+
+def _of_another_graph(bowl: Bowl, index: int) -> None:
+    ingredient, of = _known(bowl, index)
+    _write(bowl, index, ingredient, replace(of, graph_sha256="0" * 64))
+
+
+def _of_another_start(bowl: Bowl, index: int) -> None:
+    ingredient, of = _known(bowl, index)
+    _write(bowl, index, ingredient, replace(of, initial_sha256="0" * 64))
+
+
+def _of_another_shape(bowl: Bowl, index: int) -> None:
+    ingredient, of = _known(bowl, index)
+    wider = replace(of.architecture, hidden=2 * of.architecture.hidden)
+    _write(bowl, index, replace(ingredient, state=wider.initial_state(0)), replace(of, architecture=wider))
+
+
+def _not_finite(bowl: Bowl, index: int) -> None:
+    ingredient, of = _known(bowl, index)
+    state: State = {name: tensor.clone() for name, tensor in ingredient.state.items()}
+    next(iter(state.values())).view(-1)[3] = torch.nan
+    _write(bowl, index, replace(ingredient, state=state), of)
+
+
+def _of_another_index(bowl: Bowl, index: int) -> None:
+    bowl.ingredient(index).write_bytes(bowl.ingredient(0).read_bytes())
+
+
+def _foreign(bowl: Bowl, index: int) -> None:
+    bowl.ingredient(index).write_text("not HDF5 at all\n" * 100)
+
+
+def _another_kind(bowl: Bowl, index: int) -> None:
+    bowl.ingredient(index).write_bytes(bowl.initial.read_bytes())
+
+
+HURTS: dict[str, tuple[Callable[[Bowl, int], None], str]] = {
+    "truncated": (lambda bowl, i: truncate(bowl.ingredient(i), 0.4), "truncated or damaged"),
+    "empty": (lambda bowl, i: truncate(bowl.ingredient(i), 0.0), "beginning is damaged"),
+    "flipped in its seal": (lambda bowl, i: flip(bowl.ingredient(i), 60 / 26928), "damaged"),
+    "flipped in the middle": (lambda bowl, i: flip(bowl.ingredient(i), 0.5), "truncated or damaged"),
+    "flipped at its end": (lambda bowl, i: flip(bowl.ingredient(i), 1.0), "truncated or damaged"),
+    "foreign": (_foreign, "not a file of gnnsoup_hpc"),
+    "another kind": (_another_kind, "initial-state"),
+    "another graph": (_of_another_graph, "trained on another graph"),
+    "another start": (_of_another_start, "another initial state"),
+    "another shape": (_of_another_shape, "shape"),
+    "another index": (_of_another_index, "index was 0"),
+    "not finite": (_not_finite, "not finite"),
+    "missing": (lambda bowl, i: bowl.ingredient(i).unlink(), "not trained yet"),
+}
+MENDED = (  # by training; what is sound, but of another recipe, is somebody's work
+    *("truncated", "empty", "flipped in its seal", "flipped in the middle", "flipped at its end"),
+    *("foreign", "another kind", "not finite", "missing"),
+)
+
+
+@pytest.mark.parametrize("name", HURTS)
+def test_an_unfit_ingredient_is_refused(bowl: Bowl, name: str) -> None:
+    hurt, said = HURTS[name]
+    hurt(bowl, 1)
+    before = bowl.digests()
+    fails(bowl.gnnsoup_here("soup"), "ingredients/0001.h5", said, "soup.unfit=leave out")
+    unchanged(before, bowl)
+
+
+def test_refusal_is_one_line_of_the_command(bowl: Bowl) -> None:
+    truncate(bowl.ingredient(1))
+    truncate(bowl.ingredient(2))
+    before = bowl.digests()
+    fails(bowl.gnnsoup("soup"), "ingredients/0001.h5", "truncated or damaged", "1 more", "gnnsoup train")
+    unchanged(before, bowl)
+
+
+def test_unfit_ingredients_are_left_out_and_the_others_souped(bowl: Bowl) -> None:
+    total = 2 + len(HURTS)
+    more = ("--set", f"train.ingredients={total}")
+    succeeds(bowl.gnnsoup("train", *more))
+    unfit = dict(enumerate(HURTS, start=1))
+    for index, name in unfit.items():
+        HURTS[name][0](bowl, index)
+    before = bowl.digests()
+    said = succeeds(bowl.gnnsoup("soup", *more, *LEAVE_OUT)).splitlines()
+    verdicts = kit.texts(bowl.report, "verdicts")
+    for index, name in unfit.items():
+        path = f"ingredients/{index:04d}.h5"
+        assert any("left out: " in line and path in line and HURTS[name][1] in line for line in said), name
+        assert any("Left out: " in line and path in line and HURTS[name][1] in line for line in verdicts), name
+    fit = ["0000", f"{total - 1:04d}"]
+    assert kit.texts(bowl.report, "ingredients/ingredient") == fit
+    for method in jobs.METHOD_NAMES:
+        assert kit.texts(bowl.soup(method), "mixture/ingredients") == fit, method
+    rows = [kit.dataset(bowl.ingredient(int(name)), "state/convs.0.lin_l.weight") for name in fit]
+    assert np.allclose(kit.dataset(bowl.soup("uniform"), "state/convs.0.lin_l.weight"), np.mean(rows, 0), atol=1e-6)
+    unchanged({name: sha for name, sha in before.items() if name.startswith("ingredients/")}, bowl)
+
+
+def test_all_unfit_leaves_nothing_to_soup(bowl: Bowl) -> None:
+    for index in range(3):
+        truncate(bowl.ingredient(index))
+    before = bowl.digests()
+    fails(bowl.gnnsoup_here("soup", *LEAVE_OUT), "ingredients/0000.h5", "2 more", "gnnsoup train")
+    unchanged(before, bowl)
+
+
+def test_every_flipped_bit_is_found(bowl: Bowl) -> None:
+    path = bowl.ingredient(1)
+    good = path.read_bytes()
+    sealed = [*range(109), *range(512, len(good), 97), len(good) - 1]
+    for position in sealed:
+        flip(path, position / (len(good) - 1))
+        with pytest.raises(FileError, match=r"0001\.h5"):
+            ingredient_store.read(path)
+        path.write_bytes(good)
+
+
+@pytest.mark.parametrize("name", MENDED)
+def test_training_repairs_what_is_damaged(bowl: Bowl, original: Bowl, name: str) -> None:
+    HURTS[name][0](bowl, 1)
+    hurt = bowl.ingredient(1).read_bytes() if bowl.ingredient(1).exists() else None
+    before = bowl.digests()
+    said = bowl.gnnsoup_here("train")
+    assert "ingredient 0001 done" in succeeds(said)
+    assert "2 of 3 ingredients are there already" in said.stdout
+    assert content(bowl.ingredient(1)) == content(original.ingredient(1))
+    unchanged(before, bowl, but=["ingredients/0001.h5", "ingredients.h5"])
+    if hurt is not None:
+        assert (bowl.root / "ingredients" / "0001.h5.damaged").read_bytes() == hurt
+
+
+@pytest.mark.parametrize("name", [name for name in HURTS if name not in MENDED])
+def test_what_a_refusal_says_to_do_helps(bowl: Bowl, name: str) -> None:
+    """Where souping says to train, training must mend it; where it cannot, the two must not say otherwise."""
+    HURTS[name][0](bowl, 1)
+    others = {index: kit.digest(bowl.ingredient(index)) for index in (0, 2)}
+    line = fails(bowl.gnnsoup_here("soup"), "ingredients/0001.h5")
+    if "gnnsoup train" in line:
+        succeeds(bowl.gnnsoup_here("train"))
+        succeeds(bowl.gnnsoup_here("soup"))
+    assert {index: kit.digest(bowl.ingredient(index)) for index in others} == others
+
+
+def test_training_does_not_replace_a_sound_file_unasked(bowl: Bowl) -> None:
+    _of_another_graph(bowl, 1)
+    before = bowl.digests()
+    line = fails(bowl.gnnsoup_here("train"), "ingredients/0001.h5", "trained on another graph")
+    assert not line.endswith(f"remove {bowl.root.relative_to(bowl.folder) / 'ingredients'}"), "two sound ones are there"
+    unchanged(before, bowl)
+
+
+@pytest.mark.parametrize(
+    "hurt",
+    [
+        pytest.param(lambda path: truncate(path), id="truncated"),
+        pytest.param(lambda path: flip(path, 0.7), id="flipped"),
+        pytest.param(Path.unlink, id="missing"),
+    ],
+)
+def test_a_damaged_initial_state_is_refused_by_souping_and_mended_by_training(
+    bowl: Bowl, original: Bowl, hurt: Callable[[Path], None]
+) -> None:
+    hurt(bowl.initial)
+    damaged, before = bowl.initial.exists(), bowl.digests()
+    fails(bowl.gnnsoup_here("soup"), "initial.h5", "gnnsoup train")
+    unchanged(before, bowl)
+    said = succeeds(bowl.gnnsoup_here("train"))
+    assert "3 of 3 ingredients are there already" in said
+    assert damaged == ("made again" in said)
+    unchanged(before, bowl, but=["initial.h5", "ingredients.h5"])
+    name = "state/convs.0.lin_l.weight"
+    assert np.array_equal(kit.dataset(bowl.initial, name), kit.dataset(original.initial, name))
+    assert "soup: pls is there already" in succeeds(bowl.gnnsoup_here("soup"))
+
+
+def test_a_damaged_ingredient_where_nothing_can_be_written(bowl: Bowl) -> None:
+    truncate(bowl.ingredient(1))
+    before = bowl.digests()
+    with kit.read_only(bowl.folder / "runs"):
+        line = fails(bowl.gnnsoup("train"), "0001", "writable")
+    assert "graph.h5" not in line
+    unchanged(before, bowl)

@@ -1,0 +1,88 @@
+"""A tiny run in this process: graph prepared, ingredients trained, and kitchens to cook in."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from gnnsoup_hpc import job as jobs
+from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.prepare import prepare
+from gnnsoup_hpc.progress import Log
+from gnnsoup_hpc.ranks import Place
+from gnnsoup_hpc.records import Mixture
+from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.soup.kitchen import Kitchen
+from gnnsoup_hpc.soup.protocol import SoupMethod
+from gnnsoup_hpc.soup.station import Station
+from gnnsoup_hpc.soup.team import Team
+from gnnsoup_hpc.store import graph as graph_store
+from gnnsoup_hpc.train.work import train_all
+from tests import tiny
+
+CPU = torch.device("cpu")
+QUIET = Log(quiet=True)
+ALONE = Place(rank=0, size=1, local_rank=0, local_size=1, host="here")
+
+
+def job_in(folder: Path, *overrides: str, **shape: object) -> Job:
+    """The tiny job, its graph and its run inside `folder`."""
+    path = tiny.write_job(folder, **shape)
+    return jobs.load(str(path), [f"runs={folder / 'runs'}", *overrides])
+
+
+def prepared(folder: Path, *overrides: str, **shape: object) -> Job:
+    """The tiny job with its graph.h5."""
+    job = job_in(folder, *overrides, **shape)
+    prepare(job, QUIET)
+    return job
+
+
+def stocked(folder: Path, *overrides: str, **shape: object) -> Job:
+    """The tiny job with its graph.h5 and all its ingredients."""
+    job = prepared(folder, *overrides, **shape)
+    train(job)
+    return job
+
+
+def train(job: Job) -> None:
+    """Train what is missing of a job."""
+    train_all(job, ALONE, CPU, QUIET)
+
+
+def copied(job: Job, folder: Path) -> Job:
+    """The same job with a copy of its run in `folder`, to do anything to."""
+    shutil.copytree(job.runs, folder / "runs")
+    return job.model_copy(update={"runs": str(folder / "runs")})
+
+
+def changed(job: Job, *overrides: str) -> Job:
+    """The job with other values, as `--set` gives them."""
+    path = Path(job.runs) / "changed.toml"
+    path.write_text(job.to_toml(), encoding="utf-8")
+    return jobs.load(str(path), overrides)
+
+
+@contextmanager
+def station(job: Job, ids: Sequence[int] | None = None) -> Iterator[Station]:
+    """A station with the job's ingredients `ids`, by default all."""
+    run = RunDir.of(job)
+    with graph_store.opened(run.graph, job) as graph:
+        architecture = Architecture.of(job.model, graph.features, graph.classes)
+        yield Station(run, architecture, range(job.train.ingredients) if ids is None else ids, graph, CPU)
+
+
+def kitchen(station: Station, seed: int = 0) -> Kitchen:
+    """A kitchen of one rank."""
+    return Kitchen(station, Team(None, 1), seed, QUIET)
+
+
+def cook(method: SoupMethod, job: Job, ids: Sequence[int] | None = None, seed: int = 0) -> Mixture:
+    """What a method makes of a job's ingredients."""
+    with station(job, ids) as ours:
+        return method.cook(kitchen(ours, seed))

@@ -1,0 +1,139 @@
+"""Errors with several ranks end all of them, with a code that is not zero and a line that says why; nothing hangs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults import kit
+from tests.faults.kit import JOB, MARK, Bowl, fails_under_mpirun, truncate, unchanged
+from tests.tiny import mpirun
+
+GUARD = 60  # seconds until a hang is called one
+
+PLANT = """\
+import os, signal
+if os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1":
+    from gnnsoup_hpc.soup.station import Station
+
+    def accuracy(self, taste, view=None):
+        if os.environ["PLANT"] == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ZeroDivisionError("planted")
+
+    Station.accuracy = accuracy
+"""
+
+
+def _mpirun(*words: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`mpirun WORDS`; a hang fails the test."""
+    try:
+        return subprocess.run(
+            [mpirun(), *map(str, words)],
+            cwd=cwd,
+            env=os.environ | variables,
+            capture_output=True,
+            text=True,
+            timeout=GUARD,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as expired:
+        raise AssertionError(f"hangs; so far it said: {expired.stdout!r} {expired.stderr!r}") from None
+
+
+def _soup(*words: object) -> list[object]:
+    return [sys.executable, "-m", "gnnsoup_hpc", "soup", JOB, "--again", *words]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("command", ["train", "soup"])
+def test_a_bad_job_is_told_once(bowl: Bowl, command: str) -> None:
+    before = bowl.digests()
+    outcome = bowl.gnnsoup(command, "--set", "train.epoch=3", ranks=4)
+    fails_under_mpirun(outcome, "'train.epoch'", "'train.epochs'")
+    unchanged(before, bowl)
+
+
+@pytest.mark.mpi
+def test_souping_before_training(tmp_path: Path) -> None:
+    bowl = kit.laid_out(tmp_path)
+    fails_under_mpirun(bowl.gnnsoup("soup", ranks=2), "runs/tiny/graph.h5", "gnnsoup")
+    kit.succeeds(bowl.gnnsoup_here("prepare"))
+    fails_under_mpirun(bowl.gnnsoup("soup", ranks=2), "runs/tiny/ingredients", "gnnsoup train")
+
+
+@pytest.mark.mpi
+def test_a_damaged_ingredient_is_told_once(bowl: Bowl) -> None:
+    truncate(bowl.ingredient(1))
+    before = bowl.digests()
+    fails_under_mpirun(bowl.gnnsoup("soup", ranks=4), "ingredients/0001.h5", "damaged", "gnnsoup train")
+    unchanged(before, bowl)
+
+
+@pytest.mark.mpi
+def test_a_changed_recipe_is_refused_by_every_rank(bowl: Bowl) -> None:
+    before = bowl.digests()
+    outcome = bowl.gnnsoup("train", "--set", "train.epochs=13", ranks=2)
+    fails_under_mpirun(outcome, "train.epochs was 12", "says 13", "name=", each=True)
+    unchanged(before, bowl)
+
+
+@pytest.mark.mpi
+def test_a_rank_that_does_not_find_the_run_ends_all(bowl: Bowl) -> None:
+    outcome = _mpirun("-n", 1, *_soup(), ":", "-n", 1, *_soup("--set", "name=none"), cwd=bowl.folder)
+    assert fails_under_mpirun(outcome, "runs/none/graph.h5").startswith("[rank 1/2] ")
+
+
+@pytest.mark.mpi
+def test_a_rank_that_does_not_find_the_job_ends_all_and_says_so(bowl: Bowl) -> None:
+    """A job file that is not on every node."""
+    (bowl.folder / "elsewhere").mkdir()
+    outcome = _mpirun("-n", 1, *_soup(), ":", "-n", 1, "-wdir", bowl.folder / "elsewhere", *_soup(), cwd=bowl.folder)
+    assert fails_under_mpirun(outcome, JOB, "elsewhere").startswith("[rank 1/2] ")
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("how", ["raise", "kill"])
+def test_a_rank_that_dies_while_souping_ends_all(bowl: Bowl, tmp_path: Path, how: str) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(PLANT)
+    ingredients = {name: sha for name, sha in bowl.digests().items() if name.startswith("ingredients/")}
+    outcome = _mpirun("-n", 3, *_soup(), cwd=bowl.folder, PYTHONPATH=str(tmp_path / "site"), PLANT=how)
+    assert outcome.returncode != 0
+    assert "soup: best done" not in outcome.stdout
+    if how == "raise":
+        assert "[rank 1/3] ZeroDivisionError: planted" in outcome.stderr
+    unchanged(ingredients, bowl)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param({"PMI_RANK": "0", "PMI_SIZE": "2"}, id="PMI"),
+        pytest.param({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "1"}, id="Slurm"),
+    ],
+)
+def test_a_launcher_that_mpi_does_not_know_is_refused(bowl: Bowl, variables: dict[str, str]) -> None:
+    before = bowl.digests()
+    outcome = subprocess.run(
+        [str(word) for word in _soup()],
+        cwd=bowl.folder,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=GUARD,
+        check=False,
+    )
+    lines = [line for line in outcome.stderr.splitlines() if MARK in line]
+    assert outcome.returncode > 0
+    assert len(lines) == 1, outcome.stderr
+    assert "2 ranks" in lines[0]
+    assert "sees 1" in lines[0]
+    assert "Traceback" not in outcome.stderr
+    assert "soup: " not in outcome.stdout
+    unchanged(before, bowl)

@@ -1,0 +1,50 @@
+"""The number of ranks changes no result."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gnnsoup_hpc.job import METHOD_NAMES
+from tests.faults import kit
+from tests.faults.kit import Bowl, content, succeeds
+
+pytestmark = pytest.mark.mpi
+
+MODELS = {"sage": {}, "gat": {"kind": "gat", "heads": 2}}
+
+
+def _accuracies(bowl: Bowl) -> np.ndarray:
+    return np.stack([kit.dataset(bowl.report, f"methods/{name}_accuracy") for name in ("validation", "test")])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_soups_are_the_same_on_any_number_of_ranks(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, model: str
+) -> None:
+    alone = kit.finished(tmp_path_factory.getbasetemp(), **MODELS[model])
+    bowl = kit.copied(alone, tmp_path)
+    for ranks in (1, 2, 4, 8):
+        said = succeeds(bowl.gnnsoup("soup", "--again", ranks=ranks))
+        assert f"{ranks} ranks" in said
+        assert all(len(re.findall(f"soup: {method} done", said)) == 1 for method in METHOD_NAMES), said
+        for method in METHOD_NAMES:
+            found, wanted = (kit.dataset(b.soup(method), "mixture/alpha") for b in (bowl, alone))
+            np.testing.assert_allclose(found, wanted, atol=1e-6, err_msg=f"{method} on {ranks} ranks")
+        assert np.array_equal(_accuracies(bowl), _accuracies(alone)), ranks
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_share_the_training_and_get_the_same_ingredients(original: Bowl, tmp_path: Path, ranks: int) -> None:
+    bowl = kit.laid_out(tmp_path)
+    said = succeeds(bowl.gnnsoup("train", ranks=ranks))
+    assert Counter(re.findall(r"ingredient (\d+) done", said)) == {"0000": 1, "0001": 1, "0002": 1}
+    assert len(re.findall("prepare: reading", said)) == 1
+    for index in range(3):
+        assert content(bowl.ingredient(index)) == content(original.ingredient(index))
+    assert not list((bowl.root / "leases").iterdir()), "leases are left"
+    assert kit.dataset(bowl.root / "ingredients.h5", "state/convs.0.lin_l.weight").shape[0] == 3

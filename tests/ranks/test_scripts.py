@@ -1,0 +1,58 @@
+"""The batch scripts under plain bash, without Slurm: one rank does what a cluster's ranks would."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults import kit
+from tests.faults.kit import Bowl
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "slurm"
+
+
+def _bash(script: str, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`bash slurm/SCRIPT WORDS` in `cwd`, outside of any Slurm job."""
+    if not shutil.which("bash"):
+        pytest.skip("no bash here")
+    quiet = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", str(SCRIPTS / script), *map(str, words)],
+        cwd=cwd,
+        env=quiet | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def test_training_then_souping(tmp_path: Path) -> None:
+    bowl = kit.laid_out(tmp_path / "with a blank")
+    said = kit.succeeds(_bash("train_ingredients.sh", "tiny.toml", cwd=bowl.folder))
+    assert all(f"ingredient {index:04d} done" in said for index in range(3))
+    said = kit.succeeds(_bash("soup.sh", "tiny.toml", "--set", "soup.methods=['ls', 'pls']", cwd=bowl.folder))
+    assert "soup: pls done" in said
+    assert kit.texts(bowl.report, "methods/method") == ["ls", "pls"]
+
+
+def test_the_whole_pipeline_goes_on_where_it_was(bowl: Bowl) -> None:
+    bowl.ingredient(2).unlink()
+    said = kit.succeeds(_bash("pipeline.sh", "tiny.toml", cwd=bowl.folder))
+    assert "2 of 3 ingredients are there already" in said
+    assert "ingredient 0002 done" in said
+    assert "soup: pls is there already" in said
+
+
+@pytest.mark.parametrize("script", ["train_ingredients.sh", "soup.sh", "pipeline.sh"])
+def test_an_error_is_the_exit_code_of_the_script(tmp_path: Path, script: str) -> None:
+    outcome = _bash(script, "none.toml", cwd=tmp_path)
+    kit.fails(outcome, "'none.toml'")
+    assert outcome.returncode == 2

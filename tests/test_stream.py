@@ -1,0 +1,158 @@
+"""What is read back from graph.h5, against the source graph and PyG's own induced subgraphs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch_geometric.data import Data
+
+from gnnsoup_hpc import stream
+from gnnsoup_hpc.errors import PartError
+from gnnsoup_hpc.job import Job, PartitionJob
+from gnnsoup_hpc.measure import QUANTITIES
+from gnnsoup_hpc.partition import partitioned
+from gnnsoup_hpc.preparation import prepared
+from gnnsoup_hpc.records import Graph, Measurement, Role
+from gnnsoup_hpc.store import graph as graph_store
+from gnnsoup_hpc.store.graph import GraphFile
+from gnnsoup_hpc.subgraph import View
+from tests import arbitrary
+from tests.arbitrary import graphs, random_structure
+
+
+@contextmanager
+def stored(graph: Graph, parts: int) -> Iterator[GraphFile]:
+    """The graph, cut into `parts`, as an open graph.h5."""
+    job = Job.model_validate({"name": "any", "partition": {"parts": parts}, "soup": {"pls": {"union": 1}}})
+    cut = partitioned(graph, PartitionJob(parts=parts))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.h5"
+        graph_store.write(path, *prepared(graph, "none"), cut, job, Measurement(dict.fromkeys(QUANTITIES, 0.0)))
+        with graph_store.opened(path, job, verify=True) as file:
+            yield file
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A view in the source's node ids."""
+
+    x: dict[int, tuple[float, ...]]
+    edges: Counter[tuple[int, int]]
+    labels: dict[int, int]
+
+
+def seen(view: View, ids: np.ndarray) -> Seen:
+    """What a view shows; `ids` are its nodes' ids in the source."""
+    adjacency = view.graph.adjacency
+    assert view.graph.x.shape[0] == adjacency.nodes == len(ids)
+    edges = zip(ids[adjacency.indices.numpy()].tolist(), ids[adjacency.row.numpy()].tolist(), strict=True)
+    return Seen(
+        x={node: tuple(row.tolist()) for node, row in zip(ids.tolist(), view.graph.x, strict=True)},
+        edges=Counter(edges),
+        labels=dict(zip(ids[view.nodes.numpy()].tolist(), view.labels.tolist(), strict=True)),
+    )
+
+
+def induced(graph: Graph, mask: np.ndarray, role: Role) -> Seen:
+    """The same by PyG: `Data.subgraph` of the source's nodes under `mask`."""
+    destination = np.repeat(np.arange(graph.nodes), np.diff(graph.indptr))
+    data = Data(
+        x=torch.from_numpy(graph.x),
+        edge_index=torch.from_numpy(np.stack([graph.indices, destination])),
+        y=torch.from_numpy(graph.y),
+        role=torch.from_numpy(graph.role),
+        id=torch.arange(graph.nodes),
+        num_nodes=graph.nodes,
+    ).subgraph(torch.from_numpy(mask))
+    mine = data.role == int(role)
+    return Seen(
+        x={node: tuple(row.tolist()) for node, row in zip(data.id.tolist(), data.x, strict=True)},
+        edges=Counter(map(tuple, data.id[data.edge_index].t().tolist())),
+        labels=dict(zip(data.id[mine].tolist(), data.y[mine].tolist(), strict=True)),
+    )
+
+
+def source_ids(file: GraphFile, chosen: Sequence[int]) -> np.ndarray:
+    """Source ids of the nodes of some parts, in the order in which a union holds them."""
+    original = file.file["nodes/original_id"][:]
+    return np.concatenate([original[file.ptr[part] : file.ptr[part + 1]] for part in sorted(chosen)])
+
+
+@settings(max_examples=60)
+@given(graphs(), st.data())
+def test_union_of_parts_is_pygs_induced_subgraph(graph: Graph, data: st.DataObject) -> None:
+    parts = data.draw(st.integers(1, graph.nodes), label="parts")
+    chosen = data.draw(st.lists(st.integers(0, parts - 1), min_size=1, unique=True), label="chosen")
+    role = data.draw(st.sampled_from([Role.TRAIN, Role.VALIDATION, Role.TEST]), label="role")
+    with stored(graph, parts) as file:
+        ids = source_ids(file, chosen)
+        mask = np.isin(np.arange(graph.nodes), ids)
+        assert seen(stream.union_of_parts(file, chosen, role), ids) == induced(graph, mask, role)
+
+
+@given(graphs(), st.data())
+def test_whole_graph_is_the_source(graph: Graph, data: st.DataObject) -> None:
+    parts = data.draw(st.integers(1, graph.nodes), label="parts")
+    with stored(graph, parts) as file:
+        ids = file.file["nodes/original_id"][:]
+        assert sorted(ids.tolist()) == list(range(graph.nodes))
+        everything = np.ones(graph.nodes, dtype=bool)
+        view = stream.whole(file, Role.VALIDATION)
+        for role in (Role.TRAIN, Role.VALIDATION, Role.TEST):
+            assert seen(stream.same_graph(file, view, role), ids) == induced(graph, everything, role)
+        assert file.validation_counts.sum() == (graph.role == Role.VALIDATION).sum()
+        assert file.validation_counts.tolist() == [
+            int((graph.role[source_ids(file, [part])] == Role.VALIDATION).sum()) for part in range(parts)
+        ]
+
+
+@pytest.fixture(scope="module")
+def sixty() -> Iterator[GraphFile]:
+    """A graph of 60 nodes in 6 parts, a third of its nodes for validation."""
+    roles = [Role.TRAIN, Role.VALIDATION, Role.TEST] * 20
+    with stored(arbitrary.graph(random_structure(60, 240), roles), 6) as file:
+        yield file
+
+
+def test_order_of_the_chosen_parts_is_no_matter(sixty: GraphFile) -> None:
+    one, other = (stream.union_of_parts(sixty, chosen, Role.TRAIN) for chosen in ([5, 0, 1], [0, 1, 5]))
+    assert torch.equal(one.graph.x, other.graph.x)
+    assert torch.equal(one.graph.adjacency.indices, other.graph.adjacency.indices)
+    assert torch.equal(one.labels, other.labels)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"), [([0, 6], "no part 6"), ([-1], "no part -1"), ([2, 0, 2], "part 2 is chosen twice")]
+)
+def test_unknown_or_repeated_part_is_named(sixty: GraphFile, chosen: list[int], message: str) -> None:
+    with pytest.raises(PartError, match=message):
+        stream.union_of_parts(sixty, chosen, Role.TRAIN)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12).filter(any), st.integers(1, 12), arbitrary.SEEDS)
+def test_draws_are_without_replacement_and_hold_a_validation_node(counts: list[int], size: int, seed: int) -> None:
+    size = min(size, len(counts))
+    drawn = list(islice(stream.draws(np.array(counts), size, np.random.default_rng(seed)), 20))
+    for chosen in drawn:
+        assert len(set(chosen)) == size
+        assert set(chosen) <= set(range(len(counts)))
+        assert sum(counts[part] for part in chosen) > 0
+    assert drawn == list(islice(stream.draws(np.array(counts), size, np.random.default_rng(seed)), 20))
+
+
+def test_draws_reach_every_part() -> None:
+    drawn = islice(stream.draws(np.ones(8, dtype=np.int64), 2, np.random.default_rng(0)), 200)
+    count = Counter(part for chosen in drawn for part in chosen)
+    assert set(count) == set(range(8))
+    assert max(count.values()) < 2 * min(count.values())
