@@ -49,4 +49,5 @@ def _best(run: Contents) -> float:
 
 
 def _signed(values: Sequence[float]) -> str:
-    return f"{mean(values):+.4f}"
+    """Mean ± standard deviation of differences."""
+    return spread(values) if mean(values) < 0 else f"+{spread(values)}"
