@@ -255,7 +255,7 @@ def fields(section: type[Section] = Job, prefix: str = "") -> Iterator[tuple[str
 def explained(job: Job) -> str:
     """The resolved job as TOML, each field's description as a comment above it."""
     about, table, lines = dict(fields()), "", []
-    for line in job.to_toml().splitlines():
+    for line in job.to_toml().split("\n"):
         if line.startswith("["):
             table = line.strip("[]") + "."
             lines.append(f"# {about[table[:-1]]}")

@@ -17,7 +17,6 @@ from torch.autograd.function import once_differentiable
 
 # The CSR layout has been "in beta" for years; the warning would greet every user of every rank.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
-warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled", category=UserWarning)
 
 
 class Adjacency:

@@ -110,7 +110,9 @@ def warm_up(device: torch.device) -> None:
     """
     x = torch.ones(512, 512, device=device, requires_grad=True)
     rows = torch.arange(513, device=device, dtype=torch.int32)
-    sparse = torch.sparse_csr_tensor(rows, rows[:-1], torch.ones(512, device=device), (512, 512))
+    sparse = torch.sparse_csr_tensor(
+        rows, rows[:-1], torch.ones(512, device=device), (512, 512), check_invariants=False
+    )
     for optimiser in (torch.optim.SGD([x], lr=0.1), torch.optim.Adam([x], lr=0.1)):
         schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimiser, 1)
         (x @ x + sparse @ x.detach()).log_softmax(1).sum().backward()  # type: ignore[no-untyped-call]

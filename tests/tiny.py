@@ -55,9 +55,7 @@ def write_job(folder: Path, kind: str = "sage", heads: int = 1, norm: str = "non
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "tiny.npz", **planted())
     path = folder / "tiny.toml"
-    path.write_text(
-        JOB.format(npz=folder / "tiny.npz", kind=kind, heads=heads, norm=norm, ingredients=ingredients)
-    )
+    path.write_text(JOB.format(npz=folder / "tiny.npz", kind=kind, heads=heads, norm=norm, ingredients=ingredients))
     return path
 
 

@@ -10,23 +10,22 @@ import pytest
 
 from tests.faults import kit
 from tests.faults.kit import JOB, MARK, Bowl, fails, mounted, read_only, succeeds, unchanged
-from tests.tiny import command
 
 
 def test_a_read_only_run(bowl: Bowl) -> None:
     before = bowl.digests()
     with read_only(bowl.folder / "runs"):
-        succeeds(bowl.gnnsoup("prepare"))
+        succeeds(bowl.gnnsoup_here("prepare"))
         fails(bowl.gnnsoup("soup", "--again"), "runs/tiny/soups/best.h5", "cannot be written", "writable")
         fails(bowl.gnnsoup_here("train", "--set", "train.ingredients=4"), "runs/tiny", "cannot be written", "writable")
         fails(bowl.gnnsoup_here("run", "--set", "name=other"), "runs/other", "cannot be written", "writable")
-        fails(command("report", "runs/tiny", cwd=bowl.folder), "runs/tiny/report.h5", "cannot be written")
+        fails(kit.here("report", "runs/tiny", cwd=bowl.folder), "runs/tiny/report.h5", "cannot be written")
     assert bowl.digests() == before
 
 
-@pytest.mark.parametrize("room", [48, 96, 160, 192], ids=lambda room: f"{room} KiB")
+@pytest.mark.parametrize("room", [48, 96, 192], ids=lambda room: f"{room} KiB")
 def test_a_full_disk(empty: Bowl, original: Bowl, room: int) -> None:
-    """It fills while the graph, an ingredient, the stack of all, a soup is written, as room grows."""
+    """It fills while the graph, an ingredient, a soup is written, as room grows."""
     runs = empty.folder / "runs"
     runs.mkdir()
     with mounted(runs, "-t", "tmpfs", "-o", f"size={room}k", "tmpfs"):
@@ -35,7 +34,7 @@ def test_a_full_disk(empty: Bowl, original: Bowl, room: int) -> None:
         fails(outcome, "runs/tiny/", "cannot be written: No space left on device", "same command")
         assert not [path for path in empty.root.rglob(".*") if path.is_file()], "unfinished files are left"
         subprocess.run(["mount", "-o", "remount,size=4m", str(runs)], check=True)
-        succeeds(empty.gnnsoup("run"))
+        succeeds(empty.gnnsoup_here("run"))
         unchanged(before, empty, but=["ingredients.h5"])
         for index in range(3):
             assert kit.content(empty.ingredient(index)) == kit.content(original.ingredient(index))
@@ -54,4 +53,4 @@ def test_an_output_that_nobody_reads_does_not_blame_a_file(bowl: Bowl) -> None:
     assert "Traceback" not in outcome.stderr, outcome.stderr
     assert outcome.stderr.count(MARK) <= 1
     assert set(bowl.digests()) >= {f"ingredients/{index:04d}.h5" for index in range(3)}
-    succeeds(bowl.gnnsoup("run"))
+    succeeds(bowl.gnnsoup_here("run"))

@@ -33,8 +33,8 @@ def test_prepare_again_mends_it_and_everything_stays_valid(bowl: Bowl, original:
     truncate(bowl.graph)
     before = bowl.digests()
     fails(bowl.gnnsoup("soup"), "graph.h5", "damaged", "gnnsoup prepare", "--again")
-    succeeds(bowl.gnnsoup("prepare", "--again"))
-    said = succeeds(bowl.gnnsoup("run"))
+    succeeds(bowl.gnnsoup_here("prepare", "--again"))
+    said = succeeds(bowl.gnnsoup_here("run"))
     assert "3 of 3 ingredients are there already" in said
     assert "soup: pls is there already" in said
     unchanged(before, bowl, but=["graph.h5", "ingredients.h5", "report.h5"])
@@ -54,9 +54,8 @@ def test_a_missing_graph_is_made_again_by_prepare_and_asked_for_by_soup(bowl: Bo
 @pytest.mark.parametrize("command", ["prepare", "train", "soup", "run"])
 def test_another_partition_is_refused_naming_the_key(bowl: Bowl, command: str) -> None:
     before = bowl.digests()
-    fails(
-        bowl.gnnsoup_here(command, "--set", "partition.parts=6"), "graph.h5", "partition.parts = 8", "says 6", "name="
-    )
+    outcome = bowl.gnnsoup_here(command, "--set", "partition.parts=6")
+    fails(outcome, "graph.h5", "partition.parts = 8", "says 6", "name=", "--again")
     unchanged(before, bowl)
 
 
@@ -71,7 +70,7 @@ def test_cutting_anew_keeps_the_ingredients(bowl: Bowl) -> None:
     before = bowl.digests()
     other = ("--set", "partition.parts=6")
     succeeds(bowl.gnnsoup_here("prepare", "--again", *other))
-    said = succeeds(bowl.gnnsoup("run", *other))
+    said = succeeds(bowl.gnnsoup_here("run", *other))
     assert "3 of 3 ingredients are there already" in said
     assert "soup: pls done" in said
     unchanged({name: sha for name, sha in before.items() if name.startswith("ingredients/")}, bowl)

@@ -116,7 +116,7 @@ def test_refusal_is_one_line_of_the_command(bowl: Bowl) -> None:
 def test_unfit_ingredients_are_left_out_and_the_others_souped(bowl: Bowl) -> None:
     total = 2 + len(HURTS)
     more = ("--set", f"train.ingredients={total}")
-    succeeds(bowl.gnnsoup("train", *more))
+    succeeds(bowl.gnnsoup_here("train", *more))
     unfit = dict(enumerate(HURTS, start=1))
     for index, name in unfit.items():
         HURTS[name][0](bowl, index)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.faults import kit
 from tests.faults.kit import JOB, Bowl, fails
-from tests.tiny import command
 
 MISTAKES = [  # (line of the job file, what stands there instead, what the message must say)
     ("[machine]", "[machin]", "unknown key 'machin'; the nearest known one is 'machine'"),
@@ -67,7 +67,7 @@ def test_an_override_that_is_none(empty: Bowl, override: str, names: tuple[str, 
 
 
 def test_a_missing_job_file_is_named_with_the_bundled_ones(empty: Bowl) -> None:
-    fails(command("run", "jobs/none.toml", cwd=empty.folder), "'jobs/none.toml'", str(empty.folder), "pubmed")
+    fails(kit.here("run", "jobs/none.toml", cwd=empty.folder), "'jobs/none.toml'", str(empty.folder), "pubmed")
 
 
 def test_a_job_file_that_is_no_text(empty: Bowl) -> None:

@@ -7,7 +7,6 @@ import numpy as np
 from gnnsoup_hpc.job import METHOD_NAMES
 from tests.faults import kit
 from tests.faults.kit import Bowl, fails, succeeds, unchanged
-from tests.tiny import command
 
 
 def test_souping_before_preparing(empty: Bowl) -> None:
@@ -34,19 +33,19 @@ def test_some_ingredients_only(bowl: Bowl) -> None:
 
 def test_a_report_of_what_is_no_run(empty: Bowl) -> None:
     for folder in (".", "nowhere"):
-        fails(command("report", folder, cwd=empty.folder), folder, "not the folder of a run", "gnnsoup run")
+        fails(kit.here("report", folder, cwd=empty.folder), folder, "not the folder of a run", "gnnsoup run")
 
 
 def test_a_report_before_the_soups(empty: Bowl) -> None:
     succeeds(empty.gnnsoup_here("train"))
-    fails(command("report", "runs/tiny", cwd=empty.folder), "runs/tiny holds no soup yet", "gnnsoup soup")
+    fails(kit.here("report", "runs/tiny", cwd=empty.folder), "runs/tiny holds no soup yet", "gnnsoup soup")
     assert not empty.report.exists()
 
 
 def test_a_report_of_a_run_with_a_damaged_soup(bowl: Bowl) -> None:
     kit.truncate(bowl.soup("gis"))
     before = bowl.digests()
-    fails(command("report", "runs/tiny", cwd=bowl.folder), "soups/gis.h5", "damaged", "gnnsoup soup")
+    fails(kit.here("report", "runs/tiny", cwd=bowl.folder), "soups/gis.h5", "damaged", "gnnsoup soup")
     unchanged(before, bowl)
 
 

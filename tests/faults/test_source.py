@@ -86,11 +86,11 @@ def test_a_file_that_is_no_archive(empty: Bowl, bytes_of: Callable[[bytes], byte
 
 def test_a_missing_source_is_named_with_where_it_was_looked_for(empty: Bowl) -> None:
     (empty.folder / "tiny.npz").unlink()
-    fails(empty.gnnsoup("run"), "tiny.npz", str(empty.folder))
+    fails(empty.gnnsoup_here("run"), "tiny.npz", str(empty.folder))
 
 
 def test_a_finished_run_needs_no_source(bowl: Bowl) -> None:
     (bowl.folder / "tiny.npz").unlink()
     before = bowl.digests()
-    assert "soup: pls is there already" in bowl.gnnsoup("run").stdout
+    assert "soup: pls is there already" in bowl.gnnsoup_here("run").stdout
     assert {k: v for k, v in bowl.digests().items() if "/" in k} == {k: v for k, v in before.items() if "/" in k}

@@ -10,7 +10,6 @@ import pytest
 from gnnsoup_hpc.job import METHOD_NAMES
 from tests.faults import kit
 from tests.faults.kit import Bowl, fails, flip, succeeds, truncate, unchanged
-from tests.tiny import command
 
 
 def _made(said: str) -> set[str]:
@@ -23,7 +22,7 @@ def _there(said: str) -> set[str]:
 
 def test_a_finished_run_does_nothing_again(bowl: Bowl) -> None:
     before = bowl.digests()
-    said = succeeds(bowl.gnnsoup("run"))
+    said = succeeds(bowl.gnnsoup_here("run"))
     assert "3 of 3 ingredients are there already" in said
     assert _there(said) == set(METHOD_NAMES)
     unchanged(before, bowl, but=["ingredients.h5", "report.h5"])
@@ -86,7 +85,7 @@ def test_a_refused_job_leaves_the_report_readable(bowl: Bowl) -> None:
         fails(bowl.gnnsoup_here("run", "--set", override), "runs/tiny")
     before = bowl.digests()
     assert kit.digest(bowl.root / "job.toml") == before["job.toml"]
-    succeeds(command("report", "runs/tiny", cwd=bowl.folder))
+    succeeds(kit.here("report", "runs/tiny", cwd=bowl.folder))
 
 
 def test_more_ingredients_train_the_new_ones_alone(bowl: Bowl) -> None:
@@ -111,7 +110,7 @@ def test_odd_paths(original: Bowl, tmp_path: Path) -> None:
     runs = "my 'run' \"folder\" %s"
     succeeds(bowl.gnnsoup("run", "--set", f"runs={runs}"))
     root = bowl.folder / runs / "tiny"
-    succeeds(command("report", root, cwd=bowl.folder))
+    succeeds(kit.here("report", root, cwd=bowl.folder))
     assert kit.texts(root / "report.h5", "methods/method") == list(METHOD_NAMES)
     stacked = kit.dataset(root / "ingredients.h5", "state/convs.0.lin_l.weight")
     for index in range(3):

@@ -13,7 +13,7 @@ from tests.faults import kit
 from tests.faults.kit import JOB, MARK, Bowl, fails_under_mpirun, truncate, unchanged
 from tests.tiny import mpirun
 
-GUARD = 60  # seconds until a hang is called one
+GUARD = 40  # seconds until a hang is called one
 
 PLANT = """\
 import os, signal

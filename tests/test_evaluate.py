@@ -1,0 +1,50 @@
+"""Accuracy of weights and of ensembles."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gnnsoup_hpc import evaluate
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.subgraph import Subgraph, View
+from tests.arbitrary import normal, random_structure
+
+NET = Architecture("gcn", 2, 4, 8, 3)
+
+
+@pytest.fixture
+def view() -> View:
+    graph = Subgraph(normal(0, 20, 4, kind=torch.float32), random_structure(20, 60).adjacency())
+    return View(graph, torch.tensor([1, 4, 7, 12]), torch.tensor([0, 2, 1, 1]))
+
+
+def test_accuracy_is_the_share_of_hits() -> None:
+    scores = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.5, 0.5]])
+    assert evaluate.accuracy(scores, torch.tensor([1, 1, 1, 0])) == 0.75  # of equal scores the first counts
+    assert evaluate.accuracy(scores, torch.tensor([1, 1, 1, 1])) == 0.5
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_scores_that_are_not_finite_are_right_nowhere(bad: float) -> None:
+    scores = torch.tensor([[0.0, 1.0], [0.0, bad]])
+    assert evaluate.accuracy(scores, torch.tensor([1, 0])) == 0.0
+
+
+def test_only_the_views_nodes_are_scored(view: View) -> None:
+    state = NET.initial_state(0)
+    scores = evaluate.logits(NET, state, view)
+    assert torch.equal(scores, NET.logits(state, view.graph)[view.nodes])
+    assert evaluate.of_weights(NET, state, view) == evaluate.accuracy(scores, view.labels)
+
+
+def test_ensemble_is_the_mean_of_softmax_outputs(view: View) -> None:
+    states = [NET.initial_state(seed) for seed in range(5)]
+    mean = torch.stack([NET.logits(state, view.graph)[view.nodes].softmax(1) for state in states]).mean(0)
+    assert evaluate.of_ensemble(NET, iter(states), view) == evaluate.accuracy(mean, view.labels)
+
+
+def test_ensemble_of_one_is_that_one(view: View) -> None:
+    for seed in range(5):
+        state = NET.initial_state(seed)
+        assert evaluate.of_ensemble(NET, [state], view) == evaluate.of_weights(NET, state, view)

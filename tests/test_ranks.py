@@ -1,0 +1,127 @@
+"""Ranks without any launcher: its variables are read from a mapping."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from gnnsoup_hpc import ranks
+from gnnsoup_hpc.errors import JobError, LauncherError
+from gnnsoup_hpc.job import MachineJob
+from gnnsoup_hpc.ranks import Place
+
+OPEN_MPI = {
+    "OMPI_COMM_WORLD_RANK": "5",
+    "OMPI_COMM_WORLD_SIZE": "8",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+}
+MPICH = {"PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "4"}
+SRUN = {
+    "SLURM_PROCID": "5",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
+}
+
+
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def place(**changes: int) -> Place:
+    return Place(**({"rank": 0, "size": 1, "local_rank": 0, "local_size": 1} | changes), host="here")
+
+
+@pytest.mark.parametrize("environment", [OPEN_MPI, MPICH, SRUN])
+def test_place_is_the_launchers(environment: dict[str, str]) -> None:
+    found = ranks.place(environment)
+    assert (found.rank, found.size, found.local_rank, found.local_size) == (5, 8, 1, 4)
+    assert found.prefix == "[rank 5/8] "
+
+
+def test_without_a_launcher_there_is_one_rank() -> None:
+    found = ranks.place({})
+    assert (found.rank, found.size, found.local_rank, found.local_size) == (0, 1, 0, 1)
+    assert found.prefix == ""
+
+
+def test_a_batch_script_is_one_process() -> None:
+    assert ranks.place({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1"}).size == 1
+
+
+def test_a_launcher_that_says_no_local_rank_has_one_node() -> None:
+    found = ranks.place({"PMI_RANK": "2", "PMI_SIZE": "4"})
+    assert (found.local_rank, found.local_size) == (2, 4)
+
+
+@pytest.mark.parametrize(("text", "size"), [("3", 3), ("2,1", 2), ("2(x3),1", 2)])
+def test_slurms_short_form_of_tasks_a_node(text: str, size: int) -> None:
+    assert ranks.place(SRUN | {"SLURM_STEP_TASKS_PER_NODE": text}).local_size == size
+
+
+def test_slurm_job_is_noted_under_slurm_alone() -> None:
+    assert ranks.slurm_job({}) == {}
+    assert ranks.slurm_job({"SLURM_JOB_ID": "77"}) == {"slurm_job": "77", "slurm_restarts": "0"}
+    assert ranks.slurm_job({"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": "2"})["slurm_restarts"] == "2"
+
+
+def test_threads_are_the_jobs_or_an_equal_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setattr(ranks, "cores", lambda: 8)
+    assert ranks.threads_a_rank(MachineJob(), place()) == 8
+    assert ranks.threads_a_rank(MachineJob(), place(size=4, local_size=4)) == 2
+    assert ranks.threads_a_rank(MachineJob(), place(size=16, local_size=16)) == 1
+    assert ranks.threads_a_rank(MachineJob(threads=3), place(size=4, local_size=4)) == 3
+
+
+def test_cores_are_those_that_this_process_may_use() -> None:
+    assert ranks.cores() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.usefixtures("_threads")
+def test_a_rank_claims_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setattr(ranks, "cores", lambda: 2)
+    shared = place(size=2, local_size=2)
+    ranks.claim_machine(MachineJob(device="cpu"), shared)
+    assert ranks.threads() == 1
+    ranks.claim_machine(MachineJob(device="cpu"), shared, alone=True)
+    assert ranks.threads() == 2
+    ranks.claim_machine(MachineJob(device="cpu", threads=1), shared, alone=True)
+    assert ranks.threads() == 1
+
+
+@pytest.mark.usefixtures("_threads")
+def test_devices_are_dealt_by_local_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    found = [ranks.claim_machine(MachineJob(), place(size=4, local_size=4, local_rank=rank)) for rank in range(4)]
+    assert [str(device) for device in found] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert chosen == found
+    assert ranks.claim_machine(MachineJob(device="cpu"), place()).type == "cpu"
+
+
+@pytest.mark.usefixtures("_threads")
+def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(LauncherError, match=r"machine.device = 'cuda', but no GPU is visible"):
+        ranks.claim_machine(MachineJob(device="cuda"), place())
+    assert ranks.claim_machine(MachineJob(), place()).type == "cpu"
+
+
+def test_one_rank_needs_no_mpi() -> None:
+    assert ranks.world(place()) is None
+
+
+def test_errors_are_one_line_with_the_rank(capsys: pytest.CaptureFixture[str]) -> None:
+    ranks.say_error(place(rank=1, size=2), JobError("a.toml: no"))
+    assert capsys.readouterr().err == "[rank 1/2] gnnsoup: error: a.toml: no\n"
