@@ -34,7 +34,7 @@ METHOD_NAMES: tuple[MethodName, ...] = ("best", "uniform", "greedy", "gis", "ls"
 class Section(BaseModel):
     """A table of the job file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class GraphJob(Section):
@@ -89,10 +89,10 @@ class ModelJob(Section):
 class VaryJob(Section):
     """Values that ingredients take in turn: ingredient i gets value i modulo the list's length; empty = none."""
 
-    learning_rate: tuple[Rate, ...] = Field((), description="learning rates to take in turn")
-    weight_decay: tuple[Decay, ...] = Field((), description="weight decays to take in turn")
-    dropout: tuple[Dropout, ...] = Field((), description="dropout rates to take in turn")
-    epochs: tuple[Count, ...] = Field((), description="epoch counts to take in turn")
+    learning_rate: tuple[Rate, ...] = Field((), strict=False, description="learning rates to take in turn")
+    weight_decay: tuple[Decay, ...] = Field((), strict=False, description="weight decays to take in turn")
+    dropout: tuple[Dropout, ...] = Field((), strict=False, description="dropout rates to take in turn")
+    epochs: tuple[Count, ...] = Field((), strict=False, description="epoch counts to take in turn")
 
 
 class TrainJob(Section):
@@ -138,7 +138,9 @@ class PartitionLearnedJob(LearnedJob):
 class SoupJob(Section):
     """Which soups are made, and how."""
 
-    methods: tuple[MethodName, ...] = Field(METHOD_NAMES, min_length=1, description="methods, in this order")
+    methods: tuple[MethodName, ...] = Field(
+        METHOD_NAMES, min_length=1, strict=False, description="methods, in this order"
+    )
     seed: Seed = Field(0, description="seed of alpha's start and of the drawn unions")
     unfit: Literal["refuse", "leave out"] = Field(
         "refuse", description="what to do about an ingredient that is missing, damaged, foreign or not finite"

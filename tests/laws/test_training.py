@@ -1,0 +1,187 @@
+"""Laws of training: an ingredient is a function of (job, index), from one start, and never without a number."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+
+from gnnsoup_hpc import evaluate, stream
+from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.records import Hyperparameters, Ingredient, Role, State
+from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.store import graph as graph_store
+from gnnsoup_hpc.store import ingredient as ingredient_store
+from gnnsoup_hpc.train.loop import Views, train
+from tests import pantry, tiny
+
+HOW = Hyperparameters(epochs=6, learning_rate=0.02, weight_decay=0.0, dropout=0.5)
+NETS = [
+    Architecture(kind, 2, tiny.FEATURES, 16, tiny.CLASSES, heads, norm)
+    for kind, heads, norm in (("gcn", 1, "none"), ("sage", 1, "layer"), ("gat", 4, "none"))
+]
+every_kind = pytest.mark.parametrize("net", NETS, ids=lambda net: net.kind)
+
+
+@pytest.fixture(scope="module")
+def views(stock: Job) -> Views:
+    """The whole graph as each role sees it."""
+    with graph_store.opened(RunDir.of(stock).graph, stock) as graph:
+        view = stream.whole(graph, Role.TRAIN)
+        others = (stream.same_graph(graph, view, role) for role in (Role.VALIDATION, Role.TEST))
+        return Views(view, *others)
+
+
+def trained(
+    net: Architecture,
+    views: Views,
+    how: Hyperparameters = HOW,
+    index: int = 0,
+    initial: State | None = None,
+    seed: int = 0,
+) -> Ingredient:
+    start = net.initial_state(0) if initial is None else initial
+    return train(net, views, start, how, seed, index, pantry.QUIET.bar(how.epochs, "test"))
+
+
+def same(one: State, other: State) -> bool:
+    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def contents(job: Job) -> list[str]:
+    hashes = []
+    for index in range(job.train.ingredients):
+        with h5py.File(RunDir.of(job).ingredient(index)) as file:
+            hashes.append(str(file.attrs["content_sha256"]))
+    return hashes
+
+
+@pytest.mark.parametrize(("kind", "heads"), [("gcn", 1), ("sage", 1), ("gat", 2)])
+def test_a_job_trained_twice_gives_the_same_bits(kind: str, heads: int, tmp_path: Path) -> None:
+    small = ("train.epochs=3", "train.ingredients=2")
+    jobs = [pantry.stocked(tmp_path / place, *small, kind=kind, heads=heads) for place in ("here", "there")]
+    here, there = (contents(job) for job in jobs)
+    assert here == there
+    assert here[0] != here[1]
+    for index in range(2):
+        states = [ingredient_store.read(RunDir.of(job).ingredient(index)).state for job in jobs]
+        assert same(*states)
+
+
+@every_kind
+def test_the_index_and_the_seed_choose_the_dropout(net: Architecture, views: Views) -> None:
+    base = trained(net, views)
+    assert same(trained(net, views).state, base.state)
+    assert not same(trained(net, views, index=1).state, base.state)
+    assert not same(trained(net, views, seed=1).state, base.state)
+
+
+@every_kind
+def test_without_dropout_all_ingredients_are_one(net: Architecture, views: Views) -> None:
+    """Nothing else tells them apart: they start from the same state."""
+    how = replace(HOW, dropout=0.0)
+    assert same(trained(net, views, how, index=0).state, trained(net, views, how, index=5).state)
+
+
+def test_a_job_without_dropout_trains_one_model_n_times(tmp_path: Path) -> None:
+    job = pantry.stocked(tmp_path, "train.dropout=0.0", "train.epochs=3")
+    assert len(set(contents(job))) == 1
+
+
+@every_kind
+def test_training_begins_at_the_initial_state_and_leaves_it_alone(net: Architecture, views: Views) -> None:
+    start = net.initial_state(3)
+    before = {name: tensor.clone() for name, tensor in start.items()}
+    moved = trained(net, views, replace(HOW, epochs=1, learning_rate=1e-6), initial=start)
+    assert same(start, before)
+    assert not same(moved.state, start)
+    for name, tensor in moved.state.items():
+        torch.testing.assert_close(tensor, start[name], atol=1.1e-6, rtol=0.0)  # Adam's first step is the rate
+
+
+@every_kind
+def test_shapes_and_kinds_are_kept(net: Architecture, views: Views) -> None:
+    state = trained(net, views).state
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == net.shapes()
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    assert not any(tensor.requires_grad for tensor in state.values())
+
+
+@every_kind
+def test_the_best_epochs_weights_are_kept_with_their_accuracies(net: Architecture, views: Views) -> None:
+    found = trained(net, views)
+    accuracies = [epoch.validation_accuracy for epoch in found.history]
+    assert [epoch.epoch for epoch in found.history] == list(range(1, HOW.epochs + 1))
+    assert found.best_epoch == 1 + accuracies.index(max(accuracies))
+    assert found.validation_accuracy == max(accuracies)
+    assert evaluate.of_weights(net, found.state, views.validation) == found.validation_accuracy
+    assert evaluate.of_weights(net, found.state, views.test) == found.test_accuracy
+    assert found.stopped == "all epochs done"
+
+
+@every_kind
+def test_training_learns(net: Architecture, views: Views) -> None:
+    found = trained(net, views, replace(HOW, epochs=25))
+    assert found.history[-1].loss < 0.8 * found.history[0].loss
+    assert found.validation_accuracy > 0.6  # of three classes
+
+
+def test_weight_decay_shrinks_weights(views: Views) -> None:
+    norms = [
+        sum(float(t.square().sum()) for t in trained(NETS[0], views, replace(HOW, weight_decay=decay)).state.values())
+        for decay in (0.0, 1.0)
+    ]
+    assert norms[1] < norms[0]
+
+
+def at_the_highest_rate(kind: str, layers: int, views: Views) -> tuple[Ingredient, bool] | None:
+    """The ingredient, if there is one, and whether its scores are numbers."""
+    net = Architecture(kind, layers, tiny.FEATURES, 16, tiny.CLASSES)
+    try:
+        found = trained(net, views, replace(HOW, learning_rate=1000.0))
+    except RunError:
+        return None
+    return found, bool(torch.isfinite(evaluate.logits(net, found.state, views.validation)).all())
+
+
+@pytest.mark.parametrize("layers", [2, 6, 14])
+@pytest.mark.parametrize("kind", ["gcn", "sage", "gat"])
+def test_the_highest_rate_ends_in_an_error_or_keeps_finite_weights(kind: str, layers: int, views: Views) -> None:
+    outcome = at_the_highest_rate(kind, layers, views)
+    if outcome:
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in outcome[0].state.values())
+        assert all(math.isfinite(epoch.loss) for epoch in outcome[0].history)
+
+
+@pytest.mark.parametrize("kind", ["gcn", "sage", "gat"])
+def test_a_model_whose_scores_are_no_numbers_is_no_ingredient(kind: str, views: Views) -> None:
+    """After one step of this size the weights are finite, but what fourteen layers make of them is not."""
+    outcome = at_the_highest_rate(kind, 14, views)
+    assert outcome is None or outcome[1]
+
+
+def test_a_diverged_ingredient_says_when(views: Views) -> None:
+    net = Architecture("gat", 6, tiny.FEATURES, 16, tiny.CLASSES)
+    found = trained(net, views, replace(HOW, learning_rate=1000.0))
+    assert found.stopped.startswith(f"diverged in epoch {len(found.history) + 1} ")
+    assert len(found.history) < HOW.epochs
+
+
+def test_divergence_at_once_names_the_rate(views: Views) -> None:
+    huge = {name: tensor * 1e30 for name, tensor in NETS[0].initial_state(0).items()}
+    with pytest.raises(RunError, match=r"ingredient 4 diverged in epoch 1 .*lower train.learning_rate = 0.02"):
+        trained(NETS[0], views, index=4, initial=huge)
+
+
+def test_vary_is_applied_in_turn(tmp_path: Path) -> None:
+    job = pantry.stocked(tmp_path, "train.vary.epochs=[2, 4]", "train.vary.dropout=[0.1, 0.2, 0.3]")
+    found = [ingredient_store.read(RunDir.of(job).ingredient(index)) for index in range(3)]
+    assert [len(ingredient.history) for ingredient in found] == [2, 4, 2]
+    assert [ingredient.hyperparameters.dropout for ingredient in found] == [0.1, 0.2, 0.3]
+    assert len(set(contents(job))) == 3

@@ -1,0 +1,90 @@
+"""Sharing out of ingredients: what is there is kept, what is missing or damaged trained, others' work waited for."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from gnnsoup_hpc import leases
+from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.store import ingredient as ingredient_store
+from gnnsoup_hpc.train import work
+from tests import pantry
+
+
+@pytest.fixture
+def job(stock: Job, tmp_path: Path) -> Job:
+    """A finished training, to change."""
+    return pantry.copied(stock, tmp_path)
+
+
+@pytest.fixture
+def paths(job: Job) -> list[Path]:
+    return [RunDir.of(job).ingredient(index) for index in range(job.train.ingredients)]
+
+
+def test_only_what_is_missing_is_trained(job: Job, paths: list[Path]) -> None:
+    kept, missing = paths[0].read_bytes(), ingredient_store.read(paths[1])
+    paths[1].unlink()
+    pantry.train(job)
+    assert paths[0].read_bytes() == kept
+    again = ingredient_store.read(paths[1])
+    assert again.validation_accuracy == missing.validation_accuracy
+    assert (again.state["convs.0.lin_l.weight"] == missing.state["convs.0.lin_l.weight"]).all()
+
+
+def test_a_damaged_ingredient_is_set_aside_and_trained_again(job: Job, paths: list[Path]) -> None:
+    whole = ingredient_store.read(paths[2])
+    paths[2].write_bytes(damaged := paths[2].read_bytes()[:-50])
+    pantry.train(job)
+    assert ingredient_store.read(paths[2]).validation_accuracy == whole.validation_accuracy
+    assert paths[2].with_name("0002.h5.damaged").read_bytes() == damaged
+
+
+@pytest.mark.parametrize("override", ["train.epochs=3", "train.dropout=0.25", "train.seed=1", "model.hidden=8"])
+def test_ingredients_of_another_recipe_are_refused_and_left_alone(job: Job, paths: list[Path], override: str) -> None:
+    before = [path.read_bytes() for path in paths]
+    with pytest.raises(RunError, match="give the job a name of its own"):
+        pantry.train(pantry.changed(job, override))
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_an_initial_state_of_another_seed_is_not_used(job: Job, paths: list[Path]) -> None:
+    """Not even where no ingredient is there to tell."""
+    for path in paths:
+        path.unlink()
+    with pytest.raises(RunError, match=r"initial.h5 was made with train.seed = 0, the job says 1"):
+        pantry.train(pantry.changed(job, "train.seed=1"))
+
+
+def test_no_lease_is_left(job: Job, paths: list[Path]) -> None:
+    paths[0].unlink()
+    pantry.train(job)
+    assert list((RunDir.of(job).root / "leases").iterdir()) == []
+
+
+def test_what_somebody_else_trains_is_waited_for(job: Job, paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other holds the lease, finishes while we wait, and gives it up; we train nothing."""
+    monkeypatch.setattr(work, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(work, "train", lambda *_: pytest.fail("trained what somebody else was training"))
+    content = paths[1].read_bytes()
+    paths[1].unlink()
+    held, finish = threading.Event(), threading.Event()
+
+    def somebody_else() -> None:
+        with leases.held(RunDir.of(job).lease("ingredient-0001")):
+            held.set()
+            finish.wait()
+            paths[1].write_bytes(content)
+
+    other = threading.Thread(target=somebody_else)
+    other.start()
+    held.wait()
+    threading.Timer(0.1, finish.set).start()
+    pantry.train(job)
+    other.join()
+    assert paths[1].read_bytes() == content
