@@ -17,7 +17,7 @@ def prepare(arguments: argparse.Namespace, here: Place) -> None:
     from gnnsoup_hpc.progress import Log
 
     job = cli.load_job(arguments)
-    room.prepare(job, Log(here.prefix), arguments.again and here.rank == 0)
+    room.prepare(job, here, Log(here.prefix), arguments.again)
     if here.rank == 0:
         room.note_job(job)
 
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in (run, prepare, train, soup, report, job):
         _add(commands, command)
     parsed = parser.parse_args(arguments)
-    return cli.guarded(lambda here: parsed.command(parsed, here))
+    return cli.guarded(lambda here: parsed.command(parsed, here), collective=parsed.command in (soup, run))
 
 
 def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Callable[..., None]) -> None:

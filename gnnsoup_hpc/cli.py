@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+import time
 from collections.abc import Callable
 
 from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc import ranks
-from gnnsoup_hpc.errors import Interrupted, JobError, SoupError
+from gnnsoup_hpc.errors import Interrupted, JobError, MissingJobError, SoupError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.ranks import Place
 
+EXIT_BROKEN_PIPE = 141  # as the shell has it: 128 + SIGPIPE
+GRACE_SECONDS = 5.0
 JOB_HELP = "a job file, or the name of a bundled job (default: pubmed)"
 
 
@@ -31,24 +36,38 @@ def load_job(arguments: argparse.Namespace) -> Job:
     return jobs.load(arguments.job, arguments.set)
 
 
-def guarded(command: Callable[[Place], None]) -> int:
+def guarded(command: Callable[[Place], None], collective: bool = False) -> int:
     """Run a command; its exit code. An error that a user can meet is one line; any other ends all ranks.
 
-    What is wrong with a job is wrong on every rank alike, so rank 0 alone says it.
+    A collective command starts MPI first of all, so that whatever stops one rank can end the others.
     """
     here = ranks.place()
     ranks.show_tracebacks(here)
     try:
+        if collective:
+            ranks.world(here)
         command(here)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return _ended(here, Interrupted("interrupted; the same command goes on from here"))
+    except BrokenPipeError:  # whoever read our output, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        ranks.abort_others(EXIT_BROKEN_PIPE)
+        return EXIT_BROKEN_PIPE
     except SoupError as error:
         return _ended(here, error)
     return 0
 
 
 def _ended(here: Place, error: SoupError) -> int:
-    if here.rank == 0 or not isinstance(error, JobError):
-        ranks.say_error(here, error)
+    """Say an error, end the other ranks, and return the exit code.
+
+    What is wrong in a job is wrong on every rank alike, so rank 0 alone says it, unless it turns out to have no error.
+    """
+    if here.rank > 0 and isinstance(error, JobError) and not isinstance(error, MissingJobError):
+        if not ranks.mpi_runs():
+            return error.exit_code
+        time.sleep(GRACE_SECONDS)  # rank 0 ends us meanwhile
+    ranks.say_error(here, error)
     ranks.abort_others(error.exit_code)
     return error.exit_code

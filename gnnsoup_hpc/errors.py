@@ -17,6 +17,10 @@ class JobError(SoupError):
     exit_code = 2
 
 
+class MissingJobError(JobError):
+    """There is no such job file here; other ranks, on other nodes, may have one."""
+
+
 class GraphError(SoupError):
     """The source of a graph is missing, malformed, or lacks what souping needs."""
 
@@ -27,6 +31,10 @@ class PartError(SoupError):
 
 class FileError(SoupError):
     """A file of the run is missing, truncated, damaged, foreign, incomplete, or from a newer version."""
+
+
+class ForeignFileError(FileError):
+    """A file of the run is sound, but belongs to another job."""
 
 
 class RunError(SoupError):

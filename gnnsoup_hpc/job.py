@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gnnsoup_hpc.errors import JobError
+from gnnsoup_hpc.errors import JobError, MissingJobError
 from gnnsoup_hpc.records import Grouping
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -210,7 +210,7 @@ def load(text: str | None = None, overrides: Sequence[str] = ()) -> Job:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise JobError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:
-        raise JobError(f"{path}: cannot be read: {error.strerror}") from None
+        raise MissingJobError(f"{path}: cannot be read: {error.strerror}") from None
     for override in overrides:
         _override(tree, override)
     return validated(tree, str(path))
@@ -234,7 +234,7 @@ def find(text: str) -> Path:
     if text in bundled:
         return bundled[text]
     hint = f"the bundled job {path.stem!r} needs no path" if path.stem in bundled else f"bundled: {', '.join(bundled)}"
-    raise JobError(f"there is no job file {text!r} here ({Path.cwd()}); {hint}")
+    raise MissingJobError(f"there is no job file {text!r} here ({Path.cwd()}); {hint}")
 
 
 def bundled_jobs() -> list[Path]:
@@ -277,14 +277,19 @@ def _override(tree: dict[str, Any], text: str) -> None:
         tree = tree.setdefault(name, {})
         if not isinstance(tree, dict):
             raise JobError(f"--set {text!r}: {name!r} is a value, not a table")
-    tree[last] = _value(value.strip())
+    tree[last] = _value(key.strip(), value.strip())
 
 
-def _value(text: str) -> object:
+def _value(key: str, text: str) -> object:
+    """What TOML reads in `text`; the text itself where that is none, or the field wants text (`name=2024`)."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    return value if isinstance(value, str) or key not in _TEXT_FIELDS else text
+
+
+_TEXT_FIELDS = ("name", "runs", "graph.source")
 
 
 def _explain(item: Any) -> str:

@@ -12,6 +12,7 @@ from gnnsoup_hpc.measure import Meter
 from gnnsoup_hpc.partition import partitioned
 from gnnsoup_hpc.preparation import prepared
 from gnnsoup_hpc.progress import Log
+from gnnsoup_hpc.ranks import Place
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import files
 from gnnsoup_hpc.store import graph as graph_store
@@ -19,12 +20,15 @@ from gnnsoup_hpc.store import graph as graph_store
 POLL_SECONDS = 0.5
 
 
-def prepare(job: Job, log: Log, again: bool = False) -> None:
-    """Make the run's graph.h5 if it is missing (or `again`), and see that it is the job's.
+def prepare(job: Job, here: Place, log: Log, again: bool = False) -> None:
+    """Make the run's graph.h5 if it is missing (or `again`, by rank 0), and see that it is the job's.
+
+    Rank 0 also checks that the whole file is as it was written; the others rely on the checksums of what they read.
 
     Raises: RunError where it was made from another [graph] or [partition]; GraphError for a source that cannot be used.
     """
     run = RunDir.of(job)
+    again = again and here.rank == 0
     while again or not run.graph.exists():
         with leases.held(run.lease("graph")) as ours:
             if ours:
@@ -33,7 +37,7 @@ def prepare(job: Job, log: Log, again: bool = False) -> None:
                 again = False
         if not ours:
             time.sleep(POLL_SECONDS)
-    with graph_store.opened(run.graph, job, verify=True):
+    with graph_store.opened(run.graph, job, verify=here.rank == 0):
         pass
 
 

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
 # (rank, size, rank on the node, ranks on the node), by launcher; srun's variables are those of a step, for a batch
 # script itself has SLURM_NTASKS too but is one process.
+_SLURM = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")
 _LAUNCHERS = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
     ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+    _SLURM,
 )
 
 
@@ -53,6 +54,8 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
     host = socket.gethostname()
     for rank, size, local_rank, local_size in _LAUNCHERS:
         if rank in environment and size in environment:
+            if local_rank not in environment and environment.get("SLURM_PROCID") == environment[rank]:
+                _, _, local_rank, local_size = _SLURM  # srun with PMI, which knows no node
             everyone = int(environment[size])
             local = environment.get(local_size, str(everyone))
             return Place(
@@ -113,6 +116,7 @@ def claim_machine(job: MachineJob, here: Place, alone: bool = False) -> torch.de
 def world(here: Place) -> Intracomm | None:
     """The world's communicator; None for one rank alone, which needs no MPI.
 
+    The first call starts MPI, and so waits for all ranks.
     Raises: LauncherError where MPI is missing, or does not know the launcher that started this rank.
     """
     if here.size == 1:
@@ -149,9 +153,13 @@ def say_error(here: Place, error: SoupError) -> None:
     print(f"{here.prefix}gnnsoup: error: {error}", file=sys.stderr, flush=True)
 
 
+def mpi_runs() -> bool:
+    """Whether MPI has been started and there is more than one rank."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    return mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.size > 1
+
+
 def abort_others(code: int) -> None:
     """Where MPI runs with more than one rank, end them all with `code`; otherwise do nothing."""
-    mpi = sys.modules.get("mpi4py.MPI")
-    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.size > 1:
-        sys.stdout.flush()
-        mpi.COMM_WORLD.Abort(code)
+    if mpi_runs():
+        sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(code)

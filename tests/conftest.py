@@ -34,3 +34,9 @@ def own_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A run with three GraphSAGE ingredients. Tests read it; one that changes a run copies it first."""
     return pantry.stocked(tmp_path_factory.mktemp("stock"))
+
+
+@pytest.fixture(scope="session")
+def served(stock: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """The same run with all soups and its report."""
+    return pantry.souped(pantry.copied(stock, tmp_path_factory.mktemp("served")))

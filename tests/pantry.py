@@ -17,6 +17,7 @@ from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.ranks import Place
 from gnnsoup_hpc.records import Mixture
 from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.soup.__main__ import soup
 from gnnsoup_hpc.soup.kitchen import Kitchen
 from gnnsoup_hpc.soup.protocol import SoupMethod
 from gnnsoup_hpc.soup.station import Station
@@ -39,7 +40,7 @@ def job_in(folder: Path, *overrides: str, **shape: object) -> Job:
 def prepared(folder: Path, *overrides: str, **shape: object) -> Job:
     """The tiny job with its graph.h5."""
     job = job_in(folder, *overrides, **shape)
-    prepare(job, QUIET)
+    prepare(job, ALONE, QUIET)
     return job
 
 
@@ -86,3 +87,9 @@ def cook(method: SoupMethod, job: Job, ids: Sequence[int] | None = None, seed: i
     """What a method makes of a job's ingredients."""
     with station(job, ids) as ours:
         return method.cook(kitchen(ours, seed))
+
+
+def souped(job: Job) -> Job:
+    """Make a job's soups and its report."""
+    soup(job, ALONE)
+    return job

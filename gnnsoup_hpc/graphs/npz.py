@@ -24,20 +24,22 @@ def read(name: str) -> RawGraph:
     """
     path = Path(name).expanduser()
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
+        archive = np.load(path, allow_pickle=False)
+        arrays = {key: archive[key] for key in archive.files} if isinstance(archive, np.lib.npyio.NpzFile) else None
     except FileNotFoundError:
         raise GraphError(f"graph.source: there is no file {path} (relative to {Path.cwd()})") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise GraphError(f"{path}: not a readable .npz archive without pickles: {error}") from None
+    if arrays is None:
+        raise GraphError(f"{path}: one array, and no .npz archive of several; docs/format.md has the layout")
     return from_arrays(arrays, str(path), file_sha256(path))
 
 
 def from_arrays(arrays: Mapping[str, Any], where: str, sha256: str) -> RawGraph:
     """The graph of the layout's arrays."""
-    y = _integers(arrays, "y", where)
+    y = _integers(arrays, "y", where, dimensions=1)
     source, destination = _edges(arrays, where, len(y))
-    stored = {role: _integers(arrays, key, where) for key, role in _SPLIT_KEYS.items() if key in arrays}
+    stored = {role: _integers(arrays, key, where, dimensions=1) for key, role in _SPLIT_KEYS.items() if key in arrays}
     return RawGraph(
         where=where,
         sha256=sha256,
@@ -45,16 +47,16 @@ def from_arrays(arrays: Mapping[str, Any], where: str, sha256: str) -> RawGraph:
         y=y,
         source=source,
         destination=destination,
-        classes=int(_integers(arrays, "num_classes", where)) if "num_classes" in arrays else None,
+        classes=int(_integers(arrays, "num_classes", where, dimensions=0)) if "num_classes" in arrays else None,
         splits={"stored": stored} if stored else {},
     )
 
 
 def _features(arrays: Mapping[str, Any], where: str, nodes: int) -> FloatArray:
     if "x" in arrays:
-        return np.asarray(_take(arrays, "x", where), dtype=np.float32)
-    indptr, indices = _integers(arrays, "x_indptr", where), _integers(arrays, "x_indices", where)
-    data = np.asarray(_take(arrays, "x_data", where), dtype=np.float32)
+        return _floats(arrays, "x", where)
+    indptr, indices = _integers(arrays, "x_indptr", where, 1), _integers(arrays, "x_indices", where, 1)
+    data = _floats(arrays, "x_data", where)
     try:
         width = int(indices.max()) + 1 if len(indices) else 0
         return np.asarray(sp.csr_matrix((data, indices, indptr), shape=(nodes, width)).toarray(), dtype=np.float32)
@@ -65,21 +67,29 @@ def _features(arrays: Mapping[str, Any], where: str, nodes: int) -> FloatArray:
 def _edges(arrays: Mapping[str, Any], where: str, nodes: int) -> tuple[IntArray, IntArray]:
     """(source, destination) of every edge, from edge_index (2, E) or from CSR rows of in-neighbours."""
     if "edge_index" in arrays:
-        edges = _integers(arrays, "edge_index", where)
-        if edges.ndim != 2 or len(edges) != 2:
+        edges = _integers(arrays, "edge_index", where, dimensions=2)
+        if len(edges) != 2:
             raise GraphError(f"{where}: edge_index has shape {edges.shape}; expected (2, E): sources, destinations")
         return edges[0], edges[1]
-    indptr, indices = _integers(arrays, "indptr", where), _integers(arrays, "indices", where)
+    indptr, indices = _integers(arrays, "indptr", where, 1), _integers(arrays, "indices", where, 1)
     counts = np.diff(indptr)
     if len(indptr) != nodes + 1 or indptr[0] != 0 or (counts < 0).any() or indptr[-1] != len(indices):
         raise GraphError(f"{where}: indptr must rise from 0 to {len(indices)} in {nodes + 1} steps")
     return indices, np.repeat(np.arange(nodes), counts)
 
 
-def _integers(arrays: Mapping[str, Any], key: str, where: str) -> IntArray:
+def _floats(arrays: Mapping[str, Any], key: str, where: str) -> FloatArray:
     array = _take(arrays, key, where)
-    if array.dtype.kind not in "iu":
-        raise GraphError(f"{where}: {key} holds {array.dtype}; expected integers")
+    if array.dtype.kind not in "fiub":
+        raise GraphError(f"{where}: {key} holds {array.dtype}; expected numbers")
+    return np.asarray(array, dtype=np.float32)
+
+
+def _integers(arrays: Mapping[str, Any], key: str, where: str, dimensions: int) -> IntArray:
+    array = _take(arrays, key, where)
+    if array.dtype.kind not in "iu" or array.ndim != dimensions:
+        kind = ("a single integer", "a row of integers", "a matrix of integers")[dimensions]
+        raise GraphError(f"{where}: {key} holds {array.dtype} of shape {array.shape}; expected {kind}")
     return np.asarray(array, dtype=np.int64)
 
 

@@ -84,6 +84,10 @@ def _check(raw: RawGraph) -> int:
         )
     if classes < 1:
         raise GraphError(f"{raw.where}: no node has a label")
+    if raw.classes is None and classes > nodes:
+        raise GraphError(
+            f"{raw.where}: label {classes - 1} is out of range: more classes than {nodes} nodes; number them from 0"
+        )
     return classes
 
 

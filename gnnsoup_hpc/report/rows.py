@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gnnsoup_hpc import job as jobs
-from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.measure import above_baseline
 from gnnsoup_hpc.records import Ingredient, Measurement, Role, Soup
@@ -53,7 +53,10 @@ def contents(root: Path) -> Contents:
     if not run.job.is_file():
         raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
     job = jobs.load(str(run.job))
-    soups = tuple(soup_store.read(run.soup(name)) for name in job.soup.methods if run.soup(name).exists())
+    try:
+        soups = tuple(soup_store.read(run.soup(name)) for name in job.soup.methods if run.soup(name).exists())
+    except FileError as error:
+        raise RunError(f"{error}: run `gnnsoup soup JOB`, which makes it again") from None
     if not soups:
         raise RunError(f"{root} holds no soup yet: run `gnnsoup soup JOB` first")
     other = next((soup.method for soup in soups if soup.shelf_sha256 != soups[0].shelf_sha256), None)

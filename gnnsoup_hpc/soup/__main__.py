@@ -40,7 +40,7 @@ def soup(job: Job, here: Place, again: bool = False) -> None:
 
 def _coordinate(job: Job, team: Team, device: torch.device, log: Log, again: bool) -> None:
     run = RunDir.of(job)
-    with graph_store.opened(run.graph, job) as graph:
+    with graph_store.opened(run.graph, job, verify=True) as graph:
         architecture = Architecture.of(job.model, graph.features, graph.classes)
         selection = selected(job, run, architecture, graph.sha256, log)
         note_job(job)
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cli.add_job(parser)
     parser.add_argument("--again", action="store_true", help="make all soups anew, also those that are there")
     parsed = parser.parse_args(arguments)
-    return cli.guarded(lambda here: soup(cli.load_job(parsed), here, parsed.again))
+    return cli.guarded(lambda here: soup(cli.load_job(parsed), here, parsed.again), collective=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gnnsoup_hpc.errors import FileError, RunError
+from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.progress import Log
@@ -31,14 +31,15 @@ def selected(job: Job, run: RunDir, architecture: Architecture, graph_sha256: st
     if not any(run.ingredient(index).exists() for index in range(job.train.ingredients)):
         raise RunError(f"{run.ingredients} holds no ingredient of this job: run `gnnsoup train JOB` first")
     initial = states.sha256(_initial(job, run, architecture))
-    fit, unfit = {}, {}
+    fit: dict[int, str] = {}
+    unfit: dict[int, FileError] = {}
     for index in range(job.train.ingredients):
         try:
             fit[index] = _hash(run, index, Origin.of(job, architecture, graph_sha256, initial, index))
         except FileError as error:
-            unfit[index] = str(error)
+            unfit[index] = error
     _judge(job, fit, unfit, log)
-    return Selection(fit, unfit)
+    return Selection(fit, {index: str(error) for index, error in unfit.items()})
 
 
 def _initial(job: Job, run: RunDir, architecture: Architecture) -> State:
@@ -55,14 +56,16 @@ def _hash(run: RunDir, index: int, origin: Origin) -> str:
     return states.sha256(ingredient_store.read(path, origin).state)
 
 
-def _judge(job: Job, fit: dict[int, str], unfit: dict[int, str], log: Log) -> None:
+def _judge(job: Job, fit: dict[int, str], unfit: dict[int, FileError], log: Log) -> None:
     if unfit and (job.soup.unfit == "refuse" or not fit):
         first = next(iter(unfit.values()))
         more = f" (and {len(unfit) - 1} more)" if len(unfit) > 1 else ""
-        raise RunError(
-            f"{first}{more}: run `gnnsoup train JOB`, which trains missing and damaged ingredients,"
-            " or leave such ones out with --set 'soup.unfit=leave out'"
+        advice = (
+            "give the job a name of its own (--set name=…), or move the file away and run `gnnsoup train JOB`"
+            if isinstance(first, ForeignFileError)
+            else "run `gnnsoup train JOB`, which trains missing and damaged ingredients"
         )
+        raise RunError(f"{first}{more}: {advice}, or leave such ones out with --set 'soup.unfit=leave out'")
     for reason in unfit.values():
         log.say(f"soup: left out: {reason}")
     if len(fit) == 1:

@@ -7,9 +7,11 @@ HDF5 is asked to parse it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +31,7 @@ USER_BLOCK = 512
 CREATOR = "gnnsoup_hpc"
 _SEAL = b"gnnsoup_hpc sha256 of the bytes from 512 on: "
 _BLOCK = 1 << 20
+_LAYOUT: dict[str, Any] = {"libver": ("v110", "v110"), "track_order": True}
 
 
 @contextmanager
@@ -49,7 +52,7 @@ def published(path: Path) -> Iterator[Path]:
         finally:
             private.unlink(missing_ok=True)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
+        reason = error.strerror or str(error)
         raise RunError(
             f"{path} cannot be written: {reason}. Nothing finished is lost; make room or make the folder writable,"
             " then give the same command again"
@@ -75,21 +78,44 @@ def set_aside(path: Path) -> Path:
 
 
 @contextmanager
-def created(path: Path, kind: str, version: int, about: str) -> Iterator[h5py.File]:
-    """Yield a new HDF5 file of `kind`, sealed and published at `path` if the block succeeds."""
+def created(path: Path, kind: str, version: int, about: str, bulk_bytes: int = 0) -> Iterator[h5py.File]:
+    """Yield a new HDF5 file of `kind`, sealed and published at `path` if the block succeeds.
+
+    It is built in memory and written in one go, for HDF5 crashes on a disk that fills up while it writes; with
+    `bulk_bytes`, the size of a file too large for that, it is built on disk once there is room for it.
+    """
     with published(path) as private:
-        with h5py.File(
-            private, "w", userblock_size=USER_BLOCK, libver=("v110", "v110"), locking=False, track_order=True
-        ) as file:
-            file.attrs["format"] = f"{CREATOR}/{kind}"
-            file.attrs["format_version"] = version
-            file.attrs["about"] = about
-            file.attrs["creator"] = CREATOR
-            file.attrs["creator_version"] = __version__
-            file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-            yield file
-            file.attrs["complete"] = 1
+        if bulk_bytes:
+            _check_room(path, bulk_bytes)
+            with h5py.File(private, "w", userblock_size=USER_BLOCK, locking=False, **_LAYOUT) as file:
+                _stamp(file, kind, version, about)
+                yield file
+                file.attrs["complete"] = 1
+        else:
+            with h5py.File(private, "w", driver="core", backing_store=False, **_LAYOUT) as file:
+                _stamp(file, kind, version, about)
+                yield file
+                file.attrs["complete"] = 1
+                file.flush()
+                image = file.id.get_file_image()
+            private.write_bytes(bytes(USER_BLOCK) + image)
         _seal(private)
+
+
+def _stamp(file: h5py.File, kind: str, version: int, about: str) -> None:
+    file.attrs["format"] = f"{CREATOR}/{kind}"
+    file.attrs["format_version"] = version
+    file.attrs["about"] = about
+    file.attrs["creator"] = CREATOR
+    file.attrs["creator_version"] = __version__
+    file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _check_room(path: Path, size: int) -> None:
+    free, wanted = shutil.disk_usage(path.parent).free, round(size * 1.05)
+    if free < wanted:
+        reason = os.strerror(errno.ENOSPC)
+        raise OSError(errno.ENOSPC, f"{reason}: {wanted // 1024} KiB are needed, {free // 1024} KiB are left")
 
 
 @contextmanager
@@ -115,12 +141,12 @@ def opened(path: Path, kind: str, version: int, verify: bool = True) -> Iterator
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path, advice: str = "") -> Iterator[None]:
     """Around reads of an open file: a checksum that fails or a part that is missing becomes a FileError."""
     try:
         yield
     except (OSError, KeyError) as error:
-        raise FileError(f"{path} is damaged or incomplete: {error}") from error
+        raise FileError(f"{path} is damaged or incomplete: {error}{advice}") from error
 
 
 def check_header(path: Path) -> None:

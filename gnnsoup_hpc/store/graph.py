@@ -28,6 +28,7 @@ from gnnsoup_hpc.records import (
 from gnnsoup_hpc.store import cost, files
 
 KIND, VERSION = "graph", 1
+_ADVICE = ": run `gnnsoup prepare JOB --again`, which makes it again"
 
 
 def graph_sha256(graph: Graph) -> str:
@@ -43,7 +44,9 @@ def write(
     """Publish graph.h5."""
     indptr, indices = _renumbered(graph, partition)
     order = partition.order
-    with files.created(path, KIND, VERSION, "graph, prepared and cut into contiguous parts") as file:
+    about = "graph, prepared and cut into contiguous parts"
+    size = sum(array.nbytes for array in (graph.x, graph.y, graph.role, order, indptr, indices))
+    with files.created(path, KIND, VERSION, about, bulk_bytes=size) as file:
         nodes = file.create_group("nodes", track_order=True)
         files.put(nodes, "x", graph.x[order], "1", "features, prepared")
         files.put(nodes, "y", graph.y[order], "1", "class label; -1 = none")
@@ -95,7 +98,7 @@ class GraphFile:
     @property
     def features(self) -> int:
         """F."""
-        with files.reading(self.path):
+        with files.reading(self.path, _ADVICE):
             return int(self.file["nodes/x"].shape[1])
 
     @property
@@ -126,13 +129,13 @@ class GraphFile:
     @property
     def edges(self) -> int:
         """|E|, directed entries."""
-        with files.reading(self.path):
+        with files.reading(self.path, _ADVICE):
             return int(self.file["edges/indices"].shape[0])
 
     @property
     def measurement(self) -> Measurement:
         """What making the file cost."""
-        with files.reading(self.path):
+        with files.reading(self.path, _ADVICE):
             return cost.get(self.file)
 
     @property
@@ -168,7 +171,7 @@ class GraphFile:
 
     def x(self, start: int, stop: int, out: FloatArray) -> None:
         """Read features of nodes start to stop into `out` (stop - start, F)."""
-        with files.reading(self.path):
+        with files.reading(self.path, _ADVICE):
             self.file["nodes/x"].read_direct(out, np.s_[start:stop])
 
     def y(self, start: int, stop: int) -> IntArray:
@@ -186,11 +189,11 @@ class GraphFile:
         return np.diff(indptr), np.asarray(neighbours, dtype=np.int64)
 
     def _read(self, name: str, start: int = 0, stop: int | None = None) -> Any:
-        with files.reading(self.path):
+        with files.reading(self.path, _ADVICE):
             return self.file[name][start:stop]
 
     def _attributes(self, name: str) -> dict[str, Any]:
-        with files.reading(self.path):
+        with files.reading(self.path, _ADVICE):
             return dict(self.file[name].attrs)
 
 
@@ -208,7 +211,7 @@ def opened(path: Path, job: Job, verify: bool = False) -> Iterator[GraphFile]:
             with files.reading(path):
                 made = json.loads(file["provenance"].attrs["sections"])
         except FileError as error:
-            raise RunError(f"{error}: run `gnnsoup prepare JOB --again`, which makes it again") from None
+            raise RunError(f"{error}{_ADVICE}") from None
         _same_sections(path, made, _sections(job))
         yield GraphFile(path, file)
 

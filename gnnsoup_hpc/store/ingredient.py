@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gnnsoup_hpc.errors import FileError, RunError
+from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
 from gnnsoup_hpc.job import Job, canonical, fingerprint
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Epoch, Hyperparameters, Ingredient, State
@@ -94,7 +94,7 @@ def write(path: Path, ingredient: Ingredient, origin: Origin, job: Job, **proven
 def read(path: Path, origin: Origin | None = None) -> Ingredient:
     """The ingredient in a file, if its weights are finite; with `origin`, only if it is of that origin.
 
-    Raises: FileError naming the file and what is wrong with it.
+    Raises: FileError naming the file and what is wrong with it; ForeignFileError where it is sound, but of another job.
     """
     with files.opened(path, KIND, VERSION) as file, files.reading(path):
         state = states.get(file)
@@ -130,10 +130,10 @@ def _same_origin(path: Path, file: h5py.File, origin: Origin) -> None:
     found, wanted = json.loads(file["provenance"].attrs["origin"]), origin.values
     key = next((key for key in wanted if found.get(key) != wanted[key]), "index")
     if key == "graph_sha256":
-        raise FileError(f"{path} was trained on another graph ({found.get(key, '?')[:12]}…) than the run's")
+        raise ForeignFileError(f"{path} was trained on another graph ({found.get(key, '?')[:12]}…) than the run's")
     if key == "initial_sha256":
-        raise FileError(f"{path} started from another initial state than the run's")
-    raise FileError(f"{path} is of another recipe: {key} was {found.get(key)!r}, the job says {wanted[key]!r}")
+        raise ForeignFileError(f"{path} started from another initial state than the run's")
+    raise ForeignFileError(f"{path} is of another recipe: {key} was {found.get(key)!r}, the job says {wanted[key]!r}")
 
 
 def _content(state: State, history: dict[str, Any]) -> str:
@@ -142,11 +142,12 @@ def _content(state: State, history: dict[str, Any]) -> str:
     return files.content_sha256(arrays | {name: history[name] for name in ("epoch", "loss", "validation_accuracy")})
 
 
-def write_initial(path: Path, state: State, job: Job) -> None:
+def write_initial(path: Path, state: State, architecture: Architecture, job: Job) -> None:
     """Publish the state that all ingredients start from."""
     with files.created(path, INITIAL, INITIAL_VERSION, "initial state that all ingredients start from") as file:
         states.put(file, state)
         file.attrs["seed"] = job.train.seed
+        file.attrs["architecture"] = canonical(asdict(architecture))
         files.put_provenance(file, job.to_toml())
 
 
@@ -156,15 +157,31 @@ def read_initial(path: Path, architecture: Architecture, seed: int) -> State:
     Raises: FileError where it is damaged; RunError where it is of another architecture or seed.
     """
     with files.opened(path, INITIAL, INITIAL_VERSION) as file, files.reading(path):
-        state, made = states.get(file), int(file.attrs["seed"])
+        state = states.get(file)
+        made = _as_in_job(json.loads(file.attrs["architecture"]), int(file.attrs["seed"]))
+    wanted = _as_in_job(asdict(architecture), seed)
+    key = next((key for key in wanted if made.get(key) != wanted[key]), None)
+    if key is not None:
+        raise RunError(
+            f"{path} was made with {key} = {made.get(key)!r}, the job says {wanted[key]!r}: give the job a name of its"
+            f" own (--set name=…), or remove {path.parent}"
+        )
     states.check_finite(path, state)
-    try:
-        states.check_shapes(path, state, architecture)
-        if made != seed:
-            raise FileError(f"{path} was made with train.seed = {made}, the job says {seed}")
-    except FileError as error:
-        raise RunError(f"{error}: give the job a name of its own (--set name=…), or remove {path.parent}") from None
+    states.check_shapes(path, state, architecture)
     return state
+
+
+def _as_in_job(architecture: dict[str, Any], seed: int) -> dict[str, Any]:
+    return {f"model.{key}": value for key, value in architecture.items()} | {"train.seed": seed}
+
+
+def gathered(path: Path) -> list[str]:
+    """Names of the ingredients that ingredients.h5 stacks; none where it is missing or damaged."""
+    try:
+        with files.opened(path, GATHERED, GATHERED_VERSION) as file, files.reading(path):
+            return list(file["names"].asstr()[:])
+    except FileError:
+        return []
 
 
 def gather(path: Path, sources: Sequence[Path], state: State, job: Job) -> None:

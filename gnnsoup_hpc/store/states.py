@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import torch
 
-from gnnsoup_hpc.errors import FileError
+from gnnsoup_hpc.errors import FileError, ForeignFileError
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import State
 from gnnsoup_hpc.store import files
@@ -46,7 +46,7 @@ def check_shapes(path: Path, state: State, architecture: Architecture) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if found != wanted:
         name = next(name for name in [*wanted, *found] if found.get(name) != wanted.get(name))
-        raise FileError(
+        raise ForeignFileError(
             f"{path} does not fit the job's model: {name} has shape {_shape(found, name)}, the model wants"
             f" {_shape(wanted, name)}"
         )

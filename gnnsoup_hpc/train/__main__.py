@@ -19,7 +19,7 @@ def train(job: Job, here: Place) -> None:
     log = Log(here.prefix)
     device = ranks.claim_machine(job.machine, here)
     log.say(f"train: on {here.host}, device {device}, {ranks.threads()} threads")
-    prepare(job, log)
+    prepare(job, here, log)
     train_all(job, here, device, log)
 
 

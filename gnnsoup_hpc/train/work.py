@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from gnnsoup_hpc import leases, stream
-from gnnsoup_hpc.errors import FileError, RunError
+from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.measure import warm_up
 from gnnsoup_hpc.models import Architecture
@@ -65,7 +65,8 @@ def train_all(job: Job, here: Place, device: torch.device, log: Log) -> None:
             warm_up(device)
             _share(bench, graph, missing)
     paths = [run.ingredient(index) for index in range(job.train.ingredients)]
-    ingredient_store.gather(run.gathered, paths, initial, job)
+    if missing or ingredient_store.gathered(run.gathered) != [path.stem for path in paths]:
+        ingredient_store.gather(run.gathered, paths, initial, job)
 
 
 def _initial(job: Job, run: RunDir, architecture: Architecture, log: Log) -> State:
@@ -79,7 +80,7 @@ def _initial(job: Job, run: RunDir, architecture: Architecture, log: Log) -> Sta
             return ingredient_store.read_initial(run.initial, architecture, job.train.seed)
     except FileError as error:
         log.say(f"train: {error}; made again")
-    ingredient_store.write_initial(run.initial, architecture.initial_state(job.train.seed), job)
+    ingredient_store.write_initial(run.initial, architecture.initial_state(job.train.seed), architecture, job)
     return ingredient_store.read_initial(run.initial, architecture, job.train.seed)
 
 
@@ -90,13 +91,11 @@ def _is_there(bench: Bench, index: int) -> bool:
     """
     path = bench.run.ingredient(index)
     try:
-        ingredient_store.read(path)
+        ingredient_store.read(path, bench.origin(index))
+    except ForeignFileError as error:
+        raise RunError(f"{error}: give the job a name of its own (--set name=…), or move {path} away") from None
     except FileError:
         return False
-    try:
-        ingredient_store.read(path, bench.origin(index))
-    except FileError as error:
-        raise RunError(f"{error}: give the job a name of its own (--set name=…), or remove {path.parent}") from None
     return True
 
 

@@ -171,13 +171,15 @@ def test_training_repairs_what_is_damaged(bowl: Bowl, original: Bowl, name: str)
 
 @pytest.mark.parametrize("name", [name for name in HURTS if name not in MENDED])
 def test_what_a_refusal_says_to_do_helps(bowl: Bowl, name: str) -> None:
-    """Where souping says to train, training must mend it; where it cannot, the two must not say otherwise."""
+    """A sound file of another job is moved away, not removed; then training mends the run as the line says."""
     HURTS[name][0](bowl, 1)
     others = {index: kit.digest(bowl.ingredient(index)) for index in (0, 2)}
     line = fails(bowl.gnnsoup_here("soup"), "ingredients/0001.h5")
-    if "gnnsoup train" in line:
-        succeeds(bowl.gnnsoup_here("train"))
-        succeeds(bowl.gnnsoup_here("soup"))
+    assert "move the file away and run `gnnsoup train JOB`" in line
+    fails(bowl.gnnsoup_here("train"), "move runs/tiny/ingredients/0001.h5 away")
+    bowl.ingredient(1).rename(bowl.folder / "elsewhere.h5")
+    succeeds(bowl.gnnsoup_here("train"))
+    succeeds(bowl.gnnsoup_here("soup"))
     assert {index: kit.digest(bowl.ingredient(index)) for index in others} == others
 
 

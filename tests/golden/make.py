@@ -1,0 +1,93 @@
+"""`python -m tests.golden.make`: write the golden files of today's format version, which tests read for ever.
+
+They are a whole run on a graph of 24 nodes. A folder that is there is never written again, for users have files of its
+version; a new version gets a folder of its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from contextlib import chdir
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+
+from gnnsoup_hpc.__main__ import main
+from gnnsoup_hpc.store import graph, ingredient, report, soup
+
+VERSION = max(graph.VERSION, ingredient.VERSION, soup.VERSION, report.VERSION)
+FOLDER = Path(__file__).resolve().parent / f"v{VERSION}"
+
+NODES = 24
+JOB = """\
+name = "golden"
+[graph]
+source = "npz:golden.npz"
+split = "stored"
+features = "standardise"
+[partition]
+parts = 4
+[model]
+kind = "gat"
+hidden = 4
+heads = 2
+norm = "layer"
+[train]
+ingredients = 2
+epochs = 3
+dropout = 0.0
+[train.vary]
+learning_rate = [0.05, 0.1]
+[soup]
+methods = ["gis", "pls", "ensemble"]
+[soup.gis]
+granularity = 3
+[soup.pls]
+epochs = 2
+union = 2
+[machine]
+device = "cpu"
+threads = 1
+"""
+
+
+def ring() -> dict[str, np.ndarray]:
+    """A directed ring with a loop at node 0; node 23 stands alone and has no label. One feature is the class."""
+    nodes = np.arange(NODES)
+    y = np.where(nodes < NODES - 1, nodes // 8 % 2, -1)
+    x = np.stack([y, nodes / NODES, np.ones(NODES)], axis=1).astype(np.float32)
+    edges = np.stack([nodes[:-2], nodes[1:-1]])
+    return {
+        "x": x,
+        "y": y,
+        "edge_index": np.concatenate([edges, [[0], [0]]], axis=1),
+        "train_idx": nodes[0:23:3],
+        "valid_idx": nodes[1:23:3],
+        "test_idx": nodes[2:23:3],
+    }
+
+
+def make(folder: Path) -> None:
+    """Run the pipeline in a folder of its own and keep what it wrote; no file says on which machine."""
+    with (
+        tempfile.TemporaryDirectory() as work,
+        chdir(work),
+        mock.patch("socket.gethostname", return_value="golden"),
+        mock.patch("platform.platform", return_value="Linux"),
+    ):
+        torch.manual_seed(0)
+        np.savez("golden.npz", **ring())
+        Path("golden.toml").write_text(JOB, encoding="utf-8")
+        if main(["run", "golden.toml"]):
+            sys.exit("the run failed")
+        shutil.copytree("runs/golden", folder, ignore=shutil.ignore_patterns("leases"))
+
+
+if __name__ == "__main__":
+    if FOLDER.exists():
+        sys.exit(f"{FOLDER} is there; golden files are written once")
+    make(FOLDER)

@@ -1,0 +1,169 @@
+"""Files of format version 1, written once by make.py: today's readers read in them what was written then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from gnnsoup_hpc import job as jobs
+from gnnsoup_hpc import stream
+from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.records import Hyperparameters, Role
+from gnnsoup_hpc.report.rows import contents
+from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.store import files, states
+from gnnsoup_hpc.store import graph as graph_store
+from gnnsoup_hpc.store import ingredient as ingredient_store
+from gnnsoup_hpc.store import report as report_store
+from gnnsoup_hpc.store import soup as soup_store
+from gnnsoup_hpc.store.ingredient import Origin
+from tests.golden.make import NODES, ring
+
+RUN = RunDir(Path(__file__).resolve().parent / "v1")
+NET = Architecture("gat", 2, features=3, hidden=4, classes=2, heads=2, norm="layer")
+KINDS = {
+    RUN.graph: graph_store.KIND,
+    RUN.initial: ingredient_store.INITIAL,
+    RUN.ingredient(0): ingredient_store.KIND,
+    RUN.ingredient(1): ingredient_store.KIND,
+    RUN.gathered: ingredient_store.GATHERED,
+    RUN.soup("gis"): soup_store.KIND,
+    RUN.soup("pls"): soup_store.KIND,
+    RUN.soup("ensemble"): soup_store.KIND,
+    RUN.report: report_store.KIND,
+}
+NAMES = [
+    *("convs.0.att_src", "convs.0.att_dst", "convs.0.bias", "convs.0.lin.weight"),
+    *("convs.1.att_src", "convs.1.att_dst", "convs.1.bias", "convs.1.lin.weight"),
+    *("norms.0.weight", "norms.0.bias"),
+]
+GRAPH_SHA256 = "6d8293933a07b56c602f57120be2a10656a6f7743ae54d62730d4486b51c7dfa"
+
+
+@pytest.fixture(scope="module")
+def job() -> Job:
+    return jobs.load(str(RUN.job))
+
+
+@pytest.mark.parametrize(("path", "kind"), KINDS.items(), ids=lambda value: getattr(value, "name", None))
+def test_every_file_is_whole_small_and_of_version_1(path: Path, kind: str) -> None:
+    assert path.stat().st_size < 60_000
+    with files.opened(path, kind, 1) as file:
+        assert file.attrs["format_version"] == 1
+        assert file.attrs["format"] == f"gnnsoup_hpc/{kind}"
+        assert file.attrs["creator_version"] == "0.1.0"
+        assert file["provenance"].attrs["host"] == "golden"
+
+
+def test_job(job: Job) -> None:
+    assert job.name == "golden"
+    assert job.soup.methods == ("gis", "pls", "ensemble")
+    assert job.train.vary.learning_rate == (0.05, 0.1)
+
+
+def test_graph(job: Job) -> None:
+    source = ring()
+    with graph_store.opened(RUN.graph, job, verify=True) as graph:
+        assert (graph.nodes, graph.edges, graph.features, graph.classes, graph.parts) == (NODES, 45, 3, 2, 4)
+        assert graph.sha256 == GRAPH_SHA256
+        assert graph.ptr.tolist() == [0, 6, 12, 18, 24]
+        assert graph.validation_counts.tolist() == [2, 2, 2, 2]
+        assert graph.cut["edge_cut"] == 3
+        assert graph.cut["undirected_edges"] == 22
+        assert graph.preparation.kind == "standardise"
+        np.testing.assert_allclose(graph.preparation.mean, [7 / 24, 11.5 / 24, 1.0], rtol=1e-6)
+        assert graph.preparation.scale[2] == 1.0
+        assert graph.measurement["seconds"] > 0.0
+
+        ids = graph.file["nodes/original_id"][:]
+        assert ids.tolist() == [*range(11, 23), *range(11), 23]
+        assert graph.y(0, NODES).tolist() == source["y"][ids].tolist()
+        for role, name in ((Role.TRAIN, "train_idx"), (Role.VALIDATION, "valid_idx"), (Role.TEST, "test_idx")):
+            assert sorted(ids[graph.role(0, NODES) == role].tolist()) == source[name].tolist()
+
+        whole = stream.whole(graph, Role.VALIDATION)
+        assert whole.graph.adjacency.indices.tolist()[:6] == [1, 22, 0, 2, 1, 3]
+        x = whole.graph.x.numpy() * graph.preparation.scale + graph.preparation.mean
+        np.testing.assert_allclose(x, source["x"][ids], atol=1e-6)
+        assert len(whole.labels) == 8
+
+        union = stream.union_of_parts(graph, [3, 1], Role.VALIDATION)
+        assert union.graph.x.shape == (12, 3)
+        assert union.labels.tolist() == [0, 0, 0, 1]
+
+
+def test_initial_state() -> None:
+    state = ingredient_store.read_initial(RUN.initial, NET, 0)
+    assert list(state) == NAMES
+    assert state["convs.0.lin.weight"][0].tolist() == pytest.approx([-0.08216102, 0.24498363, -0.27979493], abs=1e-7)
+    assert state["convs.1.att_src"][0, 1].tolist() == pytest.approx([-0.25205272, 0.91649103], abs=1e-7)
+    assert state["norms.0.weight"].tolist() == [1.0] * 4
+
+
+def test_ingredients(job: Job) -> None:
+    initial = states.sha256(ingredient_store.read_initial(RUN.initial, NET, 0))
+    found = [
+        ingredient_store.read(RUN.ingredient(index), Origin.of(job, NET, GRAPH_SHA256, initial, index))
+        for index in range(2)
+    ]
+    assert [ingredient.index for ingredient in found] == [0, 1]
+    assert [ingredient.validation_accuracy for ingredient in found] == [6 / 8, 7 / 8]
+    assert [ingredient.test_accuracy for ingredient in found] == [4 / 7, 5 / 7]
+    assert [ingredient.best_epoch for ingredient in found] == [1, 2]
+    assert found[1].hyperparameters == Hyperparameters(3, 0.1, 0.0, 0.0)
+    assert found[1].stopped == "all epochs done"
+    assert [epoch.epoch for epoch in found[0].history] == [1, 2, 3]
+    assert [epoch.loss for epoch in found[0].history] == pytest.approx([0.99865562, 0.81833851, 0.66432828], abs=1e-7)
+    assert list(found[0].state) == NAMES
+    assert found[0].state["convs.1.bias"].tolist() == pytest.approx([-0.04999999, 0.04999999], abs=1e-7)
+
+
+def test_stack_of_ingredients() -> None:
+    with files.opened(RUN.gathered, ingredient_store.GATHERED, 1) as file:
+        assert file["names"].asstr()[:].tolist() == ["0000", "0001"]
+        assert list(file["state"]) == NAMES
+        for name in NAMES:
+            rows = [ingredient_store.read(RUN.ingredient(index)).state[name].numpy() for index in range(2)]
+            assert np.array_equal(file["state"][name][:], np.stack(rows))
+
+
+def test_soups() -> None:
+    gis, pls, ensemble = (soup_store.read(RUN.soup(name)) for name in ("gis", "pls", "ensemble"))
+    assert gis.mixture.alpha.tolist() == [[0.0, 1.0]]
+    assert gis.counts == {"forward_whole": 5, "forward_union": 0, "backward_whole": 0, "backward_union": 0}
+    assert (gis.validation_accuracy, gis.test_accuracy) == (7 / 8, 5 / 7)
+    assert pls.mixture.groups == ("layer 0", "layer 1")
+    assert pls.mixture.by == "layer"
+    assert pls.mixture.alpha.flatten().tolist() == pytest.approx([0.33270485, 0.66729515, 0.28771237, 0.71228763])
+    assert [step.learning_rate for step in pls.mixture.history] == pytest.approx([10.0, 8.53553391])
+    assert pls.ingredients == ("0000", "0001")
+    assert pls.left_out == ()
+    assert (ensemble.mixture.of, ensemble.state) == ("predictions", None)
+    assert {gis.shelf_sha256, pls.shelf_sha256} == {ensemble.shelf_sha256}
+
+    architecture, state = soup_store.read_state(RUN.soup("pls"))
+    assert architecture == NET
+    architecture.as_pyg().load_state_dict(state, strict=True)
+    assert state["convs.1.bias"].tolist() == pytest.approx([-0.15607627, 0.15607627], abs=1e-7)
+
+
+def test_run_can_be_reported_again() -> None:
+    run = contents(RUN.root)
+    assert [soup.method for soup in run.soups] == ["gis", "pls", "ensemble"]
+    assert run.test_nodes == 7
+
+
+def test_report() -> None:
+    with h5py.File(RUN.report) as file:
+        assert file["methods/method"].asstr()[:].tolist() == ["gis", "pls", "ensemble"]
+        assert file["methods/test_accuracy"][:].tolist() == [5 / 7, 4 / 7, 4 / 7]
+        assert file["methods/models_at_inference"][:].tolist() == [1, 1, 2]
+        assert file["ingredients/ingredient"].asstr()[:].tolist() == ["0000", "0001"]
+        assert file["phases/phase"].asstr()[:].tolist() == ["prepare", "train", "soup"]
+        assert file["histories/pls/step"][:].tolist() == [1, 2]
+        assert "24 nodes, 45 directed entries" in file.attrs["graph"]
+        assert file["verdicts"].asstr()[0].startswith("The best ingredient on validation is 0001")

@@ -1,0 +1,85 @@
+"""Which ingredients are fit for souping, and what is said of the others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.soup.selection import Selection, selected
+from gnnsoup_hpc.store import ingredient as ingredient_store
+from gnnsoup_hpc.store import states
+from tests import pantry
+
+
+@pytest.fixture
+def job(stock: Job, tmp_path: Path) -> Job:
+    return pantry.copied(stock, tmp_path)
+
+
+def select(job: Job, *overrides: str) -> Selection:
+    job = pantry.changed(job, *overrides)
+    with pantry.station(job) as station:
+        return selected(job, RunDir.of(job), station.architecture, station.graph.sha256, pantry.QUIET)
+
+
+def spoil(job: Job, index: int) -> None:
+    """Put a number that is none among the weights of an ingredient."""
+    with pantry.station(job) as station:
+        path, initial = RunDir.of(job).ingredient(index), RunDir.of(job).initial
+        start = ingredient_store.read_initial(initial, station.architecture, job.train.seed)
+        origin = ingredient_store.Origin.of(
+            job, station.architecture, station.graph.sha256, states.sha256(start), index
+        )
+    ingredient = ingredient_store.read(path)
+    state = {name: tensor.clone() for name, tensor in ingredient.state.items()}
+    state["convs.0.lin_l.bias"][0] = float("inf")
+    ingredient_store.write(path, replace(ingredient, state=state), origin, job)
+
+
+LEAVE = "soup.unfit=leave out"
+
+
+def test_sound_ingredients_are_fit(job: Job) -> None:
+    selection = select(job)
+    assert list(selection.fit) == [0, 1, 2]
+    assert len(set(selection.fit.values())) == 3
+    assert selection.unfit == {}
+
+
+@pytest.mark.parametrize(
+    ("hurt", "reason"),
+    [
+        (lambda job: RunDir.of(job).ingredient(1).unlink(), "0001.h5 is not trained yet"),
+        (lambda job: RunDir.of(job).ingredient(1).write_bytes(b"short"), "0001.h5 is not a file of gnnsoup_hpc"),
+        (lambda job: spoil(job, 1), "0001.h5 has weights that are not finite, in convs.0.lin_l.bias"),
+    ],
+    ids=["missing", "damaged", "infinite"],
+)
+def test_an_unfit_ingredient_is_refused_or_left_out(job: Job, hurt: object, reason: str) -> None:
+    assert callable(hurt)
+    hurt(job)
+    with pytest.raises(RunError, match=f"{reason}.*gnnsoup train JOB.*leave out"):
+        select(job)
+    selection = select(job, LEAVE)
+    assert list(selection.fit) == [0, 2]
+    assert list(selection.unfit) == [1]
+    assert reason in selection.unfit[1]
+
+
+def test_ingredients_of_another_recipe_are_unfit(job: Job) -> None:
+    with pytest.raises(
+        RunError, match=r"0000.h5 is of another recipe: train.epochs was 12, the job says 13 \(and 2 more"
+    ):
+        select(job, "train.epochs=13", LEAVE)  # none is left
+
+
+def test_nothing_to_soup_names_the_command(job: Job) -> None:
+    for index in range(3):
+        RunDir.of(job).ingredient(index).unlink()
+    with pytest.raises(RunError, match="holds no ingredient of this job: run `gnnsoup train JOB` first"):
+        select(job)

@@ -1,0 +1,104 @@
+"""Ranks while souping, over a world of threads: the same answers in the same order for any number of ranks."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from queue import Queue
+from typing import Any
+
+import pytest
+import torch
+
+from gnnsoup_hpc.soup.station import Taste
+from gnnsoup_hpc.soup.team import Team, serve
+
+
+class World:
+    """One rank's end of a communicator; messages travel through queues."""
+
+    def __init__(self, rank: int, size: int, post: defaultdict[tuple[int, int], Queue[Any]]) -> None:
+        self.rank, self.size, self._post = rank, size, post
+
+    def send(self, message: Any, dest: int) -> None:
+        self._post[self.rank, dest].put(message)
+
+    def iprobe(self, source: int) -> bool:
+        return not self._post[source, self.rank].empty()
+
+    def recv(self, source: int) -> Any:
+        return self._post[source, self.rank].get()
+
+
+class Scale:
+    """Stands for a station: an accuracy is the first weight of a mixture, and clearing is counted."""
+
+    def __init__(self) -> None:
+        self.tasted = self.cleared = 0
+
+    def accuracy(self, taste: Taste) -> float:
+        self.tasted += 1
+        return float(taste.alpha[0, 0])
+
+    def clear(self) -> None:
+        self.cleared += 1
+
+
+@contextmanager
+def team_of(size: int) -> Iterator[tuple[Team, list[Scale]]]:
+    """A team whose other ranks serve until they are told to leave."""
+    post: defaultdict[tuple[int, int], Queue[Any]] = defaultdict(Queue)
+    worlds = [World(rank, size, post) for rank in range(size)]
+    for pair in ((a, b) for a in range(size) for b in range(size)):
+        post[pair] = Queue()
+    scales = [Scale() for _ in worlds]
+    helpers = [threading.Thread(target=serve, args=pair) for pair in zip(worlds[1:], scales[1:], strict=True)]
+    for helper in helpers:
+        helper.start()
+    team = Team(worlds[0] if size > 1 else None, threads_shared=1)  # type: ignore[arg-type]
+    try:
+        yield team, scales
+    finally:
+        team.tell("leave")
+        for helper in helpers:
+            helper.join()
+
+
+def tastes(count: int) -> list[Taste]:
+    return [Taste(torch.tensor([[float(number)]])) for number in range(count)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 7])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_answers_come_in_the_order_of_the_questions(size: int, count: int) -> None:
+    with team_of(size) as (team, scales):
+        for _ in range(2):
+            assert team.accuracies(scales[0], tastes(count)) == [float(number) for number in range(count)]
+    assert team.size == size
+    assert sum(scale.tasted for scale in scales) == 2 * count
+
+
+def test_work_is_shared_evenly() -> None:
+    with team_of(3) as (team, scales):
+        team.accuracies(scales[0], tastes(8))
+    assert [scale.tasted for scale in scales] == [3, 3, 2]
+
+
+def test_the_others_clear_when_they_are_told() -> None:
+    with team_of(3) as (team, scales):
+        team.tell("clear")
+        team.accuracies(scales[0], tastes(3))
+    assert [scale.cleared for scale in scales] == [0, 1, 1]
+
+
+def test_rank_0_has_its_own_threads_again_afterwards() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with team_of(2) as (team, scales):
+            team.accuracies(scales[0], tastes(4))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,172 @@
+"""The order of the rooms, read from the code: imports point one way, and some things have one user alone."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "gnnsoup_hpc"
+
+# From the top: a room imports from lines below its own, and within itself. A name stands for a module or a package.
+ORDER = [
+    "__main__",
+    "soup.__main__ train.__main__",
+    "report.__main__",
+    "cli",
+    "soup.work train.work",
+    "prepare train soup.selection report",
+    "soup.methods",
+    "soup",
+    "evaluate stream",
+    "store",
+    "graphs partition preparation models",
+    "run_dir ranks subgraph measure leases progress seeds",
+    "job kernels",
+    "records errors",
+    "__init__",
+]
+
+# What only one room may import, and what is there for it while the program runs.
+ONLY_USERS = {"h5py": "store", "pymetis": "partition", "mpi4py": "ranks", "torch_geometric": "models"}
+LAUNCHERS_VARIABLE = re.compile(r"(SLURM|PMI|PMIX|OMPI|MPI|HYDRA)_[A-Z_]+")
+MOST_LINES_OF_A_MODULE, MOST_LINES_OF_A_FUNCTION = 300, 50
+
+
+@dataclass(frozen=True)
+class Module:
+    """One file of the package; `name` is dotted and leaves the package's own name out."""
+
+    name: str
+    path: Path
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.path.read_text(encoding="utf-8"))
+
+    @cached_property
+    def for_types(self) -> set[ast.AST]:
+        """Everything under `if TYPE_CHECKING`."""
+        blocks = [n for n in ast.walk(self.tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+        return {inner for block in blocks for inner in ast.walk(block)}
+
+    def imports(self, types_too: bool = True) -> Iterator[str]:
+        """Full dotted names of what is imported, wherever in the file."""
+        for node in ast.walk(self.tree):
+            if node in self.for_types and not types_too:
+                continue
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{self.path} imports relatively"
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def modules() -> dict[str, Module]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+        found[name] = Module(name, path)
+    return found
+
+
+MODULES = modules()
+every_module = pytest.mark.parametrize("module", MODULES.values(), ids=lambda module: module.name)
+
+
+def imported(module: Module, types_too: bool = True) -> set[str]:
+    """Modules of the package that a module imports."""
+    return {target for name in module.imports(types_too) if (target := target_of(name)) and target != module.name}
+
+
+def target_of(name: str) -> str | None:
+    """The module of the package that a dotted import leads to: `gnnsoup_hpc.store.files.put` is `store.files`."""
+    first, _, rest = name.partition(".")
+    if first != PACKAGE.name:
+        return None
+    while rest and rest not in MODULES:
+        rest = rest.rpartition(".")[0]
+    return rest or "__init__"
+
+
+def place_of(name: str) -> tuple[int, str]:
+    """Line of a module in ORDER, and the room that it belongs to there: the longest name that fits."""
+    fits = [
+        (line, room)
+        for line, rooms in enumerate(ORDER)
+        for room in rooms.split()
+        if name == room or name.startswith(f"{room}.")
+    ]
+    assert fits, f"{name} has no place in ORDER: give it one"
+    return max(fits, key=lambda fit: len(fit[1]))
+
+
+@every_module
+def test_imports_point_down(module: Module) -> None:
+    line, room = place_of(module.name)
+    upward = [target for target in imported(module) if place_of(target)[1] != room and place_of(target)[0] <= line]
+    assert upward == []
+
+
+def test_every_line_of_the_order_is_in_use() -> None:
+    rooms = {place_of(name)[1] for name in MODULES}
+    assert {room for line in ORDER for room in line.split()} == rooms
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    try:
+        TopologicalSorter({name: imported(module) for name, module in MODULES.items()}).prepare()
+    except CycleError as error:
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+def test_methods_never_import_each_other() -> None:
+    methods = {name: module for name, module in MODULES.items() if name.startswith("soup.methods.")}
+    assert len(methods) >= 7
+    assert {name: found for name, module in methods.items() if (found := imported(module) & methods.keys())} == {}
+
+
+@pytest.mark.parametrize(("library", "user"), ONLY_USERS.items())
+def test_some_libraries_have_one_user(library: str, user: str) -> None:
+    users = {
+        name
+        for name, module in MODULES.items()
+        if any(imported.partition(".")[0] == library for imported in module.imports(types_too=False))
+    }
+    assert users
+    assert {name for name in users if name.partition(".")[0] != user} == set()
+
+
+def test_only_ranks_reads_the_environment_and_launchers_variables() -> None:
+    readers = set()
+    for name, module in MODULES.items():
+        for node in ast.walk(module.tree):
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            attribute = node.attr if isinstance(node, ast.Attribute) else ""
+            if LAUNCHERS_VARIABLE.fullmatch(text) or attribute in {"environ", "getenv", "COMM_WORLD"}:
+                readers.add(name)
+    assert readers == {"ranks"}
+
+
+def test_mpi_is_imported_only_when_it_is_needed() -> None:
+    at_the_top = [node for node in MODULES["ranks"].tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not any("mpi4py" in ast.unparse(node) for node in at_the_top)
+
+
+@every_module
+def test_a_room_is_short(module: Module) -> None:
+    assert len(module.path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES_OF_A_MODULE
+
+
+@every_module
+def test_functions_are_short(module: Module) -> None:
+    functions = [node for node in ast.walk(module.tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lengths = {node.name: (node.end_lineno or node.lineno) - node.lineno + 1 for node in functions}
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES_OF_A_FUNCTION} == {}

@@ -1,0 +1,98 @@
+"""The entry points in this process: exit codes, one line for an error, the resolved job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gnnsoup_hpc import __version__, cli
+from gnnsoup_hpc import job as jobs
+from gnnsoup_hpc.__main__ import main
+from gnnsoup_hpc.errors import FileError, Interrupted, JobError, SoupError
+from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.ranks import Place
+from gnnsoup_hpc.report.__main__ import main as report_main
+from gnnsoup_hpc.run_dir import RunDir
+
+pytestmark = pytest.mark.usefixtures("own_excepthook")
+Captured = pytest.CaptureFixture[str]
+
+
+def failing(error: BaseException) -> int:
+    def command(here: Place) -> None:
+        raise error
+
+    return cli.guarded(command)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(JobError("no"), 2), (FileError("no"), 1), (SoupError("no"), 1), (Interrupted("no"), 130)]
+)
+def test_an_error_is_one_line_and_an_exit_code(error: SoupError, code: int, capsys: Captured) -> None:
+    assert failing(error) == code
+    assert capsys.readouterr().err == "gnnsoup: error: no\n"
+
+
+def test_an_interrupt_is_no_traceback(capsys: Captured) -> None:
+    assert failing(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "gnnsoup: error: interrupted; the same command goes on from here\n"
+
+
+def test_a_defect_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        failing(ZeroDivisionError())
+
+
+def test_a_wrong_job_is_said_by_rank_0_alone(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setattr(cli.ranks, "place", lambda: Place(1, 2, 1, 2, "here"))
+    assert failing(JobError("no")) == 2
+    assert capsys.readouterr().err == ""
+    assert failing(FileError("no")) == 1
+    assert capsys.readouterr().err == "[rank 1/2] gnnsoup: error: no\n"
+
+
+def test_job_prints_a_job_that_loads(tmp_path: Path, capsys: Captured) -> None:
+    assert main(["job", "pubmed-gat", "--set", "train.epochs=3", "--set", "name=mine"]) == 0
+    path = tmp_path / "mine.toml"
+    path.write_text(capsys.readouterr().out)
+    assert jobs.load(str(path)) == jobs.load("pubmed-gat", ["train.epochs=3", "name=mine"])
+
+
+def test_an_unknown_job_ends_with_code_2(capsys: Captured) -> None:
+    assert main(["run", "nowhere.toml"]) == 2
+    assert "there is no job file 'nowhere.toml'" in capsys.readouterr().err
+
+
+def test_version_is_printed(capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert __version__ in capsys.readouterr().out
+
+
+def test_no_command_is_a_usage_error(capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    assert "COMMAND" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "prepare", "train", "soup", "report", "job"])
+def test_every_command_explains_itself(command: str, capsys: Captured) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    said = capsys.readouterr().out
+    assert f"gnnsoup {command}" in said
+    assert ("RUN" if command == "report" else "--set KEY=VALUE") in said
+
+
+def test_report_prints_the_table_of_each_run_and_compares(served: Job, capsys: Captured) -> None:
+    root = str(RunDir.of(served).root)
+    assert report_main([root]) == 0
+    one = capsys.readouterr().out
+    assert f"-> {RunDir.of(served).report}" in one
+    assert main(["report", root, root]) == 0
+    assert f"2 runs: {root}, {root}" in capsys.readouterr().out
+    assert main(["report", "nowhere"]) == 1
+    assert "nowhere is not the folder of a run" in capsys.readouterr().err

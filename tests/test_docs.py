@@ -1,0 +1,87 @@
+"""README and docs: links lead somewhere, nothing is left to fill in, and what they show of jobs and files is true."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gnnsoup_hpc import job as jobs
+from gnnsoup_hpc.job import METHOD_NAMES
+from gnnsoup_hpc.measure import QUANTITIES
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
+
+
+def text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings have on GitHub."""
+    headings = HEADING.findall(FENCE.sub("", text(page)))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@every_page
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    dead = []
+    for link in LINK.findall(FENCE.sub("", text(page))):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            dead.append(link)
+    assert dead == []
+
+
+@every_page
+def test_nothing_is_left_to_fill_in(page: Path) -> None:
+    assert re.findall(r"^@\w+@$|\bTODO\b|\bFIXME\b|\bTBD\b", text(page), re.MULTILINE) == []
+
+
+@every_page
+def test_jobs_that_are_shown_are_jobs(page: Path) -> None:
+    for kind, block in FENCE.findall(text(page)):
+        if kind == "toml":
+            tree = tomllib.loads(block)
+            jobs.validated(tree if "name" in tree else {"name": "shown", **tree}, str(page))
+
+
+@every_page
+def test_keys_that_are_overridden_are_keys(page: Path) -> None:
+    known = dict(jobs.fields())
+    keys = re.findall(r"--set [\"']?([a-z_.]+)=", text(page))
+    assert [key for key in keys if key not in known] == []
+
+
+def test_bundled_jobs_that_are_named_exist() -> None:
+    bundled = {path.stem for path in jobs.bundled_jobs()}
+    for page in PAGES:
+        named = set(re.findall(r"\bjobs/([\w-]+)\.toml", text(page)))
+        assert named <= bundled, page.name
+
+
+def test_every_room_is_on_the_map() -> None:
+    map_of_code = text(ROOT / "docs" / "architecture.md")
+    rooms = [
+        path for path in (ROOT / "gnnsoup_hpc").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    ]
+    names = [f"{path.name}/" if path.is_dir() else path.name for path in rooms if path.name != "__init__.py"]
+    assert len(names) > 20
+    assert [name for name in names if name not in map_of_code] == []
+
+
+def test_every_method_and_quantity_is_documented() -> None:
+    methods, format_of_files = text(ROOT / "docs" / "methods.md"), text(ROOT / "docs" / "format.md")
+    assert [name for name in METHOD_NAMES if f"`{name}`" not in methods] == []
+    assert [name for name in QUANTITIES if f"`{name}`" not in format_of_files] == []
