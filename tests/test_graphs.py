@@ -138,25 +138,26 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"y": None}, "the array 'y' is missing"),
     ({"x": None}, "'x_indptr' is missing"),
     ({"edge_index": None}, "'indptr' is missing"),
-    ({"y": np.array([0.0, 1, 2, 0, 1, 1])}, "y holds float64; expected integers"),
-    ({"y": np.array([[0], [1], [2], [0], [1], [1]])}, "y"),
-    ({"y": np.array(3)}, "y"),
+    ({"y": np.array([0.0, 1, 2, 0, 1, 1])}, "y holds float64 .*expected .*integers"),
+    ({"y": np.array([[0], [1], [2], [0], [1], [1]])}, r"y holds int64 of shape \(6, 1\)"),
+    ({"y": np.array(3)}, r"y holds int64 of shape \(\)"),
     ({"y": np.array([0, 1, 2, 0, 1, -2])}, "label -2 of node 5 is out of range"),
     ({"y": np.full(6, -1)}, "no node has a label"),
     ({"num_classes": np.array(2)}, r"label 2 of node 2 is out of range \[0, 2\)"),
-    ({"num_classes": np.array([3, 3])}, "num_classes"),
+    ({"num_classes": np.array([3, 3])}, r"num_classes holds int64 of shape \(2,\)"),
     ({"x": np.ones((5, 2))}, r"x has shape \(5, 2\)"),
     ({"x": np.ones(6)}, r"x has shape \(6,\)"),
     ({"x": np.ones((6, 0))}, r"x has shape \(6, 0\)"),
-    ({"x": np.full((6, 2), "a")}, "x"),
+    ({"x": np.full((6, 2), "a")}, "x holds <U1; expected numbers"),
+    ({"x": np.ones((6, 2), dtype=complex)}, "x holds complex128; expected numbers"),
     ({"x": np.full((6, 2), np.nan)}, "not finite, first at node 0"),
     ({"edge_index": np.zeros((3, 2), dtype=int)}, r"edge_index has shape \(3, 2\)"),
     ({"edge_index": np.array([[0], [6]])}, "an edge's destination is 6, out of range for 6 nodes"),
     ({"edge_index": np.array([[-1], [0]])}, "an edge's source is -1"),
     ({"edge_index": None, "indptr": np.array([0, 1]), "indices": np.array([0])}, "indptr must rise"),
     ({"edge_index": None, "indptr": np.array([0, 2, 1, 1, 1, 1, 1]), "indices": np.array([0])}, "indptr must rise"),
-    ({"edge_index": None, "indptr": np.zeros((7, 1), dtype=int), "indices": np.array([], dtype=int)}, "indptr"),
-    ({"edge_index": None, "indptr": np.array([0, 1, 1, 1, 1, 1, 1]), "indices": np.array([[0]])}, "indices"),
+    ({"edge_index": None, "indptr": np.zeros((7, 1), dtype=int), "indices": np.array([], dtype=int)}, "indptr holds"),
+    ({"edge_index": None, "indptr": np.array([0, 1, 1, 1, 1, 1, 1]), "indices": np.array([[0]])}, "indices holds"),
     ({"train_idx": np.array([0, 6])}, r"the split's train ids leave the range \[0, 6\)"),
     ({"train_idx": np.array([0, 2])}, "node 2 has two roles in the split"),
     ({"train_idx": np.array([0, 5])}, "node 5 is in the split but has no label"),
@@ -191,7 +192,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "one.npz"
     with path.open("wb") as file:
         np.save(file, SIX["x"])
-    with pytest.raises(GraphError, match=r"one.npz: not a readable .npz archive"):
+    with pytest.raises(GraphError, match=r"one.npz: .*no .npz archive"):
         npz.read(str(path))
     with pytest.raises(GraphError, match="there is no file"):
         npz.read(str(tmp_path / "none.npz"))

@@ -160,6 +160,7 @@ OVERRIDES = [
     ("graph.source=npz:/data/a=b.npz", lambda job: job.graph.source, "npz:/data/a=b.npz"),
     (" train.learning_rate = 1e-3", lambda job: job.train.learning_rate, 0.001),
     ("graph.undirected=false", lambda job: job.graph.undirected, False),
+    ("name=2024", lambda job: job.name, "2024"),
     ("name=other", lambda job: job.name, "other"),
 ]
 

@@ -32,8 +32,8 @@ def test_a_graph_that_is_there_is_kept(job: Job) -> None:
 def test_another_cut_is_made_when_it_is_asked_for(job: Job) -> None:
     other = pantry.changed(job, "partition.parts=4")
     with pytest.raises(RunError, match=r"partition.parts = 8, the job says 4"):
-        room.prepare(other, pantry.QUIET)
-    room.prepare(other, pantry.QUIET, again=True)
+        room.prepare(other, pantry.ALONE, pantry.QUIET)
+    room.prepare(other, pantry.ALONE, pantry.QUIET, again=True)
     with graph_store.opened(RunDir.of(other).graph, other, verify=True) as graph:
         assert graph.parts == 4
 

@@ -23,8 +23,8 @@ SEAL = b"gnnsoup_hpc sha256 of the bytes from 512 on: "
 SEALED = len(SEAL) + 64
 
 
-def made(path: Path, kind: str = "thing", version: int = 1) -> Path:
-    with files.created(path, kind, version, "a thing") as file:
+def made(path: Path, kind: str = "thing", version: int = 1, bulk_bytes: int = 0) -> Path:
+    with files.created(path, kind, version, "a thing", bulk_bytes) as file:
         files.put(file, "numbers", np.arange(300.0), "B", "some numbers")
         files.put(file, "words", ["one", "zwölf", ""], "1", "some words")
         files.put_provenance(file, "name = 'x'\n", rank=3)
@@ -50,9 +50,9 @@ def changed(path: Path, change: Callable[[h5py.File], None]) -> Path:
     return path
 
 
-@pytest.fixture
-def thing(tmp_path: Path) -> Path:
-    return made(tmp_path / "thing.h5")
+@pytest.fixture(params=[0, 10_000], ids=["built in memory", "built on disk"])
+def thing(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    return made(tmp_path / "thing.h5", bulk_bytes=request.param)
 
 
 def test_a_file_is_published_whole(tmp_path: Path) -> None:
@@ -87,12 +87,18 @@ def test_a_failing_write_leaves_the_old_file_and_says_what_to_do(thing: Path) ->
     def fail() -> None:
         with files.created(thing, "thing", 1, "a thing") as file:
             file["numbers"] = np.ones(1000)
-            raise OSError(errno.ENOSPC, "this text is the system's own")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(RunError, match=r"thing.h5 cannot be written: No space left on device"):
         fail()
     assert thing.read_bytes() == before
     assert list(thing.parent.iterdir()) == [thing]
+
+
+def test_a_file_too_large_for_the_disk_is_not_begun(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"thing.h5 cannot be written: No space left on device: \d+ KiB are needed"):
+        made(tmp_path / "thing.h5", bulk_bytes=2**62)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_dead_writers_left_is_swept_and_what_living_ones_write_is_not(tmp_path: Path) -> None:

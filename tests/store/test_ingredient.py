@@ -117,13 +117,14 @@ def test_varied_hyperparameters_are_taken_in_turn() -> None:
 def test_initial_state_comes_back_or_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "initial.h5"
     start = NET.initial_state(0)
-    store.write_initial(path, start, JOB)
+    store.write_initial(path, start, NET, JOB)
     found = store.read_initial(path, NET, 0)
     assert all(torch.equal(found[name], tensor) for name, tensor in start.items())
     with pytest.raises(RunError, match=r"initial.h5 was made with train.seed = 0, the job says 1"):
         store.read_initial(path, NET, 1)
-    with pytest.raises(RunError, match=r"initial.h5 does not fit the job's model"):
-        store.read_initial(path, replace(NET, hidden=16), 0)
+    for key, value in (("hidden", 16), ("kind", "gcn"), ("norm", "none"), ("layers", 3)):
+        with pytest.raises(RunError, match=rf"initial.h5 was made with model.{key} = .*, the job says {value!r}"):
+            store.read_initial(path, replace(NET, **{key: value}), 0)
 
 
 def test_the_stack_of_all_ingredients_is_read_from_anywhere(
