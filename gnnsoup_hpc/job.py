@@ -7,8 +7,6 @@ An unknown key is an error that names the key and the nearest known one.
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -187,16 +185,6 @@ class Job(Section):
     def to_toml(self) -> str:
         """The resolved job: every field with its value, as a job file that gives this job again."""
         return tomli_w.dumps(self.model_dump(mode="json"))
-
-
-def canonical(value: object) -> str:
-    """JSON text that is the same for equal values: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def fingerprint(value: object) -> str:
-    """SHA-256 of `canonical(value)`, in hexadecimal."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def load(text: str | None = None, overrides: Sequence[str] = ()) -> Job:

@@ -15,8 +15,9 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gnnsoup_hpc.errors import RunError
 
@@ -48,27 +49,35 @@ def held(path: Path) -> Iterator[bool]:
 
 def _is_free(path: Path) -> bool:
     """Whether nobody holds the lease; one that is over is taken away."""
-    if not path.exists():
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
         return True
     if not is_over(path):
         return False
-    with suppress(FileNotFoundError):  # somebody else took it away between our looks
-        _remove_if(path, path.read_text())
+    _remove_if(path, text)  # and no other that was taken between our looks
     return True
 
 
 def is_over(path: Path) -> bool:
     """Whether the lease at `path` exists and its holder is gone or silent."""
     try:
-        holder = json.loads(path.read_text())
+        holder = _holder(path.read_text())
         age = _file_system_time(path) - path.stat().st_mtime
     except FileNotFoundError:
         return False
-    except ValueError:  # cannot happen by our own writing; a foreign or torn file expires like a silent holder
-        return _file_system_time(path) - path.stat().st_mtime > EXPIRE_SECONDS
-    if holder["host"] == socket.gethostname() and holder["boot"] == _boot():
-        return _started(int(holder["pid"])) != str(holder["started"])
+    if (holder.get("host"), holder.get("boot")) == (socket.gethostname(), _boot()):
+        return _started(holder.get("pid")) != holder.get("started")
     return age > EXPIRE_SECONDS
+
+
+def _holder(text: str) -> dict[str, Any]:
+    """Who a lease's text says to hold it; nobody known for a text that is no lease's, which expires like any other."""
+    try:
+        holder = json.loads(text)
+    except ValueError:
+        return {}
+    return holder if isinstance(holder, dict) else {}
 
 
 def _create(path: Path, text: str) -> bool:
@@ -116,7 +125,7 @@ def _boot() -> str:
     return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else "unknown"
 
 
-def _started(pid: int) -> str:
+def _started(pid: object) -> str:
     """Start time of a process in clock ticks, "gone" where there is none, "zombie" where it only waits to be reaped."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

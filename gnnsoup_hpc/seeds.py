@@ -8,10 +8,15 @@ import torch
 
 def torch_generator(device: torch.device, *key: int) -> torch.Generator:
     """A generator on `device` whose stream depends on the whole key."""
-    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    seed = int(_sequence(key).generate_state(1, np.uint64)[0] >> 1)
     return torch.Generator(device).manual_seed(seed)
 
 
 def numpy_generator(*key: int) -> np.random.Generator:
     """A NumPy generator whose stream depends on the whole key."""
-    return np.random.default_rng(np.random.SeedSequence(key))
+    return np.random.default_rng(_sequence(key))
+
+
+def _sequence(key: tuple[int, ...]) -> np.random.SeedSequence:
+    """NumPy pads a key with zeros, so that (1,) and (1, 0) would be the same; the length in front tells them apart."""
+    return np.random.SeedSequence((len(key), *key))

@@ -29,7 +29,7 @@ ORDER = [
     "graphs partition preparation models",
     "run_dir ranks subgraph measure leases progress seeds",
     "job kernels",
-    "records errors",
+    "records errors hashing",
     "__init__",
 ]
 

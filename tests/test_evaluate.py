@@ -38,10 +38,13 @@ def test_only_the_views_nodes_are_scored(view: View) -> None:
     assert evaluate.of_weights(NET, state, view) == evaluate.accuracy(scores, view.labels)
 
 
-def test_ensemble_is_the_mean_of_softmax_outputs(view: View) -> None:
-    states = [NET.initial_state(seed) for seed in range(5)]
-    mean = torch.stack([NET.logits(state, view.graph)[view.nodes].softmax(1) for state in states]).mean(0)
-    assert evaluate.of_ensemble(NET, iter(states), view) == evaluate.accuracy(mean, view.labels)
+def test_ensemble_is_the_mean_of_softmax_outputs_and_not_of_scores(view: View) -> None:
+    states = [{name: 3.0**seed * t for name, t in NET.initial_state(seed).items()} for seed in range(4)]
+    scores = torch.stack([NET.logits(state, view.graph) for state in states])
+    voted, loudest = scores.softmax(2).mean(0).argmax(1), scores.mean(0).argmax(1)
+    everywhere = View(view.graph, torch.arange(20), voted)
+    assert not torch.equal(voted, loudest)
+    assert evaluate.of_ensemble(NET, iter(states), everywhere) == 1.0
 
 
 def test_ensemble_of_one_is_that_one(view: View) -> None:

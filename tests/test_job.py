@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gnnsoup_hpc import hashing
 from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.job import METHOD_NAMES, Job
@@ -200,8 +201,8 @@ def test_files_that_are_no_job(tmp_path: Path) -> None:
 
 
 def test_canonical_text_is_one_per_value() -> None:
-    assert jobs.canonical({"b": 1, "a": [1.5, None]}) == '{"a":[1.5,null],"b":1}'
-    assert jobs.fingerprint({"a": 1, "b": 2}) == jobs.fingerprint({"b": 2, "a": 1})
-    assert jobs.fingerprint({"a": 1}) != jobs.fingerprint({"a": 2})
+    assert hashing.canonical({"b": 1, "a": [1.5, None]}) == '{"a":[1.5,null],"b":1}'
+    assert hashing.fingerprint({"a": 1, "b": 2}) == hashing.fingerprint({"b": 2, "a": 1})
+    assert hashing.fingerprint({"a": 1}) != hashing.fingerprint({"a": 2})
     with pytest.raises(ValueError, match="not JSON compliant"):
-        jobs.canonical(float("nan"))
+        hashing.canonical(float("nan"))

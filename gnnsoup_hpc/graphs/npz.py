@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graphs.raw import RawGraph, file_sha256
 from gnnsoup_hpc.records import FloatArray, IntArray, Role
 
+# What NumPy and zipfile raise for bytes that are no archive, or are one that they cannot read.
+_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 _SPLIT_KEYS = {"train_idx": Role.TRAIN, "valid_idx": Role.VALIDATION, "test_idx": Role.TEST}
 
 
@@ -28,7 +31,7 @@ def read(name: str) -> RawGraph:
         arrays = {key: archive[key] for key in archive.files} if isinstance(archive, np.lib.npyio.NpzFile) else None
     except FileNotFoundError:
         raise GraphError(f"graph.source: there is no file {path} (relative to {Path.cwd()})") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise GraphError(f"{path}: not a readable .npz archive without pickles: {error}") from None
     if arrays is None:
         raise GraphError(f"{path}: one array, and no .npz archive of several; docs/format.md has the layout")
@@ -59,7 +62,9 @@ def _features(arrays: Mapping[str, Any], where: str, nodes: int) -> FloatArray:
     data = _floats(arrays, "x_data", where)
     try:
         width = int(indices.max()) + 1 if len(indices) else 0
-        return np.asarray(sp.csr_matrix((data, indices, indptr), shape=(nodes, width)).toarray(), dtype=np.float32)
+        matrix = sp.csr_matrix((data, indices, indptr), shape=(nodes, width))
+        matrix.check_format(full_check=True)
+        return np.asarray(matrix.toarray(), dtype=np.float32)
     except ValueError as error:
         raise GraphError(f"{where}: x_indptr, x_indices, x_data are no CSR matrix of {nodes} rows: {error}") from None
 

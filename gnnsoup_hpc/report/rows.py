@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import graph as graph_store
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store import soup as soup_store
+from gnnsoup_hpc.store import states
+from gnnsoup_hpc.store.graph import GraphFile
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,6 @@ def contents(root: Path) -> Contents:
         raise RunError(f"{error}: run `gnnsoup soup JOB`, which makes it again") from None
     if not soups:
         raise RunError(f"{root} holds no soup yet: run `gnnsoup soup JOB` first")
-    other = next((soup.method for soup in soups if soup.shelf_sha256 != soups[0].shelf_sha256), None)
-    if other is not None:
-        raise RunError(
-            f"{run.soup(other)} and {run.soup(soups[0].method)} are made of different ingredients or parts:"
-            " run `gnnsoup soup JOB`, which brings all soups up to date"
-        )
     ingredients = tuple(ingredient_store.read(run.ingredient(int(name))) for name in soups[0].ingredients)
     with graph_store.opened(run.graph, job) as graph:
         about = (
@@ -73,12 +70,25 @@ def contents(root: Path) -> Contents:
         )
         test_nodes = int((graph.role(0, graph.nodes) == Role.TEST).sum())
         prepared = graph.measurement
+        _check_shelf(run, graph, ingredients, soups)
     phases = (
         _phase("prepare", [prepared]),
         _phase("train", [ingredient.measurement for ingredient in ingredients]),
         _phase("soup", [soup.measurement for soup in soups]),
     )
     return Contents(run, job, about, test_nodes, ingredients, soups, phases)
+
+
+def _check_shelf(run: RunDir, graph: GraphFile, ingredients: Sequence[Ingredient], soups: Sequence[Soup]) -> None:
+    """Refuse soups that are not made of the graph, the parts and the ingredients that are here now."""
+    weights = {f"{ingredient.index:04d}": states.sha256(ingredient.state) for ingredient in ingredients}
+    here = soup_store.shelf_sha256(graph.sha256, str(graph.cut["part_sha256"]), weights)
+    other = next((soup.method for soup in soups if soup.shelf_sha256 != here), None)
+    if other is not None:
+        raise RunError(
+            f"{run.soup(other)} is made of other ingredients or parts than those that are here: run `gnnsoup soup JOB`,"
+            " which brings all soups up to date"
+        )
 
 
 def models_at_inference(soup: Soup) -> int:

@@ -25,7 +25,7 @@ import numpy as np
 
 from gnnsoup_hpc import __version__
 from gnnsoup_hpc.errors import FileError, RunError
-from gnnsoup_hpc.job import canonical
+from gnnsoup_hpc.hashing import canonical
 
 USER_BLOCK = 512
 CREATOR = "gnnsoup_hpc"
@@ -125,11 +125,10 @@ def opened(path: Path, kind: str, version: int, verify: bool = True) -> Iterator
     `verify=False` leaves out the seal, for a large file whose chunks carry checksums of their own.
     Raises: FileError naming the file, what is wrong with it and what to do.
     """
-    check_header(path)
-    if verify and (expected := _read_seal(path)) != (found := _digest(path)):
-        raise FileError(
-            f"{path} is truncated or damaged: its SHA-256 is {found[:12]}…, its seal says {expected[:12] or 'nothing'}…"
-        )
+    head = _head(path)
+    if verify and head != _seal_block(digest := _digest(path)):
+        says = head[len(_SEAL) :].decode("ascii", "replace")[:12]
+        raise FileError(f"{path} is truncated or damaged: its SHA-256 is {digest[:12]}…, its seal says {says}…")
     try:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
@@ -149,17 +148,18 @@ def reading(path: Path, advice: str = "") -> Iterator[None]:
         raise FileError(f"{path} is damaged or incomplete: {error}{advice}") from error
 
 
-def check_header(path: Path) -> None:
-    """Refuse a path with no file, or with one that is not ours."""
+def _head(path: Path) -> bytes:
+    """The user block. Raises: FileError where there is no file, or one that is not ours."""
     try:
         with path.open("rb") as file:
-            head = file.read(len(_SEAL))
+            head = file.read(USER_BLOCK)
     except FileNotFoundError:
         raise FileError(f"{path} does not exist") from None
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror}") from None
-    if head != _SEAL:
+    if not head.startswith(_SEAL):
         raise FileError(f"{path} is not a file of {CREATOR}, or its beginning is damaged")
+    return head
 
 
 def _check_kind(file: h5py.File, path: Path, kind: str, version: int) -> None:
@@ -221,16 +221,6 @@ def put_table(file: h5py.File, name: str, columns: Mapping[str, tuple[Any, str, 
         put(group, column, values, unit, meaning)
 
 
-def content_sha256(arrays: Mapping[str, Any]) -> str:
-    """SHA-256 over names, types, shapes and bytes of arrays, in the order of their names."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
 def _chunks(array: np.ndarray[Any, Any]) -> tuple[int, ...]:
     """Whole rows, about 256 KiB a chunk, so that reading a part reads little beside it."""
     row = max(1, array[0:1].nbytes)
@@ -246,15 +236,15 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_seal(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.read(len(_SEAL) + 64)[len(_SEAL) :].decode("ascii", "replace")
+def _seal_block(digest: str) -> bytes:
+    """The user block of a file whose other bytes have that SHA-256."""
+    return (_SEAL + digest.encode() + b"\n").ljust(USER_BLOCK, b"\0")
 
 
 def _seal(path: Path) -> None:
-    line = _SEAL + _digest(path).encode() + b"\n"
+    block = _seal_block(_digest(path))
     with path.open("r+b") as file:
-        file.write(line)
+        file.write(block)
 
 
 def _sync(path: Path) -> None:

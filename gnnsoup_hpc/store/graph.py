@@ -14,7 +14,8 @@ import h5py
 import numpy as np
 
 from gnnsoup_hpc.errors import FileError, PartError, RunError
-from gnnsoup_hpc.job import Job, canonical
+from gnnsoup_hpc.hashing import canonical, content_sha256
+from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.records import (
     ByteArray,
     FloatArray,
@@ -33,7 +34,7 @@ _ADVICE = ": run `gnnsoup prepare JOB --again`, which makes it again"
 
 def graph_sha256(graph: Graph) -> str:
     """Hash of what a model sees: features as prepared, labels, edges, roles, in the source's node order."""
-    return files.content_sha256(
+    return content_sha256(
         {"x": graph.x, "y": graph.y, "indptr": graph.indptr, "indices": graph.indices, "role": graph.role}
     )
 
@@ -64,7 +65,7 @@ def write(
         parts.attrs["undirected_edges"] = partition.edges
         parts.attrs["balance"] = partition.balance
         parts.attrs["validation_balance"] = partition.validation_balance
-        parts.attrs["part_sha256"] = files.content_sha256({"part": partition.part})
+        parts.attrs["part_sha256"] = content_sha256({"part": partition.part})
         put_preparation(file, preparation)
         file.attrs["source"] = graph.source
         file.attrs["source_sha256"] = graph.source_sha256

@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
-from gnnsoup_hpc.job import Job, canonical, fingerprint
+from gnnsoup_hpc.hashing import canonical, content_sha256, fingerprint
+from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Epoch, Hyperparameters, Ingredient, State
 from gnnsoup_hpc.store import cost, files, states
@@ -139,7 +140,7 @@ def _same_origin(path: Path, file: h5py.File, origin: Origin) -> None:
 def _content(state: State, history: dict[str, Any]) -> str:
     """Hash of what is a function of the origin alone: weights, losses and accuracies, but no time."""
     arrays = {f"state/{name}": tensor.detach().cpu().numpy() for name, tensor in state.items()}
-    return files.content_sha256(arrays | {name: history[name] for name in ("epoch", "loss", "validation_accuracy")})
+    return content_sha256(arrays | {name: history[name] for name in ("epoch", "loss", "validation_accuracy")})
 
 
 def write_initial(path: Path, state: State, architecture: Architecture, job: Job) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 import torch
 
-from gnnsoup_hpc.job import Job, canonical, fingerprint
+from gnnsoup_hpc.hashing import canonical, fingerprint
+from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.measure import COUNTS
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Mixture, Preparation, Soup, State, Step
@@ -28,6 +29,11 @@ HISTORY = {
     "learning_rate": ("1", "learning rate of the step; NaN where there is none"),
     "seconds": ("s", "wall time of the step, reading included"),
 }
+
+
+def shelf_sha256(graph_sha256: str, part_sha256: str, ingredients: Mapping[str, str]) -> str:
+    """Hash of what soups are made of: graph, parts, and the hash of each ingredient's weights by its name."""
+    return fingerprint([graph_sha256, part_sha256, dict(ingredients)])
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Recipe:
     @property
     def shelf_sha256(self) -> str:
         """Hash of the ingredients' weights and of the graph: equal for soups that may stand in one report."""
-        return fingerprint([self.graph_sha256, self.part_sha256, self.ingredients])
+        return shelf_sha256(self.graph_sha256, self.part_sha256, self.ingredients)
 
     @property
     def sha256(self) -> str:

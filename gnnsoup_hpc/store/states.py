@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from gnnsoup_hpc.errors import FileError, ForeignFileError
+from gnnsoup_hpc.hashing import content_sha256
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import State
 from gnnsoup_hpc.store import files
@@ -30,7 +31,7 @@ def get(file: h5py.File) -> State:
 
 def sha256(state: State) -> str:
     """Hash of a state's names, shapes and values."""
-    return files.content_sha256({name: tensor.detach().cpu().numpy() for name, tensor in state.items()})
+    return content_sha256({name: tensor.detach().cpu().numpy() for name, tensor in state.items()})
 
 
 def check_finite(path: Path, state: State) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -54,10 +55,11 @@ def train(
         for epoch in range(1, how.epochs + 1):
             start = time.perf_counter()
             loss = _step(architecture, parameters, views.train, optimiser, drop)
-            reached = evaluate.of_weights(architecture, parameters, views.validation)
-            if not math.isfinite(loss) or not _finite(parameters):
+            scores = evaluate.logits(architecture, parameters, views.validation)
+            if not math.isfinite(loss) or not _finite([*parameters.values(), scores]):
                 stopped = f"diverged in epoch {epoch} (loss {loss:g})"
                 break
+            reached = evaluate.accuracy(scores, views.validation.labels)
             history.append(Epoch(epoch, loss, reached, time.perf_counter() - start))
             if best is None or reached > best.accuracy:
                 best = _Best(epoch, reached, _copy(parameters))
@@ -93,5 +95,5 @@ def _copy(parameters: State) -> State:
     return {name: tensor.detach().clone() for name, tensor in parameters.items()}
 
 
-def _finite(parameters: State) -> bool:
-    return all(bool(torch.isfinite(tensor).all()) for tensor in parameters.values())
+def _finite(tensors: Iterable[Tensor]) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

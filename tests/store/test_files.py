@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from gnnsoup_hpc import __version__
+from gnnsoup_hpc import __version__, hashing
 from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.store import files
 
@@ -281,8 +281,10 @@ def test_chunks_hold_whole_rows(tmp_path: Path) -> None:
 
 def test_content_hash_depends_on_names_types_shapes_and_values_alone() -> None:
     base = {"a": np.arange(6.0), "b": np.array([1])}
-    assert files.content_sha256(base) == files.content_sha256(dict(reversed(base.items())))
-    assert files.content_sha256({"a": np.arange(12.0)[::2]}) == files.content_sha256({"a": np.arange(0.0, 12.0, 2.0)})
+    assert hashing.content_sha256(base) == hashing.content_sha256(dict(reversed(base.items())))
+    assert hashing.content_sha256({"a": np.arange(12.0)[::2]}) == hashing.content_sha256(
+        {"a": np.arange(0.0, 12.0, 2.0)}
+    )
     others = [
         {"a": np.arange(6.0)},
         {"c": np.arange(6.0), "b": np.array([1])},
@@ -291,7 +293,7 @@ def test_content_hash_depends_on_names_types_shapes_and_values_alone() -> None:
         base | {"a": np.arange(6)},
         base | {"a": np.nextafter(np.arange(6.0), 9.0)},
     ]
-    hashes = {files.content_sha256(arrays) for arrays in (base, *others)}
+    hashes = {hashing.content_sha256(arrays) for arrays in (base, *others)}
     assert len(hashes) == 1 + len(others)
 
 
