@@ -7,6 +7,7 @@ import time
 import torch
 
 from gnnsoup_hpc import graphs, leases
+from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.measure import Meter
 from gnnsoup_hpc.partition import partitioned
@@ -28,7 +29,8 @@ def prepare(job: Job, here: Place, log: Log, again: bool = False) -> None:
     Raises: RunError where it was made from another [graph] or [partition]; GraphError for a source that cannot be used.
     """
     run = RunDir.of(job)
-    again = again and here.rank == 0
+    if again and here.rank > 0:
+        return
     while again or not run.graph.exists():
         with leases.held(run.lease("graph")) as ours:
             if ours:
@@ -37,8 +39,12 @@ def prepare(job: Job, here: Place, log: Log, again: bool = False) -> None:
                 again = False
         if not ours:
             time.sleep(POLL_SECONDS)
-    with graph_store.opened(run.graph, job, verify=here.rank == 0):
-        pass
+    with graph_store.opened(run.graph, job, verify=here.rank == 0) as graph:
+        if here.rank == 0 and graphs.source_sha256(job.graph.source) not in (None, graph.source_sha256):
+            raise RunError(
+                f"{job.graph.source} has changed since {run.graph} was made from it: give the job a name of its own"
+                f" (--set name=…), or run `gnnsoup prepare JOB --again`, and move {run.ingredients} away"
+            )
 
 
 def note_job(job: Job) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gnnsoup_hpc import job as jobs
@@ -14,7 +15,7 @@ from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import graph as graph_store
-from tests import pantry
+from tests import pantry, tiny
 
 
 @pytest.fixture
@@ -86,3 +87,14 @@ def test_file_names_of_a_run() -> None:
         "report.h5",
         "leases/graph.lease",
     ]
+
+
+def test_a_source_that_has_changed_is_refused(tmp_path: Path) -> None:
+    """Bare training on it would answer for a graph that is no longer the user's."""
+    job = pantry.prepared(tmp_path)
+    np.savez(tmp_path / "tiny.npz", **tiny.planted(seed=1))
+    with pytest.raises(RunError, match=r"tiny.npz has changed since .*graph.h5 was made from it"):
+        room.prepare(job, pantry.ALONE, pantry.QUIET)
+    room.prepare(job, pantry.ALONE, pantry.QUIET, again=True)
+    (tmp_path / "tiny.npz").unlink()
+    room.prepare(job, pantry.ALONE, pantry.QUIET)

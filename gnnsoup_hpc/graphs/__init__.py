@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.graphs import bundled, npz
-from gnnsoup_hpc.graphs.raw import RawGraph, finished
+from gnnsoup_hpc.graphs.raw import RawGraph, file_sha256, finished
 from gnnsoup_hpc.graphs.split import roles
 from gnnsoup_hpc.job import GraphJob
 from gnnsoup_hpc.records import Graph
@@ -19,6 +21,13 @@ def load(job: GraphJob) -> Graph:
     """
     raw = read(job.source)
     return finished(raw, roles(raw, job), job.source, job.undirected)
+
+
+def source_sha256(source: str) -> str | None:
+    """Hash of the source as it is now; None where it is no longer there."""
+    kind, _, name = source.partition(":")
+    path = bundled.DATA / f"{name}.npz" if kind == "bundled" else Path(name).expanduser()
+    return file_sha256(path) if path.is_file() else None
 
 
 def read(source: str) -> RawGraph:

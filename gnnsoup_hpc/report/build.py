@@ -9,7 +9,7 @@ import numpy as np
 
 from gnnsoup_hpc.measure import COUNTS, QUANTITIES, above_baseline
 from gnnsoup_hpc.records import Ingredient, Soup
-from gnnsoup_hpc.report.rows import Contents, Phase, models_at_inference
+from gnnsoup_hpc.report.rows import Contents, Phase, best_ingredient, models_at_inference
 from gnnsoup_hpc.report.words import verdicts
 from gnnsoup_hpc.store import report as report_store
 from gnnsoup_hpc.store.report import Columns
@@ -39,9 +39,8 @@ def _columns(rows: Sequence[Row], columns: Sequence[Column[Row]]) -> Columns:
 
 
 def _method_columns(run: Contents) -> list[Column[Soup]]:
-    best, gis = run.soup("best"), run.soup("gis")
-    nan = float("nan")
-    reference = best.test_accuracy if best else nan
+    gis, nan = run.soup("gis"), float("nan")
+    reference = best_ingredient(run).test_accuracy
     seconds = gis.measurement["seconds"] if gis else nan
     peak = above_baseline(gis.measurement) if gis else nan
     return [

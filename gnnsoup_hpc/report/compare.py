@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 
 from gnnsoup_hpc.errors import RunError
-from gnnsoup_hpc.report.rows import Contents, contents
+from gnnsoup_hpc.report.rows import Contents, best_ingredient, contents
 from gnnsoup_hpc.report.table import aligned, spread
 
 
@@ -34,18 +34,13 @@ def _method_row(runs: Sequence[Contents], method: str) -> tuple[str, ...]:
     soups = [soup for run in runs if (soup := run.soup(method))]
     tests = [soup.test_accuracy for soup in soups]
     gains = [test - base for test, base in zip(tests, _mean_tests(runs), strict=True)]
-    above = [test - _best(run) for test, run in zip(tests, runs, strict=True)]
+    above = [test - best_ingredient(run).test_accuracy for test, run in zip(tests, runs, strict=True)]
     wins = f"{sum(gain > 0 for gain in above)} of {len(runs)}"
     return method, spread([s.validation_accuracy for s in soups]), spread(tests), _signed(gains), _signed(above), wins
 
 
 def _mean_tests(runs: Sequence[Contents]) -> list[float]:
     return [mean(i.test_accuracy for i in run.ingredients) for run in runs]
-
-
-def _best(run: Contents) -> float:
-    """Test accuracy of the ingredient that is best on validation."""
-    return max(run.ingredients, key=lambda i: (i.validation_accuracy, -i.index)).test_accuracy
 
 
 def _signed(values: Sequence[float]) -> str:

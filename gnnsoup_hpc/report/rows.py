@@ -91,6 +91,11 @@ def _check_shelf(run: RunDir, graph: GraphFile, ingredients: Sequence[Ingredient
         )
 
 
+def best_ingredient(run: Contents) -> Ingredient:
+    """The ingredient with the highest validation accuracy; of equals, that with the lowest number."""
+    return max(run.ingredients, key=lambda i: (i.validation_accuracy, -i.index))
+
+
 def models_at_inference(soup: Soup) -> int:
     """How many models one prediction of a soup runs through: one, but all of them for an ensemble."""
     return int((soup.mixture.alpha[0] != 0).sum()) if soup.mixture.of == "predictions" else 1

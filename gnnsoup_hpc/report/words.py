@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import sqrt
 
 from gnnsoup_hpc.records import Soup
-from gnnsoup_hpc.report.rows import Contents
+from gnnsoup_hpc.report.rows import Contents, best_ingredient
 
 
 def verdicts(run: Contents) -> list[str]:
@@ -20,11 +20,11 @@ def _sentences(run: Contents) -> Iterator[str]:
     if len(run.ingredients) == 1:
         yield "There is one ingredient, so there is nothing to mix: every soup is that ingredient."
         return
-    best = max(run.ingredients, key=lambda i: (i.validation_accuracy, -i.index))
-    error = binomial_error(best.test_accuracy, run.test_nodes)
+    best = best_ingredient(run)
+    error = 2.0 * binomial_error(best.test_accuracy, run.test_nodes)
     yield (
         f"The best ingredient on validation is {best.index:04d}, with test accuracy {best.test_accuracy:.4f};"
-        f" the binomial error of {run.test_nodes} test nodes is {100 * error:.2f} points."
+        f" twice the binomial error of {run.test_nodes} test nodes is {100 * error:.2f} points."
     )
     for soup in run.soups:
         if soup.method != "best":
@@ -41,9 +41,14 @@ def _against(soup: Soup, best: float, error: float) -> str:
     if abs(difference) > error:
         return f"{name} {'beats' if difference > 0 else 'loses to'} the best ingredient by {points}."
     place = "above" if difference > 0 else "below"
-    return f"{name} is {points} {place} the best ingredient, a difference within the error."
+    return f"{name} is {points} {place} the best ingredient, a difference within that error."
 
 
 def binomial_error(accuracy: float, nodes: int) -> float:
-    """Standard error of an accuracy that was measured on that many nodes."""
-    return sqrt(accuracy * (1.0 - accuracy) / nodes)
+    """Standard error of an accuracy that was measured on that many nodes.
+
+    Two nodes right and two wrong are added, so that it is not zero where every node is right (Agresti and Coull, The
+    American Statistician 52(2), 1998).
+    """
+    smoothed = (accuracy * nodes + 2.0) / (nodes + 4.0)
+    return sqrt(smoothed * (1.0 - smoothed) / nodes)

@@ -134,6 +134,11 @@ class GraphFile:
             return int(self.file["edges/indices"].shape[0])
 
     @property
+    def source_sha256(self) -> str:
+        """Hash of the source file when the graph was made."""
+        return str(self._attributes("/")["source_sha256"])
+
+    @property
     def measurement(self) -> Measurement:
         """What making the file cost."""
         with files.reading(self.path, _ADVICE):
@@ -156,6 +161,8 @@ class GraphFile:
         Raises: PartError for a repeated or unknown part, naming it.
         """
         ordered = sorted(chosen)
+        if not ordered:
+            raise PartError(f"no part of {self.path} is chosen")
         for part, following in zip(ordered, [*ordered[1:], None], strict=True):
             if not 0 <= part < self.parts:
                 raise PartError(f"there is no part {part} in {self.path}; it has parts 0 to {self.parts - 1}")
@@ -213,6 +220,8 @@ def opened(path: Path, job: Job, verify: bool = False) -> Iterator[GraphFile]:
                 made = json.loads(file["provenance"].attrs["sections"])
         except FileError as error:
             raise RunError(f"{error}{_ADVICE}") from None
+        except ValueError as error:
+            raise RunError(f"{path} is damaged: {error}{_ADVICE}") from None
         _same_sections(path, made, _sections(job))
         yield GraphFile(path, file)
 
@@ -224,7 +233,8 @@ def _sections(job: Job) -> dict[str, Any]:
 def _same_sections(path: Path, made: dict[str, Any], wanted: dict[str, Any]) -> None:
     for section, values in wanted.items():
         for key, value in values.items():
-            if made[section].get(key) != value:
+            # A key that an older version did not know had the effect of what is its default now.
+            if made[section].get(key, _default(section, key)) != value:
                 then = (
                     "or `gnnsoup prepare JOB --again` to cut it anew (ingredients stay valid)"
                     if section == "partition"
@@ -234,6 +244,11 @@ def _same_sections(path: Path, made: dict[str, Any], wanted: dict[str, Any]) -> 
                     f"{path} was made with {section}.{key} = {made[section].get(key)!r}, the job says {value!r}:"
                     f" give the job a name of its own (--set name=…), {then}"
                 )
+
+
+def _default(section: str, key: str) -> Any:
+    default: Any = Job.model_fields[section].default_factory()  # type: ignore[call-arg, misc]
+    return default.model_dump(mode="json")[key]
 
 
 def _renumbered(graph: Graph, partition: Partition) -> tuple[IntArray, IntArray]:

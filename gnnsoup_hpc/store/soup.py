@@ -95,7 +95,9 @@ def write(
 
 def put_history(parent: h5py.Group, name: str, history: Sequence[Step]) -> None:
     """Write a method's steps as a table."""
-    columns = {key: (np.array([getattr(step, key) for step in history]), *HISTORY[key]) for key in HISTORY}
+    kinds = {key: np.int64 if key == "step" else np.float64 for key in HISTORY}
+    taken = {key: np.array([getattr(step, key) for step in history], dtype=kinds[key]) for key in HISTORY}
+    columns = {key: (taken[key], *HISTORY[key]) for key in HISTORY}
     files.put_table(parent, name, columns, "one row a step")
 
 

@@ -36,16 +36,20 @@ def judged(run: Contents, best: float, soup: float, nodes: int = 100) -> str:
 
 def test_binomial_error_of_an_accuracy() -> None:
     assert binomial_error(0.5, 100) == 0.05
-    assert binomial_error(0.9, 1000) == pytest.approx(math.sqrt(0.9 * 0.1 / 1000))
+    assert binomial_error(0.9, 100_000) == pytest.approx(math.sqrt(0.9 * 0.1 / 100_000), rel=1e-3)
+    assert binomial_error(1.0, 100) > 0.0
 
 
 def test_a_difference_within_the_error_is_no_gain(run: Contents) -> None:
     assert (
-        judged(run, 0.5, 0.54) == "The ls soup is 4.00 points above the best ingredient, a difference within the error."
+        judged(run, 0.5, 0.54)
+        == "The ls soup is 4.00 points above the best ingredient, a difference within that error."
     )
     assert (
-        judged(run, 0.5, 0.46) == "The ls soup is 4.00 points below the best ingredient, a difference within the error."
+        judged(run, 0.5, 0.46)
+        == "The ls soup is 4.00 points below the best ingredient, a difference within that error."
     )
+    assert judged(run, 0.5, 0.59).endswith("a difference within that error.")  # of 100 nodes: 10 points
     assert judged(run, 0.5, 0.5) == "The ls soup does exactly as well as the best ingredient."
 
 
