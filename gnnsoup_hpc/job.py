@@ -48,7 +48,7 @@ class GraphJob(Section):
     validation_share: Share = Field(0.2, description="share to validate (and soup) on; what remains is for testing")
     features: Literal["standardise", "row-normalise", "none"] = Field(
         "standardise",
-        description="standardise: zero mean, unit variance a feature, over all nodes; row-normalise: rows sum to 1",
+        description="standardise: zero mean, unit variance over all nodes; row-normalise: rows by their absolute sums",
     )
 
     @model_validator(mode="after")
@@ -288,7 +288,9 @@ def _explain(item: Any) -> str:
         return f"unknown key {key!r}; the nearest known one is {near[0]!r}"
     if item["type"] == "missing":
         return f"the key {key!r} is missing"
-    message = str(item["msg"]).removeprefix("Value error, ")
+    message = str(item["msg"]).removeprefix("Value error, ").replace("a valid tuple", "a list")
+    if item["type"] in ("model_type", "model_attributes_type"):
+        message = "Input should be a table"
     if item["type"] == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key} = {item['input']!r}: {message[0].lower()}{message[1:]}"

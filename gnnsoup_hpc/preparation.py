@@ -16,7 +16,7 @@ def prepared(graph: Graph, kind: str) -> tuple[Graph, Preparation]:
     if kind == "none":
         return graph, Preparation(kind, _NOTHING, _NOTHING)
     if kind == "row-normalise":
-        total = graph.x.sum(1, keepdims=True)
+        total = np.abs(graph.x).sum(1, keepdims=True)
         return replace(graph, x=graph.x / np.where(total == 0.0, np.ones_like(total), total)), Preparation(
             kind, _NOTHING, _NOTHING
         )

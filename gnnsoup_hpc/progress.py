@@ -18,7 +18,8 @@ class Log:
     def say(self, text: str) -> None:
         """Print one line."""
         if not self.quiet:
-            tqdm.write(f"{self.prefix}{text}", file=sys.stdout)
+            # One write with its newline, or lines of several ranks run into each other.
+            tqdm.write(f"{self.prefix}{text}\n", file=sys.stdout, end="")
             sys.stdout.flush()
 
     def bar(self, total: int, title: str) -> Bar:

@@ -122,14 +122,24 @@ def world(here: Place) -> Intracomm | None:
     if here.size == 1:
         return None
     try:
+        import mpi4py
+
+        mpi4py.rc(initialize=False, finalize=True)  # not before the library is known to fit the launcher
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise LauncherError(
             f"{here.size} ranks were started, but MPI cannot be loaded ({error}); load your MPI module,"
             " or `pip install mpich` for one from PyPI"
         ) from None
+    library = MPI.Get_library_version().split("\n")[0].strip()
+    if not MPI.Is_initialized():
+        if "OMPI_COMM_WORLD_SIZE" in os.environ and "Open MPI" not in library:
+            raise LauncherError(
+                f"these ranks were started by Open MPI's mpirun, but the MPI library here is {library}: use the mpirun"
+                " that belongs to it (in .venv/bin for MPICH from PyPI), or set up with MPI=system"
+            )
+        MPI.Init_thread()
     if MPI.COMM_WORLD.size != here.size:
-        library = MPI.Get_library_version().split("\n")[0].strip()
         raise LauncherError(
             f"the launcher started {here.size} ranks, but MPI ({library}) sees {MPI.COMM_WORLD.size}: every rank"
             " would do all the work. Use the mpirun of that library, or `srun --mpi=` with the plugin that it knows"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -155,12 +155,13 @@ class Mixture:
 class Soup:
     """A mixture with its weights (None for an ensemble), its exact accuracies and what making it cost.
 
-    `ingredients` names what alpha's columns weigh, `shelf_sha256` is the hash of their weights and of the graph, and
-    `left_out` says of each other ingredient why it is not there.
+    `options` are the method's, and the seed; `ingredients` names what alpha's columns weigh, `shelf_sha256` is the hash
+    of their weights and of the graph, and `left_out` says of each other ingredient why it is not there.
     """
 
     method: str
     source: str
+    options: Mapping[str, Any]
     ingredients: tuple[str, ...]
     shelf_sha256: str
     left_out: tuple[str, ...]

@@ -10,5 +10,7 @@
 #SBATCH --open-mode=append
 #SBATCH --output=gnnsoup-train-%j.log
 set -euo pipefail
-[[ -d .venv/bin ]] && PATH="$PWD/.venv/bin:$PATH"
+for home in "$PWD" "$(dirname "$0")/.."; do  # the checkout's own environment, where there is one
+  if [[ -x $home/.venv/bin/python ]]; then PATH="$home/.venv/bin:$PATH"; break; fi
+done
 exec ${SLURM_JOB_ID:+srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK} --kill-on-bad-exit=0} python -m gnnsoup_hpc.train "$@"

@@ -137,7 +137,7 @@ def test_archive_and_its_hash(tmp_path: Path) -> None:
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"y": None}, "the array 'y' is missing"),
     ({"x": None}, "'x_indptr' is missing"),
-    ({"edge_index": None}, "'indptr' is missing"),
+    ({"edge_index": None}, "'edge_index' is missing"),
     ({"y": np.array([0.0, 1, 2, 0, 1, 1])}, "y holds float64 .*expected .*integers"),
     ({"y": np.array([[0], [1], [2], [0], [1], [1]])}, r"y holds int64 of shape \(6, 1\)"),
     ({"y": np.array(3)}, r"y holds int64 of shape \(\)"),

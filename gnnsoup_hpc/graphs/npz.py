@@ -62,6 +62,8 @@ def _features(arrays: Mapping[str, Any], where: str, nodes: int) -> FloatArray:
     data = _floats(arrays, "x_data", where)
     try:
         width = int(indices.max()) + 1 if len(indices) else 0
+        if "num_features" in arrays:
+            width = int(_integers(arrays, "num_features", where, dimensions=0))
         matrix = sp.csr_matrix((data, indices, indptr), shape=(nodes, width))
         matrix.check_format(full_check=True)
         return np.asarray(matrix.toarray(), dtype=np.float32)
@@ -76,6 +78,8 @@ def _edges(arrays: Mapping[str, Any], where: str, nodes: int) -> tuple[IntArray,
         if len(edges) != 2:
             raise GraphError(f"{where}: edge_index has shape {edges.shape}; expected (2, E): sources, destinations")
         return edges[0], edges[1]
+    if "indptr" not in arrays:
+        _take(arrays, "edge_index", where)
     indptr, indices = _integers(arrays, "indptr", where, 1), _integers(arrays, "indices", where, 1)
     counts = np.diff(indptr)
     if len(indptr) != nodes + 1 or indptr[0] != 0 or (counts < 0).any() or indptr[-1] != len(indices):

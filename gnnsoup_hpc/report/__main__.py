@@ -17,10 +17,11 @@ from gnnsoup_hpc.run_dir import RunDir
 
 
 def report(root: Path) -> None:
-    """Write report.h5 of the run in folder `root`, and print the table."""
+    """Print the table of the run in folder `root`, and write its report.h5."""
     run = contents(root)
+    print(f"\n{table(run)}", flush=True)
     build.write(run)
-    print(f"\n{table(run)}\n-> {run.run.report}", flush=True)
+    print(f"-> {run.run.report}", flush=True)
 
 
 def report_all(roots: Sequence[Path]) -> None:

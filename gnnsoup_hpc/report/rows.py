@@ -62,7 +62,12 @@ def contents(root: Path) -> Contents:
         raise RunError(f"{error}: run `gnnsoup soup JOB`, which makes it again") from None
     if not soups:
         raise RunError(f"{root} holds no soup yet: run `gnnsoup soup JOB` first")
-    ingredients = tuple(ingredient_store.read(run.ingredient(int(name))) for name in soups[0].ingredients)
+    for soup in soups:
+        _check_options(run, job, soup)
+    try:
+        ingredients = tuple(ingredient_store.read(run.ingredient(int(name))) for name in soups[0].ingredients)
+    except FileError as error:
+        raise RunError(f"{error}: run `gnnsoup train JOB`, which trains it again, then `gnnsoup soup JOB`") from None
     with graph_store.opened(run.graph, job) as graph:
         about = (
             f"{job.graph.source}, {graph.nodes} nodes, {graph.edges} directed entries, {graph.features} features"
@@ -77,6 +82,22 @@ def contents(root: Path) -> Contents:
         _phase("soup", [soup.measurement for soup in soups]),
     )
     return Contents(run, job, about, test_nodes, ingredients, soups, phases)
+
+
+def _check_options(run: RunDir, job: Job, soup: Soup) -> None:
+    """Refuse a soup that the job, as it is now, would make otherwise."""
+    section = getattr(job.soup, soup.method, None)
+    wanted = {"seed": job.soup.seed} | (section.model_dump(mode="json") if section is not None else {})
+    made = dict(soup.options)
+    if len(soup.ingredients) + len(soup.left_out) != job.train.ingredients:
+        wanted["train.ingredients"] = job.train.ingredients
+        made["train.ingredients"] = len(soup.ingredients) + len(soup.left_out)
+    key = next((key for key in wanted if made.get(key, wanted[key]) != wanted[key]), None)
+    if key is not None:
+        raise RunError(
+            f"{run.soup(soup.method)} was made with {key} = {made[key]!r}, the run's job now says {wanted[key]!r}:"
+            " run `gnnsoup soup JOB`, which brings all soups up to date"
+        )
 
 
 def _check_shelf(run: RunDir, graph: GraphFile, ingredients: Sequence[Ingredient], soups: Sequence[Soup]) -> None:

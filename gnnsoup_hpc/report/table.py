@@ -31,7 +31,8 @@ def table(run: Contents) -> str:
             *aligned([("phase", "seconds", "peak MiB"), *_phases(run)]),
             "",
             "peak: host memory above where the method or phase began; of methods on rank 0, of phases the highest.",
-            "forward, backward: passes over the whole graph while souping. models: what one prediction runs through.",
+            "forward, backward: passes over the whole graph while souping. models: what one prediction runs through:",
+            "an ensemble costs nothing to make, and that many times as much at each inference.",
             "seconds of train and soup: sums over ingredients and over methods.",
             *verdicts(run),
         ]

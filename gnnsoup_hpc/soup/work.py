@@ -70,9 +70,10 @@ class Stove:
         return Soup(
             method=method.name,
             source=method.source,
+            options={"seed": recipe.seed} | recipe.options,
             ingredients=tuple(recipe.ingredients),
             shelf_sha256=recipe.shelf_sha256,
-            left_out=tuple(self.selection.unfit.values()),
+            left_out=recipe.left_out,
             mixture=mixture,
             state=state,
             validation_accuracy=validation,
@@ -108,4 +109,5 @@ class Stove:
             ranks=self.team.size,
             threads=torch.get_num_threads(),
             device=self.station.device.type,
+            left_out=tuple(self.selection.unfit.values()),
         )

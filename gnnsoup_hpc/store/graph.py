@@ -227,7 +227,12 @@ def opened(path: Path, job: Job, verify: bool = False) -> Iterator[GraphFile]:
 
 
 def _sections(job: Job) -> dict[str, Any]:
-    return {name: getattr(job, name).model_dump(mode="json") for name in ("graph", "partition")}
+    """What graph.h5 is a function of; the fields of a random split only where the split is random."""
+    unused = set() if job.graph.split == "random" else {"split_seed", "train_share", "validation_share"}
+    return {
+        "graph": job.graph.model_dump(mode="json", exclude=unused),
+        "partition": job.partition.model_dump(mode="json"),
+    }
 
 
 def _same_sections(path: Path, made: dict[str, Any], wanted: dict[str, Any]) -> None:

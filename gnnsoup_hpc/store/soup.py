@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import torch
 
+from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.hashing import canonical, fingerprint
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.measure import COUNTS
@@ -49,6 +50,7 @@ class Recipe:
     ranks: int
     threads: int
     device: str
+    left_out: tuple[str, ...] = ()
 
     @property
     def shelf_sha256(self) -> str:
@@ -111,7 +113,7 @@ def read(path: Path) -> Soup:
     """The soup in a file. Raises: FileError naming the file and what is wrong with it."""
     with files.opened(path, KIND, VERSION) as file, files.reading(path):
         steps = [file["history"][name][:] for name in HISTORY]
-        mix = file["mixture"]
+        mix, made = file["mixture"], json.loads(file["provenance"].attrs["recipe"])
         mixture = Mixture(
             alpha=torch.from_numpy(mix["alpha"][:]),
             groups=tuple(mix["groups"].asstr()[:]),
@@ -124,6 +126,7 @@ def read(path: Path) -> Soup:
         return Soup(
             method=str(file.attrs["method"]),
             source=str(file.attrs["source"]),
+            options={"seed": made["seed"]} | made["options"],
             ingredients=tuple(mix["ingredients"].asstr()[:]),
             shelf_sha256=str(file.attrs["shelf_sha256"]),
             left_out=tuple(mix["left_out"].asstr()[:]),
@@ -142,6 +145,8 @@ def read_state(path: Path) -> tuple[Architecture, State]:
     Raises: FileError where the file is damaged, or an ensemble's, which has no weights.
     """
     with files.opened(path, KIND, VERSION) as file, files.reading(path):
+        if file["mixture"].attrs["of"] != "weights":
+            raise FileError(f"{path} is an ensemble, which has no weights of its own: read its ingredients")
         architecture = Architecture(**json.loads(file["provenance"].attrs["architecture"]))
         state = states.get(file)
     states.check_finite(path, state)

@@ -35,6 +35,7 @@ def soup(**changes: object) -> Soup:
     base = Soup(
         method="ls",
         source="a paper",
+        options={"seed": 0, "epochs": 2},
         ingredients=("0000", "0002"),
         shelf_sha256=RECIPE.shelf_sha256,
         left_out=("0001.h5 is damaged",),
