@@ -1,21 +1,12 @@
-"""The typed job: one TOML file is one complete, named experiment.
-
-Every field is documented once, here, in its `description`; `gnnsoup job [JOB]` prints the resolved job with them.
-An unknown key is an error that names the key and the nearest known one.
-"""
+"""Sections of a job and their fields, each with its description."""
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gnnsoup_hpc.errors import JobError, MissingJobError
 from gnnsoup_hpc.records import Grouping
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -23,6 +14,7 @@ Rate = Annotated[float, Field(gt=0.0, le=1000.0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0.0, le=1.0)]
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
+Fanout = Annotated[int, Field(ge=-1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 MethodName = Literal["best", "uniform", "greedy", "gis", "ls", "pls", "ensemble"]
 
@@ -35,14 +27,39 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class SyntheticJob(Section):
+    """Parameters of `synthetic:PRESET`; other sources ignore them."""
+
+    seed: Seed = Field(0, description="seed of the generated graph")
+    scale: float = Field(
+        1.0, gt=0.0, le=64.0, description="nodes as a multiple of the preset's; degrees, features, classes stay"
+    )
+
+
 class GraphJob(Section):
     """Where the graph comes from and how it is split and prepared."""
 
-    source: str = Field("bundled:pubmed", description="bundled:NAME or npz:PATH (layout in docs/format.md)")
-    undirected: bool = Field(True, description="add the reverse of every edge; duplicates are always merged")
-    split: Literal["public", "random", "stored"] = Field(
-        "random", description="public: the set's published split; random: seeded shares; stored: as in the source file"
+    source: str = Field(
+        "bundled:pubmed",
+        description="bundled:NAME, ogb:NAME, pyg:NAME, npz:PATH, pt:PATH or synthetic:PRESET (docs/graphs.md)",
     )
+    root: str = Field(
+        "datasets", min_length=1, description="folder where ogb: and pyg: find sets, or else download them to"
+    )
+    undirected: bool = Field(True, description="add the reverse of every edge")
+    reverse: bool = Field(False, description="turn every edge round first; matters where undirected = false")
+    self_loops: Literal["keep", "remove", "add"] = Field(
+        "keep", description="keep those of the source, remove them, or add one to every node; GCN and GAT add their own"
+    )
+    duplicates: Literal["merge", "refuse"] = Field(
+        "merge", description="merge edges that the source has more than once, or refuse such a source"
+    )
+    split: Literal["auto", "public", "random", "stored"] = Field(
+        "auto",
+        description="public: the set's published split; random: seeded shares; stored: as in the source file;"
+        " auto: the first of public, stored, random that the source has",
+    )
+    split_index: int = Field(0, ge=0, description="which one, of a source with several public splits")
     split_seed: Seed = Field(0, description="seed of a random split")
     train_share: Share = Field(0.6, description="share of labelled nodes to train on, in a random split")
     validation_share: Share = Field(0.2, description="share to validate (and soup) on; what remains is for testing")
@@ -50,10 +67,11 @@ class GraphJob(Section):
         "standardise",
         description="standardise: zero mean, unit variance over all nodes; row-normalise: rows by their absolute sums",
     )
+    synthetic: SyntheticJob = Field(default_factory=lambda: SyntheticJob(), description="the generated graph")
 
     @model_validator(mode="after")
     def _leaves_test_nodes(self) -> Self:
-        if self.split == "random" and self.train_share + self.validation_share >= 1.0:
+        if self.split in ("random", "auto") and self.train_share + self.validation_share >= 1.0:
             raise ValueError("train_share + validation_share must stay below 1, so that test nodes remain")
         return self
 
@@ -98,7 +116,24 @@ class TrainJob(Section):
 
     ingredients: Count = Field(8, description="N, the number of ingredients")
     seed: Seed = Field(0, description="seed of the initial state; ingredient i draws its dropout from (seed, i)")
-    batch: Literal["full"] = Field("full", description="full: one step an epoch, on the whole graph")
+    batch: Literal["full", "cluster", "neighbour"] = Field(
+        "full",
+        description="full: one step an epoch, on the whole graph; cluster: a step on each union of parts (Cluster-GCN);"
+        " neighbour: a step on sampled neighbourhoods of each batch of nodes (GraphSAGE)",
+    )
+    clusters: Count = Field(
+        1, description="parts a union of cluster batches, and of the evaluation between epochs of mini-batches"
+    )
+    batch_size: Count = Field(1024, description="training nodes a step of neighbour batches")
+    fanout: tuple[Fanout, ...] = Field(
+        (10,),
+        min_length=1,
+        strict=False,
+        description="in-neighbours sampled of each node, from the last layer inwards; -1 = all; the last one repeats",
+    )
+    sampler: Literal["auto", "own", "pyg"] = Field(
+        "auto", description="of neighbour batches: PyG's, our own, or PyG's where pyg-lib or torch-sparse is installed"
+    )
     epochs: Count = Field(100, description="epochs an ingredient; the weights of the best validation epoch are kept")
     learning_rate: Rate = Field(0.005, description="Adam's learning rate")
     weight_decay: Decay = Field(0.0, description="Adam's weight decay (L2)")
@@ -159,6 +194,13 @@ class MachineJob(Section):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU a rank where there is one")
     threads: int = Field(0, ge=0, le=4096, description="threads a rank; 0: cores it may use / ranks on the node")
+    memory_gib: float = Field(
+        0.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="memory in GiB that exact evaluation may fill with graph and hidden states, before it works part"
+        " by part and spills to a file; 0: half of the machine's / ranks on the node",
+    )
 
 
 class Job(Section):
@@ -180,117 +222,12 @@ class Job(Section):
                 f"soup.pls.union = {self.soup.pls.union} parts (R) cannot be drawn from"
                 f" partition.parts = {self.partition.parts} (K)"
             )
+        if self.train.batch != "full" and self.train.clusters > self.partition.parts:
+            raise ValueError(
+                f"train.clusters = {self.train.clusters} is more than partition.parts = {self.partition.parts} (K)"
+            )
         return self
 
     def to_toml(self) -> str:
         """The resolved job: every field with its value, as a job file that gives this job again."""
         return tomli_w.dumps(self.model_dump(mode="json"))
-
-
-def load(text: str | None = None, overrides: Sequence[str] = ()) -> Job:
-    """The job of a TOML file's path or a bundled job's name (default `pubmed`), with `a.b=value` overrides applied.
-
-    Raises: JobError naming the file, the key and what is allowed.
-    """
-    path = find(text or "pubmed")
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise JobError(f"{path}: not valid TOML: {error}") from None
-    except OSError as error:
-        raise MissingJobError(f"{path}: cannot be read: {error.strerror}") from None
-    for override in overrides:
-        _override(tree, override)
-    return validated(tree, str(path))
-
-
-def validated(tree: Mapping[str, Any], where: str) -> Job:
-    """The job that `tree` describes; `where` begins the message of an error."""
-    try:
-        return Job.model_validate(tree)
-    except ValidationError as error:
-        details = "; ".join(_explain(item) for item in error.errors())
-        raise JobError(f"{where}: {details}") from None
-
-
-def find(text: str) -> Path:
-    """Path of the job that `text` names: a file, or else a bundled job."""
-    path = Path(text).expanduser()
-    if path.is_file():
-        return path
-    bundled = {job.stem: job for job in bundled_jobs()}
-    if text in bundled:
-        return bundled[text]
-    hint = f"the bundled job {path.stem!r} needs no path" if path.stem in bundled else f"bundled: {', '.join(bundled)}"
-    raise MissingJobError(f"there is no job file {text!r} here ({Path.cwd()}); {hint}")
-
-
-def bundled_jobs() -> list[Path]:
-    """The job files that come with the package: beside it in a checkout, inside it once installed."""
-    package = Path(__file__).resolve().parent
-    folder = next((f for f in (package / "jobs", package.parent / "jobs") if (f / "pubmed.toml").is_file()), None)
-    if folder is None:
-        raise JobError(f"the bundled jobs are missing from {package}: install the package again")
-    return sorted(folder.glob("*.toml"))
-
-
-def fields(section: type[Section] = Job, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted name, description) of every field, tables before what they hold."""
-    for name, field in section.model_fields.items():
-        yield f"{prefix}{name}", field.description or ""
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from fields(field.annotation, f"{prefix}{name}.")
-
-
-def explained(job: Job) -> str:
-    """The resolved job as TOML, each field's description as a comment above it."""
-    about, table, lines = dict(fields()), "", []
-    for line in job.to_toml().split("\n"):
-        if line.startswith("["):
-            table = line.strip("[]") + "."
-            lines.append(f"# {about[table[:-1]]}")
-        elif " = " in line:
-            lines.append(f"# {about[table + line.split(' = ')[0]]}")
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def _override(tree: dict[str, Any], text: str) -> None:
-    """Set `a.b=value` in `tree`; a value that is no TOML is taken as text."""
-    key, equals, value = text.partition("=")
-    *tables, last = key.strip().split(".")
-    if not equals or not last:
-        raise JobError(f"--set {text!r}: expected KEY=VALUE, for example soup.pls.union=8")
-    for name in tables:
-        tree = tree.setdefault(name, {})
-        if not isinstance(tree, dict):
-            raise JobError(f"--set {text!r}: {name!r} is a value, not a table")
-    tree[last] = _value(key.strip(), value.strip())
-
-
-def _value(key: str, text: str) -> object:
-    """What TOML reads in `text`; the text itself where that is none, or the field wants text (`name=2024`)."""
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-    return value if isinstance(value, str) or key not in _TEXT_FIELDS else text
-
-
-_TEXT_FIELDS = ("name", "runs", "graph.source")
-
-
-def _explain(item: Any) -> str:
-    """One validation error as `key: what is wrong`, with the nearest known key for an unknown one."""
-    key = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, [name for name, _ in fields()], n=1, cutoff=0.0)
-        return f"unknown key {key!r}; the nearest known one is {near[0]!r}"
-    if item["type"] == "missing":
-        return f"the key {key!r} is missing"
-    message = str(item["msg"]).removeprefix("Value error, ").replace("a valid tuple", "a list")
-    if item["type"] in ("model_type", "model_attributes_type"):
-        message = "Input should be a table"
-    if item["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    return f"{key} = {item['input']!r}: {message[0].lower()}{message[1:]}"
