@@ -30,6 +30,8 @@ setup(
         "h5py>=3.10",
         "pymetis>=2025.2",
         "mpi4py>=4.0",
+        "ogb>=1.3.6",
+        "pandas>=2.2",
         "pydantic>=2.7",
         "tomli-w>=1.0",
         "tqdm>=4.66",
@@ -37,7 +39,7 @@ setup(
     extras_require={
         # An MPI library and mpirun from PyPI, for machines that have none of their own.
         "mpi": ["mpich>=4.2"],
-        "dev": ["pytest", "hypothesis", "mypy", "ruff", "pandas>=2.2", "types-tqdm"],
+        "dev": ["pytest", "hypothesis", "mypy", "ruff", "types-tqdm"],
     },
     entry_points={"console_scripts": ["gnnsoup = gnnsoup_hpc.__main__:main"]},
 )

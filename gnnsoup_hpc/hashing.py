@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 
 def canonical(value: object) -> str:
@@ -22,9 +23,27 @@ def fingerprint(value: object) -> str:
 
 def content_sha256(arrays: Mapping[str, Any]) -> str:
     """SHA-256 over names, types, shapes and bytes of arrays, in the order of their names."""
-    digest = hashlib.sha256()
+    content = Content()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
+        content.add(name, array.dtype, array.shape, [array])
+    return content.sha256
+
+
+class Content:
+    """The same hash, of arrays that come in blocks. They MUST be added in the order of their names."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, name: str, kind: npt.DTypeLike, shape: tuple[int, ...], blocks: Iterable[npt.NDArray[Any]]) -> None:
+        """Add an array of that type and shape, whose blocks are cast to the type."""
+        self._digest.update(f"{name}\0{np.dtype(kind).str}\0{shape}\0".encode())
+        for block in blocks:
+            array = np.ascontiguousarray(block, dtype=kind)
+            self._digest.update(array.reshape(-1).view(np.uint8).data)
+
+    @property
+    def sha256(self) -> str:
+        """The hash of what was added so far."""
+        return self._digest.hexdigest()

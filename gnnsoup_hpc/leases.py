@@ -71,6 +71,15 @@ def is_over(path: Path) -> bool:
     return age > EXPIRE_SECONDS
 
 
+def holder(path: Path) -> str:
+    """Who holds the lease at `path`, in words."""
+    try:
+        who = _holder(path.read_text())
+    except FileNotFoundError:
+        return "another process"
+    return f"process {who.get('pid', '?')} on {who.get('host', '?')}"
+
+
 def _holder(text: str) -> dict[str, Any]:
     """Who a lease's text says to hold it; nobody known for a text that is no lease's, which expires like any other."""
     try:

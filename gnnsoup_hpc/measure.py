@@ -62,6 +62,7 @@ class Meter:
         self._phases = {"ingredients": 0.0, "graph": 0.0}
         self._values: dict[str, float] = {}
         self._start = 0.0
+        self._with_child = 0.0
 
     def __enter__(self) -> Self:
         release_freed_memory()
@@ -77,16 +78,25 @@ class Meter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.read()
+
+    def book_child(self, peak_bytes: float) -> None:
+        """Count the peak memory of a process that this one started, beside what this one holds now."""
+        self._with_child = max(self._with_child, host_bytes("VmRSS") + peak_bytes)
+
+    def read(self) -> Measurement:
+        """Everything so far, within the block or at its end."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
             self._values["peak_device_bytes"] = float(torch.cuda.max_memory_allocated(self._device))
             self._values["peak_device_reserved_bytes"] = float(torch.cuda.max_memory_reserved(self._device))
         seconds = time.perf_counter() - self._start
         known = math.isfinite(self._values["baseline_host_bytes"])
-        self._values["peak_host_bytes"] = host_bytes("VmHWM") if known else math.nan
+        self._values["peak_host_bytes"] = max(host_bytes("VmHWM"), self._with_child) if known else math.nan
         self._values["seconds"] = seconds
         self._values |= {f"seconds_{name}": spent for name, spent in self._phases.items()}
         self._values["seconds_compute"] = seconds - sum(self._phases.values())
+        return self.measurement
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

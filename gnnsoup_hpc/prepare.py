@@ -1,27 +1,39 @@
-"""prepare: source -> Graph -> METIS -> graph.h5, by whichever rank takes the lease; the others wait for the file."""
+"""prepare: source -> Graph -> METIS -> graph.h5, by whichever rank takes the lease; the others wait for the file.
+
+A prepared graph is kept once in `.graphs/` beside the runs, under the hash of all that it is a function of; the
+graph.h5 of a run is another name (a hard link) of the same file, so jobs that want the same graph share its making and
+its disk space, and removing a run removes nothing of the others.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
+from pathlib import Path
 
 import torch
 
 from gnnsoup_hpc import graphs, leases
 from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.graphs.desk import Desk
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.measure import Meter
-from gnnsoup_hpc.partition import partitioned
+from gnnsoup_hpc.metis_apart import metis_apart
+from gnnsoup_hpc.partition import metis, partitioned
 from gnnsoup_hpc.preparation import prepared
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.ranks import Place
+from gnnsoup_hpc.records import Graph, Partition, Role
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import files
 from gnnsoup_hpc.store import graph as graph_store
 
 POLL_SECONDS = 0.5
+ENTRIES_TO_CUT_APART = 5_000_000  # METIS takes some seconds for as many
 
 
-def prepare(job: Job, here: Place, log: Log, again: bool = False) -> None:
+def prepare(job: Job, here: Place, log: Log, again: bool = False, offline: bool = False) -> None:
     """Make the run's graph.h5 if it is missing (or `again`, by rank 0), and see that it is the job's.
 
     Rank 0 also checks that the whole file is as it was written; the others rely on the checksums of what they read.
@@ -31,18 +43,12 @@ def prepare(job: Job, here: Place, log: Log, again: bool = False) -> None:
     run = RunDir.of(job)
     if again and here.rank > 0:
         return
-    while again or not run.graph.exists():
-        with leases.held(run.lease("graph")) as ours:
-            if ours:
-                if again or not run.graph.exists():
-                    _make(job, run, log)
-                again = False
-        if not ours:
-            time.sleep(POLL_SECONDS)
+    _obtain(job, run, log, again, offline)
     with graph_store.opened(run.graph, job, verify=here.rank == 0) as graph:
-        if here.rank == 0 and graphs.source_sha256(job.graph.source) not in (None, graph.source_sha256):
+        changed = graphs.changed(graph.source_files) if here.rank == 0 else None
+        if changed:
             raise RunError(
-                f"{job.graph.source} has changed since {run.graph} was made from it: give the job a name of its own"
+                f"{changed} has changed since {run.graph} was made from it: give the job a name of its own"
                 f" (--set name=…), or run `gnnsoup prepare JOB --again`, and move {run.ingredients} away"
             )
 
@@ -56,23 +62,75 @@ def note_job(job: Job) -> None:
             private.write_text(text, encoding="utf-8")
 
 
-def _make(job: Job, run: RunDir, log: Log) -> None:
+def _obtain(job: Job, run: RunDir, log: Log, again: bool, offline: bool) -> None:
+    """Return when graph.h5 is there, made or linked by us or by whoever was first."""
+    shared = run.shared_graph(graph_store.key(job))
+    lease = shared.with_suffix(".lease")
+    said = False
+    while again or not run.graph.exists():
+        with leases.held(lease) as ours:
+            if ours:
+                if again or not _is_there(shared, job, log):
+                    _make(job, shared, log, offline)
+                if again or not run.graph.exists():
+                    _link(shared, run.graph, log)
+                return
+        if not said:
+            log.say(f"prepare: waiting for {leases.holder(lease)}, who prepares {shared}")
+            said = True
+        time.sleep(POLL_SECONDS)
+
+
+def _is_there(shared: Path, job: Job, log: Log) -> bool:
+    """Whether the shared graph is there, whole, and its source unchanged."""
+    if not shared.exists():
+        return False
+    try:
+        with graph_store.opened(shared, job, verify=True) as graph:
+            changed = graphs.changed(graph.source_files)
+    except RunError as error:
+        log.say(f"prepare: {error}; made again")
+        return False
+    if changed:
+        log.say(f"prepare: {changed} has changed since {shared} was made from it; made again")
+        return False
+    log.say(f"prepare: {shared} is there already")
+    return True
+
+
+def _link(shared: Path, graph: Path, log: Log) -> None:
+    """Give the shared file the run's name too; a copy where the file system knows no hard links."""
+    with files.published(graph) as private:
+        try:
+            os.link(shared, private)
+        except OSError as error:
+            log.say(f"prepare: {graph} is a copy of {shared}, since it cannot be a link: {error.strerror}")
+            shutil.copyfile(shared, private)
+
+
+def _make(job: Job, shared: Path, log: Log, offline: bool) -> None:
     log.say(f"prepare: reading {job.graph.source}")
-    meter = Meter(torch.device("cpu"))
-    with meter:
+    with files.scratch(shared) as folder, Meter(torch.device("cpu")) as meter:
         with meter.phase("graph"):
-            raw = graphs.load(job.graph)
+            raw = graphs.load(job.graph, Desk(folder, offline, log.say))
         graph, preparation = prepared(raw, job.graph.features)
-        partition = partitioned(graph, job.partition)
-    graph_store.write(run.graph, graph, preparation, partition, job, meter.measurement)
-    roles = {name: int((graph.role == value).sum()) for name, value in (("train", 1), ("validation", 2), ("test", 3))}
+        apart = len(graph.indices) > ENTRIES_TO_CUT_APART
+        partition = partitioned(graph, job.partition, metis_apart(folder, meter, log) if apart else metis)
+        _say(job, graph, partition, log)
+        graph_store.write(shared, graph, preparation, partition, job, meter.read)
+    spent = meter.measurement
+    log.say(f"prepare: {spent['seconds']:.1f} s, peak memory {spent['peak_host_bytes'] / 2**20:.0f} MiB -> {shared}")
+
+
+def _say(job: Job, graph: Graph, partition: Partition, log: Log) -> None:
+    counts = {role: int((graph.role == role).sum()) for role in Role}
     log.say(
-        f"prepare: {graph.nodes} nodes, {len(graph.indices)} directed entries, {graph.x.shape[1]} features"
-        f" ({job.graph.features}), {graph.classes} classes, split {job.graph.split}:"
-        f" {roles['train']} train, {roles['validation']} validation, {roles['test']} test"
+        f"prepare: {graph.nodes} nodes, {graph.source_edges} edges in the source, {len(graph.indices)} directed"
+        f" entries, {graph.x.shape[1]} features ({job.graph.features}), {graph.classes} classes; split"
+        f" {job.graph.split}: {counts[Role.TRAIN]} train, {counts[Role.VALIDATION]} validation, {counts[Role.TEST]} test"
     )
     log.say(
         f"prepare: {partition.parts} parts, {partition.edge_cut} of {partition.edges} edges cut"
         f" ({partition.edge_cut / max(1, partition.edges):.1%}), largest part {partition.balance:.2f} times the mean,"
-        f" {partition.validation_balance:.2f} by validation nodes -> {run.graph}"
+        f" {partition.validation_balance:.2f} by validation nodes"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from torch import Tensor
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 ByteArray = npt.NDArray[np.uint8]
+IndexArray = npt.NDArray[np.int32] | npt.NDArray[np.int64]  # int32 where it holds, for half the memory
 State = dict[str, Tensor]
 Grouping = Literal["layer", "tensor", "model"]  # of parameters that share one alpha vector
 
@@ -31,21 +32,45 @@ class Role(IntEnum):
     TEST = 3
 
 
+class Rows(Protocol):
+    """A matrix of shape (n, width) that need not be in memory; a NumPy array is one, rows.py has others."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, width)."""
+
+    def __getitem__(self, which: slice | IntArray, /) -> Any:
+        """The rows of a slice or of ids, as an array."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that a graph was read from, as it was then."""
+
+    path: str
+    size: int
+    modified_ns: int
+    sha256: str
+
+
 @dataclass(frozen=True)
 class Graph:
-    """A node-classification graph in host memory. Row i of the CSR arrays holds node i's in-neighbours, sorted.
+    """A node-classification graph. Row i of the CSR arrays holds node i's in-neighbours, sorted.
 
-    Shapes: x (V, F) float32, y (V,) in [-1, classes) with -1 = no label, indptr (V + 1,), indices (E,), role (V,).
+    Shapes: x (V, F), y (V,) in [-1, classes) with -1 = no label, indptr (V + 1,), indices (E,), role (V,).
     """
 
-    x: FloatArray
+    x: Rows
     y: IntArray
     indptr: IntArray
-    indices: IntArray
+    indices: IndexArray
     role: ByteArray
     classes: int
     source: str
     source_sha256: str
+    files: tuple[SourceFile, ...] = ()
+    source_edges: int = 0  # as the source has them, before reverses were added and duplicates merged
+    symmetric: bool = False  # known to have the reverse of every entry
 
     @property
     def nodes(self) -> int:

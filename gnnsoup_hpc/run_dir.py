@@ -29,6 +29,10 @@ class RunDir:
         """The prepared graph, parts contiguous."""
         return self.root / "graph.h5"
 
+    def shared_graph(self, key: str) -> Path:
+        """A prepared graph that all runs of this folder share; `graph` is another name of the same file."""
+        return self.root.parent / ".graphs" / f"{key}.h5"
+
     @property
     def initial(self) -> Path:
         """The initial state that all ingredients start from."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gnnsoup_hpc import graphs
 from gnnsoup_hpc.errors import GraphError, JobError
 from gnnsoup_hpc.graphs import npz
-from gnnsoup_hpc.graphs.raw import RawGraph, file_sha256, finished
+from gnnsoup_hpc.graphs.raw import RawGraph, finished, source_file
 from gnnsoup_hpc.graphs.split import roles
 from gnnsoup_hpc.job import GraphJob
 from gnnsoup_hpc.records import Graph, Role
@@ -37,7 +37,7 @@ def six(**changes: Any) -> RawGraph:
 
 def stored(raw: RawGraph, undirected: bool = True) -> Graph:
     job = GraphJob(split="stored", undirected=undirected)
-    return finished(raw, roles(raw, job), "npz:six.npz", undirected)
+    return finished(raw, roles(raw, job), job)
 
 
 def entries(graph: Graph) -> list[tuple[int, int]]:
@@ -130,7 +130,7 @@ def test_archive_and_its_hash(tmp_path: Path) -> None:
     np.savez_compressed(path, **SIX)
     graph = graphs.load(GraphJob(source=f"npz:{path}", split="stored"))
     assert entries(graph) == entries(stored(six()))
-    assert graph.source_sha256 == file_sha256(path)
+    assert graph.source_sha256 == source_file(path).sha256
     assert graph.y.tolist() == SIX["y"].tolist()
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gnnsoup_hpc.errors import PartError
 from gnnsoup_hpc.graphs import npz
 from gnnsoup_hpc.graphs.raw import finished
-from gnnsoup_hpc.job import PartitionJob
+from gnnsoup_hpc.job import GraphJob, PartitionJob
 from gnnsoup_hpc.partition import node_weights, partitioned
 from gnnsoup_hpc.records import Graph, Partition, Role
 from tests import arbitrary, tiny
@@ -90,7 +90,7 @@ def planted() -> Graph:
     """A planted graph of 1200 nodes, a tenth of them for validation."""
     raw = npz.from_arrays(tiny.planted(nodes=1200), "planted", "0" * 64)
     roles = np.random.default_rng(1).choice(list(Role), 1200, p=[0.2, 0.5, 0.1, 0.2]).astype(np.uint8)
-    return finished(raw, roles, "planted", undirected=True)
+    return finished(raw, roles, GraphJob())
 
 
 def test_same_seed_same_parts(planted: Graph) -> None:

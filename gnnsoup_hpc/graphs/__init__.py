@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gnnsoup_hpc.errors import JobError
-from gnnsoup_hpc.graphs import bundled, npz
-from gnnsoup_hpc.graphs.raw import RawGraph, file_sha256, finished
+from gnnsoup_hpc.graphs import bundled, npz, ogb
+from gnnsoup_hpc.graphs.desk import Desk
+from gnnsoup_hpc.graphs.raw import RawGraph, finished, source_file
 from gnnsoup_hpc.graphs.split import roles
 from gnnsoup_hpc.job import GraphJob
-from gnnsoup_hpc.records import Graph
+from gnnsoup_hpc.records import Graph, SourceFile
 
-SOURCES = {"bundled": bundled.read, "npz": npz.read}
+SOURCES: dict[str, Callable[[str, GraphJob, Desk], RawGraph]] = {
+    "bundled": bundled.read,
+    "npz": npz.read,
+    "ogb": ogb.read,
+}
 
 
-def load(job: GraphJob) -> Graph:
+def load(job: GraphJob, desk: Desk) -> Graph:
     """The graph that a job asks for, checked, symmetric where asked, with its split; features as in the source.
 
     Raises: JobError for a source that nobody knows; GraphError for one that cannot be read or used.
     """
-    raw = read(job.source)
-    return finished(raw, roles(raw, job), job.source, job.undirected)
+    raw = read(job, desk)
+    return finished(raw, roles(raw, job), job)
 
 
-def source_sha256(source: str) -> str | None:
-    """Hash of the source as it is now; None where it is no longer there."""
-    kind, _, name = source.partition(":")
-    path = bundled.DATA / f"{name}.npz" if kind == "bundled" else Path(name).expanduser()
-    return file_sha256(path) if path.is_file() else None
+def changed(files: Iterable[SourceFile]) -> str | None:
+    """The first of a source's files that is not any more what it was; one that is gone has not changed."""
+    for file in files:
+        path = Path(file.path)
+        if not path.is_file():
+            continue
+        status = path.stat()
+        if (status.st_size, status.st_mtime_ns) != (file.size, file.modified_ns) and (
+            status.st_size != file.size or source_file(path).sha256 != file.sha256
+        ):
+            return file.path
+    return None
 
 
-def read(source: str) -> RawGraph:
+def read(job: GraphJob, desk: Desk) -> RawGraph:
     """The graph of `KIND:NAME` as its source has it."""
-    kind, colon, name = source.partition(":")
+    kind, colon, name = job.source.partition(":")
     if not colon or kind not in SOURCES or not name:
         known = ", ".join(f"{kind}:…" for kind in SOURCES)
-        raise JobError(f"graph.source = {source!r}: expected one of {known}")
-    return SOURCES[kind](name)
+        raise JobError(f"graph.source = {job.source!r}: expected one of {known}")
+    return SOURCES[kind](name, job, desk)

@@ -9,7 +9,9 @@ import numpy as np
 
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graphs import npz
+from gnnsoup_hpc.graphs.desk import Desk
 from gnnsoup_hpc.graphs.raw import RawGraph
+from gnnsoup_hpc.job import GraphJob
 from gnnsoup_hpc.records import Role
 
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -24,9 +26,9 @@ _PUBLIC = {
 }
 
 
-def read(name: str) -> RawGraph:
+def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
     """The bundled graph `name`, with its public split. Raises: GraphError naming those that there are."""
     if name not in _PUBLIC:
         raise GraphError(f"graph.source = 'bundled:{name}': no such graph is bundled; there is: {', '.join(_PUBLIC)}")
-    raw = npz.read(str(DATA / f"{name}.npz"))
+    raw = npz.read(str(DATA / f"{name}.npz"), job, desk)
     return replace(raw, where=f"bundled:{name}", splits={"public": _PUBLIC[name]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ import numpy as np
 import scipy.sparse as sp
 
 from gnnsoup_hpc.errors import GraphError
-from gnnsoup_hpc.graphs.raw import RawGraph, file_sha256
-from gnnsoup_hpc.records import FloatArray, IntArray, Role
+from gnnsoup_hpc.graphs.desk import Desk
+from gnnsoup_hpc.graphs.raw import RawGraph, source_file
+from gnnsoup_hpc.job import GraphJob
+from gnnsoup_hpc.records import FloatArray, IntArray, Role, Rows
+from gnnsoup_hpc.rows import SparseRows
 
 # What NumPy and zipfile raise for bytes that are no archive, or are one that they cannot read.
 _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 _SPLIT_KEYS = {"train_idx": Role.TRAIN, "valid_idx": Role.VALIDATION, "test_idx": Role.TEST}
 
 
-def read(name: str) -> RawGraph:
+def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
     """The graph in the archive at path `name`.
 
     Raises: GraphError for a missing, unreadable or incomplete archive, naming the key.
@@ -35,7 +39,8 @@ def read(name: str) -> RawGraph:
         raise GraphError(f"{path}: not a readable .npz archive without pickles: {error}") from None
     if arrays is None:
         raise GraphError(f"{path}: one array, and no .npz archive of several; docs/format.md has the layout")
-    return from_arrays(arrays, str(path), file_sha256(path))
+    file = source_file(path)
+    return replace(from_arrays(arrays, str(path), file.sha256), files=(file,))
 
 
 def from_arrays(arrays: Mapping[str, Any], where: str, sha256: str) -> RawGraph:
@@ -55,7 +60,7 @@ def from_arrays(arrays: Mapping[str, Any], where: str, sha256: str) -> RawGraph:
     )
 
 
-def _features(arrays: Mapping[str, Any], where: str, nodes: int) -> FloatArray:
+def _features(arrays: Mapping[str, Any], where: str, nodes: int) -> Rows:
     if "x" in arrays:
         return _floats(arrays, "x", where)
     indptr, indices = _integers(arrays, "x_indptr", where, 1), _integers(arrays, "x_indices", where, 1)
@@ -66,7 +71,7 @@ def _features(arrays: Mapping[str, Any], where: str, nodes: int) -> FloatArray:
             width = int(_integers(arrays, "num_features", where, dimensions=0))
         matrix = sp.csr_matrix((data, indices, indptr), shape=(nodes, width))
         matrix.check_format(full_check=True)
-        return np.asarray(matrix.toarray(), dtype=np.float32)
+        return SparseRows(matrix)
     except ValueError as error:
         raise GraphError(f"{where}: x_indptr, x_indices, x_data are no CSR matrix of {nodes} rows: {error}") from None
 

@@ -1,9 +1,12 @@
-"""A graph as its source has it, and its way to a checked `Graph`."""
+"""A graph as its source has it, and its way to a checked `Graph`.
+
+The structure is in memory as a whole, for METIS needs it so; features are looked at a block of rows at a time.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,66 +14,101 @@ import numpy as np
 import scipy.sparse as sp
 
 from gnnsoup_hpc.errors import GraphError
-from gnnsoup_hpc.records import ByteArray, FloatArray, Graph, IntArray, Role
+from gnnsoup_hpc.hashing import fingerprint
+from gnnsoup_hpc.job import GraphJob
+from gnnsoup_hpc.records import ByteArray, Graph, IndexArray, IntArray, Role, Rows, SourceFile
+from gnnsoup_hpc.rows import blocks
 
 
 @dataclass(frozen=True)
 class RawGraph:
     """Edges source -> destination as they come. Shapes: x (V, F), y (V,) with -1 = no label, source/destination (E,).
 
-    `splits` holds node ids of roles by the name of the split ("public", "stored").
+    `splits` holds node ids of roles by the name of the split ("public", "stored"); `sha256` is of all that was read.
     """
 
     where: str
     sha256: str
-    x: FloatArray
+    x: Rows
     y: IntArray
-    source: IntArray
-    destination: IntArray
+    source: IndexArray
+    destination: IndexArray
     classes: int | None = None
     splits: Mapping[str, Mapping[Role, IntArray]] = field(default_factory=dict)
+    files: tuple[SourceFile, ...] = ()
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a source file."""
+def source_file(path: Path) -> SourceFile:
+    """A file of a source, with its hash."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return SourceFile(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns, sha256)
 
 
-def finished(raw: RawGraph, role: ByteArray, source: str, undirected: bool) -> Graph:
-    """The checked graph: duplicate edges merged, each row's in-neighbours sorted, reverse edges added where asked.
+def sha256_of(files: Sequence[SourceFile]) -> str:
+    """The hash of a source: that of its only file, or of the names and hashes of its files."""
+    if len(files) == 1:
+        return files[0].sha256
+    return fingerprint(sorted([Path(file.path).name, file.sha256] for file in files))
+
+
+def finished(raw: RawGraph, role: ByteArray, job: GraphJob) -> Graph:
+    """The checked graph as the job wants it: edges turned, made symmetric, merged; each row's in-neighbours sorted.
 
     Raises: GraphError saying what is wrong with the source, and where.
     """
     classes = _check(raw)
     _check_roles(raw, role)
-    nodes = len(raw.y)
-    ones = np.ones(len(raw.source), dtype=np.int8)
-    matrix = sp.coo_matrix((ones, (raw.destination, raw.source)), shape=(nodes, nodes)).tocsr()
-    matrix.data[:] = 1
-    if undirected:
-        matrix = (matrix + matrix.T).tocsr()
-    matrix.sum_duplicates()
+    matrix = _structure(raw, job)
     return Graph(
         x=raw.x,
         y=raw.y,
         indptr=matrix.indptr.astype(np.int64),
-        indices=matrix.indices.astype(np.int64),
+        indices=matrix.indices,
         role=role,
         classes=classes,
-        source=source,
+        source=job.source,
         source_sha256=raw.sha256,
+        files=raw.files,
+        source_edges=len(raw.source),
+        symmetric=job.undirected,
     )
+
+
+def _structure(raw: RawGraph, job: GraphJob) -> sp.csr_matrix:
+    """The adjacency, row = destination, sorted, without duplicates."""
+    nodes = len(raw.y)
+    source, destination = (raw.destination, raw.source) if job.reverse else (raw.source, raw.destination)
+    ones = np.ones(len(source), dtype=np.int8)
+    matrix = sp.coo_matrix((ones, (destination, source)), shape=(nodes, nodes)).tocsr()
+    if job.duplicates == "refuse" and matrix.nnz < len(source):
+        raise GraphError(
+            f"{raw.where}: {len(source) - matrix.nnz} edges are duplicates, and graph.duplicates = 'refuse'; 'merge'"
+            " merges them"
+        )
+    matrix.data[:] = 1  # a sum of duplicates may have left any int8, zero among them
+    if job.self_loops != "keep":
+        matrix = _without_diagonal(matrix)
+    if job.undirected:
+        matrix = (matrix + matrix.T).tocsr()
+    if job.self_loops == "add":
+        matrix = (matrix + sp.eye(nodes, dtype=np.int8, format="csr")).tocsr()
+    matrix.sum_duplicates()
+    return matrix
+
+
+def _without_diagonal(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    entries = matrix.tocoo()
+    keep = entries.row != entries.col
+    return sp.coo_matrix((entries.data[keep], (entries.row[keep], entries.col[keep])), shape=matrix.shape).tocsr()
 
 
 def _check(raw: RawGraph) -> int:
     """Check what can be wrong with a source; return the number of classes."""
     nodes = len(raw.y)
-    if nodes == 0 or raw.x.ndim != 2 or len(raw.x) != nodes or raw.x.shape[1] == 0:
+    if nodes == 0 or len(raw.x.shape) != 2 or raw.x.shape[0] != nodes or raw.x.shape[1] == 0:
         raise GraphError(f"{raw.where}: x has shape {raw.x.shape}, y has {nodes} labels; expected (V, F) and (V,)")
-    if not np.isfinite(raw.x).all():
-        row = int(np.argwhere(~np.isfinite(raw.x))[0, 0])
-        raise GraphError(f"{raw.where}: x has a value that is not finite, first at node {row}; clean the features")
+    _check_finite(raw)
     for name, ends in (("source", raw.source), ("destination", raw.destination)):
         if len(ends) and (ends.min() < 0 or ends.max() >= nodes):
             bad = int(ends.min() if ends.min() < 0 else ends.max())
@@ -89,6 +127,14 @@ def _check(raw: RawGraph) -> int:
             f"{raw.where}: label {classes - 1} is out of range: more classes than {nodes} nodes; number them from 0"
         )
     return classes
+
+
+def _check_finite(raw: RawGraph) -> None:
+    for block in blocks(raw.x.shape[0], 4 * raw.x.shape[1]):
+        fine = np.isfinite(raw.x[block]).all(1)
+        if not fine.all():
+            row = block.start + int(np.flatnonzero(~fine)[0])
+            raise GraphError(f"{raw.where}: x has a value that is not finite, first at node {row}; clean the features")
 
 
 def _check_roles(raw: RawGraph, role: ByteArray) -> None:

@@ -14,12 +14,20 @@ from gnnsoup_hpc.records import ByteArray, IntArray, Role
 
 def roles(raw: RawGraph, job: GraphJob) -> ByteArray:
     """Each node's role under the job's split, (V,)."""
-    if job.split == "random":
+    kind = chosen(raw, job)
+    if kind == "random":
         return _random(raw.y, job)
-    if job.split not in raw.splits:
+    if kind not in raw.splits:
         known = ", ".join(["random", *raw.splits])
-        raise GraphError(f"graph.split = {job.split!r}: {raw.where} has no such split; it has: {known}")
-    return _given(raw, raw.splits[job.split])
+        raise GraphError(f"graph.split = {kind!r}: {raw.where} has no such split; it has: {known}")
+    return _given(raw, raw.splits[kind])
+
+
+def chosen(raw: RawGraph, job: GraphJob) -> str:
+    """The split that a job means by its name: for `auto`, the first of public, stored, random that the source has."""
+    if job.split != "auto":
+        return job.split
+    return next((kind for kind in ("public", "stored") if kind in raw.splits), "random")
 
 
 def _random(y: IntArray, job: GraphJob) -> ByteArray:

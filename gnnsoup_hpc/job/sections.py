@@ -142,6 +142,12 @@ class TrainJob(Section):
         default_factory=lambda: VaryJob(), description="hyperparameters that differ between ingredients"
     )
 
+    @model_validator(mode="after")
+    def _samples_something(self) -> Self:
+        if 0 in self.fanout:
+            raise ValueError("fanout = 0 samples no neighbour; -1 takes all")
+        return self
+
 
 class GisJob(Section):
     """Greedy Interpolated Souping."""

@@ -7,7 +7,6 @@ HDF5 is asked to parse it.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import platform
@@ -22,10 +21,12 @@ from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from gnnsoup_hpc import __version__
 from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.hashing import canonical
+from gnnsoup_hpc.store.reserved import ReservedFile
 
 USER_BLOCK = 512
 CREATOR = "gnnsoup_hpc"
@@ -59,11 +60,31 @@ def published(path: Path) -> Iterator[Path]:
         ) from error
 
 
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """Yield a private folder beside `path`, for what its making does not keep in memory; it is removed afterwards."""
+    private = path.with_name(f".{path.name}.scratch.{socket.gethostname()}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        private.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{private} cannot be made: {error.strerror}; make the folder writable") from None
+    try:
+        yield private
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
+
 def _sweep(path: Path) -> None:
     """Remove what processes of this host that were killed while they wrote `path` have left behind."""
-    for left in path.parent.glob(f".{path.name}.{socket.gethostname()}.*"):
+    for left in path.parent.glob(f".{path.name}.*{socket.gethostname()}.*"):
         pid = left.name.rpartition(".")[2]
-        if pid.isdecimal() and not Path("/proc", pid).exists():
+        if not pid.isdecimal() or Path("/proc", pid).exists():
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
             left.unlink(missing_ok=True)
 
 
@@ -82,15 +103,16 @@ def created(path: Path, kind: str, version: int, about: str, bulk_bytes: int = 0
     """Yield a new HDF5 file of `kind`, sealed and published at `path` if the block succeeds.
 
     It is built in memory and written in one go, for HDF5 crashes on a disk that fills up while it writes; with
-    `bulk_bytes`, the size of a file too large for that, it is built on disk once there is room for it.
+    `bulk_bytes`, the size of a file too large for that, it is built in disk space that is reserved for it.
     """
     with published(path) as private:
         if bulk_bytes:
-            _check_room(path, bulk_bytes)
-            with h5py.File(private, "w", userblock_size=USER_BLOCK, locking=False, **_LAYOUT) as file:
-                _stamp(file, kind, version, about)
-                yield file
-                file.attrs["complete"] = 1
+            with ReservedFile(private, bulk_bytes) as space:
+                with h5py.File(space, "w", userblock_size=USER_BLOCK, **_LAYOUT) as file:
+                    _stamp(file, kind, version, about)
+                    yield file
+                    file.attrs["complete"] = 1
+                space.settle()
         else:
             with h5py.File(private, "w", driver="core", backing_store=False, **_LAYOUT) as file:
                 _stamp(file, kind, version, about)
@@ -109,13 +131,6 @@ def _stamp(file: h5py.File, kind: str, version: int, about: str) -> None:
     file.attrs["creator"] = CREATOR
     file.attrs["creator_version"] = __version__
     file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _check_room(path: Path, size: int) -> None:
-    free, wanted = shutil.disk_usage(path.parent).free, round(size * 1.05)
-    if free < wanted:
-        reason = os.strerror(errno.ENOSPC)
-        raise OSError(errno.ENOSPC, f"{reason}: {wanted // 1024} KiB are needed, {free // 1024} KiB are left")
 
 
 @contextmanager
@@ -181,8 +196,20 @@ def put(group: h5py.Group, name: str, data: Any, unit: str, about: str) -> h5py.
         dataset = group.create_dataset(name, data=data, dtype=h5py.string_dtype())
     else:
         array = np.asarray(data)
-        options = {"chunks": _chunks(array), "fletcher32": True} if array.size and array.ndim else {}
+        options = {"chunks": _chunks(array[:1], len(array)), "fletcher32": True} if array.size and array.ndim else {}
         dataset = group.create_dataset(name, data=array, **options)
+    dataset.attrs["units"] = unit
+    dataset.attrs["long_name"] = about
+    return dataset
+
+
+def space(
+    group: h5py.Group, name: str, shape: tuple[int, ...], kind: npt.DTypeLike, unit: str, about: str
+) -> h5py.Dataset:
+    """An empty dataset of that shape, as `put` makes them, to be filled block by block."""
+    row = np.empty((1, *shape[1:]), dtype=kind)
+    options = {"chunks": _chunks(row, shape[0]), "fletcher32": True} if all(shape) else {}
+    dataset = group.create_dataset(name, shape=shape, dtype=kind, **options)
     dataset.attrs["units"] = unit
     dataset.attrs["long_name"] = about
     return dataset
@@ -221,10 +248,9 @@ def put_table(file: h5py.File, name: str, columns: Mapping[str, tuple[Any, str, 
         put(group, column, values, unit, meaning)
 
 
-def _chunks(array: np.ndarray[Any, Any]) -> tuple[int, ...]:
+def _chunks(row: np.ndarray[Any, Any], rows: int) -> tuple[int, ...]:
     """Whole rows, about 256 KiB a chunk, so that reading a part reads little beside it."""
-    row = max(1, array[0:1].nbytes)
-    return (min(len(array), max(1, (1 << 18) // row)), *array.shape[1:])
+    return (min(rows, max(1, (1 << 18) // max(1, row.nbytes))), *row.shape[1:])
 
 
 def _digest(path: Path) -> str:

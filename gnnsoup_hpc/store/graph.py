@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import h5py
 import numpy as np
 
 from gnnsoup_hpc.errors import FileError, PartError, RunError
-from gnnsoup_hpc.hashing import canonical, content_sha256
+from gnnsoup_hpc.hashing import canonical, content_sha256, fingerprint
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.records import (
     ByteArray,
@@ -25,55 +26,46 @@ from gnnsoup_hpc.records import (
     Partition,
     Preparation,
     Role,
+    SourceFile,
 )
-from gnnsoup_hpc.store import cost, files
+from gnnsoup_hpc.store import cost, files, graph_bulk
 
 KIND, VERSION = "graph", 1
 _ADVICE = ": run `gnnsoup prepare JOB --again`, which makes it again"
 
 
-def graph_sha256(graph: Graph) -> str:
-    """Hash of what a model sees: features as prepared, labels, edges, roles, in the source's node order."""
-    return content_sha256(
-        {"x": graph.x, "y": graph.y, "indptr": graph.indptr, "indices": graph.indices, "role": graph.role}
-    )
-
-
 def write(
-    path: Path, graph: Graph, preparation: Preparation, partition: Partition, job: Job, spent: Measurement
+    path: Path, graph: Graph, preparation: Preparation, partition: Partition, job: Job, spent: Callable[[], Measurement]
 ) -> None:
-    """Publish graph.h5."""
-    indptr, indices = _renumbered(graph, partition)
-    order = partition.order
+    """Publish graph.h5, block by block; `spent` tells at the end what making it cost."""
     about = "graph, prepared and cut into contiguous parts"
-    size = sum(array.nbytes for array in (graph.x, graph.y, graph.role, order, indptr, indices))
-    with files.created(path, KIND, VERSION, about, bulk_bytes=size) as file:
-        nodes = file.create_group("nodes", track_order=True)
-        files.put(nodes, "x", graph.x[order], "1", "features, prepared")
-        files.put(nodes, "y", graph.y[order], "1", "class label; -1 = none")
-        files.put(nodes, "split", graph.role[order], "1", "0 no role, 1 train, 2 validation, 3 test")
-        files.put(nodes, "original_id", order, "1", "node id in the source")
-        edges = file.create_group("edges", track_order=True)
-        files.put(edges, "indptr", indptr, "1", "start of each destination's in-neighbours")
-        files.put(edges, "indices", indices, "1", "in-neighbours, sorted")
-        parts = file.create_group("parts", track_order=True)
-        files.put(parts, "ptr", partition.ptr, "1", "first node of each part")
-        counts = np.bincount(partition.part[graph.role == Role.VALIDATION], minlength=partition.parts)
-        files.put(parts, "validation", counts, "1", "validation nodes of each part")
-        parts.attrs.update(dict(partition.options))
-        parts.attrs["edge_cut"] = partition.edge_cut
-        parts.attrs["undirected_edges"] = partition.edges
-        parts.attrs["balance"] = partition.balance
-        parts.attrs["validation_balance"] = partition.validation_balance
-        parts.attrs["part_sha256"] = content_sha256({"part": partition.part})
+    bulk = graph.x.shape[0] * (4 * graph.x.shape[1] + 25) + graph.indices.nbytes
+    with files.created(path, KIND, VERSION, about, bulk_bytes=bulk) as file:
+        file.attrs["graph_sha256"] = graph_bulk.fill(file, graph, partition)
+        _put_parts(file, graph, partition)
         put_preparation(file, preparation)
         file.attrs["source"] = graph.source
         file.attrs["source_sha256"] = graph.source_sha256
-        file.attrs["graph_sha256"] = graph_sha256(graph)
+        file.attrs["source_edges"] = graph.source_edges
         file.attrs["classes"] = graph.classes
-        cost.put(file, spent)
         files.put_provenance(file, job.to_toml())
-        file["provenance"].attrs["sections"] = canonical(_sections(job))
+        file["provenance"].attrs["sections"] = canonical(sections(job))
+        listed = canonical([asdict(source) for source in graph.files])
+        files.put(file["provenance"], "source_files", listed, "JSON", "files that the graph was read from")
+        cost.put(file, spent())
+
+
+def _put_parts(file: h5py.File, graph: Graph, partition: Partition) -> None:
+    parts = file.create_group("parts", track_order=True)
+    files.put(parts, "ptr", partition.ptr, "1", "first node of each part")
+    counts = np.bincount(partition.part[graph.role == Role.VALIDATION], minlength=partition.parts)
+    files.put(parts, "validation", counts, "1", "validation nodes of each part")
+    parts.attrs.update(dict(partition.options))
+    parts.attrs["edge_cut"] = partition.edge_cut
+    parts.attrs["undirected_edges"] = partition.edges
+    parts.attrs["balance"] = partition.balance
+    parts.attrs["validation_balance"] = partition.validation_balance
+    parts.attrs["part_sha256"] = content_sha256({"part": partition.part})
 
 
 def put_preparation(file: h5py.File, preparation: Preparation) -> None:
@@ -134,9 +126,13 @@ class GraphFile:
             return int(self.file["edges/indices"].shape[0])
 
     @property
-    def source_sha256(self) -> str:
-        """Hash of the source file when the graph was made."""
-        return str(self._attributes("/")["source_sha256"])
+    def source_files(self) -> tuple[SourceFile, ...]:
+        """The files that the graph was read from, as they were then; none known of a graph of an older version."""
+        with files.reading(self.path, _ADVICE):
+            if "source_files" not in self.file["provenance"]:
+                return ()
+            listed = json.loads(self.file["provenance/source_files"].asstr()[()])
+        return tuple(SourceFile(**source) for source in listed)
 
     @property
     def measurement(self) -> Measurement:
@@ -222,17 +218,27 @@ def opened(path: Path, job: Job, verify: bool = False) -> Iterator[GraphFile]:
             raise RunError(f"{error}{_ADVICE}") from None
         except ValueError as error:
             raise RunError(f"{path} is damaged: {error}{_ADVICE}") from None
-        _same_sections(path, made, _sections(job))
+        _same_sections(path, made, sections(job))
         yield GraphFile(path, file)
 
 
-def _sections(job: Job) -> dict[str, Any]:
-    """What graph.h5 is a function of; the fields of a random split only where the split is random."""
-    unused = set() if job.graph.split == "random" else {"split_seed", "train_share", "validation_share"}
+def sections(job: Job) -> dict[str, Any]:
+    """What graph.h5 is a function of: of [graph], the fields that its source and split make use of."""
+    kind = job.graph.source.partition(":")[0]
+    unused = set() if job.graph.split in ("random", "auto") else {"split_seed", "train_share", "validation_share"}
+    unused |= set() if job.graph.split in ("public", "auto") else {"split_index"}
+    unused |= set() if kind in ("ogb", "pyg") else {"root"}
+    unused |= set() if kind == "synthetic" else {"synthetic"}
     return {
         "graph": job.graph.model_dump(mode="json", exclude=unused),
         "partition": job.partition.model_dump(mode="json"),
     }
+
+
+def key(job: Job) -> str:
+    """Name of a prepared graph among those that runs share: its source, and the hash of all that it depends on."""
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", job.graph.source).strip("-")[-40:]
+    return f"{readable}-{fingerprint(sections(job))[:16]}"
 
 
 def _same_sections(path: Path, made: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -254,14 +260,3 @@ def _same_sections(path: Path, made: dict[str, Any], wanted: dict[str, Any]) -> 
 def _default(section: str, key: str) -> Any:
     default: Any = Job.model_fields[section].default_factory()  # type: ignore[call-arg, misc]
     return default.model_dump(mode="json")[key]
-
-
-def _renumbered(graph: Graph, partition: Partition) -> tuple[IntArray, IntArray]:
-    """CSR arrays in the order of parts, rows sorted."""
-    new_id = np.empty(graph.nodes, dtype=np.int64)
-    new_id[partition.order] = np.arange(graph.nodes)
-    row = new_id[np.repeat(np.arange(graph.nodes), np.diff(graph.indptr))]
-    column = new_id[graph.indices]
-    order = np.lexsort((column, row))
-    counts = np.bincount(row, minlength=graph.nodes)
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), column[order]

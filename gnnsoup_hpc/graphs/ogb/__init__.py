@@ -1,0 +1,81 @@
+"""`ogb:NAME`: OGB's node-property sets with one label a node, read from their raw files (arXiv 2005.00687).
+
+The raw layouts are read here, a chunk of rows at a time, and not by ogb's own classes: those hold every array twice in
+memory, load a pickle that torch >= 2.6 refuses, and ask questions on standard input. ogb gives its table of sets
+(master.csv) and its Evaluator.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.graphs.desk import Desk
+from gnnsoup_hpc.graphs.ogb import binary, table
+from gnnsoup_hpc.graphs.ogb.catalogue import Set, known
+from gnnsoup_hpc.graphs.ogb.download import fetch
+from gnnsoup_hpc.graphs.raw import RawGraph, sha256_of, source_file
+from gnnsoup_hpc.job import GraphJob
+from gnnsoup_hpc.records import IntArray, Role
+
+_SPLIT = {"train": Role.TRAIN, "valid": Role.VALIDATION, "test": Role.TEST}
+HINT = "remove the folder {} and prepare again, which downloads the set anew"
+
+
+def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
+    """The set `name` under `graph.root`, with OGB's split; downloaded first where it is not there.
+
+    Raises: GraphError for an unknown or multi-label set, a missing, truncated or corrupted file.
+    """
+    about = _wanted(name)
+    home = _home(about, job, desk)
+    layout = binary if about.binary else table
+    source, destination, x, y, used = layout.read(home, about, desk)
+    if about.add_inverse_edge and not job.undirected:
+        source, destination = np.concatenate([source, destination]), np.concatenate([destination, source])
+    folder = home / "split" / about.split / ("paper" if about.is_hetero else "")
+    files = tuple(source_file(path) for path in [*used, *(folder / f"{part}.csv.gz" for part in _SPLIT)])
+    return RawGraph(
+        where=str(home),
+        sha256=sha256_of(files),
+        x=x,
+        y=y,
+        source=source,
+        destination=destination,
+        classes=about.classes,
+        splits={"public": {role: _ids(folder / f"{part}.csv.gz") for part, role in _SPLIT.items()}},
+        files=files,
+    )
+
+
+def _ids(path: Path) -> IntArray:
+    return table.column(path, "split")
+
+
+def _wanted(name: str) -> Set:
+    sets = known()
+    if name not in sets:
+        raise GraphError(f"graph.source = 'ogb:{name}': OGB has no such set; it has: {', '.join(sets)}")
+    if sets[name].tasks != 1 or sets[name].task != "multiclass classification":
+        raise GraphError(
+            f"graph.source = 'ogb:{name}': its nodes have {sets[name].tasks} {sets[name].task} labels each; only sets"
+            " with one class a node can be souped here"
+        )
+    return sets[name]
+
+
+def _home(about: Set, job: GraphJob, desk: Desk) -> Path:
+    """The set's folder, complete and of the version that ogb knows."""
+    root = Path(job.root).expanduser()
+    folders = [root / f"{about.folder}_pyg", root / about.folder]  # ogb looks in this order
+    home = next((folder for folder in folders if folder.is_dir()), folders[-1])
+    if not home.exists():
+        fetch(about, home, desk)
+    if not (home / f"RELEASE_v{about.version}.txt").is_file():
+        raise GraphError(
+            f"{home} is not a complete version {about.version} of {about.name}: RELEASE_v{about.version}.txt is missing"
+            f" (half downloaded, or another version); {HINT.format(home)}"
+        )
+    return home

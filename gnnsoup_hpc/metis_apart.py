@@ -1,0 +1,76 @@
+"""METIS in a process of its own, for graphs that it works on for minutes.
+
+METIS holds Python's lock, so that no other thread of its process runs: no lease would be renewed and no interrupt be
+heard. A process of its own also gives its memory back. Arrays travel as files, nothing is forked.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from gnnsoup_hpc.errors import PartError
+from gnnsoup_hpc.job import PartitionJob
+from gnnsoup_hpc.measure import Meter, host_bytes
+from gnnsoup_hpc.partition import Cut, metis
+from gnnsoup_hpc.progress import Log
+from gnnsoup_hpc.records import IndexArray, IntArray
+from gnnsoup_hpc.rows import save
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+def metis_apart(folder: Path, meter: Meter, log: Log) -> Cut:
+    """A way to cut that runs this module in a child; its peak memory is booked on `meter`.
+
+    Raises: PartError where the child fails, for want of memory as a rule.
+    """
+
+    def cut(indptr: IntArray, indices: IndexArray, weights: IntArray, job: PartitionJob) -> IntArray:
+        for name, array in (("indptr", indptr), ("indices", indices), ("weights", weights)):
+            save(folder / f"{name}.npy", array)
+        (folder / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
+        log.say(f"prepare: METIS cuts {len(indptr) - 1} nodes, {len(indices) // 2} edges into {job.parts} parts")
+        _run([sys.executable, "-m", "gnnsoup_hpc.metis_apart", str(folder)], log)
+        meter.book_child(json.loads((folder / "peak.json").read_text(encoding="utf-8")))
+        part: IntArray = np.load(folder / "part.npy")
+        return part
+
+    return cut
+
+
+def _run(command: list[str], log: Log) -> None:
+    start = time.monotonic()
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as child:
+        try:
+            while True:
+                try:
+                    code = child.wait(SECONDS_BETWEEN_LINES)
+                    break
+                except subprocess.TimeoutExpired:
+                    log.say(f"prepare: METIS has been at it for {time.monotonic() - start:.0f} s")
+        except BaseException:
+            child.kill()  # whatever ends us must not leave it behind
+            raise
+    if code:
+        raise PartError(
+            f"METIS ended with exit code {code}; it needs some 90 bytes of memory for each directed entry of the graph:"
+            " use a machine with more memory"
+        )
+
+
+def main(folder: Path) -> None:
+    """The child: cut what lies in `folder`, leave part.npy and peak.json there."""
+    job = PartitionJob.model_validate_json((folder / "job.json").read_text(encoding="utf-8"))
+    indptr, indices, weights = (np.load(folder / f"{name}.npy") for name in ("indptr", "indices", "weights"))
+    save(folder / "part.npy", metis(indptr, indices, weights, job))
+    (folder / "peak.json").write_text(json.dumps(host_bytes("VmHWM")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,57 @@
+"""A file whose disk space is reserved before HDF5 writes it.
+
+HDF5 crashes on a disk that fills up while it writes. Space that is reserved cannot be taken by anybody else, so a disk
+that is too full says so before the first byte.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gnnsoup_hpc.rows import reserve
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
+_OVERHEAD = 1.05  # of HDF5's own structures and half-filled chunks
+_LEAST = 1 << 20
+
+
+class ReservedFile(io.FileIO):
+    """A new file of `size` bytes and a little more, reserved; `settle` cuts it to what HDF5 used."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        super().__init__(path, "w+b")
+        self._used = 0
+        wanted = round(size * _OVERHEAD) + _LEAST
+        try:
+            reserve(self.fileno(), wanted)
+        except OSError as error:
+            self.close()
+            free = shutil.disk_usage(path.parent).free
+            needed = f"{wanted // 1024} KiB are needed, {free // 1024} KiB are left"
+            raise OSError(error.errno, f"{os.strerror(error.errno or errno.ENOSPC)}: {needed}") from None
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move; the end of the file is where HDF5 has written to, for it takes a longer file for one that is there."""
+        return super().seek(self._used + offset) if whence == os.SEEK_END else super().seek(offset, whence)
+
+    def write(self, content: Buffer, /) -> int:
+        """Write all of `content`."""
+        written = super().write(content)
+        self._used = max(self._used, self.tell())
+        return written
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Note where HDF5 ends its file, and keep what is reserved."""
+        self._used = self.tell() if size is None else size
+        return self._used
+
+    def settle(self) -> None:
+        """Give back what HDF5 did not use."""
+        super().truncate(self._used)
