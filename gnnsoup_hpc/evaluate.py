@@ -1,15 +1,27 @@
-"""Exact accuracy of given weights on the nodes of one role."""
+"""Exact accuracies of given weights: on the whole graph in memory where it fits, else layer by layer.
+
+Both ways give the same predictions, and so the same accuracies, but where two scores are equal to the last bit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gnnsoup_hpc import stream
+from gnnsoup_hpc.graphs.ogb import catalogue
+from gnnsoup_hpc.layerwise import Layerwise
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import State
+from gnnsoup_hpc.records import IntArray, Role, State
+from gnnsoup_hpc.store import files
+from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.subgraph import View
+
+NO_CLASS = -1  # predicted where scores are not finite
 
 
 @torch.no_grad()
@@ -23,19 +35,119 @@ def accuracy(scores_nC: Tensor, labels_n: Tensor) -> float:
 
     Scores that are not finite are no prediction: such a model is right nowhere.
     """
-    if not bool(torch.isfinite(scores_nC).all()):
-        return 0.0
-    return int((scores_nC.argmax(1) == labels_n).sum()) / len(labels_n)
+    predicted = _predicted(scores_nC)
+    return 0.0 if bool((predicted == NO_CLASS).any()) else int((predicted == labels_n).sum()) / len(labels_n)
 
 
 def of_weights(architecture: Architecture, state: State, view: View) -> float:
-    """Accuracy of one model."""
+    """Accuracy of one model on a view's nodes."""
     return accuracy(logits(architecture, state, view), view.labels)
 
 
 def of_ensemble(architecture: Architecture, states: Iterable[State], view: View) -> float:
-    """Accuracy of the mean of the models' softmax outputs; one model at a time in memory."""
-    total = torch.zeros(len(view.nodes), architecture.classes, device=view.graph.x.device)
+    """Accuracy of the mean of the models' softmax outputs; one model at a time on the graph."""
+    return accuracy(_mean_output(architecture, states, view), view.labels)
+
+
+class Evaluator:
+    """Exact accuracies of models of one architecture on one graph.
+
+    `memory` bounds what the graph and hidden states may fill; `home` is the run's folder, which takes what must spill.
+    Of OGB's sets the accuracy is their own Evaluator's.
+    """
+
+    def __init__(
+        self, graph: GraphFile, architecture: Architecture, memory: int, home: Path, device: torch.device
+    ) -> None:
+        self._graph = graph
+        self._net = architecture
+        self._memory = memory
+        self._home = home
+        self._device = device
+        self._whole: View | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the whole graph is held in memory."""
+        return whole_bytes(self._graph, self._net) <= self._memory
+
+    def keep(self, whole: View) -> None:
+        """Use a view of the whole graph that is in memory already."""
+        self._whole = whole
+
+    def accuracies(self, state: State, roles: Sequence[Role]) -> list[float]:
+        """Accuracy of one model on the nodes of each role."""
+        return self.ensemble_accuracies([state], roles)
+
+    def ensemble_accuracies(self, states: Sequence[State], roles: Sequence[Role]) -> list[float]:
+        """Accuracy of the mean of the models' softmax outputs, one model at a time on the graph."""
+        roles_of = self._graph.role(0, self._graph.nodes)
+        nodes = np.flatnonzero(np.isin(roles_of, [int(role) for role in roles]))
+        predicted = self._predicted(states, nodes)
+        labels = self._graph.y(0, self._graph.nodes)[nodes]
+        mine = {role: roles_of[nodes] == role for role in roles}
+        return [self._score(predicted[mine[role]], labels[mine[role]]) for role in roles]
+
+    def _score(self, predicted: IntArray, labels: IntArray) -> float:
+        if (predicted == NO_CLASS).any():
+            return 0.0
+        kind, _, name = self._graph.source.partition(":")
+        if kind == "ogb":
+            return catalogue.accuracy(name, predicted, labels)
+        return int((predicted == labels).sum()) / len(labels)
+
+    def _predicted(self, states: Sequence[State], nodes: IntArray) -> IntArray:
+        """Class predicted for each of `nodes` by the mean of softmax outputs; of one model, by its scores."""
+        if self._whole is None and not self.fits:
+            with files.scratch(self._home / "hidden") as folder:
+                ways = Layerwise(self._graph, self._net, self._memory, folder, self._device)
+                return _layer_by_layer(self._net, states, nodes, ways)
+        if self._whole is None:
+            self._whole = stream.whole(self._graph, Role.VALIDATION).to(self._device)
+        view = View(self._whole.graph, torch.from_numpy(nodes).to(self._device), self._whole.labels)
+        return _all_at_once(self._net, states, view)
+
+
+def whole_bytes(graph: GraphFile, architecture: Architecture) -> int:
+    """About what inference on the whole graph takes: features and their first hop, CSR with values, hidden states."""
+    heads = architecture.heads if architecture.kind == "gat" else 0
+    widest = max(architecture.hidden, architecture.classes)
+    return graph.nodes * 4 * (2 * graph.features + 3 * widest) + graph.edges * (24 + 16 * heads)
+
+
+def _all_at_once(net: Architecture, states: Sequence[State], view: View) -> IntArray:
+    if len(states) == 1:
+        return _predicted(logits(net, states[0], view)).cpu().numpy()
+    return _predicted(_mean_output(net, states, view)).cpu().numpy()
+
+
+def _mean_output(net: Architecture, states: Iterable[State], view: View) -> Tensor:
+    """Sum of softmax outputs, (n, C): a multiple of their mean."""
+    total = torch.zeros(len(view.nodes), net.classes, device=view.graph.x.device)
     for state in states:
-        total += logits(architecture, state, view).softmax(1)
-    return accuracy(total, view.labels)
+        total += logits(net, state, view).softmax(1)
+    return total
+
+
+def _layer_by_layer(net: Architecture, states: Sequence[State], nodes: IntArray, ways: Layerwise) -> IntArray:
+    """The same, block by block; sums of softmax outputs spill like hidden states."""
+    predicted = np.empty(len(nodes), dtype=np.int64)
+    total = ways.space("total", len(nodes), net.classes) if len(states) > 1 else None
+    for number, state in enumerate(states, 1):
+        for start, scores in ways.logits(state, nodes):
+            first, last = np.searchsorted(nodes, [start, start + len(scores)])
+            mine = scores[torch.from_numpy(nodes[first:last] - start).to(scores.device)]
+            if total is not None:
+                span = np.arange(first, last)
+                mine = mine.softmax(1)
+                mine = mine if number == 1 else torch.from_numpy(total.take(span)).to(mine.device) + mine
+                total.write(first, mine.cpu().numpy())
+            if number == len(states):
+                predicted[first:last] = _predicted(mine).cpu().numpy()
+    return predicted
+
+
+def _predicted(scores_nC: Tensor) -> Tensor:
+    """The class of the highest score, (n,); NO_CLASS where scores are not finite."""
+    finite = torch.isfinite(scores_nC).all(1)
+    return torch.where(finite, scores_nC.argmax(1), NO_CLASS)

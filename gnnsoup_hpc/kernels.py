@@ -2,7 +2,7 @@
 
 An `Adjacency` is a structure without values: row = destination, entries = in-neighbours. Every sum runs along rows of a
 CSR matrix or of its transpose, in a fixed order, so results do not depend on the number of threads. No tensor of shape
-(E, channels) is ever made. Shapes: V rows, U columns (V = U in a square graph), E entries, H heads, C channels.
+(E, channels) is ever made. Shapes: V rows, U columns (V = U in a whole graph), E entries, H heads, C channels.
 """
 
 from __future__ import annotations
@@ -20,19 +20,37 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta"
 
 
 class Adjacency:
-    """Structure of a square sparse matrix, with what is derived from it computed once and kept.
+    """Structure of a sparse matrix, with what is derived from it computed once and kept.
 
-    Shapes: indptr (V + 1,), indices (E,), both integer; entries of a row are distinct.
+    Rows may be a piece of the columns' nodes: row v is column `offset` + v. Then the columns' degrees must be given,
+    for GCN's scale needs them and only the rows' can be counted.
+
+    Shapes: indptr (V + 1,), indices (E,), both integer; entries of a row are distinct. looped_degrees (U,) float32: the
+    in-degree of each column's node with one self-loop.
     """
 
-    def __init__(self, indptr: Tensor, indices: Tensor) -> None:
+    def __init__(
+        self,
+        indptr: Tensor,
+        indices: Tensor,
+        columns: int | None = None,
+        offset: int = 0,
+        looped_degrees: Tensor | None = None,
+    ) -> None:
         self.indptr = indptr
         self.indices = indices
+        self.columns = len(indptr) - 1 if columns is None else columns
+        self.offset = offset
+        self._looped_degrees = looped_degrees
 
     @property
     def nodes(self) -> int:
         """V."""
         return len(self.indptr) - 1
+
+    def own(self, x_UC: Tensor) -> Tensor:
+        """Of what columns have, what rows have: (V, C)."""
+        return x_UC if self.nodes == self.columns else x_UC[self.offset : self.offset + self.nodes]
 
     @cached_property
     def row(self) -> Tensor:
@@ -53,23 +71,23 @@ class Adjacency:
     @cached_property
     def transpose(self) -> Adjacency:
         """Row = source, entries = out-neighbours; its entry e is this matrix's entry permutation[e]."""
-        counts = torch.bincount(self.indices, minlength=self.nodes)
-        indptr = torch.zeros(self.nodes + 1, dtype=self.indptr.dtype, device=self.indptr.device)
+        counts = torch.bincount(self.indices, minlength=self.columns)
+        indptr = torch.zeros(self.columns + 1, dtype=self.indptr.dtype, device=self.indptr.device)
         torch.cumsum(counts, 0, out=indptr[1:])
-        return Adjacency(indptr, self.row[self.permutation])
+        return Adjacency(indptr, self.row[self.permutation], columns=self.nodes)
 
     @cached_property
     def looped(self) -> Adjacency:
         """The same with exactly one self-loop a node, as GCN and GAT want it."""
-        keep = self.row != self.indices
+        keep = self.row + self.offset != self.indices
         ids = torch.arange(self.nodes, device=self.indices.device, dtype=self.indices.dtype)
         row = torch.cat([self.row[keep], ids])
-        column = torch.cat([self.indices[keep], ids])
+        column = torch.cat([self.indices[keep], ids + self.offset])
         order = torch.argsort(row, stable=True)
         counts = torch.bincount(row, minlength=self.nodes)
         indptr = torch.zeros(self.nodes + 1, dtype=self.indptr.dtype, device=self.indptr.device)
         torch.cumsum(counts, 0, out=indptr[1:])
-        return Adjacency(indptr, column[order])
+        return Adjacency(indptr, column[order], self.columns, self.offset)
 
     @cached_property
     def mean(self) -> Operator:
@@ -80,14 +98,24 @@ class Adjacency:
     def gcn(self) -> Operator:
         """(D+I)^-1/2 (A+I) (D+I)^-1/2 with in-degrees D (arXiv 1609.02907, equation 2)."""
         looped = self.looped
-        scale = looped.degree.rsqrt()
-        return Operator(looped, scale[looped.row] * scale[looped.indices])
+        degrees = looped.degree if self._looped_degrees is None else self._looped_degrees
+        if len(degrees) != self.columns:
+            raise ValueError(f"GCN needs the degrees of {self.columns} columns; {len(degrees)} are known")
+        scale = degrees.rsqrt()
+        return Operator(looped, self.own(scale)[looped.row] * scale[looped.indices])
 
     def to(self, device: torch.device) -> Adjacency:
         """The same structure on `device`."""
         if self.indptr.device == device:
             return self
-        return Adjacency(self.indptr.to(device, non_blocking=True), self.indices.to(device, non_blocking=True))
+        degrees = self._looped_degrees
+        return Adjacency(
+            self.indptr.to(device, non_blocking=True),
+            self.indices.to(device, non_blocking=True),
+            self.columns,
+            self.offset,
+            None if degrees is None else degrees.to(device, non_blocking=True),
+        )
 
 
 class Operator:
@@ -99,17 +127,17 @@ class Operator:
 
     @cached_property
     def matrix(self) -> Tensor:
-        """The (V, V) sparse CSR matrix."""
+        """The (V, U) sparse CSR matrix."""
         return _csr(self._adjacency, self._values)
 
     @cached_property
     def transpose(self) -> Tensor:
-        """The (V, V) sparse CSR transpose."""
+        """The (U, V) sparse CSR transpose."""
         return _csr(self._adjacency.transpose, self._values[self._adjacency.permutation])
 
-    def __matmul__(self, x_VC: Tensor) -> Tensor:
-        """The product with x (V, C), shape (V, C)."""
-        product: Tensor = _Product.apply(self, x_VC)  # type: ignore[no-untyped-call]
+    def __matmul__(self, x_UC: Tensor) -> Tensor:
+        """The product with x (U, C), shape (V, C)."""
+        product: Tensor = _Product.apply(self, x_UC)  # type: ignore[no-untyped-call]
         return product
 
 
@@ -127,9 +155,9 @@ class _Product(torch.autograd.Function):
         return None, ctx.operator.transpose @ grad.contiguous()
 
 
-def edge_scores(adjacency: Adjacency, source_VH: Tensor, destination_VH: Tensor) -> Tensor:
+def edge_scores(adjacency: Adjacency, source_UH: Tensor, destination_VH: Tensor) -> Tensor:
     """score[e, h] = source[column(e), h] + destination[row(e), h], shape (E, H)."""
-    scores: Tensor = _EdgeScores.apply(adjacency, source_VH, destination_VH)  # type: ignore[no-untyped-call]
+    scores: Tensor = _EdgeScores.apply(adjacency, source_UH, destination_VH)  # type: ignore[no-untyped-call]
     return scores
 
 
@@ -175,11 +203,11 @@ class _EdgeSoftmax(torch.autograd.Function):
         return None, weighted - weights * _row_sums(ctx.adjacency, weighted)[ctx.adjacency.row]
 
 
-def weighted_sum(adjacency: Adjacency, weights_EH: Tensor, x_VHC: Tensor) -> Tensor:
+def weighted_sum(adjacency: Adjacency, weights_EH: Tensor, x_UHC: Tensor) -> Tensor:
     """out[v, h] = sum over in-edges e of v of weights[e, h] * x[source(e), h], shape (V, H, C)."""
     heads = [
-        _WeightedSum.apply(adjacency, weights_EH[:, h], x_VHC[:, h])  # type: ignore[no-untyped-call]
-        for h in range(x_VHC.shape[1])
+        _WeightedSum.apply(adjacency, weights_EH[:, h], x_UHC[:, h])  # type: ignore[no-untyped-call]
+        for h in range(x_UHC.shape[1])
     ]
     return torch.stack(heads, 1)
 
@@ -212,5 +240,5 @@ def _row_sums(adjacency: Adjacency, values_EH: Tensor) -> Tensor:
 
 def _csr(adjacency: Adjacency, values: Tensor) -> Tensor:
     return torch.sparse_csr_tensor(
-        adjacency.indptr, adjacency.indices, values, (adjacency.nodes, adjacency.nodes), check_invariants=False
+        adjacency.indptr, adjacency.indices, values, (adjacency.nodes, adjacency.columns), check_invariants=False
     )

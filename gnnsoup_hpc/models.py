@@ -101,17 +101,24 @@ class Architecture:
 
     def logits(self, state: Mapping[str, Tensor], graph: Subgraph, drop: Drop | None = None) -> Tensor:
         """Class scores of every node of `graph`, shape (V, C); with `drop`, as in training."""
-        layer_of = {"gcn": _gcn, "sage": _sage, "gat": _gat}[self.kind]
         x = graph.x
         for layer in range(self.layers):
-            own = {name.removeprefix(f"convs.{layer}."): t for name, t in state.items() if f"convs.{layer}." in name}
-            x = layer_of(self, layer, own, x, graph, drop)
-            if layer < self.layers - 1:
-                if self.norm == "layer":
-                    x = _layer_norm(x, state[f"norms.{layer}.weight"], state[f"norms.{layer}.bias"])
-                x = functional.relu(x)
-                x = drop(x) if drop else x
+            x = self.layer(state, layer, x, graph, drop)
         return x
+
+    def layer(
+        self, state: Mapping[str, Tensor], layer: int, x_UC: Tensor, graph: Subgraph, drop: Drop | None = None
+    ) -> Tensor:
+        """What one layer makes of the columns' states: the rows' next ones, (V, C'). The first layer takes graph.x."""
+        layer_of = {"gcn": _gcn, "sage": _sage, "gat": _gat}[self.kind]
+        own = {name.removeprefix(f"convs.{layer}."): t for name, t in state.items() if f"convs.{layer}." in name}
+        x = layer_of(self, layer, own, x_UC, graph, drop)
+        if layer == self.layers - 1:
+            return x
+        if self.norm == "layer":
+            x = _layer_norm(x, state[f"norms.{layer}.weight"], state[f"norms.{layer}.bias"])
+        x = functional.relu(x)
+        return drop(x) if drop else x
 
     def as_pyg(self) -> BasicGNN:
         """The same architecture as a torch_geometric.nn module, which a state of ours loads into with strict=True."""
@@ -162,7 +169,7 @@ def _sage(
         neighbours = graph.adjacency.mean @ functional.linear(x, left) + bias
     else:
         neighbours = functional.linear(graph.adjacency.mean @ x, left, bias)
-    return neighbours + functional.linear(x, right)
+    return neighbours + functional.linear(graph.adjacency.own(x), right)
 
 
 def _gat(
@@ -172,7 +179,7 @@ def _gat(
     adjacency = graph.adjacency.looped
     x_VHC = functional.linear(x, own["lin.weight"]).view(len(x), net.heads, -1)
     source, destination = (x_VHC * own["att_src"]).sum(-1), (x_VHC * own["att_dst"]).sum(-1)
-    scores = kernels.edge_scores(adjacency, source, destination)
+    scores = kernels.edge_scores(adjacency, source, adjacency.own(destination))
     weights = kernels.edge_softmax(adjacency, functional.leaky_relu(scores, NEGATIVE_SLOPE))
     out = kernels.weighted_sum(adjacency, drop(weights) if drop else weights, x_VHC)
     return (out.mean(1) if layer == net.layers - 1 else out.flatten(1)) + own["bias"]

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,29 @@ def slurm_job(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes(job: MachineJob, here: Place) -> int:
+    """Bytes that exact evaluation on this rank may fill: the job's bound, or its share of half of the memory here."""
+    if job.memory_gib:
+        return round(job.memory_gib * 2**30)
+    return _memory_of_node() // 2 // here.local_size
+
+
+def _memory_of_node() -> int:
+    """Physical memory, or what a control group allows this process (Slurm's --mem for one), if that is less."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    try:
+        group = Path("/sys/fs/cgroup" + Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2])
+    except OSError:
+        return limits[0]
+    for folder in (group, *group.parents):
+        try:
+            text = (folder / "memory.max").read_text().strip()
+        except OSError:
+            continue
+        limits += [int(text)] if text.isdecimal() else []
+    return min(limits)
 
 
 def threads() -> int:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class FileRows:
         if isinstance(which, slice):
             start, stop, _ = which.indices(self.shape[0])
             return self._read(start, stop)
-        return self._picked(np.asarray(which))
+        return picked(self._read, self.shape, self.dtype, np.asarray(which))
 
     def write(self, start: int, block: npt.NDArray[Any]) -> None:
         """Put `block` at the rows from `start` on."""
@@ -69,17 +70,20 @@ class FileRows:
                 raise RunError(f"{self.path} ends before row {stop}: something else has changed it")
         return out
 
-    def _picked(self, ids: IntArray) -> npt.NDArray[Any]:
-        """Rows by ids, slab after slab, so that no more than a slab is in memory beside the result."""
-        order = np.argsort(ids, kind="stable")
-        ordered = ids[order]
-        out = np.empty((len(ids), self.shape[1]), dtype=self.dtype)
-        for slab in blocks(self.shape[0], self._row_bytes, BLOCK_BYTES // 2):
-            first, last = np.searchsorted(ordered, [slab.start, slab.stop])
-            if first < last:
-                low, high = int(ordered[first]), int(ordered[last - 1]) + 1
-                out[order[first:last]] = self._read(low, high)[ordered[first:last] - low]
-        return out
+
+def picked(
+    read: Callable[[int, int], npt.NDArray[Any]], shape: tuple[int, int], kind: npt.DTypeLike, ids: IntArray
+) -> npt.NDArray[Any]:
+    """Rows by ids of a matrix that `read(start, stop)` reads: slab after slab, one in memory beside the result."""
+    order = np.argsort(ids, kind="stable")
+    ordered = ids[order]
+    out = np.empty((len(ids), shape[1]), dtype=kind)
+    for slab in blocks(shape[0], shape[1] * out.itemsize, BLOCK_BYTES // 2):
+        first, last = np.searchsorted(ordered, [slab.start, slab.stop])
+        if first < last:
+            low, high = int(ordered[first]), int(ordered[last - 1]) + 1
+            out[order[first:last]] = read(low, high)[ordered[first:last] - low]
+    return out
 
 
 class SparseRows:
@@ -119,5 +123,10 @@ def reserve(handle: int, size: int) -> None:
 
     Raises: OSError where there is no room.
     """
+    room = os.fstatvfs(handle)
+    free = room.f_bavail * room.f_frsize
+    if free < size:  # said before anything is taken, or a disk would be filled to find out
+        needed = f"{size // 1024} KiB are needed, {free // 1024} KiB are left"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed}")
     if size:
         os.posix_fallocate(handle, 0, size)

@@ -52,7 +52,7 @@ def union_of_parts(graph: GraphFile, chosen: Sequence[int], role: Role) -> View:
         nodes.append(mine + offset)
         labels.append(graph.y(start, stop)[mine])
     indptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-    subgraph = Subgraph(torch.from_numpy(x), _adjacency(indptr, np.concatenate(columns)))
+    subgraph = Subgraph(torch.from_numpy(x), adjacency(indptr, np.concatenate(columns)))
     return View(subgraph, torch.from_numpy(np.concatenate(nodes)), torch.from_numpy(np.concatenate(labels)))
 
 
@@ -75,7 +75,7 @@ def _localised(
     return inside, within[inside] + offsets[run[inside]]
 
 
-def _adjacency(indptr: IntArray, indices: IntArray) -> Adjacency:
-    """int32 where it holds: half the memory traffic, and what the sparse libraries compute in."""
+def adjacency(indptr: IntArray, indices: IntArray) -> Adjacency:
+    """A square structure, int32 where it holds: half the memory traffic, and what the sparse libraries compute in."""
     kind = np.int32 if len(indices) < 2**31 else np.int64
     return Adjacency(torch.from_numpy(indptr.astype(kind)), torch.from_numpy(indices.astype(kind)))

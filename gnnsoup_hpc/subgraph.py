@@ -1,4 +1,4 @@
-"""What a model computes on: a whole graph, or the subgraph induced by a union of parts."""
+"""What a model computes on: a whole graph, the subgraph of a union of parts or of a sample, or a block of rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gnnsoup_hpc.kernels import Adjacency
 
 @dataclass(frozen=True)
 class Subgraph:
-    """Features and structure. Shapes: x (V, F) float32, adjacency (V, V).
+    """Features and structure. Shapes: x (U, F) float32, adjacency (V, U); V = U but in a block of rows.
 
     The first hop of GCN and GraphSAGE does not depend on any weight, so it is computed once a subgraph.
     """

@@ -70,12 +70,12 @@ def changed(job: Job, *overrides: str) -> Job:
 
 
 @contextmanager
-def station(job: Job, ids: Sequence[int] | None = None) -> Iterator[Station]:
+def station(job: Job, ids: Sequence[int] | None = None, memory: int = 1 << 30) -> Iterator[Station]:
     """A station with the job's ingredients `ids`, by default all."""
     run = RunDir.of(job)
     with graph_store.opened(run.graph, job) as graph:
         architecture = Architecture.of(job.model, graph.features, graph.classes)
-        yield Station(run, architecture, range(job.train.ingredients) if ids is None else ids, graph, CPU)
+        yield Station(run, architecture, range(job.train.ingredients) if ids is None else ids, graph, CPU, memory)
 
 
 def kitchen(station: Station, seed: int = 0) -> Kitchen:

@@ -45,12 +45,14 @@ def test_while_somebody_prepares_the_others_wait(tmp_path: Path, monkeypatch: py
     job = pantry.job_in(tmp_path / "waits", f"graph.source={done.graph.source}")
     graph, content = RunDir.of(job).graph, RunDir.of(done).graph.read_bytes()
     monkeypatch.setattr(room, "partitioned", lambda *_: pytest.fail("prepared what somebody else was preparing"))
+    lease = RunDir.of(job).shared_graph(graph_store.key(job)).with_suffix(".lease")
     held, finish = threading.Event(), threading.Event()
 
     def somebody_else() -> None:
-        with leases.held(RunDir.of(job).lease("graph")):
+        with leases.held(lease):
             held.set()
             finish.wait()
+            graph.parent.mkdir()
             graph.write_bytes(content)
 
     other = threading.Thread(target=somebody_else)
@@ -74,7 +76,7 @@ def test_file_names_of_a_run() -> None:
     run = RunDir.of(Job(name="x", runs="some/runs"))
     names = [
         *(run.job, run.graph, run.initial, run.ingredient(7), run.ingredient(12345), run.gathered),
-        *(run.soup("pls"), run.report, run.lease("graph")),
+        *(run.soup("pls"), run.report, run.lease("x")),
     ]
     assert [str(path.relative_to("some/runs/x")) for path in names] == [
         "job.toml",
@@ -85,7 +87,7 @@ def test_file_names_of_a_run() -> None:
         "ingredients.h5",
         "soups/pls.h5",
         "report.h5",
-        "leases/graph.lease",
+        "leases/x.lease",
     ]
 
 

@@ -38,7 +38,7 @@ def stored(graph: Graph, parts: int) -> Iterator[GraphFile]:
     cut = partitioned(graph, PartitionJob(parts=parts))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.h5"
-        graph_store.write(path, *prepared(graph, "none"), cut, job, Measurement(dict.fromkeys(QUANTITIES, 0.0)))
+        graph_store.write(path, *prepared(graph, "none"), cut, job, lambda: Measurement(dict.fromkeys(QUANTITIES, 0.0)))
         with graph_store.opened(path, job, verify=True) as file:
             yield file
 

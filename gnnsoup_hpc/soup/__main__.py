@@ -35,19 +35,19 @@ def soup(job: Job, here: Place, again: bool = False) -> None:
         _help(job, here, world)
         return
     device = ranks.claim_machine(job.machine, here, alone=True)
-    _coordinate(job, Team(world, shared), device, Log(here.prefix), again)
+    _coordinate(job, here, Team(world, shared), device, again)
 
 
-def _coordinate(job: Job, team: Team, device: torch.device, log: Log, again: bool) -> None:
-    run = RunDir.of(job)
+def _coordinate(job: Job, here: Place, team: Team, device: torch.device, again: bool) -> None:
+    run, log = RunDir.of(job), Log(here.prefix)
     with graph_store.opened(run.graph, job, verify=True) as graph:
         architecture = Architecture.of(job.model, graph.features, graph.classes)
-        selection = selected(job, run, architecture, graph.sha256, log)
+        selection = selected(job, run, architecture, graph, log)
         note_job(job)
         ids = list(selection.fit)
         log.say(f"soup: {len(ids)} ingredients, {team.size} ranks, device {device}, {ranks.threads()} threads")
         team.tell("open", ids)
-        station = Station(run, architecture, ids, graph, device)
+        station = Station(run, architecture, ids, graph, device, ranks.memory_bytes(job.machine, here))
         Stove(job, run, architecture, graph, selection, station, team, log).cook_all(again)
     team.tell("leave")
     report(run.root)
@@ -61,7 +61,7 @@ def _help(job: Job, here: Place, world: Intracomm) -> None:
         run = RunDir.of(job)
         with graph_store.opened(run.graph, job) as graph:
             architecture = Architecture.of(job.model, graph.features, graph.classes)
-            serve(world, Station(run, architecture, ids, graph, device))
+            serve(world, Station(run, architecture, ids, graph, device, ranks.memory_bytes(job.machine, here)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from gnnsoup_hpc.records import State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store import states
+from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.store.ingredient import Origin
 
 
@@ -23,7 +24,7 @@ class Selection:
     unfit: dict[int, str]
 
 
-def selected(job: Job, run: RunDir, architecture: Architecture, graph_sha256: str, log: Log) -> Selection:
+def selected(job: Job, run: RunDir, architecture: Architecture, graph: GraphFile, log: Log) -> Selection:
     """Look at every ingredient of the job.
 
     Raises: RunError where none is trained, none is fit, or one is not fit and the job says to refuse.
@@ -35,7 +36,7 @@ def selected(job: Job, run: RunDir, architecture: Architecture, graph_sha256: st
     unfit: dict[int, FileError] = {}
     for index in range(job.train.ingredients):
         try:
-            fit[index] = _hash(run, index, Origin.of(job, architecture, graph_sha256, initial, index))
+            fit[index] = _hash(run, index, Origin.of(job, architecture, graph, initial, index))
         except FileError as error:
             unfit[index] = error
     _judge(job, fit, unfit, log)

@@ -1,4 +1,4 @@
-"""A rank's station: what it needs to tell the accuracy of mixtures on the validation nodes. No test label is here."""
+"""A rank's station: what it needs to tell the accuracy of mixtures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc import evaluate, stream
+from gnnsoup_hpc import stream
+from gnnsoup_hpc.evaluate import Evaluator
 from gnnsoup_hpc.measure import Meter
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Grouping, Role, State
@@ -33,7 +34,13 @@ class Station:
     """Reads the shelf and the whole graph when first asked for them; `clear` gives both back."""
 
     def __init__(
-        self, run: RunDir, architecture: Architecture, ids: Sequence[int], graph: GraphFile, device: torch.device
+        self,
+        run: RunDir,
+        architecture: Architecture,
+        ids: Sequence[int],
+        graph: GraphFile,
+        device: torch.device,
+        memory: int,
     ) -> None:
         self.architecture = architecture
         self.graph = graph
@@ -41,7 +48,9 @@ class Station:
         self._run = run
         self._ids = tuple(ids)
         self._shelf: Shelf | None = None
+        self._memory = memory
         self._whole: View | None = None
+        self._evaluator = self._new_evaluator()
         self.meter = Meter(device)
 
     @property
@@ -64,6 +73,7 @@ class Station:
         if self._whole is None:
             with self.meter.phase("graph"):
                 self._whole = stream.whole(self.graph, Role.VALIDATION).to(self.device)
+            self._evaluator.keep(self._whole)
         return self._whole
 
     def state(self, taste: Taste) -> State | None:
@@ -73,17 +83,25 @@ class Station:
         with torch.no_grad():
             return mixed(self.shelf, taste.alpha.to(self.device), taste.by)
 
-    def accuracy(self, taste: Taste, view: View | None = None) -> float:
-        """Accuracy of a mixture on the validation nodes, or on those of another view."""
-        view = self.whole if view is None else view
+    def accuracy(self, taste: Taste) -> float:
+        """Exact accuracy of a mixture on the validation nodes."""
+        return self.judged(taste, (Role.VALIDATION,))[0]
+
+    def judged(self, taste: Taste, roles: Sequence[Role]) -> list[float]:
+        """Exact accuracies of a mixture on the nodes of some roles; a kitchen has only `accuracy`."""
+        if self._evaluator.fits:
+            _ = self.whole  # read here, where its time is booked
         state = self.state(taste)
         if state is not None:
-            return evaluate.of_weights(self.architecture, state, view)
+            return self._evaluator.accuracies(state, roles)
         chosen = taste.alpha[0].nonzero().flatten().tolist()
-        states = (self.shelf.state(self.shelf.weights[i]) for i in chosen)
-        return evaluate.of_ensemble(self.architecture, states, view)
+        return self._evaluator.ensemble_accuracies([self.shelf.state(self.shelf.weights[i]) for i in chosen], roles)
+
+    def _new_evaluator(self) -> Evaluator:
+        return Evaluator(self.graph, self.architecture, self._memory, self._run.root, self.device)
 
     def clear(self) -> None:
         """Give the graph and the ingredients back, and begin to measure afresh."""
         self._shelf = self._whole = None
+        self._evaluator = self._new_evaluator()
         self.meter = Meter(self.device)

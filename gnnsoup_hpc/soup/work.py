@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from gnnsoup_hpc import stream
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.measure import warm_up
@@ -84,8 +83,8 @@ class Stove:
 
     def _judged(self, taste: Taste) -> tuple[float, float]:
         """Exact accuracies on validation and test nodes; here alone is a test label seen."""
-        test_view = stream.same_graph(self.graph, self.station.whole, Role.TEST)
-        return self.station.accuracy(taste), self.station.accuracy(taste, test_view)
+        validation, test = self.station.judged(taste, (Role.VALIDATION, Role.TEST))
+        return validation, test
 
     def _is_there(self, recipe: Recipe) -> bool:
         path = self.run.soup(recipe.method)

@@ -28,6 +28,7 @@ from gnnsoup_hpc.records import (
     Role,
     SourceFile,
 )
+from gnnsoup_hpc.rows import picked
 from gnnsoup_hpc.store import cost, files, graph_bulk
 
 KIND, VERSION = "graph", 1
@@ -126,6 +127,11 @@ class GraphFile:
             return int(self.file["edges/indices"].shape[0])
 
     @property
+    def source(self) -> str:
+        """Where the graph comes from, as the job names it."""
+        return str(self._attributes("/")["source"])
+
+    @property
     def source_files(self) -> tuple[SourceFile, ...]:
         """The files that the graph was read from, as they were then; none known of a graph of an older version."""
         with files.reading(self.path, _ADVICE):
@@ -177,6 +183,16 @@ class GraphFile:
         """Read features of nodes start to stop into `out` (stop - start, F)."""
         with files.reading(self.path, _ADVICE):
             self.file["nodes/x"].read_direct(out, np.s_[start:stop])
+
+    def x_of(self, ids: IntArray) -> FloatArray:
+        """Features of the nodes `ids`, (n, F)."""
+
+        def read(start: int, stop: int) -> FloatArray:
+            out = np.empty((stop - start, self.features), dtype=np.float32)
+            self.x(start, stop, out)
+            return out
+
+        return picked(read, (self.nodes, self.features), np.float32, ids)
 
     def y(self, start: int, stop: int) -> IntArray:
         """Labels of nodes start to stop."""

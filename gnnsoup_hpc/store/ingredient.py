@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from gnnsoup_hpc.hashing import canonical, content_sha256, fingerprint
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Epoch, Hyperparameters, Ingredient, State
+from gnnsoup_hpc.sampling import resolved
 from gnnsoup_hpc.store import cost, files, states
+from gnnsoup_hpc.store.graph import GraphFile
 
 KIND, VERSION = "ingredient", 1
 INITIAL, INITIAL_VERSION = "initial-state", 1
@@ -41,26 +43,41 @@ class Origin:
     seed: int
     index: int
     hyperparameters: Hyperparameters
+    batches: Mapping[str, Any] = field(default_factory=dict)  # what mini-batches depend on besides
 
     @classmethod
-    def of(cls, job: Job, architecture: Architecture, graph_sha256: str, initial_sha256: str, index: int) -> Origin:
+    def of(cls, job: Job, architecture: Architecture, graph: GraphFile, initial_sha256: str, index: int) -> Origin:
         """The origin of a job's ingredient `index`."""
         how = hyperparameters(job, index)
-        return cls(graph_sha256, initial_sha256, architecture, job.train.batch, job.train.seed, index, how)
+        batches = _batches(job, graph)
+        return cls(graph.sha256, initial_sha256, architecture, job.train.batch, job.train.seed, index, how, batches)
 
     @property
     def values(self) -> dict[str, Any]:
         """Everything, flat and named as in the job."""
-        known = asdict(self)
+        known = asdict(replace(self, batches={}))
         model = {f"model.{key}": value for key, value in known.pop("architecture").items()}
         trained = {f"train.{key}": value for key, value in known.pop("hyperparameters").items()}
         hashes = {key: known[key] for key in ("graph_sha256", "initial_sha256")}
-        return hashes | model | trained | {"train.batch": self.batch, "train.seed": self.seed, "index": self.index}
+        named = {"train.batch": self.batch, "train.seed": self.seed, "index": self.index}
+        return hashes | model | trained | named | dict(self.batches)
 
     @property
     def recipe(self) -> str:
         """Hash of everything."""
         return fingerprint(self.values)
+
+
+def _batches(job: Job, graph: GraphFile) -> dict[str, Any]:
+    """What the job's mini-batches are drawn from; nothing more than the graph for full batches."""
+    how = job.train
+    if how.batch == "full":
+        return {}
+    parts = {"part_sha256": str(graph.cut["part_sha256"]), "train.clusters": how.clusters}
+    if how.batch == "cluster":
+        return parts
+    drawn = {"train.batch_size": how.batch_size, "train.fanout": list(how.fanout)}
+    return parts | drawn | {"train.sampler": resolved(how.sampler)}
 
 
 def hyperparameters(job: Job, index: int) -> Hyperparameters:

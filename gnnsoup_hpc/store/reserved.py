@@ -6,10 +6,8 @@ that is too full says so before the first byte.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
 _OVERHEAD = 1.05  # of HDF5's own structures and half-filled chunks
-_LEAST = 1 << 20
+_LEAST = 1 << 16
 
 
 class ReservedFile(io.FileIO):
@@ -28,14 +26,11 @@ class ReservedFile(io.FileIO):
     def __init__(self, path: Path, size: int) -> None:
         super().__init__(path, "w+b")
         self._used = 0
-        wanted = round(size * _OVERHEAD) + _LEAST
         try:
-            reserve(self.fileno(), wanted)
-        except OSError as error:
+            reserve(self.fileno(), round(size * _OVERHEAD) + _LEAST)
+        except OSError:
             self.close()
-            free = shutil.disk_usage(path.parent).free
-            needed = f"{wanted // 1024} KiB are needed, {free // 1024} KiB are left"
-            raise OSError(error.errno, f"{os.strerror(error.errno or errno.ENOSPC)}: {needed}") from None
+            raise
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Move; the end of the file is where HDF5 has written to, for it takes a longer file for one that is there."""

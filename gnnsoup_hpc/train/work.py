@@ -9,20 +9,23 @@ import torch
 
 from gnnsoup_hpc import leases, stream
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
+from gnnsoup_hpc.evaluate import Evaluator
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.measure import warm_up
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.prepare import note_job
 from gnnsoup_hpc.progress import Log
-from gnnsoup_hpc.ranks import Place, slurm_job, threads
+from gnnsoup_hpc.ranks import Place, memory_bytes, slurm_job, threads
 from gnnsoup_hpc.records import Role, State
 from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.sampling import resolved
 from gnnsoup_hpc.store import files, states
 from gnnsoup_hpc.store import graph as graph_store
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.store.ingredient import Origin
-from gnnsoup_hpc.train.loop import Views, train
+from gnnsoup_hpc.train.batches import Batches, ClusterBatches, FullBatches, NeighbourBatches
+from gnnsoup_hpc.train.loop import Course, train
 
 POLL_SECONDS = 1.0
 
@@ -34,7 +37,7 @@ class Bench:
     job: Job
     run: RunDir
     architecture: Architecture
-    graph_sha256: str
+    graph: GraphFile
     initial: State
     here: Place
     device: torch.device
@@ -42,7 +45,7 @@ class Bench:
 
     def origin(self, index: int) -> Origin:
         """What ingredient `index` is a function of."""
-        return Origin.of(self.job, self.architecture, self.graph_sha256, states.sha256(self.initial), index)
+        return Origin.of(self.job, self.architecture, self.graph, states.sha256(self.initial), index)
 
 
 def train_all(job: Job, here: Place, device: torch.device, log: Log) -> None:
@@ -54,7 +57,7 @@ def train_all(job: Job, here: Place, device: torch.device, log: Log) -> None:
     with graph_store.opened(run.graph, job) as graph:
         architecture = Architecture.of(job.model, graph.features, graph.classes)
         initial = _initial(job, run, architecture, log)
-        bench = Bench(job, run, architecture, graph.sha256, initial, here, device, log)
+        bench = Bench(job, run, architecture, graph, initial, here, device, log)
         missing = [index for index in range(job.train.ingredients) if not _is_there(bench, index)]
         if here.rank == 0:
             note_job(job)
@@ -104,7 +107,7 @@ def _share(bench: Bench, graph: GraphFile, missing: list[int]) -> None:
 
     Ranks begin at different ingredients, so that they rarely ask for the same lease.
     """
-    views: Views | None = None
+    course: Course | None = None
     start = bench.here.rank % len(missing)
     todo = missing[start:] + missing[:start]
     while todo:
@@ -114,22 +117,20 @@ def _share(bench: Bench, graph: GraphFile, missing: list[int]) -> None:
                 if not ours:
                     held_by_others.append(index)
                 elif not _is_there(bench, index):
-                    views = views or _views(graph, bench.device)
-                    _train_one(bench, views, index)
+                    course = course or _course(bench, graph)
+                    _train_one(bench, course, index)
         if held_by_others == todo:
             time.sleep(POLL_SECONDS)
         todo = held_by_others
 
 
-def _train_one(bench: Bench, views: Views, index: int) -> None:
+def _train_one(bench: Bench, course: Course, index: int) -> None:
     """Train and publish one ingredient; a damaged file in its place is set aside first."""
     path, origin = bench.run.ingredient(index), bench.origin(index)
     if path.exists():
         bench.log.say(f"train: {path} is damaged; set aside as {files.set_aside(path).name}, and trained again")
     bar = bench.log.bar(origin.hyperparameters.epochs, f"ingredient {index:04d}")
-    ingredient = train(
-        bench.architecture, views, bench.initial, origin.hyperparameters, bench.job.train.seed, index, bar
-    )
+    ingredient = train(course, bench.initial, origin.hyperparameters, bench.job.train.seed, index, bar)
     bar.close()
     where = {"rank": bench.here.rank, "ranks": bench.here.size, "threads": threads(), "device": str(bench.device)}
     ingredient_store.write(path, ingredient, origin, bench.job, **where, **slurm_job())
@@ -139,7 +140,29 @@ def _train_one(bench: Bench, views: Views, index: int) -> None:
     )
 
 
-def _views(graph: GraphFile, device: torch.device) -> Views:
-    """The whole graph once in memory, as each role sees it."""
-    view = stream.whole(graph, Role.TRAIN).to(device)
-    return Views(view, stream.same_graph(graph, view, Role.VALIDATION), stream.same_graph(graph, view, Role.TEST))
+def _course(bench: Bench, graph: GraphFile) -> Course:
+    """What the job's [train] says to train on; read when the first ingredient is begun."""
+    memory = memory_bytes(bench.job.machine, bench.here)
+    evaluator = Evaluator(graph, bench.architecture, memory, bench.run.root, bench.device)
+    batches = _batches(bench, graph)
+    if isinstance(batches, FullBatches):
+        evaluator.keep(batches.validation)  # it is in memory anyway
+    return Course(bench.architecture, batches, evaluator, bench.device)
+
+
+def _batches(bench: Bench, graph: GraphFile) -> Batches:
+    how = bench.job.train
+    if how.batch == "full":
+        view = stream.whole(graph, Role.TRAIN).to(bench.device)
+        return FullBatches(view, stream.same_graph(graph, view, Role.VALIDATION))
+    if how.batch == "cluster":
+        return ClusterBatches(graph, how.clusters, bench.device)
+    return NeighbourBatches(
+        graph=graph,
+        clusters=how.clusters,
+        device=bench.device,
+        size=how.batch_size,
+        fanout=how.fanout,
+        layers=bench.architecture.layers,
+        sampler=resolved(how.sampler),
+    )

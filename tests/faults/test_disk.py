@@ -18,7 +18,7 @@ def test_a_read_only_run(bowl: Bowl) -> None:
         succeeds(bowl.gnnsoup_here("prepare"))
         fails(bowl.gnnsoup("soup", "--again"), "runs/tiny/soups/best.h5", "cannot be written", "writable")
         fails(bowl.gnnsoup_here("train", "--set", "train.ingredients=4"), "runs/tiny", "cannot be written", "writable")
-        fails(bowl.gnnsoup_here("run", "--set", "name=other"), "runs/other", "cannot be written", "writable")
+        fails(bowl.gnnsoup_here("run", "--set", "name=other"), "runs/", "cannot be written", "writable")
         fails(kit.here("report", "runs/tiny", cwd=bowl.folder), "runs/tiny/report.h5", "cannot be written")
     assert bowl.digests() == before
 
@@ -31,7 +31,7 @@ def test_a_full_disk(empty: Bowl, original: Bowl, room: int) -> None:
     with mounted(runs, "-t", "tmpfs", "-o", f"size={room}k", "tmpfs"):
         outcome = empty.gnnsoup("run")
         before = empty.digests()
-        fails(outcome, "runs/tiny/", "cannot be written: No space left on device", "same command")
+        fails(outcome, "runs/", "cannot be written: No space left on device", "same command")
         assert not [path for path in empty.root.rglob(".*") if path.is_file()], "unfinished files are left"
         subprocess.run(["mount", "-o", "remount,size=4m", str(runs)], check=True)
         succeeds(empty.gnnsoup_here("run"))

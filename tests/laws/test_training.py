@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -12,13 +13,17 @@ import torch
 
 from gnnsoup_hpc import evaluate, stream
 from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.evaluate import Evaluator
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Hyperparameters, Ingredient, Role, State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import graph as graph_store
 from gnnsoup_hpc.store import ingredient as ingredient_store
-from gnnsoup_hpc.train.loop import Views, train
+from gnnsoup_hpc.store.graph import GraphFile
+from gnnsoup_hpc.subgraph import View
+from gnnsoup_hpc.train.batches import FullBatches
+from gnnsoup_hpc.train.loop import Course, train
 from tests import pantry, tiny
 
 HOW = Hyperparameters(epochs=6, learning_rate=0.02, weight_decay=0.0, dropout=0.5)
@@ -29,13 +34,24 @@ NETS = [
 every_kind = pytest.mark.parametrize("net", NETS, ids=lambda net: net.kind)
 
 
-@pytest.fixture(scope="module")
-def views(stock: Job) -> Views:
+@dataclass(frozen=True)
+class Views:
     """The whole graph as each role sees it."""
-    with graph_store.opened(RunDir.of(stock).graph, stock) as graph:
+
+    graph: GraphFile
+    folder: Path
+    train: View
+    validation: View
+    test: View
+
+
+@pytest.fixture(scope="module")
+def views(stock: Job) -> Iterator[Views]:
+    run = RunDir.of(stock)
+    with graph_store.opened(run.graph, stock) as graph:
         view = stream.whole(graph, Role.TRAIN)
         others = (stream.same_graph(graph, view, role) for role in (Role.VALIDATION, Role.TEST))
-        return Views(view, *others)
+        yield Views(graph, run.root, view, *others)
 
 
 def trained(
@@ -47,7 +63,9 @@ def trained(
     seed: int = 0,
 ) -> Ingredient:
     start = net.initial_state(0) if initial is None else initial
-    return train(net, views, start, how, seed, index, pantry.QUIET.bar(how.epochs, "test"))
+    evaluator = Evaluator(views.graph, net, 1 << 30, views.folder, pantry.CPU)
+    course = Course(net, FullBatches(views.train, views.validation), evaluator, pantry.CPU)
+    return train(course, start, how, seed, index, pantry.QUIET.bar(how.epochs, "test"))
 
 
 def same(one: State, other: State) -> bool:

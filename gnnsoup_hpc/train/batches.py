@@ -1,0 +1,149 @@
+"""What an epoch's steps are taken on: the whole graph, unions of parts, or sampled neighbourhoods.
+
+Every kind also tells a validation accuracy between epochs: exact on the whole graph in memory; for mini-batches that of
+each union of parts by itself (edges to other unions are cut), so that no more than a union is in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnnsoup_hpc import evaluate, sampling, stream
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.records import FloatArray, IntArray, Role, State
+from gnnsoup_hpc.store.graph import GraphFile
+from gnnsoup_hpc.subgraph import Subgraph, View
+
+
+class Batches(Protocol):
+    """A way to train."""
+
+    def epoch(self, generator: np.random.Generator) -> Iterator[View]:
+        """An epoch's views, each with training nodes; one at a time in memory."""
+
+    def validation_accuracy(self, architecture: Architecture, state: State) -> float:
+        """Accuracy on validation nodes, exact or nearly; NaN where scores are not finite."""
+
+
+@dataclass(frozen=True)
+class FullBatches:
+    """One step an epoch on the whole graph. `train` and `validation` share features and structure."""
+
+    train: View
+    validation: View
+
+    def epoch(self, generator: np.random.Generator) -> Iterator[View]:
+        """The whole graph."""
+        yield self.train
+
+    def validation_accuracy(self, architecture: Architecture, state: State) -> float:
+        """Exact."""
+        return _share(*_hits(architecture, state, self.validation))
+
+
+@dataclass(frozen=True)
+class Unions:
+    """Validation on every union of `clusters` consecutive parts by itself."""
+
+    graph: GraphFile
+    clusters: int
+    device: torch.device
+
+    def validation_accuracy(self, architecture: Architecture, state: State) -> float:
+        """Nearly exact: edges between unions are left out."""
+        hits, nodes = 0, 0
+        for first in range(0, self.graph.parts, self.clusters):
+            chosen = range(first, min(first + self.clusters, self.graph.parts))
+            if self.graph.validation_counts[list(chosen)].any():
+                view = stream.union_of_parts(self.graph, chosen, Role.VALIDATION).to(self.device)
+                found = _hits(architecture, state, view)
+                if found[0] is None:
+                    return math.nan
+                hits, nodes = hits + found[0], nodes + found[1]
+        return _share(hits, nodes)
+
+
+@dataclass(frozen=True)
+class ClusterBatches(Unions):
+    """Cluster-GCN: an epoch goes once over all parts, `clusters` random ones a step, read from graph.h5.
+
+    Edges between the parts of a step are kept, degrees are counted inside it. Source: arXiv 1905.07953, section 3.2.
+    """
+
+    @cached_property
+    def _train_counts(self) -> IntArray:
+        bounds = zip(self.graph.ptr[:-1].tolist(), self.graph.ptr[1:].tolist(), strict=True)
+        return np.array([int((self.graph.role(start, stop) == Role.TRAIN).sum()) for start, stop in bounds])
+
+    def epoch(self, generator: np.random.Generator) -> Iterator[View]:
+        """Unions that have a training node, in random order."""
+        order = generator.permutation(self.graph.parts)
+        for first in range(0, len(order), self.clusters):
+            chosen = order[first : first + self.clusters]
+            if self._train_counts[chosen].any():
+                yield self._union([int(part) for part in chosen])
+
+    def _union(self, chosen: list[int]) -> View:
+        return stream.union_of_parts(self.graph, chosen, Role.TRAIN).to(self.device)
+
+
+@dataclass(frozen=True)
+class NeighbourBatches(Unions):
+    """GraphSAGE's mini-batches: `size` training nodes a step and the sampled neighbourhood that they need.
+
+    Features and structure are in host memory; a sample's degrees are counted inside it. Source: arXiv 1706.02216,
+    algorithm 2.
+    """
+
+    size: int
+    fanout: tuple[int, ...]
+    layers: int
+    sampler: str
+
+    @cached_property
+    def _structure(self) -> tuple[IntArray, IntArray]:
+        degree, indices = self.graph.rows(0, self.graph.nodes)
+        return np.concatenate([[0], np.cumsum(degree)]), indices
+
+    @cached_property
+    def _x(self) -> FloatArray:
+        x = np.empty((self.graph.nodes, self.graph.features), dtype=np.float32)
+        self.graph.x(0, self.graph.nodes, x)
+        return x
+
+    @cached_property
+    def _labels(self) -> Tensor:
+        return torch.from_numpy(self.graph.y(0, self.graph.nodes))
+
+    @cached_property
+    def _training(self) -> IntArray:
+        return np.flatnonzero(self.graph.role(0, self.graph.nodes) == Role.TRAIN)
+
+    def epoch(self, generator: np.random.Generator) -> Iterator[View]:
+        """Batches of training nodes in random order, each with its sample."""
+        draw = sampling.pyg_samples if self.sampler == "pyg" else sampling.samples
+        indptr, indices = self._structure
+        for sample in draw(indptr, indices, self._training, self.size, self.fanout, self.layers, generator):
+            x = torch.from_numpy(self._x[sample.nodes])
+            graph = Subgraph(x, stream.adjacency(sample.indptr, sample.indices))
+            yield View(graph, torch.arange(sample.seeds), self._labels[sample.nodes[: sample.seeds]]).to(self.device)
+
+
+def _hits(architecture: Architecture, state: State, view: View) -> tuple[int | None, int]:
+    """(right predictions or None where a score is not finite, nodes)."""
+    scores = evaluate.logits(architecture, state, view)
+    if not bool(torch.isfinite(scores).all()):
+        return None, len(view.nodes)
+    return int((scores.argmax(1) == view.labels).sum()), len(view.nodes)
+
+
+def _share(hits: int | None, nodes: int) -> float:
+    return math.nan if hits is None else hits / nodes
