@@ -20,7 +20,7 @@ from torch import Tensor
 from gnnsoup_hpc.kernels import Adjacency
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import FloatArray, IntArray, State
-from gnnsoup_hpc.rows import FileRows
+from gnnsoup_hpc.rows import FileRows, index_type
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.subgraph import Subgraph
 
@@ -94,7 +94,7 @@ class Layerwise:
         self._row_bytes = 4 * widest * _COPIES
         self._entry_bytes = _BYTES_AN_ENTRY + 16 * (architecture.heads if architecture.kind == "gat" else 0)
         self._looped_degrees = _looped_degrees(graph) if architecture.kind == "gcn" else None
-        self._local = np.zeros(graph.nodes, dtype=np.int32 if graph.nodes < 2**31 else np.int64)
+        self._local = np.zeros(graph.nodes, dtype=index_type(graph.nodes))
 
     @torch.no_grad()
     def logits(self, state: State, wanted: IntArray) -> Iterator[tuple[int, Tensor]]:
@@ -149,7 +149,7 @@ class Layerwise:
 
     def _block(self, start: int, stop: int, degree: IntArray, neighbours: IntArray, columns: IntArray) -> Block:
         self._local[columns] = np.arange(len(columns), dtype=self._local.dtype)
-        kind = np.int32 if len(neighbours) < 2**31 else np.int64
+        kind = index_type(len(neighbours))
         indptr = np.concatenate([[0], np.cumsum(degree)]).astype(kind)
         adjacency = Adjacency(
             torch.from_numpy(indptr),

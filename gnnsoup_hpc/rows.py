@@ -22,6 +22,11 @@ from gnnsoup_hpc.records import FloatArray, IntArray
 BLOCK_BYTES = 64 << 20
 
 
+def index_type(bound: int) -> Any:
+    """int32 for indices that stay below `bound`, where it holds them: half the memory."""
+    return np.int32 if bound < 2**31 else np.int64
+
+
 def blocks(count: int, row_bytes: int, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
     """Consecutive slices of `count` rows, of about `block_bytes` each."""
     step = max(1, block_bytes // max(1, row_bytes))

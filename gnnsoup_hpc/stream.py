@@ -13,6 +13,7 @@ import torch
 
 from gnnsoup_hpc.kernels import Adjacency
 from gnnsoup_hpc.records import IntArray, Role
+from gnnsoup_hpc.rows import index_type
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.subgraph import Subgraph, View
 
@@ -77,5 +78,5 @@ def _localised(
 
 def adjacency(indptr: IntArray, indices: IntArray) -> Adjacency:
     """A square structure, int32 where it holds: half the memory traffic, and what the sparse libraries compute in."""
-    kind = np.int32 if len(indices) < 2**31 else np.int64
+    kind = index_type(len(indices))
     return Adjacency(torch.from_numpy(indptr.astype(kind)), torch.from_numpy(indices.astype(kind)))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gnnsoup_hpc.errors import JobError
-from gnnsoup_hpc.graphs import bundled, npz, ogb, synthetic
+from gnnsoup_hpc.graphs import bundled, npz, ogb, pt, pyg, synthetic
 from gnnsoup_hpc.graphs.desk import Desk
 from gnnsoup_hpc.graphs.raw import RawGraph, finished, source_file
 from gnnsoup_hpc.graphs.split import roles
@@ -17,6 +17,8 @@ SOURCES: dict[str, Callable[[str, GraphJob, Desk], RawGraph]] = {
     "bundled": bundled.read,
     "npz": npz.read,
     "ogb": ogb.read,
+    "pyg": pyg.read,
+    "pt": pt.read,
     "synthetic": synthetic.read,
 }
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from gnnsoup_hpc.hashing import Content
 from gnnsoup_hpc.records import FloatArray, Graph, IndexArray, IntArray, Partition
-from gnnsoup_hpc.rows import blocks
+from gnnsoup_hpc.rows import blocks, index_type
 from gnnsoup_hpc.store import files
 
 _ENTRIES = 1 << 22  # of the adjacency, renumbered together
@@ -62,8 +62,7 @@ def _put_edges(file: h5py.File, graph: Graph, order: IntArray, new_id: IntArray)
     edges = file.create_group("edges", track_order=True)
     indptr = np.concatenate([[0], np.cumsum(np.diff(graph.indptr)[order])]).astype(np.int64)
     files.put(edges, "indptr", indptr, "1", "start of each destination's in-neighbours")
-    kind = np.int32 if graph.nodes < 2**31 else np.int64
-    indices = files.space(edges, "indices", graph.indices.shape, kind, "1", "in-neighbours, sorted")
+    indices = files.space(edges, "indices", graph.indices.shape, index_type(graph.nodes), "1", "in-neighbours, sorted")
     start = 0
     while start < graph.nodes:
         stop = int(np.searchsorted(indptr, indptr[start] + _ENTRIES, side="right")) - 1

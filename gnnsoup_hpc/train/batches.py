@@ -18,7 +18,8 @@ from torch import Tensor
 
 from gnnsoup_hpc import evaluate, sampling, stream
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import FloatArray, IntArray, Role, State
+from gnnsoup_hpc.records import FloatArray, IndexArray, IntArray, Role, State
+from gnnsoup_hpc.rows import index_type
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.subgraph import Subgraph, View
 
@@ -106,12 +107,12 @@ class NeighbourBatches(Unions):
     size: int
     fanout: tuple[int, ...]
     layers: int
-    sampler: str
+    sampler: sampling.Kind
 
     @cached_property
-    def _structure(self) -> tuple[IntArray, IntArray]:
+    def _structure(self) -> tuple[IntArray, IndexArray]:
         degree, indices = self.graph.rows(0, self.graph.nodes)
-        return np.concatenate([[0], np.cumsum(degree)]), indices
+        return np.concatenate([[0], np.cumsum(degree)]), indices.astype(index_type(self.graph.nodes))
 
     @cached_property
     def _x(self) -> FloatArray:
@@ -130,8 +131,7 @@ class NeighbourBatches(Unions):
     def epoch(self, generator: np.random.Generator) -> Iterator[View]:
         """Batches of training nodes in random order, each with its sample."""
         draw = sampling.pyg_samples if self.sampler == "pyg" else sampling.samples
-        indptr, indices = self._structure
-        for sample in draw(indptr, indices, self._training, self.size, self.fanout, self.layers, generator):
+        for sample in draw(self._structure, self._training, self.size, self.fanout, self.layers, generator):
             x = torch.from_numpy(self._x[sample.nodes])
             graph = Subgraph(x, stream.adjacency(sample.indptr, sample.indices))
             yield View(graph, torch.arange(sample.seeds), self._labels[sample.nodes[: sample.seeds]]).to(self.device)

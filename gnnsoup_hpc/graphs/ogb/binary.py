@@ -16,7 +16,7 @@ from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graphs.desk import Desk
 from gnnsoup_hpc.graphs.ogb.catalogue import Set
 from gnnsoup_hpc.records import IndexArray, IntArray, Rows
-from gnnsoup_hpc.rows import FileRows, blocks
+from gnnsoup_hpc.rows import FileRows, blocks, index_type
 
 _UNREADABLE = (OSError, EOFError, zlib.error, ValueError, KeyError, zipfile.BadZipFile)
 
@@ -53,7 +53,7 @@ def _ends(archive: zipfile.ZipFile, nodes: int) -> npt.NDArray[Any]:
         shape, kind = _header(file)
         if len(shape) != 2 or shape[0] != 2:
             raise ValueError(f"edge_index has shape {shape}, expected (2, E)")
-        ends = np.empty(shape, dtype=np.int32 if nodes < 2**31 else np.int64)
+        ends = np.empty(shape, dtype=index_type(nodes))
         flat = ends.reshape(-1)
         for block in blocks(flat.size, kind.itemsize):
             flat[block] = _take(file, kind, block.stop - block.start)

@@ -14,7 +14,7 @@ from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graphs.desk import Desk
 from gnnsoup_hpc.graphs.ogb.catalogue import Set
 from gnnsoup_hpc.records import IndexArray, IntArray, Rows
-from gnnsoup_hpc.rows import FileRows
+from gnnsoup_hpc.rows import FileRows, index_type
 
 # What pandas, gzip and zlib raise for a table that is truncated or damaged.
 _UNREADABLE = (OSError, EOFError, zlib.error, ValueError)
@@ -46,7 +46,7 @@ def column(path: Path, what: str) -> IntArray:
 
 def _edges(path: Path, edges: int, nodes: int) -> npt.NDArray[Any]:
     """(2, E), int32 where node ids fit."""
-    ends = np.empty((2, edges), dtype=np.int32 if nodes < 2**31 else np.int64)
+    ends = np.empty((2, edges), dtype=index_type(nodes))
     at = 0
     for chunk in _chunks(path, 2, "edges"):
         _fits(path, at + len(chunk), edges, "edges")
