@@ -17,7 +17,7 @@ def prepare(arguments: argparse.Namespace, here: Place) -> None:
     from gnnsoup_hpc.progress import Log
 
     job = cli.load_job(arguments)
-    room.prepare(job, here, Log(here.prefix), arguments.again)
+    room.prepare(job, here, Log(here.prefix), arguments.again, arguments.offline)
     if here.rank == 0:
         room.note_job(job)
 
@@ -26,7 +26,7 @@ def train(arguments: argparse.Namespace, here: Place) -> None:
     """Train the ingredients that are missing; `mpirun -n P` shares them among ranks."""
     from gnnsoup_hpc.train.__main__ import train
 
-    train(cli.load_job(arguments), here)
+    train(cli.load_job(arguments), here, arguments.offline)
 
 
 def soup(arguments: argparse.Namespace, here: Place) -> None:
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace, here: Place) -> None:
     from gnnsoup_hpc.train.__main__ import train
 
     job = cli.load_job(arguments)
-    train(job, here)
+    train(job, here, arguments.offline)
     soup(job, here, arguments.again)
 
 
@@ -83,6 +83,8 @@ def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], command:
         add_runs(parser)
     else:
         cli.add_job(parser)
+    if command in (prepare, train, run):
+        cli.add_offline(parser)
     if command in AGAIN:
         parser.add_argument("--again", action="store_true", help=AGAIN[command])
 

@@ -31,6 +31,11 @@ def add_job(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_offline(parser: argparse.ArgumentParser) -> None:
+    """The argument that forbids downloads."""
+    parser.add_argument("--offline", action="store_true", help="never reach out; a set that is not there is an error")
+
+
 def load_job(arguments: argparse.Namespace) -> Job:
     """The job that the arguments of `add_job` say."""
     return jobs.load(arguments.job, arguments.set)

@@ -9,13 +9,15 @@ import shutil
 import urllib.request
 import zipfile
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gnnsoup_hpc.errors import GraphError
-from gnnsoup_hpc.graphs.data import from_data
 from gnnsoup_hpc.graphs.desk import Desk
+from gnnsoup_hpc.graphs.pt import data_classes, from_data
 from gnnsoup_hpc.graphs.raw import RawGraph, source_file
 from gnnsoup_hpc.job import GraphJob
 
@@ -31,6 +33,11 @@ class PygSet:
     kind: str
     name: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """As the job names it."""
+        return f"pyg:{self.name or self.kind}"
 
 
 def _named(kind: str, *names: str, **options: Any) -> dict[str, PygSet]:
@@ -74,9 +81,9 @@ def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
     root = Path(job.root).expanduser()
     root = root if known.name else root / known.kind
     dataset = _dataset(known, root, desk)
-    files = [source_file(Path(path)) for path in dataset.raw_paths]
-    where = f"pyg:{known.name or known.kind} in {root}"
-    return from_data(dataset[0].to_dict(), where, files, dataset.num_classes, "public", job.split_index)
+    files = tuple(source_file(Path(path)) for path in dataset.raw_paths)
+    where = f"{known.title} in {root}"
+    return replace(from_data(dataset[0].to_dict(), where, files, "public", job), classes=int(dataset.num_classes))
 
 
 def _wanted(name: str) -> PygSet:
@@ -97,18 +104,20 @@ def _dataset(known: PygSet, root: Path, desk: Desk) -> Any:
 
     names = {"name": known.name} if known.name else {}
     try:
-        return _guarded(getattr(datasets, known.kind), root, desk)(root=str(root), **names, **known.options)
+        guarded = _guarded(getattr(datasets, known.kind), known.title, desk)
+        with torch.serialization.safe_globals(data_classes()):  # of its processed file, too, nothing else is unpickled
+            return guarded(root=str(root), **names, **known.options)
     except PermissionError as error:
         raise GraphError(f"{error.filename} cannot be written, where PyG keeps what it makes of {root}") from None
     except _UNREADABLE as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no more is known'}"
         raise GraphError(
-            f"PyG cannot read {known.name or known.kind} in {root} ({reason}): its raw or processed files are truncated"
+            f"PyG cannot read {known.title} in {root} ({reason}): its raw or processed files are truncated"
             " or damaged; remove that folder and prepare again, which downloads the set anew"
         ) from None
 
 
-def _guarded(base: Any, root: Path, desk: Desk) -> Any:
+def _guarded(base: Any, title: str, desk: Desk) -> Any:
     """PyG's class, which downloads only if it may, leaves no half-downloaded file, and sees that raw files changed."""
 
     class Guarded(base):  # type: ignore[misc]
@@ -121,7 +130,7 @@ def _guarded(base: Any, root: Path, desk: Desk) -> Any:
         def download(self) -> None:
             final = Path(self.raw_dir)
             size = "size unknown" if desk.offline else _size(getattr(base, "url", None))
-            desk.ask_to_download(base.__name__, final, size)
+            desk.ask_to_download(title, final, size)
             self._private = final.with_name(f".{final.name}.{os.getpid()}.part")
             try:
                 self._private.mkdir(parents=True)
@@ -129,7 +138,7 @@ def _guarded(base: Any, root: Path, desk: Desk) -> Any:
                 for file in self._private.iterdir():
                     file.replace(final / file.name)
             except (OSError, zipfile.BadZipFile) as error:
-                raise GraphError(f"{base.__name__} cannot be downloaded to {final}: {error}") from None
+                raise GraphError(f"{title} cannot be downloaded to {final}: {error}") from None
             finally:
                 shutil.rmtree(self._private, ignore_errors=True)
                 self._private = None

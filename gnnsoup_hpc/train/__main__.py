@@ -14,12 +14,12 @@ from gnnsoup_hpc.ranks import Place
 from gnnsoup_hpc.train.work import train_all
 
 
-def train(job: Job, here: Place) -> None:
+def train(job: Job, here: Place, offline: bool = False) -> None:
     """Prepare the graph if it is not there yet, and train what is missing."""
     log = Log(here.prefix)
     device = ranks.claim_machine(job.machine, here)
     log.say(f"train: on {here.host}, device {device}, {ranks.threads()} threads")
-    prepare(job, here, log)
+    prepare(job, here, log, offline=offline)
     train_all(job, here, device, log)
 
 
@@ -27,8 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m gnnsoup_hpc.train", description=__doc__)
     cli.add_job(parser)
+    cli.add_offline(parser)
     parsed = parser.parse_args(arguments)
-    return cli.guarded(lambda here: train(cli.load_job(parsed), here))
+    return cli.guarded(lambda here: train(cli.load_job(parsed), here, parsed.offline))
 
 
 if __name__ == "__main__":

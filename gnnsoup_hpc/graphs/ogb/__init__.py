@@ -18,7 +18,7 @@ from gnnsoup_hpc.graphs.ogb.catalogue import Set, known
 from gnnsoup_hpc.graphs.ogb.download import fetch
 from gnnsoup_hpc.graphs.raw import RawGraph, sha256_of, source_file
 from gnnsoup_hpc.job import GraphJob
-from gnnsoup_hpc.records import IntArray, Role
+from gnnsoup_hpc.records import Role
 
 _SPLIT = {"train": Role.TRAIN, "valid": Role.VALIDATION, "test": Role.TEST}
 HINT = "remove the folder {} and prepare again, which downloads the set anew"
@@ -36,6 +36,7 @@ def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
     if about.add_inverse_edge and not job.undirected:
         source, destination = np.concatenate([source, destination]), np.concatenate([destination, source])
     folder = home / "split" / about.split / ("paper" if about.is_hetero else "")
+    split = {role: table.column(folder / f"{part}.csv.gz", "split") for part, role in _SPLIT.items()}
     files = tuple(source_file(path) for path in [*used, *(folder / f"{part}.csv.gz" for part in _SPLIT)])
     return RawGraph(
         where=str(home),
@@ -45,13 +46,9 @@ def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
         source=source,
         destination=destination,
         classes=about.classes,
-        splits={"public": {role: _ids(folder / f"{part}.csv.gz") for part, role in _SPLIT.items()}},
+        splits={"public": split},
         files=files,
     )
-
-
-def _ids(path: Path) -> IntArray:
-    return table.column(path, "split")
 
 
 def _wanted(name: str) -> Set:

@@ -50,10 +50,14 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
 def _ends(archive: zipfile.ZipFile, nodes: int) -> npt.NDArray[Any]:
     """(2, E), int32 where node ids fit."""
     with archive.open("edge_index.npy") as file:
-        shape, kind = _header(file)
+        shape, kind, in_columns = _header(file)
         if len(shape) != 2 or shape[0] != 2:
             raise ValueError(f"edge_index has shape {shape}, expected (2, E)")
         ends = np.empty(shape, dtype=index_type(nodes))
+        if in_columns:  # pairs of ends one after the other
+            for block in blocks(shape[1], 2 * kind.itemsize):
+                ends[:, block] = _take(file, kind, 2 * (block.stop - block.start)).reshape(-1, 2).T
+            return ends
         flat = ends.reshape(-1)
         for block in blocks(flat.size, kind.itemsize):
             flat[block] = _take(file, kind, block.stop - block.start)
@@ -62,7 +66,9 @@ def _ends(archive: zipfile.ZipFile, nodes: int) -> npt.NDArray[Any]:
 
 def _features(archive: zipfile.ZipFile, nodes: int, desk: Desk) -> Rows:
     with archive.open("node_feat.npy") as file:
-        shape, kind = _header(file)
+        shape, kind, in_columns = _header(file)
+        if in_columns:
+            raise ValueError("node_feat is laid out by columns, and cannot be read in blocks of rows")
         if len(shape) != 2 or shape[0] != nodes:
             raise ValueError(f"node_feat has shape {shape}, expected ({nodes}, F)")
         rows = FileRows.create(desk.scratch / "node-feat", (shape[0], shape[1]), kind)
@@ -74,18 +80,18 @@ def _features(archive: zipfile.ZipFile, nodes: int, desk: Desk) -> Rows:
 
 def _whole(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
     with archive.open(f"{name}.npy") as file:
-        shape, kind = _header(file)
-        return _take(file, kind, int(np.prod(shape))).reshape(shape)
+        shape, kind, in_columns = _header(file)
+        return _take(file, kind, int(np.prod(shape))).reshape(shape, order="F" if in_columns else "C")
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of the array that follows."""
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    """Shape and type of the array that follows, and whether it is laid out by columns."""
     version = np.lib.format.read_magic(file)
     reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, in_columns, kind = reader(file)
-    if in_columns or kind.hasobject:
-        raise ValueError(f"an array of {kind}, or one laid out by columns, cannot be read in blocks")
-    return shape, kind
+    if kind.hasobject:
+        raise ValueError("it has an array of Python objects")
+    return shape, kind, in_columns
 
 
 def _take(file: IO[bytes], kind: np.dtype[Any], count: int) -> npt.NDArray[Any]:
