@@ -36,12 +36,16 @@ def metis_apart(folder: Path, meter: Meter, log: Log) -> Cut:
             save(folder / f"{name}.npy", array)
         (folder / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
         log.say(f"prepare: METIS cuts {len(indptr) - 1} nodes, {len(indices) // 2} edges into {job.parts} parts")
-        _run([sys.executable, "-m", "gnnsoup_hpc.metis_apart", str(folder)], log)
+        _run(_command(folder), log)
         meter.book_child(json.loads((folder / "peak.json").read_text(encoding="utf-8")))
         part: IntArray = np.load(folder / "part.npy")
         return part
 
     return cut
+
+
+def _command(folder: Path) -> list[str]:
+    return [sys.executable, "-m", "gnnsoup_hpc.metis_apart", str(folder)]
 
 
 def _run(command: list[str], log: Log) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import socket
+import sys
 import threading
 from pathlib import Path
 
@@ -9,12 +13,14 @@ import numpy as np
 import pytest
 
 from gnnsoup_hpc import job as jobs
-from gnnsoup_hpc import leases
+from gnnsoup_hpc import leases, metis_apart, partition, preparation, rows
 from gnnsoup_hpc import prepare as room
-from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.errors import PartError, RunError
 from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import graph as graph_store
+from gnnsoup_hpc.store import graph_bulk
 from tests import pantry, tiny
 
 
@@ -89,6 +95,130 @@ def test_file_names_of_a_run() -> None:
         "report.h5",
         "leases/x.lease",
     ]
+
+
+def another(job: Job, name: str, *overrides: str) -> Job:
+    return pantry.changed(job, f"name={name}", *overrides)
+
+
+def prepare_quietly(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepare a job whose graph need not be made."""
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "partitioned", lambda *_: pytest.fail("made what is there"))
+        room.prepare(job, pantry.ALONE, pantry.QUIET)
+
+
+def test_jobs_that_want_the_same_graph_share_one_file(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = another(job, "other", "model.hidden=8", "train.epochs=1", "soup.seed=4")
+    prepare_quietly(other, monkeypatch)
+    one, two = RunDir.of(job).graph, RunDir.of(other).graph
+    assert one.stat().st_ino == two.stat().st_ino
+    shutil.rmtree(one.parent)
+    with graph_store.opened(two, other, verify=True) as graph:
+        assert graph.nodes == tiny.NODES
+
+
+def test_jobs_that_want_other_parts_do_not_overwrite_each_other(job: Job) -> None:
+    before = RunDir.of(job).graph.read_bytes()
+    other = another(job, "other", "partition.parts=4")
+    room.prepare(other, pantry.ALONE, pantry.QUIET)
+    assert RunDir.of(job).graph.read_bytes() == before
+    with graph_store.opened(RunDir.of(other).graph, other) as graph:
+        assert graph.parts == 4
+
+
+def test_making_a_graph_again_leaves_other_runs_theirs(job: Job) -> None:
+    other = another(job, "other")
+    room.prepare(other, pantry.ALONE, pantry.QUIET)
+    before = RunDir.of(other).graph.stat()
+    room.prepare(job, pantry.ALONE, pantry.QUIET, again=True)
+    assert RunDir.of(other).graph.stat().st_ino == before.st_ino != RunDir.of(job).graph.stat().st_ino
+
+
+@pytest.mark.parametrize("hurt", ["damaged", "truncated", "its source has changed"])
+def test_a_shared_graph_that_is_not_right_is_made_again(hurt: str, job: Job, tmp_path: Path) -> None:
+    shared = RunDir.of(job).shared_graph(graph_store.key(job))
+    whole = shared.read_bytes()
+    if hurt == "its source has changed":
+        np.savez(tmp_path / "tiny.npz", **tiny.planted(seed=1))
+    else:
+        RunDir.of(job).graph.unlink()
+        shared.write_bytes(whole[:-100] if hurt == "truncated" else whole[:5000] + b"?" + whole[5001:])
+    other = another(job, "other")
+    said: list[str] = []
+    log = Log()
+    log.say = said.append  # type: ignore[method-assign]
+    room.prepare(other, pantry.ALONE, log)
+    assert any("made again" in line for line in said)
+    with graph_store.opened(RunDir.of(other).graph, other, verify=True) as graph:
+        assert graph.nodes == tiny.NODES
+
+
+def test_where_there_are_no_hard_links_a_run_gets_a_copy(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = another(job, "other")
+    link = os.link
+
+    def refuse(source: Path, target: Path) -> None:
+        if str(source).endswith(".h5"):
+            raise OSError(1, "Operation not permitted")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", refuse)
+    prepare_quietly(other, monkeypatch)
+    one, two = RunDir.of(job).graph, RunDir.of(other).graph
+    assert one.stat().st_ino != two.stat().st_ino
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_scratch_folders_of_the_dead_are_swept_and_none_is_left(tmp_path: Path) -> None:
+    job = pantry.job_in(tmp_path)
+    shared = RunDir.of(job).shared_graph(graph_store.key(job))
+    dead = shared.with_name(f".{shared.name}.scratch.{socket.gethostname()}.999999999")
+    dead.mkdir(parents=True)
+    (dead / "features").write_bytes(b"x")
+    room.prepare(job, pantry.ALONE, pantry.QUIET)
+    assert [path.name for path in shared.parent.iterdir()] == [shared.name]
+
+
+def test_metis_in_a_process_of_its_own_cuts_the_same(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "ENTRIES_TO_CUT_APART", 0)
+    other = pantry.prepared(tmp_path / "apart")
+    with (
+        graph_store.opened(RunDir.of(job).graph, job) as one,
+        graph_store.opened(RunDir.of(other).graph, other) as two,
+    ):
+        assert one.cut["part_sha256"] == two.cut["part_sha256"]
+        assert two.measurement["peak_host_bytes"] > one.measurement["peak_host_bytes"] + 5e6  # the child's is counted
+
+
+def test_metis_that_dies_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "ENTRIES_TO_CUT_APART", 0)
+    job = pantry.job_in(tmp_path)
+    script = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    monkeypatch.setattr(metis_apart, "_command", lambda _: [sys.executable, "-c", script])
+    with pytest.raises(PartError, match=r"METIS ended with exit code -9; .*more memory"):
+        room.prepare(job, pantry.ALONE, pantry.QUIET)
+    assert not list(RunDir.of(job).shared_graph("x").parent.iterdir())
+    assert not RunDir.of(job).graph.exists()
+
+
+def test_blocks_do_not_matter(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features and edges in pieces of a few rows make the same file as all at once."""
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 400)
+    monkeypatch.setattr(rows.blocks, "__defaults__", (400,))
+    monkeypatch.setattr(preparation, "_BLOCK_BYTES", 700)
+    monkeypatch.setattr(graph_bulk, "_ENTRIES", 50)
+    monkeypatch.setattr(partition, "_ENTRIES", 30)
+    other = pantry.prepared(tmp_path / "pieces")
+    with (
+        graph_store.opened(RunDir.of(job).graph, job) as one,
+        graph_store.opened(RunDir.of(other).graph, other) as two,
+    ):
+        for name in ("nodes/y", "nodes/original_id", "edges/indptr", "edges/indices", "parts/ptr"):
+            assert np.array_equal(one.file[name][:], two.file[name][:]), name
+        np.testing.assert_allclose(one.file["nodes/x"][:], two.file["nodes/x"][:], rtol=1e-5, atol=1e-6)
+        for name in ("edge_cut", "undirected_edges", "balance"):
+            assert one.cut[name] == two.cut[name]
 
 
 def test_a_source_that_has_changed_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,188 @@
+"""What an epoch's steps are taken on, and what is told between epochs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gnnsoup_hpc import evaluate, stream
+from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.evaluate import Evaluator
+from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.records import Role
+from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.store import graph as graph_store
+from gnnsoup_hpc.store import ingredient as ingredient_store
+from gnnsoup_hpc.store.graph import GraphFile
+from gnnsoup_hpc.train.batches import ClusterBatches, NeighbourBatches, Unions
+from tests import pantry, tiny
+
+CLUSTER = ("train.batch=cluster", "train.clusters=2")
+NEIGHBOUR = ("train.batch=neighbour", "train.batch_size=50", "train.fanout=[6, 4]", "train.clusters=3")
+KINDS = {"cluster": CLUSTER, "neighbour": NEIGHBOUR}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+NETS = {kind: Architecture(kind, 3, tiny.FEATURES, 16, tiny.CLASSES) for kind in ("gcn", "sage", "gat")}
+
+
+@pytest.fixture(scope="module")
+def graph(stock: Job) -> Iterator[GraphFile]:
+    with graph_store.opened(RunDir.of(stock).graph, stock) as opened:
+        yield opened
+
+
+def neighbours(graph: GraphFile, size: int, *fanout: int) -> NeighbourBatches:
+    return NeighbourBatches(graph, 1, pantry.CPU, size, fanout, 3, "own")
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_an_epoch_of_clusters_sees_every_training_node_once(graph: GraphFile) -> None:
+    labels = graph.y(0, graph.nodes)[graph.role(0, graph.nodes) == Role.TRAIN]
+    for clusters in (1, 3, 8):
+        views = list(ClusterBatches(graph, clusters, pantry.CPU).epoch(rng()))
+        assert len(views) <= math.ceil(graph.parts / clusters)
+        assert sum(len(view.nodes) for view in views) == len(labels)
+        assert np.array_equal(np.bincount(torch.cat([v.labels for v in views])), np.bincount(labels))
+        assert sum(view.graph.adjacency.nodes for view in views) == graph.nodes
+
+
+def test_clusters_come_in_an_order_of_the_generator(graph: GraphFile) -> None:
+    sizes = [
+        [view.graph.adjacency.nodes for view in ClusterBatches(graph, 1, pantry.CPU).epoch(rng(seed))]
+        for seed in (0, 0, 1)
+    ]
+    assert sizes[0] == sizes[1]
+    assert sizes[0] != sizes[2]
+    assert sorted(sizes[0]) == sorted(sizes[2])
+
+
+def test_all_parts_in_one_cluster_are_the_whole_graph(graph: GraphFile) -> None:
+    (view,) = ClusterBatches(graph, graph.parts, pantry.CPU).epoch(rng())
+    whole = stream.whole(graph, Role.TRAIN)
+    assert torch.equal(view.graph.x, whole.graph.x)
+    assert torch.equal(view.graph.adjacency.indices, whole.graph.adjacency.indices)
+    assert torch.equal(view.nodes, whole.nodes)
+
+
+def test_clusters_never_read_more_than_a_union(graph: GraphFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    x = GraphFile.x
+    monkeypatch.setattr(GraphFile, "x", lambda self, a, b, out: read.append(b - a) or x(self, a, b, out))
+    batches = ClusterBatches(graph, 2, pantry.CPU)
+    for _ in batches.epoch(rng()):
+        assert sum(read) <= 2 * int(np.diff(graph.ptr).max())
+        read.clear()
+    batches.validation_accuracy(NETS["sage"], NETS["sage"].initial_state(0))
+    assert max(read) <= 2 * int(np.diff(graph.ptr).max())
+
+
+def test_a_union_without_training_nodes_is_no_step(graph: GraphFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, stop = int(graph.ptr[2]), int(graph.ptr[3])
+    role = GraphFile.role
+
+    def without(self: GraphFile, first: int, last: int) -> np.ndarray:
+        found = role(self, first, last)
+        ids = np.arange(first, last)
+        return np.where((ids >= start) & (ids < stop), np.uint8(Role.NONE), found)
+
+    monkeypatch.setattr(GraphFile, "role", without)
+    views = list(ClusterBatches(graph, 1, pantry.CPU).epoch(rng()))
+    assert len(views) == graph.parts - 1
+    assert all(len(view.nodes) for view in views)
+
+
+@pytest.mark.parametrize("kind", ["sage", "gat"])
+def test_all_neighbours_give_the_whole_graphs_scores(graph: GraphFile, kind: str) -> None:
+    """Of GCN the outermost nodes' degrees are those of the sample, as PyG has it."""
+    net, whole = NETS[kind], stream.whole(graph, Role.TRAIN)
+    state = net.initial_state(0)
+    wanted = {tuple(row) for row in evaluate.logits(net, state, whole).round(decimals=3).tolist()}
+    for view in neighbours(graph, 40, -1).epoch(rng()):
+        scores = evaluate.logits(net, state, view).round(decimals=3)
+        assert len(view.nodes) <= 40
+        assert {tuple(row) for row in scores.tolist()} <= wanted
+
+
+def test_an_epoch_of_neighbourhoods_sees_every_training_node_once(graph: GraphFile) -> None:
+    labels = graph.y(0, graph.nodes)[graph.role(0, graph.nodes) == Role.TRAIN]
+    views = list(neighbours(graph, 40, 5, 3).epoch(rng()))
+    assert [len(view.nodes) for view in views] == [40, 40, 40, 40, 20]
+    assert np.array_equal(np.bincount(torch.cat([v.labels for v in views])), np.bincount(labels))
+    assert max(view.graph.adjacency.degree.max() for view in views) == 5
+    features = {tuple(row) for row in stream.whole(graph, Role.TRAIN).graph.x.tolist()}
+    assert all(tuple(row) in features for view in views for row in view.graph.x.tolist())
+
+
+@pytest.mark.parametrize("net", NETS.values(), ids=NETS)
+def test_between_epochs_all_parts_together_tell_the_exact_accuracy(
+    graph: GraphFile, net: Architecture, tmp_path: Path
+) -> None:
+    state = net.initial_state(1)
+    (exact,) = Evaluator(graph, net, 1 << 30, tmp_path, pantry.CPU).accuracies(state, (Role.VALIDATION,))
+    assert Unions(graph, graph.parts, pantry.CPU).validation_accuracy(net, state) == exact
+    assert abs(Unions(graph, 3, pantry.CPU).validation_accuracy(net, state) - exact) < 0.25
+    next(tensor for name, tensor in state.items() if name.endswith("bias"))[0] = float("nan")
+    assert math.isnan(Unions(graph, 3, pantry.CPU).validation_accuracy(net, state))
+
+
+@every_kind
+def test_mini_batches_learn_and_record_exact_accuracies(kind: str, tmp_path: Path) -> None:
+    job = pantry.stocked(tmp_path, *KINDS[kind])
+    run = RunDir.of(job)
+    with graph_store.opened(run.graph, job) as graph:
+        net = Architecture.of(job.model, graph.features, graph.classes)
+        evaluator = Evaluator(graph, net, 1 << 30, tmp_path, pantry.CPU)
+        for index in range(job.train.ingredients):
+            found = ingredient_store.read(run.ingredient(index))
+            exact = evaluator.accuracies(found.state, (Role.VALIDATION, Role.TEST))
+            assert [found.validation_accuracy, found.test_accuracy] == exact
+            assert found.test_accuracy > 0.7
+            assert found.history[-1].loss < found.history[0].loss
+            best = max(epoch.validation_accuracy for epoch in found.history)
+            assert found.history[found.best_epoch - 1].validation_accuracy == best
+
+
+@every_kind
+def test_the_same_job_gives_the_same_bits(kind: str, tmp_path: Path) -> None:
+    states = []
+    for name in ("one", "other"):
+        job = pantry.stocked(tmp_path / name, *KINDS[kind], "train.epochs=3", ingredients=2)
+        states.append([ingredient_store.read(RunDir.of(job).ingredient(index)).state for index in range(2)])
+    for one, other in zip(*states, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not torch.equal(states[0][0]["convs.0.lin_l.weight"], states[0][1]["convs.0.lin_l.weight"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "override", "message"),
+    [
+        ("cluster", "train.clusters=3", "train.clusters was 2, the job says 3"),
+        ("cluster", "train.batch=full", "train.batch was 'cluster', the job says 'full'"),
+        ("neighbour", "train.batch_size=20", "train.batch_size was 50, the job says 20"),
+        ("neighbour", "train.fanout=[6]", r"train.fanout was \[6, 4\], the job says \[6\]"),
+    ],
+)
+def test_ingredients_of_other_batches_are_refused(kind: str, override: str, message: str, tmp_path: Path) -> None:
+    job = pantry.stocked(tmp_path, *KINDS[kind], "train.epochs=1", ingredients=1)
+    with pytest.raises(RunError, match=message):
+        pantry.train(pantry.changed(job, override))
+
+
+def test_mini_batches_depend_on_the_parts_and_full_batches_do_not(tmp_path: Path) -> None:
+    for kind in ("full", "cluster"):
+        job = pantry.stocked(tmp_path / kind, f"train.batch={kind}", "train.epochs=1", ingredients=1)
+        other = pantry.changed(job, "partition.parts=4")
+        pantry.prepare(other, pantry.ALONE, pantry.QUIET, again=True)
+        if kind == "full":
+            pantry.train(other)
+        else:
+            with pytest.raises(RunError, match="part_sha256 was"):
+                pantry.train(other)
