@@ -92,7 +92,9 @@ class Adjacency:
     @cached_property
     def mean(self) -> Operator:
         """D^-1 A: the mean over in-neighbours, zero where there are none (arXiv 1706.02216)."""
-        return Operator(self, 1.0 / self.degree.clamp(min=1.0)[self.row])
+        # A structure of its own: one that holds an operator that holds it would live until Python looks for cycles.
+        structure = Adjacency(self.indptr, self.indices, self.columns, self.offset)
+        return Operator(structure, 1.0 / self.degree.clamp(min=1.0)[self.row])
 
     @cached_property
     def gcn(self) -> Operator:

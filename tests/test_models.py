@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -151,3 +153,20 @@ def test_a_group_of_layers_holds_its_own_norm() -> None:
     groups = Architecture("gcn", 12, 5, 8, 3, norm="layer").groups("layer")
     assert groups["layer 1"] == ("convs.1.bias", "convs.1.lin.weight", "norms.1.weight", "norms.1.bias")
     assert groups["layer 11"] == ("convs.11.bias", "convs.11.lin.weight")
+
+
+@pytest.mark.parametrize("kind", ["gcn", "sage", "gat"])
+def test_a_subgraph_is_gone_as_soon_as_nobody_uses_it(kind: str) -> None:
+    """Without Python looking for cycles, which it does rarely: a stream of subgraphs would pile up in memory."""
+    net = Architecture(kind, 3, 4, 8, 3)
+    state = {name: tensor.requires_grad_() for name, tensor in net.initial_state(0).items()}
+    subgraph = Subgraph(normal(0, 20, 4, kind=torch.float32), random_structure(20, 60).adjacency())
+    left = [weakref.ref(subgraph.x), weakref.ref(subgraph.adjacency), weakref.ref(subgraph.adjacency.indices)]
+    gc.disable()
+    try:
+        loss = net.logits(state, subgraph).sum()
+        loss.backward()
+        del loss, subgraph
+        assert [reference() for reference in left] == [None, None, None]
+    finally:
+        gc.enable()

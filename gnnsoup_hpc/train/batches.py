@@ -69,6 +69,7 @@ class Unions:
                 if found[0] is None:
                     return math.nan
                 hits, nodes = hits + found[0], nodes + found[1]
+                del view  # before the next one is read
         return _share(hits, nodes)
 
 

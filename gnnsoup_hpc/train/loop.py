@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -55,7 +56,8 @@ def train(course: Course, initial: State, how: Hyperparameters, seed: int, index
         for epoch in range(1, how.epochs + 1):
             start = time.perf_counter()
             views = course.batches.epoch(numpy_generator(seed, index, epoch))
-            loss = _mean_loss(_step(course.architecture, parameters, view, optimiser, drop) for view in views)
+            # map keeps no view under a name, or two would be in memory while one is read
+            loss = _mean_loss(map(partial(_step, course.architecture, parameters, optimiser, drop), views))
             reached = math.nan
             if math.isfinite(loss) and _finite(parameters.values()):
                 reached = course.batches.validation_accuracy(course.architecture, parameters)
@@ -83,7 +85,7 @@ def train(course: Course, initial: State, how: Hyperparameters, seed: int, index
 
 
 def _step(
-    architecture: Architecture, parameters: State, view: View, optimiser: torch.optim.Optimizer, drop: Drop
+    architecture: Architecture, parameters: State, optimiser: torch.optim.Optimizer, drop: Drop, view: View
 ) -> tuple[float, int]:
     """One step; the mean cross-entropy on the view's nodes, and their number."""
     optimiser.zero_grad(set_to_none=True)
