@@ -29,9 +29,8 @@ def _known(bowl: Bowl, index: int) -> tuple[Ingredient, Origin]:
     job = jobs.load(str(bowl.folder / JOB))
     with graph_store.opened(bowl.graph, job) as graph:
         architecture = Architecture.of(job.model, graph.features, graph.classes)
-        sha256 = graph.sha256
-    initial = ingredient_store.read_initial(bowl.initial, architecture, job.train.seed)
-    of = Origin.of(job, architecture, sha256, states.sha256(initial), index)
+        initial = ingredient_store.read_initial(bowl.initial, architecture, job.train.seed)
+        of = Origin.of(job, architecture, graph, states.sha256(initial), index)
     return ingredient_store.read(bowl.ingredient(index)), of
 
 

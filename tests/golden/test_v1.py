@@ -106,10 +106,10 @@ def test_initial_state() -> None:
 
 def test_ingredients(job: Job) -> None:
     initial = states.sha256(ingredient_store.read_initial(RUN.initial, NET, 0))
-    found = [
-        ingredient_store.read(RUN.ingredient(index), Origin.of(job, NET, GRAPH_SHA256, initial, index))
-        for index in range(2)
-    ]
+    with graph_store.opened(RUN.graph, job) as graph:
+        assert graph.sha256 == GRAPH_SHA256
+        origins = [Origin.of(job, NET, graph, initial, index) for index in range(2)]
+    found = [ingredient_store.read(RUN.ingredient(index), origins[index]) for index in range(2)]
     assert [ingredient.index for ingredient in found] == [0, 1]
     assert [ingredient.validation_accuracy for ingredient in found] == [6 / 8, 7 / 8]
     assert [ingredient.test_accuracy for ingredient in found] == [4 / 7, 5 / 7]

@@ -163,7 +163,7 @@ def test_learned_souping_finds_the_one_trained_model(name: str, stock: Job, tmp_
     run = RunDir.of(job)
     with pantry.station(job) as station:
         initial = station.architecture.initial_state(job.train.seed)
-        origin = ingredient_store.Origin.of(job, station.architecture, station.graph.sha256, "0" * 64, 0)
+        origin = ingredient_store.Origin.of(job, station.architecture, station.graph, "0" * 64, 0)
     for index in (0, 2):
         untrained = replace(ingredient_store.read(run.ingredient(index)), state=initial)
         ingredient_store.write(run.ingredient(index), untrained, origin, job)

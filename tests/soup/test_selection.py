@@ -24,7 +24,7 @@ def job(stock: Job, tmp_path: Path) -> Job:
 def select(job: Job, *overrides: str) -> Selection:
     job = pantry.changed(job, *overrides)
     with pantry.station(job) as station:
-        return selected(job, RunDir.of(job), station.architecture, station.graph.sha256, pantry.QUIET)
+        return selected(job, RunDir.of(job), station.architecture, station.graph, pantry.QUIET)
 
 
 def spoil(job: Job, index: int) -> None:
@@ -32,9 +32,7 @@ def spoil(job: Job, index: int) -> None:
     with pantry.station(job) as station:
         path, initial = RunDir.of(job).ingredient(index), RunDir.of(job).initial
         start = ingredient_store.read_initial(initial, station.architecture, job.train.seed)
-        origin = ingredient_store.Origin.of(
-            job, station.architecture, station.graph.sha256, states.sha256(start), index
-        )
+        origin = ingredient_store.Origin.of(job, station.architecture, station.graph, states.sha256(start), index)
     ingredient = ingredient_store.read(path)
     state = {name: tensor.clone() for name, tensor in ingredient.state.items()}
     state["convs.0.lin_l.bias"][0] = float("inf")
