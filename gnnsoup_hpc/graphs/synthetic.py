@@ -48,8 +48,8 @@ class Preset:
     surplus: float = 1.02  # half-edges drawn, for some pairs are loops or duplicates
 
 
-# Sizes and splits are those of OGB's documentation (arXiv 2005.00687, table 2). Homophily: of ogbn-arxiv, measured on
-# its labels and edges; of ogbn-products, 0.81 as Lim et al. have it (arXiv 2110.14446, table 1).
+# Sizes and splits are those of OGB's documentation (arXiv 2005.00687). Homophily: of ogbn-arxiv, measured on its labels
+# and edges; of ogbn-products, assumed.
 PRESETS = {
     "arxiv": Preset(169_343, 1_166_243, 128, 40, 90_941, 29_799, 0.655, label_noise=0.15),
     "products": Preset(2_449_029, 61_859_140, 100, 47, 196_615, 39_323, 0.81, label_noise=0.07, surplus=1.05),

@@ -20,6 +20,9 @@ from gnnsoup_hpc.graphs.ogb import catalogue, table
 from gnnsoup_hpc.graphs.raw import RawGraph
 from gnnsoup_hpc.job import GraphJob
 from gnnsoup_hpc.records import Role
+from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.store import ingredient as ingredient_store
+from tests import pantry
 from tests.graphs import layouts
 from tests.graphs.layouts import Content, read
 
@@ -200,3 +203,19 @@ def test_accuracy_is_that_of_ogbs_evaluator() -> None:
     predicted[:600] = labels[:600]
     assert catalogue.accuracy("ogbn-arxiv", predicted, labels) == (predicted == labels).mean()
     assert sys.modules["outdated"] is None
+
+
+def test_recorded_accuracies_are_the_evaluators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LAYOUTS["ogbn-arxiv"](tmp_path)
+    asked: list[tuple[str, int, float]] = []
+    theirs = catalogue.accuracy
+
+    def watched(name: str, predicted: np.ndarray, labels: np.ndarray) -> float:
+        asked.append((name, len(labels), theirs(name, predicted, labels)))
+        return asked[-1][2]
+
+    monkeypatch.setattr(catalogue, "accuracy", watched)
+    graph = ("graph.source=ogb:ogbn-arxiv", f"graph.root={tmp_path}", "graph.split=public")
+    job = pantry.stocked(tmp_path, *graph, "train.epochs=2", ingredients=1)
+    found = ingredient_store.read(RunDir.of(job).ingredient(0))
+    assert asked == [("ogbn-arxiv", 20, found.validation_accuracy), ("ogbn-arxiv", 20, found.test_accuracy)]
