@@ -59,6 +59,11 @@ class Station:
         return len(self._ids)
 
     @property
+    def streams(self) -> bool:
+        """Whether the whole graph does not fit, so that accuracies are told layer by layer."""
+        return not self._evaluator.fits
+
+    @property
     def shelf(self) -> Shelf:
         """All ingredients."""
         if self._shelf is None:

@@ -109,4 +109,5 @@ class Stove:
             threads=torch.get_num_threads(),
             device=self.station.device.type,
             left_out=tuple(self.selection.unfit.values()),
+            streamed=self.station.streams,
         )

@@ -51,6 +51,7 @@ class Recipe:
     threads: int
     device: str
     left_out: tuple[str, ...] = ()
+    streamed: bool = False  # accuracies told layer by layer, which costs other time and memory
 
     @property
     def shelf_sha256(self) -> str:
