@@ -24,19 +24,15 @@ from gnnsoup_hpc.records import IndexArray, IntArray, Role, Rows, SourceFile
 from gnnsoup_hpc.rows import SparseRows
 
 # What torch.load raises for bytes that are no file of torch.save, or half of one.
-_UNREADABLE = (
-    *(OSError, EOFError, RuntimeError, pickle.UnpicklingError, ValueError, KeyError, IndexError, TypeError),
+UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, pickle.UnpicklingError, ValueError, LookupError, TypeError),
     *(AttributeError, OverflowError, AssertionError),
 )
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message about a class that it does not unpickle
 _SAVE = "torch.save(data.to_dict(), PATH)"
-_MASKS = {
-    "train_mask": Role.TRAIN,
-    "val_mask": Role.VALIDATION,
-    "valid_mask": Role.VALIDATION,
-    "test_mask": Role.TEST,
-}
-_IDS = {"train_idx": Role.TRAIN, "val_idx": Role.VALIDATION, "valid_idx": Role.VALIDATION, "test_idx": Role.TEST}
+_ROLES = {"train": Role.TRAIN, "val": Role.VALIDATION, "valid": Role.VALIDATION, "test": Role.TEST}
+_MASKS = {f"{name}_mask": role for name, role in _ROLES.items()}
+_IDS = {f"{name}_idx": role for name, role in _ROLES.items()}
 
 
 def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
@@ -73,32 +69,36 @@ def from_data(
     )
 
 
+def brief(error: Exception) -> str:
+    """What kind of error of a library it is, and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
+
+
 def _load(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(data_classes()):
+        with torch.serialization.safe_globals(_classes()):
             return torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise GraphError(f"graph.source: there is no file {path} (relative to {Path.cwd()})") from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         refused = _REFUSED.search(str(error))
         if refused:
             raise GraphError(
                 f"{path}: it holds a {refused[1]}, which is not unpickled, for a pickle can run any code; save plain"
                 f" tensors instead: {_SAVE}"
             ) from None
-        reason = (str(error).splitlines() or [""])[0][:160]
-        raise GraphError(
-            f"{path}: not a readable file of torch.save, or a truncated one ({type(error).__name__}: {reason})"
-        ) from None
+        raise GraphError(f"{path}: not a readable file of torch.save, or a truncated one ({brief(error)})") from None
 
 
-def data_classes() -> list[Any]:
-    """What a pickled `Data` consists of, and all that may be unpickled."""
+def _classes() -> list[Any]:
+    """What a pickled `Data` consists of and torch does not unpickle yet."""
     from torch_geometric.data import Data
     from torch_geometric.data.data import DataEdgeAttr, DataTensorAttr
     from torch_geometric.data.storage import GlobalStorage
 
-    return [Data, DataEdgeAttr, DataTensorAttr, GlobalStorage]
+    wanted = (Data, DataEdgeAttr, DataTensorAttr, GlobalStorage)
+    # torch forgets them all afterwards, those too that PyG has allowed for good and needs.
+    return [kind for kind in wanted if kind not in torch.serialization.get_safe_globals()]
 
 
 def _tensors(content: Any, where: str) -> Mapping[str, Any]:
@@ -121,14 +121,12 @@ def _features(data: Mapping[str, Any], where: str) -> Rows:
     x = _take(data, "x", where)
     if x.ndim != 2 or x.is_complex():
         raise _unfit(where, "x", x, "numbers of shape (V, F)")
-    if x.layout is torch.strided:
-        return np.asarray(x.detach().to(torch.float32).numpy())
-    entries = x.detach().to_sparse_coo().coalesce()  # type: ignore[no-untyped-call]
+    if x.layout is torch.strided or x.dense_dim():
+        return np.asarray(x.to_dense().to(torch.float32).numpy())
+    entries = x.to_sparse_coo().coalesce()  # type: ignore[no-untyped-call]
     row, column = entries.indices().numpy()
-    values = entries.values()
-    if values.ndim != 1:
-        raise _unfit(where, "x", x, "numbers of shape (V, F)")
-    return SparseRows(sp.csr_matrix((values.to(torch.float32).numpy(), (row, column)), shape=tuple(x.shape)))
+    values = entries.values().to(torch.float32).numpy()
+    return SparseRows(sp.csr_matrix((values, (row, column)), shape=tuple(x.shape)))
 
 
 def _labels(data: Mapping[str, Any], where: str) -> IntArray:
@@ -136,10 +134,8 @@ def _labels(data: Mapping[str, Any], where: str) -> IntArray:
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1:
-        raise _unfit(
-            where, "y", y, "one class a node, of shape (V,): several labels a node cannot be souped; of one-hot rows,"
-            " y.argmax(1) makes classes"
-        )  # fmt: skip
+        several = "one class a node, (V,), for several labels a node cannot be souped; y.argmax(1) makes one of one-hot"
+        raise _unfit(where, "y", y, several)
     if y.is_floating_point() or y.is_complex():
         raise _unfit(where, "y", y, "classes as integers from 0 on, with -1 = no label")
     return np.asarray(y.numpy(), dtype=np.int64)
@@ -191,9 +187,9 @@ def _take(data: Mapping[str, Any], key: str, where: str) -> Tensor:
         raise GraphError(f"{where}: the attribute {key!r} is missing; it has: {has}")
     if not isinstance(value, Tensor):
         raise GraphError(f"{where}: {key} is a {type(value).__name__}; expected a tensor")
-    if key != "x" and value.layout is not torch.strided:
-        raise _unfit(where, key, value, "a dense tensor")
-    return value
+    if value.device.type != "cpu" or (key != "x" and value.layout is not torch.strided):
+        raise _unfit(where, key, value, "a dense tensor with values")
+    return value.detach()
 
 
 def _unfit(where: str, key: str, value: Tensor, expected: str) -> GraphError:

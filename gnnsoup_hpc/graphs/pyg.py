@@ -1,167 +1,200 @@
-"""`pyg:NAME`: PyG's node-classification sets with one label a node, on one homogeneous graph."""
+"""`pyg:NAME`: PyTorch Geometric's sets of one homogeneous graph with one class a node.
+
+PyG's classes download and parse the raw files, where they always have them. Their cache `processed` is neither read nor
+written: PyG does not notice that one is older than its raw files, or made with some `pre_transform`. So a graph is what
+its hashed files say, and a root may be read-only. Some classes unpickle raw files: `graph.root` must be to be trusted.
+"""
 
 from __future__ import annotations
 
 import difflib
+import http.client
 import os
-import pickle
+import re
 import shutil
+import socket
 import urllib.request
 import zipfile
 import zlib
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, NamedTuple
 
 from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.graphs import pt
 from gnnsoup_hpc.graphs.desk import Desk
-from gnnsoup_hpc.graphs.pt import data_classes, from_data
 from gnnsoup_hpc.graphs.raw import RawGraph, source_file
 from gnnsoup_hpc.job import GraphJob
 
+_HEAD_SECONDS, _SILENCE_SECONDS = 10.0, 120.0
+# What PyG's classes raise over raw files that are truncated or not what they should be.
+_DAMAGED = (*pt.UNREADABLE, ImportError, zipfile.BadZipFile, zlib.error)
 
-@dataclass(frozen=True)
-class PygSet:
-    """A class of torch_geometric.datasets and what it is called with.
 
-    A class without names gets a folder of its own under the root, as users have it: Amazon("data", "Computers") lies in
-    data/Computers, and Flickr("data/Flickr") there.
-    """
+class Set(NamedTuple):
+    """A set: its class in torch_geometric.datasets, and its name there; a class without one has `name` as folder."""
 
+    name: str
     kind: str
-    name: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    called: str = ""
 
-    @property
-    def title(self) -> str:
-        """As the job names it."""
-        return f"pyg:{self.name or self.kind}"
-
-
-def _named(kind: str, *names: str, **options: Any) -> dict[str, PygSet]:
-    return {name: PygSet(kind, name, options) for name in names}
+    def arguments(self, root: str) -> dict[str, str]:
+        """What the class is made with."""
+        folder = Path(root).expanduser()
+        return {"root": str(folder), "name": self.called} if self.called else {"root": str(folder / self.name)}
 
 
-SETS: dict[str, PygSet] = {
-    **_named("Planetoid", "Cora", "CiteSeer", "PubMed"),
-    **_named("Amazon", "Computers", "Photo"),
-    **_named("Coauthor", "CS", "Physics"),
-    **_named("CitationFull", "Cora_ML", "DBLP"),
-    **_named("HeterophilousGraphDataset", "Roman-empire", "Amazon-ratings", "Minesweeper", "Tolokers", "Questions"),
-    **_named("WikipediaNetwork", "chameleon", "squirrel", geom_gcn_preprocess=True),
-    **_named("WebKB", "Cornell", "Texas", "Wisconsin"),
-    **_named("LINKXDataset", "penn94", "reed98", "amherst41", "cornell5", "johnshopkins55", "genius"),
-    **_named("Twitch", "DE", "EN", "ES", "FR", "PT", "RU"),
-    **{
-        kind: PygSet(kind)
-        for kind in (
-            *("Flickr", "Reddit", "Reddit2", "WikiCS", "CoraFull", "Actor"),
-            *("LastFMAsia", "FacebookPagePage", "DeezerEurope", "GitHub"),
-        )
-    },
-}
-MULTI_LABEL = ("Yelp", "AmazonProducts", "PPI")
+def _named(kind: str, names: str, prefix: str = "") -> tuple[Set, ...]:
+    return tuple(Set(prefix + name, kind, name) for name in names.split())
 
-# What PyG's readers raise for raw or processed files that are truncated or damaged.
-_UNREADABLE = (
-    *(OSError, EOFError, ValueError, KeyError, IndexError, RuntimeError, TypeError, AssertionError),
-    *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
+
+SETS = (
+    *_named("Planetoid", "Cora CiteSeer PubMed"),
+    *_named("Amazon", "Computers Photo"),
+    *_named("Coauthor", "CS Physics"),
+    *_named("CitationFull", "Cora_ML DBLP"),
+    *_named("CitationFull", "CiteSeer PubMed", prefix="CitationFull-"),
+    *_named("WikipediaNetwork", "Chameleon Squirrel"),
+    *_named("WebKB", "Cornell Texas Wisconsin"),
+    *_named("HeterophilousGraphDataset", "Roman-empire Amazon-ratings Minesweeper Tolokers Questions"),
+    *_named("LINKXDataset", "Penn94 Reed98 Amherst41 Cornell5 JohnsHopkins55 Genius"),
+    *_named("LINKXDataset", "Wiki", prefix="LINKX-"),
+    *_named("Airports", "USA Brazil Europe", prefix="Airports-"),
+    *_named("Twitch", "DE EN ES FR PT RU"),
+    *(Set(n, n) for n in ("Flickr", "Reddit", "Reddit2", "WikiCS", "Actor", "CoraFull", "LastFMAsia", "GitHub")),
+    *(Set(n, n) for n in ("FacebookPagePage", "DeezerEurope")),
 )
-_HEAD_SECONDS = 10.0
+REFUSED = {
+    **dict.fromkeys(("Yelp", "AmazonProducts"), "its nodes have several labels each"),
+    "PPI": "it is 24 graphs, whose nodes have several labels each",
+}
 
 
 def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
-    """The set `name` under `graph.root`, with its published split if it has one; downloaded where it is not there.
+    """The set `name` under `graph.root`, with its public split if it has one; downloaded first where it is not there.
 
-    Raises: GraphError for an unknown or multi-label set, or files that cannot be fetched or read.
+    Of sets with several splits, `graph.split_index` takes one; WikiCS's additional stopping masks are left out.
+    Raises: GraphError for an unknown or multi-label set; raw files that cannot be had or are damaged.
     """
-    known = _wanted(name)
-    root = Path(job.root).expanduser()
-    root = root if known.name else root / known.kind
-    dataset = _dataset(known, root, desk)
-    files = tuple(source_file(Path(path)) for path in dataset.raw_paths)
-    where = f"{known.title} in {root}"
-    return replace(from_data(dataset[0].to_dict(), where, files, "public", job), classes=int(dataset.num_classes))
+    about = _wanted(name)
+    dataset = _opened(about, job, desk)
+    files = tuple(map(source_file, map(Path, dataset.raw_paths)))
+    return pt.from_data(dataset.kept[0].to_dict(), f"pyg:{about.name}", files, "public", job)
 
 
-def _wanted(name: str) -> PygSet:
-    if name.lower() in [other.lower() for other in MULTI_LABEL]:
-        raise GraphError(
-            f"graph.source = 'pyg:{name}': its nodes have several labels each; only sets with one class a node can be"
-            " souped here"
-        )
-    by_lower = {known.lower(): value for known, value in SETS.items()}
-    if name.lower() not in by_lower:
-        near = difflib.get_close_matches(name, SETS, n=3, cutoff=0.0)
-        raise GraphError(f"graph.source = 'pyg:{name}': no such set is known; the nearest are: {', '.join(near)}")
-    return by_lower[name.lower()]
+def _wanted(name: str) -> Set:
+    """The set meant by `name`, whatever its case and punctuation."""
+    wanted = _plain(name)
+    for refused, reason in REFUSED.items():
+        if wanted == _plain(refused):
+            raise GraphError(f"graph.source = 'pyg:{name}': {reason}; only one class a node can be souped here")
+    known = {_plain(about.name): about for about in SETS}
+    if wanted not in known:
+        near = ", ".join(known[key].name for key in difflib.get_close_matches(wanted, known) or known)
+        raise GraphError(f"graph.source = 'pyg:{name}': no such set with one class a node is known; there is: {near}")
+    return known[wanted]
 
 
-def _dataset(known: PygSet, root: Path, desk: Desk) -> Any:
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _opened(about: Set, job: GraphJob, desk: Desk) -> Any:
+    """PyG's dataset, parsed from its raw files."""
     from torch_geometric import datasets
 
-    names = {"name": known.name} if known.name else {}
+    careful = type(about.kind, (_Careful, getattr(datasets, about.kind)), {"about": about, "desk": desk})
+    return careful(**about.arguments(job.root))
+
+
+class _Careful:
+    """Goes before a class of PyG's: downloads only when asked to and only whole files, keeps what it parses."""
+
+    about: Set
+    desk: Desk
+    staging: Path | None = None  # where raw files are put while they are downloaded
+    kept: Sequence[Any] = ()
+    raw_paths: list[str]
+
+    @property
+    def raw_dir(self) -> str:
+        return str(self.staging or super().raw_dir)  # type: ignore[misc]
+
+    @property
+    def processed_dir(self) -> str:
+        return str(self.desk.scratch / "pyg")
+
+    def save(self, data_list: Sequence[Any], path: str) -> None:
+        self.kept = data_list
+
+    def load(self, path: str, data_cls: Any = None) -> None:
+        """Nothing: it is kept already."""
+
+    def process(self) -> None:
+        try:
+            super().process()  # type: ignore[misc]
+        except PermissionError as error:
+            raise GraphError(f"pyg:{self.about.name}: {error.filename} cannot be read") from None
+        except _DAMAGED as error:
+            raise GraphError(
+                f"pyg:{self.about.name}: files in {self.raw_dir} are truncated or damaged ({pt.brief(error)}): remove"
+                " that folder and prepare again, which downloads the set anew"
+            ) from None
+
+    def _download(self) -> None:
+        # PyG's own makes the raw folder first, even where nothing may be downloaded or written.
+        if not all(map(os.path.isfile, self.raw_paths)):
+            self.download()
+
+    def download(self) -> None:
+        raw, address = Path(self.raw_dir), _address(self)
+        size = _size(address) if address and not self.desk.offline else None
+        told = f"{size / 2**20:.1f} MiB from {address}" if size else "size unknown"
+        self.desk.ask_to_download(f"pyg:{self.about.name}", raw, told)
+        private = raw.with_name(f".{raw.name}.{os.getpid()}.part")
+        before = socket.getdefaulttimeout()
+        try:
+            private.mkdir(parents=True)
+            self.staging = private
+            socket.setdefaulttimeout(_SILENCE_SECONDS)  # PyG sets none, and would wait for ever
+            super().download()  # type: ignore[misc]
+            self._publish(raw, size)
+        except _network_errors() as error:
+            what = f"pyg:{self.about.name} cannot be downloaded ({pt.brief(error)})"
+            raise GraphError(f"{what}: prepare where there is a network, or put its files in {raw}") from None
+        finally:
+            socket.setdefaulttimeout(before)
+            self.staging = None
+            shutil.rmtree(private, ignore_errors=True)
+
+    def _publish(self, raw: Path, size: int | None) -> None:
+        """Move the raw files to the folder that they are read from. Raises: OSError for one that is not whole."""
+        paths = [Path(path) for path in self.raw_paths]
+        if size and len(paths) == 1 and paths[0].stat().st_size != size:
+            raise OSError(f"the connection ended after {paths[0].stat().st_size} of {size} bytes")
+        raw.mkdir(exist_ok=True)
+        for path in paths:
+            path.replace(raw / path.name)
+
+
+def _address(dataset: Any) -> str | None:
+    """Where the one file of a set is downloaded from, as far as its class tells."""
+    url = getattr(dataset, "url", None)
+    first, *others = (Path(path) for path in dataset.raw_paths)
+    if url is None or others or url.endswith(first.name):
+        return url if url and url.endswith((".zip", first.name)) else None
+    return str(url.format(first.stem)) if "{}" in url else f"{url.rstrip('/')}/{first.name}"
+
+
+def _size(address: str) -> int | None:
     try:
-        guarded = _guarded(getattr(datasets, known.kind), known.title, desk)
-        with torch.serialization.safe_globals(data_classes()):  # of its processed file, too, nothing else is unpickled
-            return guarded(root=str(root), **names, **known.options)
-    except PermissionError as error:
-        raise GraphError(f"{error.filename} cannot be written, where PyG keeps what it makes of {root}") from None
-    except _UNREADABLE as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no more is known'}"
-        raise GraphError(
-            f"PyG cannot read {known.title} in {root} ({reason}): its raw or processed files are truncated"
-            " or damaged; remove that folder and prepare again, which downloads the set anew"
-        ) from None
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_HEAD_SECONDS) as answer:
+            return int(answer.headers["Content-Length"])
+    except (OSError, ValueError, TypeError, http.client.HTTPException):
+        return None
 
 
-def _guarded(base: Any, title: str, desk: Desk) -> Any:
-    """PyG's class, which downloads only if it may, leaves no half-downloaded file, and sees that raw files changed."""
+def _network_errors() -> tuple[type[Exception], ...]:
+    from aiohttp import ClientError  # PyG reaches some sets through it
 
-    class Guarded(base):  # type: ignore[misc]
-        _private: Path | None = None
-
-        @property
-        def raw_dir(self) -> str:
-            return str(self._private or super().raw_dir)
-
-        def download(self) -> None:
-            final = Path(self.raw_dir)
-            size = "size unknown" if desk.offline else _size(getattr(base, "url", None))
-            desk.ask_to_download(title, final, size)
-            self._private = final.with_name(f".{final.name}.{os.getpid()}.part")
-            try:
-                self._private.mkdir(parents=True)
-                super().download()
-                for file in self._private.iterdir():
-                    file.replace(final / file.name)
-            except (OSError, zipfile.BadZipFile) as error:
-                raise GraphError(f"{title} cannot be downloaded to {final}: {error}") from None
-            finally:
-                shutil.rmtree(self._private, ignore_errors=True)
-                self._private = None
-
-        def _process(self) -> None:
-            self.log = False
-            made = [Path(path) for path in self.processed_paths]
-            if all(path.exists() for path in made):
-                read_last = min(path.stat().st_mtime_ns for path in made)
-                self.force_reload |= any(Path(path).stat().st_mtime_ns > read_last for path in self.raw_paths)
-            super()._process()
-
-    return Guarded
-
-
-def _size(url: object) -> str:
-    """Size of what is at `url`, as its server says."""
-    if not isinstance(url, str) or not url.startswith("http") or "{" in url:
-        return "size unknown"
-    try:
-        request = urllib.request.Request(url, method="HEAD")
-        with urllib.request.urlopen(request, timeout=_HEAD_SECONDS) as answer:
-            length = answer.headers["Content-Length"]
-    except OSError:
-        return f"size unknown, from {url}"
-    return f"{int(length) / 2**20:.1f} MiB from {url}" if length else f"size unknown, from {url}"
+    return (OSError, ValueError, http.client.HTTPException, zipfile.BadZipFile, zlib.error, ClientError)

@@ -1,4 +1,4 @@
-"""A saved PyG Data: read as it was saved, and nothing but tensors is unpickled."""
+"""`pt:PATH`: what is read, what is refused, and that nothing in a file is run."""
 
 from __future__ import annotations
 
@@ -8,94 +8,282 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch_geometric.data import Data
+from torch_geometric.data import Data, HeteroData, InMemoryDataset
 
 from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.graphs import pt
+from gnnsoup_hpc.graphs.desk import Desk
+from gnnsoup_hpc.graphs.raw import RawGraph, finished, source_file
+from gnnsoup_hpc.graphs.split import roles
+from gnnsoup_hpc.job import GraphJob
 from gnnsoup_hpc.records import Role
-from tests.graphs.layouts import read
-from tests.graphs.test_pyg import columns
+
+DESK = Desk(Path("no scratch is needed"))
+X = torch.arange(10.0).reshape(5, 2)
+FIVE: dict[str, Any] = {
+    "x": X,
+    "y": torch.tensor([0, 1, 2, 0, -1]),
+    "edge_index": torch.tensor([[0, 1, 4], [1, 2, 4]]),
+    "train_mask": torch.tensor([True, True, False, False, False]),
+    "val_mask": torch.tensor([False, False, True, False, False]),
+    "test_mask": torch.tensor([False, False, False, True, False]),
+}
+SPLIT = {Role.TRAIN: [0, 1], Role.VALIDATION: [2], Role.TEST: [3]}
 
 
-def saved(folder: Path, content: Any) -> str:
-    path = folder / "odd name.pt"
-    torch.save(content, path)
-    return f"pt:{path}"
+class Foreign:
+    """A class that no file may bring."""
 
 
-@pytest.mark.parametrize("kind", ["Data", "dictionary"])
-def test_data_and_dictionaries_are_read(kind: str, tmp_path: Path) -> None:
-    content = {name: value[:, 0] if "mask" in name else value for name, value in columns(1).items()}
-    content["x"] = torch.arange(20.0).reshape(10, 2)
-    content["edge_index"] = torch.tensor([[0, 1, 9], [1, 2, 9]])
-    found = read(saved(tmp_path, Data(**content) if kind == "Data" else content), tmp_path)
-    assert np.array_equal(found.x[:], content["x"].numpy())
-    assert found.source.tolist() == [0, 1, 9]
-    assert found.destination.tolist() == [1, 2, 9]
-    stored = found.splits["stored"]
-    assert stored[Role.VALIDATION].tolist() == content["val_mask"].nonzero().flatten().tolist()
-    assert len(found.files) == 1
+class Malicious:
+    """Unpickled, it would make a file."""
 
-
-def test_ids_in_place_of_masks(tmp_path: Path) -> None:
-    content: dict[str, Any] = {name: value for name, value in columns(1).items() if "mask" not in name}
-    content |= {"train_idx": torch.tensor([3, 1]), "valid_idx": torch.tensor([0]), "test_idx": torch.tensor([2])}
-    stored = read(saved(tmp_path, content), tmp_path).splits["stored"]
-    assert [stored[role].tolist() for role in (Role.TRAIN, Role.VALIDATION, Role.TEST)] == [[3, 1], [0], [2]]
-
-
-def test_without_masks_there_is_no_stored_split(tmp_path: Path) -> None:
-    content = {name: value for name, value in columns(1).items() if "mask" not in name}
-    assert not read(saved(tmp_path, content), tmp_path).splits
-
-
-class Trap:
-    """What a file could do to whoever unpickles it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open, (str(self.path), "w")
+        return Path.touch, (self.trace,)
 
 
-def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
-    source = saved(tmp_path, {"x": Trap(tmp_path / "sprung")})
-    with pytest.raises(GraphError, match=r"which is not unpickled, .*torch.save\(data.to_dict") as caught:
-        read(source, tmp_path)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "sprung").exists()
+class Runs:
+    """Unpickled, it would run a command."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, (f"open({str(self.trace)!r}, 'w')",)
 
 
-@pytest.mark.parametrize("cut", [0, 10, 300])
-def test_a_truncated_file(cut: int, tmp_path: Path) -> None:
-    source = saved(tmp_path, columns(1))
-    path = Path(source.removeprefix("pt:"))
-    path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(GraphError, match=r"odd name.pt: ") as caught:
-        read(source, tmp_path)
-    assert "\n" not in str(caught.value)
+def changed(**changes: Any) -> dict[str, Any]:
+    """The five nodes' tensors; None leaves one out."""
+    return {key: value for key, value in (FIVE | changes).items() if value is not None}
+
+
+def saved(folder: Path, content: Any, **options: Any) -> Path:
+    path = folder / "graph.pt"
+    torch.save(content, path, **options)
+    return path
+
+
+def read(path: Path, **job: Any) -> RawGraph:
+    return pt.read(str(path), GraphJob(**job), DESK)
+
+
+def given(**changes: Any) -> RawGraph:
+    return pt.from_data(changed(**changes), "five", (), "stored", GraphJob())
+
+
+def stored(raw: RawGraph) -> dict[Role, list[int]]:
+    return {role: ids.tolist() for role, ids in raw.splits["stored"].items()}
+
+
+def refusal(path: Path, **job: Any) -> str:
+    with pytest.raises(GraphError) as error:
+        read(path, **job)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda d: Data(**d), lambda d: (d, None, Data), lambda d: (Data(**d), None)])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_is_saved_is_read(tmp_path: Path, wrap: Any, zipped: bool) -> None:
+    path = saved(tmp_path, wrap(FIVE), _use_new_zipfile_serialization=zipped)
+    raw = read(path)
+    assert np.array_equal(raw.x[:], X.numpy())
+    assert raw.x[:].dtype == np.float32
+    assert (raw.y.dtype, raw.y.tolist()) == (np.int64, [0, 1, 2, 0, -1])
+    assert (raw.source.tolist(), raw.destination.tolist()) == ([0, 1, 4], [1, 2, 4])
+    assert raw.source.dtype == raw.destination.dtype == np.int32
+    assert stored(raw) == SPLIT
+    assert raw.files == (source_file(path),)
+    assert (raw.sha256, raw.where) == (source_file(path).sha256, str(path))
+
+
+def test_a_file_of_pygs_own_cache_is_read(tmp_path: Path) -> None:
+    InMemoryDataset.save([Data(**FIVE)], str(tmp_path / "data.pt"))
+    assert stored(read(tmp_path / "data.pt")) == SPLIT
+
+
+def test_it_becomes_a_graph(tmp_path: Path) -> None:
+    job = GraphJob(undirected=False)
+    raw = read(saved(tmp_path, Data(**FIVE)))
+    graph = finished(raw, roles(raw, job), job)
+    assert (graph.classes, graph.indices.tolist(), graph.role.tolist()) == (3, [0, 1, 4], [1, 1, 2, 3, 0])
+
+
+def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, FIVE)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(read(Path("~/graph.pt")).y) == 5
+
+
+@pytest.mark.parametrize("make", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr, torch.Tensor.to_sparse_csc])
+def test_sparse_features_stay_sparse(tmp_path: Path, make: Any) -> None:
+    raw = read(saved(tmp_path, changed(x=make(X))))
+    assert not isinstance(raw.x, np.ndarray)
+    assert raw.x.shape == (5, 2)
+    assert np.array_equal(raw.x[:], X.numpy())
+    assert np.array_equal(raw.x[np.array([4, 0])], X.numpy()[[4, 0]])
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float16, torch.uint8, torch.int64])
+def test_features_of_any_number_become_float32(kind: torch.dtype) -> None:
+    x = given(x=X.to(kind)).x[:]
+    assert (x.dtype, x.tolist()) == (np.float32, X.tolist())
+
+
+def test_features_in_a_graph_of_gradients_are_read() -> None:
+    assert given(x=X.clone().requires_grad_()).x[:].tolist() == X.tolist()
+
+
+def test_hybrid_features_are_read() -> None:
+    assert given(x=X.to_sparse(1)).x[:].tolist() == X.tolist()
+
+
+def test_a_column_of_labels_is_a_row() -> None:
+    assert given(y=FIVE["y"][:, None].to(torch.int16)).y.tolist() == [0, 1, 2, 0, -1]
+
+
+def test_ids_and_masks_both_make_a_split() -> None:
+    raw = given(train_mask=None, val_mask=None, train_idx=torch.tensor([3, 1]), valid_idx=torch.tensor([4]))
+    assert stored(raw) == {Role.TRAIN: [3, 1], Role.VALIDATION: [4], Role.TEST: [3]}
+
+
+def test_other_names_of_validation() -> None:
+    mask = FIVE["val_mask"]
+    assert stored(given(val_mask=None, valid_mask=mask)) == SPLIT
+    assert stored(given(val_mask=None, val_idx=torch.tensor([2]))) == SPLIT
+
+
+def test_masks_of_zeros_and_ones() -> None:
+    assert stored(given(train_mask=FIVE["train_mask"].to(torch.uint8))) == SPLIT
+
+
+def test_no_masks_no_split() -> None:
+    assert given(train_mask=None, val_mask=None, test_mask=None).splits == {}
+
+
+def test_columns_of_masks_and_one_test_mask_for_all(tmp_path: Path) -> None:
+    columns = {f"{name}_mask": torch.zeros(5, 3, dtype=torch.bool) for name in ("train", "val")}
+    for column, (train, validation) in enumerate([(0, 1), (1, 2), (2, 0)]):
+        columns["train_mask"][train, column] = columns["val_mask"][validation, column] = True
+    path = saved(tmp_path, changed(**columns))
+    for index, expected in enumerate([([0], [1]), ([1], [2]), ([2], [0])]):
+        assert stored(read(path, split_index=index)) == {
+            Role.TRAIN: expected[0],
+            Role.VALIDATION: expected[1],
+            Role.TEST: [3],
+        }
+    message = refusal(path, split_index=3)
+    assert "graph.split_index = 3" in message
+    assert "has 3 splits" in message
+    assert read(path, split_index=3, split="random").splits == {}
+
+
+def test_the_second_of_one_split_is_refused(tmp_path: Path) -> None:
+    assert "has 1 split," in refusal(saved(tmp_path, FIVE), split_index=1)
+
+
+@pytest.mark.parametrize("key", ["x", "y", "edge_index"])
+def test_what_is_missing_is_named(tmp_path: Path, key: str) -> None:
+    message = refusal(saved(tmp_path, Data(**changed(**{key: None}))))
+    assert f"attribute {key!r} is missing" in message
+    assert "train_mask" in message
+    assert str(tmp_path) in message
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("changes", "expected"),
     [
-        ({"x": None}, "the attribute 'x' is missing; it has: edge_index, test_mask"),
-        ({"y": None}, "the attribute 'y' is missing"),
-        ({"edge_index": [[0], [1]]}, "edge_index is a list; expected a tensor"),
-        ({"edge_index": torch.zeros(3, 2, dtype=torch.long)}, r"edge_index .*\(3, 2\)"),
-        ({"y": torch.zeros(10, 4)}, "several labels a node"),
-        ({"y": torch.zeros(10)}, "expected classes as integers"),
-        ({"train_mask": torch.ones(10, 2, 2)}, r"train_mask holds float32 of shape \(10, 2, 2\)"),
+        ({"x": X[:, 0]}, "x holds float32 of shape (5,)"),
+        ({"x": X.to(torch.complex64)}, "x holds complex64"),
+        ({"x": [[1.0]]}, "x is a list"),
+        ({"x": X.to("meta")}, "with values"),
+        ({"y": torch.eye(5)}, "y holds float32 of shape (5, 5); expected one class a node"),
+        ({"y": torch.zeros(5)}, "y holds float32 of shape (5,); expected classes as integers"),
+        ({"edge_index": torch.zeros(3, 2, dtype=torch.int64)}, "edge_index holds int64 of shape (3, 2)"),
+        ({"edge_index": torch.zeros(2, 2)}, "edge_index holds float32 of shape (2, 2)"),
+        ({"edge_index": torch.eye(2, dtype=torch.int64).to_sparse()}, "dense"),
+        ({"train_mask": torch.ones(4, dtype=torch.bool)}, "train_mask holds bool of shape (4,)"),
+        ({"val_mask": torch.ones(5)}, "val_mask holds float32 of shape (5,)"),
+        ({"test_mask": torch.ones(5, 1, 1, dtype=torch.bool)}, "test_mask holds bool of shape (5, 1, 1)"),
+        ({"train_idx": torch.ones(2)}, "train_idx holds float32 of shape (2,)"),
+        ({"train_idx": torch.ones(5, dtype=torch.bool)}, "train_idx holds bool"),
     ],
 )
-def test_tensors_that_are_not_right(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    content = {name: value for name, value in (columns(1) | change).items() if value is not None}
-    with pytest.raises(GraphError, match=message):
-        read(saved(tmp_path, content), tmp_path)
+def test_what_does_not_fit_is_named(changes: dict[str, Any], expected: str) -> None:
+    with pytest.raises(GraphError) as error:
+        given(**changes)
+    assert expected in str(error.value)
+    assert str(error.value).startswith("five: ")
 
 
-def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(GraphError, match="holds a Tensor"):
-        read(saved(tmp_path, torch.ones(3)), tmp_path)
-    with pytest.raises(GraphError, match="there is no file"):
-        read("pt:nowhere.pt", tmp_path)
+@pytest.mark.parametrize("bad", [2**31, 2**32 + 1, -(2**31) - 1])
+def test_ids_beyond_int32_are_not_wrapped_into_range(bad: int) -> None:
+    raw = given(edge_index=torch.tensor([[0, bad], [1, 2]]))
+    assert raw.source.tolist() == [0, bad]
+    with pytest.raises(GraphError, match="out of range"):
+        finished(raw, roles(raw, GraphJob()), GraphJob())
+
+
+@pytest.mark.parametrize("evil", [Malicious, Runs])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_malicious_file_is_refused_and_not_run(tmp_path: Path, evil: Any, zipped: bool) -> None:
+    trace = tmp_path / "trace"
+    path = saved(tmp_path, changed(note=evil(trace)), _use_new_zipfile_serialization=zipped)
+    message = refusal(path)
+    assert not trace.exists()
+    assert "not unpickled" in message
+    torch.load(path, weights_only=False)
+    assert trace.exists(), "the file is harmless, and this test would show nothing"
+
+
+def test_a_class_that_is_refused_is_named(tmp_path: Path) -> None:
+    message = refusal(saved(tmp_path, Data(**FIVE, note=Foreign())))
+    assert f"{__name__}.Foreign" in message
+    assert "torch.save(data.to_dict(), PATH)" in message
+
+
+def test_what_torch_may_unpickle_is_afterwards_as_before(tmp_path: Path) -> None:
+    torch.serialization.add_safe_globals([Data])  # as PyG does when it is imported
+    before = set(torch.serialization.get_safe_globals())
+    read(saved(tmp_path, Data(**FIVE)))
+    refusal(saved(tmp_path, Foreign()))
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 0.99])
+def test_a_truncated_file_is_refused(tmp_path: Path, zipped: bool, share: float) -> None:
+    path = saved(tmp_path, Data(**FIVE), _use_new_zipfile_serialization=zipped)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    message = refusal(path)
+    assert message.startswith(f"{path}: not a readable file of torch.save, or a truncated one")
+
+
+@pytest.mark.parametrize("content", [b"x,y\n1,2\n" * 50, b"\x80\x02}q\x00.", b"PK\x03\x04" + bytes(100), bytes(64)])
+def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "graph.pt").write_bytes(content)
+    assert "not a readable file of torch.save" in refusal(tmp_path / "graph.pt")
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    assert "not a readable file" in refusal(tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "no.pt").startswith(f"graph.source: there is no file {tmp_path / 'no.pt'}")
+
+
+@pytest.mark.parametrize("content", [X, [1, 2], ({"x": X}, {"x": X}), (1, 2, 3, 4)])
+def test_other_contents_are_refused(tmp_path: Path, content: Any) -> None:
+    assert f"it holds a {type(content).__name__}" in refusal(saved(tmp_path, content))
+
+
+def test_a_heterogeneous_graph_is_refused(tmp_path: Path) -> None:
+    data = HeteroData()
+    data["paper"].x = X
+    assert "torch_geometric" in refusal(saved(tmp_path, data))
