@@ -102,6 +102,7 @@ def test_recipe_depends_on_each_of_its_fields(tmp_path: Path) -> None:
         "threads": 2,
         "device": "cuda",
         "left_out": ("0001 is not trained yet",),
+        "streamed": True,
     }
     others = {name: replace(RECIPE, **{name: value}) for name, value in changes.items()}
     assert changes.keys() == vars(RECIPE).keys()
