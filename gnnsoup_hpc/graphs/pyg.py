@@ -38,10 +38,11 @@ class Set(NamedTuple):
     kind: str
     called: str = ""
 
-    def arguments(self, root: str) -> dict[str, str]:
+    def arguments(self, root: str) -> dict[str, Any]:
         """What the class is made with."""
         folder = Path(root).expanduser()
-        return {"root": str(folder), "name": self.called} if self.called else {"root": str(folder / self.name)}
+        said = {"is_undirected": True} if self.kind == "WikiCS" else {}  # its default, about which it warns
+        return said | ({"root": str(folder), "name": self.called} if self.called else {"root": str(folder / self.name)})
 
 
 def _named(kind: str, names: str, prefix: str = "") -> tuple[Set, ...]:
