@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc import stream
+from gnnsoup_hpc import engine, stream
 from gnnsoup_hpc.graphs.ogb import catalogue
 from gnnsoup_hpc.layerwise import Layerwise
 from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import IntArray, Role, State
 from gnnsoup_hpc.store import files
 from gnnsoup_hpc.store.graph import GraphFile
@@ -65,6 +66,7 @@ class Evaluator:
         self._home = home
         self._device = device
         self._whole: View | None = None
+        self._ready: tuple[tuple[Role, ...], Plan | View] | None = None
 
     @property
     def fits(self) -> bool:
@@ -75,6 +77,17 @@ class Evaluator:
         """Use a view of the whole graph that is in memory already."""
         self._whole = whole
 
+    def ready(self, roles: Sequence[Role]) -> Plan | View:
+        """What scores of all nodes of some roles are computed on, in memory; kept until others are asked for."""
+        if self._ready is None or self._ready[0] != tuple(roles):
+            self._ready = None  # before the next one is built
+            nodes = self._nodes(roles)
+            whole = self._whole or stream.whole(self._graph, Role.VALIDATION).to(self._device)
+            labels = torch.from_numpy(self._graph.y(0, self._graph.nodes)[nodes])
+            view = View(whole.graph, torch.from_numpy(nodes), labels).to(self._device)
+            self._ready = tuple(roles), engine.prepared(self._net, view)
+        return self._ready[1]
+
     def accuracies(self, state: State, roles: Sequence[Role]) -> list[float]:
         """Accuracy of one model on the nodes of each role."""
         return self.ensemble_accuracies([state], roles)
@@ -82,11 +95,15 @@ class Evaluator:
     def ensemble_accuracies(self, states: Sequence[State], roles: Sequence[Role]) -> list[float]:
         """Accuracy of the mean of the models' softmax outputs, one model at a time on the graph."""
         roles_of = self._graph.role(0, self._graph.nodes)
-        nodes = np.flatnonzero(np.isin(roles_of, [int(role) for role in roles]))
-        predicted = self._predicted(states, nodes)
+        nodes = self._nodes(roles)
+        predicted = self._predicted(states, nodes, roles)
         labels = self._graph.y(0, self._graph.nodes)[nodes]
         mine = {role: roles_of[nodes] == role for role in roles}
         return [self._score(predicted[mine[role]], labels[mine[role]]) for role in roles]
+
+    def _nodes(self, roles: Sequence[Role]) -> IntArray:
+        """The nodes of some roles, rising."""
+        return np.flatnonzero(np.isin(self._graph.role(0, self._graph.nodes), [int(role) for role in roles]))
 
     def _score(self, predicted: IntArray, labels: IntArray) -> float:
         if (predicted == NO_CLASS).any():
@@ -96,16 +113,14 @@ class Evaluator:
             return catalogue.accuracy(name, predicted, labels)
         return int((predicted == labels).sum()) / len(labels)
 
-    def _predicted(self, states: Sequence[State], nodes: IntArray) -> IntArray:
+    def _predicted(self, states: Sequence[State], nodes: IntArray, roles: Sequence[Role]) -> IntArray:
         """Class predicted for each of `nodes` by the mean of softmax outputs; of one model, by its scores."""
-        if self._whole is None and not self.fits:
+        in_memory = self._whole is not None or (self._ready is not None and self._ready[0] == tuple(roles))
+        if not in_memory and not self.fits:
             with files.scratch(self._home / "hidden") as folder:
                 ways = Layerwise(self._graph, self._net, self._memory, folder, self._device)
                 return _layer_by_layer(self._net, states, nodes, ways)
-        if self._whole is None:
-            self._whole = stream.whole(self._graph, Role.VALIDATION).to(self._device)
-        view = View(self._whole.graph, torch.from_numpy(nodes).to(self._device), self._whole.labels)
-        return _all_at_once(self._net, states, view)
+        return _all_at_once(self._net, states, self.ready(roles))
 
 
 def whole_bytes(graph: GraphFile, architecture: Architecture) -> int:
@@ -115,17 +130,19 @@ def whole_bytes(graph: GraphFile, architecture: Architecture) -> int:
     return graph.nodes * 4 * (2 * graph.features + 3 * widest) + graph.edges * (24 + 16 * heads)
 
 
-def _all_at_once(net: Architecture, states: Sequence[State], view: View) -> IntArray:
+@torch.no_grad()
+def _all_at_once(net: Architecture, states: Sequence[State], ready: Plan | View) -> IntArray:
     if len(states) == 1:
-        return _predicted(logits(net, states[0], view)).cpu().numpy()
-    return _predicted(_mean_output(net, states, view)).cpu().numpy()
+        return _predicted(engine.scores(net, states[0], ready)).cpu().numpy()
+    return _predicted(_mean_output(net, states, ready)).cpu().numpy()
 
 
-def _mean_output(net: Architecture, states: Iterable[State], view: View) -> Tensor:
+@torch.no_grad()
+def _mean_output(net: Architecture, states: Iterable[State], ready: Plan | View) -> Tensor:
     """Sum of softmax outputs, (n, C): a multiple of their mean."""
-    total = torch.zeros(len(view.nodes), net.classes, device=view.graph.x.device)
+    total = torch.zeros(len(ready.labels), net.classes, device=ready.labels.device)
     for state in states:
-        total += logits(net, state, view).softmax(1)
+        total += engine.scores(net, state, ready).softmax(1)
     return total
 
 

@@ -50,6 +50,11 @@ class View:
     nodes: Tensor
     labels: Tensor
 
+    @property
+    def size(self) -> int:
+        """Nodes of the subgraph."""
+        return self.graph.adjacency.nodes
+
     def to(self, device: torch.device) -> View:
         """The same on `device`."""
         return View(self.graph.to(device), self.nodes.to(device), self.labels.to(device))

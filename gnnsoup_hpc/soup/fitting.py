@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.job import LearnedJob
+from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import Mixture, Step
 from gnnsoup_hpc.seeds import torch_generator
 from gnnsoup_hpc.soup.kitchen import Kitchen
@@ -23,7 +24,7 @@ from gnnsoup_hpc.subgraph import View
 _CPU = torch.device("cpu")
 
 
-def fitted(kitchen: Kitchen, options: LearnedJob, views: Iterator[View], title: str) -> Mixture:
+def fitted(kitchen: Kitchen, options: LearnedJob, views: Iterator[Plan | View], title: str) -> Mixture:
     """Alpha = softmax over ingredients of raw (G, N), after `options.epochs` steps of SGD with warm restarts."""
     shelf = kitchen.shelf
     groups = tuple(shelf.groups(options.alpha))

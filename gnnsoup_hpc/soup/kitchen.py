@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gnnsoup_hpc import stream
+from gnnsoup_hpc import engine, stream
 from gnnsoup_hpc.measure import COUNTS
+from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.progress import Bar, Log
 from gnnsoup_hpc.records import Role, State
 from gnnsoup_hpc.seeds import numpy_generator
@@ -57,30 +58,31 @@ class Kitchen:
         """Validation accuracy of every ingredient, (N,)."""
         return self.accuracies([Taste(row[None]) for row in torch.eye(self.ingredients, dtype=torch.float64)])
 
-    def whole_for_ever(self) -> Iterator[View]:
+    def whole_for_ever(self) -> Iterator[Plan | View]:
         """Endless stream of the whole graph."""
         while True:
             yield self._station.whole
 
-    def unions(self, size: int) -> Iterator[View]:
+    def unions(self, size: int) -> Iterator[Plan | View]:
         """Endless stream of subgraphs induced by `size` random parts; one at a time in memory."""
         generator = numpy_generator(self.seed, 1)
         for chosen in stream.draws(self._station.graph.validation_counts, size, generator):
             yield self._union(chosen)  # kept under no name, or two unions would be in memory while one is read
 
-    def _union(self, chosen: Sequence[int]) -> View:
+    def _union(self, chosen: Sequence[int]) -> Plan | View:
         with self._station.meter.phase("graph"):
-            return stream.union_of_parts(self._station.graph, chosen, Role.VALIDATION).to(self.device)
+            view = stream.union_of_parts(self._station.graph, chosen, Role.VALIDATION).to(self.device)
+            return engine.prepared(self._station.architecture, view)
 
-    def loss(self, state: State, view: View, scale: Tensor | None = None) -> tuple[Tensor, float]:
+    def loss(self, state: State, view: Plan | View, scale: Tensor | None = None) -> tuple[Tensor, float]:
         """Mean cross-entropy on the view's validation nodes (of logits times `scale`), and the accuracy there."""
         self._count("forward", view)
-        logits = self._station.architecture.logits(state, view.graph)[view.nodes]
+        logits = engine.scores(self._station.architecture, state, view)
         with torch.no_grad():
             right = int((logits.argmax(1) == view.labels).sum()) / len(view.labels)
         return functional.cross_entropy(logits if scale is None else logits * scale, view.labels), right
 
-    def backward(self, loss: Tensor, view: View) -> None:
+    def backward(self, loss: Tensor, view: Plan | View) -> None:
         """Gradients of `loss`."""
         self._count("backward", view)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -89,6 +91,6 @@ class Kitchen:
         """Progress of the method."""
         return self._log.bar(total, title)
 
-    def _count(self, kind: str, view: View) -> None:
-        whole = view.graph.adjacency.nodes == self._station.graph.nodes
+    def _count(self, kind: str, view: Plan | View) -> None:
+        whole = view.size == self._station.graph.nodes
         self.counts[f"{kind}_{'whole' if whole else 'union'}"] += 1

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc import stream
 from gnnsoup_hpc.evaluate import Evaluator
 from gnnsoup_hpc.measure import Meter
 from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import Grouping, Role, State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.soup.mixing import mixed
@@ -49,7 +49,6 @@ class Station:
         self._ids = tuple(ids)
         self._shelf: Shelf | None = None
         self._memory = memory
-        self._whole: View | None = None
         self._evaluator = self._new_evaluator()
         self.meter = Meter(device)
 
@@ -73,13 +72,13 @@ class Station:
         return self._shelf
 
     @property
-    def whole(self) -> View:
-        """The whole graph as validation sees it."""
-        if self._whole is None:
-            with self.meter.phase("graph"):
-                self._whole = stream.whole(self.graph, Role.VALIDATION).to(self.device)
-            self._evaluator.keep(self._whole)
-        return self._whole
+    def whole(self) -> Plan | View:
+        """Of the whole graph, what scores of validation nodes are computed on."""
+        return self._ready((Role.VALIDATION,))
+
+    def _ready(self, roles: Sequence[Role]) -> Plan | View:
+        with self.meter.phase("graph"):
+            return self._evaluator.ready(roles)
 
     def state(self, taste: Taste) -> State | None:
         """The weights of a mixture; None for an ensemble, which is no one model."""
@@ -95,7 +94,7 @@ class Station:
     def judged(self, taste: Taste, roles: Sequence[Role]) -> list[float]:
         """Exact accuracies of a mixture on the nodes of some roles; a kitchen has only `accuracy`."""
         if self._evaluator.fits:
-            _ = self.whole  # read here, where its time is booked
+            self._ready(roles)  # read here, where its time is booked
         state = self.state(taste)
         if state is not None:
             return self._evaluator.accuracies(state, roles)
@@ -107,6 +106,6 @@ class Station:
 
     def clear(self) -> None:
         """Give the graph and the ingredients back, and begin to measure afresh."""
-        self._shelf = self._whole = None
+        self._shelf = None
         self._evaluator = self._new_evaluator()
         self.meter = Meter(self.device)

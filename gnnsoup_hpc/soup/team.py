@@ -9,8 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from gnnsoup_hpc import ranks
 from gnnsoup_hpc.soup.station import Station, Taste
 
 if TYPE_CHECKING:
@@ -39,10 +38,10 @@ class Team:
         for rank in helpers:
             self._world.send(("taste", list(tastes[rank :: self.size])), dest=rank)
         found = [0.0] * len(tastes)
-        alone = torch.get_num_threads()
-        torch.set_num_threads(self._threads_shared)
+        alone = ranks.threads()
+        ranks.set_threads(self._threads_shared)
         found[:: self.size] = [station.accuracy(taste) for taste in tastes[:: self.size]]
-        torch.set_num_threads(alone)
+        ranks.set_threads(alone)
         for rank in helpers:
             found[rank :: self.size] = receive(self._world, rank)
         return found

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from gnnsoup_hpc import engine
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.measure import warm_up
@@ -41,6 +42,7 @@ class Stove:
         """Make every soup of the job that is not there yet in this very configuration (or `again`, all)."""
         methods = configured(self.job.soup)
         warm_up(self.station.device)
+        engine.warm_up(self.job.model.kind)
         for name in self.job.soup.methods:
             recipe = self._recipe(methods[name])
             if not again and self._is_there(recipe):

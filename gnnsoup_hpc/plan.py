@@ -1,0 +1,136 @@
+"""What a loss or an accuracy needs of a subgraph, and no more: built once, used by every mixture.
+
+Nodes are ordered by their distance, along in-edges, from the nodes that are asked for. So what layer l makes is needed
+of the first rows[l] nodes alone, the rows of a layer come first among its columns, and one CSR structure holds every
+layer's: of each row all entries, of its transpose those below a bound. The first hop of GCN and GraphSAGE depends on
+no weight and is part of the plan. (PyG and DGL call such a structure a message flow graph.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gnnsoup_hpc import compiled
+from gnnsoup_hpc.records import IndexArray
+from gnnsoup_hpc.subgraph import View
+
+Scale = npt.NDArray[Any]  # (rows,) or empty for 1 everywhere
+
+
+@dataclass(frozen=True)
+class Sums:
+    """diag(row_scale) A diag(column_scale) for a CSR structure A, as a product with dense matrices on the CPU.
+
+    Shapes: start, end (rows,), indices (entries,); work (rows,): what the rows before a row take, to share rows out.
+    """
+
+    work: IndexArray
+
+    start: IndexArray
+    end: IndexArray
+    indices: IndexArray
+    row_scale: Scale
+    column_scale: Scale
+
+    def into(self, first: int, last: int, x: Tensor, out: Tensor) -> None:
+        """Rows first to last - 1 of the product with x (columns, C), into out (last - first, C)."""
+        compiled.in_parallel(
+            compiled.scaled_sums,
+            first,
+            last,
+            self.work,
+            self.start,
+            self.end,
+            self.indices,
+            self.row_scale,
+            self.column_scale,
+            x.numpy(),
+            out.numpy(),
+            first,
+        )
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The product of one layer after the first, (rows, columns), and its transpose."""
+
+    sums: Sums
+    transpose: Sums
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Shapes: rows (L,), those that each layer makes; first (rows[0], width); labels (rows[-1],).
+
+    first: what the first weights multiply: [mean(x) | x] of GraphSAGE, the normalised sum of GCN. layers: of the
+    layers after the first. size: nodes of the subgraph.
+    """
+
+    rows: tuple[int, ...]
+    first: Tensor
+    layers: tuple[Layer, ...]
+    labels: Tensor
+    size: int
+
+    @classmethod
+    def of(cls, view: View, kind: str, depth: int) -> Plan:
+        """The plan of `depth` layers of kind gcn or sage for a view on the CPU; nothing of the view is kept."""
+        adjacency = view.graph.adjacency
+        indptr, indices = adjacency.indptr.numpy(), adjacency.indices.numpy()
+        if kind == "gcn":
+            indptr, indices = compiled.with_loops(indptr, indices)
+        order = np.empty(adjacency.nodes, dtype=indices.dtype)
+        local = np.full(adjacency.nodes, -1, dtype=indices.dtype)
+        counts = compiled.reached(indptr, indices, view.nodes.numpy(), depth - 1, order, local)
+        rows = tuple(int(count) for count in counts[::-1])
+        order = order[: rows[0]]
+        scale = _scale(kind, indptr, view.graph.x.numpy().dtype)
+        first = _first(view.graph.x, kind, indptr, indices, order, scale)
+        inner = compiled.renumbered(indptr, indices, order[: max(rows[1:], default=0)], local)
+        layers = _layers(kind, rows, inner, scale[order])
+        return cls(rows, first, layers, view.labels, adjacency.nodes)
+
+
+def _scale(kind: str, indptr: IndexArray, dtype: Any) -> Scale:
+    """What a row is multiplied by, (V,): GraphSAGE's 1 / degree, GCN's 1 / sqrt(degree with the loop)."""
+    degree = np.maximum(np.diff(indptr), 1).astype(dtype)
+    return (1 / np.sqrt(degree) if kind == "gcn" else 1 / degree).astype(dtype)
+
+
+def _first(x: Tensor, kind: str, indptr: IndexArray, indices: IndexArray, order: IndexArray, scale: Scale) -> Tensor:
+    width = x.shape[1]
+    start, end = indptr[:-1][order], indptr[1:][order]
+    work = np.cumsum(end - start)
+    sums = Sums(work, start, end, indices, scale[order], scale if kind == "gcn" else scale[:0])
+    out = x.new_empty(len(order), width if kind == "gcn" else 2 * width)
+    sums.into(0, len(order), x, out[:, :width])
+    if kind == "sage":
+        torch.index_select(x, 0, torch.from_numpy(order), out=out[:, width:])
+    return out
+
+
+def _layers(
+    kind: str, rows: Sequence[int], structure: tuple[IndexArray, IndexArray], scale: Scale
+) -> tuple[Layer, ...]:
+    start, entries = structure
+    none = scale[:0]
+    by_column, sources = compiled.transposed(start, entries, rows[0])
+    layers = []
+    for columns, mine in pairwise(rows):
+        column_scale = scale[:columns] if kind == "gcn" else none
+        end = compiled.ends_below(by_column, sources, columns, mine)
+        layers.append(
+            Layer(
+                Sums(start[:mine], start[:mine], start[1 : mine + 1], entries, scale[:mine], column_scale),
+                Sums(by_column[:columns], by_column[:columns], end, sources, column_scale, scale[:mine]),
+            )
+        )
+    return tuple(layers)
