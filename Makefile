@@ -2,6 +2,7 @@
 #
 #   make demo     set-up, then the whole pipeline on the bundled graph: 8 ingredients on 2 ranks, all soups, the report
 #   make test     set-up, then all tests
+#   make bench    set-up, then time and memory beside PyG, on the bundled graph; bench-full: more graphs, every R
 #   make check    set-up, then ruff and mypy --strict
 #   make setup    set-up alone
 #
@@ -25,13 +26,19 @@ else
 $(error MPI=$(MPI): expected embedded or system)
 endif
 
-.PHONY: demo test check setup clean
+.PHONY: demo test bench bench-full check setup clean
 
 demo: $(READY)
 	$(MPIRUN) -n $(RANKS) $(VENV)/bin/gnnsoup run $(JOB)
 
 test: $(READY)
 	GNNSOUP_MPIRUN="$(MPIRUN)" $(VENV)/bin/python -m pytest
+
+bench: $(READY)
+	$(VENV)/bin/gnnsoup bench --output bench.json
+
+bench-full: $(READY)
+	$(VENV)/bin/gnnsoup bench --full --output bench-full.json
 
 check: $(READY)
 	$(VENV)/bin/ruff check .

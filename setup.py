@@ -34,7 +34,6 @@ setup(
         "ogb>=1.3.6",
         "pandas>=2.2",
         "pydantic>=2.7",
-        "threadpoolctl>=3.5",
         "tomli-w>=1.0",
         "tqdm>=4.66",
     ],

@@ -53,6 +53,13 @@ def report(arguments: argparse.Namespace, here: Place) -> None:
     report_all(arguments.runs)
 
 
+def bench(arguments: argparse.Namespace, here: Place) -> None:
+    """Time and memory of evaluation, LS, PLS and GIS beside PyG's own classes, every cell in processes of its own."""
+    from gnnsoup_hpc.bench.__main__ import bench
+
+    bench(arguments, here)
+
+
 def job(arguments: argparse.Namespace, here: Place) -> None:
     """Print the resolved job, every field with what it means."""
     print(jobs.explained(cli.load_job(arguments)))
@@ -66,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="gnnsoup", description="Souping graph neural networks at scale.")
     parser.add_argument("--version", action="version", version=f"gnnsoup_hpc {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (run, prepare, train, soup, report, job):
+    for command in (run, prepare, train, soup, report, bench, job):
         _add(commands, command)
     parsed = parser.parse_args(arguments)
     return cli.guarded(lambda here: parsed.command(parsed, here), collective=parsed.command in (soup, run))
@@ -74,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Callable[..., None]) -> None:
     """One subcommand, described by its function's docstring."""
+    from gnnsoup_hpc.bench.__main__ import add_bench
     from gnnsoup_hpc.report.__main__ import add_runs
 
     about = (command.__doc__ or "").strip()
@@ -81,6 +89,8 @@ def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], command:
     parser.set_defaults(command=command)
     if command is report:
         add_runs(parser)
+    elif command is bench:
+        add_bench(parser)
     else:
         cli.add_job(parser)
     if command in (prepare, train, run):

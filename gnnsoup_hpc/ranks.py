@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import threadpoolctl
 import torch
 
 from gnnsoup_hpc.errors import LauncherError, SoupError
@@ -113,12 +112,6 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
-def set_threads(count: int) -> None:
-    """Compute with `count` threads from now on: torch's, and those of the BLAS that NumPy brings."""
-    torch.set_num_threads(count)
-    threadpoolctl.threadpool_limits(count, user_api="blas")
-
-
 def threads_a_rank(job: MachineJob, here: Place) -> int:
     """Threads for each rank of a node when all of them compute: what Slurm gave the task, or an equal share."""
     if job.threads:
@@ -133,7 +126,7 @@ def claim_machine(job: MachineJob, here: Place, alone: bool = False) -> torch.de
 
     Raises: LauncherError where the job asks for a GPU and there is none.
     """
-    set_threads(job.threads or cores() if alone else threads_a_rank(job, here))
+    torch.set_num_threads(job.threads or cores() if alone else threads_a_rank(job, here))
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if job.device == "cuda" and not visible:
         raise LauncherError("machine.device = 'cuda', but no GPU is visible here; use 'auto' or 'cpu'")

@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gnnsoup_hpc import ranks
+import torch
+
 from gnnsoup_hpc.soup.station import Station, Taste
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ class Team:
         for rank in helpers:
             self._world.send(("taste", list(tastes[rank :: self.size])), dest=rank)
         found = [0.0] * len(tastes)
-        alone = ranks.threads()
-        ranks.set_threads(self._threads_shared)
+        alone = torch.get_num_threads()
+        torch.set_num_threads(self._threads_shared)
         found[:: self.size] = [station.accuracy(taste) for taste in tastes[:: self.size]]
-        ranks.set_threads(alone)
+        torch.set_num_threads(alone)
         for rank in helpers:
             found[rank :: self.size] = receive(self._world, rank)
         return found

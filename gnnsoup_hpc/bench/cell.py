@@ -1,0 +1,96 @@
+"""`python -m gnnsoup_hpc.bench.cell`: the child. One order as JSON comes in on stdin, figures as JSON go out."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+
+from gnnsoup_hpc import measure
+from gnnsoup_hpc.bench import task as tasks
+from gnnsoup_hpc.bench.task import Cell, Order, Task, Way
+from gnnsoup_hpc.errors import SoupError
+from gnnsoup_hpc.store.graph import GraphFile
+
+_CPU = torch.device("cpu")
+
+
+def made(cell: Cell, way: Way, graph: GraphFile) -> Task:
+    """One way of a cell's task; only that way's modules are imported."""
+    if way == "stock":
+        from gnnsoup_hpc.bench import stock
+
+        return stock.made(cell, graph)
+    from gnnsoup_hpc.bench import ours
+
+    ours.warm_up(cell)
+    return ours.made(cell, graph)
+
+
+def timed(task: Task, repeats: int) -> dict[str, Any]:
+    """Wall time of preparing and of each repeat; the first is not counted, but its value is kept with the others."""
+    baseline = measure.host_bytes("VmRSS")
+    start = time.perf_counter()
+    task.prepare()
+    prepared = time.perf_counter() - start
+    values, seconds = [task.once()], []
+    for _ in range(repeats):
+        gc.collect()  # or one repeat pays for what others left
+        start = time.perf_counter()
+        values.append(task.once())
+        seconds.append(time.perf_counter() - start)
+    return {"seconds": seconds, "prepare_seconds": prepared, "values": values, "baseline_bytes": _known(baseline)}
+
+
+def weighed(task: Task) -> dict[str, Any]:
+    """Peak memory of preparing and one repeat together, and of preparing alone; both include the baseline."""
+    with measure.Meter(_CPU) as meter:
+        task.prepare()
+        prepared = meter.read()["peak_host_bytes"]
+        value = task.once()
+    spent = meter.measurement
+    return {
+        "peak_bytes": _known(spent["peak_host_bytes"]),
+        "prepare_peak_bytes": _known(prepared),
+        "baseline_bytes": _known(spent["baseline_host_bytes"]),
+        "values": [value],
+    }
+
+
+def carried_out(order: Order) -> dict[str, Any]:
+    """What one order measures. The baseline is taken when all is imported and warm, before the graph is read."""
+    torch.set_num_threads(order.threads)
+    measure.warm_up(_CPU)
+    with tasks.opened(order.cell) as graph:
+        task = made(order.cell, order.way, graph)
+        return timed(task, order.repeats) if order.passing == "time" else weighed(task)
+
+
+def main() -> int:
+    """Entry point."""
+    order = Order.from_json(sys.stdin.read())
+    if order.memory_bytes:
+        # Too large a cell is then told so by the allocator, where the kernel would kill it or a neighbour.
+        resource.setrlimit(resource.RLIMIT_DATA, (order.memory_bytes, order.memory_bytes))
+    try:
+        result = carried_out(order)
+    except SoupError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(json.dumps(result))
+    return 0
+
+
+def _known(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""The stock path: torch_geometric.nn's own GCN, GraphSAGE and GAT, used as well as PyG allows, nothing of ours.
+
+GCN and GraphSAGE take a sparse CSR adjacency (row = destination; int32 where it holds, for PyTorch's products compute
+in that), GAT takes edge_index. GCN's normalisation is computed once a graph, by PyG, so its layers are told not to.
+Learned souping mixes with plain operations, so that autograd reaches the raw alphas. PLS holds the whole graph in
+memory and takes unions from PyG's ClusterLoader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import Module, functional
+from torch_geometric.data import Data
+from torch_geometric.loader import ClusterData, ClusterLoader
+from torch_geometric.loader.cluster import Partition
+from torch_geometric.nn.conv.gcn_conv import gcn_norm
+from torch_geometric.utils import to_torch_csr_tensor
+from torch_geometric.utils.map import map_index
+
+from gnnsoup_hpc.bench import task as tasks
+from gnnsoup_hpc.bench.task import Cell, Task
+from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.records import Role, State
+from gnnsoup_hpc.rows import index_type
+from gnnsoup_hpc.store.graph import GraphFile
+
+
+@dataclass(frozen=True)
+class Held:
+    """A graph in memory. Shapes: x (V, F), adjacency (V, V) sparse CSR or edge_index (2, E), nodes and labels (n,)."""
+
+    x: Tensor
+    adjacency: Tensor
+    nodes: Tensor
+    labels: Tensor
+
+
+def module_of(architecture: Architecture) -> Module:
+    """PyG's module, for evaluation; GCN's layers expect an adjacency that is normalised already."""
+    module: Any = architecture.as_pyg().eval()
+    if architecture.kind == "gcn":
+        for convolution in module.convs:
+            convolution.normalize = convolution.add_self_loops = False
+    made: Module = module
+    return made
+
+
+def adjacency(kind: str, edge_index: Tensor, nodes: int) -> Tensor:
+    """What the stock module of a kind takes best for edge_index (2, E): sources, destinations."""
+    if kind == "gat":
+        return edge_index
+    weight = None
+    if kind == "gcn":
+        edge_index, weight = gcn_norm(edge_index, None, nodes)
+    return _narrow(to_torch_csr_tensor(edge_index.flip(0), weight, (nodes, nodes)))
+
+
+def whole(graph: GraphFile, architecture: Architecture) -> Held:
+    """The whole graph as validation sees it."""
+    data = _data(graph)
+    indptr, indices = (torch.from_numpy(array) for array in tasks.structure(graph))
+    nodes = torch.from_numpy(np.flatnonzero(data.role.numpy() == Role.VALIDATION))
+    if architecture.kind == "sage":  # it needs no edge_index on the way
+        ones, size = torch.ones(len(indices)), (graph.nodes, graph.nodes)
+        adjacent = _narrow(torch.sparse_csr_tensor(indptr, indices, ones, size, check_invariants=False))
+    else:
+        row = torch.arange(graph.nodes).repeat_interleave(indptr.diff(), output_size=len(indices))
+        adjacent = adjacency(architecture.kind, torch.stack([indices, row]), graph.nodes)
+    return Held(data.x, adjacent, nodes, data.y[nodes])
+
+
+def logits(module: Module, state: State, held: Held) -> Tensor:
+    """Class scores of all nodes, (V, C)."""
+    scores: Tensor = functional_call(module, state, (held.x, held.adjacency))
+    return scores
+
+
+@torch.no_grad()
+def evaluation(module: Module, state: State, held: Held) -> float:
+    """Accuracy of one model on the held nodes."""
+    predicted = logits(module, state, held)[held.nodes].argmax(1)
+    return int((predicted == held.labels).sum()) / len(held.labels)
+
+
+def mixed(states: Sequence[State], raw_LN: Tensor) -> State:
+    """Sum over i of softmax(raw)[layer, i] W_i, parameter by parameter, in autograd's sight."""
+    alpha = raw_LN.softmax(1).float()
+    return {name: _sum(states, name, alpha[int(name.split(".")[1])]) for name in states[0]}
+
+
+def ls_step(module: Module, states: Sequence[State], raw_LN: Tensor, held: Held) -> float:
+    """One step of SGD on raw alphas (layers, N), on the held nodes; the loss before it."""
+    optimiser = torch.optim.SGD([raw_LN], lr=tasks.LEARNING_RATE)
+    optimiser.zero_grad(set_to_none=True)
+    scores = logits(module, mixed(states, raw_LN), held)[held.nodes]
+    loss = functional.cross_entropy(scores, held.labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    return float(loss.detach())
+
+
+@torch.no_grad()
+def gis_step(module: Module, soup: State, other: State, ratios: Sequence[float], held: Held) -> float:
+    """The best accuracy of a * soup + (1 - a) * other over the ratios a."""
+    candidates = ({name: a * soup[name] + (1.0 - a) * other[name] for name in soup} for a in ratios)
+    return max(evaluation(module, candidate, held) for candidate in candidates)
+
+
+class Whole:
+    """evaluation, ls_epoch and gis_step: the whole graph is held."""
+
+    def __init__(self, cell: Cell, graph: GraphFile) -> None:
+        self._cell, self._graph = cell, graph
+        self._net = tasks.architecture(cell, graph)
+        self._module = module_of(self._net)
+        self._raw = tasks.start(cell).requires_grad_()
+
+    def prepare(self) -> None:
+        """Read the graph and make the ingredients."""
+        self._states = tasks.states(self._cell, self._net)
+        self._held = whole(self._graph, self._net)
+
+    def once(self) -> float:
+        """Accuracy, or loss of the step."""
+        if self._cell.task == "evaluation":
+            return evaluation(self._module, self._states[0], self._held)
+        if self._cell.task == "ls_epoch":
+            return ls_step(self._module, self._states, self._raw, self._held)
+        soup, other = self._states[:2]
+        return gis_step(self._module, soup, other, tasks.ratios(self._cell), self._held)
+
+
+class Unions:
+    """pls_step: ClusterLoader gives one union after another out of the whole graph in memory."""
+
+    def __init__(self, cell: Cell, graph: GraphFile) -> None:
+        map_index(torch.tensor([0]), torch.tensor([0]))  # PyG imports pandas here, which no step is to be blamed for
+        self._cell, self._graph = cell, graph
+        self._net = tasks.architecture(cell, graph)
+        self._module = module_of(self._net)
+        self._raw = tasks.start(cell).requires_grad_()
+
+    def prepare(self) -> None:
+        """Read the graph, make the ingredients."""
+        self._states = tasks.states(self._cell, self._net)
+        clusters = _Clusters(_data(self._graph), self._graph)
+        loader = ClusterLoader(clusters, batch_sampler=tasks.unions(self._cell, self._graph))
+        self._batches: Iterator[Any] = iter(loader)
+
+    def once(self) -> float:
+        """Loss of the step."""
+        return ls_step(self._module, self._states, self._raw, self._next())
+
+    def _next(self) -> Held:
+        batch = next(self._batches)
+        nodes = (batch.role == int(Role.VALIDATION)).nonzero().flatten()
+        adjacent = adjacency(self._net.kind, batch.edge_index, len(batch.y))
+        return Held(batch.x, adjacent, nodes, batch.y[nodes])
+
+
+def made(cell: Cell, graph: GraphFile) -> Task:
+    """The stock way of a cell's task.
+
+    Raises: RunError for a precision that is not float32: what PyG does as it comes is the yardstick.
+    """
+    if cell.precision != "float32":
+        raise RunError(f"{cell.name}: the stock path is float32")
+    return Unions(cell, graph) if cell.task == "pls_step" else Whole(cell, graph)
+
+
+def _data(graph: GraphFile) -> Any:
+    """Features, labels and roles as PyG holds them."""
+    x = np.empty((graph.nodes, graph.features), dtype=np.float32)
+    graph.x(0, graph.nodes, x)
+    y, role = graph.y(0, graph.nodes), graph.role(0, graph.nodes)
+    return Data(x=torch.from_numpy(x), y=torch.from_numpy(y), role=torch.from_numpy(role), num_nodes=graph.nodes)
+
+
+def _narrow(csr: Tensor) -> Tensor:
+    kind = torch.from_numpy(np.empty(0, index_type(csr.values().numel()))).dtype
+    return torch.sparse_csr_tensor(
+        csr.crow_indices().to(kind), csr.col_indices().to(kind), csr.values(), csr.shape, check_invariants=False
+    )
+
+
+def _sum(states: Sequence[State], name: str, alpha_N: Tensor) -> Tensor:
+    total = alpha_N[0] * states[0][name]
+    for share, state in zip(alpha_N[1:], states[1:], strict=True):
+        total = total + share * state[name]
+    return total
+
+
+class _Clusters(ClusterData):  # type: ignore[misc]
+    """ClusterData of the parts that graph.h5 has: PyG's own METIS needs libraries that do not come with PyG."""
+
+    def __init__(self, data: Any, graph: GraphFile) -> None:
+        self._file = graph
+        data.edge_index = torch.empty(2, 0, dtype=torch.int64)  # in the partition, once it is read
+        super().__init__(data, graph.parts, log=False, sparse_format="csc")
+
+    def _metis(self, edge_index: Tensor, num_nodes: int) -> Tensor:
+        return edge_index
+
+    def _partition(self, edge_index: Tensor, cluster: Tensor) -> Any:
+        """What PyG keeps of a partition on disk; nodes are in the order of parts already."""
+        indptr, indices = (torch.from_numpy(array) for array in tasks.structure(self._file))
+        parts = torch.from_numpy(self._file.ptr)
+        return Partition(indptr, indices, parts, torch.arange(self._file.nodes), torch.empty(0), "csc")

@@ -1,0 +1,182 @@
+"""Results as a JSON document, and that document as a table."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from gnnsoup_hpc import __version__
+from gnnsoup_hpc.bench.grid import Figures, Row
+from gnnsoup_hpc.bench.roofline import Rates
+
+_LIBRARIES = {"torch": "torch", "pyg": "torch-geometric", "numpy": "numpy", "numba": "numba"}
+_HEAD = (
+    "model, task",
+    "ours s",
+    "spread",
+    "stock s",
+    "spread",
+    "stock/ours",
+    "ours MB",
+    "stock MB",
+    "stock/ours",
+    "ours/bound",
+)
+# A loss is an average, so errors of 1 % in all weights move it by 2e-4; an accuracy moves by whole nodes.
+_TOLERANCE = {"loss": {"float32": 1e-5, "bfloat16": 3e-2}, "accuracy": {"float32": 1e-3, "bfloat16": 3e-2}}
+NOTES = """\
+Seconds: median over all repeats of one evaluation, epoch or step, and (max - min) / median of them. MB: 1e6 bytes of
+peak host memory above the baseline, loading the graph included. Bound: the least time that the machine's measured rates
+allow for what the validation nodes depend on."""
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Where and with what it was measured."""
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": threads,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "gnnsoup_hpc": __version__,
+        "versions": {name: _version(package) for name, package in _LIBRARIES.items()},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def document(
+    about: Mapping[str, Any], rates: Mapping[str, Rates], rows: Sequence[Row], bounds: Sequence[float]
+) -> dict[str, Any]:
+    """Everything that was measured, of nothing but what JSON has. `rates` are by precision, `bounds` by row."""
+    return {
+        "format": "gnnsoup_hpc/bench",
+        "format_version": 1,
+        "machine": dict(about),
+        "rates": {precision: asdict(rate) for precision, rate in rates.items()},
+        "cells": [_cell(row, bound) for row, bound in zip(rows, bounds, strict=True)],
+    }
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The table that people read, one a graph."""
+    where, cells = results["machine"], results["cells"]
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    lines = [f"{where['cpu']}, {where['cores']} cores, {where['threads']} threads; {versions}; {where['date']}"]
+    lines += [
+        f"{precision}: copy {rate['bytes_per_second'] / 1e9:.1f} GB/s, hidden layer's product"
+        f" {rate['flops_per_second'] / 1e9:.0f} GFLOP/s"
+        for precision, rate in results["rates"].items()
+    ]
+    for graph in dict.fromkeys(cell["cell"]["graph"] for cell in cells):
+        lines += ["", f"### {graph}", "", *_piped([cell for cell in cells if cell["cell"]["graph"] == graph])]
+    lines += ["", NOTES]
+    lines += [f"{cell['name']}: ours and stock differ by {cell['difference']:.2g}" for cell in cells if _differs(cell)]
+    lines += [f"{cell['name']}, {way}: {error}" for cell in cells for way in _WAYS for error in cell[way]["errors"]]
+    return "\n".join(lines)
+
+
+_WAYS = ("ours", "stock")
+
+
+def _cell(row: Row, bound: float) -> dict[str, Any]:
+    ours, stock = _figures(row.ours), _figures(row.stock)
+    return {
+        "name": row.cell.name,
+        "title": f"{row.cell.model} {row.cell.title}",
+        "cell": asdict(row.cell),
+        "ours": ours,
+        "stock": stock,
+        "speed_ratio": _ratio(stock["median"], ours["median"]),
+        "memory_ratio": _ratio(stock["above_baseline_bytes"], ours["above_baseline_bytes"]),
+        "difference": _difference(row),
+        "bound_seconds": bound,
+        "over_bound": _ratio(ours["median"], bound),
+    }
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    seconds, peak, baseline = figures.seconds, figures.peak_bytes, figures.baseline_bytes
+    middle = median(seconds) if seconds else None
+    return asdict(figures) | {
+        "median": middle,
+        "min": min(seconds, default=None),
+        "spread": _ratio(max(seconds) - min(seconds), middle) if seconds else None,
+        "above_baseline_bytes": None if peak is None or baseline is None else peak - baseline,
+    }
+
+
+def _difference(row: Row) -> float | None:
+    """The largest difference of what both ways returned, repeat by repeat, relative where it is above 1."""
+    pairs = list(zip(row.ours.values, row.stock.values, strict=False))
+    return max((abs(a - b) / max(1.0, abs(b)) for a, b in pairs), default=None)
+
+
+def _differs(cell: Mapping[str, Any]) -> bool:
+    difference = cell["difference"]
+    returned = "loss" if cell["cell"]["task"] in ("ls_epoch", "pls_step") else "accuracy"
+    return difference is not None and not difference <= _TOLERANCE[returned][cell["cell"]["precision"]]
+
+
+def _ratio(value: float | None, reference: float | None) -> float | None:
+    return None if value is None or not reference else value / reference
+
+
+def _piped(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [_HEAD, tuple("---" if column == 0 else "---:" for column in range(len(_HEAD))), *map(_row, cells)]
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _row(cell: Mapping[str, Any]) -> tuple[str, ...]:
+    ours, stock = cell["ours"], cell["stock"]
+    return (
+        cell["title"],
+        _seconds(ours),
+        _share(ours["spread"]),
+        _seconds(stock),
+        _share(stock["spread"]),
+        _shown(cell["speed_ratio"], ".2f"),
+        _megabytes(ours),
+        _megabytes(stock),
+        _shown(cell["memory_ratio"], ".2f"),
+        _shown(cell["over_bound"], ".1f"),
+    )
+
+
+def _seconds(way: Mapping[str, Any]) -> str:
+    return "failed" if way["median"] is None and way["errors"] else _shown(way["median"], ".4g")
+
+
+def _megabytes(way: Mapping[str, Any]) -> str:
+    above = way["above_baseline_bytes"]
+    return "failed" if above is None and way["errors"] else _shown(None if above is None else above / 1e6, ".1f")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "-"

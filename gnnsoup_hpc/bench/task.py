@@ -1,0 +1,149 @@
+"""What the parent and the children of a benchmark agree on: cells, orders, and where every task starts.
+
+Both ways get the same ingredients, raw alphas, interpolation ratios and unions of parts, so that what `once` returns
+can be compared as well as what it costs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnnsoup_hpc import stream
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.records import IntArray, State
+from gnnsoup_hpc.seeds import numpy_generator
+from gnnsoup_hpc.soup.fitting import xavier_normal
+from gnnsoup_hpc.store import files
+from gnnsoup_hpc.store import graph as graph_store
+from gnnsoup_hpc.store.graph import GraphFile
+
+ModelKind = Literal["sage", "gcn", "gat"]
+TaskName = Literal["evaluation", "ls_epoch", "pls_step", "gis_step"]
+Way = Literal["ours", "stock"]
+Passing = Literal["time", "memory"]
+Precision = Literal["float32", "bfloat16"]
+
+SEED = 0
+# Of SGD on raw alphas: so large that a wrong gradient shows in the loss of the next step, which ways are compared by.
+LEARNING_RATE = 100.0
+BLOCK_NODES = 1 << 16
+
+
+class Task(Protocol):
+    """One way of doing one task."""
+
+    def prepare(self) -> None:
+        """Read what the task computes on, and all that is done once a graph."""
+
+    def once(self) -> float:
+        """Do it once; the accuracy or loss that came of it."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A point of the grid. `hidden` counts the channels of all heads; `union` is R, for pls_step alone."""
+
+    graph: str
+    graph_h5: str
+    model: ModelKind
+    task: TaskName
+    layers: int = 3
+    hidden: int = 256
+    heads: int = 1
+    norm: str = "none"
+    ingredients: int = 5
+    union: int = 4
+    granularity: int = 5
+    precision: Precision = "float32"
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return f"{self.graph}: {self.model} {self.title}"
+
+    @property
+    def title(self) -> str:
+        """The task with what it depends on."""
+        union = f" R={self.union}" if self.task == "pls_step" else ""
+        return f"{self.task}{union}{'' if self.precision == 'float32' else f' {self.precision}'}"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What one child does. `memory_bytes` bounds its private memory; 0 = unbounded."""
+
+    cell: Cell
+    way: Way
+    passing: Passing
+    repeats: int
+    threads: int
+    memory_bytes: int = 0
+
+    def to_json(self) -> str:
+        """As a child reads it: one flat object."""
+        own = {key: value for key, value in asdict(self).items() if key not in ("cell", "passing")}
+        return json.dumps(asdict(self.cell) | own | {"pass": self.passing})
+
+    @classmethod
+    def from_json(cls, text: str) -> Order:
+        """What `to_json` wrote."""
+        tree: dict[str, Any] = json.loads(text)
+        own = {key: tree.pop(key) for key in ("way", "repeats", "threads", "memory_bytes")}
+        return cls(passing=tree.pop("pass"), cell=Cell(**tree), **own)
+
+
+@contextmanager
+def opened(cell: Cell) -> Iterator[GraphFile]:
+    """The cell's graph.h5; nothing of its bulk is read yet."""
+    path = Path(cell.graph_h5)
+    with files.opened(path, graph_store.KIND, graph_store.VERSION, verify=False) as file:
+        yield GraphFile(path, file)
+
+
+def architecture(cell: Cell, graph: GraphFile) -> Architecture:
+    """The cell's architecture for its graph."""
+    return Architecture(cell.model, cell.layers, graph.features, cell.hidden, graph.classes, cell.heads, cell.norm)
+
+
+def states(cell: Cell, net: Architecture) -> list[State]:
+    """The ingredients: different random weights, for what a step costs does not depend on their values."""
+    return [net.initial_state(seed) for seed in range(cell.ingredients)]
+
+
+def start(cell: Cell) -> Tensor:
+    """Raw alphas (layers, N), float64, as LS and PLS draw them."""
+    return xavier_normal(SEED, cell.layers, tuple(range(cell.ingredients)))
+
+
+def ratios(cell: Cell) -> list[float]:
+    """The shares of the soup that a step of GIS tries."""
+    return [float(a) for a in torch.linspace(1.0, 0.0, cell.granularity, dtype=torch.float64)]
+
+
+def unions(cell: Cell, graph: GraphFile) -> Iterator[list[int]]:
+    """The parts of each step of PLS, endlessly."""
+    return stream.draws(graph.validation_counts, cell.union, numpy_generator(SEED, 1))
+
+
+def structure(graph: GraphFile) -> tuple[IntArray, IntArray]:
+    """(indptr, indices) of the whole graph, row = destination, read block by block."""
+    indptr = np.zeros(graph.nodes + 1, dtype=np.int64)
+    indices = np.empty(graph.edges, dtype=np.int64)
+    filled = 0
+    for first in range(0, graph.nodes, BLOCK_NODES):
+        last = min(first + BLOCK_NODES, graph.nodes)
+        degree, neighbours = graph.rows(first, last)
+        np.cumsum(degree, out=indptr[first + 1 : last + 1])
+        indptr[first + 1 : last + 1] += filled
+        indices[filled : filled + len(neighbours)] = neighbours
+        filled += len(neighbours)
+    return indptr, indices
