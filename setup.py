@@ -31,6 +31,7 @@ setup(
         "pymetis>=2025.2",
         "mpi4py>=4.0",
         "numba>=0.61",
+        "threadpoolctl>=3.5",
         "ogb>=1.3.6",
         "pandas>=2.2",
         "pydantic>=2.7",

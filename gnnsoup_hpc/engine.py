@@ -135,7 +135,7 @@ class _Run:
             block = below.new_empty(stop - start, parts * width)
         else:
             block = self.aggregated[layer - 1][start:stop]
-        self.plan.layers[layer - 1].sums.into(start, stop, below, block[:, :width])
+        self.plan.layers[layer - 1].sums.into(start, stop, below.numpy(), block[:, :width].numpy())
         if parts == 2:
             block[:, width:] = below[start:stop]
             if self.keep:
@@ -186,7 +186,7 @@ class _Run:
         transpose = self.plan.layers[layer - 1].transpose
         for start, stop in _blocks(len(hidden)):
             below = hidden.new_empty(stop - start, hidden.shape[1])
-            transpose.into(start, stop, aggregated, below)
+            transpose.into(start, stop, aggregated.numpy(), below.numpy())
             if self.net.kind == "sage" and start < len(grad):
                 own = below[: max(0, min(stop, len(grad)) - start)]
                 own += _product(grad[start:stop], self.state[_weights(self.net, layer)[1]], torch.empty_like(own))

@@ -18,44 +18,33 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc import compiled
+from gnnsoup_hpc.compiled import structure
+from gnnsoup_hpc.compiled.sums import scaled_sums
+from gnnsoup_hpc.crew import Crew, Span, cut
 from gnnsoup_hpc.records import IndexArray
 from gnnsoup_hpc.subgraph import View
 
 Scale = npt.NDArray[Any]  # (rows,) or empty for 1 everywhere
+Dense = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Sums:
     """diag(row_scale) A diag(column_scale) for a CSR structure A, as a product with dense matrices on the CPU.
 
-    Shapes: start, end (rows,), indices (entries,); work (rows,): what the rows before a row take, to share rows out.
+    Shapes: start, end (rows,), indices (entries,). `lanes` cut the rows into shares of about equal work.
     """
-
-    work: IndexArray
 
     start: IndexArray
     end: IndexArray
     indices: IndexArray
     row_scale: Scale
     column_scale: Scale
+    lanes: tuple[Span, ...]
 
-    def into(self, first: int, last: int, x: Tensor, out: Tensor) -> None:
-        """Rows first to last - 1 of the product with x (columns, C), into out (last - first, C)."""
-        compiled.in_parallel(
-            compiled.scaled_sums,
-            first,
-            last,
-            self.work,
-            self.start,
-            self.end,
-            self.indices,
-            self.row_scale,
-            self.column_scale,
-            x.numpy(),
-            out.numpy(),
-            first,
-        )
+    def into(self, first: int, last: int, x: Dense, out: Dense) -> None:
+        """Rows first to last - 1 of the product with x (columns, C), into out (last - first, C), on this thread."""
+        scaled_sums(first, last, self.start, self.end, self.indices, self.row_scale, self.column_scale, x, out, first)
 
 
 @dataclass(frozen=True)
@@ -86,15 +75,15 @@ class Plan:
         adjacency = view.graph.adjacency
         indptr, indices = adjacency.indptr.numpy(), adjacency.indices.numpy()
         if kind == "gcn":
-            indptr, indices = compiled.with_loops(indptr, indices)
+            indptr, indices = structure.with_loops(indptr, indices)
         order = np.empty(adjacency.nodes, dtype=indices.dtype)
         local = np.full(adjacency.nodes, -1, dtype=indices.dtype)
-        counts = compiled.reached(indptr, indices, view.nodes.numpy(), depth - 1, order, local)
+        counts = structure.reached(indptr, indices, view.nodes.numpy(), depth - 1, order, local)
         rows = tuple(int(count) for count in counts[::-1])
         order = order[: rows[0]]
         scale = _scale(kind, indptr, view.graph.x.numpy().dtype)
         first = _first(view.graph.x, kind, indptr, indices, order, scale)
-        inner = compiled.renumbered(indptr, indices, order[: max(rows[1:], default=0)], local)
+        inner = structure.renumbered(indptr, indices, order[: max(rows[1:], default=0)], local)
         layers = _layers(kind, rows, inner, scale[order])
         return cls(rows, first, layers, view.labels, adjacency.nodes)
 
@@ -106,31 +95,36 @@ def _scale(kind: str, indptr: IndexArray, dtype: Any) -> Scale:
 
 
 def _first(x: Tensor, kind: str, indptr: IndexArray, indices: IndexArray, order: IndexArray, scale: Scale) -> Tensor:
+    """[mean(x) | x] or GCN's normalised sum of the rows `order`."""
     width = x.shape[1]
     start, end = indptr[:-1][order], indptr[1:][order]
-    work = np.cumsum(end - start)
-    sums = Sums(work, start, end, indices, scale[order], scale if kind == "gcn" else scale[:0])
-    out = x.new_empty(len(order), width if kind == "gcn" else 2 * width)
-    sums.into(0, len(order), x, out[:, :width])
-    if kind == "sage":
-        torch.index_select(x, 0, torch.from_numpy(order), out=out[:, width:])
-    return out
+    lanes = cut(np.concatenate([[0], np.cumsum(end - start)]))
+    sums = Sums(start, end, indices, scale[order], scale if kind == "gcn" else scale[:0], lanes)
+    out = np.empty((len(order), width if kind == "gcn" else 2 * width), dtype=scale.dtype)
+    source = x.numpy()
+
+    def fill(first: int, last: int) -> None:
+        sums.into(first, last, source, out[first:last, :width])
+        if kind == "sage":
+            out[first:last, width:] = source[order[first:last]]
+
+    with Crew() as crew:
+        crew.each(fill, lanes)
+    return torch.from_numpy(out)
 
 
-def _layers(
-    kind: str, rows: Sequence[int], structure: tuple[IndexArray, IndexArray], scale: Scale
-) -> tuple[Layer, ...]:
-    start, entries = structure
+def _layers(kind: str, rows: Sequence[int], inner: tuple[IndexArray, IndexArray], scale: Scale) -> tuple[Layer, ...]:
+    start, entries = inner
     none = scale[:0]
-    by_column, sources = compiled.transposed(start, entries, rows[0])
+    by_column, sources = structure.transposed(start, entries, rows[0])
     layers = []
     for columns, mine in pairwise(rows):
         column_scale = scale[:columns] if kind == "gcn" else none
-        end = compiled.ends_below(by_column, sources, columns, mine)
+        end = structure.ends_below(by_column, sources, columns, mine)
         layers.append(
             Layer(
-                Sums(start[:mine], start[:mine], start[1 : mine + 1], entries, scale[:mine], column_scale),
-                Sums(by_column[:columns], by_column[:columns], end, sources, column_scale, scale[:mine]),
+                Sums(start[:mine], start[1 : mine + 1], entries, scale[:mine], column_scale, cut(start[: mine + 1])),
+                Sums(by_column[:columns], end, sources, column_scale, scale[:mine], cut(by_column[: columns + 1])),
             )
         )
     return tuple(layers)

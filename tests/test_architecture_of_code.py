@@ -35,7 +35,7 @@ ORDER = [
     "plan",
     "run_dir ranks subgraph measure leases progress seeds sampling",
     "rows",
-    "job kernels compiled",
+    "job kernels crew compiled",
     "records errors hashing",
     "__init__",
 ]
@@ -45,6 +45,7 @@ ONLY_USERS = {
     "h5py": {"store"},
     "pymetis": {"partition"},
     "numba": {"compiled"},
+    "threadpoolctl": {"crew"},
     "mpi4py": {"ranks"},
     "torch_geometric": {"models", "graphs", "sampling", "bench"},
     "ogb": {"graphs"},

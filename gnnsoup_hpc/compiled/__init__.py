@@ -1,0 +1,1 @@
+"""Compiled kernels on rows of a CSR structure, each of which lets go of Python's lock."""

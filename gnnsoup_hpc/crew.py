@@ -1,0 +1,72 @@
+"""Threads for kernels and dense products on blocks of rows: the only room that starts threads to compute with.
+
+Rows are cut into lanes, which depend on the structure alone and not on the number of threads. A lane is one thread's
+alone, and inside it dense products run on that one thread (BLAS is told so). So what a block's kernel writes, its
+product finds in the core's own cache; no thread waits at a barrier between the two; and sums over lanes, taken in their
+order, do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from types import TracebackType
+from typing import Self, TypeVar
+
+import numpy as np
+import torch
+from threadpoolctl import ThreadpoolController
+
+from gnnsoup_hpc.records import IndexArray
+
+Span = tuple[int, int]  # first row, row after the last
+_Result = TypeVar("_Result")
+
+LANES = 32  # of a matrix at most: each may need a gradient of the weights' size of its own
+_LANE_ROWS = 1024  # at least: fewer are not worth a product
+_ROW_WORK = 32  # of a row, in entries: its share of dense products, roughly
+
+
+class Crew:
+    """As many threads as torch may use, for one pass; BLAS uses one thread a call meanwhile."""
+
+    def __enter__(self) -> Self:
+        self._pool = ThreadPoolExecutor(torch.get_num_threads())
+        self._limited = _blas().limit(limits=1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._limited.restore_original_limits()
+        self._pool.shutdown()
+
+    def each(self, task: Callable[[int, int], _Result], lanes: Sequence[Span]) -> list[_Result]:
+        """`task(start, stop)` for each lane, as threads become free; what they return, in the lanes' order."""
+        if len(lanes) == 1:
+            return [task(*lanes[0])]
+        return list(self._pool.map(lambda lane: task(*lane), lanes))
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """The BLAS libraries that NumPy's products run on; finding them takes milliseconds."""
+    return ThreadpoolController().select(user_api="blas")
+
+
+def cut(indptr: IndexArray) -> tuple[Span, ...]:
+    """Lanes of about equal work; indptr (rows + 1,): entries before each row."""
+    rows = len(indptr) - 1
+    count = min(LANES, max(1, rows // _LANE_ROWS))
+    load = (indptr - indptr[0]).astype(np.int64) + _ROW_WORK * np.arange(rows + 1)
+    marks = load[-1] * np.arange(1, count) // count
+    bounds = [0, *np.searchsorted(load, marks).tolist(), rows]
+    return tuple((start, stop) for start, stop in pairwise(bounds) if start < stop)
+
+
+def blocks(start: int, stop: int, rows: int) -> Iterator[Span]:
+    """A lane's rows, `rows` at a time."""
+    for first in range(start, stop, rows):
+        yield first, min(first + rows, stop)
