@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,8 @@ class GraphFile:
 
     path: Path
     file: h5py.File
+    # To open a dataset takes longer than to read a few rows of it.
+    _open: dict[str, Rows] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def sha256(self) -> str:
@@ -175,7 +177,7 @@ class GraphFile:
 
     def x(self, start: int, stop: int, out: FloatArray) -> None:
         """Read features of nodes start to stop into `out` (stop - start, F), contiguous float32."""
-        self._x.into(start, stop, out)
+        self._rows("nodes/x").into(start, stop, out)
 
     def x_of(self, ids: IntArray) -> FloatArray:
         """Features of the nodes `ids`, (n, F)."""
@@ -208,29 +210,22 @@ class GraphFile:
 
     def neighbours(self, first: int, last: int, out: IndexArray) -> None:
         """Read entries first to last - 1 of the adjacency into `out`, contiguous and of `id_type`."""
-        self._indices.into(first, last, out)
+        self._rows("edges/indices").into(first, last, out)
 
     @cached_property
     def id_type(self) -> Any:
         """In-neighbours' ids in the file: int32, or int64 from 2^31 nodes on."""
-        with files.reading(self.path, _ADVICE):
-            return self.file["edges/indices"].dtype
-
-    @cached_property
-    def _x(self) -> Rows:
-        return self._rows("nodes/x")
-
-    @cached_property
-    def _indices(self) -> Rows:
-        return self._rows("edges/indices")
+        return self._rows("edges/indices").dataset.dtype
 
     def _rows(self, name: str) -> Rows:
-        with files.reading(self.path, _ADVICE):
-            return Rows(self.path, self.file[name], _ADVICE)
+        if name not in self._open:
+            with files.reading(self.path, _ADVICE):
+                self._open[name] = Rows(self.path, self.file[name], _ADVICE)
+        return self._open[name]
 
     def _read(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         with files.reading(self.path, _ADVICE):
-            return self.file[name][start:stop]
+            return self._rows(name).dataset[start:stop]
 
     def _attributes(self, name: str) -> dict[str, Any]:
         with files.reading(self.path, _ADVICE):
