@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice, pairwise
@@ -29,10 +29,12 @@ from gnnsoup_hpc.partition import partitioned
 from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.preparation import prepared
 from gnnsoup_hpc.records import Graph, Measurement, Role
+from gnnsoup_hpc.soup.kitchen import Kitchen
+from gnnsoup_hpc.soup.methods.partition_learned import PartitionLearned
 from gnnsoup_hpc.store import graph as graph_store
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.subgraph import View
-from tests import arbitrary
+from tests import arbitrary, pantry
 from tests.arbitrary import graphs, random_structure
 
 
@@ -251,10 +253,21 @@ def test_a_stream_that_is_left_early_leaves_no_thread(sixty: GraphFile) -> None:
     assert len(readers()) == 1
     made.close()
     assert readers() == []
-    with pytest.raises(ZeroDivisionError), closing(stream.unions(sixty, cycle(DRAWN), Role.TRAIN, summary)) as again:
-        next(again)
+
+
+def test_a_consumer_that_raises_leaves_no_thread(stock: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def fails(*_: object) -> None:
+        seen.extend(readers())
         raise ZeroDivisionError
-    assert readers() == []
+
+    monkeypatch.setattr(Kitchen, "loss", fails)
+    with pantry.station(stock) as station:
+        with pytest.raises(ZeroDivisionError):
+            PartitionLearned(stock.soup.pls).cook(pantry.kitchen(station))
+        assert len(seen) == 1
+        assert readers() == []
 
 
 def test_draws_reach_every_part() -> None:

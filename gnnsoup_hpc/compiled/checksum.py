@@ -20,15 +20,16 @@ def fletcher32(words: WordArray) -> np.int64:
     one, modulus = np.uint64(1), np.uint64(65535)
     first = second = any_set = np.uint64(0)
     for start in range(0, len(words), _BLOCK):
-        stop = min(start + _BLOCK, len(words))
+        block = words[start : start + _BLOCK]
+        count = len(block)
         plain = weighted = high = np.uint64(0)
-        for k in range(start, stop):
-            upper = np.uint64(words[k] >> np.uint32(16))
-            both = np.uint64(words[k] & np.uint32(0xFFFF)) + upper
+        for k in range(count):
+            upper = np.uint64(block[k] >> np.uint32(16))
+            both = np.uint64(block[k] & np.uint32(0xFFFF)) + upper
             plain += both
-            weighted += np.uint64(stop - k) * both
+            weighted += np.uint64(count - k) * both
             high += upper
-        second = (second + np.uint64(2 * (stop - start)) * first + np.uint64(2) * weighted - high) % modulus
+        second = (second + np.uint64(2 * count) * first + np.uint64(2) * weighted - high) % modulus
         first = (first + plain) % modulus
         any_set |= plain
     if any_set == 0:
