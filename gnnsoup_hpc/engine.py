@@ -114,9 +114,9 @@ class Pass:
             for first, end in blocks(start, stop, _ROWS):
                 block, more = out[first:end], other[: end - first]
                 inputs = self._inputs(layer, first, end, scratch)
-                np.matmul(inputs[0], weights[0].T, out=block)
+                np.matmul(inputs[0], weights[0], out=block)
                 if len(inputs) > 1:
-                    np.matmul(inputs[1], weights[1].T, out=more)
+                    np.matmul(inputs[1], weights[1], out=more)
                 rowwise.finished(block, more, bias, not last and not self._norms(layer))
                 if self._norms(layer):
                     self._normalise(layer, first, end, block)
@@ -125,9 +125,9 @@ class Pass:
         return out
 
     def _matrices(self, layer: int) -> list[Dense]:
-        """What the layer's inputs are multiplied by, (C, width) each; the first hop is one input."""
-        weights = [self.state[name] for name in _weights(self.net, layer)]
-        return weights if layer else [np.concatenate(weights, 1)]
+        """What the layer's inputs are multiplied by, (width, C) each; the first hop is one input."""
+        weights = [self.state[name].T for name in _weights(self.net, layer)]
+        return [np.ascontiguousarray(weight) for weight in weights] if layer else [np.concatenate(weights)]
 
     def _inputs(self, layer: int, first: int, end: int, scratch: Dense) -> list[Dense]:
         """Rows of the matrices that the layer's weights multiply."""
