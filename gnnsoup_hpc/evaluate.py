@@ -92,6 +92,24 @@ class Evaluator:
         """Accuracy of one model on the nodes of each role."""
         return self.ensemble_accuracies([state], roles)
 
+    def line_accuracies(
+        self, ends: tuple[State, State], between: Iterable[tuple[float, State]], role: Role
+    ) -> list[float]:
+        """Accuracies of states share * ends[0] + (1 - share) * ends[1], each given with its share.
+
+        Where the graph is in memory, what is linear in the share is computed once for all of them.
+        """
+        ready = self.ready((role,)) if self.fits else None
+        if not isinstance(ready, Plan):
+            return [self.accuracies(state, (role,))[0] for _, state in between]
+        labels = ready.labels.numpy()
+        line = engine.Line.between(self._net, *ends, ready)
+        found = [
+            self._score(_predicted(line.scores(self._net, state, share)).numpy(), labels) for share, state in between
+        ]
+        line.close()
+        return found
+
     def ensemble_accuracies(self, states: Sequence[State], roles: Sequence[Role]) -> list[float]:
         """Accuracy of the mean of the models' softmax outputs, one model at a time on the graph."""
         roles_of = self._graph.role(0, self._graph.nodes)

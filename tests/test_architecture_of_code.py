@@ -31,6 +31,7 @@ ORDER = [
     "layerwise stream",
     "store",
     "metis_apart",
+    "passes",
     "graphs partition preparation models",
     "plan",
     "run_dir ranks subgraph measure leases progress seeds sampling",

@@ -35,6 +35,8 @@ class Ours:
         self._draws = tasks.unions(self._cell, self._graph)
         if self._cell.task != "pls_step":
             self._whole = engine.prepared(self._net, stream.whole(self._graph, Role.VALIDATION))
+        if self._cell.task == "gis_step" and self._whole is not None:
+            self._ends = [self._accuracy(self._shelf.state(row), self._whole) for row in self._shelf.weights[:2]]
 
     def once(self) -> float:
         """Accuracy, or loss of the step."""
@@ -60,9 +62,16 @@ class Ours:
 
     @torch.no_grad()
     def _gis(self, view: Plan | View) -> float:
+        """As the method does it: of the ratios 1 and 0 the accuracies are known from earlier steps."""
         soup, other = self._shelf.weights[:2]
-        candidates = (self._shelf.state(a * soup + (1.0 - a) * other) for a in tasks.ratios(self._cell))
-        return max(self._accuracy(candidate, view) for candidate in candidates)
+        inside = tasks.ratios(self._cell)[1:-1]
+        between = [(a, self._shelf.state(a * soup + (1.0 - a) * other)) for a in inside]
+        if not isinstance(view, Plan):
+            return max(*self._ends, *(self._accuracy(state, view) for _, state in between))
+        line = engine.Line.between(self._net, self._shelf.state(soup), self._shelf.state(other), view)
+        found = [evaluate.accuracy(line.scores(self._net, state, a), view.labels) for a, state in between]
+        line.close()
+        return max(*self._ends, *found)
 
 
 def warm_up(cell: Cell) -> None:

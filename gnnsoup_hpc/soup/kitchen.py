@@ -54,6 +54,11 @@ class Kitchen:
         self.counts["forward_whole"] += sum(passes)
         return self._team.accuracies(self._station, tastes)
 
+    def along(self, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
+        """Exact validation accuracies of share * start + (1 - share) * end, alphas (1, N), shared among ranks."""
+        self.counts["forward_whole"] += len(shares)
+        return self._team.along(self._station, start, end, shares)
+
     def each_ingredient(self) -> list[float]:
         """Validation accuracy of every ingredient, (N,)."""
         return self.accuracies([Taste(row[None]) for row in torch.eye(self.ingredients, dtype=torch.float64)])

@@ -82,14 +82,24 @@ class Station:
 
     def state(self, taste: Taste) -> State | None:
         """The weights of a mixture; None for an ensemble, which is no one model."""
-        if taste.of == "predictions":
-            return None
-        with torch.no_grad():
-            return mixed(self.shelf, taste.alpha.to(self.device), taste.by)
+        return None if taste.of == "predictions" else self._mixed(taste)
+
+    @torch.no_grad()
+    def _mixed(self, taste: Taste) -> State:
+        return mixed(self.shelf, taste.alpha.to(self.device), taste.by)
 
     def accuracy(self, taste: Taste) -> float:
         """Exact accuracy of a mixture on the validation nodes."""
         return self.judged(taste, (Role.VALIDATION,))[0]
+
+    def along(self, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
+        """Exact validation accuracies of share * start + (1 - share) * end, alphas (1, N) of whole models."""
+        tastes = [Taste(share * start + (1.0 - share) * end) for share in shares]
+        if self._evaluator.fits:
+            self._ready((Role.VALIDATION,))  # read here, where its time is booked
+        between = ((share, self._mixed(taste)) for share, taste in zip(shares, tastes, strict=True))
+        ends = self._mixed(Taste(start)), self._mixed(Taste(end))
+        return self._evaluator.line_accuracies(ends, between, Role.VALIDATION)
 
     def judged(self, taste: Taste, roles: Sequence[Role]) -> list[float]:
         """Exact accuracies of a mixture on the nodes of some roles; a kitchen has only `accuracy`."""
