@@ -6,7 +6,7 @@ GCN and GraphSAGE on a CPU run over a plan (passes.py); GAT, and everything on a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,23 +18,29 @@ from gnnsoup_hpc.kernels import Adjacency
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.passes import Blend, Pass, first_product
 from gnnsoup_hpc.plan import Plan
-from gnnsoup_hpc.records import Dense
+from gnnsoup_hpc.records import Dense, Precision
 from gnnsoup_hpc.subgraph import Subgraph, View
 
 
-def prepared(net: Architecture, view: View, space: Space | None = None) -> Plan | View:
+def prepared(
+    net: Architecture, view: View, space: Space | None = None, precision: Precision = "float32"
+) -> Plan | View:
     """What `scores` computes on, built once a view: a plan where there is one, for GAT and on a GPU the view itself.
 
     Plans that are used one after the other may share a `space`.
     """
     if net.kind != "gat" and view.graph.x.device.type == "cpu":
-        return Plan.of(view, net.kind, net.layers, space)
-    return view
+        return replace(Plan.of(view, net.kind, net.layers, space), precision=precision)
+    return replace(view, precision=precision)
 
 
 def scores(net: Architecture, state: Mapping[str, Tensor], ready: Plan | View) -> Tensor:
     """Class scores of the nodes that are asked for, (n, C), differentiable in the state's parameters."""
-    return logits(net, state, ready) if isinstance(ready, Plan) else net.logits(state, ready.graph)[ready.nodes]
+    if isinstance(ready, Plan):
+        return logits(net, state, ready)
+    device = ready.graph.x.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=ready.precision == "bfloat16"):
+        return net.logits(state, ready.graph)[ready.nodes].to(ready.graph.x.dtype)
 
 
 def logits(net: Architecture, state: Mapping[str, Tensor], plan: Plan) -> Tensor:

@@ -17,7 +17,7 @@ from gnnsoup_hpc.graphs.ogb import catalogue
 from gnnsoup_hpc.layerwise import Layerwise
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.plan import Plan
-from gnnsoup_hpc.records import IntArray, Role, State
+from gnnsoup_hpc.records import IntArray, Precision, Role, State
 from gnnsoup_hpc.store import files
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.subgraph import View
@@ -58,13 +58,20 @@ class Evaluator:
     """
 
     def __init__(
-        self, graph: GraphFile, architecture: Architecture, memory: int, home: Path, device: torch.device
+        self,
+        graph: GraphFile,
+        architecture: Architecture,
+        memory: int,
+        home: Path,
+        device: torch.device,
+        precision: Precision = "float32",
     ) -> None:
         self._graph = graph
         self._net = architecture
         self._memory = memory
         self._home = home
         self._device = device
+        self._precision = precision
         self._whole: View | None = None
         self._ready: tuple[tuple[Role, ...], Plan | View] | None = None
 
@@ -85,7 +92,7 @@ class Evaluator:
             whole = self._whole or stream.whole(self._graph, Role.VALIDATION).to(self._device)
             labels = torch.from_numpy(self._graph.y(0, self._graph.nodes)[nodes])
             view = View(whole.graph, torch.from_numpy(nodes), labels).to(self._device)
-            self._ready = tuple(roles), engine.prepared(self._net, view)
+            self._ready = tuple(roles), engine.prepared(self._net, view, precision=self._precision)
         return self._ready[1]
 
     def accuracies(self, state: State, roles: Sequence[Role]) -> list[float]:

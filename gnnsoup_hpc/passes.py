@@ -15,6 +15,7 @@ import numpy as np
 
 from gnnsoup_hpc.compiled import rowwise
 from gnnsoup_hpc.crew import Crew, blocks
+from gnnsoup_hpc.dense import product_in
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import Dense
@@ -44,6 +45,7 @@ class Pass:
         first: Blend | None = None,
     ) -> None:
         self.net, self.plan, self.state, self.keep, self._first = net, plan, state, keep, first
+        self._multiply = product_in(plan.precision)
         self._dtype = next(iter(state.values())).dtype
         self._hidden: list[Dense] = []
         self._aggregated: list[Dense] = []  # of the layers after the first
@@ -73,7 +75,7 @@ class Pass:
             other = self._empty(_ROWS if len(weights) > 1 else 0, len(bias))
             for first, end in blocks(start, stop, _ROWS):
                 block, more = out[first:end], other[: end - first]
-                self._multiply(layer, first, end, weights, (block, more, scratch))
+                self._products(layer, first, end, weights, (block, more, scratch))
                 rowwise.finished(block, more, bias, not last and not self._norms(layer))
                 if self._norms(layer):
                     self._normalise(layer, first, end, block)
@@ -81,7 +83,7 @@ class Pass:
         crew.each(lane, self.plan.lanes(layer))
         return out
 
-    def _multiply(
+    def _products(
         self, layer: int, first: int, end: int, weights: list[Dense], room: tuple[Dense, Dense, Dense]
     ) -> None:
         """Products of a block's inputs with the weights, one each into the first two matrices of `room`."""
@@ -89,7 +91,7 @@ class Pass:
             rowwise.blend(self._first.share, self._first.start[first:end], self._first.end[first:end], room[0])
             return
         for input_, weight, out in zip(self._inputs(layer, first, end, room[2]), weights, room, strict=False):
-            np.matmul(input_, weight, out=out)
+            self._multiply(input_, weight, out)
 
     def _matrices(self, layer: int) -> list[Dense]:
         """What the layer's inputs are multiplied by, (width, C) each; the first hop is one input."""
@@ -159,21 +161,24 @@ class Pass:
         self.plan.layers[layer].transpose.into(first, end, aggregated, out[: end - first])
         if self.net.kind == "sage" and first < len(summed):
             own = summed[first:end]
-            out[: len(own)] += own @ self.state[weights_of(self.net, layer + 1)[1]]
+            product = np.empty((len(own), out.shape[1]), self._dtype)
+            self._multiply(own, self.state[weights_of(self.net, layer + 1)[1]], product)
+            out[: len(own)] += product
 
     def _add(self, layer: int, first: int, end: int, block: Dense, totals: Mapping[str, Dense]) -> None:
         """Add a block's share of the gradients of weights; what was aggregated becomes its gradient."""
         rowwise.column_sums(block, totals[f"convs.{layer}.{_bias(self.net)}"])
         names = weights_of(self.net, layer)
         if layer == 0:
-            product = block.T @ self.plan.first.numpy()[first:end]
-            for name, mine in zip(names, np.split(product, len(names), 1), strict=True):
-                totals[name] += mine
-            return
-        inputs = [self._aggregated[-1][first:end], self._hidden[-1][first:end]]
+            inputs = np.split(self.plan.first.numpy()[first:end], len(names), 1)
+        else:
+            inputs = [self._aggregated[-1][first:end], self._hidden[-1][first:end]]
         for name, input_ in zip(names, inputs, strict=False):
-            totals[name] += block.T @ input_
-        np.matmul(block, self.state[names[0]], out=inputs[0])
+            piece = np.empty_like(totals[name])
+            self._multiply(block.T, input_, piece)
+            totals[name] += piece
+        if layer:
+            self._multiply(block, self.state[names[0]], inputs[0])
 
     def _of(self, layer: int) -> list[str]:
         """Names of the layer's parameters."""
@@ -208,13 +213,13 @@ def _summed(pieces: list[Dense]) -> Dense:
 
 def first_product(net: Architecture, state: Mapping[str, Dense], plan: Plan) -> Dense:
     """What the first weights make of the first hop, (rows[0], C), in room of the plan's space."""
-    first = plan.first.numpy()
+    first, multiply = plan.first.numpy(), product_in(plan.precision)
     weights = np.concatenate([state[name].T for name in weights_of(net, 0)])
     out = plan.space.take(len(first), weights.shape[1], first.dtype)
 
     def lane(start: int, stop: int) -> None:
         for one, end in blocks(start, stop, _ROWS):
-            np.matmul(first[one:end], weights, out=out[one:end])
+            multiply(first[one:end], weights, out[one:end])
 
     with Crew() as crew:
         crew.each(lane, plan.lanes(0))

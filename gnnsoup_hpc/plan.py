@@ -21,7 +21,7 @@ from torch import Tensor
 from gnnsoup_hpc.compiled import structure
 from gnnsoup_hpc.compiled.sums import scaled_sums
 from gnnsoup_hpc.crew import Crew, Space, Span, cut
-from gnnsoup_hpc.records import Dense, IndexArray
+from gnnsoup_hpc.records import Dense, IndexArray, Precision
 from gnnsoup_hpc.subgraph import View
 
 Scale = npt.NDArray[Any]  # (rows,) or empty for 1 everywhere
@@ -60,6 +60,7 @@ class Plan:
 
     first: what the first weights multiply: [mean(x) | x] of GraphSAGE, the normalised sum of GCN. layers: of the
     layers after the first. size: nodes of the subgraph. space: for hidden states, kept from pass to pass.
+    precision: of dense products.
     """
 
     rows: tuple[int, ...]
@@ -68,6 +69,7 @@ class Plan:
     labels: Tensor
     size: int
     space: Space = field(default_factory=Space)
+    precision: Precision = "float32"
 
     def lanes(self, layer: int) -> tuple[Span, ...]:
         """Shares of the rows that a layer makes."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.kernels import Adjacency
+from gnnsoup_hpc.records import Precision
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class View:
     graph: Subgraph
     nodes: Tensor
     labels: Tensor
+    precision: Precision = "float32"  # of dense products while souping
 
     @property
     def size(self) -> int:
@@ -57,4 +59,4 @@ class View:
 
     def to(self, device: torch.device) -> View:
         """The same on `device`."""
-        return View(self.graph.to(device), self.nodes.to(device), self.labels.to(device))
+        return View(self.graph.to(device), self.nodes.to(device), self.labels.to(device), self.precision)

@@ -36,7 +36,7 @@ ORDER = [
     "plan",
     "run_dir ranks subgraph measure leases progress seeds sampling",
     "rows",
-    "job kernels crew compiled",
+    "job kernels crew compiled dense",
     "records errors hashing",
     "__init__",
 ]

@@ -122,3 +122,21 @@ def test_a_line_has_the_scores_of_the_states_on_it(kind: str, layers: int) -> No
     for share in (0.0, 0.3, 1.0):
         state = {name: share * ends[0][name] + (1.0 - share) * ends[1][name] for name in ends[0]}
         torch.testing.assert_close(line.scores(net, state, share), engine.logits(net, state, plan))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_rounds_the_factors_of_products_and_nothing_more(kind: str) -> None:
+    net = Architecture(kind, 3, FEATURES, HIDDEN, CLASSES)
+    view = a_view(3, 60, 150, 9, torch.float32)
+    state, same = a_state(net, torch.float32), a_state(net, torch.float32)
+    found = engine.scores(net, state, engine.prepared(net, view, precision="bfloat16"))
+    wanted = engine.scores(net, same, engine.prepared(net, view))
+    assert not torch.equal(found, wanted)
+    torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02 * float(wanted.detach().abs().max()))
+    functional.cross_entropy(found, view.labels).backward()
+    functional.cross_entropy(wanted, view.labels).backward()
+    for name, parameter in state.items():
+        assert parameter.grad is not None
+        assert same[name].grad is not None
+        scale = float(same[name].grad.abs().max())  # type: ignore[union-attr]
+        torch.testing.assert_close(parameter.grad, same[name].grad, rtol=0.05, atol=0.05 * scale, msg=name)

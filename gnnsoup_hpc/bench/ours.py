@@ -9,9 +9,9 @@ from gnnsoup_hpc import engine, evaluate, stream
 from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.task import Cell, Task
 from gnnsoup_hpc.crew import Space
-from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import Role, State
+from gnnsoup_hpc.soup import mixing
 from gnnsoup_hpc.soup.mixing import mixed
 from gnnsoup_hpc.soup.shelf import Shelf
 from gnnsoup_hpc.store.graph import GraphFile
@@ -34,7 +34,8 @@ class Ours:
         self._shelf = Shelf.of(self._net, ids, tasks.states(self._cell, self._net), torch.device("cpu"))
         self._draws = tasks.unions(self._cell, self._graph)
         if self._cell.task != "pls_step":
-            self._whole = engine.prepared(self._net, stream.whole(self._graph, Role.VALIDATION))
+            whole = stream.whole(self._graph, Role.VALIDATION)
+            self._whole = engine.prepared(self._net, whole, precision=self._cell.precision)
         if self._cell.task == "gis_step" and self._whole is not None:
             self._ends = [self._accuracy(self._shelf.state(row), self._whole) for row in self._shelf.weights[:2]]
 
@@ -42,7 +43,7 @@ class Ours:
         """Accuracy, or loss of the step."""
         if self._whole is None:
             union = stream.union_of_parts(self._graph, next(self._draws), Role.VALIDATION)
-            return self._step(engine.prepared(self._net, union, self._space))
+            return self._step(engine.prepared(self._net, union, self._space, self._cell.precision))
         if self._cell.task == "evaluation":
             return self._accuracy(self._shelf.state(self._shelf.weights[0]), self._whole)
         return self._step(self._whole) if self._cell.task == "ls_epoch" else self._gis(self._whole)
@@ -77,13 +78,9 @@ class Ours:
 def warm_up(cell: Cell) -> None:
     """Pay what the process pays once, compiling for one, before the baseline of either pass is taken."""
     engine.warm_up(cell.model)
+    mixing.warm_up()
 
 
 def made(cell: Cell, graph: GraphFile) -> Task:
-    """Our way of a cell's task.
-
-    Raises: RunError for a precision that we do not have.
-    """
-    if cell.precision != "float32":
-        raise RunError(f"{cell.name}: there is no {cell.precision} yet")
+    """Our way of a cell's task."""
     return Ours(cell, graph)

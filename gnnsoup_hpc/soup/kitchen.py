@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gnnsoup_hpc import engine, stream
+from gnnsoup_hpc.crew import Space
 from gnnsoup_hpc.measure import COUNTS
 from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.progress import Bar, Log
@@ -31,6 +32,7 @@ class Kitchen:
         self._team = team
         self._log = log
         self.seed = seed
+        self._space = Space()  # of one union after the other
         self.counts = dict.fromkeys(COUNTS, 0)
 
     @property
@@ -77,7 +79,7 @@ class Kitchen:
     def _union(self, chosen: Sequence[int]) -> Plan | View:
         with self._station.meter.phase("graph"):
             view = stream.union_of_parts(self._station.graph, chosen, Role.VALIDATION).to(self.device)
-            return engine.prepared(self._station.architecture, view)
+            return engine.prepared(self._station.architecture, view, self._space, self._station.precision)
 
     def loss(self, state: State, view: Plan | View, scale: Tensor | None = None) -> tuple[Tensor, float]:
         """Mean cross-entropy on the view's validation nodes (of logits times `scale`), and the accuracy there."""

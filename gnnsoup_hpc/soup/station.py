@@ -12,7 +12,7 @@ from gnnsoup_hpc.evaluate import Evaluator
 from gnnsoup_hpc.measure import Meter
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.plan import Plan
-from gnnsoup_hpc.records import Grouping, Role, State
+from gnnsoup_hpc.records import Grouping, Precision, Role, State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.soup.mixing import mixed
 from gnnsoup_hpc.soup.shelf import Shelf
@@ -41,6 +41,7 @@ class Station:
         graph: GraphFile,
         device: torch.device,
         memory: int,
+        precision: Precision = "float32",
     ) -> None:
         self.architecture = architecture
         self.graph = graph
@@ -49,7 +50,8 @@ class Station:
         self._ids = tuple(ids)
         self._shelf: Shelf | None = None
         self._memory = memory
-        self._evaluator = self._new_evaluator()
+        self.precision = precision
+        self._evaluator = self._new_evaluator(precision)
         self.meter = Meter(device)
 
     @property
@@ -111,11 +113,11 @@ class Station:
         chosen = taste.alpha[0].nonzero().flatten().tolist()
         return self._evaluator.ensemble_accuracies([self.shelf.state(self.shelf.weights[i]) for i in chosen], roles)
 
-    def _new_evaluator(self) -> Evaluator:
-        return Evaluator(self.graph, self.architecture, self._memory, self._run.root, self.device)
+    def _new_evaluator(self, precision: Precision) -> Evaluator:
+        return Evaluator(self.graph, self.architecture, self._memory, self._run.root, self.device, precision)
 
-    def clear(self) -> None:
-        """Give the graph and the ingredients back, and begin to measure afresh."""
+    def clear(self, exact: bool = False) -> None:
+        """Give the graph and the ingredients back, and begin to measure afresh; `exact`: in float32 from now on."""
         self._shelf = None
-        self._evaluator = self._new_evaluator()
+        self._evaluator = self._new_evaluator("float32" if exact else self.precision)
         self.meter = Meter(self.device)
