@@ -136,7 +136,7 @@ def test_bfloat16_rounds_the_factors_of_products_and_nothing_more(kind: str) -> 
     functional.cross_entropy(found, view.labels).backward()
     functional.cross_entropy(wanted, view.labels).backward()
     for name, parameter in state.items():
-        assert parameter.grad is not None
-        assert same[name].grad is not None
-        scale = float(same[name].grad.abs().max())  # type: ignore[union-attr]
-        torch.testing.assert_close(parameter.grad, same[name].grad, rtol=0.05, atol=0.05 * scale, msg=name)
+        mine, exact = parameter.grad, same[name].grad
+        assert mine is not None
+        assert exact is not None
+        assert (mine - exact).norm() < 0.1 * exact.norm(), name  # a rounded state may change sides of ReLU
