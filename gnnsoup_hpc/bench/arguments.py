@@ -33,7 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def _add_grid(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--graph", nargs="+", metavar="JOB", help="jobs whose graphs are measured (default: pubmed)")
-    group.add_argument("--full", action="store_true", help="more graphs, and unions of 1, 4 and 8 parts")
+    group.add_argument("--full", action="store_true", default=None, help="more graphs, and unions of 1, 4 and 8 parts")
     group.add_argument("--models", nargs="+", choices=grid.MODELS, help="models (default: all)")
     group.add_argument("--tasks", nargs="+", choices=grid.TASKS, help="tasks (default: all)")
     group.add_argument("--unions", nargs="+", type=count, metavar="R", help="parts a union of pls_step (default: 4)")
@@ -67,7 +67,8 @@ def check(arguments: argparse.Namespace) -> None:
     Raises: RunError naming the arguments.
     """
     foreign = _OF_QUALITY if arguments.quality is None else _OF_THE_GRID
-    given = [f"--{name.replace('_', '-')}" for name in foreign if getattr(arguments, name) not in (None, False)]
+    values = {name: getattr(arguments, name) for name in foreign}
+    given = [f"--{name.replace('_', '-')}" for name, value in values.items() if value is not None]
     if given:
         of = "go with --quality, which is not given" if arguments.quality is None else "do not go with --quality"
         raise RunError(f"{', '.join(given)} {of}: leave {'them' if len(given) > 1 else 'it'} out")
