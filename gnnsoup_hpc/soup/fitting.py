@@ -45,6 +45,7 @@ def fitted(kitchen: Kitchen, options: LearnedJob, views: Iterator[Plan | View], 
         rate = float(schedule.get_last_lr()[0])
         optimiser.step()
         schedule.step()
+        kitchen.trace(number, raw.detach().softmax(1))
         history.append(Step(number, float(loss.detach()), right, rate, time.perf_counter() - start))
         bar.advance(f"loss {history[-1].loss:.4f}")
         del view, state, loss  # before the next subgraph is read

@@ -5,7 +5,7 @@ A kitchen has no test label, so a method cannot leak one by accident.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -23,16 +23,26 @@ from gnnsoup_hpc.soup.station import Station, Taste
 from gnnsoup_hpc.soup.team import Team
 from gnnsoup_hpc.subgraph import View
 
+Trace = Callable[[int, Tensor], None]
+
+
+def untraced(number: int, alpha_GN: Tensor) -> None:
+    """Keep nothing of a step."""
+
 
 class Kitchen:
-    """One method's kitchen; it counts forward and backward passes and books the time of reading."""
+    """One method's kitchen; it counts forward and backward passes and books the time of reading.
 
-    def __init__(self, station: Station, team: Team, seed: int, log: Log) -> None:
+    `trace` is told alpha (G, N) after each step of a learned method.
+    """
+
+    def __init__(self, station: Station, team: Team, seed: int, log: Log, trace: Trace = untraced) -> None:
         self._station = station
         self._team = team
         self._log = log
         self.seed = seed
         self._space = Space()  # of one union after the other
+        self.trace = trace
         self.counts = dict.fromkeys(COUNTS, 0)
 
     @property
