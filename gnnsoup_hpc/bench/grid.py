@@ -9,7 +9,8 @@ from typing import Any
 
 from gnnsoup_hpc.bench import process
 from gnnsoup_hpc.bench.process import ChildFailedError
-from gnnsoup_hpc.bench.task import Cell, ModelKind, Order, Passing, Precision, TaskName, Way
+from gnnsoup_hpc.bench.task import Cell, ModelKind, Order, Passing, TaskName, Way
+from gnnsoup_hpc.records import Precision
 
 MODELS: tuple[ModelKind, ...] = ("sage", "gcn", "gat")
 TASKS: tuple[TaskName, ...] = ("evaluation", "ls_epoch", "pls_step", "gis_step")
