@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch.nn import functional
 
@@ -32,7 +34,9 @@ class Ours:
         """Fill the shelf; read the whole graph where the task needs it."""
         ids = range(self._cell.ingredients)
         self._shelf = Shelf.of(self._net, ids, tasks.states(self._cell, self._net), torch.device("cpu"))
-        self._draws = tasks.unions(self._cell, self._graph)
+        drawn = tasks.unions(self._cell, self._graph)
+        ready = partial(engine.prepared, self._net, space=self._space, precision=self._cell.precision)
+        self._unions = stream.unions(self._graph, drawn, Role.VALIDATION, ready)
         if self._cell.task != "pls_step":
             whole = stream.whole(self._graph, Role.VALIDATION)
             self._whole = engine.prepared(self._net, whole, precision=self._cell.precision)
@@ -42,8 +46,7 @@ class Ours:
     def once(self) -> float:
         """Accuracy, or loss of the step."""
         if self._whole is None:
-            union = stream.union_of_parts(self._graph, next(self._draws), Role.VALIDATION)
-            return self._step(engine.prepared(self._net, union, self._space, self._cell.precision))
+            return self._step(next(self._unions))
         if self._cell.task == "evaluation":
             return self._accuracy(self._shelf.state(self._shelf.weights[0]), self._whole)
         return self._step(self._whole) if self._cell.task == "ls_epoch" else self._gis(self._whole)
@@ -79,6 +82,7 @@ def warm_up(cell: Cell) -> None:
     """Pay what the process pays once, compiling for one, before the baseline of either pass is taken."""
     engine.warm_up(cell.model)
     mixing.warm_up()
+    stream.warm_up()
 
 
 def made(cell: Cell, graph: GraphFile) -> Task:

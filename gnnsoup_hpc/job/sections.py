@@ -172,6 +172,12 @@ class PartitionLearnedJob(LearnedJob):
 
     epochs: Count = Field(100, description="gradient steps on alpha, each on its own union of parts")
     union: Count = Field(4, description="R, the parts whose union makes one step's subgraph; at most partition.parts")
+    first_hop: Literal["truncated", "exact"] = Field(
+        "truncated",
+        description="first aggregation of gcn and sage: inside the union, as the paper has it; or the whole graph's,"
+        " which is computed once and kept in the run",
+    )
+    prefetch: bool = Field(True, description="read the next union while this one is in use; holds its features longer")
 
 
 class SoupJob(Section):
@@ -232,6 +238,11 @@ class Job(Section):
             raise ValueError(
                 f"soup.pls.union = {self.soup.pls.union} parts (R) cannot be drawn from"
                 f" partition.parts = {self.partition.parts} (K)"
+            )
+        if self.soup.pls.first_hop == "exact" and self.model.kind == "gat":
+            raise ValueError(
+                "soup.pls.first_hop = 'exact' cannot be had with model.kind = 'gat': attention depends on the weights,"
+                " so there is no first hop to keep; use 'truncated'"
             )
         if self.train.batch != "full" and self.train.clusters > self.partition.parts:
             raise ValueError(

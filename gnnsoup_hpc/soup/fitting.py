@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 
 import torch
 from torch import Tensor
@@ -24,8 +25,16 @@ from gnnsoup_hpc.subgraph import View
 _CPU = torch.device("cpu")
 
 
-def fitted(kitchen: Kitchen, options: LearnedJob, views: Iterator[Plan | View], title: str) -> Mixture:
-    """Alpha = softmax over ingredients of raw (G, N), after `options.epochs` steps of SGD with warm restarts."""
+def fitted(kitchen: Kitchen, options: LearnedJob, views: Generator[Plan | View], title: str) -> Mixture:
+    """Alpha = softmax over ingredients of raw (G, N), after `options.epochs` steps of SGD with warm restarts.
+
+    Closes the stream of views, whatever comes.
+    """
+    with closing(views):
+        return _fitted(kitchen, options, views, title)
+
+
+def _fitted(kitchen: Kitchen, options: LearnedJob, views: Iterator[Plan | View], title: str) -> Mixture:
     shelf = kitchen.shelf
     groups = tuple(shelf.groups(options.alpha))
     raw = xavier_normal(kitchen.seed, len(groups), shelf.ids).to(kitchen.device).requires_grad_()

@@ -5,7 +5,9 @@ A kitchen has no test label, so a method cannot leak one by accident.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -75,21 +77,38 @@ class Kitchen:
         """Validation accuracy of every ingredient, (N,)."""
         return self.accuracies([Taste(row[None]) for row in torch.eye(self.ingredients, dtype=torch.float64)])
 
-    def whole_for_ever(self) -> Iterator[Plan | View]:
+    def whole_for_ever(self) -> Generator[Plan | View]:
         """Endless stream of the whole graph."""
         while True:
             yield self._station.whole
 
-    def unions(self, size: int) -> Iterator[Plan | View]:
-        """Endless stream of subgraphs induced by `size` random parts; one at a time in memory."""
-        generator = numpy_generator(self.seed, 1)
-        for chosen in stream.draws(self._station.graph.validation_counts, size, generator):
-            yield self._union(chosen)  # kept under no name, or two unions would be in memory while one is read
+    def unions(
+        self, size: int, steps: int | None = None, prefetch: bool = True, exact: bool = False
+    ) -> Generator[Plan | View]:
+        """Stream of `steps` subgraphs, or without end, each induced by `size` random parts.
 
-    def _union(self, chosen: Sequence[int]) -> Plan | View:
+        With `prefetch`, a thread reads the next one meanwhile; close the stream to end it. With `exact`, the first hop
+        is the whole graph's. Time is booked on "graph" while the consumer waits.
+        """
+        station = self._station
+        generator = numpy_generator(self.seed, 1)
+        drawn = islice(stream.draws(station.graph.validation_counts, size, generator), steps)
+        with ExitStack() as stack:
+            hop = None
+            if exact:
+                with station.meter.phase("graph"):
+                    hop = stack.enter_context(station.first_hop(lambda line: self._log.say(f"soup: {line}")))
+            made = stream.unions(station.graph, drawn, Role.VALIDATION, self._prepared, prefetch, hop)
+            stack.enter_context(closing(made))
+            while union := self._next(made):
+                yield union.pop()  # kept under no name, or its memory could not be used again
+
+    def _next(self, made: Iterator[Plan | View]) -> list[Plan | View]:
         with self._station.meter.phase("graph"):
-            view = stream.union_of_parts(self._station.graph, chosen, Role.VALIDATION).to(self.device)
-            return engine.prepared(self._station.architecture, view, self._space, self._station.precision)
+            return list(islice(made, 1))
+
+    def _prepared(self, view: View) -> Plan | View:
+        return engine.prepared(self._station.architecture, view.to(self.device), self._space, self._station.precision)
 
     def loss(self, state: State, view: Plan | View, scale: Tensor | None = None) -> tuple[Tensor, float]:
         """Mean cross-entropy on the view's validation nodes (of logits times `scale`), and the accuracy there."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gnnsoup_hpc import first_hop
 from gnnsoup_hpc.evaluate import Evaluator
 from gnnsoup_hpc.measure import Meter
 from gnnsoup_hpc.models import Architecture
@@ -17,6 +19,7 @@ from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.soup.mixing import mixed
 from gnnsoup_hpc.soup.shelf import Shelf
 from gnnsoup_hpc.store import ingredient as ingredient_store
+from gnnsoup_hpc.store.first_hop import FirstHop
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.subgraph import View
 
@@ -77,6 +80,11 @@ class Station:
     def whole(self) -> Plan | View:
         """Of the whole graph, what scores of validation nodes are computed on."""
         return self._ready((Role.VALIDATION,))
+
+    def first_hop(self, say: Callable[[str], None]) -> AbstractContextManager[FirstHop]:
+        """The first hop of the whole graph, open; made first where it is not there."""
+        kind = self.architecture.kind
+        return first_hop.opened(self.graph, kind, self._run.first_hop(kind), say, self._memory)
 
     def _ready(self, roles: Sequence[Role]) -> Plan | View:
         with self.meter.phase("graph"):

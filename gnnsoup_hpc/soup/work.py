@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gnnsoup_hpc import engine
+from gnnsoup_hpc import engine, stream
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.measure import warm_up
@@ -45,6 +45,7 @@ class Stove:
         warm_up(self.station.device)
         engine.warm_up(self.job.model.kind)
         mixing.warm_up()
+        stream.warm_up()
         for name in self.job.soup.methods:
             recipe = self._recipe(methods[name])
             if not again and self._is_there(recipe):
