@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gnnsoup_hpc import attention
+from gnnsoup_hpc.attention.plan import AttentionPlan
 from gnnsoup_hpc.kernels import Adjacency
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.plan import Plan
@@ -25,15 +27,20 @@ _ROWS = 4096  # of a block: some megabytes, so that what one step writes the nex
 _EPS = 1e-5  # of layer norm, as in models.py
 
 
-def prepared(net: Architecture, view: View) -> Plan | View:
-    """What `scores` computes on, built once a view: a plan where there is one, for GAT and on a GPU the view itself."""
-    if net.kind != "gat" and view.graph.x.device.type == "cpu":
-        return Plan.of(view, net.kind, net.layers)
-    return view
+Ready = Plan | AttentionPlan | View  # what `scores` computes on
 
 
-def scores(net: Architecture, state: Mapping[str, Tensor], ready: Plan | View) -> Tensor:
+def prepared(net: Architecture, view: View) -> Ready:
+    """What `scores` computes on, built once a view: a plan on a CPU, on a GPU the view itself."""
+    if view.graph.x.device.type != "cpu":
+        return view
+    return AttentionPlan.of(view, net.layers) if net.kind == "gat" else Plan.of(view, net.kind, net.layers)
+
+
+def scores(net: Architecture, state: Mapping[str, Tensor], ready: Ready) -> Tensor:
     """Class scores of the nodes that are asked for, (n, C), differentiable in the state's parameters."""
+    if isinstance(ready, AttentionPlan):
+        return attention.logits(net, state, ready)
     return logits(net, state, ready) if isinstance(ready, Plan) else net.logits(state, ready.graph)[ready.nodes]
 
 
@@ -45,8 +52,6 @@ def logits(net: Architecture, state: Mapping[str, Tensor], plan: Plan) -> Tensor
 
 def warm_up(kind: str) -> None:
     """Compile, or load, all that a kind of model needs, so that the first to be measured is not blamed for it."""
-    if kind == "gat":
-        return
     net = Architecture(kind, layers=3, features=4, hidden=4, classes=2)
     structure = Adjacency(torch.arange(5, dtype=torch.int32), torch.arange(4, dtype=torch.int32).roll(1))
     view = View(Subgraph(torch.ones(4, 4), structure), torch.tensor([0]), torch.tensor([0]))

@@ -28,6 +28,7 @@ ORDER = [
     "soup",
     "evaluate",
     "engine",
+    "attention",
     "layerwise stream",
     "store",
     "metis_apart",
