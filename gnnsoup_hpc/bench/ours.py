@@ -8,13 +8,12 @@ from torch.nn import functional
 from gnnsoup_hpc import engine, evaluate, stream
 from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.task import Cell, Task
+from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.errors import RunError
-from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import Role, State
 from gnnsoup_hpc.soup.mixing import mixed
 from gnnsoup_hpc.soup.shelf import Shelf
 from gnnsoup_hpc.store.graph import GraphFile
-from gnnsoup_hpc.subgraph import View
 
 
 class Ours:
@@ -24,7 +23,7 @@ class Ours:
         self._cell, self._graph = cell, graph
         self._net = tasks.architecture(cell, graph)
         self._raw = tasks.start(cell).requires_grad_()
-        self._whole: Plan | View | None = None
+        self._whole: Ready | None = None
 
     def prepare(self) -> None:
         """Fill the shelf; read the whole graph where the task needs it."""
@@ -43,7 +42,7 @@ class Ours:
             return self._accuracy(self._shelf.state(self._shelf.weights[0]), self._whole)
         return self._step(self._whole) if self._cell.task == "ls_epoch" else self._gis(self._whole)
 
-    def _step(self, view: Plan | View) -> float:
+    def _step(self, view: Ready) -> float:
         optimiser = torch.optim.SGD([self._raw], lr=tasks.LEARNING_RATE)
         optimiser.zero_grad(set_to_none=True)
         state = mixed(self._shelf, self._raw.softmax(1), "layer")
@@ -53,11 +52,11 @@ class Ours:
         return float(loss.detach())
 
     @torch.no_grad()
-    def _accuracy(self, state: State, view: Plan | View) -> float:
+    def _accuracy(self, state: State, view: Ready) -> float:
         return evaluate.accuracy(engine.scores(self._net, state, view), view.labels)
 
     @torch.no_grad()
-    def _gis(self, view: Plan | View) -> float:
+    def _gis(self, view: Ready) -> float:
         soup, other = self._shelf.weights[:2]
         candidates = (self._shelf.state(a * soup + (1.0 - a) * other) for a in tasks.ratios(self._cell))
         return max(self._accuracy(candidate, view) for candidate in candidates)

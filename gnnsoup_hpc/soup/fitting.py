@@ -13,18 +13,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.job import LearnedJob
-from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import Mixture, Step
 from gnnsoup_hpc.seeds import torch_generator
 from gnnsoup_hpc.soup.kitchen import Kitchen
 from gnnsoup_hpc.soup.mixing import mixed
-from gnnsoup_hpc.subgraph import View
 
 _CPU = torch.device("cpu")
 
 
-def fitted(kitchen: Kitchen, options: LearnedJob, views: Iterator[Plan | View], title: str) -> Mixture:
+def fitted(kitchen: Kitchen, options: LearnedJob, views: Iterator[Ready], title: str) -> Mixture:
     """Alpha = softmax over ingredients of raw (G, N), after `options.epochs` steps of SGD with warm restarts."""
     shelf = kitchen.shelf
     groups = tuple(shelf.groups(options.alpha))

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.evaluate import Evaluator
 from gnnsoup_hpc.measure import Meter
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import Grouping, Role, State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.soup.mixing import mixed
 from gnnsoup_hpc.soup.shelf import Shelf
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store.graph import GraphFile
-from gnnsoup_hpc.subgraph import View
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,11 @@ class Station:
         return self._shelf
 
     @property
-    def whole(self) -> Plan | View:
+    def whole(self) -> Ready:
         """Of the whole graph, what scores of validation nodes are computed on."""
         return self._ready((Role.VALIDATION,))
 
-    def _ready(self, roles: Sequence[Role]) -> Plan | View:
+    def _ready(self, roles: Sequence[Role]) -> Ready:
         with self.meter.phase("graph"):
             return self._evaluator.ready(roles)
 
