@@ -46,7 +46,7 @@ class Backward:
         totals = {"bias": np.zeros_like(own.bias)}
         if not own.by_value:
             totals["weight"] = np.zeros_like(own.weight)
-        room, again = own.room_for_sums(), own.room_for_sums()
+        room, again, product = own.room_for_sums(), own.room_for_sums(), own.empty(*own.weight.shape[1:])
         for first, end in blocks(start, stop, ROWS):
             rowwise.column_sums(self._grad[first:end], totals["bias"])
             mine, sums = self._per_head[first:end], again[: end - first]
@@ -57,7 +57,8 @@ class Backward:
             )
             if not own.by_value:
                 for head in range(own.heads):
-                    totals["weight"][head] += mine[:, head % mine.shape[1]].T @ sums[:, head]
+                    np.matmul(mine[:, head % mine.shape[1]].T, sums[:, head], out=product)
+                    totals["weight"][head] += product
         return totals
 
     def _of_sums(self, mine: Dense, room: Dense) -> Dense:
@@ -72,7 +73,7 @@ class Backward:
         own = self._own
         totals = self._zeros()
         both, values = own.empty(ROWS, 2 * own.heads), own.empty(ROWS, own.heads, own.channels)
-        below = own.empty(ROWS, own.width)
+        below, product = own.empty(ROWS, own.width), np.empty_like(own.flat)
         for first, end in blocks(start, stop, ROWS):
             states, mine = own.states[first:end], both[: end - first]
             self._of_both(first, mine)
@@ -80,7 +81,8 @@ class Backward:
             if own.number or own.by_value:
                 flat = self._of_values(first, values[: end - first])
                 if own.by_value:
-                    totals["weight"] += (flat.T @ states).reshape(own.weight.shape)
+                    np.matmul(flat.T, states, out=product)
+                    totals["weight"] += product.reshape(own.weight.shape)
                 if own.number:
                     np.matmul(flat, own.flat, out=below[: end - first])
                     below[: end - first] += mine @ own.vectors
