@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gnnsoup_hpc import attention
+from gnnsoup_hpc.attention.plan import AttentionPlan
 from gnnsoup_hpc.crew import Space
 from gnnsoup_hpc.kernels import Adjacency
 from gnnsoup_hpc.models import Architecture
@@ -21,21 +23,25 @@ from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import Dense, Precision
 from gnnsoup_hpc.subgraph import Subgraph, View
 
+Ready = Plan | AttentionPlan | View  # what `scores` computes on
 
-def prepared(
-    net: Architecture, view: View, space: Space | None = None, precision: Precision = "float32"
-) -> Plan | View:
-    """What `scores` computes on, built once a view: a plan where there is one, for GAT and on a GPU the view itself.
+
+def prepared(net: Architecture, view: View, space: Space | None = None, precision: Precision = "float32") -> Ready:
+    """What `scores` computes on, built once a view: a plan on a CPU, on a GPU the view itself.
 
     Plans that are used one after the other may share a `space`.
     """
-    if net.kind != "gat" and view.graph.x.device.type == "cpu":
-        return replace(Plan.of(view, net.kind, net.layers, space), precision=precision)
-    return replace(view, precision=precision)
+    if view.graph.x.device.type != "cpu":
+        return replace(view, precision=precision)
+    if net.kind == "gat":
+        return replace(AttentionPlan.of(view, net.layers), precision=precision)
+    return replace(Plan.of(view, net.kind, net.layers, space), precision=precision)
 
 
-def scores(net: Architecture, state: Mapping[str, Tensor], ready: Plan | View) -> Tensor:
+def scores(net: Architecture, state: Mapping[str, Tensor], ready: Ready) -> Tensor:
     """Class scores of the nodes that are asked for, (n, C), differentiable in the state's parameters."""
+    if isinstance(ready, AttentionPlan):
+        return attention.logits(net, state, ready)
     if isinstance(ready, Plan):
         return logits(net, state, ready)
     device = ready.graph.x.device.type
@@ -82,8 +88,6 @@ def _arrays(net: Architecture, state: Mapping[str, Tensor]) -> dict[str, Dense]:
 
 def warm_up(kind: str) -> None:
     """Compile, or load, all that a kind of model needs, so that the first to be measured is not blamed for it."""
-    if kind == "gat":
-        return
     structure = Adjacency(torch.arange(5, dtype=torch.int32), torch.arange(4, dtype=torch.int32).roll(1))
     view = View(Subgraph(torch.ones(4, 4), structure), torch.tensor([0]), torch.tensor([0]))
     for norm in ("none", "layer"):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc import engine, stream
+from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.graphs.ogb import catalogue
 from gnnsoup_hpc.layerwise import Layerwise
 from gnnsoup_hpc.models import Architecture
@@ -73,7 +74,7 @@ class Evaluator:
         self._device = device
         self._precision = precision
         self._whole: View | None = None
-        self._ready: tuple[tuple[Role, ...], Plan | View] | None = None
+        self._ready: tuple[tuple[Role, ...], Ready] | None = None
 
     @property
     def fits(self) -> bool:
@@ -84,7 +85,7 @@ class Evaluator:
         """Use a view of the whole graph that is in memory already."""
         self._whole = whole
 
-    def ready(self, roles: Sequence[Role]) -> Plan | View:
+    def ready(self, roles: Sequence[Role]) -> Ready:
         """What scores of all nodes of some roles are computed on, in memory; kept until others are asked for."""
         if self._ready is None or self._ready[0] != tuple(roles):
             self._ready = None  # before the next one is built
@@ -156,14 +157,14 @@ def whole_bytes(graph: GraphFile, architecture: Architecture) -> int:
 
 
 @torch.no_grad()
-def _all_at_once(net: Architecture, states: Sequence[State], ready: Plan | View) -> IntArray:
+def _all_at_once(net: Architecture, states: Sequence[State], ready: Ready) -> IntArray:
     if len(states) == 1:
         return _predicted(engine.scores(net, states[0], ready)).cpu().numpy()
     return _predicted(_mean_output(net, states, ready)).cpu().numpy()
 
 
 @torch.no_grad()
-def _mean_output(net: Architecture, states: Iterable[State], ready: Plan | View) -> Tensor:
+def _mean_output(net: Architecture, states: Iterable[State], ready: Ready) -> Tensor:
     """Sum of softmax outputs, (n, C): a multiple of their mean."""
     total = torch.zeros(len(ready.labels), net.classes, device=ready.labels.device)
     for state in states:

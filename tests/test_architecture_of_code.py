@@ -28,6 +28,7 @@ ORDER = [
     "soup",
     "evaluate",
     "engine",
+    "attention",
     "first_hop layerwise stream",
     "store",
     "metis_apart",

@@ -124,7 +124,7 @@ def test_a_line_has_the_scores_of_the_states_on_it(kind: str, layers: int) -> No
         torch.testing.assert_close(line.scores(net, state, share), engine.logits(net, state, plan))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "gat"])
 def test_bfloat16_rounds_the_factors_of_products_and_nothing_more(kind: str) -> None:
     net = Architecture(kind, 3, FEATURES, HIDDEN, CLASSES)
     view = a_view(3, 60, 150, 9, torch.float32)

@@ -11,13 +11,13 @@ from gnnsoup_hpc import engine, evaluate, stream
 from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.task import Cell, Task
 from gnnsoup_hpc.crew import Space
+from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import Role, State
 from gnnsoup_hpc.soup import mixing
 from gnnsoup_hpc.soup.mixing import mixed
 from gnnsoup_hpc.soup.shelf import Shelf
 from gnnsoup_hpc.store.graph import GraphFile
-from gnnsoup_hpc.subgraph import View
 
 
 class Ours:
@@ -27,7 +27,7 @@ class Ours:
         self._cell, self._graph = cell, graph
         self._net = tasks.architecture(cell, graph)
         self._raw = tasks.start(cell).requires_grad_()
-        self._whole: Plan | View | None = None
+        self._whole: Ready | None = None
         self._space = Space()
 
     def prepare(self) -> None:
@@ -51,7 +51,7 @@ class Ours:
             return self._accuracy(self._shelf.state(self._shelf.weights[0]), self._whole)
         return self._step(self._whole) if self._cell.task == "ls_epoch" else self._gis(self._whole)
 
-    def _step(self, view: Plan | View) -> float:
+    def _step(self, view: Ready) -> float:
         optimiser = torch.optim.SGD([self._raw], lr=tasks.LEARNING_RATE)
         optimiser.zero_grad(set_to_none=True)
         state = mixed(self._shelf, self._raw.softmax(1), "layer")
@@ -61,11 +61,11 @@ class Ours:
         return float(loss.detach())
 
     @torch.no_grad()
-    def _accuracy(self, state: State, view: Plan | View) -> float:
+    def _accuracy(self, state: State, view: Ready) -> float:
         return evaluate.accuracy(engine.scores(self._net, state, view), view.labels)
 
     @torch.no_grad()
-    def _gis(self, view: Plan | View) -> float:
+    def _gis(self, view: Ready) -> float:
         """As the method does it: of the ratios 1 and 0 the accuracies are known from earlier steps."""
         soup, other = self._shelf.weights[:2]
         inside = tasks.ratios(self._cell)[1:-1]

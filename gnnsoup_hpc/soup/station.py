@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc import first_hop
+from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.evaluate import Evaluator
 from gnnsoup_hpc.measure import Meter
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import Grouping, Precision, Role, State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.soup.mixing import mixed
@@ -21,7 +21,6 @@ from gnnsoup_hpc.soup.shelf import Shelf
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store.first_hop import FirstHop
 from gnnsoup_hpc.store.graph import GraphFile
-from gnnsoup_hpc.subgraph import View
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Station:
         return self._shelf
 
     @property
-    def whole(self) -> Plan | View:
+    def whole(self) -> Ready:
         """Of the whole graph, what scores of validation nodes are computed on."""
         return self._ready((Role.VALIDATION,))
 
@@ -86,7 +85,7 @@ class Station:
         kind = self.architecture.kind
         return first_hop.opened(self.graph, kind, self._run.first_hop(kind), say, self._memory)
 
-    def _ready(self, roles: Sequence[Role]) -> Plan | View:
+    def _ready(self, roles: Sequence[Role]) -> Ready:
         with self.meter.phase("graph"):
             return self._evaluator.ready(roles)
 
