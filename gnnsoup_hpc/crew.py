@@ -26,7 +26,8 @@ Span = tuple[int, int]  # first row, row after the last
 _Result = TypeVar("_Result")
 
 LANES = 32  # of a matrix at most: each may need a gradient of the weights' size of its own
-_LANE_ROWS = 512  # at least: fewer are not worth a product
+_LANE_ROWS = 1024  # at least: fewer are not worth a product
+_STEP = 64  # rows: blocks of few different sizes, for some libraries compile a product for each
 _ROW_WORK = 32  # of a row, in entries: its share of dense products, roughly
 
 
@@ -92,15 +93,13 @@ def cut(indptr: IndexArray) -> tuple[Span, ...]:
     count = min(LANES, max(1, rows // _LANE_ROWS))
     load = (indptr - indptr[0]).astype(np.int64) + _ROW_WORK * np.arange(rows + 1)
     marks = load[-1] * np.arange(1, count) // count
-    bounds = [0, *np.searchsorted(load, marks).tolist(), rows]
-    return tuple((start, stop) for start, stop in pairwise(bounds) if start < stop)
+    inner = np.searchsorted(load, marks) // _STEP * _STEP
+    return tuple((start, stop) for start, stop in pairwise([0, *inner.tolist(), rows]) if start < stop)
 
 
 def blocks(start: int, stop: int, rows: int) -> Iterator[Span]:
-    """A lane's rows in as few equal blocks of at most `rows` as there are: a short last one would multiply slowly."""
+    """A lane's rows in as few nearly equal blocks of at most `rows` as there are: short ones multiply slowly."""
     count = -(-(stop - start) // rows)
-    for number in range(count):
-        yield (
-            start + (stop - start) * number // count,
-            start + (stop - start) * (number + 1) // count,
-        )
+    size = min(rows, -(-(stop - start) // (count * _STEP)) * _STEP) if count else rows
+    for first in range(start, stop, size):
+        yield first, min(first + size, stop)

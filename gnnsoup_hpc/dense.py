@@ -25,5 +25,11 @@ def _as_it_is(a: Dense, b: Dense, out: Dense) -> None:
 
 
 def _of_bfloat16(a: Dense, b: Dense, out: Dense) -> None:
-    factors = torch.from_numpy(a).bfloat16(), torch.from_numpy(b).bfloat16()
-    torch.from_numpy(out).copy_(torch.mm(*factors))
+    torch.from_numpy(out).copy_(torch.mm(_rounded(a), _rounded(b)))
+
+
+def _rounded(x: Dense) -> torch.Tensor:
+    """In bfloat16, laid out as it is: a transpose is rounded as what it is the transpose of, which is much faster."""
+    if x.flags.c_contiguous:
+        return torch.from_numpy(x).bfloat16()
+    return torch.from_numpy(x.T).bfloat16().T

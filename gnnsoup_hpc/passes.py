@@ -20,7 +20,7 @@ from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import Dense
 
-_ROWS = 1024  # of a block: what one step writes the next finds in the core's own cache
+_ROWS = 1536  # of a block: what one step writes the next finds in the core's own cache
 _EPS = 1e-5  # of layer norm, as in models.py
 
 
@@ -134,7 +134,8 @@ class Pass:
         normed = self._normed.pop() if self._norms(layer) else None
 
         def lane(start: int, stop: int) -> dict[str, Dense]:
-            totals = {name: np.zeros(self.state[name].shape, self._dtype) for name in self._of(layer)}
+            totals = self._totals(layer)
+            piece = self._empty(*totals[weights_of(self.net, layer)[0]].shape)
             scratch = self._empty(_ROWS, self.net.hidden)
             for first, end in blocks(start, stop, _ROWS):
                 block = mine[first:end]
@@ -145,7 +146,7 @@ class Pass:
                     weight, shift = f"norms.{layer}.weight", f"norms.{layer}.bias"
                     kept, scales = normed[0][first:end], normed[1][first:end]
                     rowwise.through_norm(block, self.state[weight], kept, scales, totals[weight], totals[shift])
-                self._add(layer, first, end, block, totals)
+                self._add(layer, first, end, block, totals, None if first == start else piece)
             return totals
 
         pieces = crew.each(lane, self.plan.lanes(layer) if last else self.plan.layers[layer].transpose.lanes)
@@ -165,8 +166,18 @@ class Pass:
             self._multiply(own, self.state[weights_of(self.net, layer + 1)[1]], product)
             out[: len(own)] += product
 
-    def _add(self, layer: int, first: int, end: int, block: Dense, totals: Mapping[str, Dense]) -> None:
-        """Add a block's share of the gradients of weights; what was aggregated becomes its gradient."""
+    def _totals(self, layer: int) -> dict[str, Dense]:
+        """Room for a lane's gradients; those of matrices are first written, then added to."""
+        shapes = {name: self.state[name].shape for name in self._of(layer)}
+        return {name: (np.zeros if len(s) == 1 else np.empty)(s, self._dtype) for name, s in shapes.items()}
+
+    def _add(
+        self, layer: int, first: int, end: int, block: Dense, totals: Mapping[str, Dense], piece: Dense | None
+    ) -> None:
+        """Add a block's share of the gradients of weights, or with no room for a piece of it put it there.
+
+        What was aggregated becomes its gradient.
+        """
         rowwise.column_sums(block, totals[f"convs.{layer}.{_bias(self.net)}"])
         names = weights_of(self.net, layer)
         if layer == 0:
@@ -174,9 +185,9 @@ class Pass:
         else:
             inputs = [self._aggregated[-1][first:end], self._hidden[-1][first:end]]
         for name, input_ in zip(names, inputs, strict=False):
-            piece = np.empty_like(totals[name])
-            self._multiply(block.T, input_, piece)
-            totals[name] += piece
+            self._multiply(block.T, input_, totals[name] if piece is None else piece)
+            if piece is not None:
+                totals[name] += piece
         if layer:
             self._multiply(block, self.state[names[0]], inputs[0])
 

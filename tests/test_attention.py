@@ -102,6 +102,7 @@ def test_large_scores_do_not_overflow() -> None:
 
 def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gnnsoup_hpc.crew._LANE_ROWS", 30)  # many lanes
+    monkeypatch.setattr("gnnsoup_hpc.crew._STEP", 8)
     net = Architecture("gat", 3, FEATURES, HIDDEN, CLASSES, heads=2, norm="layer")
     view = a_view(0, 400, 2000, 50, torch.float32)
     plan = AttentionPlan.of(view, 3)
