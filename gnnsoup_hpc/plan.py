@@ -9,7 +9,7 @@ no weight and is part of the plan. (PyG and DGL call such a structure a message 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -19,15 +19,14 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.compiled import structure
-from gnnsoup_hpc.compiled.first import looped_degrees, means_beside_own, normalised_sums
+from gnnsoup_hpc.compiled.first import looped_degrees, means_beside_own, normalised_sums, side_by_side
 from gnnsoup_hpc.compiled.sums import scaled_sums
-from gnnsoup_hpc.crew import Crew, Span, cut
+from gnnsoup_hpc.crew import Crew, Space, Span, cut
 from gnnsoup_hpc.pool import Pool
-from gnnsoup_hpc.records import IndexArray
+from gnnsoup_hpc.records import Dense, IndexArray, Precision
 from gnnsoup_hpc.subgraph import Subgraph, View
 
 Scale = npt.NDArray[Any]  # (rows,) or empty for 1 everywhere
-Dense = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,8 @@ class Plan:
     """Shapes: rows (L,), those that each layer makes; first (rows[0], width); labels (rows[-1],).
 
     first: what the first weights multiply: [mean(x) | x] of GraphSAGE, the normalised sum of GCN. layers: of the
-    layers after the first. size: nodes of the subgraph.
+    layers after the first. size: nodes of the subgraph. space: for hidden states, kept from pass to pass.
+    precision: of dense products.
     """
 
     rows: tuple[int, ...]
@@ -70,9 +70,15 @@ class Plan:
     layers: tuple[Layer, ...]
     labels: Tensor
     size: int
+    space: Space = field(default_factory=Space)
+    precision: Precision = "float32"
+
+    def lanes(self, layer: int) -> tuple[Span, ...]:
+        """Shares of the rows that a layer makes."""
+        return self.layers[layer - 1].sums.lanes if layer else cut(np.zeros(self.rows[0] + 1, dtype=np.int64))
 
     @classmethod
-    def of(cls, view: View, kind: str, depth: int) -> Plan:
+    def of(cls, view: View, kind: str, depth: int, space: Space | None = None) -> Plan:
         """The plan of `depth` layers of kind gcn or sage for a view on the CPU.
 
         Nothing of the view is kept but its labels; `first` takes its memory from the view's pool, if it has one.
@@ -88,7 +94,7 @@ class Plan:
         first = _first(graph, kind, order, scale)
         inner = structure.renumbered(indptr, indices, order[: max(rows[1:], default=0)], local, gcn)
         layers = _layers(kind, rows, inner, scale[order])
-        return cls(rows, first, layers, view.labels, graph.adjacency.nodes)
+        return cls(rows, first, layers, view.labels, graph.adjacency.nodes, space or Space())
 
 
 def _scale(kind: str, indptr: IndexArray, indices: IndexArray, dtype: Any) -> Scale:
@@ -107,15 +113,14 @@ def _first(graph: Subgraph, kind: str, order: IndexArray, scale: Scale) -> Tenso
     shape = len(order), width if kind == "gcn" else 2 * width
     out = (graph.pool or Pool()).array("first", shape, scale.dtype)
     indptr, indices = graph.adjacency.indptr.numpy(), graph.adjacency.indices.numpy()
+    own = x if kind == "sage" else np.empty((len(x), 0), dtype=x.dtype)
     kernel = normalised_sums if kind == "gcn" else means_beside_own
 
     def fill(first: int, last: int) -> None:
         if hop is None:
             kernel(first, last, order, indptr, indices, scale, x, out)
-            return
-        out[first:last, :width] = hop[order[first:last]]
-        if kind == "sage":
-            out[first:last, width:] = x[order[first:last]]
+        else:
+            side_by_side(first, last, order, hop, own, out)
 
     with Crew() as crew:
         crew.each(fill, cut(np.concatenate([[0], np.cumsum(np.diff(indptr)[order])])))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gnnsoup_hpc.kernels import Adjacency
 from gnnsoup_hpc.pool import Pool
+from gnnsoup_hpc.records import Precision
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class View:
     graph: Subgraph
     nodes: Tensor
     labels: Tensor
+    precision: Precision = "float32"  # of dense products while souping
 
     @property
     def size(self) -> int:
@@ -66,4 +68,4 @@ class View:
 
     def to(self, device: torch.device) -> View:
         """The same on `device`."""
-        return View(self.graph.to(device), self.nodes.to(device), self.labels.to(device))
+        return View(self.graph.to(device), self.nodes.to(device), self.labels.to(device), self.precision)

@@ -253,6 +253,11 @@ def test_a_stream_that_is_left_early_leaves_no_thread(sixty: GraphFile) -> None:
     assert len(readers()) == 1
     made.close()
     assert readers() == []
+    again = stream.unions(sixty, cycle(DRAWN), Role.TRAIN, summary)
+    next(again)
+    with pytest.raises(ZeroDivisionError):
+        again.throw(ZeroDivisionError())
+    assert readers() == []
 
 
 def test_a_consumer_that_raises_leaves_no_thread(stock: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,19 @@ def means_beside_own(
 
 
 @compiled
+def side_by_side(first: int, last: int, order: IndexArray, left: Any, right: Any, out: Any) -> None:
+    """out[i] = [left[v] | right[v]], v = order[i], for i from `first` to `last` - 1; right may have no columns."""
+    width = left.shape[1]
+    for i in range(first, last):
+        v = order[i]
+        row = out[i]
+        for j in range(width):
+            row[j] = left[v, j]
+        for j in range(right.shape[1]):
+            row[width + j] = right[v, j]
+
+
+@compiled
 def _holds(indices: IndexArray, start: int, stop: int, node: int) -> bool:
     found = False
     for e in range(start, stop):

@@ -119,3 +119,25 @@ def with_loops(indptr: IndexArray, indices: IndexArray) -> tuple[IndexArray, Ind
                 at += 1
         entries[at] = r
     return start, entries
+
+
+@compiled
+def transposed_with_places(
+    indptr: IndexArray, indices: IndexArray, columns: int
+) -> tuple[IndexArray, IndexArray, IndexArray]:
+    """CSR of the transpose, and where each of its entries stands in the structure, (E,)."""
+    start = np.zeros(columns + 1, dtype=indptr.dtype)
+    for e in range(len(indices)):
+        start[indices[e] + 1] += 1
+    for c in range(columns):
+        start[c + 1] += start[c]
+    free = start[:-1].copy()
+    rows = np.empty_like(indices)
+    places = np.empty(len(indices), dtype=indptr.dtype)
+    for r in range(len(indptr) - 1):
+        for e in range(indptr[r], indptr[r + 1]):
+            c = indices[e]
+            rows[free[c]] = r
+            places[free[c]] = e
+            free[c] += 1
+    return start, rows, places

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gnnsoup_hpc.records import Grouping
+from gnnsoup_hpc.records import Grouping, Precision
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1000.0, allow_inf_nan=False)]
@@ -187,6 +187,11 @@ class SoupJob(Section):
         METHOD_NAMES, min_length=1, strict=False, description="methods, in this order"
     )
     seed: Seed = Field(0, description="seed of alpha's start and of the drawn unions")
+    precision: Precision = Field(
+        "float32",
+        description="of dense products while souping; bfloat16 where the processor or GPU has such products: about"
+        " twice as fast, a little less exact. The accuracies that are reported are those of float32",
+    )
     unfit: Literal["refuse", "leave out"] = Field(
         "refuse", description="what to do about an ingredient that is missing, damaged, foreign or not finite"
     )

@@ -47,7 +47,8 @@ def _coordinate(job: Job, here: Place, team: Team, device: torch.device, again: 
         ids = list(selection.fit)
         log.say(f"soup: {len(ids)} ingredients, {team.size} ranks, device {device}, {ranks.threads()} threads")
         team.tell("open", ids)
-        station = Station(run, architecture, ids, graph, device, ranks.memory_bytes(job.machine, here))
+        memory = ranks.memory_bytes(job.machine, here)
+        station = Station(run, architecture, ids, graph, device, memory, job.soup.precision)
         Stove(job, run, architecture, graph, selection, station, team, log).cook_all(again)
     team.tell("leave")
     report(run.root)
@@ -61,7 +62,8 @@ def _help(job: Job, here: Place, world: Intracomm) -> None:
         run = RunDir.of(job)
         with graph_store.opened(run.graph, job) as graph:
             architecture = Architecture.of(job.model, graph.features, graph.classes)
-            serve(world, Station(run, architecture, ids, graph, device, ranks.memory_bytes(job.machine, here)))
+            memory = ranks.memory_bytes(job.machine, here)
+            serve(world, Station(run, architecture, ids, graph, device, memory, job.soup.precision))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
