@@ -21,6 +21,7 @@ from gnnsoup_hpc.records import (
     ByteArray,
     FloatArray,
     Graph,
+    IndexArray,
     IntArray,
     Measurement,
     Partition,
@@ -207,6 +208,14 @@ class GraphFile:
         indptr = np.asarray(self._read("edges/indptr", start, stop + 1), dtype=np.int64)
         neighbours = self._read("edges/indices", int(indptr[0]), int(indptr[-1]))
         return np.diff(indptr), np.asarray(neighbours, dtype=np.int64)
+
+    def starts(self, start: int, stop: int) -> IntArray:
+        """Where the entries of nodes start to stop - 1 begin, and the last one's end, (stop - start + 1,)."""
+        return np.asarray(self._read("edges/indptr", start, stop + 1), dtype=np.int64)
+
+    def entries(self, indptr: IntArray) -> IndexArray:
+        """In-neighbours of the nodes whose `starts` are given, as they are in the file."""
+        return np.asarray(self._read("edges/indices", int(indptr[0]), int(indptr[-1])))
 
     def _read(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         with files.reading(self.path, _ADVICE):
