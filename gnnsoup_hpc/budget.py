@@ -74,6 +74,7 @@ class Sizes:
     def union(self, size: int) -> Extent:
         """The largest that a union of `size` parts can be, each of its figures by itself."""
         read = _largest(self.part_entries, size)
+        size = min(size, self.parts)
         inside = 1 - self.cut * (1 - (size - 1) / max(1, self.parts - 1))
         return Extent(_largest(self.part_nodes, size), read, round(read * inside), _largest(self.part_asked, size))
 
@@ -95,13 +96,15 @@ def shelf(net: Architecture, ingredients: int) -> Terms:
 def reached(extent: Extent, hops: int) -> list[int]:
     """Nodes within 0, 1, ... hops of the asked ones, if these lie anywhere.
 
-    A node is missed by one hop with probability (1 - p)^d, p the share reached before and d the mean degree; nodes of
-    unlike degrees are missed more often (Jensen), so this is not too low on average.
+    A hop misses a node with probability (1 - f)^d, f the share that the hop before has newly reached and d the mean
+    degree; nodes of unlike degrees are missed more often (Jensen), so on average this is not too low.
     """
-    counts = [extent.asked]
+    nodes, degree = max(1, extent.nodes), extent.entries / max(1, extent.nodes)
+    counts, new = [extent.asked], extent.asked
     for _ in range(hops):
-        share = min(1.0, counts[-1] / max(1, extent.nodes))
-        counts.append(round(extent.nodes * (1 - (1 - share) ** (1 + extent.entries / max(1, extent.nodes)))))
+        missed = (extent.nodes - counts[-1]) * (1 - min(1.0, new / nodes)) ** degree
+        new = extent.nodes - round(missed) - counts[-1]
+        counts.append(counts[-1] + new)
     return counts
 
 
