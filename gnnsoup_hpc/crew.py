@@ -16,16 +16,17 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from threadpoolctl import ThreadpoolController
 
-from gnnsoup_hpc.records import IndexArray
+from gnnsoup_hpc.records import Dense, IndexArray
 
 Span = tuple[int, int]  # first row, row after the last
 _Result = TypeVar("_Result")
 
 LANES = 32  # of a matrix at most: each may need a gradient of the weights' size of its own
-_LANE_ROWS = 1024  # at least: fewer are not worth a product
+_LANE_ROWS = 512  # at least: fewer are not worth a product
 _ROW_WORK = 32  # of a row, in entries: its share of dense products, roughly
 
 
@@ -50,6 +51,31 @@ class Crew:
         return list(self._pool.map(lambda lane: task(*lane), lanes))
 
 
+class Space:
+    """Room for the matrices of passes, kept from pass to pass: fresh memory costs as much time as a pass over it.
+
+    Used by one thread alone. What is taken and not given back is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[Dense] = []
+
+    def take(self, rows: int, width: int, dtype: npt.DTypeLike) -> Dense:
+        """A matrix of undefined values, (rows, width), in the smallest room that is large enough, or in a new one."""
+        size = rows * width
+        fitting = [i for i, room in enumerate(self._free) if room.dtype == dtype and room.size >= size]
+        if not fitting:
+            self._free = sorted(self._free, key=lambda room: room.nbytes)[:-1]  # the new one replaces the largest
+            return np.empty((rows, width), dtype)
+        room = self._free.pop(min(fitting, key=lambda i: self._free[i].size))
+        return room[:size].reshape(rows, width)
+
+    def give(self, matrix: Dense) -> None:
+        """Take back what nobody looks at any more."""
+        room = matrix if matrix.base is None else matrix.base
+        self._free.append(room.reshape(-1))
+
+
 @cache
 def _blas() -> ThreadpoolController:
     """The BLAS libraries that NumPy's products run on; finding them takes milliseconds."""
@@ -67,6 +93,10 @@ def cut(indptr: IndexArray) -> tuple[Span, ...]:
 
 
 def blocks(start: int, stop: int, rows: int) -> Iterator[Span]:
-    """A lane's rows, `rows` at a time."""
-    for first in range(start, stop, rows):
-        yield first, min(first + rows, stop)
+    """A lane's rows in as few equal blocks of at most `rows` as there are: a short last one would multiply slowly."""
+    count = -(-(stop - start) // rows)
+    for number in range(count):
+        yield (
+            start + (stop - start) * number // count,
+            start + (stop - start) * (number + 1) // count,
+        )

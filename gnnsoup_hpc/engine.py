@@ -1,34 +1,40 @@
 """GCN and GraphSAGE forward and backward over a plan: gradients of the weights alone, within bounded memory.
 
-Both are one computation: a layer multiplies B = [aggregated | own] (GraphSAGE) or B = aggregated (GCN) by its weights.
-B is never whole: a block of rows is put together, multiplied and forgotten. Training keeps what the backward pass
-needs (aggregated and hidden states), which that pass then overwrites with their gradients. Its oracle is autograd
-through `Architecture.logits` on the whole subgraph.
+Both are one computation: a layer adds up products of a matrix with a weight matrix, [mean(h) | h] of GraphSAGE, GCN's
+normalised sum of h. A lane of rows goes through all of a layer block by block: aggregated, multiplied, activated while
+it is in the core's cache. Training keeps what the backward pass needs (aggregated and hidden states), which that pass
+overwrites with their gradients. Its oracle is autograd through `Architecture.logits` on the whole subgraph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gnnsoup_hpc.compiled import rowwise
+from gnnsoup_hpc.crew import Crew, Space, blocks
 from gnnsoup_hpc.kernels import Adjacency
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.plan import Plan
+from gnnsoup_hpc.records import Dense
 from gnnsoup_hpc.subgraph import Subgraph, View
 
-_ROWS = 4096  # of a block: some megabytes, so that what one step writes the next finds in the cache
+_ROWS = 1024  # of a block: what one step writes the next finds in the core's own cache
 _EPS = 1e-5  # of layer norm, as in models.py
 
 
-def prepared(net: Architecture, view: View) -> Plan | View:
-    """What `scores` computes on, built once a view: a plan where there is one, for GAT and on a GPU the view itself."""
+def prepared(net: Architecture, view: View, space: Space | None = None) -> Plan | View:
+    """What `scores` computes on, built once a view: a plan where there is one, for GAT and on a GPU the view itself.
+
+    Plans that are used one after the other may share a `space`.
+    """
     if net.kind != "gat" and view.graph.x.device.type == "cpu":
-        return Plan.of(view, net.kind, net.layers)
+        return Plan.of(view, net.kind, net.layers, space)
     return view
 
 
@@ -47,11 +53,12 @@ def warm_up(kind: str) -> None:
     """Compile, or load, all that a kind of model needs, so that the first to be measured is not blamed for it."""
     if kind == "gat":
         return
-    net = Architecture(kind, layers=3, features=4, hidden=4, classes=2)
     structure = Adjacency(torch.arange(5, dtype=torch.int32), torch.arange(4, dtype=torch.int32).roll(1))
     view = View(Subgraph(torch.ones(4, 4), structure), torch.tensor([0]), torch.tensor([0]))
-    state = {name: tensor.requires_grad_() for name, tensor in net.initial_state(0).items()}
-    scores(net, state, prepared(net, view)).sum().backward()  # type: ignore[no-untyped-call]
+    for norm in ("none", "layer"):
+        net = Architecture(kind, layers=3, features=4, hidden=4, classes=2, norm=norm)
+        state = {name: tensor.requires_grad_() for name, tensor in net.initial_state(0).items()}
+        scores(net, state, prepared(net, view)).sum().backward()  # type: ignore[no-untyped-call]
 
 
 class _Logits(torch.autograd.Function):
@@ -59,155 +66,160 @@ class _Logits(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, net: Architecture, plan: Plan, *parameters: Tensor) -> Tensor:
-        state = dict(zip(net.shapes(), parameters, strict=True))
-        ctx.run = _Run(net, plan, state, keep=any(ctx.needs_input_grad))
-        found: Tensor = ctx.run.forward()
-        return found
+        state = {name: tensor.numpy() for name, tensor in zip(net.shapes(), parameters, strict=True)}
+        ctx.run = Pass(net, plan, state, keep=any(ctx.needs_input_grad))
+        return torch.from_numpy(ctx.run.forward())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        run: _Run = ctx.run
+        run: Pass = ctx.run
         del ctx.run  # its buffers are overwritten: there is no second backward
-        grads = run.backward(grad.contiguous())
-        return None, None, *(grads[name] for name in run.net.shapes())
+        grads = run.backward(grad.contiguous().numpy())
+        return None, None, *(torch.from_numpy(grads[name]) for name in run.net.shapes())
 
 
-@dataclass
-class _Run:
+class Pass:
     """One forward pass and, if `keep`, its backward pass. hidden[l] is what layer l has made, (rows[l], C)."""
 
-    net: Architecture
-    plan: Plan
-    state: Mapping[str, Tensor]
-    keep: bool
-    hidden: list[Tensor] = field(default_factory=list)
-    aggregated: list[Tensor] = field(default_factory=list)  # of the layers after the first
-    normed: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # before layer norm's weight, 1 / deviation
+    def __init__(self, net: Architecture, plan: Plan, state: Mapping[str, Dense], keep: bool) -> None:
+        self.net, self.plan, self.state, self.keep = net, plan, state, keep
+        self._dtype = next(iter(state.values())).dtype
+        self._hidden: list[Dense] = []
+        self._aggregated: list[Dense] = []  # of the layers after the first
+        self._normed: list[tuple[Dense, Dense]] = []  # before layer norm's weight, 1 / deviation
 
-    def forward(self) -> Tensor:
-        for layer in range(self.net.layers):
-            out = self._layer(layer)
-            if layer == self.net.layers - 1:
-                return out
-            if not self.keep:
-                self.hidden.clear()
-            self.hidden.append(out)
-        raise AssertionError("an architecture has a layer")
+    def forward(self) -> Dense:
+        """Class scores, (n, C)."""
+        with Crew() as crew:
+            for layer in range(self.net.layers):
+                out = self._layer(crew, layer)
+                if layer and not self.keep:
+                    self.plan.space.give(self._hidden.pop())
+                self._hidden.append(out)
+        return self._hidden.pop()
 
-    def _layer(self, layer: int) -> Tensor:
+    def _layer(self, crew: Crew, layer: int) -> Dense:
         rows, last = self.plan.rows[layer], layer == self.net.layers - 1
-        weight, bias = self._weight(layer), self.state[f"convs.{layer}.{_bias(self.net)}"]
-        out = bias.new_empty(rows, len(bias))
+        weights, bias = self._matrices(layer), self.state[f"convs.{layer}.{_bias(self.net)}"]
+        out = self._empty(rows, len(bias)) if last else self._taken(rows)
         if layer and self.keep:
-            self.aggregated.append(out.new_empty(rows, self.net.widths(layer)[0]))
-        if self.net.norm == "layer" and self.keep and not last:
-            self.normed.append((torch.empty_like(out), out.new_empty(rows, 1)))
-        for start, stop in _blocks(rows):
-            block = out[start:stop]
-            _product(self._block(layer, start, stop), weight.T, block)
-            block += bias
-            if not last:
-                self._activate(layer, start, block)
+            self._aggregated.append(self._taken(rows))
+        if self._norms(layer) and self.keep:
+            self._normed.append((self._taken(rows), self._empty(rows)))
+
+        def lane(start: int, stop: int) -> None:
+            scratch = self._empty(_ROWS, self.net.hidden if layer else 0)
+            other = self._empty(_ROWS if len(weights) > 1 else 0, len(bias))
+            for first, end in blocks(start, stop, _ROWS):
+                block, more = out[first:end], other[: end - first]
+                inputs = self._inputs(layer, first, end, scratch)
+                np.matmul(inputs[0], weights[0], out=block)
+                if len(inputs) > 1:
+                    np.matmul(inputs[1], weights[1], out=more)
+                rowwise.finished(block, more, bias, not last and not self._norms(layer))
+                if self._norms(layer):
+                    self._normalise(layer, first, end, block)
+
+        crew.each(lane, self.plan.lanes(layer))
         return out
 
-    def _activate(self, layer: int, start: int, block: Tensor) -> None:
-        """Layer norm where there is one, and ReLU, in place."""
-        if self.net.norm == "layer":
-            block -= block.mean(1, keepdim=True)
-            scale = block.square().mean(1, keepdim=True).add_(_EPS).rsqrt_()
-            block *= scale
-            if self.keep:
-                normed, scales = self.normed[layer]
-                normed[start : start + len(block)] = block
-                scales[start : start + len(block)] = scale
-            block *= self.state[f"norms.{layer}.weight"]
-            block += self.state[f"norms.{layer}.bias"]
-        block.relu_()
+    def _matrices(self, layer: int) -> list[Dense]:
+        """What the layer's inputs are multiplied by, (width, C) each; the first hop is one input."""
+        weights = [self.state[name].T for name in _weights(self.net, layer)]
+        return [np.ascontiguousarray(weight) for weight in weights] if layer else [np.concatenate(weights)]
 
-    def _block(self, layer: int, start: int, stop: int) -> Tensor:
-        """Rows of B, (stop - start, width)."""
+    def _inputs(self, layer: int, first: int, end: int, scratch: Dense) -> list[Dense]:
+        """Rows of the matrices that the layer's weights multiply."""
         if layer == 0:
-            return self.plan.first[start:stop]
-        below, width = self.hidden[-1], self.net.widths(layer)[0]
-        parts = 2 if self.net.kind == "sage" else 1
-        if not self.keep or parts == 2:
-            block = below.new_empty(stop - start, parts * width)
-        else:
-            block = self.aggregated[layer - 1][start:stop]
-        self.plan.layers[layer - 1].sums.into(start, stop, below.numpy(), block[:, :width].numpy())
-        if parts == 2:
-            block[:, width:] = below[start:stop]
-            if self.keep:
-                self.aggregated[layer - 1][start:stop] = block[:, :width]
-        return block
+            return [self.plan.first.numpy()[first:end]]
+        aggregated = self._aggregated[layer - 1][first:end] if self.keep else scratch[: end - first]
+        below = self._hidden[-1]
+        self.plan.layers[layer - 1].sums.into(first, end, below, aggregated)
+        return [aggregated, below[first:end]] if self.net.kind == "sage" else [aggregated]
 
-    def _weight(self, layer: int) -> Tensor:
-        """What B is multiplied by, (C, width)."""
-        return torch.cat([self.state[name] for name in _weights(self.net, layer)], 1)
+    def _normalise(self, layer: int, first: int, end: int, block: Dense) -> None:
+        weight, shift = self.state[f"norms.{layer}.weight"], self.state[f"norms.{layer}.bias"]
+        kept, scales = self._normed[layer] if self.keep else (block[:0], block[:0, 0])
+        rowwise.normed(block, weight, shift, _EPS, kept[first:end], scales[first:end])
 
-    @torch.no_grad()
-    def backward(self, grad: Tensor) -> dict[str, Tensor]:
+    def backward(self, grad: Dense) -> dict[str, Dense]:
         """Gradients of all parameters, given that of the scores (n, C)."""
-        grads: dict[str, Tensor] = {}
-        for layer in range(self.net.layers - 1, -1, -1):
-            if layer < self.net.layers - 1 and self.net.norm == "layer":
-                self._through_norm(layer, grad, grads)
-            grads[f"convs.{layer}.{_bias(self.net)}"] = grad.sum(0)
-            names = _weights(self.net, layer)
-            widths = [self.state[name].shape[1] for name in names]
-            grads |= dict(zip(names, torch.split(self._of_weight(layer, grad), widths, 1), strict=True))
-            if layer:
-                self._below(layer, grad)
-                grad = self.hidden.pop()
+        grads: dict[str, Dense] = {}
+        with Crew() as crew:
+            for layer in range(self.net.layers - 1, -1, -1):
+                grad = self._back(crew, layer, grad, grads)
+        if self.net.layers > 1:
+            self.plan.space.give(grad)
         return grads
 
-    def _of_weight(self, layer: int, grad: Tensor) -> Tensor:
-        """grad^T B, (C, width); what was aggregated becomes its gradient on the way."""
-        total = torch.zeros_like(self._weight(layer))
-        piece = torch.empty_like(total)
-        for start, stop in _blocks(len(grad)):
-            mine = grad[start:stop]
-            if layer == 0:
-                block = self.plan.first[start:stop]
-            else:
-                block = self.aggregated[-1][start:stop]
-                if self.net.kind == "sage":
-                    block = torch.cat([block, self.hidden[-1][start:stop]], 1)
-            _product(mine.T, block, piece)
-            total += piece
-            if layer:
-                _product(mine, self.state[_weights(self.net, layer)[0]], self.aggregated[-1][start:stop])
-        return total
+    def _back(self, crew: Crew, layer: int, above: Dense, grads: dict[str, Dense]) -> Dense:
+        """Gradients of one layer's parameters, and of what it gave to its activation, which is returned.
 
-    def _below(self, layer: int, grad: Tensor) -> None:
-        """Overwrite the hidden states below `layer` with the gradient of what ReLU was given."""
-        hidden, aggregated = self.hidden[-1], self.aggregated.pop()
-        transpose = self.plan.layers[layer - 1].transpose
-        for start, stop in _blocks(len(hidden)):
-            below = hidden.new_empty(stop - start, hidden.shape[1])
-            transpose.into(start, stop, aggregated.numpy(), below.numpy())
-            if self.net.kind == "sage" and start < len(grad):
-                own = below[: max(0, min(stop, len(grad)) - start)]
-                own += _product(grad[start:stop], self.state[_weights(self.net, layer)[1]], torch.empty_like(own))
-            block = hidden[start:stop]
-            torch.mul(below, block > 0, out=block)
+        `above` is the same of the layer above; of the scores for the last. Hidden and aggregated states are overwritten
+        with their gradients.
+        """
+        last = layer == self.net.layers - 1
+        mine = above if last else self._hidden.pop()
+        of_aggregated = None if last else self._aggregated.pop()
+        normed = self._normed.pop() if self._norms(layer) else None
 
-    def _through_norm(self, layer: int, grad: Tensor, grads: dict[str, Tensor]) -> None:
-        """Overwrite the gradient of layer norm's output with that of its input."""
-        normed, scales = self.normed.pop()
-        weight = self.state[f"norms.{layer}.weight"]
-        of_weight, of_bias = torch.zeros_like(weight), torch.zeros_like(weight)
-        for start, stop in _blocks(len(grad)):
-            block, mine = grad[start:stop], normed[start:stop]
-            of_bias += block.sum(0)
-            of_weight += (block * mine).sum(0)
-            block *= weight
-            shift = (block * mine).mean(1, keepdim=True)
-            block -= block.mean(1, keepdim=True)
-            block -= mine * shift
-            block *= scales[start:stop]
-        grads[f"norms.{layer}.weight"], grads[f"norms.{layer}.bias"] = of_weight, of_bias
+        def lane(start: int, stop: int) -> dict[str, Dense]:
+            totals = {name: np.zeros(self.state[name].shape, self._dtype) for name in self._of(layer)}
+            scratch = self._empty(_ROWS, self.net.hidden)
+            for first, end in blocks(start, stop, _ROWS):
+                block = mine[first:end]
+                if of_aggregated is not None:
+                    self._below(layer, first, end, (above, of_aggregated), scratch)
+                    rowwise.masked(block, scratch[: end - first])
+                if normed is not None:
+                    weight, shift = f"norms.{layer}.weight", f"norms.{layer}.bias"
+                    kept, scales = normed[0][first:end], normed[1][first:end]
+                    rowwise.through_norm(block, self.state[weight], kept, scales, totals[weight], totals[shift])
+                self._add(layer, first, end, block, totals)
+            return totals
+
+        pieces = crew.each(lane, self.plan.lanes(layer) if last else self.plan.layers[layer].transpose.lanes)
+        grads |= {name: _summed([piece[name] for piece in pieces]) for name in self._of(layer)}
+        for matrix in (above if layer < self.net.layers - 2 else None, of_aggregated, normed and normed[0]):
+            if matrix is not None:
+                self.plan.space.give(matrix)
+        return mine
+
+    def _below(self, layer: int, first: int, end: int, above: tuple[Dense, Dense], out: Dense) -> None:
+        """Gradient of a block of the layer's output, from those of what the next one summed up and aggregated."""
+        summed, aggregated = above
+        self.plan.layers[layer].transpose.into(first, end, aggregated, out[: end - first])
+        if self.net.kind == "sage" and first < len(summed):
+            own = summed[first:end]
+            out[: len(own)] += own @ self.state[_weights(self.net, layer + 1)[1]]
+
+    def _add(self, layer: int, first: int, end: int, block: Dense, totals: Mapping[str, Dense]) -> None:
+        """Add a block's share of the gradients of weights; what was aggregated becomes its gradient."""
+        rowwise.column_sums(block, totals[f"convs.{layer}.{_bias(self.net)}"])
+        names = _weights(self.net, layer)
+        if layer == 0:
+            product = block.T @ self.plan.first.numpy()[first:end]
+            for name, mine in zip(names, np.split(product, len(names), 1), strict=True):
+                totals[name] += mine
+            return
+        inputs = [self._aggregated[-1][first:end], self._hidden[-1][first:end]]
+        for name, input_ in zip(names, inputs, strict=False):
+            totals[name] += block.T @ input_
+        np.matmul(block, self.state[names[0]], out=inputs[0])
+
+    def _of(self, layer: int) -> list[str]:
+        """Names of the layer's parameters."""
+        return [name for name in self.state if name.split(".")[1] == str(layer)]
+
+    def _norms(self, layer: int) -> bool:
+        return self.net.norm == "layer" and layer < self.net.layers - 1
+
+    def _taken(self, rows: int) -> Dense:
+        return self.plan.space.take(rows, self.net.hidden, self._dtype)
+
+    def _empty(self, *shape: int) -> Dense:
+        return np.empty(shape, self._dtype)
 
 
 def _bias(net: Architecture) -> str:
@@ -215,16 +227,13 @@ def _bias(net: Architecture) -> str:
 
 
 def _weights(net: Architecture, layer: int) -> list[str]:
-    """Names of the weights that B is multiplied by, side by side."""
+    """Names of the weights of a layer: of what is aggregated and, in GraphSAGE, of the node's own."""
     names = ["lin_l.weight", "lin_r.weight"] if net.kind == "sage" else ["lin.weight"]
     return [f"convs.{layer}.{name}" for name in names]
 
 
-def _blocks(rows: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, rows, _ROWS):
-        yield start, min(start + _ROWS, rows)
-
-
-def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """The dense product a b into `out`."""
-    return torch.mm(a, b, out=out)
+def _summed(pieces: list[Dense]) -> Dense:
+    """Their sum in their order, in the first of them."""
+    for piece in pieces[1:]:
+        pieces[0] += piece
+    return pieces[0]

@@ -9,7 +9,7 @@ no weight and is part of the plan. (PyG and DGL call such a structure a message 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -20,12 +20,11 @@ from torch import Tensor
 
 from gnnsoup_hpc.compiled import structure
 from gnnsoup_hpc.compiled.sums import scaled_sums
-from gnnsoup_hpc.crew import Crew, Span, cut
-from gnnsoup_hpc.records import IndexArray
+from gnnsoup_hpc.crew import Crew, Space, Span, cut
+from gnnsoup_hpc.records import Dense, IndexArray
 from gnnsoup_hpc.subgraph import View
 
 Scale = npt.NDArray[Any]  # (rows,) or empty for 1 everywhere
-Dense = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Plan:
     """Shapes: rows (L,), those that each layer makes; first (rows[0], width); labels (rows[-1],).
 
     first: what the first weights multiply: [mean(x) | x] of GraphSAGE, the normalised sum of GCN. layers: of the
-    layers after the first. size: nodes of the subgraph.
+    layers after the first. size: nodes of the subgraph. space: for hidden states, kept from pass to pass.
     """
 
     rows: tuple[int, ...]
@@ -68,9 +67,14 @@ class Plan:
     layers: tuple[Layer, ...]
     labels: Tensor
     size: int
+    space: Space = field(default_factory=Space)
+
+    def lanes(self, layer: int) -> tuple[Span, ...]:
+        """Shares of the rows that a layer makes."""
+        return self.layers[layer - 1].sums.lanes if layer else cut(np.zeros(self.rows[0] + 1, dtype=np.int64))
 
     @classmethod
-    def of(cls, view: View, kind: str, depth: int) -> Plan:
+    def of(cls, view: View, kind: str, depth: int, space: Space | None = None) -> Plan:
         """The plan of `depth` layers of kind gcn or sage for a view on the CPU; nothing of the view is kept."""
         adjacency = view.graph.adjacency
         indptr, indices = adjacency.indptr.numpy(), adjacency.indices.numpy()
@@ -85,7 +89,7 @@ class Plan:
         first = _first(view.graph.x, kind, indptr, indices, order, scale)
         inner = structure.renumbered(indptr, indices, order[: max(rows[1:], default=0)], local)
         layers = _layers(kind, rows, inner, scale[order])
-        return cls(rows, first, layers, view.labels, adjacency.nodes)
+        return cls(rows, first, layers, view.labels, adjacency.nodes, space or Space())
 
 
 def _scale(kind: str, indptr: IndexArray, dtype: Any) -> Scale:

@@ -8,6 +8,7 @@ from torch.nn import functional
 from gnnsoup_hpc import engine, evaluate, stream
 from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.task import Cell, Task
+from gnnsoup_hpc.crew import Space
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import Role, State
@@ -25,6 +26,7 @@ class Ours:
         self._net = tasks.architecture(cell, graph)
         self._raw = tasks.start(cell).requires_grad_()
         self._whole: Plan | View | None = None
+        self._space = Space()
 
     def prepare(self) -> None:
         """Fill the shelf; read the whole graph where the task needs it."""
@@ -38,7 +40,7 @@ class Ours:
         """Accuracy, or loss of the step."""
         if self._whole is None:
             union = stream.union_of_parts(self._graph, next(self._draws), Role.VALIDATION)
-            return self._step(engine.prepared(self._net, union))
+            return self._step(engine.prepared(self._net, union, self._space))
         if self._cell.task == "evaluation":
             return self._accuracy(self._shelf.state(self._shelf.weights[0]), self._whole)
         return self._step(self._whole) if self._cell.task == "ls_epoch" else self._gis(self._whole)

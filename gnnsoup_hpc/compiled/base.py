@@ -18,3 +18,11 @@ def compiled(function: _Function) -> _Function:
     """Compile for the types of the first call, and keep the machine code in the cache beside its file."""
     made: _Function = numba.njit(function, nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz"})
     return made
+
+
+def compiled_in_any_order(function: _Function) -> _Function:
+    """The same where sums over a row's channels may run in whatever order is fastest: one order, but the compiler's."""
+    made: _Function = numba.njit(
+        function, nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"}
+    )
+    return made

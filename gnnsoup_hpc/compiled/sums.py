@@ -9,11 +9,6 @@ from gnnsoup_hpc.records import IndexArray
 
 
 @compiled
-def _scale(scale: Any, i: int, x: Any) -> Any:
-    return scale[i] if len(scale) > 0 else x.dtype.type(1)
-
-
-@compiled
 def scaled_sums(
     first: int,
     last: int,
@@ -30,25 +25,54 @@ def scaled_sums(
 
     The entries of row r are start[r] to end[r] - 1. A scale of length 0 is 1 everywhere.
     """
-    width = x.shape[1]
+    weighted = len(column_scale) > 0
     for r in range(first, last):
         total = out[r - shift]
+        # Two kernels, not one scale that is 1 or not: a choice inside the loop over entries made it 1.4 times as slow.
+        if weighted:
+            _weighted_row(start[r], end[r], indices, column_scale, x, total)
+        else:
+            _row(start[r], end[r], indices, x, total)
+        if len(row_scale) > 0:
+            scale = row_scale[r]
+            for j in range(len(total)):
+                total[j] *= scale
+
+
+@compiled
+def _row(start: int, end: int, indices: IndexArray, x: Any, total: Any) -> None:
+    """Four rows of x at a time: a quarter of the traffic to and from `total`."""
+    width = x.shape[1]
+    for j in range(width):
+        total[j] = 0
+    e = start
+    while e + 4 <= end:
+        a, b, c, d = indices[e], indices[e + 1], indices[e + 2], indices[e + 3]
         for j in range(width):
-            total[j] = 0
-        e, stop = start[r], end[r]
-        while e + 4 <= stop:  # four rows of x at a time: a quarter of the traffic to and from `total`
-            a, b, c, d = indices[e], indices[e + 1], indices[e + 2], indices[e + 3]
-            p, q = _scale(column_scale, a, x), _scale(column_scale, b, x)
-            s, t = _scale(column_scale, c, x), _scale(column_scale, d, x)
-            for j in range(width):
-                total[j] += ((p * x[a, j] + q * x[b, j]) + s * x[c, j]) + t * x[d, j]
-            e += 4
-        while e < stop:
-            a = indices[e]
-            p = _scale(column_scale, a, x)
-            for j in range(width):
-                total[j] += p * x[a, j]
-            e += 1
-        scale = _scale(row_scale, r, x)
+            total[j] += ((x[a, j] + x[b, j]) + x[c, j]) + x[d, j]
+        e += 4
+    while e < end:
+        a = indices[e]
         for j in range(width):
-            total[j] *= scale
+            total[j] += x[a, j]
+        e += 1
+
+
+@compiled
+def _weighted_row(start: int, end: int, indices: IndexArray, weights: Any, x: Any, total: Any) -> None:
+    width = x.shape[1]
+    for j in range(width):
+        total[j] = 0
+    e = start
+    while e + 4 <= end:
+        a, b, c, d = indices[e], indices[e + 1], indices[e + 2], indices[e + 3]
+        p, q, s, t = weights[a], weights[b], weights[c], weights[d]
+        for j in range(width):
+            total[j] += ((p * x[a, j] + q * x[b, j]) + s * x[c, j]) + t * x[d, j]
+        e += 4
+    while e < end:
+        a = indices[e]
+        p = weights[a]
+        for j in range(width):
+            total[j] += p * x[a, j]
+        e += 1
