@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_cut_and_spills(
     assert sizes == [graph.nodes] * 3
     assert not list(tmp_path.iterdir())
     sizes.clear()
-    scores(graph, net, 150_000, tmp_path, everyone)
+    scores(graph, net, 90_000, tmp_path, everyone)
     assert max(sizes) < graph.nodes
     assert 3 < len(sizes) < 60
     sizes.clear()
