@@ -62,11 +62,12 @@ class SumsLayerwise:
             how = dense(self._net, arrays, layer)
             made, more = self._room(layer, how, filled)
             room = max(1, self._memory - filled - more - 2 * self._slab)
-            for block, outs in self._layer(layer, how, source, room, team):
+            for first, outs in self._layer(layer, how, source, room, team):
                 if how.last:
-                    yield block.first, torch.from_numpy(outs[0])
-                for store, out in zip(made, outs, strict=False):
-                    store.write(block.first, out)
+                    yield first, torch.from_numpy(outs[0])
+                for number, store in enumerate(made):
+                    store.write(first, outs[number])
+                del outs  # before the next block is read
             source, filled = _Source(*made), more
 
     def _room(self, layer: int, how: Dense, filled: int) -> tuple[list[Held], int]:
@@ -86,16 +87,20 @@ class SumsLayerwise:
 
     def _layer(
         self, layer: int, how: Dense, source: _Source, room: int, team: crew.Crew
-    ) -> Iterator[tuple[Block, tuple[FloatArray, ...]]]:
-        """Each block of a layer's rows, and what is made of it."""
+    ) -> Iterator[tuple[int, tuple[FloatArray, ...]]]:
+        """Place of the first row of each block of a layer, and what is made of the block."""
         needed = self._needed[layer]
         rank = structure.ranks(self._needed[layer - 1]) if layer else np.empty(0, dtype=np.int32)
         scale = self._column_scale(layer)
         row_bytes = 4 * (how.width * self._parts + sum(how.out)) + ROW_BYTES
-        for span in structure.spans(self._graph, needed, row_bytes, room):
+
+        def made(span: tuple[int, int]) -> tuple[int, tuple[FloatArray, ...]]:
             block = structure.read(self._graph, span, needed, rank, self._net.kind == "gcn")
-            if len(block.nodes):
-                yield block, self._made(how, block, source, scale, team)
+            return block.first, self._made(how, block, source, scale, team)
+
+        for span in structure.spans(self._graph, needed, row_bytes, room):
+            if needed[span[0] : span[1]].any():
+                yield made(span)  # kept under no name, or two blocks would be in memory while one is read
 
     @property
     def _parts(self) -> int:
