@@ -21,10 +21,12 @@ from gnnsoup_hpc.store.graph import GraphFile
 FLOAT = 4
 DOUBLE = 8
 MIB = 1 << 20
-READ_ENTRY = 25  # bytes an entry while rows are read and made local: ids as read, in int64, where they lie
+BASE = 24 * MIB  # blocks of rows that threads work at, buffers of reading, alphas and their history
+READ_NODE = 24  # bytes a node of a subgraph that is read: where rows start, in the file and here, roles, labels
+PLAN_NODE = 28  # bytes a node of a plan: its order, its place there, its scale, where its entries start, both ways
+STORE_ENTRY = 16  # bytes an entry while the whole structure is read to be sampled: int32 as read, int64, int32 kept
 TRAINED_ENTRY = 28  # of training's structure: CSR, its transpose, both with values, and the permutation between them
 TRAINED_STATES = 8  # copies of a layer's states that autograd keeps while training, gradients included
-NODE_MAPS = 24  # bytes a node of a plan: its order, local ids, degrees, scales
 EVALUATED_NODE = 64  # bytes a node of the whole graph while accuracies are told: roles, labels, places, predictions
 LEAST_WORK = 96 * MIB  # of inference layer by layer: a piece of the structure, two slabs, a block worth the reading
 MOST_PARTS = 8  # that are ever chosen for a union
@@ -56,7 +58,7 @@ class Sizes:
     @classmethod
     def of(cls, graph: GraphFile, net: Architecture, on_device: bool = False) -> Sizes:
         """The sizes of a graph and a model; reads K numbers."""
-        bounds = np.array([int(graph.starts(node, node)[0]) for node in graph.ptr.tolist()])
+        bounds = np.array([int(graph.bounds(node, node)[0]) for node in graph.ptr.tolist()])
         cut = 2 * int(graph.cut["edge_cut"]) / max(1, graph.edges)
         return cls(net, np.diff(graph.ptr), np.diff(bounds), graph.validation_counts, min(1.0, cut), on_device)
 
@@ -109,34 +111,45 @@ def reached(extent: Extent, hops: int) -> list[int]:
 
 
 def reading(net: Architecture, extent: Extent) -> Terms:
-    """A subgraph while it is read."""
-    return {"features": FLOAT * net.features * extent.nodes, "read": READ_ENTRY * extent.read}
+    """A subgraph as it is read: features, and the entries of its rows, of which those inside it are kept in place."""
+    ids = np.dtype(index_type(extent.read)).itemsize
+    return {"features": FLOAT * net.features * extent.nodes, "read": ids * extent.read + READ_NODE * extent.nodes}
 
 
-def plan(net: Architecture, extent: Extent) -> Terms:
-    """What is kept of a subgraph: the first hop and the structure with its transpose; of GAT the features."""
-    entry = np.dtype(index_type(extent.read)).itemsize
+def plan(net: Architecture, extent: Extent, keep: bool) -> Terms:
+    """What is made of it: the first hop (of GAT the features), and the structure with its transpose.
+
+    GCN and GraphSAGE need only the entries of rows after the first layer; GAT's transpose, with the places of its
+    entries, is there only to `keep` what a backward pass needs.
+    """
     rows = reached(extent, net.layers - 1)[::-1]
     width = net.features * (2 if net.kind == "sage" else 1)
-    inner = extent.entries * (net.layers > 1) + (extent.nodes if net.kind != "sage" else 0)
-    return {"first hop": FLOAT * width * rows[0], "structure": 2 * entry * inner + NODE_MAPS * extent.nodes}
+    ids = np.dtype(index_type(extent.read)).itemsize
+    if net.kind == "gat":
+        entries = (extent.entries + extent.nodes) * (3 if keep else 1)
+    else:
+        later = rows[1] / max(1, extent.nodes) if net.layers > 1 else 0
+        entries = 2 * round(later * (extent.entries + (extent.nodes if net.kind == "gcn" else 0)))
+    return {"first hop": FLOAT * width * rows[0], "structure": ids * entries + PLAN_NODE * extent.nodes}
 
 
 def states(net: Architecture, extent: Extent, keep: bool) -> Terms:
     """Hidden states: all that the backward pass needs, or two layers of them."""
     rows = reached(extent, net.layers - 1)[::-1]
     made = [FLOAT * net.widths(layer)[1] * rows[layer] for layer in range(net.layers)]
-    aggregated = [FLOAT * net.widths(layer)[0] * rows[layer] for layer in range(1, net.layers)]
-    scores = 4 * made[-1]
-    attention = 3 * FLOAT * net.heads * extent.entries if net.kind == "gat" else 0
+    aggregated = sum(FLOAT * net.widths(layer)[0] * rows[layer] for layer in range(1, net.layers))
+    scores = made[-1] * (4 if keep else 2)
+    if net.kind == "gat":
+        shares = [rows[layer] / max(1, extent.nodes) for layer in range(net.layers)]
+        weights = [FLOAT * net.heads * round(share * (extent.entries + extent.nodes)) for share in shares]
+        scores += 4 * FLOAT * net.heads * extent.nodes + (sum(weights) + max(weights) if keep else 0)
+        aggregated = 0
     if not keep:
-        return {
-            "states": max((a + b for a, b in zip(made, [*made[1:], 0], strict=True)), default=0) + scores + attention
-        }
+        return {"states": max(a + b for a, b in zip(made, [*made[1:], 0], strict=True)) + scores}
     normed = sum(made[:-1]) if net.norm == "layer" else 0
     widest = max(net.widths(layer)[0] * net.widths(layer)[1] for layer in range(net.layers))
     lanes = LANES * FLOAT * widest * (2 if net.kind == "sage" else 1)
-    return {"states": sum(made) + sum(aggregated) + normed + scores + net.layers * attention, "gradients": lanes}
+    return {"states": sum(made) + aggregated + normed + scores, "gradients": lanes}
 
 
 def total(*terms: Terms) -> int:
@@ -146,29 +159,37 @@ def total(*terms: Terms) -> int:
 
 def learned(sizes: Sizes, ingredients: int) -> int:
     """LS: the whole graph is read and planned, then every step keeps its states."""
-    return _fitted(sizes, sizes.whole, ingredients, buffers=1)
-
-
-def partition_learned(sizes: Sizes, ingredients: int, union: int) -> int:
-    """PLS with unions of R parts, the next of which is read while one is worked at."""
-    return _fitted(sizes, sizes.union(union), ingredients, buffers=2 if union < sizes.parts else 1)
-
-
-def _fitted(sizes: Sizes, extent: Extent, ingredients: int, buffers: int) -> int:
-    net = sizes.net
-    reads, planned, kept = reading(net, extent), plan(net, extent), states(net, extent, keep=True)
-    held = total(shelf(net, ingredients)) + (buffers - 1) * total(reads)
-    return held + (total(reads) if sizes.on_device else total(planned) + max(total(reads), total(kept)))
-
-
-def inference(sizes: Sizes) -> int:
-    """Accuracies in memory: of all nodes, for that is what validation and test together come to."""
-    whole = sizes.whole
-    everyone = Extent(whole.nodes, whole.read, whole.entries, whole.nodes)
+    net, whole = sizes.net, sizes.whole
+    held, reads = total(shelf(net, ingredients)), total(reading(net, whole))
     if sizes.on_device:
-        return total(reading(sizes.net, everyone)) + EVALUATED_NODE * whole.nodes
-    held = total(plan(sizes.net, everyone)) + EVALUATED_NODE * whole.nodes
-    return held + max(total(reading(sizes.net, everyone)), total(states(sizes.net, everyone, keep=False)))
+        return held + reads
+    return BASE + held + total(plan(net, whole, keep=True)) + max(reads, total(states(net, whole, keep=True)))
+
+
+def partition_learned(sizes: Sizes, ingredients: int, union: int, exact: bool = False) -> int:
+    """PLS with unions of R parts: the next is read while one is worked at, and all room is kept for the one after.
+
+    exact: the whole graph's first hop is read beside the features.
+    """
+    net, extent = sizes.net, sizes.union(union)
+    held = total(shelf(net, ingredients), reading(net, extent)) + exact * FLOAT * net.features * extent.nodes
+    if sizes.on_device:
+        return held + total(reading(net, extent))
+    return BASE + held + total(plan(net, extent, keep=True), states(net, extent, keep=True))
+
+
+def inference(sizes: Sizes, line: bool = False) -> int:
+    """Accuracies in memory, of all nodes, for that is what validation and test together come to.
+
+    On a line between two models, as GIS tells them, what the first weights of both make of the first hop is held too.
+    """
+    net, whole = sizes.net, sizes.whole
+    everyone = Extent(whole.nodes, whole.read, whole.entries, whole.nodes)
+    reads, told = total(reading(net, everyone)), BASE + EVALUATED_NODE * whole.nodes
+    if sizes.on_device:
+        return reads + told
+    ends = 2 * FLOAT * net.widths(0)[1] * whole.nodes if line else 0
+    return told + total(plan(net, everyone, keep=False)) + max(reads, ends + total(states(net, everyone, keep=False)))
 
 
 def layer_by_layer(sizes: Sizes) -> int:
@@ -181,13 +202,14 @@ def trained(sizes: Sizes, extent: Extent) -> int:
     net = sizes.net
     if sizes.on_device:
         return total(reading(net, extent))
-    structure = TRAINED_ENTRY * extent.entries + NODE_MAPS * extent.nodes
+    structure = TRAINED_ENTRY * extent.entries + PLAN_NODE * extent.nodes
     features = FLOAT * net.features * extent.nodes * (1 if net.kind == "gat" else 2)
     per_layer = sum(net.widths(layer)[1] for layer in range(net.layers))
     kept = FLOAT * extent.nodes * per_layer * TRAINED_STATES
     attention = 10 * FLOAT * net.heads * extent.entries * net.layers if net.kind == "gat" else 0
     optimiser = 6 * FLOAT * parameters(net)
-    return features + max(READ_ENTRY * extent.read, structure + kept + attention) + optimiser
+    ids = int(np.dtype(index_type(extent.read)).itemsize)
+    return features + max(ids * extent.read, structure + kept + attention) + optimiser
 
 
 def trained_full(sizes: Sizes) -> int:
@@ -203,7 +225,7 @@ def trained_clusters(sizes: Sizes, clusters: int) -> int:
 def neighbour_store(sizes: Sizes) -> int:
     """What neighbour batches are drawn from: features and structure of the whole graph."""
     whole = sizes.whole
-    return FLOAT * sizes.net.features * whole.nodes + 2 * READ_ENTRY * whole.read // 3 + NODE_MAPS * whole.nodes
+    return FLOAT * sizes.net.features * whole.nodes + STORE_ENTRY * whole.read + PLAN_NODE * whole.nodes
 
 
 def trained_neighbour(sizes: Sizes, batch_size: int, fanouts: tuple[int, ...]) -> int:

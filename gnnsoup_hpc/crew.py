@@ -31,10 +31,13 @@ _ROW_WORK = 32  # of a row, in entries: its share of dense products, roughly
 
 
 class Crew:
-    """As many threads as torch may use, for one pass; BLAS uses one thread a call meanwhile."""
+    """As many threads as torch may use, for one pass; BLAS and torch use one thread a call meanwhile."""
 
     def __enter__(self) -> Self:
-        self._pool = ThreadPoolExecutor(torch.get_num_threads())
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        # A thread asks torch for its number of threads at first, or OpenMP would have its own idea of it there.
+        self._pool = ThreadPoolExecutor(self._threads, initializer=torch.get_num_threads)
         self._limited = _blas().limit(limits=1)
         return self
 
@@ -43,6 +46,7 @@ class Crew:
     ) -> None:
         self._limited.restore_original_limits()
         self._pool.shutdown()
+        torch.set_num_threads(self._threads)
 
     def each(self, task: Callable[[int, int], _Result], lanes: Sequence[Span]) -> list[_Result]:
         """`task(start, stop)` for each lane, as threads become free; what they return, in the lanes' order."""

@@ -1,46 +1,52 @@
-"""GCN and GraphSAGE forward and backward over a plan: gradients of the weights alone, within bounded memory.
+"""Class scores of the nodes that are asked for, differentiable in the weights: by compiled passes where there are any.
 
-Both are one computation: a layer adds up products of a matrix with a weight matrix, [mean(h) | h] of GraphSAGE, GCN's
-normalised sum of h. A lane of rows goes through all of a layer block by block: aggregated, multiplied, activated while
-it is in the core's cache. Training keeps what the backward pass needs (aggregated and hidden states), which that pass
-overwrites with their gradients. Its oracle is autograd through `Architecture.logits` on the whole subgraph.
+GCN and GraphSAGE on a CPU run over a plan (passes.py); GAT, and everything on a GPU, through `Architecture.logits`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gnnsoup_hpc.compiled import rowwise
-from gnnsoup_hpc.crew import Crew, Space, blocks
+from gnnsoup_hpc import attention
+from gnnsoup_hpc.attention.plan import AttentionPlan
+from gnnsoup_hpc.crew import Space
 from gnnsoup_hpc.kernels import Adjacency
 from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.passes import Blend, Pass, first_product
 from gnnsoup_hpc.plan import Plan
-from gnnsoup_hpc.records import Dense
+from gnnsoup_hpc.records import Dense, Precision
 from gnnsoup_hpc.subgraph import Subgraph, View
 
-_ROWS = 1024  # of a block: what one step writes the next finds in the core's own cache
-_EPS = 1e-5  # of layer norm, as in models.py
+Ready = Plan | AttentionPlan | View  # what `scores` computes on
 
 
-def prepared(net: Architecture, view: View, space: Space | None = None) -> Plan | View:
-    """What `scores` computes on, built once a view: a plan where there is one, for GAT and on a GPU the view itself.
+def prepared(net: Architecture, view: View, space: Space | None = None, precision: Precision = "float32") -> Ready:
+    """What `scores` computes on, built once a view: a plan on a CPU, on a GPU the view itself.
 
     Plans that are used one after the other may share a `space`.
     """
-    if net.kind != "gat" and view.graph.x.device.type == "cpu":
-        return Plan.of(view, net.kind, net.layers, space)
-    return view
+    if view.graph.x.device.type != "cpu":
+        return replace(view, precision=precision)
+    if net.kind == "gat":
+        return replace(AttentionPlan.of(view, net.layers), precision=precision)
+    return replace(Plan.of(view, net.kind, net.layers, space), precision=precision)
 
 
-def scores(net: Architecture, state: Mapping[str, Tensor], ready: Plan | View) -> Tensor:
+def scores(net: Architecture, state: Mapping[str, Tensor], ready: Ready) -> Tensor:
     """Class scores of the nodes that are asked for, (n, C), differentiable in the state's parameters."""
-    return logits(net, state, ready) if isinstance(ready, Plan) else net.logits(state, ready.graph)[ready.nodes]
+    if isinstance(ready, AttentionPlan):
+        return attention.logits(net, state, ready)
+    if isinstance(ready, Plan):
+        return logits(net, state, ready)
+    device = ready.graph.x.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=ready.precision == "bfloat16"):
+        return net.logits(state, ready.graph)[ready.nodes].to(ready.graph.x.dtype)
 
 
 def logits(net: Architecture, state: Mapping[str, Tensor], plan: Plan) -> Tensor:
@@ -49,10 +55,39 @@ def logits(net: Architecture, state: Mapping[str, Tensor], plan: Plan) -> Tensor
     return found
 
 
+@dataclass(frozen=True)
+class Line:
+    """Models on the line between two: what their first weights make of the first hop is linear in where they are.
+
+    Shapes: start, end (rows[0], C): that product, without the bias, of the models at the line's two ends.
+    """
+
+    plan: Plan
+    start: Dense
+    end: Dense
+
+    @classmethod
+    def between(cls, net: Architecture, start: Mapping[str, Tensor], end: Mapping[str, Tensor], plan: Plan) -> Line:
+        """The line between two states; what `plan.space` has room for is taken from there."""
+        return cls(plan, *(first_product(net, _arrays(net, state), plan) for state in (start, end)))
+
+    def scores(self, net: Architecture, state: Mapping[str, Tensor], share: float) -> Tensor:
+        """Class scores (n, C) of the state share * start + (1 - share) * end, as `scores` gives, but for rounding."""
+        blend = Blend(self.start, self.end, share)
+        return torch.from_numpy(Pass(net, self.plan, _arrays(net, state), keep=False, first=blend).forward())
+
+    def close(self) -> None:
+        """Give the room back."""
+        self.plan.space.give(self.start)
+        self.plan.space.give(self.end)
+
+
+def _arrays(net: Architecture, state: Mapping[str, Tensor]) -> dict[str, Dense]:
+    return {name: state[name].detach().numpy() for name in net.shapes()}
+
+
 def warm_up(kind: str) -> None:
     """Compile, or load, all that a kind of model needs, so that the first to be measured is not blamed for it."""
-    if kind == "gat":
-        return
     structure = Adjacency(torch.arange(5, dtype=torch.int32), torch.arange(4, dtype=torch.int32).roll(1))
     view = View(Subgraph(torch.ones(4, 4), structure), torch.tensor([0]), torch.tensor([0]))
     for norm in ("none", "layer"):
@@ -77,163 +112,3 @@ class _Logits(torch.autograd.Function):
         del ctx.run  # its buffers are overwritten: there is no second backward
         grads = run.backward(grad.contiguous().numpy())
         return None, None, *(torch.from_numpy(grads[name]) for name in run.net.shapes())
-
-
-class Pass:
-    """One forward pass and, if `keep`, its backward pass. hidden[l] is what layer l has made, (rows[l], C)."""
-
-    def __init__(self, net: Architecture, plan: Plan, state: Mapping[str, Dense], keep: bool) -> None:
-        self.net, self.plan, self.state, self.keep = net, plan, state, keep
-        self._dtype = next(iter(state.values())).dtype
-        self._hidden: list[Dense] = []
-        self._aggregated: list[Dense] = []  # of the layers after the first
-        self._normed: list[tuple[Dense, Dense]] = []  # before layer norm's weight, 1 / deviation
-
-    def forward(self) -> Dense:
-        """Class scores, (n, C)."""
-        with Crew() as crew:
-            for layer in range(self.net.layers):
-                out = self._layer(crew, layer)
-                if layer and not self.keep:
-                    self.plan.space.give(self._hidden.pop())
-                self._hidden.append(out)
-        return self._hidden.pop()
-
-    def _layer(self, crew: Crew, layer: int) -> Dense:
-        rows, last = self.plan.rows[layer], layer == self.net.layers - 1
-        weights, bias = self._matrices(layer), self.state[f"convs.{layer}.{_bias(self.net)}"]
-        out = self._empty(rows, len(bias)) if last else self._taken(rows)
-        if layer and self.keep:
-            self._aggregated.append(self._taken(rows))
-        if self._norms(layer) and self.keep:
-            self._normed.append((self._taken(rows), self._empty(rows)))
-
-        def lane(start: int, stop: int) -> None:
-            scratch = self._empty(_ROWS, self.net.hidden if layer else 0)
-            other = self._empty(_ROWS if len(weights) > 1 else 0, len(bias))
-            for first, end in blocks(start, stop, _ROWS):
-                block, more = out[first:end], other[: end - first]
-                inputs = self._inputs(layer, first, end, scratch)
-                np.matmul(inputs[0], weights[0], out=block)
-                if len(inputs) > 1:
-                    np.matmul(inputs[1], weights[1], out=more)
-                rowwise.finished(block, more, bias, not last and not self._norms(layer))
-                if self._norms(layer):
-                    self._normalise(layer, first, end, block)
-
-        crew.each(lane, self.plan.lanes(layer))
-        return out
-
-    def _matrices(self, layer: int) -> list[Dense]:
-        """What the layer's inputs are multiplied by, (width, C) each; the first hop is one input."""
-        weights = [self.state[name].T for name in _weights(self.net, layer)]
-        return [np.ascontiguousarray(weight) for weight in weights] if layer else [np.concatenate(weights)]
-
-    def _inputs(self, layer: int, first: int, end: int, scratch: Dense) -> list[Dense]:
-        """Rows of the matrices that the layer's weights multiply."""
-        if layer == 0:
-            return [self.plan.first.numpy()[first:end]]
-        aggregated = self._aggregated[layer - 1][first:end] if self.keep else scratch[: end - first]
-        below = self._hidden[-1]
-        self.plan.layers[layer - 1].sums.into(first, end, below, aggregated)
-        return [aggregated, below[first:end]] if self.net.kind == "sage" else [aggregated]
-
-    def _normalise(self, layer: int, first: int, end: int, block: Dense) -> None:
-        weight, shift = self.state[f"norms.{layer}.weight"], self.state[f"norms.{layer}.bias"]
-        kept, scales = self._normed[layer] if self.keep else (block[:0], block[:0, 0])
-        rowwise.normed(block, weight, shift, _EPS, kept[first:end], scales[first:end])
-
-    def backward(self, grad: Dense) -> dict[str, Dense]:
-        """Gradients of all parameters, given that of the scores (n, C)."""
-        grads: dict[str, Dense] = {}
-        with Crew() as crew:
-            for layer in range(self.net.layers - 1, -1, -1):
-                grad = self._back(crew, layer, grad, grads)
-        if self.net.layers > 1:
-            self.plan.space.give(grad)
-        return grads
-
-    def _back(self, crew: Crew, layer: int, above: Dense, grads: dict[str, Dense]) -> Dense:
-        """Gradients of one layer's parameters, and of what it gave to its activation, which is returned.
-
-        `above` is the same of the layer above; of the scores for the last. Hidden and aggregated states are overwritten
-        with their gradients.
-        """
-        last = layer == self.net.layers - 1
-        mine = above if last else self._hidden.pop()
-        of_aggregated = None if last else self._aggregated.pop()
-        normed = self._normed.pop() if self._norms(layer) else None
-
-        def lane(start: int, stop: int) -> dict[str, Dense]:
-            totals = {name: np.zeros(self.state[name].shape, self._dtype) for name in self._of(layer)}
-            scratch = self._empty(_ROWS, self.net.hidden)
-            for first, end in blocks(start, stop, _ROWS):
-                block = mine[first:end]
-                if of_aggregated is not None:
-                    self._below(layer, first, end, (above, of_aggregated), scratch)
-                    rowwise.masked(block, scratch[: end - first])
-                if normed is not None:
-                    weight, shift = f"norms.{layer}.weight", f"norms.{layer}.bias"
-                    kept, scales = normed[0][first:end], normed[1][first:end]
-                    rowwise.through_norm(block, self.state[weight], kept, scales, totals[weight], totals[shift])
-                self._add(layer, first, end, block, totals)
-            return totals
-
-        pieces = crew.each(lane, self.plan.lanes(layer) if last else self.plan.layers[layer].transpose.lanes)
-        grads |= {name: _summed([piece[name] for piece in pieces]) for name in self._of(layer)}
-        for matrix in (above if layer < self.net.layers - 2 else None, of_aggregated, normed and normed[0]):
-            if matrix is not None:
-                self.plan.space.give(matrix)
-        return mine
-
-    def _below(self, layer: int, first: int, end: int, above: tuple[Dense, Dense], out: Dense) -> None:
-        """Gradient of a block of the layer's output, from those of what the next one summed up and aggregated."""
-        summed, aggregated = above
-        self.plan.layers[layer].transpose.into(first, end, aggregated, out[: end - first])
-        if self.net.kind == "sage" and first < len(summed):
-            own = summed[first:end]
-            out[: len(own)] += own @ self.state[_weights(self.net, layer + 1)[1]]
-
-    def _add(self, layer: int, first: int, end: int, block: Dense, totals: Mapping[str, Dense]) -> None:
-        """Add a block's share of the gradients of weights; what was aggregated becomes its gradient."""
-        rowwise.column_sums(block, totals[f"convs.{layer}.{_bias(self.net)}"])
-        names = _weights(self.net, layer)
-        if layer == 0:
-            product = block.T @ self.plan.first.numpy()[first:end]
-            for name, mine in zip(names, np.split(product, len(names), 1), strict=True):
-                totals[name] += mine
-            return
-        inputs = [self._aggregated[-1][first:end], self._hidden[-1][first:end]]
-        for name, input_ in zip(names, inputs, strict=False):
-            totals[name] += block.T @ input_
-        np.matmul(block, self.state[names[0]], out=inputs[0])
-
-    def _of(self, layer: int) -> list[str]:
-        """Names of the layer's parameters."""
-        return [name for name in self.state if name.split(".")[1] == str(layer)]
-
-    def _norms(self, layer: int) -> bool:
-        return self.net.norm == "layer" and layer < self.net.layers - 1
-
-    def _taken(self, rows: int) -> Dense:
-        return self.plan.space.take(rows, self.net.hidden, self._dtype)
-
-    def _empty(self, *shape: int) -> Dense:
-        return np.empty(shape, self._dtype)
-
-
-def _bias(net: Architecture) -> str:
-    return "lin_l.bias" if net.kind == "sage" else "bias"
-
-
-def _weights(net: Architecture, layer: int) -> list[str]:
-    """Names of the weights of a layer: of what is aggregated and, in GraphSAGE, of the node's own."""
-    names = ["lin_l.weight", "lin_r.weight"] if net.kind == "sage" else ["lin.weight"]
-    return [f"convs.{layer}.{name}" for name in names]
-
-
-def _summed(pieces: list[Dense]) -> Dense:
-    """Their sum in their order, in the first of them."""
-    for piece in pieces[1:]:
-        pieces[0] += piece
-    return pieces[0]

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from gnnsoup_hpc import budget, engine, stream
 from gnnsoup_hpc.budget import Sizes
+from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.graphs.ogb import catalogue
 from gnnsoup_hpc.layerwise import Layerwise, layerwise
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.plan import Plan
-from gnnsoup_hpc.records import IntArray, Role, State
+from gnnsoup_hpc.records import IntArray, Precision, Role, State
 from gnnsoup_hpc.store import files
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.subgraph import View
@@ -59,16 +60,25 @@ class Evaluator:
     """
 
     def __init__(
-        self, graph: GraphFile, architecture: Architecture, memory: int, home: Path, device: torch.device
+        self,
+        graph: GraphFile,
+        architecture: Architecture,
+        memory: int,
+        home: Path,
+        device: torch.device,
+        precision: Precision = "float32",
     ) -> None:
         self._graph = graph
         self._net = architecture
         self._memory = memory
         self._home = home
         self._device = device
-        self._fits = budget.inference(Sizes.of(graph, architecture, device.type == "cuda")) <= memory
+        sizes = Sizes.of(graph, architecture, device.type == "cuda")
+        self._fits = budget.inference(sizes) <= memory
+        self._line_fits = budget.inference(sizes, line=True) <= memory
+        self._precision = precision
         self._whole: View | None = None
-        self._ready: tuple[tuple[Role, ...], Plan | View] | None = None
+        self._ready: tuple[tuple[Role, ...], Ready] | None = None
 
     @property
     def fits(self) -> bool:
@@ -79,7 +89,7 @@ class Evaluator:
         """Use a view of the whole graph that is in memory already."""
         self._whole = whole
 
-    def ready(self, roles: Sequence[Role]) -> Plan | View:
+    def ready(self, roles: Sequence[Role]) -> Ready:
         """What scores of all nodes of some roles are computed on, in memory; kept until others are asked for."""
         if self._ready is None or self._ready[0] != tuple(roles):
             self._ready = None  # before the next one is built
@@ -87,12 +97,30 @@ class Evaluator:
             whole = self._whole or stream.whole(self._graph, Role.VALIDATION).to(self._device)
             labels = torch.from_numpy(self._graph.y(0, self._graph.nodes)[nodes])
             view = View(whole.graph, torch.from_numpy(nodes), labels).to(self._device)
-            self._ready = tuple(roles), engine.prepared(self._net, view)
+            self._ready = tuple(roles), engine.prepared(self._net, view, precision=self._precision)
         return self._ready[1]
 
     def accuracies(self, state: State, roles: Sequence[Role]) -> list[float]:
         """Accuracy of one model on the nodes of each role."""
         return self.ensemble_accuracies([state], roles)
+
+    def line_accuracies(
+        self, ends: tuple[State, State], between: Iterable[tuple[float, State]], role: Role
+    ) -> list[float]:
+        """Accuracies of states share * ends[0] + (1 - share) * ends[1], each given with its share.
+
+        Where the graph is in memory, what is linear in the share is computed once for all of them.
+        """
+        ready = self.ready((role,)) if self._line_fits else None
+        if not isinstance(ready, Plan):
+            return [self.accuracies(state, (role,))[0] for _, state in between]
+        labels = ready.labels.numpy()
+        line = engine.Line.between(self._net, *ends, ready)
+        found = [
+            self._score(_predicted(line.scores(self._net, state, share)).numpy(), labels) for share, state in between
+        ]
+        line.close()
+        return found
 
     def ensemble_accuracies(self, states: Sequence[State], roles: Sequence[Role]) -> list[float]:
         """Accuracy of the mean of the models' softmax outputs, one model at a time on the graph."""
@@ -127,14 +155,14 @@ class Evaluator:
 
 
 @torch.no_grad()
-def _all_at_once(net: Architecture, states: Sequence[State], ready: Plan | View) -> IntArray:
+def _all_at_once(net: Architecture, states: Sequence[State], ready: Ready) -> IntArray:
     if len(states) == 1:
         return _predicted(engine.scores(net, states[0], ready)).cpu().numpy()
     return _predicted(_mean_output(net, states, ready)).cpu().numpy()
 
 
 @torch.no_grad()
-def _mean_output(net: Architecture, states: Iterable[State], ready: Plan | View) -> Tensor:
+def _mean_output(net: Architecture, states: Iterable[State], ready: Ready) -> Tensor:
     """Sum of softmax outputs, (n, C): a multiple of their mean."""
     total = torch.zeros(len(ready.labels), net.classes, device=ready.labels.device)
     for state in states:

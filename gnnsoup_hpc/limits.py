@@ -94,7 +94,7 @@ def decided_souping(job: Job, sizes: Sizes, limit: Limit) -> tuple[Job, list[Dem
         demands.append(Demand("ls, on the whole graph,", budget.learned(sizes, count), "pls instead"))
 
     def work(size: int) -> int:
-        return budget.partition_learned(sizes, count, size)
+        return budget.partition_learned(sizes, count, size, job.soup.pls.first_hop == "exact")
 
     union = job.soup.pls.union or _largest(sizes, limit, work)
     if "pls" in job.soup.methods:

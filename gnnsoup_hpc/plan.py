@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.compiled import structure
+from gnnsoup_hpc.compiled.first import looped_degrees, means_beside_own, normalised_sums
 from gnnsoup_hpc.compiled.sums import scaled_sums
 from gnnsoup_hpc.crew import Crew, Space, Span, cut
-from gnnsoup_hpc.records import Dense, IndexArray
-from gnnsoup_hpc.subgraph import View
+from gnnsoup_hpc.pool import Pool
+from gnnsoup_hpc.records import Dense, IndexArray, Precision
+from gnnsoup_hpc.subgraph import Subgraph, View
 
 Scale = npt.NDArray[Any]  # (rows,) or empty for 1 everywhere
 
@@ -60,6 +62,7 @@ class Plan:
 
     first: what the first weights multiply: [mean(x) | x] of GraphSAGE, the normalised sum of GCN. layers: of the
     layers after the first. size: nodes of the subgraph. space: for hidden states, kept from pass to pass.
+    precision: of dense products.
     """
 
     rows: tuple[int, ...]
@@ -68,6 +71,7 @@ class Plan:
     labels: Tensor
     size: int
     space: Space = field(default_factory=Space)
+    precision: Precision = "float32"
 
     def lanes(self, layer: int) -> tuple[Span, ...]:
         """Shares of the rows that a layer makes."""
@@ -75,45 +79,52 @@ class Plan:
 
     @classmethod
     def of(cls, view: View, kind: str, depth: int, space: Space | None = None) -> Plan:
-        """The plan of `depth` layers of kind gcn or sage for a view on the CPU; nothing of the view is kept."""
-        adjacency = view.graph.adjacency
-        indptr, indices = adjacency.indptr.numpy(), adjacency.indices.numpy()
-        if kind == "gcn":
-            indptr, indices = structure.with_loops(indptr, indices)
-        order = np.empty(adjacency.nodes, dtype=indices.dtype)
-        local = np.full(adjacency.nodes, -1, dtype=indices.dtype)
+        """The plan of `depth` layers of kind gcn or sage for a view on the CPU.
+
+        Nothing of the view is kept but its labels; `first` takes its memory from the view's pool, if it has one.
+        """
+        graph, gcn = view.graph, kind == "gcn"
+        indptr, indices = graph.adjacency.indptr.numpy(), graph.adjacency.indices.numpy()
+        order = np.empty(graph.adjacency.nodes, dtype=indices.dtype)
+        local = np.full(graph.adjacency.nodes, -1, dtype=indices.dtype)
         counts = structure.reached(indptr, indices, view.nodes.numpy(), depth - 1, order, local)
         rows = tuple(int(count) for count in counts[::-1])
         order = order[: rows[0]]
-        scale = _scale(kind, indptr, view.graph.x.numpy().dtype)
-        first = _first(view.graph.x, kind, indptr, indices, order, scale)
-        inner = structure.renumbered(indptr, indices, order[: max(rows[1:], default=0)], local)
+        scale = _scale(kind, indptr, indices, graph.x.numpy().dtype)
+        first = _first(graph, kind, order, scale)
+        inner = structure.renumbered(indptr, indices, order[: max(rows[1:], default=0)], local, gcn)
         layers = _layers(kind, rows, inner, scale[order])
-        return cls(rows, first, layers, view.labels, adjacency.nodes, space or Space())
+        return cls(rows, first, layers, view.labels, graph.adjacency.nodes, space or Space())
 
 
-def _scale(kind: str, indptr: IndexArray, dtype: Any) -> Scale:
+def _scale(kind: str, indptr: IndexArray, indices: IndexArray, dtype: Any) -> Scale:
     """What a row is multiplied by, (V,): GraphSAGE's 1 / degree, GCN's 1 / sqrt(degree with the loop)."""
-    degree = np.maximum(np.diff(indptr), 1).astype(dtype)
-    return (1 / np.sqrt(degree) if kind == "gcn" else 1 / degree).astype(dtype)
+    degree = looped_degrees(indptr, indices, 0) if kind == "gcn" else np.maximum(np.diff(indptr), 1)
+    root: Scale = degree.astype(dtype)
+    if kind == "gcn":
+        np.sqrt(root, out=root)
+    return np.divide(1, root, out=root)
 
 
-def _first(x: Tensor, kind: str, indptr: IndexArray, indices: IndexArray, order: IndexArray, scale: Scale) -> Tensor:
+def _first(graph: Subgraph, kind: str, order: IndexArray, scale: Scale) -> Tensor:
     """[mean(x) | x] or GCN's normalised sum of the rows `order`."""
-    width = x.shape[1]
-    start, end = indptr[:-1][order], indptr[1:][order]
-    lanes = cut(np.concatenate([[0], np.cumsum(end - start)]))
-    sums = Sums(start, end, indices, scale[order], scale if kind == "gcn" else scale[:0], lanes)
-    out = np.empty((len(order), width if kind == "gcn" else 2 * width), dtype=scale.dtype)
-    source = x.numpy()
+    x, hop = graph.x.numpy(), None if graph.hop is None else graph.hop.numpy()
+    width = x.shape[1] if hop is None else hop.shape[1]
+    shape = len(order), width if kind == "gcn" else 2 * width
+    out = (graph.pool or Pool()).array("first", shape, scale.dtype)
+    indptr, indices = graph.adjacency.indptr.numpy(), graph.adjacency.indices.numpy()
+    kernel = normalised_sums if kind == "gcn" else means_beside_own
 
     def fill(first: int, last: int) -> None:
-        sums.into(first, last, source, out[first:last, :width])
+        if hop is None:
+            kernel(first, last, order, indptr, indices, scale, x, out)
+            return
+        out[first:last, :width] = hop[order[first:last]]
         if kind == "sage":
-            out[first:last, width:] = source[order[first:last]]
+            out[first:last, width:] = x[order[first:last]]
 
     with Crew() as crew:
-        crew.each(fill, lanes)
+        crew.each(fill, cut(np.concatenate([[0], np.cumsum(np.diff(indptr)[order])])))
     return torch.from_numpy(out)
 
 

@@ -18,8 +18,10 @@ from torch import Tensor
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 ByteArray = npt.NDArray[np.uint8]
+WordArray = npt.NDArray[np.uint32]
 IndexArray = npt.NDArray[np.int32] | npt.NDArray[np.int64]  # int32 where it holds, for half the memory
 Dense = npt.NDArray[Any]  # a matrix of float32 or float64
+Precision = Literal["float32", "bfloat16"]  # of dense products while souping
 State = dict[str, Tensor]
 Grouping = Literal["layer", "tensor", "model"]  # of parameters that share one alpha vector
 

@@ -29,6 +29,10 @@ class RunDir:
         """The prepared graph, parts contiguous."""
         return self.root / "graph.h5"
 
+    def first_hop(self, kind: str) -> Path:
+        """The first hop of a kind of model on the whole graph."""
+        return self.root / f"first-hop-{kind}.h5"
+
     def shared_graph(self, key: str) -> Path:
         """A prepared graph that all runs of this folder share; `graph` is another name of the same file."""
         return self.root.parent / ".graphs" / f"{key}.h5"

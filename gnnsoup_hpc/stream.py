@@ -1,21 +1,32 @@
 """From graph.h5 to what a model computes on: the whole graph, a union of parts, a stream of unions.
 
-A union is read with a few contiguous slices, and never is more than one in memory; nothing here has the size of the
+A union is read with a few contiguous slices into memory that the next one uses again; nothing here has the size of the
 whole graph unless all parts are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from gnnsoup_hpc.compiled.checksum import fletcher32
+from gnnsoup_hpc.compiled.union import localised
+from gnnsoup_hpc.crew import Span
 from gnnsoup_hpc.kernels import Adjacency
-from gnnsoup_hpc.records import IntArray, Role
+from gnnsoup_hpc.pool import Pool
+from gnnsoup_hpc.records import FloatArray, IndexArray, IntArray, Role
 from gnnsoup_hpc.rows import index_type
+from gnnsoup_hpc.store.first_hop import FirstHop
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.subgraph import Subgraph, View
+
+Made = TypeVar("Made")
 
 
 def whole(graph: GraphFile, role: Role) -> View:
@@ -30,31 +41,112 @@ def same_graph(graph: GraphFile, view: View, role: Role) -> View:
     return other.to(view.graph.x.device)
 
 
-def union_of_parts(graph: GraphFile, chosen: Sequence[int], role: Role) -> View:
+def union_of_parts(
+    graph: GraphFile, chosen: Sequence[int], role: Role, pool: Pool | None = None, hop: FirstHop | None = None
+) -> View:
     """Subgraph induced by the union of `chosen` parts as `role` sees it; cut edges between them are kept.
 
+    Large arrays come from `pool`. With `hop`, the first hop is the whole graph's, and features that it replaces are not
+    read.
     Shapes: x (V', F), adjacency (V', V') with V' the sum of the parts' sizes, nodes and labels (n,).
-    Raises: PartError for a repeated or unknown part, naming it.
+    Raises: PartError for a repeated or unknown part, naming it; FileError for a file that is damaged.
     Source: arXiv 2503.11612, section on Partition Learned Souping.
     """
     runs = graph.runs_of(chosen)
-    starts = np.array([start for start, _ in runs], dtype=np.int64)
-    sizes = np.array([stop - start for start, stop in runs], dtype=np.int64)
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    x = np.empty((int(offsets[-1]), graph.features), dtype=np.float32)
-    counts, columns, nodes, labels = [], [], [], []
-    for (start, stop), offset in zip(runs, offsets[:-1], strict=True):
-        graph.x(start, stop, x[offset : offset + stop - start])
-        degree, neighbours = graph.rows(start, stop)
-        inside, local = _localised(neighbours, starts, sizes, offsets)
-        counts.append(np.bincount(np.repeat(np.arange(stop - start), degree)[inside], minlength=stop - start))
-        columns.append(local)
+    memory = pool or Pool()
+    structure = _structure(graph, runs, memory)
+    x = _features(graph.x, runs, 0 if hop is not None and hop.alone else graph.features, "x", memory)
+    aggregated = None if hop is None else _features(hop.into, runs, graph.features, "hop", memory)
+    nodes, labels = _asked(graph, runs, role)
+    return View(Subgraph(x, structure, aggregated, pool), nodes, labels)
+
+
+def _features(
+    read: Callable[[int, int, FloatArray], None], runs: Sequence[Span], width: int, purpose: str, memory: Pool
+) -> Tensor:
+    """Rows of all runs, one run after the other, (V', width)."""
+    out = memory.array(purpose, (sum(stop - start for start, stop in runs), width), np.float32)
+    at = 0
+    for start, stop in runs if width else ():
+        read(start, stop, out[at : at + stop - start])
+        at += stop - start
+    return torch.from_numpy(out)
+
+
+def _structure(graph: GraphFile, runs: Sequence[Span], memory: Pool) -> Adjacency:
+    """The induced structure. What is read of the file is overwritten, from its beginning on, with what is kept."""
+    starts, stops = (np.array(ends, dtype=np.int64) for ends in zip(*runs, strict=True))
+    firsts = np.concatenate([[0], np.cumsum(stops - starts)])
+    bounds = [graph.bounds(start, stop) for start, stop in runs]
+    entries = memory.array("entries", (sum(int(each[-1] - each[0]) for each in bounds),), graph.id_type)
+    indptr = np.zeros(firsts[-1] + 1, dtype=index_type(len(entries)))
+    read = kept = 0
+    for row, each in zip(firsts[:-1].tolist(), bounds, strict=True):
+        raw = entries[read : read + int(each[-1] - each[0])]
+        graph.neighbours(int(each[0]), int(each[-1]), raw)
+        read += len(raw)
+        kept = localised(each, raw, starts, stops, starts - firsts[:-1], indptr, row, entries, kept)
+    return adjacency(indptr, entries[:kept])
+
+
+def _asked(graph: GraphFile, runs: Sequence[Span], role: Role) -> tuple[Tensor, Tensor]:
+    """Nodes of `role`, by their ids in the union, and their labels, (n,) each."""
+    nodes, labels, at = [], [], 0
+    for start, stop in runs:
         mine = np.flatnonzero(graph.role(start, stop) == role)
-        nodes.append(mine + offset)
+        nodes.append(mine + at)
         labels.append(graph.y(start, stop)[mine])
-    indptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-    subgraph = Subgraph(torch.from_numpy(x), adjacency(indptr, np.concatenate(columns)))
-    return View(subgraph, torch.from_numpy(np.concatenate(nodes)), torch.from_numpy(np.concatenate(labels)))
+        at += stop - start
+    return torch.from_numpy(np.concatenate(nodes)), torch.from_numpy(np.concatenate(labels))
+
+
+def unions(
+    graph: GraphFile,
+    drawn: Iterable[Sequence[int]],
+    role: Role,
+    ready: Callable[[View], Made],
+    prefetch: bool = True,
+    hop: FirstHop | None = None,
+) -> Generator[Made]:
+    """What `ready` makes of each union of `drawn`; with `prefetch`, the next one is read while the last is in use.
+
+    Buffers are used again. So there are two of features where what is made keeps the union's own, and one where it does
+    not. Close the stream, or let go of it, to end its thread.
+    Raises: what `union_of_parts` and `ready` do, when the union that it concerns is asked for.
+    """
+    turn = iter(drawn)
+    for first in islice(turn, 1):
+        turn = chain([first], turn)
+        pool = Pool(int(np.sort(np.diff(graph.ptr))[-len(first) :].sum()))
+
+    def read(chosen: Sequence[int]) -> View:
+        return union_of_parts(graph, chosen, role, pool, hop)
+
+    if prefetch:
+        yield from _ahead(read, ready, turn)
+    else:
+        for chosen in turn:
+            yield ready(read(chosen))
+
+
+def _ahead(
+    read: Callable[[Sequence[int]], View], ready: Callable[[View], Made], turn: Iterator[Sequence[int]]
+) -> Generator[Made]:
+    """The stream with a thread that reads ahead by one union. No name is kept, for it would keep buffers in use."""
+    with ThreadPoolExecutor(1, "unions") as thread:
+        coming = [thread.submit(read, chosen) for chosen in islice(turn, 1)]
+        while coming:
+            made = ready(coming.pop().result())
+            coming += [thread.submit(read, chosen) for chosen in islice(turn, 1)]
+            yield made
+            del made
+
+
+def warm_up() -> None:
+    """Compile, or load, the kernels of reading, so that the first union is not blamed for it."""
+    one, ids = np.arange(2), np.zeros(1, dtype=np.int32)
+    localised(one, ids, one[:1], one[1:], one[:1], np.zeros(2, dtype=np.int32), 0, ids, 0)
+    fletcher32(ids.view(np.uint32))
 
 
 def draws(validation_counts: IntArray, size: int, generator: np.random.Generator) -> Iterator[list[int]]:
@@ -66,17 +158,9 @@ def draws(validation_counts: IntArray, size: int, generator: np.random.Generator
             yield sorted(int(part) for part in chosen)
 
 
-def _localised(
-    neighbours: IntArray, starts: IntArray, sizes: IntArray, offsets: IntArray
-) -> tuple[np.ndarray[tuple[int], np.dtype[np.bool_]], IntArray]:
-    """Which neighbours lie inside the runs, and their ids there."""
-    run = np.searchsorted(starts, neighbours, side="right") - 1
-    within = neighbours - starts[run]
-    inside = (run >= 0) & (within < sizes[run])
-    return inside, within[inside] + offsets[run[inside]]
-
-
-def adjacency(indptr: IntArray, indices: IntArray) -> Adjacency:
+def adjacency(indptr: IndexArray, indices: IndexArray) -> Adjacency:
     """A square structure, int32 where it holds: half the memory traffic, and what the sparse libraries compute in."""
     kind = index_type(len(indices))
-    return Adjacency(torch.from_numpy(indptr.astype(kind)), torch.from_numpy(indices.astype(kind)))
+    return Adjacency(
+        torch.from_numpy(indptr.astype(kind, copy=False)), torch.from_numpy(indices.astype(kind, copy=False))
+    )

@@ -22,7 +22,8 @@ from gnnsoup_hpc.bench import __main__ as entry
 from gnnsoup_hpc.bench import cell as child
 from gnnsoup_hpc.bench import grid, ours, roofline, stock, table
 from gnnsoup_hpc.bench import task as tasks
-from gnnsoup_hpc.bench.grid import CellFailedError, Figures, Options, Row
+from gnnsoup_hpc.bench.grid import Choice, Figures, Options, Row
+from gnnsoup_hpc.bench.process import ChildFailedError
 from gnnsoup_hpc.bench.task import Cell, Order, Way
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.job import Job
@@ -40,6 +41,7 @@ from tests.arbitrary import normal, random_structure
 KINDS = [("sage", 1), ("gcn", 1), ("gat", 2)]
 GRAPH = random_structure(30, 90)  # directed, with a self-loop and a node that has no edge
 OPTIONS = Options(repeats=1, threads=1, timeout=120.0, rounds=1)
+FULL = Choice(unions=grid.UNIONS)
 RATES = {"float32": roofline.Rates(1e10, 1e11)}
 CORES = {"cpu": "some", "cores": 2, "threads": 1, "versions": {"torch": "2"}, "date": "2026-01-01T00:00:00+00:00"}
 
@@ -190,13 +192,13 @@ def test_a_failing_child_is_one_line(small: Job, tmp_path: Path) -> None:
 
 def test_too_little_memory_is_one_line(small: Job) -> None:
     order = Order(cell_of(small, hidden=8192, ingredients=8), "ours", "time", 1, 1, memory_bytes=1 << 30)
-    with pytest.raises(CellFailedError, match="memory") as failure:
+    with pytest.raises(ChildFailedError, match="memory") as failure:
         grid.run(order, timeout=120.0)
     assert "\n" not in str(failure.value)
 
 
 def test_a_child_that_takes_too_long_is_one_line(small: Job) -> None:
-    with pytest.raises(CellFailedError, match="not done after"):
+    with pytest.raises(ChildFailedError, match="not done after"):
         grid.run(Order(cell_of(small), "ours", "time", 1, 1), timeout=0.01)
 
 
@@ -221,7 +223,7 @@ def test_bfloat16_is_compared_with_stock_float32(small: Job) -> None:
 
 
 def test_grids(tmp_path: Path) -> None:
-    quick, full = grid.quick("g", tmp_path), grid.full("g", tmp_path)
+    quick, full = grid.cells("g", tmp_path, Choice()), grid.cells("g", tmp_path, FULL)
     assert len(quick) == len(set(quick)) == 12
     assert set(quick) < set(full)
     assert len(full) == len(set(full)) == 12 + 3 * 2
@@ -235,7 +237,7 @@ def rows_of(cells: Sequence[Cell]) -> list[Row]:
 
 
 def test_the_table_has_every_cell_and_the_json_round_trips(tmp_path: Path) -> None:
-    cells = [*grid.full("one", tmp_path), *grid.full("two", tmp_path)]
+    cells = [*grid.cells("one", tmp_path, FULL), *grid.cells("two", tmp_path, FULL)]
     rates = RATES | {"bfloat16": roofline.Rates(1e10, 1e11)}
     results = table.document(CORES, rates, rows_of(cells), [0.5] * len(cells))
     again = json.loads(json.dumps(results, allow_nan=False))
@@ -251,7 +253,7 @@ def test_the_table_has_every_cell_and_the_json_round_trips(tmp_path: Path) -> No
 
 
 def test_figures_of_the_document(tmp_path: Path) -> None:
-    cells = grid.quick("g", tmp_path)[:2]
+    cells = grid.cells("g", tmp_path, Choice())[:2]
     failed, sound = table.document(CORES, RATES, rows_of(cells), [0.5, 0.5])["cells"]
     assert (sound["ours"]["median"], sound["ours"]["min"], sound["ours"]["spread"]) == (2.0, 1.0, 1.5)
     assert (sound["speed_ratio"], sound["memory_ratio"], sound["over_bound"]) == (1.0, 1.0, 4.0)
@@ -299,7 +301,7 @@ def test_the_whole_command(
     job = tmp_path / "job.toml"
     job.write_text(small.to_toml(), encoding="utf-8")
     monkeypatch.setattr(roofline, "measured_rates", lambda *_: RATES["float32"])
-    monkeypatch.setattr(grid, "quick", lambda *_: [cell_of(small)])
+    monkeypatch.setattr(grid, "cells", lambda *_: [cell_of(small)])
     out = tmp_path / "bench.json"
     words = ["--graph", str(job), "--threads", "1", "--repeats", "1", "--rounds", "1", "--output", str(out)]
     assert entry.main(words) == 0

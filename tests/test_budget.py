@@ -98,14 +98,37 @@ def test_a_plan_on_a_small_case() -> None:
     """Two nodes, both asked, three entries: all shapes by hand."""
     net = Architecture("sage", layers=2, features=5, hidden=3, classes=2)
     extent = Extent(nodes=2, read=4, entries=3, asked=2)
-    assert budget.plan(net, extent)["first hop"] == 4 * 2 * (2 * 5)
-    assert budget.plan(net, extent)["structure"] == 2 * 4 * 3 + budget.NODE_MAPS * 2
-    made, aggregated, scores = 4 * 2 * 3 + 4 * 2 * 2, 4 * 2 * 3, 4 * (4 * 2 * 2)
-    assert budget.states(net, extent, keep=True)["states"] == made + aggregated + scores
-    assert budget.states(net, extent, keep=False)["states"] == made + scores
+    assert budget.reading(net, extent) == {"features": 4 * 5 * 2, "read": 4 * 4 + budget.READ_NODE * 2}
+    assert budget.plan(net, extent, keep=True)["first hop"] == 4 * 2 * (2 * 5)
+    assert budget.plan(net, extent, keep=True)["structure"] == 2 * 4 * 3 + budget.PLAN_NODE * 2
+    hidden, aggregated, scores = 4 * 2 * 3, 4 * 2 * 3, 4 * 2 * 2
+    assert budget.states(net, extent, keep=True)["states"] == hidden + aggregated + 5 * scores
+    assert budget.states(net, extent, keep=False)["states"] == hidden + 3 * scores
+    assert budget.states(net, extent, keep=True)["gradients"] == 32 * 4 * 5 * 3 * 2
+    normed = replace(net, norm="layer")
+    assert budget.states(normed, extent, keep=True)["states"] == 2 * hidden + aggregated + 5 * scores
     gcn = replace(net, kind="gcn")
-    assert budget.plan(gcn, extent)["first hop"] == 4 * 2 * 5
-    assert budget.plan(gcn, extent)["structure"] == 2 * 4 * (3 + 2) + budget.NODE_MAPS * 2
+    assert budget.plan(gcn, extent, keep=True)["first hop"] == 4 * 2 * 5
+    assert budget.plan(gcn, extent, keep=True)["structure"] == 2 * 4 * (3 + 2) + budget.PLAN_NODE * 2
+    gat = replace(net, kind="gat", hidden=4, heads=2)
+    assert budget.plan(gat, extent, keep=True)["structure"] == 3 * 4 * (3 + 2) + budget.PLAN_NODE * 2
+    assert budget.plan(gat, extent, keep=False)["structure"] == 4 * (3 + 2) + budget.PLAN_NODE * 2
+
+
+def test_phases_are_sums_of_their_terms() -> None:
+    def terms(extent: Extent) -> tuple[int, int, int, int]:
+        made = budget.shelf(NET, 8), budget.reading(NET, extent), budget.plan(NET, extent, keep=True)
+        held, reads, planned = (budget.total(each) for each in made)
+        return held, reads, planned, budget.total(budget.states(NET, extent, keep=True))
+
+    held, reads, planned, kept = terms(PRODUCTS.union(4))
+    assert budget.partition_learned(PRODUCTS, 8, 4) == budget.BASE + held + reads + planned + kept
+    exact = budget.partition_learned(PRODUCTS, 8, 4, exact=True) - budget.partition_learned(PRODUCTS, 8, 4)
+    assert exact == 4 * NET.features * PRODUCTS.union(4).nodes
+    held, reads, planned, kept = terms(PRODUCTS.whole)
+    assert budget.learned(PRODUCTS, 8) == budget.BASE + held + planned + max(reads, kept)
+    line = budget.inference(PRODUCTS, line=True) - budget.inference(PRODUCTS)
+    assert line == 2 * 4 * NET.hidden * PRODUCTS.whole.nodes
 
 
 @every_phase
@@ -119,8 +142,7 @@ def test_everything_larger_needs_more(phase: Any) -> None:
 
 def test_a_union_of_more_parts_needs_more() -> None:
     sizes = [budget.partition_learned(PRODUCTS, 8, size) for size in range(1, 33)]
-    assert sizes[:-1] == sorted(sizes[:-1])
-    assert sizes[-1] == budget.learned(PRODUCTS, 8)
+    assert sizes == sorted(sizes)
     clusters = [budget.trained_clusters(PRODUCTS, size) for size in range(1, 33)]
     assert clusters == sorted(clusters)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gnnsoup_hpc import engine
+from gnnsoup_hpc import engine, passes
 from gnnsoup_hpc.kernels import Adjacency
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.plan import Plan
@@ -72,7 +72,7 @@ def plainly(net: Architecture, state: dict[str, torch.Tensor], view: View) -> to
 def test_scores_and_gradients_are_those_of_dense_products(
     kind: str, norm: str, layers: int, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_ROWS", 7)  # several blocks, the last one smaller
+    monkeypatch.setattr(passes, "_ROWS", 7)  # several blocks, the last one smaller
     net = Architecture(kind, layers, FEATURES, HIDDEN, CLASSES, norm=norm)
     view = a_view(layers, 60, 150, 9, dtype)
     ours, theirs = a_state(net, dtype), a_state(net, torch.float64)
@@ -110,3 +110,33 @@ def test_a_plan_has_only_what_is_needed() -> None:
     plan = Plan.of(View(graph, torch.tensor([9]), torch.tensor([0])), "sage", 3)
     assert plan.rows == (3, 2, 1)
     assert plan.first.tolist() == [[8.0, 9.0], [7.0, 8.0], [6.0, 7.0]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_line_has_the_scores_of_the_states_on_it(kind: str, layers: int) -> None:
+    net = Architecture(kind, layers, FEATURES, HIDDEN, CLASSES, norm="layer")
+    plan = Plan.of(a_view(layers, 60, 150, 9, torch.float64), kind, layers)
+    ends = [{name: torch.randn_like(tensor) for name, tensor in a_state(net, torch.float64).items()} for _ in "ab"]
+    line = engine.Line.between(net, *ends, plan)
+    for share in (0.0, 0.3, 1.0):
+        state = {name: share * ends[0][name] + (1.0 - share) * ends[1][name] for name in ends[0]}
+        torch.testing.assert_close(line.scores(net, state, share), engine.logits(net, state, plan))
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "gat"])
+def test_bfloat16_rounds_the_factors_of_products_and_nothing_more(kind: str) -> None:
+    net = Architecture(kind, 3, FEATURES, HIDDEN, CLASSES)
+    view = a_view(3, 60, 150, 9, torch.float32)
+    state, same = a_state(net, torch.float32), a_state(net, torch.float32)
+    found = engine.scores(net, state, engine.prepared(net, view, precision="bfloat16"))
+    wanted = engine.scores(net, same, engine.prepared(net, view))
+    assert not torch.equal(found, wanted)
+    torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02 * float(wanted.detach().abs().max()))
+    functional.cross_entropy(found, view.labels).backward()
+    functional.cross_entropy(wanted, view.labels).backward()
+    for name, parameter in state.items():
+        mine, exact = parameter.grad, same[name].grad
+        assert mine is not None
+        assert exact is not None
+        assert (mine - exact).norm() < 0.1 * exact.norm(), name  # a rounded state may change sides of ReLU

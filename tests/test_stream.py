@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import cycle, islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +21,12 @@ from hypothesis import strategies as st
 from torch_geometric.data import Data
 
 from gnnsoup_hpc import stream
+from gnnsoup_hpc.compiled.union import localised
 from gnnsoup_hpc.errors import PartError
 from gnnsoup_hpc.job import Job, PartitionJob
 from gnnsoup_hpc.measure import QUANTITIES
 from gnnsoup_hpc.partition import partitioned
+from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.preparation import prepared
 from gnnsoup_hpc.records import Graph, Measurement, Role
 from gnnsoup_hpc.store import graph as graph_store
@@ -149,6 +154,108 @@ def test_draws_are_without_replacement_and_hold_a_validation_node(counts: list[i
         assert set(chosen) <= set(range(len(counts)))
         assert sum(counts[part] for part in chosen) > 0
     assert drawn == list(islice(stream.draws(np.array(counts), size, np.random.default_rng(seed)), 20))
+
+
+@given(graphs(), st.data())
+def test_the_compiled_union_is_the_dense_submatrix_with_entries_in_their_order(
+    graph: Graph, data: st.DataObject
+) -> None:
+    ranges = data.draw(st.lists(st.booleans(), min_size=graph.nodes, max_size=graph.nodes).filter(any), label="inside")
+    inside = np.flatnonzero(ranges)
+    runs = np.split(inside, np.flatnonzero(np.diff(inside) > 1) + 1)
+    starts, stops = np.array([run[0] for run in runs]), np.array([run[-1] + 1 for run in runs])
+    shifts = starts - np.concatenate([[0], np.cumsum(stops - starts)[:-1]])
+    indptr = np.zeros(len(inside) + 1, dtype=np.int32)
+    pieces = [
+        graph.indices[graph.indptr[start] : graph.indptr[stop]] for start, stop in zip(starts, stops, strict=True)
+    ]
+    memory, read, kept = np.concatenate(pieces).astype(data.draw(st.sampled_from([np.int32, np.int64]))), 0, 0
+    for start, stop, piece in zip(starts, stops, pieces, strict=True):
+        raw = memory[read : read + len(piece)]
+        bounds = graph.indptr[start : stop + 1]
+        kept = localised(
+            bounds, raw, starts, stops, shifts, indptr, start - shifts[runs_before(starts, start)], memory, kept
+        )
+        read += len(piece)
+    wanted = [
+        [int(np.searchsorted(inside, v)) for v in graph.indices[a:b] if ranges[v]] for a, b in rows_of(graph, inside)
+    ]
+    assert [memory[a:b].tolist() for a, b in pairwise(indptr.tolist())] == wanted
+
+
+def runs_before(starts: np.ndarray, start: int) -> int:
+    return int(np.searchsorted(starts, start))
+
+
+def rows_of(graph: Graph, nodes: np.ndarray) -> list[tuple[int, int]]:
+    return [(int(graph.indptr[v]), int(graph.indptr[v + 1])) for v in nodes]
+
+
+def summary(view: View) -> tuple[object, ...]:
+    """All that a view shows, copied, for its memory is used again."""
+    structure = view.graph.adjacency
+    return tuple(part.tolist() for part in (view.graph.x, structure.indptr, structure.indices, view.nodes, view.labels))
+
+
+DRAWN = [[0, 3], [1, 2], [4, 5], [0, 5], [2, 3]]
+
+
+def readers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("unions")]
+
+
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_a_stream_gives_the_unions_in_their_order(sixty: GraphFile, prefetch: bool) -> None:
+    wanted = [summary(stream.union_of_parts(sixty, chosen, Role.VALIDATION)) for chosen in DRAWN]
+    assert list(stream.unions(sixty, DRAWN, Role.VALIDATION, summary, prefetch)) == wanted
+    assert list(stream.unions(sixty, [], Role.VALIDATION, summary, prefetch)) == []
+    assert readers() == []
+
+
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_a_view_that_is_kept_is_never_written_over(sixty: GraphFile, prefetch: bool) -> None:
+    wanted = [summary(stream.union_of_parts(sixty, chosen, Role.VALIDATION)) for chosen in DRAWN]
+    kept = list(stream.unions(sixty, DRAWN, Role.VALIDATION, lambda view: view, prefetch))
+    assert [summary(view) for view in kept] == wanted
+
+
+def test_no_more_than_two_unions_of_features_are_in_memory(sixty: GraphFile) -> None:
+    for ready, most in ((lambda view: view, 2), (partial(Plan.of, kind="sage", depth=2), 1)):
+        pools = []
+
+        def seen(view: View, ready: Callable[[View], object] = ready, pools: list[object] = pools) -> object:
+            pools.append(view.graph.pool)
+            return ready(view)
+
+        made = stream.unions(sixty, DRAWN * 4, Role.VALIDATION, seen)
+        for one in made:
+            time.sleep(0.001)  # so that the next one is read meanwhile
+            del one
+        assert len({id(pool) for pool in pools}) == 1
+        assert pools[0].buffers("x") == most
+        assert pools[0].buffers("first") <= 1
+
+
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_what_is_wrong_comes_to_the_consumer_in_its_turn(sixty: GraphFile, prefetch: bool) -> None:
+    made = stream.unions(sixty, [[0, 1], [2, 6], [3, 4]], Role.VALIDATION, summary, prefetch)
+    next(made)
+    with pytest.raises(PartError, match="no part 6"):
+        next(made)
+    assert readers() == []
+
+
+def test_a_stream_that_is_left_early_leaves_no_thread(sixty: GraphFile) -> None:
+    made = stream.unions(sixty, cycle(DRAWN), Role.VALIDATION, summary)
+    next(made)
+    assert len(readers()) == 1
+    made.close()
+    assert readers() == []
+    again = stream.unions(sixty, cycle(DRAWN), Role.TRAIN, summary)
+    next(again)
+    with pytest.raises(ZeroDivisionError):
+        again.throw(ZeroDivisionError())
+    assert readers() == []
 
 
 def test_draws_reach_every_part() -> None:

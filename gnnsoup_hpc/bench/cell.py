@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
-import resource
 import sys
 import time
 from typing import Any
@@ -13,9 +11,9 @@ from typing import Any
 import torch
 
 from gnnsoup_hpc import measure
+from gnnsoup_hpc.bench import process
 from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.task import Cell, Order, Task, Way
-from gnnsoup_hpc.errors import SoupError
 from gnnsoup_hpc.store.graph import GraphFile
 
 _CPU = torch.device("cpu")
@@ -65,26 +63,19 @@ def weighed(task: Task) -> dict[str, Any]:
 
 def carried_out(order: Order) -> dict[str, Any]:
     """What one order measures. The baseline is taken when all is imported and warm, before the graph is read."""
+    process.bound_memory(order.memory_bytes)
     torch.set_num_threads(order.threads)
     measure.warm_up(_CPU)
     with tasks.opened(order.cell) as graph:
         task = made(order.cell, order.way, graph)
-        return timed(task, order.repeats) if order.passing == "time" else weighed(task)
+        result = timed(task, order.repeats) if order.passing == "time" else weighed(task)
+        del task  # it may read ahead: its thread ends before the file is closed
+        return result
 
 
 def main() -> int:
     """Entry point."""
-    order = Order.from_json(sys.stdin.read())
-    if order.memory_bytes:
-        # Too large a cell is then told so by the allocator, where the kernel would kill it or a neighbour.
-        resource.setrlimit(resource.RLIMIT_DATA, (order.memory_bytes, order.memory_bytes))
-    try:
-        result = carried_out(order)
-    except SoupError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    print(json.dumps(result))
-    return 0
+    return process.serve(lambda text: carried_out(Order.from_json(text)))
 
 
 def _known(value: float) -> float | None:

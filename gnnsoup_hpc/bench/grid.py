@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from gnnsoup_hpc.bench import process
+from gnnsoup_hpc.bench.process import ChildFailedError
 from gnnsoup_hpc.bench.task import Cell, ModelKind, Order, Passing, TaskName, Way
+from gnnsoup_hpc.records import Precision
 
 MODELS: tuple[ModelKind, ...] = ("sage", "gcn", "gat")
 TASKS: tuple[TaskName, ...] = ("evaluation", "ls_epoch", "pls_step", "gis_step")
@@ -20,10 +18,18 @@ UNIONS = (1, 4, 8)
 QUICK_GRAPHS = ("pubmed",)
 FULL_GRAPHS = ("pubmed", "quick-sage-computers", "quick-sage-flickr", "quick-sage-arxiv")
 WAYS: tuple[Way, ...] = ("stock", "ours")
-_LAST_OF_A_TRACEBACK = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
-_LONGEST = 300
-# Stock PyG's threads wait as libgomp has them wait by default, not as this package does (gnnsoup_hpc/__init__.py).
-_AS_STOCK = ("env", "-u", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT=300000")
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which cells of a graph are measured. `unions` are the R of pls_step; `hidden` counts the channels of a head."""
+
+    models: tuple[ModelKind, ...] = MODELS
+    tasks: tuple[TaskName, ...] = TASKS
+    unions: tuple[int, ...] = (4,)
+    hidden: int = 256
+    precisions: tuple[Precision, ...] = ("float32",)
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Options:
     timeout: float
     rounds: int = 2
     memory_bytes: int = 0
+    ways: tuple[Way, ...] = WAYS
 
 
 @dataclass
@@ -69,21 +76,14 @@ class Row:
     stock: Figures
 
 
-class CellFailedError(Exception):
-    """A child that gave no result; the message is one line without the cell's name."""
-
-
-def quick(graph: str, graph_h5: Path) -> list[Cell]:
-    """Every model and task on one graph."""
-    return [_cell(graph, graph_h5, model, task) for model in MODELS for task in TASKS]
-
-
-def full(graph: str, graph_h5: Path) -> list[Cell]:
-    """The quick grid, with all sizes of a union."""
+def cells(graph: str, graph_h5: Path, choice: Choice) -> list[Cell]:
+    """Every chosen cell of one graph."""
     return [
-        replace(cell, union=union)
-        for cell in quick(graph, graph_h5)
-        for union in (UNIONS if cell.task == "pls_step" else (cell.union,))
+        _cell(graph, graph_h5, model, task, union, choice.hidden, precision)
+        for model in choice.models
+        for task in choice.tasks
+        for union in (choice.unions if task == "pls_step" else (Cell.union,))
+        for precision in choice.precisions
     ]
 
 
@@ -99,7 +99,7 @@ def carried_out(cells: Sequence[Cell], options: Options, say: Callable[[str], No
             label = f"[{number}/{len(cells)}] {cell.name}, {order.way}, {order.passing}"
             try:
                 result = run(order, options.timeout)
-            except CellFailedError as error:
+            except ChildFailedError as error:
                 figures.errors.append(f"{order.passing}: {error}")
                 say(f"{label}: failed: {error}")
             else:
@@ -112,37 +112,18 @@ def carried_out(cells: Sequence[Cell], options: Options, say: Callable[[str], No
 def orders(cell: Cell, options: Options) -> Iterator[Order]:
     """Stock, ours, ours, stock, … so that both see the same machine as it warms up or gets busy; then memory."""
     for turn in range(options.rounds):
-        for way in WAYS if turn % 2 == 0 else WAYS[::-1]:
+        for way in options.ways if turn % 2 == 0 else options.ways[::-1]:
             yield _order(cell, way, "time", options)
-    for way in WAYS:
+    for way in options.ways:
         yield _order(cell, way, "memory", options)
 
 
 def run(order: Order, timeout: float) -> dict[str, Any]:
     """What a fresh process measures.
 
-    Raises: CellFailedError where it gives no result in time, with its own last words or what ended it.
+    Raises: ChildFailedError where it gives no result in time, with its own last words or what ended it.
     """
-    command = [sys.executable, "-m", "gnnsoup_hpc.bench.cell"]
-    if order.way == "stock":
-        command = [*_AS_STOCK, *command]
-    try:
-        child = subprocess.run(
-            command, input=order.to_json(), capture_output=True, text=True, timeout=timeout, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise CellFailedError(f"not done after {timeout:.0f} s (--timeout)") from None
-    if child.returncode < 0:
-        name = signal.Signals(-child.returncode).name
-        hint = ", by the kernel for want of memory as a rule" if name == "SIGKILL" else ""
-        raise CellFailedError(f"ended by {name}{hint}")
-    if child.returncode:
-        raise CellFailedError(_last_words(child.stderr) or f"exit code {child.returncode}")
-    try:
-        result: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        raise CellFailedError("no result on its output") from None
-    return result
+    return process.answer("gnnsoup_hpc.bench.cell", order.to_json(), timeout, as_stock=order.way == "stock")
 
 
 def _order(cell: Cell, way: Way, passing: Passing, options: Options) -> Order:
@@ -151,9 +132,12 @@ def _order(cell: Cell, way: Way, passing: Passing, options: Options) -> Order:
     return Order(cell, way, passing, options.repeats, options.threads, options.memory_bytes)
 
 
-def _cell(graph: str, graph_h5: Path, model: ModelKind, task: TaskName) -> Cell:
-    hidden, heads = (512, 2) if model == "gat" else (256, 1)
-    return Cell(graph, str(graph_h5.absolute()), model, task, hidden=hidden, heads=heads)
+def _cell(
+    graph: str, graph_h5: Path, model: ModelKind, task: TaskName, union: int, channels: int, precision: Precision
+) -> Cell:
+    heads = 2 if model == "gat" else 1
+    shape: dict[str, Any] = {"hidden": heads * channels, "heads": heads, "union": union, "precision": precision}
+    return Cell(graph, str(graph_h5.absolute()), model, task, **shape)
 
 
 def _told(passing: Passing, result: dict[str, Any]) -> str:
@@ -161,10 +145,3 @@ def _told(passing: Passing, result: dict[str, Any]) -> str:
         return f"{min(result['seconds']):.4f} s at best"
     peak, baseline = result["peak_bytes"], result["baseline_bytes"]
     return "-" if peak is None or baseline is None else f"{(peak - baseline) / 1e6:.1f} MB above the baseline"
-
-
-def _last_words(stderr: str) -> str:
-    """The line that says what went wrong: of a traceback the error's, since messages may go on for many lines."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    errors = [line for line in lines if _LAST_OF_A_TRACEBACK.match(line)]
-    return (errors or lines or [""])[-1][:_LONGEST]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gnnsoup_hpc import stream
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import IntArray, State
+from gnnsoup_hpc.records import IntArray, Precision, State
 from gnnsoup_hpc.seeds import numpy_generator
 from gnnsoup_hpc.soup.fitting import xavier_normal
 from gnnsoup_hpc.store import files
@@ -30,7 +30,6 @@ ModelKind = Literal["sage", "gcn", "gat"]
 TaskName = Literal["evaluation", "ls_epoch", "pls_step", "gis_step"]
 Way = Literal["ours", "stock"]
 Passing = Literal["time", "memory"]
-Precision = Literal["float32", "bfloat16"]
 
 SEED = 0
 # Of SGD on raw alphas: so large that a wrong gradient shows in the loss of the next step, which ways are compared by.

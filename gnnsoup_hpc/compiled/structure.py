@@ -60,19 +60,29 @@ def reached(
 
 @compiled
 def renumbered(
-    indptr: IndexArray, indices: IndexArray, order: IndexArray, local: IndexArray
+    indptr: IndexArray, indices: IndexArray, order: IndexArray, local: IndexArray, loops: bool = False
 ) -> tuple[IndexArray, IndexArray]:
-    """CSR of the rows `order`, their entries in the ids of `local`, in the order in which they were."""
-    start = np.zeros(len(order) + 1, dtype=indptr.dtype)
+    """CSR of the rows `order`, their entries in the ids of `local`, in the order in which they were.
+
+    With `loops`, exactly one self-loop a row stands at its end; any other is left out.
+    """
+    most = 0
     for i in range(len(order)):
-        start[i + 1] = start[i] + indptr[order[i] + 1] - indptr[order[i]]
-    entries = np.empty(start[-1], dtype=indices.dtype)
+        most += indptr[order[i] + 1] - indptr[order[i]] + loops
+    start = np.empty(len(order) + 1, dtype=indptr.dtype)
+    entries = np.empty(most, dtype=indices.dtype)
+    start[0] = at = 0
     for i in range(len(order)):
-        at = start[i]
-        for e in range(indptr[order[i]], indptr[order[i] + 1]):
-            entries[at] = local[indices[e]]
+        v = order[i]
+        for e in range(indptr[v], indptr[v + 1]):
+            if not loops or indices[e] != v:
+                entries[at] = local[indices[e]]
+                at += 1
+        if loops:
+            entries[at] = i
             at += 1
-    return start, entries
+        start[i + 1] = at
+    return start, entries[:at]
 
 
 @compiled
@@ -109,3 +119,25 @@ def with_loops(indptr: IndexArray, indices: IndexArray) -> tuple[IndexArray, Ind
                 at += 1
         entries[at] = r
     return start, entries
+
+
+@compiled
+def transposed_with_places(
+    indptr: IndexArray, indices: IndexArray, columns: int
+) -> tuple[IndexArray, IndexArray, IndexArray]:
+    """CSR of the transpose, and where each of its entries stands in the structure, (E,)."""
+    start = np.zeros(columns + 1, dtype=indptr.dtype)
+    for e in range(len(indices)):
+        start[indices[e] + 1] += 1
+    for c in range(columns):
+        start[c + 1] += start[c]
+    free = start[:-1].copy()
+    rows = np.empty_like(indices)
+    places = np.empty(len(indices), dtype=indptr.dtype)
+    for r in range(len(indptr) - 1):
+        for e in range(indptr[r], indptr[r + 1]):
+            c = indices[e]
+            rows[free[c]] = r
+            places[free[c]] = e
+            free[c] += 1
+    return start, rows, places

@@ -8,7 +8,7 @@ import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from gnnsoup_hpc.job import sizes
-from gnnsoup_hpc.records import Grouping
+from gnnsoup_hpc.records import Grouping, Precision
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1000.0, allow_inf_nan=False)]
@@ -181,6 +181,12 @@ class PartitionLearnedJob(LearnedJob):
         description="R, the parts whose union makes one step's subgraph, at most partition.parts; 0: as many as fit in"
         " machine.memory_limit, at most 8",
     )
+    first_hop: Literal["truncated", "exact"] = Field(
+        "truncated",
+        description="first aggregation of gcn and sage: inside the union, as the paper has it; or the whole graph's,"
+        " which is computed once and kept in the run",
+    )
+    prefetch: bool = Field(True, description="read the next union while this one is in use; holds its features longer")
 
 
 class SoupJob(Section):
@@ -190,6 +196,11 @@ class SoupJob(Section):
         METHOD_NAMES, min_length=1, strict=False, description="methods, in this order"
     )
     seed: Seed = Field(0, description="seed of alpha's start and of the drawn unions")
+    precision: Precision = Field(
+        "float32",
+        description="of dense products while souping; bfloat16 where the processor or GPU has such products: about"
+        " twice as fast, a little less exact. The accuracies that are reported are those of float32",
+    )
     unfit: Literal["refuse", "leave out"] = Field(
         "refuse", description="what to do about an ingredient that is missing, damaged, foreign or not finite"
     )
@@ -240,6 +251,11 @@ class Job(Section):
             raise ValueError(
                 f"soup.pls.union = {self.soup.pls.union} parts (R) cannot be drawn from"
                 f" partition.parts = {self.partition.parts} (K)"
+            )
+        if self.soup.pls.first_hop == "exact" and self.model.kind == "gat":
+            raise ValueError(
+                "soup.pls.first_hop = 'exact' cannot be had with model.kind = 'gat': attention depends on the weights,"
+                " so there is no first hop to keep; use 'truncated'"
             )
         if self.train.batch != "full" and self.train.clusters > self.partition.parts:
             raise ValueError(

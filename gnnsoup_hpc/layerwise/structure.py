@@ -36,7 +36,7 @@ class Block:
 def pieces(graph: GraphFile, start: int, stop: int) -> Iterator[Piece]:
     """Nodes start to stop - 1, about PIECE_ENTRIES entries at a time."""
     while start < stop:
-        indptr = graph.starts(start, min(stop, start + _PIECE_NODES))
+        indptr = graph.bounds(start, min(stop, start + _PIECE_NODES))
         count = int(np.searchsorted(indptr, indptr[0] + PIECE_ENTRIES, side="right")) - 1
         count = min(len(indptr) - 1, max(count, 1))
         yield start, start + count, indptr[: count + 1]
@@ -52,7 +52,7 @@ def needed_rows(graph: GraphFile, wanted: IntArray, layers: int) -> tuple[ByteAr
         reached = found[0].copy()
         for start, stop, indptr in pieces(graph, 0, graph.nodes) if not found[0].all() else ():
             if found[0][start:stop].any():
-                slabs.mark(indptr, graph.entries(indptr), found[0][start:stop], reached)
+                slabs.mark(indptr, _ids(graph, indptr), found[0][start:stop], reached)
         found.insert(0, reached)
     return tuple(found)
 
@@ -69,7 +69,7 @@ def looped_degrees(graph: GraphFile) -> FloatArray:
     """In-degree of each node with one self-loop, (V,) float32."""
     degrees = np.empty(graph.nodes, dtype=np.float32)
     for start, stop, indptr in pieces(graph, 0, graph.nodes):
-        slabs.looped_degrees(indptr, graph.entries(indptr), start, degrees[start:stop])
+        slabs.looped_degrees(indptr, _ids(graph, indptr), start, degrees[start:stop])
     return degrees
 
 
@@ -104,9 +104,16 @@ def read(graph: GraphFile, span: tuple[int, int], needed: ByteArray, rank: Index
     for low, high, indptr in rows:
         if needed[low:high].any():
             mine = needed[low:high]
-            filled = slabs.gather(indptr, graph.entries(indptr), mine, low, rank, loops, filled, start, entries)
+            filled = slabs.gather(indptr, _ids(graph, indptr), mine, low, rank, loops, filled, start, entries)
     own = rank[nodes] if len(rank) else nodes.astype(entries.dtype)
     return Block(first, nodes, own, start, entries[: start[-1]])
+
+
+def _ids(graph: GraphFile, indptr: IntArray) -> IndexArray:
+    """In-neighbours of a piece."""
+    out: IndexArray = np.empty(int(indptr[-1] - indptr[0]), dtype=graph.id_type)
+    graph.neighbours(int(indptr[0]), int(indptr[-1]), out)
+    return out
 
 
 def _entries(rows: Sequence[Piece], needed: ByteArray) -> int:

@@ -51,7 +51,7 @@ def _coordinate(job: Job, here: Place, team: Team, device: torch.device, again: 
         ids = list(selection.fit)
         log.say(f"soup: {len(ids)} ingredients, {team.size} ranks, device {device}, {ranks.threads()} threads")
         team.tell("open", ids)
-        station = Station(run, architecture, ids, graph, device, memory)
+        station = Station(run, architecture, ids, graph, device, memory, job.soup.precision)
         Stove(job, run, architecture, graph, selection, station, team, log).cook_all(again)
     team.tell("leave")
     report(run.root)
@@ -66,7 +66,7 @@ def _help(job: Job, here: Place, world: Intracomm) -> None:
         with graph_store.opened(run.graph, job) as graph:
             architecture = Architecture.of(job.model, graph.features, graph.classes)
             _, memory = _within_limit(job, here, graph, device, Log(quiet=True))
-            serve(world, Station(run, architecture, ids, graph, device, memory))
+            serve(world, Station(run, architecture, ids, graph, device, memory, job.soup.precision))
 
 
 def _within_limit(job: Job, here: Place, graph: GraphFile, device: torch.device, log: Log) -> tuple[Job, int]:

@@ -8,24 +8,32 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 
 import torch
 from torch import Tensor
 
+from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.job import LearnedJob
-from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import Mixture, Step
 from gnnsoup_hpc.seeds import torch_generator
 from gnnsoup_hpc.soup.kitchen import Kitchen
 from gnnsoup_hpc.soup.mixing import mixed
-from gnnsoup_hpc.subgraph import View
 
 _CPU = torch.device("cpu")
 
 
-def fitted(kitchen: Kitchen, options: LearnedJob, views: Iterator[Plan | View], title: str) -> Mixture:
-    """Alpha = softmax over ingredients of raw (G, N), after `options.epochs` steps of SGD with warm restarts."""
+def fitted(kitchen: Kitchen, options: LearnedJob, views: Generator[Ready], title: str) -> Mixture:
+    """Alpha = softmax over ingredients of raw (G, N), after `options.epochs` steps of SGD with warm restarts.
+
+    Closes the stream of views, whatever comes.
+    """
+    with closing(views):
+        return _fitted(kitchen, options, views, title)
+
+
+def _fitted(kitchen: Kitchen, options: LearnedJob, views: Iterator[Ready], title: str) -> Mixture:
     shelf = kitchen.shelf
     groups = tuple(shelf.groups(options.alpha))
     raw = xavier_normal(kitchen.seed, len(groups), shelf.ids).to(kitchen.device).requires_grad_()
@@ -45,6 +53,7 @@ def fitted(kitchen: Kitchen, options: LearnedJob, views: Iterator[Plan | View], 
         rate = float(schedule.get_last_lr()[0])
         optimiser.step()
         schedule.step()
+        kitchen.trace(number, raw.detach().softmax(1))
         history.append(Step(number, float(loss.detach()), right, rate, time.perf_counter() - start))
         bar.advance(f"loss {history[-1].loss:.4f}")
         del view, state, loss  # before the next subgraph is read

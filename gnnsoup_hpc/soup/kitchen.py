@@ -5,15 +5,18 @@ A kitchen has no test label, so a method cannot leak one by accident.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
+from itertools import islice
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from gnnsoup_hpc import engine, stream
+from gnnsoup_hpc.crew import Space
+from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.measure import COUNTS
-from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.progress import Bar, Log
 from gnnsoup_hpc.records import Role, State
 from gnnsoup_hpc.seeds import numpy_generator
@@ -22,15 +25,26 @@ from gnnsoup_hpc.soup.station import Station, Taste
 from gnnsoup_hpc.soup.team import Team
 from gnnsoup_hpc.subgraph import View
 
+Trace = Callable[[int, Tensor], None]
+
+
+def untraced(number: int, alpha_GN: Tensor) -> None:
+    """Keep nothing of a step."""
+
 
 class Kitchen:
-    """One method's kitchen; it counts forward and backward passes and books the time of reading."""
+    """One method's kitchen; it counts forward and backward passes and books the time of reading.
 
-    def __init__(self, station: Station, team: Team, seed: int, log: Log) -> None:
+    `trace` is told alpha (G, N) after each step of a learned method.
+    """
+
+    def __init__(self, station: Station, team: Team, seed: int, log: Log, trace: Trace = untraced) -> None:
         self._station = station
         self._team = team
         self._log = log
         self.seed = seed
+        self._space = Space()  # of one union after the other
+        self.trace = trace
         self.counts = dict.fromkeys(COUNTS, 0)
 
     @property
@@ -54,27 +68,49 @@ class Kitchen:
         self.counts["forward_whole"] += sum(passes)
         return self._team.accuracies(self._station, tastes)
 
+    def along(self, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
+        """Exact validation accuracies of share * start + (1 - share) * end, alphas (1, N), shared among ranks."""
+        self.counts["forward_whole"] += len(shares)
+        return self._team.along(self._station, start, end, shares)
+
     def each_ingredient(self) -> list[float]:
         """Validation accuracy of every ingredient, (N,)."""
         return self.accuracies([Taste(row[None]) for row in torch.eye(self.ingredients, dtype=torch.float64)])
 
-    def whole_for_ever(self) -> Iterator[Plan | View]:
+    def whole_for_ever(self) -> Generator[Ready]:
         """Endless stream of the whole graph."""
         while True:
             yield self._station.whole
 
-    def unions(self, size: int) -> Iterator[Plan | View]:
-        """Endless stream of subgraphs induced by `size` random parts; one at a time in memory."""
+    def unions(
+        self, size: int, steps: int | None = None, prefetch: bool = True, exact: bool = False
+    ) -> Generator[Ready]:
+        """Stream of `steps` subgraphs, or without end, each induced by `size` random parts.
+
+        With `prefetch`, a thread reads the next one meanwhile; close the stream to end it. With `exact`, the first hop
+        is the whole graph's. Time is booked on "graph" while the consumer waits.
+        """
+        station = self._station
         generator = numpy_generator(self.seed, 1)
-        for chosen in stream.draws(self._station.graph.validation_counts, size, generator):
-            yield self._union(chosen)  # kept under no name, or two unions would be in memory while one is read
+        drawn = islice(stream.draws(station.graph.validation_counts, size, generator), steps)
+        with ExitStack() as stack:
+            hop = None
+            if exact:
+                with station.meter.phase("graph"):
+                    hop = stack.enter_context(station.first_hop(lambda line: self._log.say(f"soup: {line}")))
+            made = stream.unions(station.graph, drawn, Role.VALIDATION, self._prepared, prefetch, hop)
+            stack.enter_context(closing(made))
+            while union := self._next(made):
+                yield union.pop()  # kept under no name, or its memory could not be used again
 
-    def _union(self, chosen: Sequence[int]) -> Plan | View:
+    def _next(self, made: Iterator[Ready]) -> list[Ready]:
         with self._station.meter.phase("graph"):
-            view = stream.union_of_parts(self._station.graph, chosen, Role.VALIDATION).to(self.device)
-            return engine.prepared(self._station.architecture, view)
+            return list(islice(made, 1))
 
-    def loss(self, state: State, view: Plan | View, scale: Tensor | None = None) -> tuple[Tensor, float]:
+    def _prepared(self, view: View) -> Ready:
+        return engine.prepared(self._station.architecture, view.to(self.device), self._space, self._station.precision)
+
+    def loss(self, state: State, view: Ready, scale: Tensor | None = None) -> tuple[Tensor, float]:
         """Mean cross-entropy on the view's validation nodes (of logits times `scale`), and the accuracy there."""
         self._count("forward", view)
         logits = engine.scores(self._station.architecture, state, view)
@@ -82,7 +118,7 @@ class Kitchen:
             right = int((logits.argmax(1) == view.labels).sum()) / len(view.labels)
         return functional.cross_entropy(logits if scale is None else logits * scale, view.labels), right
 
-    def backward(self, loss: Tensor, view: Plan | View) -> None:
+    def backward(self, loss: Tensor, view: Ready) -> None:
         """Gradients of `loss`."""
         self._count("backward", view)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -91,6 +127,6 @@ class Kitchen:
         """Progress of the method."""
         return self._log.bar(total, title)
 
-    def _count(self, kind: str, view: Plan | View) -> None:
+    def _count(self, kind: str, view: Ready) -> None:
         whole = view.size == self._station.graph.nodes
         self.counts[f"{kind}_{'whole' if whole else 'union'}"] += 1

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gnnsoup_hpc import first_hop
+from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.evaluate import Evaluator
 from gnnsoup_hpc.measure import Meter
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.plan import Plan
-from gnnsoup_hpc.records import Grouping, Role, State
+from gnnsoup_hpc.records import Grouping, Precision, Role, State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.soup.mixing import mixed
 from gnnsoup_hpc.soup.shelf import Shelf
 from gnnsoup_hpc.store import ingredient as ingredient_store
+from gnnsoup_hpc.store.first_hop import FirstHop
 from gnnsoup_hpc.store.graph import GraphFile
-from gnnsoup_hpc.subgraph import View
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Station:
         graph: GraphFile,
         device: torch.device,
         memory: int,
+        precision: Precision = "float32",
     ) -> None:
         self.architecture = architecture
         self.graph = graph
@@ -49,7 +52,8 @@ class Station:
         self._ids = tuple(ids)
         self._shelf: Shelf | None = None
         self._memory = memory
-        self._evaluator = self._new_evaluator()
+        self.precision = precision
+        self._evaluator = self._new_evaluator(precision)
         self.meter = Meter(device)
 
     @property
@@ -72,24 +76,39 @@ class Station:
         return self._shelf
 
     @property
-    def whole(self) -> Plan | View:
+    def whole(self) -> Ready:
         """Of the whole graph, what scores of validation nodes are computed on."""
         return self._ready((Role.VALIDATION,))
 
-    def _ready(self, roles: Sequence[Role]) -> Plan | View:
+    def first_hop(self, say: Callable[[str], None]) -> AbstractContextManager[FirstHop]:
+        """The first hop of the whole graph, open; made first where it is not there."""
+        kind = self.architecture.kind
+        return first_hop.opened(self.graph, kind, self._run.first_hop(kind), say, self._memory)
+
+    def _ready(self, roles: Sequence[Role]) -> Ready:
         with self.meter.phase("graph"):
             return self._evaluator.ready(roles)
 
     def state(self, taste: Taste) -> State | None:
         """The weights of a mixture; None for an ensemble, which is no one model."""
-        if taste.of == "predictions":
-            return None
-        with torch.no_grad():
-            return mixed(self.shelf, taste.alpha.to(self.device), taste.by)
+        return None if taste.of == "predictions" else self._mixed(taste)
+
+    @torch.no_grad()
+    def _mixed(self, taste: Taste) -> State:
+        return mixed(self.shelf, taste.alpha.to(self.device), taste.by)
 
     def accuracy(self, taste: Taste) -> float:
         """Exact accuracy of a mixture on the validation nodes."""
         return self.judged(taste, (Role.VALIDATION,))[0]
+
+    def along(self, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
+        """Exact validation accuracies of share * start + (1 - share) * end, alphas (1, N) of whole models."""
+        tastes = [Taste(share * start + (1.0 - share) * end) for share in shares]
+        if self._evaluator.fits:
+            self._ready((Role.VALIDATION,))  # read here, where its time is booked
+        between = ((share, self._mixed(taste)) for share, taste in zip(shares, tastes, strict=True))
+        ends = self._mixed(Taste(start)), self._mixed(Taste(end))
+        return self._evaluator.line_accuracies(ends, between, Role.VALIDATION)
 
     def judged(self, taste: Taste, roles: Sequence[Role]) -> list[float]:
         """Exact accuracies of a mixture on the nodes of some roles; a kitchen has only `accuracy`."""
@@ -101,11 +120,11 @@ class Station:
         chosen = taste.alpha[0].nonzero().flatten().tolist()
         return self._evaluator.ensemble_accuracies([self.shelf.state(self.shelf.weights[i]) for i in chosen], roles)
 
-    def _new_evaluator(self) -> Evaluator:
-        return Evaluator(self.graph, self.architecture, self._memory, self._run.root, self.device)
+    def _new_evaluator(self, precision: Precision) -> Evaluator:
+        return Evaluator(self.graph, self.architecture, self._memory, self._run.root, self.device, precision)
 
-    def clear(self) -> None:
-        """Give the graph and the ingredients back, and begin to measure afresh."""
+    def clear(self, exact: bool = False) -> None:
+        """Give the graph and the ingredients back, and begin to measure afresh; `exact`: in float32 from now on."""
         self._shelf = None
-        self._evaluator = self._new_evaluator()
+        self._evaluator = self._new_evaluator("float32" if exact else self.precision)
         self.meter = Meter(self.device)

@@ -6,16 +6,18 @@ A waiting rank sleeps between looks, for MPI's own waiting burns the core that r
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from gnnsoup_hpc.soup.station import Station, Taste
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
 
+_Item = TypeVar("_Item")
 _NAP_SECONDS = 0.001
 
 
@@ -33,16 +35,28 @@ class Team:
 
     def accuracies(self, station: Station, tastes: Sequence[Taste]) -> list[float]:
         """Validation accuracies, in the order of `tastes`; rank r takes every P-th from r on."""
-        if self._world is None or len(tastes) < 2:
-            return [station.accuracy(taste) for taste in tastes]
-        helpers = range(1, min(self.size, len(tastes)))
+        return self._shared("taste", tastes, lambda mine: [station.accuracy(taste) for taste in mine])
+
+    def along(self, station: Station, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
+        """Validation accuracies of share * start + (1 - share) * end, alphas (1, N), in the order of `shares`."""
+        return self._shared("along", shares, lambda mine: station.along(start, end, mine), (start, end))
+
+    def _shared(
+        self, order: str, items: Sequence[_Item], alone: Callable[[Sequence[_Item]], list[float]], also: Any = None
+    ) -> list[float]:
+        """One figure for each item; rank r takes every P-th from r on, by an order that `serve` knows."""
+        if not items:
+            return []
+        if self._world is None or len(items) < 2:
+            return alone(items)
+        helpers = range(1, min(self.size, len(items)))
         for rank in helpers:
-            self._world.send(("taste", list(tastes[rank :: self.size])), dest=rank)
-        found = [0.0] * len(tastes)
-        alone = torch.get_num_threads()
+            self._world.send((order, (list(items[rank :: self.size]), also)), dest=rank)
+        found = [0.0] * len(items)
+        threads = torch.get_num_threads()
         torch.set_num_threads(self._threads_shared)
-        found[:: self.size] = [station.accuracy(taste) for taste in tastes[:: self.size]]
-        torch.set_num_threads(alone)
+        found[:: self.size] = alone(items[:: self.size])
+        torch.set_num_threads(threads)
         for rank in helpers:
             found[rank :: self.size] = receive(self._world, rank)
         return found
@@ -63,7 +77,10 @@ def serve(communicator: Intracomm, station: Station) -> None:
         if order == "clear":
             station.clear()
         if order == "taste":
-            communicator.send([station.accuracy(taste) for taste in content], dest=0)
+            communicator.send([station.accuracy(taste) for taste in content[0]], dest=0)
+        if order == "along":
+            shares, (start, end) = content
+            communicator.send(station.along(start, end, shares), dest=0)
 
 
 def receive(communicator: Intracomm, source: int) -> Any:

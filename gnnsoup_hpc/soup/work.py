@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gnnsoup_hpc import engine
+from gnnsoup_hpc import engine, stream
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.measure import warm_up
@@ -14,6 +14,7 @@ from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.records import Role, Soup
 from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.soup import mixing
 from gnnsoup_hpc.soup.kitchen import Kitchen
 from gnnsoup_hpc.soup.methods import configured
 from gnnsoup_hpc.soup.protocol import SoupMethod
@@ -43,6 +44,8 @@ class Stove:
         methods = configured(self.job.soup)
         warm_up(self.station.device)
         engine.warm_up(self.job.model.kind)
+        mixing.warm_up()
+        stream.warm_up()
         for name in self.job.soup.methods:
             recipe = self._recipe(methods[name])
             if not again and self._is_there(recipe):
@@ -65,7 +68,7 @@ class Stove:
             mixture = method.cook(kitchen)
             taste = Taste(mixture.alpha, mixture.by, mixture.of)
             state = self.station.state(taste)
-        self.station.clear()
+        self.station.clear(exact=True)
         validation, test = self._judged(taste)
         self.station.clear()
         return Soup(
@@ -100,9 +103,11 @@ class Stove:
 
     def _recipe(self, method: SoupMethod) -> Recipe:
         options = getattr(method, "options", None)
+        precision = self.job.soup.precision
+        also = {} if precision == "float32" else {"precision": precision}  # older files know no other
         return Recipe(
             method=method.name,
-            options=options.model_dump(mode="json") if options is not None else {},
+            options=(options.model_dump(mode="json") if options is not None else {}) | also,
             seed=self.job.soup.seed,
             graph_sha256=self.graph.sha256,
             part_sha256=str(self.graph.cut["part_sha256"]),

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from gnnsoup_hpc.errors import FileError, PartError, RunError
-from gnnsoup_hpc.hashing import canonical, content_sha256, fingerprint
+from gnnsoup_hpc.hashing import canonical, fingerprint
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.records import (
     ByteArray,
@@ -26,11 +26,11 @@ from gnnsoup_hpc.records import (
     Measurement,
     Partition,
     Preparation,
-    Role,
     SourceFile,
 )
 from gnnsoup_hpc.rows import picked
 from gnnsoup_hpc.store import cost, files, graph_bulk
+from gnnsoup_hpc.store.bulk import Rows
 
 KIND, VERSION = "graph", 1
 _ADVICE = ": run `gnnsoup prepare JOB --again`, which makes it again"
@@ -44,7 +44,7 @@ def write(
     bulk = graph.x.shape[0] * (4 * graph.x.shape[1] + 25) + graph.indices.nbytes
     with files.created(path, KIND, VERSION, about, bulk_bytes=bulk) as file:
         file.attrs["graph_sha256"] = graph_bulk.fill(file, graph, partition)
-        _put_parts(file, graph, partition)
+        graph_bulk.put_parts(file, graph, partition)
         put_preparation(file, preparation)
         file.attrs["source"] = graph.source
         file.attrs["source_sha256"] = graph.source_sha256
@@ -55,19 +55,6 @@ def write(
         listed = canonical([asdict(source) for source in graph.files])
         files.put(file["provenance"], "source_files", listed, "JSON", "files that the graph was read from")
         cost.put(file, spent())
-
-
-def _put_parts(file: h5py.File, graph: Graph, partition: Partition) -> None:
-    parts = file.create_group("parts", track_order=True)
-    files.put(parts, "ptr", partition.ptr, "1", "first node of each part")
-    counts = np.bincount(partition.part[graph.role == Role.VALIDATION], minlength=partition.parts)
-    files.put(parts, "validation", counts, "1", "validation nodes of each part")
-    parts.attrs.update(dict(partition.options))
-    parts.attrs["edge_cut"] = partition.edge_cut
-    parts.attrs["undirected_edges"] = partition.edges
-    parts.attrs["balance"] = partition.balance
-    parts.attrs["validation_balance"] = partition.validation_balance
-    parts.attrs["part_sha256"] = content_sha256({"part": partition.part})
 
 
 def put_preparation(file: h5py.File, preparation: Preparation) -> None:
@@ -84,6 +71,8 @@ class GraphFile:
 
     path: Path
     file: h5py.File
+    # To open a dataset takes longer than to read a few rows of it.
+    _open: dict[str, Rows] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def sha256(self) -> str:
@@ -131,6 +120,12 @@ class GraphFile:
     def source(self) -> str:
         """Where the graph comes from, as the job names it."""
         return str(self._attributes("/")["source"])
+
+    @property
+    def job(self) -> str:
+        """The resolved job that the file was made by, as TOML."""
+        with files.reading(self.path, _ADVICE):
+            return str(self.file["provenance/job"].asstr()[()])
 
     @property
     def source_files(self) -> tuple[SourceFile, ...]:
@@ -181,9 +176,8 @@ class GraphFile:
         return runs
 
     def x(self, start: int, stop: int, out: FloatArray) -> None:
-        """Read features of nodes start to stop into `out` (stop - start, F)."""
-        with files.reading(self.path, _ADVICE):
-            self.file["nodes/x"].read_direct(out, np.s_[start:stop])
+        """Read features of nodes start to stop into `out` (stop - start, F), contiguous float32."""
+        self._rows("nodes/x").into(start, stop, out)
 
     def x_of(self, ids: IntArray) -> FloatArray:
         """Features of the nodes `ids`, (n, F)."""
@@ -205,21 +199,33 @@ class GraphFile:
 
     def rows(self, start: int, stop: int) -> tuple[IntArray, IntArray]:
         """(in-degree of, all in-neighbours of) nodes start to stop."""
-        indptr = np.asarray(self._read("edges/indptr", start, stop + 1), dtype=np.int64)
-        neighbours = self._read("edges/indices", int(indptr[0]), int(indptr[-1]))
-        return np.diff(indptr), np.asarray(neighbours, dtype=np.int64)
+        bounds = self.bounds(start, stop)
+        neighbours = np.empty(bounds[-1] - bounds[0], dtype=self.id_type)
+        self.neighbours(int(bounds[0]), int(bounds[-1]), neighbours)
+        return np.diff(bounds), neighbours.astype(np.int64, copy=False)
 
-    def starts(self, start: int, stop: int) -> IntArray:
-        """Where the entries of nodes start to stop - 1 begin, and the last one's end, (stop - start + 1,)."""
+    def bounds(self, start: int, stop: int) -> IntArray:
+        """Where the in-neighbours of nodes start to stop begin, and the last ones end: (stop - start + 1,)."""
         return np.asarray(self._read("edges/indptr", start, stop + 1), dtype=np.int64)
 
-    def entries(self, indptr: IntArray) -> IndexArray:
-        """In-neighbours of the nodes whose `starts` are given, as they are in the file."""
-        return np.asarray(self._read("edges/indices", int(indptr[0]), int(indptr[-1])))
+    def neighbours(self, first: int, last: int, out: IndexArray) -> None:
+        """Read entries first to last - 1 of the adjacency into `out`, contiguous and of `id_type`."""
+        self._rows("edges/indices").into(first, last, out)
+
+    @cached_property
+    def id_type(self) -> Any:
+        """In-neighbours' ids in the file: int32, or int64 from 2^31 nodes on."""
+        return self._rows("edges/indices").dataset.dtype
+
+    def _rows(self, name: str) -> Rows:
+        if name not in self._open:
+            with files.reading(self.path, _ADVICE):
+                self._open[name] = Rows(self.path, self.file[name], _ADVICE)
+        return self._open[name]
 
     def _read(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         with files.reading(self.path, _ADVICE):
-            return self.file[name][start:stop]
+            return self._rows(name).dataset[start:stop]
 
     def _attributes(self, name: str) -> dict[str, Any]:
         with files.reading(self.path, _ADVICE):

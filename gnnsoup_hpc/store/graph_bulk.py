@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from gnnsoup_hpc.hashing import Content
-from gnnsoup_hpc.records import FloatArray, Graph, IndexArray, IntArray, Partition
+from gnnsoup_hpc.hashing import Content, content_sha256
+from gnnsoup_hpc.records import FloatArray, Graph, IndexArray, IntArray, Partition, Role
 from gnnsoup_hpc.rows import blocks, index_type
 from gnnsoup_hpc.store import files
 
@@ -38,6 +38,20 @@ def fill(file: h5py.File, graph: Graph, partition: Partition) -> str:
     files.put(nodes, "original_id", order, "1", "node id in the source")
     _put_edges(file, graph, order, new_id)
     return content.sha256
+
+
+def put_parts(file: h5py.File, graph: Graph, partition: Partition) -> None:
+    """Write parts/: where they begin, and what METIS says of them."""
+    parts = file.create_group("parts", track_order=True)
+    files.put(parts, "ptr", partition.ptr, "1", "first node of each part")
+    counts = np.bincount(partition.part[graph.role == Role.VALIDATION], minlength=partition.parts)
+    files.put(parts, "validation", counts, "1", "validation nodes of each part")
+    parts.attrs.update(dict(partition.options))
+    parts.attrs["edge_cut"] = partition.edge_cut
+    parts.attrs["undirected_edges"] = partition.edges
+    parts.attrs["balance"] = partition.balance
+    parts.attrs["validation_balance"] = partition.validation_balance
+    parts.attrs["part_sha256"] = content_sha256({"part": partition.part})
 
 
 def _pieces(array: IndexArray) -> Iterator[IndexArray]:

@@ -200,7 +200,7 @@ PASSES = {  # of three ingredients, granularity 5, six steps: (forward whole, fo
     "best": (3, 0, 0, 0),
     "uniform": (0, 0, 0, 0),
     "greedy": (5, 0, 0, 0),
-    "gis": (13, 0, 0, 0),
+    "gis": (9, 0, 0, 0),
     "ls": (6, 0, 6, 0),
     "pls": (0, 6, 0, 6),
     "ensemble": (0, 0, 0, 0),

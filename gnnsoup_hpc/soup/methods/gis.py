@@ -11,7 +11,6 @@ from gnnsoup_hpc.job import GisJob
 from gnnsoup_hpc.records import Mixture, Step
 from gnnsoup_hpc.soup.kitchen import Kitchen
 from gnnsoup_hpc.soup.ranking import by_falling_accuracy
-from gnnsoup_hpc.soup.station import Taste
 
 
 @dataclass(frozen=True)
@@ -26,20 +25,21 @@ class Gis:
     source: str = "Jaiswal et al., Graph Ladling, ICML 2023, arXiv 2306.10466, section on interpolated souping"
 
     def cook(self, kitchen: Kitchen) -> Mixture:
-        """N + granularity * (N - 1) evaluations; those of one step are independent."""
+        """N + (granularity - 2) * (N - 1) evaluations: a = 1 and a = 0 are known. Those of one step are independent."""
         accuracies = kitchen.each_ingredient()
         first, *others = by_falling_accuracy(accuracies, kitchen.shelf.ids)
         pure = torch.eye(kitchen.ingredients, dtype=torch.float64)
-        ratios = torch.linspace(1.0, 0.0, self.options.granularity, dtype=torch.float64)
+        ratios = torch.linspace(1.0, 0.0, self.options.granularity, dtype=torch.float64).tolist()
         alpha, reached = pure[first], accuracies[first]
         history = [Step(1, float("nan"), reached, float("nan"), 0.0)]
         bar = kitchen.bar(len(others), self.name)
         for number, other in enumerate(others, 2):
             start = time.perf_counter()
-            candidates = [a * alpha + (1.0 - a) * pure[other] for a in ratios]
-            tried = kitchen.accuracies([Taste(candidate[None]) for candidate in candidates])
+            inside = kitchen.along(alpha[None], pure[other][None], ratios[1:-1])
+            tried = [reached, *inside, accuracies[other]]
             reached = max(tried)
-            alpha = candidates[tried.index(reached)]
+            share = ratios[tried.index(reached)]
+            alpha = share * alpha + (1.0 - share) * pure[other]
             history.append(Step(number, float("nan"), reached, float("nan"), time.perf_counter() - start))
             bar.advance(f"validation {reached:.4f}")
         bar.close()

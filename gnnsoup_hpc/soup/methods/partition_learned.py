@@ -20,4 +20,6 @@ class PartitionLearned:
 
     def cook(self, kitchen: Kitchen) -> Mixture:
         """`epochs` forward and backward passes over unions of `union` parts."""
-        return fitted(kitchen, self.options, kitchen.unions(self.options.union), self.name)
+        options = self.options
+        unions = kitchen.unions(options.union, options.epochs, options.prefetch, options.first_hop == "exact")
+        return fitted(kitchen, options, unions, self.name)

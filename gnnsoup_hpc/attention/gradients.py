@@ -1,0 +1,148 @@
+"""The backward pass of one layer of GAT: along its rows, then along its columns. No sum is scattered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gnnsoup_hpc.attention.layer import ROWS, Layer
+from gnnsoup_hpc.attention.plan import AttentionPlan
+from gnnsoup_hpc.compiled import attention as kernels
+from gnnsoup_hpc.compiled import rowwise
+from gnnsoup_hpc.crew import blocks
+from gnnsoup_hpc.models import NEGATIVE_SLOPE
+from gnnsoup_hpc.records import Dense
+
+Totals = dict[str, Dense]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The layer norm before a layer: weight (C,), states (rows, C) before weight and shift, scales (rows,)."""
+
+    weight: Dense
+    states: Dense
+    scales: Dense
+
+
+class Backward:
+    """Of one layer, given the gradient of its convolution's output, (rows, channels).
+
+    `norm` is that of the layer before. `along_columns` overwrites the states with the gradient of what the layer before
+    gave to its activation.
+    """
+
+    def __init__(self, plan: AttentionPlan, own: Layer, grad: Dense, norm: Norm | None) -> None:
+        self._plan, self._own, self._norm = plan, own, norm
+        self.transpose = plan.transposes[own.number]
+        self._grad, self._per_head = grad, own.per_head(grad)
+        self._of_scores = own.empty(plan.entries(own.number), own.heads)  # of what the leaky ReLU was given
+        self._of_rows = own.empty(len(grad), own.heads)  # their sums along rows
+
+    def along_rows(self, start: int, stop: int) -> Totals:
+        """Gradients of the bias and, where states are summed up, of the weight; those of entries' scores are kept."""
+        own = self._own
+        totals = {"bias": np.zeros_like(own.bias)}
+        if not own.by_value:
+            totals["weight"] = np.zeros_like(own.weight)
+        room, again, product = own.room_for_sums(), own.room_for_sums(), own.empty(*own.weight.shape[1:])
+        for first, end in blocks(start, stop, ROWS):
+            rowwise.column_sums(self._grad[first:end], totals["bias"])
+            mine, sums = self._per_head[first:end], again[: end - first]
+            of_sums = mine if own.by_value else self._of_sums(mine, room)
+            kernels.score_gradients(
+                *(first, end, self._plan.start, self._plan.indices, own.scores, NEGATIVE_SLOPE, own.weights),
+                *(own.summed, of_sums, self._of_scores, self._of_rows, sums),
+            )
+            if not own.by_value:
+                for head in range(own.heads):
+                    own.multiply(mine[:, head % mine.shape[1]].T, sums[:, head], product)
+                    totals["weight"][head] += product
+        return totals
+
+    def _of_sums(self, mine: Dense, room: Dense) -> Dense:
+        """Gradient of a block's sums of states, (n, H, in)."""
+        found = room[: len(mine)]
+        for head in range(self._own.heads):
+            self._own.multiply(mine[:, head % mine.shape[1]], self._own.weight[head], found[:, head])
+        return found
+
+    def along_columns(self, start: int, stop: int) -> Totals:
+        """Gradients of `vectors`, of the norm and, where values are summed up, of the weight."""
+        own = self._own
+        totals = self._zeros()
+        both, values = own.empty(ROWS, 2 * own.heads), own.empty(ROWS, own.heads, own.channels)
+        below, product = own.empty(ROWS, own.width), np.empty_like(own.flat)
+        for first, end in blocks(start, stop, ROWS):
+            states, mine = own.states[first:end], both[: end - first]
+            self._of_both(first, mine)
+            totals["vectors"] += mine.T @ states
+            if own.number or own.by_value:
+                flat = self._of_values(first, values[: end - first])
+                if own.by_value:
+                    own.multiply(flat.T, states, product)
+                    totals["weight"] += product.reshape(own.weight.shape)
+                if own.number:
+                    own.multiply(flat, own.flat, below[: end - first])
+                    below[: end - first] += mine @ own.vectors
+                    self._activated(first, below[: end - first], totals)
+        return totals
+
+    def _zeros(self) -> Totals:
+        own = self._own
+        totals = {"vectors": np.zeros_like(own.vectors)}
+        if own.by_value:
+            totals["weight"] = np.zeros_like(own.weight)
+        if self._norm is not None:
+            totals |= {name: np.zeros_like(self._norm.weight) for name in ("scale", "shift")}
+        return totals
+
+    def _of_both(self, first: int, out: Dense) -> None:
+        """Gradients of the scores of columns from `first` on, (n, 2 H)."""
+        end, heads, rows = first + len(out), self._own.heads, self._of_rows[first : first + len(out)]
+        places = self.transpose
+        kernels.placed_sums(first, end, places.start, places.end, places.places, self._of_scores, out)
+        out[: len(rows), heads:] = rows
+        out[len(rows) :, heads:] = 0
+
+    def _of_values(self, first: int, out: Dense) -> Dense:
+        """Gradient of the values of columns from `first` on, but for that through scores, (n, H C)."""
+        by, end = self.transpose, first + len(out)
+        kernels.head_sums(
+            *(first, end, by.start, by.end, by.rows, by.places, self._own.weights, 0, self._per_head, out)
+        )
+        return out.reshape(len(out), -1)
+
+    def _activated(self, first: int, below: Dense, totals: Totals) -> None:
+        """Back through ReLU and the layer norm; the states are overwritten."""
+        end = first + len(below)
+        states, norm = self._own.states[first:end], self._norm
+        rowwise.masked(states, below)
+        if norm is not None:
+            kept, scales = norm.states[first:end], norm.scales[first:end]
+            rowwise.through_norm(states, norm.weight, kept, scales, totals["scale"], totals["shift"])
+
+    def named(self, totals: Totals) -> Totals:
+        """Gradients of parameters by their names, from the sums over all lanes."""
+        own, vectors, weight = self._own, totals["vectors"], totals["weight"]
+        for half in (0, own.heads):
+            for head in range(own.heads):
+                weight[head] += np.outer(own.attention[half + head], vectors[half + head])
+        weights = np.concatenate([own.weight, own.weight])
+        source, destination = np.split(np.matmul(weights, vectors[..., None])[..., 0], 2)
+        grads = {"bias": totals["bias"], "lin.weight": weight.reshape(own.flat.shape)}
+        grads |= {"att_src": source[None], "att_dst": destination[None]}
+        found = {f"convs.{own.number}.{name}": grad for name, grad in grads.items()}
+        if self._norm is not None:
+            names = {"scale": "weight", "shift": "bias"}
+            found |= {f"norms.{own.number - 1}.{name}": totals[key] for key, name in names.items()}
+        return found
+
+
+def summed(pieces: list[Totals]) -> Totals:
+    """The lanes' sums, in their order, in those of the first."""
+    for piece in pieces[1:]:
+        for name, mine in piece.items():
+            pieces[0][name] += mine
+    return pieces[0]

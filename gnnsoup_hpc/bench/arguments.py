@@ -1,0 +1,141 @@
+"""The arguments of `gnnsoup bench`, and what they choose; those of the grid and of --quality exclude each other."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gnnsoup_hpc.bench import grid
+from gnnsoup_hpc.bench.grid import Choice
+from gnnsoup_hpc.bench.quality.order import METHODS
+from gnnsoup_hpc.bench.quality.parent import QualityOptions
+from gnnsoup_hpc.errors import RunError
+
+_Chosen = TypeVar("_Chosen")
+_OF_THE_GRID = ("graph", "full", "models", "tasks", "unions", "hidden", "ways", "precision", "repeats", "rounds")
+_OF_QUALITY = ("methods", "seeds", "sample_evaluations", "judge_every")
+REPEATS, ROUNDS = 5, 2
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """All of them. What only one of the two benchmarks takes has no default here, so that its use is seen."""
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="keep every sample here")
+    parser.add_argument("--threads", type=count, default=len(os.sched_getaffinity(0)), help="threads of each process")
+    parser.add_argument(
+        "--timeout", type=count, default=1800, metavar="SECONDS", help="longest that a process may take"
+    )
+    _add_grid(parser.add_argument_group("the grid of cells"))
+    _add_quality(parser.add_argument_group("time to quality"))
+
+
+def _add_grid(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--graph", nargs="+", metavar="JOB", help="jobs whose graphs are measured (default: pubmed)")
+    group.add_argument("--full", action="store_true", default=None, help="more graphs, and unions of 1, 4 and 8 parts")
+    group.add_argument("--models", nargs="+", choices=grid.MODELS, help="models (default: all)")
+    group.add_argument("--tasks", nargs="+", choices=grid.TASKS, help="tasks (default: all)")
+    group.add_argument("--unions", nargs="+", type=count, metavar="R", help="parts a union of pls_step (default: 4)")
+    group.add_argument("--hidden", type=count, metavar="C", help="hidden channels, of GAT's two heads each (256)")
+    group.add_argument("--ways", nargs="+", choices=grid.WAYS, help="whose way is measured (default: both)")
+    group.add_argument("--precision", nargs="+", choices=grid.PRECISIONS, help="of ours; stock stays float32")
+    group.add_argument("--repeats", type=count, help=f"timed repeats a process (default: {REPEATS})")
+    group.add_argument("--rounds", type=count, help=f"timed processes a cell and way (default: {ROUNDS})")
+
+
+def _add_quality(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--quality", metavar="RUN_OR_JOB", help="measure the time to GIS's accuracy on this run's trained ingredients"
+    )
+    group.add_argument("--methods", type=_methods, metavar="M,M", help=f"of {','.join(METHODS)} (default: all)")
+    group.add_argument("--seeds", type=count, metavar="S", help="repeat LS and PLS with that many seeds (default: 1)")
+    group.add_argument(
+        "--sample-evaluations",
+        type=_natural,
+        metavar="M",
+        help="of plain GIS time M evaluations and multiply; 0: run it in full (default: as the graph's size suggests)",
+    )
+    group.add_argument(
+        "--judge-every", type=count, metavar="K", help="judge each of the first 10 steps, then each K-th (default: 5)"
+    )
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse what would have no effect.
+
+    Raises: RunError naming the arguments.
+    """
+    foreign = _OF_QUALITY if arguments.quality is None else _OF_THE_GRID
+    values = {name: getattr(arguments, name) for name in foreign}
+    given = [f"--{name.replace('_', '-')}" for name, value in values.items() if value is not None]
+    if given:
+        of = "go with --quality, which is not given" if arguments.quality is None else "do not go with --quality"
+        raise RunError(f"{', '.join(given)} {of}: leave {'them' if len(given) > 1 else 'it'} out")
+    if arguments.unions and arguments.tasks and "pls_step" not in arguments.tasks:
+        raise RunError("--unions is for pls_step, which is not among --tasks: add it, or leave --unions out")
+
+
+def choice_of(arguments: argparse.Namespace) -> Choice:
+    """The cells of each graph."""
+    chosen: dict[str, Any] = {
+        "models": once(arguments.models),
+        "tasks": once(arguments.tasks),
+        "unions": once(arguments.unions) or (grid.UNIONS if arguments.full else ()),
+        "hidden": arguments.hidden,
+        "precisions": once(arguments.precision),
+    }
+    return Choice(**{name: value for name, value in chosen.items() if value})
+
+
+def options_of(arguments: argparse.Namespace, memory_bytes: int) -> grid.Options:
+    """How the grid is carried out."""
+    asked = arguments.ways or grid.WAYS
+    return grid.Options(
+        repeats=arguments.repeats or REPEATS,
+        threads=arguments.threads,
+        timeout=arguments.timeout,
+        rounds=arguments.rounds or ROUNDS,
+        memory_bytes=memory_bytes,
+        ways=tuple(way for way in grid.WAYS if way in asked),
+    )
+
+
+def quality_of(arguments: argparse.Namespace, memory_bytes: int) -> QualityOptions:
+    """How the time to quality is measured."""
+    given = {
+        "methods": tuple(name for name in METHODS if name in arguments.methods) if arguments.methods else None,
+        "seeds": arguments.seeds,
+        "sampled": arguments.sample_evaluations,
+        "judge_every": arguments.judge_every,
+    }
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return QualityOptions(threads=arguments.threads, timeout=arguments.timeout, memory_bytes=memory_bytes, **chosen)
+
+
+def once(values: Iterable[_Chosen] | None) -> tuple[_Chosen, ...]:
+    """Each value where it comes first."""
+    return tuple(dict.fromkeys(values or ()))
+
+
+def count(text: str) -> int:
+    """A number from 1."""
+    value = _natural(text)
+    if not value:
+        raise argparse.ArgumentTypeError("0 is less than 1")
+    return value
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is less than 0")
+    return value
+
+
+def _methods(text: str) -> Sequence[str]:
+    names = once(name.strip() for name in text.split(","))
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(METHODS)}")
+    return names

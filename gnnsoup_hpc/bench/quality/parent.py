@@ -1,0 +1,171 @@
+"""The parent: finds the run and its fit ingredients, and has every method and pass measured in a fresh process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from gnnsoup_hpc import job as jobs
+from gnnsoup_hpc.bench import process
+from gnnsoup_hpc.bench.process import ChildFailedError
+from gnnsoup_hpc.bench.quality.order import LEARNED, METHODS, PLAIN, QualityOrder, evaluations
+from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.progress import Log
+from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.soup.selection import selected
+from gnnsoup_hpc.store import graph as graph_store
+from gnnsoup_hpc.store.graph import GraphFile
+
+SMALL_NODES = 50_000  # of a graph on which plain GIS runs in full unless it is told otherwise
+SAMPLED = 10
+_SEEDS = 2**32
+
+
+@dataclass(frozen=True)
+class QualityOptions:
+    """`sampled` evaluations of plain GIS are timed, all if it is 0; None: as the graph's size suggests."""
+
+    methods: tuple[str, ...] = METHODS
+    seeds: int = 1
+    sampled: int | None = None
+    judge_every: int = 5
+    threads: int = 1
+    timeout: float = 1800.0
+    memory_bytes: int = 0
+
+
+@dataclass
+class Found:
+    """What is known of plain GIS or of a method: a timed run a seed, peak memory, and what went wrong."""
+
+    what: str
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    peak_bytes: float | None = None
+    baseline_bytes: float | None = None
+    errors: list[str] = field(default_factory=list)
+
+    def take(self, order: QualityOrder, result: dict[str, Any]) -> None:
+        """Add what a child measured."""
+        if order.passing == "time":
+            self.runs.append({"seed": order.seed, **result})
+        else:
+            self.peak_bytes, self.baseline_bytes = result["peak_bytes"], result["baseline_bytes"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The run that is measured."""
+
+    job: Job
+    ids: tuple[int, ...]
+    about: dict[str, Any]
+
+
+def job_of(text: str) -> Job:
+    """The job of a run's folder, or that `jobs.load` finds, its run's folder absolute.
+
+    Raises: RunError for a folder that is no run; JobError where there is no such job.
+    """
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        job = jobs.load(text)
+        return job.model_copy(update={"runs": str(Path(job.runs).expanduser().absolute())})
+    if not (folder / "job.toml").is_file():
+        raise RunError(f"{folder} has no job.toml, so it is no run: name the folder of a run, or a job")
+    job, folder = jobs.load(str(folder / "job.toml")), folder.resolve()
+    return job.model_copy(update={"runs": str(folder.parent), "name": folder.name})
+
+
+def subject(job: Job, say: Callable[[str], None]) -> Subject:
+    """The run, once it is known to have what GIS can mix.
+
+    Raises: RunError where its graph or ingredients are missing, unfit or too few; the message says what to do.
+    """
+    run = RunDir.of(job)
+    with graph_store.opened(run.graph, job) as graph:
+        net = Architecture.of(job.model, graph.features, graph.classes)
+        chosen = selected(job, run, net, graph, Log(quiet=True))
+        about = _about(job, graph, len(chosen.fit))
+    for reason in chosen.unfit.values():
+        say(f"left out: {reason}")
+    if len(chosen.fit) < 2:
+        raise RunError(f"{run.ingredients} holds one fit ingredient, and GIS mixes two or more: train more of them")
+    return Subject(job, tuple(chosen.fit), about)
+
+
+def orders(what: Subject, options: QualityOptions) -> Iterator[QualityOrder]:
+    """Time passes of plain GIS and of each method, learned ones once a seed; then memory passes."""
+    sampled = options.sampled
+    if sampled is None:
+        sampled = 0 if what.about["nodes"] <= SMALL_NODES else SAMPLED
+    first = QualityOrder(
+        job=what.job.model_dump(mode="json"),
+        ids=what.ids,
+        what=PLAIN,
+        passing="time",
+        seed=what.job.soup.seed,
+        threads=options.threads,
+        sampled=sampled,
+        judge_every=options.judge_every,
+        memory_bytes=options.memory_bytes,
+    )
+    if "gis" not in options.methods and 0 < sampled < what.about["evaluations"]:
+        raise RunError(
+            "--methods leaves gis out and plain GIS would only be sampled, so GIS's accuracy would not be known: add"
+            " gis, or run plain GIS in full with --sample-evaluations 0"
+        )
+    everything = (PLAIN, *options.methods)
+    for name in everything:
+        for number in range(options.seeds if name in LEARNED else 1):
+            yield replace(first, what=name, seed=(first.seed + number) % _SEEDS)
+    for name in everything:
+        yield replace(first, what=name, passing="memory")
+
+
+def carried_out(ordered: Sequence[QualityOrder], timeout: float, say: Callable[[str], None]) -> list[Found]:
+    """What each method's children measured; what failed once is given up."""
+    found = {order.what: Found(order.what) for order in ordered}
+    for number, order in enumerate(ordered, 1):
+        mine = found[order.what]
+        if mine.errors:
+            continue
+        label = f"[{number}/{len(ordered)}] {order.what}, seed {order.seed}, {order.passing}"
+        try:
+            result = process.answer(
+                "gnnsoup_hpc.bench.quality.child", order.to_json(), timeout, as_stock=order.what == PLAIN
+            )
+        except ChildFailedError as error:
+            mine.errors.append(f"{order.passing}: {error}")
+            say(f"{label}: failed: {error}")
+        else:
+            mine.take(order, result)
+            say(f"{label}: {_told(order, result)}")
+    return list(found.values())
+
+
+def _about(job: Job, graph: GraphFile, ingredients: int) -> dict[str, Any]:
+    """What stands at the head of the results."""
+    return {
+        "job": job.name,
+        "graph": job.graph.source,
+        "graph_sha256": graph.sha256,
+        "nodes": graph.nodes,
+        "edges": graph.edges,
+        "parts": graph.parts,
+        "validation_nodes": int(graph.validation_counts.sum()),
+        "model": job.model.model_dump(mode="json"),
+        "soup": job.soup.model_dump(mode="json"),
+        "ingredients": ingredients,
+        "evaluations": evaluations(ingredients, job.soup.gis.granularity),
+    }
+
+
+def _told(order: QualityOrder, result: dict[str, Any]) -> str:
+    if order.passing == "time":
+        return f"{result['seconds']:.2f} s"
+    peak, baseline = result["peak_bytes"], result["baseline_bytes"]
+    return "-" if peak is None or baseline is None else f"{(peak - baseline) / 1e6:.1f} MB above the baseline"

@@ -1,0 +1,226 @@
+"""One pass of GCN or GraphSAGE over a plan, forward and backward: gradients of the weights alone, in bounded memory.
+
+Both models are one computation: a layer adds up products of a matrix with a weight matrix, [mean(h) | h] of GraphSAGE,
+GCN's normalised sum of h. A lane of rows goes through all of a layer block by block: aggregated, multiplied, activated
+while it is in the core's cache. Training keeps what the backward pass needs (aggregated and hidden states), which that
+pass overwrites with their gradients. Its oracle is autograd through `Architecture.logits` on the whole subgraph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from gnnsoup_hpc.compiled import rowwise
+from gnnsoup_hpc.crew import Crew, blocks
+from gnnsoup_hpc.dense import product_in
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.plan import Plan
+from gnnsoup_hpc.records import Dense
+
+_ROWS = 1024  # of a block: what one step writes the next finds in the core's own cache
+_EPS = 1e-5  # of layer norm, as in models.py
+
+
+@dataclass(frozen=True)
+class Blend:
+    """share * start + (1 - share) * end, (rows[0], C) each: what the first weights make of the first hop, no bias."""
+
+    start: Dense
+    end: Dense
+    share: float
+
+
+class Pass:
+    """One forward pass and, if `keep`, its backward pass. hidden[l] is what layer l has made, (rows[l], C)."""
+
+    def __init__(
+        self,
+        net: Architecture,
+        plan: Plan,
+        state: Mapping[str, Dense],
+        keep: bool,
+        first: Blend | None = None,
+    ) -> None:
+        self.net, self.plan, self.state, self.keep, self._first = net, plan, state, keep, first
+        self._multiply = product_in(plan.precision)
+        self._dtype = next(iter(state.values())).dtype
+        self._hidden: list[Dense] = []
+        self._aggregated: list[Dense] = []  # of the layers after the first
+        self._normed: list[tuple[Dense, Dense]] = []  # before layer norm's weight, 1 / deviation
+
+    def forward(self) -> Dense:
+        """Class scores, (n, C)."""
+        with Crew() as crew:
+            for layer in range(self.net.layers):
+                out = self._layer(crew, layer)
+                if layer and not self.keep:
+                    self.plan.space.give(self._hidden.pop())
+                self._hidden.append(out)
+        return self._hidden.pop()
+
+    def _layer(self, crew: Crew, layer: int) -> Dense:
+        rows, last = self.plan.rows[layer], layer == self.net.layers - 1
+        weights, bias = self._matrices(layer), self.state[f"convs.{layer}.{_bias(self.net)}"]
+        out = self._empty(rows, len(bias)) if last else self._taken(rows)
+        if layer and self.keep:
+            self._aggregated.append(self._taken(rows))
+        if self._norms(layer) and self.keep:
+            self._normed.append((self._taken(rows), self._empty(rows)))
+
+        def lane(start: int, stop: int) -> None:
+            scratch = self._empty(_ROWS, self.net.hidden if layer else 0)
+            other = self._empty(_ROWS if len(weights) > 1 else 0, len(bias))
+            for first, end in blocks(start, stop, _ROWS):
+                block, more = out[first:end], other[: end - first]
+                self._products(layer, first, end, weights, (block, more, scratch))
+                rowwise.finished(block, more, bias, not last and not self._norms(layer))
+                if self._norms(layer):
+                    self._normalise(layer, first, end, block)
+
+        crew.each(lane, self.plan.lanes(layer))
+        return out
+
+    def _products(
+        self, layer: int, first: int, end: int, weights: list[Dense], room: tuple[Dense, Dense, Dense]
+    ) -> None:
+        """Products of a block's inputs with the weights, one each into the first two matrices of `room`."""
+        if layer == 0 and self._first is not None:
+            rowwise.blend(self._first.share, self._first.start[first:end], self._first.end[first:end], room[0])
+            return
+        for input_, weight, out in zip(self._inputs(layer, first, end, room[2]), weights, room, strict=False):
+            self._multiply(input_, weight, out)
+
+    def _matrices(self, layer: int) -> list[Dense]:
+        """What the layer's inputs are multiplied by, (width, C) each; the first hop is one input."""
+        weights = [self.state[name].T for name in weights_of(self.net, layer)]
+        return [np.ascontiguousarray(weight) for weight in weights] if layer else [np.concatenate(weights)]
+
+    def _inputs(self, layer: int, first: int, end: int, scratch: Dense) -> list[Dense]:
+        """Rows of the matrices that the layer's weights multiply."""
+        if layer == 0:
+            return [self.plan.first.numpy()[first:end]]
+        aggregated = self._aggregated[layer - 1][first:end] if self.keep else scratch[: end - first]
+        below = self._hidden[-1]
+        self.plan.layers[layer - 1].sums.into(first, end, below, aggregated)
+        return [aggregated, below[first:end]] if self.net.kind == "sage" else [aggregated]
+
+    def _normalise(self, layer: int, first: int, end: int, block: Dense) -> None:
+        weight, shift = self.state[f"norms.{layer}.weight"], self.state[f"norms.{layer}.bias"]
+        kept, scales = self._normed[layer] if self.keep else (block[:0], block[:0, 0])
+        rowwise.normed(block, weight, shift, _EPS, kept[first:end], scales[first:end])
+
+    def backward(self, grad: Dense) -> dict[str, Dense]:
+        """Gradients of all parameters, given that of the scores (n, C)."""
+        grads: dict[str, Dense] = {}
+        with Crew() as crew:
+            for layer in range(self.net.layers - 1, -1, -1):
+                grad = self._back(crew, layer, grad, grads)
+        if self.net.layers > 1:
+            self.plan.space.give(grad)
+        return grads
+
+    def _back(self, crew: Crew, layer: int, above: Dense, grads: dict[str, Dense]) -> Dense:
+        """Gradients of one layer's parameters, and of what it gave to its activation, which is returned.
+
+        `above` is the same of the layer above; of the scores for the last. Hidden and aggregated states are overwritten
+        with their gradients.
+        """
+        last = layer == self.net.layers - 1
+        mine = above if last else self._hidden.pop()
+        of_aggregated = None if last else self._aggregated.pop()
+        normed = self._normed.pop() if self._norms(layer) else None
+
+        def lane(start: int, stop: int) -> dict[str, Dense]:
+            totals = {name: np.zeros(self.state[name].shape, self._dtype) for name in self._of(layer)}
+            scratch = self._empty(_ROWS, self.net.hidden)
+            for first, end in blocks(start, stop, _ROWS):
+                block = mine[first:end]
+                if of_aggregated is not None:
+                    self._below(layer, first, end, (above, of_aggregated), scratch)
+                    rowwise.masked(block, scratch[: end - first])
+                if normed is not None:
+                    weight, shift = f"norms.{layer}.weight", f"norms.{layer}.bias"
+                    kept, scales = normed[0][first:end], normed[1][first:end]
+                    rowwise.through_norm(block, self.state[weight], kept, scales, totals[weight], totals[shift])
+                self._add(layer, first, end, block, totals)
+            return totals
+
+        pieces = crew.each(lane, self.plan.lanes(layer) if last else self.plan.layers[layer].transpose.lanes)
+        grads |= {name: _summed([piece[name] for piece in pieces]) for name in self._of(layer)}
+        for matrix in (above if layer < self.net.layers - 2 else None, of_aggregated, normed and normed[0]):
+            if matrix is not None:
+                self.plan.space.give(matrix)
+        return mine
+
+    def _below(self, layer: int, first: int, end: int, above: tuple[Dense, Dense], out: Dense) -> None:
+        """Gradient of a block of the layer's output, from those of what the next one summed up and aggregated."""
+        summed, aggregated = above
+        self.plan.layers[layer].transpose.into(first, end, aggregated, out[: end - first])
+        if self.net.kind == "sage" and first < len(summed):
+            own = summed[first:end]
+            product = np.empty((len(own), out.shape[1]), self._dtype)
+            self._multiply(own, self.state[weights_of(self.net, layer + 1)[1]], product)
+            out[: len(own)] += product
+
+    def _add(self, layer: int, first: int, end: int, block: Dense, totals: Mapping[str, Dense]) -> None:
+        """Add a block's share of the gradients of weights; what was aggregated becomes its gradient."""
+        rowwise.column_sums(block, totals[f"convs.{layer}.{_bias(self.net)}"])
+        names = weights_of(self.net, layer)
+        if layer == 0:
+            inputs = np.split(self.plan.first.numpy()[first:end], len(names), 1)
+        else:
+            inputs = [self._aggregated[-1][first:end], self._hidden[-1][first:end]]
+        for name, input_ in zip(names, inputs, strict=False):
+            piece = np.empty_like(totals[name])
+            self._multiply(block.T, input_, piece)
+            totals[name] += piece
+        if layer:
+            self._multiply(block, self.state[names[0]], inputs[0])
+
+    def _of(self, layer: int) -> list[str]:
+        """Names of the layer's parameters."""
+        return [name for name in self.state if name.split(".")[1] == str(layer)]
+
+    def _norms(self, layer: int) -> bool:
+        return self.net.norm == "layer" and layer < self.net.layers - 1
+
+    def _taken(self, rows: int) -> Dense:
+        return self.plan.space.take(rows, self.net.hidden, self._dtype)
+
+    def _empty(self, *shape: int) -> Dense:
+        return np.empty(shape, self._dtype)
+
+
+def _bias(net: Architecture) -> str:
+    return "lin_l.bias" if net.kind == "sage" else "bias"
+
+
+def weights_of(net: Architecture, layer: int) -> list[str]:
+    """Names of the weights of a layer: of what is aggregated and, in GraphSAGE, of the node's own."""
+    names = ["lin_l.weight", "lin_r.weight"] if net.kind == "sage" else ["lin.weight"]
+    return [f"convs.{layer}.{name}" for name in names]
+
+
+def _summed(pieces: list[Dense]) -> Dense:
+    """Their sum in their order, in the first of them."""
+    for piece in pieces[1:]:
+        pieces[0] += piece
+    return pieces[0]
+
+
+def first_product(net: Architecture, state: Mapping[str, Dense], plan: Plan) -> Dense:
+    """What the first weights make of the first hop, (rows[0], C), in room of the plan's space."""
+    first, multiply = plan.first.numpy(), product_in(plan.precision)
+    weights = np.concatenate([state[name].T for name in weights_of(net, 0)])
+    out = plan.space.take(len(first), weights.shape[1], first.dtype)
+
+    def lane(start: int, stop: int) -> None:
+        for one, end in blocks(start, stop, _ROWS):
+            multiply(first[one:end], weights, out[one:end])
+
+    with Crew() as crew:
+        crew.each(lane, plan.lanes(0))
+    return out

@@ -1,0 +1,98 @@
+"""The arguments of `gnnsoup bench`: which cells they choose, and what they refuse."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from gnnsoup_hpc.bench import __main__ as entry
+from gnnsoup_hpc.bench import arguments, grid
+from gnnsoup_hpc.bench.grid import Options
+from gnnsoup_hpc.errors import RunError
+from tests import pantry
+
+
+def parsed(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    entry.add_bench(parser)
+    return parser.parse_args(words)
+
+
+def titles(*words: str) -> list[str]:
+    cells = grid.cells("g", Path("g.h5"), arguments.choice_of(parsed(*words)))
+    return [f"{cell.model} {cell.title}" for cell in cells]
+
+
+def test_a_few_cells_of_a_large_graph() -> None:
+    words = ["--tasks", "pls_step", "evaluation", "--models", "sage", "--unions", "1", "4", "8", "--tasks", "pls_step"]
+    assert titles(*words[:-2]) == ["sage pls_step R=1", "sage pls_step R=4", "sage pls_step R=8", "sage evaluation"]
+    assert titles(*words) == ["sage pls_step R=1", "sage pls_step R=4", "sage pls_step R=8"]
+
+
+def test_full_has_all_sizes_of_a_union_and_a_choice_goes_before() -> None:
+    one = ["--models", "gcn", "--tasks", "pls_step"]
+    assert titles("--full", *one) == [f"gcn pls_step R={union}" for union in grid.UNIONS]
+    assert titles("--full", "--unions", "2", "2", *one) == ["gcn pls_step R=2"]
+
+
+def test_precision_reaches_the_cell_beside_the_other() -> None:
+    words = ["--precision", "float32", "bfloat16", "--models", "sage", "--tasks", "evaluation"]
+    assert titles(*words) == ["sage evaluation", "sage evaluation bfloat16"]
+
+
+def test_hidden_channels_are_those_of_a_head() -> None:
+    choice = arguments.choice_of(parsed("--hidden", "32", "--tasks", "evaluation"))
+    widths = {cell.model: (cell.hidden, cell.heads) for cell in grid.cells("g", Path("g.h5"), choice)}
+    assert widths == {"sage": (32, 1), "gcn": (32, 1), "gat": (64, 2)}
+
+
+@pytest.mark.parametrize("ways", [("stock",), ("ours",), ("ours", "stock")])
+def test_only_the_ways_that_are_asked_for_are_carried_out(ways: tuple[str, ...]) -> None:
+    options: Options = arguments.options_of(parsed("--ways", *ways), 0)
+    (cell,) = grid.cells("g", Path("g.h5"), grid.Choice(models=("sage",), tasks=("evaluation",)))
+    ordered = list(grid.orders(cell, options))
+    assert {order.way for order in ordered} == set(ways)
+    assert len(ordered) == len(ways) * (arguments.ROUNDS + 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seeds", "3"], r"--seeds go with --quality.*leave it out"),
+        (["--methods", "pls", "--judge-every", "2"], r"--methods, --judge-every go with --quality.*leave them out"),
+        (["--sample-evaluations", "0"], "--sample-evaluations"),
+        (["--quality", "pubmed", "--unions", "4", "--full"], r"--full, --unions do not go with --quality"),
+        (["--tasks", "evaluation", "--unions", "4"], "--unions is for pls_step"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        arguments.check(parsed(*words))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--methods", "gis,best"], "unknown: best; known: gis, ls, pls"),
+        (["--unions", "0"], "less than 1"),
+        (["--sample-evaluations", "-1"], "less than 0"),
+        (["--models", "gin"], "invalid choice"),
+    ],
+)
+def test_bad_values_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed(*words)
+    assert message in capsys.readouterr().err
+
+
+def test_more_parts_than_there_are_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], own_excepthook: None
+) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text(pantry.prepared(tmp_path).to_toml(), encoding="utf-8")
+    assert entry.main(["--graph", str(job), "--unions", "4", "9"]) == RunError.exit_code
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "--unions 9" in line
+    assert "8 parts" in line

@@ -1,0 +1,271 @@
+"""Time to quality: plain GIS is our GIS, the stop rule, what is extrapolated, the table, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gnnsoup_hpc.bench import __main__ as entry
+from gnnsoup_hpc.bench.quality import child, ours, parent, plain, results, table
+from gnnsoup_hpc.bench.quality.order import METHODS, PLAIN, QualityOrder, evaluations
+from gnnsoup_hpc.bench.quality.parent import Found, QualityOptions
+from gnnsoup_hpc.errors import JobError, RunError
+from gnnsoup_hpc.job import GisJob, Job
+from gnnsoup_hpc.records import Mixture, Step
+from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.soup.fitting import fitted
+from gnnsoup_hpc.soup.kitchen import Kitchen
+from gnnsoup_hpc.soup.methods.gis import Gis
+from gnnsoup_hpc.soup.team import Team
+from tests import pantry
+
+KINDS = [("sage", 1), ("gcn", 1), ("gat", 2)]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=[kind for kind, _ in KINDS])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A tiny run of each kind, its ingredients trained."""
+    kind, heads = request.param
+    return pantry.stocked(tmp_path_factory.mktemp(kind), kind=kind, heads=heads, ingredients=4)
+
+
+def order(job: Job, what: str = PLAIN, **other: Any) -> QualityOrder:
+    ids = tuple(range(job.train.ingredients))
+    return QualityOrder(
+        job.model_dump(mode="json"), ids, what, **({"passing": "time", "seed": 0, "threads": 1} | other)
+    )
+
+
+def silent(_: str) -> None:
+    """Say nothing."""
+
+
+def test_plain_gis_reaches_what_ours_reaches_step_by_step(run: Job) -> None:
+    theirs, mine = child.carried_out(order(run)), child.carried_out(order(run, "gis"))
+    assert [accuracy for _, _, accuracy in theirs["curve"]] == [accuracy for _, _, accuracy in mine["curve"]]
+    assert theirs["validation_accuracy"] == mine["validation_accuracy"]
+    assert len(theirs["evaluation_seconds"]) == theirs["evaluations"] == evaluations(4, 5) == 19
+
+
+@pytest.mark.parametrize("what", ["ls", "pls"])
+def test_learned_methods_are_judged_along_the_way(run: Job, what: str) -> None:
+    job = run.model_copy(update={"soup": run.soup.model_copy(update={what: long(getattr(run.soup, what))})})
+    found = child.carried_out(order(job, what, judge_every=5))
+    assert [step for step, _, _ in found["curve"]] == [*range(1, 11), 13][: len(found["curve"])]
+    assert found["curve"][-1][2] == found["validation_accuracy"]
+    seconds = [seconds for _, seconds, _ in found["curve"]]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] <= found["seconds"]
+
+
+def long(options: Any) -> Any:
+    return options.model_copy(update={"epochs": 13})
+
+
+def test_a_trace_has_the_alphas_of_every_step(stock: Job) -> None:
+    options = stock.soup.ls.model_copy(update={"epochs": 4})
+    trace = ours.Trace()
+    with pantry.station(stock) as station:
+        traced = Kitchen(station, Team(None, 1), 0, pantry.QUIET, trace)
+        found = fitted(traced, options, traced.whole_for_ever(), "ls")
+        kitchen = pantry.kitchen(station)
+        shorter = fitted(kitchen, options.model_copy(update={"epochs": 2}), kitchen.whole_for_ever(), "ls")
+    assert [number for number, _, _ in trace.steps] == [1, 2, 3, 4]
+    assert torch.equal(trace.steps[-1][2], found.alpha)
+    assert torch.equal(trace.steps[1][2], shorter.alpha)
+
+
+def test_seconds_of_a_steps_end_are_counted_back_from_gis_own_end() -> None:
+    history = tuple(
+        Step(n, 0.0, accuracy, 0.0, seconds) for n, accuracy, seconds in [(1, 0.5, 0), (2, 0.6, 2), (3, 0.7, 3)]
+    )
+    curve = ours.told(Mixture(torch.ones(1, 3), ("model",), history=history), 10.0)
+    assert curve == [[1, 5.0, 0.5], [2, 7.0, 0.6], [3, 10.0, 0.7]]
+
+
+def test_which_steps_are_judged() -> None:
+    assert ours.judged_steps(23, 5) == [*range(1, 11), 15, 20, 23]
+    assert ours.judged_steps(3, 5) == [1, 2, 3]
+    assert ours.judged_steps(12, 100) == [*range(1, 11), 12]
+
+
+def test_greedy_interpolation_of_made_up_accuracies() -> None:
+    """A model is one number, and the nearer to 0.6 the better: from 0.5 it is reached with 0.9 at a = 0.75."""
+    states = [{"w": torch.tensor(value)} for value in (0.0, 0.5, 0.9)]
+    reached = list(plain.in_full(states, 5, lambda state: 1.0 - abs(float(state["w"]) - 0.6)))
+    assert reached == pytest.approx([0.9, 1.0, 1.0], abs=1e-6)
+
+
+def test_extrapolation_counts_samples_once_and_the_rest_as_their_median() -> None:
+    assert plain.extrapolated(10.0, [1.0, 2.0, 6.0], 148) == 10.0 + 9.0 + 145 * 2.0
+    assert plain.extrapolated(10.0, [1.0, 2.0], 2) == 13.0
+
+
+def test_a_sample_knows_no_accuracy(stock: Job) -> None:
+    found = child.carried_out(order(stock, sampled=3))
+    assert (found["validation_accuracy"], found["curve"], len(found["evaluation_seconds"])) == (None, [], 3)
+    assert found["evaluations"] == 13
+    assert found["seconds"] > sum(found["evaluation_seconds"]) + found["prepare_seconds"]
+
+
+def test_a_sample_of_all_is_the_whole(stock: Job) -> None:
+    assert child.carried_out(order(stock, sampled=13))["validation_accuracy"] is not None
+
+
+def test_the_stop_rule() -> None:
+    curve = [[1, 0.5, 0.700], [2, 0.9, 0.7190], [3, 1.4, 0.710], [4, 2.0, 0.730]]
+    assert results.first_within(curve, 0.720) == [2, 0.9, 0.7190]  # 0.1 points below are near enough, to the last bit
+    assert results.first_within(curve, 0.7201) == [4, 2.0, 0.730]
+    assert results.first_within(curve, 0.7311) is None
+    assert results.first_within(curve, None) is None
+
+
+def test_an_order_survives_its_json(stock: Job) -> None:
+    ordered = order(stock, "pls", seed=3, sampled=2, judge_every=7, memory_bytes=5)
+    assert QualityOrder.from_json(ordered.to_json()) == ordered
+    assert ordered.its_job == stock
+
+
+def test_learned_methods_are_repeated_with_the_next_seeds(stock: Job) -> None:
+    subject = parent.subject(stock, silent)
+    ordered = list(parent.orders(subject, QualityOptions(seeds=3)))
+    first = stock.soup.seed
+    assert [(one.what, one.seed) for one in ordered if one.passing == "time"] == [
+        (PLAIN, first),
+        ("gis", first),
+        *((what, first + more) for what in ("ls", "pls") for more in range(3)),
+    ]
+    assert [one.what for one in ordered if one.passing == "memory"] == [PLAIN, *METHODS]
+    assert {one.sampled for one in ordered} == {0}
+
+
+def test_large_graphs_are_sampled_unless_told_otherwise(stock: Job) -> None:
+    subject = parent.subject(stock, silent)
+    large = replace(subject, about=subject.about | {"nodes": parent.SMALL_NODES + 1, "evaluations": 148})
+    assert next(parent.orders(large, QualityOptions())).sampled == parent.SAMPLED
+    assert next(parent.orders(large, QualityOptions(sampled=0))).sampled == 0
+
+
+def test_gis_accuracy_must_come_from_somewhere(stock: Job) -> None:
+    subject = parent.subject(stock, silent)
+    assert list(parent.orders(subject, QualityOptions(methods=("pls",), sampled=0)))
+    with pytest.raises(RunError, match="add gis, or"):
+        list(parent.orders(subject, QualityOptions(methods=("pls",), sampled=2)))
+
+
+def found_of(what: str, times: Sequence[float], accuracies: Sequence[float], peak: float = 3e6) -> Found:
+    """One run a time, each with one judged step at half of it."""
+    runs = [
+        {"seed": seed, "seconds": time, "curve": [[1, time / 2, accuracy]], "validation_accuracy": accuracy}
+        for seed, (time, accuracy) in enumerate(zip(times, accuracies, strict=True))
+    ]
+    return Found(what, runs, peak, 1e6)
+
+
+def plain_found(seconds: float) -> Found:
+    run = {"seed": 0, "seconds": seconds, "curve": [], "validation_accuracy": None}
+    return Found(PLAIN, [run | {"evaluation_seconds": [1.0, 1.0], "evaluations": 148}], 11e6, 1e6)
+
+
+def made_up(*found: Found, job: Job) -> dict[str, Any]:
+    cores = {"cpu": "some", "cores": 2, "threads": 1, "date": "2026-01-01T00:00:00+00:00"}
+    return results.document(parent.subject(job, silent).about, cores, found)
+
+
+def test_figures_of_the_document(stock: Job) -> None:
+    pls = found_of("pls", [4.0, 8.0, 2.0], [0.7, 0.6995, 0.5])
+    document = made_up(plain_found(200.0), found_of("gis", [20.0], [0.7]), pls, job=stock)
+    _, gis, learned = document["methods"]
+    assert document["target"] == 0.7
+    assert (gis["plain_gis_over_it"], gis["our_gis_over_it"]) == (10.0, 1.0)
+    assert (learned["seconds_to_quality"], learned["reached"]) == (4.0, 2)
+    assert learned["seconds_to_quality_range"] == [2.0, None]  # one of three never got there
+    assert (learned["plain_gis_over_it"], learned["our_gis_over_it"]) == (50.0, 5.0)
+    assert learned["memory_reduction"] == pytest.approx(0.8)
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+def test_the_table_says_what_must_be_said(stock: Job) -> None:
+    failed = Found("ls", errors=["time: ended by SIGKILL"])
+    never = found_of("pls", [4.0], [0.6])
+    text = table.markdown(made_up(plain_found(200.0), found_of("gis", [20.0], [0.7]), failed, never, job=stock))
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
+    assert set(rows) == {"method", "---", "plain GIS", *METHODS}
+    assert "200.00*" in rows["plain GIS"]
+    assert "0.7000*" in rows["plain GIS"]
+    assert "from 2 of 148 evaluations" in text
+    assert "failed" in rows["ls"]
+    assert "ls: time: ended by SIGKILL" in text
+    assert "never" in rows["pls"]
+    assert "pls: not within 0.1 points of GIS at any judged step in 1 of 1" in text
+
+
+def test_without_gis_accuracy_nothing_is_said_to_have_reached_it(stock: Job) -> None:
+    text = table.markdown(made_up(plain_found(200.0), Found("gis", errors=["time: no"]), job=stock))
+    assert "not known" in text
+    assert "never" not in text
+
+
+def test_a_run_is_named_by_its_folder_or_its_job(stock: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = pantry.copied(stock, tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    found = parent.job_of("elsewhere/runs/tiny")
+    assert RunDir.of(found).root == RunDir.of(moved).root
+    (tmp_path / "job.toml").write_text(stock.model_copy(update={"runs": "there"}).to_toml(), encoding="utf-8")
+    assert RunDir.of(parent.job_of("job.toml")).root == tmp_path / "there" / "tiny"
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no job\.toml"):
+        parent.job_of(str(tmp_path))
+    with pytest.raises(JobError, match="no job file"):
+        parent.job_of(str(tmp_path / "none"))
+
+
+def test_an_untrained_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], own_excepthook: None) -> None:
+    job = pantry.prepared(tmp_path)
+    path = tmp_path / "job.toml"
+    path.write_text(job.to_toml(), encoding="utf-8")
+    assert entry.main(["--quality", str(path)]) == RunError.exit_code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert "holds no ingredient of this job: run `gnnsoup train JOB` first" in line
+
+
+def test_one_ingredient_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="two or more"):
+        parent.subject(pantry.stocked(tmp_path, ingredients=1), silent)
+
+
+def test_a_failing_child_is_one_line_and_given_up(stock: Job, tmp_path: Path) -> None:
+    said: list[str] = []
+    broken = order(stock.model_copy(update={"runs": str(tmp_path)}), "pls")
+    (found,) = parent.carried_out([broken, replace(broken, passing="memory")], 120.0, said.append)
+    (line,) = said
+    assert "graph.h5" in line
+    assert found.errors
+    assert found.runs == []
+
+
+def test_the_whole_command(
+    stock: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], own_excepthook: None
+) -> None:
+    out = tmp_path / "quality.json"
+    words = ["--quality", str(RunDir.of(stock).root), "--methods", "pls", "--threads", "1", "--output", str(out)]
+    assert entry.main(words) == 0
+    document = json.loads(out.read_text(encoding="utf-8"))
+    assert table.markdown(document) == capsys.readouterr().out.strip()
+    first, pls = document["methods"]
+    assert [row["method"] for row in (first, pls)] == [PLAIN, "pls"]
+    assert first["plain_gis_over_it"] == 1.0
+    assert pls["runs"][0]["curve"][-1][0] == stock.soup.pls.epochs
+    assert pls["plain_gis_over_its_end"] == first["seconds"] / pls["seconds"]
+    mixture = pantry.cook(Gis(GisJob(granularity=5)), stock)
+    assert document["target"] == mixture.history[-1].accuracy
