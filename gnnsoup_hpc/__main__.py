@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace, here: Place) -> None:
     from gnnsoup_hpc.train.__main__ import train
 
     job = cli.load_job(arguments)
-    train(job, here, arguments.offline)
+    train(job, here, arguments.offline, souping=True)
     soup(job, here, arguments.again)
 
 
@@ -95,6 +95,8 @@ def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], command:
         cli.add_job(parser)
     if command in (prepare, train, run):
         cli.add_offline(parser)
+    if command in (train, soup, run):
+        cli.add_memory_limit(parser)
     if command in AGAIN:
         parser.add_argument("--again", action="store_true", help=AGAIN[command])
 

@@ -36,9 +36,20 @@ def add_offline(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help="never reach out; a set that is not there is an error")
 
 
+def add_memory_limit(parser: argparse.ArgumentParser) -> None:
+    """The argument that bounds a rank's memory."""
+    parser.add_argument(
+        "--memory-limit",
+        metavar="SIZE",
+        help="most resident memory of a rank, for example '2 GiB'; stands for --set machine.memory_limit=SIZE",
+    )
+
+
 def load_job(arguments: argparse.Namespace) -> Job:
-    """The job that the arguments of `add_job` say."""
-    return jobs.load(arguments.job, arguments.set)
+    """The job that the arguments of `add_job`, and of `add_memory_limit` where the command has it, say."""
+    limit = getattr(arguments, "memory_limit", None)
+    bound = [] if limit is None else [f"machine.memory_limit={limit}"]
+    return jobs.load(arguments.job, [*arguments.set, *bound])
 
 
 def guarded(command: Callable[[Place], None], collective: bool = False) -> int:

@@ -41,6 +41,12 @@ class RunError(SoupError):
     """The run is not in the state that the command needs; the message names the command that brings it there."""
 
 
+class MemoryLimitError(SoupError):
+    """What the job asks for would not stay within machine.memory_limit; the message says what it needs."""
+
+    exit_code = 3
+
+
 class LauncherError(SoupError):
     """The launcher (mpirun, srun) and the MPI library do not know each other."""
 

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc import engine, stream
+from gnnsoup_hpc import budget, engine, stream
+from gnnsoup_hpc.budget import Sizes
 from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.graphs.ogb import catalogue
-from gnnsoup_hpc.layerwise import Layerwise
+from gnnsoup_hpc.layerwise import Layerwise, layerwise
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import IntArray, Precision, Role, State
@@ -54,8 +55,8 @@ def of_ensemble(architecture: Architecture, states: Iterable[State], view: View)
 class Evaluator:
     """Exact accuracies of models of one architecture on one graph.
 
-    `memory` bounds what the graph and hidden states may fill; `home` is the run's folder, which takes what must spill.
-    Of OGB's sets the accuracy is their own Evaluator's.
+    `memory` bounds what the graph and hidden states may fill, in bytes; `home` is the run's folder, which takes what
+    must spill. Of OGB's sets the accuracy is their own Evaluator's.
     """
 
     def __init__(
@@ -72,6 +73,9 @@ class Evaluator:
         self._memory = memory
         self._home = home
         self._device = device
+        sizes = Sizes.of(graph, architecture, device.type == "cuda")
+        self._fits = budget.inference(sizes) <= memory
+        self._line_fits = budget.inference(sizes, line=True) <= memory
         self._precision = precision
         self._whole: View | None = None
         self._ready: tuple[tuple[Role, ...], Ready] | None = None
@@ -79,7 +83,7 @@ class Evaluator:
     @property
     def fits(self) -> bool:
         """Whether the whole graph is held in memory."""
-        return whole_bytes(self._graph, self._net) <= self._memory
+        return self._fits
 
     def keep(self, whole: View) -> None:
         """Use a view of the whole graph that is in memory already."""
@@ -107,7 +111,7 @@ class Evaluator:
 
         Where the graph is in memory, what is linear in the share is computed once for all of them.
         """
-        ready = self.ready((role,)) if self.fits else None
+        ready = self.ready((role,)) if self._line_fits else None
         if not isinstance(ready, Plan):
             return [self.accuracies(state, (role,))[0] for _, state in between]
         labels = ready.labels.numpy()
@@ -144,16 +148,10 @@ class Evaluator:
         in_memory = self._whole is not None or (self._ready is not None and self._ready[0] == tuple(roles))
         if not in_memory and not self.fits:
             with files.scratch(self._home / "hidden") as folder:
-                ways = Layerwise(self._graph, self._net, self._memory, folder, self._device)
-                return _layer_by_layer(self._net, states, nodes, ways)
+                left = max(1, self._memory - budget.EVALUATED_NODE * self._graph.nodes)
+                ways = layerwise(self._graph, self._net, left, folder, self._device, nodes)
+                return _layer_by_layer(self._net, states, len(nodes), ways)
         return _all_at_once(self._net, states, self.ready(roles))
-
-
-def whole_bytes(graph: GraphFile, architecture: Architecture) -> int:
-    """About what inference on the whole graph takes: features and their first hop, CSR with values, hidden states."""
-    heads = architecture.heads if architecture.kind == "gat" else 0
-    widest = max(architecture.hidden, architecture.classes)
-    return graph.nodes * 4 * (2 * graph.features + 3 * widest) + graph.edges * (24 + 16 * heads)
 
 
 @torch.no_grad()
@@ -172,21 +170,19 @@ def _mean_output(net: Architecture, states: Iterable[State], ready: Ready) -> Te
     return total
 
 
-def _layer_by_layer(net: Architecture, states: Sequence[State], nodes: IntArray, ways: Layerwise) -> IntArray:
+def _layer_by_layer(net: Architecture, states: Sequence[State], count: int, ways: Layerwise) -> IntArray:
     """The same, block by block; sums of softmax outputs spill like hidden states."""
-    predicted = np.empty(len(nodes), dtype=np.int64)
-    total = ways.space("total", len(nodes), net.classes) if len(states) > 1 else None
+    predicted = np.empty(count, dtype=np.int64)
+    total = ways.space("total", count, net.classes) if len(states) > 1 else None
     for number, state in enumerate(states, 1):
-        for start, scores in ways.logits(state, nodes):
-            first, last = np.searchsorted(nodes, [start, start + len(scores)])
-            mine = scores[torch.from_numpy(nodes[first:last] - start).to(scores.device)]
+        for first, scores in ways.scores(state):
+            span = np.arange(first, first + len(scores))
             if total is not None:
-                span = np.arange(first, last)
-                mine = mine.softmax(1)
-                mine = mine if number == 1 else torch.from_numpy(total.take(span)).to(mine.device) + mine
-                total.write(first, mine.cpu().numpy())
+                scores = scores.softmax(1)
+                scores = scores if number == 1 else torch.from_numpy(total.take(span)).to(scores.device) + scores
+                total.write(first, scores.cpu().numpy())
             if number == len(states):
-                predicted[first:last] = _predicted(mine).cpu().numpy()
+                predicted[span] = _predicted(scores).cpu().numpy()
     return predicted
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gnnsoup_hpc.errors import LauncherError, SoupError
-from gnnsoup_hpc.job import MachineJob
+from gnnsoup_hpc.job import MachineJob, sizes
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
@@ -85,26 +85,37 @@ def cores() -> int:
 
 
 def memory_bytes(job: MachineJob, here: Place) -> int:
-    """Bytes that exact evaluation on this rank may fill: the job's bound, or its share of half of the memory here."""
-    if job.memory_gib:
-        return round(job.memory_gib * 2**30)
-    return _memory_of_node() // 2 // here.local_size
+    """Bytes that this rank's process may fill: the job's limit, or its share of half of the memory here."""
+    return sizes.bytes_of(job.memory_limit) or _memory_of_node() // 2 // here.local_size
 
 
 def _memory_of_node() -> int:
     """Physical memory, or what a control group allows this process (Slurm's --mem for one), if that is less."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     try:
-        group = Path("/sys/fs/cgroup" + Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2])
+        groups = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return limits[0]
-    for folder in (group, *group.parents):
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            limits += _limits(Path("/sys/fs/cgroup"), path, "memory.max")
+        elif controllers == "memory":  # version 1
+            limits += _limits(Path("/sys/fs/cgroup/memory"), path, "memory.limit_in_bytes")
+    return min(limits)
+
+
+def _limits(root: Path, group: str, name: str) -> list[int]:
+    """What a control group and those around it allow."""
+    folder = root / group.lstrip("/")
+    found = []
+    for each in (folder, *folder.parents):
         try:
-            text = (folder / "memory.max").read_text().strip()
+            text = (each / name).read_text(encoding="utf-8").strip()
         except OSError:
             continue
-        limits += [int(text)] if text.isdecimal() else []
-    return min(limits)
+        found += [int(text)] if text.isdecimal() else []
+    return found
 
 
 def threads() -> int:

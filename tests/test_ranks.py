@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -125,3 +126,20 @@ def test_one_rank_needs_no_mpi() -> None:
 def test_errors_are_one_line_with_the_rank(capsys: pytest.CaptureFixture[str]) -> None:
     ranks.say_error(place(rank=1, size=2), JobError("a.toml: no"))
     assert capsys.readouterr().err == "[rank 1/2] gnnsoup: error: a.toml: no\n"
+
+
+def test_control_groups_bound_the_memory(tmp_path: Path) -> None:
+    inner = tmp_path / "job_7" / "step_0"
+    inner.mkdir(parents=True)
+    (inner / "memory.max").write_text("max\n")
+    (inner.parent / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.max").write_text("9000\n")
+    assert sorted(ranks._limits(tmp_path, "/job_7/step_0", "memory.max")) == [5000, 9000]
+    assert ranks._limits(tmp_path, "/elsewhere", "memory.max") == [9000]
+
+
+def test_a_memory_limit_is_each_ranks_own() -> None:
+    given = MachineJob(memory_limit="2 GiB")
+    assert ranks.memory_bytes(given, place(local_size=4)) == 2 << 30
+    share = ranks.memory_bytes(MachineJob(), place(local_size=4))
+    assert share == ranks.memory_bytes(MachineJob(), place()) // 4

@@ -148,7 +148,7 @@ def _value(key: str, text: str) -> object:
     return value if isinstance(value, str) or key not in _TEXT_FIELDS else text
 
 
-_TEXT_FIELDS = ("name", "runs", "graph.source", "graph.root")
+_TEXT_FIELDS = ("name", "runs", "graph.source", "graph.root", "machine.memory_limit")
 
 
 def _explain(item: Any) -> str:

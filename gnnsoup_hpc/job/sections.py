@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from gnnsoup_hpc.job import sizes
 from gnnsoup_hpc.records import Grouping, Precision
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -14,8 +15,10 @@ Rate = Annotated[float, Field(gt=0.0, le=1000.0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0.0, le=1.0)]
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
+PartCount = Annotated[int, Field(ge=0)]
 Fanout = Annotated[int, Field(ge=-1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+MemoryLimit = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 MethodName = Literal["best", "uniform", "greedy", "gis", "ls", "pls", "ensemble"]
 
 METHOD_NAMES: tuple[MethodName, ...] = ("best", "uniform", "greedy", "gis", "ls", "pls", "ensemble")
@@ -121,8 +124,10 @@ class TrainJob(Section):
         description="full: one step an epoch, on the whole graph; cluster: a step on each union of parts (Cluster-GCN);"
         " neighbour: a step on sampled neighbourhoods of each batch of nodes (GraphSAGE)",
     )
-    clusters: Count = Field(
-        1, description="parts a union of cluster batches, and of the evaluation between epochs of mini-batches"
+    clusters: PartCount = Field(
+        1,
+        description="parts a union of cluster batches, and of the evaluation between epochs of mini-batches; 0: as many"
+        " as fit in machine.memory_limit, at most 8",
     )
     batch_size: Count = Field(1024, description="training nodes a step of neighbour batches")
     fanout: tuple[Fanout, ...] = Field(
@@ -171,7 +176,11 @@ class PartitionLearnedJob(LearnedJob):
     """Partition Learned Souping: LS on a fresh union of parts each step."""
 
     epochs: Count = Field(100, description="gradient steps on alpha, each on its own union of parts")
-    union: Count = Field(4, description="R, the parts whose union makes one step's subgraph; at most partition.parts")
+    union: PartCount = Field(
+        4,
+        description="R, the parts whose union makes one step's subgraph, at most partition.parts; 0: as many as fit in"
+        " machine.memory_limit, at most 8",
+    )
     first_hop: Literal["truncated", "exact"] = Field(
         "truncated",
         description="first aggregation of gcn and sage: inside the union, as the paper has it; or the whole graph's,"
@@ -211,13 +220,17 @@ class MachineJob(Section):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU a rank where there is one")
     threads: int = Field(0, ge=0, le=4096, description="threads a rank; 0: cores it may use / ranks on the node")
-    memory_gib: float = Field(
-        0.0,
-        ge=0.0,
-        allow_inf_nan=False,
-        description="memory in GiB that exact evaluation may fill with graph and hidden states, before it works part"
-        " by part and spills to a file; 0: half of the machine's / ranks on the node",
+    memory_limit: MemoryLimit = Field(
+        "auto",
+        description="most resident memory of a rank, libraries included, for example '2 GiB': batches, unions and"
+        " evaluation are chosen to stay within it, or refused; auto: half of the machine's / ranks on the node",
     )
+
+    @field_validator("memory_limit")
+    @classmethod
+    def _is_a_size(cls, text: str) -> str:
+        sizes.bytes_of(text)
+        return text
 
 
 class Job(Section):

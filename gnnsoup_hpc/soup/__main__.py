@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gnnsoup_hpc import cli, ranks
+from gnnsoup_hpc import budget, cli, limits, ranks
+from gnnsoup_hpc.budget import Sizes
 from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.limits import Limit
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.prepare import note_job
 from gnnsoup_hpc.progress import Log
@@ -22,6 +24,7 @@ from gnnsoup_hpc.soup.station import Station
 from gnnsoup_hpc.soup.team import Team, receive, serve
 from gnnsoup_hpc.soup.work import Stove
 from gnnsoup_hpc.store import graph as graph_store
+from gnnsoup_hpc.store.graph import GraphFile
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
@@ -42,12 +45,12 @@ def _coordinate(job: Job, here: Place, team: Team, device: torch.device, again: 
     run, log = RunDir.of(job), Log(here.prefix)
     with graph_store.opened(run.graph, job, verify=True) as graph:
         architecture = Architecture.of(job.model, graph.features, graph.classes)
+        job, memory = _within_limit(job, here, graph, device, log)
         selection = selected(job, run, architecture, graph, log)
         note_job(job)
         ids = list(selection.fit)
         log.say(f"soup: {len(ids)} ingredients, {team.size} ranks, device {device}, {ranks.threads()} threads")
         team.tell("open", ids)
-        memory = ranks.memory_bytes(job.machine, here)
         station = Station(run, architecture, ids, graph, device, memory, job.soup.precision)
         Stove(job, run, architecture, graph, selection, station, team, log).cook_all(again)
     team.tell("leave")
@@ -62,14 +65,29 @@ def _help(job: Job, here: Place, world: Intracomm) -> None:
         run = RunDir.of(job)
         with graph_store.opened(run.graph, job) as graph:
             architecture = Architecture.of(job.model, graph.features, graph.classes)
-            memory = ranks.memory_bytes(job.machine, here)
+            _, memory = _within_limit(job, here, graph, device, Log(quiet=True))
             serve(world, Station(run, architecture, ids, graph, device, memory, job.soup.precision))
+
+
+def _within_limit(job: Job, here: Place, graph: GraphFile, device: torch.device, log: Log) -> tuple[Job, int]:
+    """The job with soup.pls.union chosen, and the bytes that accuracies may fill beside the ingredients.
+
+    Raises: MemoryLimitError where one of the job's methods does not fit.
+    """
+    architecture = Architecture.of(job.model, graph.features, graph.classes)
+    sizes, limit = Sizes.of(graph, architecture, device.type == "cuda"), Limit.of(job, here)
+    job, demands = limits.decided_souping(job, sizes, limit)
+    limits.refuse(limit, demands)
+    memory = max(0, limit.room - budget.total(budget.shelf(architecture, job.train.ingredients)))
+    log.say(f"soup: {limits.said(limit, demands, limits.way(sizes, memory))}")
+    return job, memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m gnnsoup_hpc.soup", description=__doc__)
     cli.add_job(parser)
+    cli.add_memory_limit(parser)
     parser.add_argument("--again", action="store_true", help="make all soups anew, also those that are there")
     parsed = parser.parse_args(arguments)
     return cli.guarded(lambda here: soup(cli.load_job(parsed), here, parsed.again), collective=True)

@@ -5,7 +5,7 @@ Rows are ordered by layer, so that the parameters of any group (layer, tensor, m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, chain
@@ -27,10 +27,10 @@ class Shelf:
     weights: Tensor
 
     @classmethod
-    def of(cls, architecture: Architecture, ids: Sequence[int], states: Sequence[State], device: torch.device) -> Shelf:
-        """A shelf with one row a state."""
+    def of(cls, architecture: Architecture, ids: Sequence[int], states: Iterable[State], device: torch.device) -> Shelf:
+        """A shelf with one row a state, taken one at a time."""
         order = list(chain.from_iterable(architecture.groups("layer").values()))
-        weights = torch.empty(len(states), sum(prod(shape) for shape in architecture.shapes().values()))
+        weights = torch.empty(len(ids), sum(prod(shape) for shape in architecture.shapes().values()))
         for row, state in zip(weights, states, strict=True):
             torch.cat([state[name].flatten() for name in order], out=row)
         return cls(architecture, tuple(ids), weights.to(device))

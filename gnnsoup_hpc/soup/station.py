@@ -71,7 +71,7 @@ class Station:
         """All ingredients."""
         if self._shelf is None:
             with self.meter.phase("ingredients"):
-                states = [ingredient_store.read(self._run.ingredient(index)).state for index in self._ids]
+                states = (ingredient_store.read(self._run.ingredient(index)).state for index in self._ids)
                 self._shelf = Shelf.of(self.architecture, self._ids, states, self.device)
         return self._shelf
 

@@ -6,27 +6,32 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from gnnsoup_hpc import cli, ranks
+from gnnsoup_hpc import cli, limits, ranks
 from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.limits import Demand, Limit
 from gnnsoup_hpc.prepare import prepare
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.ranks import Place
+from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.train.work import train_all
 
 
-def train(job: Job, here: Place, offline: bool = False) -> None:
-    """Prepare the graph if it is not there yet, and train what is missing."""
+def train(job: Job, here: Place, offline: bool = False, souping: bool = False) -> None:
+    """Prepare the graph if it is not there yet, and train what is missing; `souping` says that soups are to follow."""
     log = Log(here.prefix)
     device = ranks.claim_machine(job.machine, here)
     log.say(f"train: on {here.host}, device {device}, {ranks.threads()} threads")
+    if not RunDir.of(job).graph.exists():
+        limits.refuse(Limit.of(job, here), [Demand("any work", 0)])
     prepare(job, here, log, offline=offline)
-    train_all(job, here, device, log)
+    train_all(job, here, device, log, souping)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m gnnsoup_hpc.train", description=__doc__)
     cli.add_job(parser)
+    cli.add_memory_limit(parser)
     cli.add_offline(parser)
     parsed = parser.parse_args(arguments)
     return cli.guarded(lambda here: train(cli.load_job(parsed), here, parsed.offline))

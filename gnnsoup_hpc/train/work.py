@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 import torch
 
-from gnnsoup_hpc import leases, stream
+from gnnsoup_hpc import budget, leases, limits, stream
+from gnnsoup_hpc.budget import Sizes
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
 from gnnsoup_hpc.evaluate import Evaluator
 from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.limits import Limit
 from gnnsoup_hpc.measure import warm_up
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.prepare import note_job
 from gnnsoup_hpc.progress import Log
-from gnnsoup_hpc.ranks import Place, memory_bytes, slurm_job, threads
+from gnnsoup_hpc.ranks import Place, slurm_job, threads
 from gnnsoup_hpc.records import Role, State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.sampling import resolved
@@ -48,14 +50,16 @@ class Bench:
         return Origin.of(self.job, self.architecture, self.graph, states.sha256(self.initial), index)
 
 
-def train_all(job: Job, here: Place, device: torch.device, log: Log) -> None:
+def train_all(job: Job, here: Place, device: torch.device, log: Log, souping: bool = False) -> None:
     """Return when every ingredient of the job is there, having trained those that no one else did.
 
-    Raises: RunError where the run holds ingredients of another recipe.
+    With `souping` to follow, what that needs is asked too before anything is trained.
+    Raises: RunError where the run holds ingredients of another recipe; MemoryLimitError where something does not fit.
     """
     run = RunDir.of(job)
     with graph_store.opened(run.graph, job) as graph:
         architecture = Architecture.of(job.model, graph.features, graph.classes)
+        job = _within_limit(job, run, here, Sizes.of(graph, architecture, device.type == "cuda"), log, souping)
         initial = _initial(job, run, architecture, log)
         bench = Bench(job, run, architecture, graph, initial, here, device, log)
         missing = [index for index in range(job.train.ingredients) if not _is_there(bench, index)]
@@ -70,6 +74,26 @@ def train_all(job: Job, here: Place, device: torch.device, log: Log) -> None:
     paths = [run.ingredient(index) for index in range(job.train.ingredients)]
     if missing or ingredient_store.gathered(run.gathered) != [path.stem for path in paths]:
         ingredient_store.gather(run.gathered, paths, initial, job)
+
+
+def _within_limit(job: Job, run: RunDir, here: Place, sizes: Sizes, log: Log, souping: bool) -> Job:
+    """The job with train.clusters chosen; said and refused only where something is left to be trained or souped."""
+    limit = Limit.of(job, here)
+    resolved_job, training = limits.decided_training(job, sizes, limit)
+    souped = limits.decided_souping(job, sizes, limit)[1] if souping else []
+    if all(run.ingredient(index).exists() for index in range(job.train.ingredients)):
+        limits.refuse(limit, souped)
+        return resolved_job
+    limits.refuse(limit, [*training, *souped])
+    full = job.train.batch == "full"
+    way = "in memory" if full else limits.way(sizes, _evaluation_bytes(resolved_job, sizes, limit))
+    log.say(f"train: {limits.said(limit, training, way)}")
+    return resolved_job
+
+
+def _evaluation_bytes(job: Job, sizes: Sizes, limit: Limit) -> int:
+    """What the limit leaves for exact accuracies beside what mini-batches hold."""
+    return max(0, limit.room - (budget.neighbour_store(sizes) if job.train.batch == "neighbour" else 0))
 
 
 def _initial(job: Job, run: RunDir, architecture: Architecture, log: Log) -> State:
@@ -142,7 +166,8 @@ def _train_one(bench: Bench, course: Course, index: int) -> None:
 
 def _course(bench: Bench, graph: GraphFile) -> Course:
     """What the job's [train] says to train on; read when the first ingredient is begun."""
-    memory = memory_bytes(bench.job.machine, bench.here)
+    sizes = Sizes.of(graph, bench.architecture, bench.device.type == "cuda")
+    memory = _evaluation_bytes(bench.job, sizes, Limit.of(bench.job, bench.here))
     evaluator = Evaluator(graph, bench.architecture, memory, bench.run.root, bench.device)
     batches = _batches(bench, graph)
     if isinstance(batches, FullBatches):

@@ -1,0 +1,241 @@
+"""How many bytes each phase will hold, from sizes alone, before any of it begins. docs/scaling.md explains the terms.
+
+V nodes, E entries (directed), F features, H hidden channels, C classes, L layers, N ingredients, P parameters, K parts,
+R parts of a union. All figures are of host memory, above what the libraries take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from gnnsoup_hpc.crew import LANES
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.records import IntArray
+from gnnsoup_hpc.rows import index_type
+from gnnsoup_hpc.store.graph import GraphFile
+
+FLOAT = 4
+DOUBLE = 8
+MIB = 1 << 20
+BASE = 24 * MIB  # blocks of rows that threads work at, buffers of reading, alphas and their history
+READ_NODE = 24  # bytes a node of a subgraph that is read: where rows start, in the file and here, roles, labels
+PLAN_NODE = 28  # bytes a node of a plan: its order, its place there, its scale, where its entries start, both ways
+STORE_ENTRY = 16  # bytes an entry while the whole structure is read to be sampled: int32 as read, int64, int32 kept
+TRAINED_ENTRY = 28  # of training's structure: CSR, its transpose, both with values, and the permutation between them
+TRAINED_STATES = 8  # copies of a layer's states that autograd keeps while training, gradients included
+EVALUATED_NODE = 64  # bytes a node of the whole graph while accuracies are told: roles, labels, places, predictions
+LEAST_WORK = 96 * MIB  # of inference layer by layer: a piece of the structure, two slabs, a block worth the reading
+MOST_PARTS = 8  # that are ever chosen for a union
+
+Terms = Mapping[str, int]  # bytes by what they are for
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A graph, or the union of some of its parts, in numbers. read: entries of its rows; entries: those inside it."""
+
+    nodes: int
+    read: int
+    entries: int
+    asked: int  # nodes that a loss is taken on
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is known beforehand. Shapes: part_nodes, part_entries, part_asked (K,)."""
+
+    net: Architecture
+    part_nodes: IntArray
+    part_entries: IntArray
+    part_asked: IntArray
+    cut: float  # share of the entries that lead to another part
+    on_device: bool = False  # whether the host only reads subgraphs, and a GPU computes on them
+
+    @classmethod
+    def of(cls, graph: GraphFile, net: Architecture, on_device: bool = False) -> Sizes:
+        """The sizes of a graph and a model; reads K numbers."""
+        bounds = np.array([int(graph.bounds(node, node)[0]) for node in graph.ptr.tolist()])
+        cut = 2 * int(graph.cut["edge_cut"]) / max(1, graph.edges)
+        return cls(net, np.diff(graph.ptr), np.diff(bounds), graph.validation_counts, min(1.0, cut), on_device)
+
+    @property
+    def parts(self) -> int:
+        """K."""
+        return len(self.part_nodes)
+
+    @property
+    def whole(self) -> Extent:
+        """The whole graph."""
+        entries = int(self.part_entries.sum())
+        return Extent(int(self.part_nodes.sum()), entries, entries, int(self.part_asked.sum()))
+
+    def union(self, size: int) -> Extent:
+        """The largest that a union of `size` parts can be, each of its figures by itself."""
+        read = _largest(self.part_entries, size)
+        size = min(size, self.parts)
+        inside = 1 - self.cut * (1 - (size - 1) / max(1, self.parts - 1))
+        return Extent(_largest(self.part_nodes, size), read, round(read * inside), _largest(self.part_asked, size))
+
+
+def _largest(counts: IntArray, size: int) -> int:
+    return int(np.sort(counts)[len(counts) - min(size, len(counts)) :].sum())
+
+
+def parameters(net: Architecture) -> int:
+    """P."""
+    return sum(prod(shape) for shape in net.shapes().values())
+
+
+def shelf(net: Architecture, ingredients: int) -> Terms:
+    """N ingredients, and what mixing holds beside them: a mixture, its gradient, products in float64."""
+    return {"ingredients": parameters(net) * (FLOAT * (ingredients + 4) + 2 * DOUBLE)}
+
+
+def reached(extent: Extent, hops: int) -> list[int]:
+    """Nodes within 0, 1, ... hops of the asked ones, if these lie anywhere.
+
+    A hop misses a node with probability (1 - f)^d, f the share that the hop before has newly reached and d the mean
+    degree; nodes of unlike degrees are missed more often (Jensen), so on average this is not too low.
+    """
+    nodes, degree = max(1, extent.nodes), extent.entries / max(1, extent.nodes)
+    counts, new = [extent.asked], extent.asked
+    for _ in range(hops):
+        missed = (extent.nodes - counts[-1]) * (1 - min(1.0, new / nodes)) ** degree
+        new = extent.nodes - round(missed) - counts[-1]
+        counts.append(counts[-1] + new)
+    return counts
+
+
+def reading(net: Architecture, extent: Extent) -> Terms:
+    """A subgraph as it is read: features, and the entries of its rows, of which those inside it are kept in place."""
+    ids = np.dtype(index_type(extent.read)).itemsize
+    return {"features": FLOAT * net.features * extent.nodes, "read": ids * extent.read + READ_NODE * extent.nodes}
+
+
+def plan(net: Architecture, extent: Extent, keep: bool) -> Terms:
+    """What is made of it: the first hop (of GAT the features), and the structure with its transpose.
+
+    GCN and GraphSAGE need only the entries of rows after the first layer; GAT's transpose, with the places of its
+    entries, is there only to `keep` what a backward pass needs.
+    """
+    rows = reached(extent, net.layers - 1)[::-1]
+    width = net.features * (2 if net.kind == "sage" else 1)
+    ids = np.dtype(index_type(extent.read)).itemsize
+    if net.kind == "gat":
+        entries = (extent.entries + extent.nodes) * (3 if keep else 1)
+    else:
+        later = rows[1] / max(1, extent.nodes) if net.layers > 1 else 0
+        entries = 2 * round(later * (extent.entries + (extent.nodes if net.kind == "gcn" else 0)))
+    return {"first hop": FLOAT * width * rows[0], "structure": ids * entries + PLAN_NODE * extent.nodes}
+
+
+def states(net: Architecture, extent: Extent, keep: bool) -> Terms:
+    """Hidden states: all that the backward pass needs, or two layers of them."""
+    rows = reached(extent, net.layers - 1)[::-1]
+    made = [FLOAT * net.widths(layer)[1] * rows[layer] for layer in range(net.layers)]
+    aggregated = sum(FLOAT * net.widths(layer)[0] * rows[layer] for layer in range(1, net.layers))
+    scores = made[-1] * (4 if keep else 2)
+    if net.kind == "gat":
+        shares = [rows[layer] / max(1, extent.nodes) for layer in range(net.layers)]
+        weights = [FLOAT * net.heads * round(share * (extent.entries + extent.nodes)) for share in shares]
+        scores += 4 * FLOAT * net.heads * extent.nodes + (sum(weights) + max(weights) if keep else 0)
+        aggregated = 0
+    if not keep:
+        return {"states": max(a + b for a, b in zip(made, [*made[1:], 0], strict=True)) + scores}
+    normed = sum(made[:-1]) if net.norm == "layer" else 0
+    widest = max(net.widths(layer)[0] * net.widths(layer)[1] for layer in range(net.layers))
+    lanes = LANES * FLOAT * widest * (2 if net.kind == "sage" else 1)
+    return {"states": sum(made) + aggregated + normed + scores, "gradients": lanes}
+
+
+def total(*terms: Terms) -> int:
+    """Bytes of all terms together."""
+    return sum(sum(each.values()) for each in terms)
+
+
+def learned(sizes: Sizes, ingredients: int) -> int:
+    """LS: the whole graph is read and planned, then every step keeps its states."""
+    net, whole = sizes.net, sizes.whole
+    held, reads = total(shelf(net, ingredients)), total(reading(net, whole))
+    if sizes.on_device:
+        return held + reads
+    return BASE + held + total(plan(net, whole, keep=True)) + max(reads, total(states(net, whole, keep=True)))
+
+
+def partition_learned(sizes: Sizes, ingredients: int, union: int, exact: bool = False) -> int:
+    """PLS with unions of R parts: the next is read while one is worked at, and all room is kept for the one after.
+
+    exact: the whole graph's first hop is read beside the features.
+    """
+    net, extent = sizes.net, sizes.union(union)
+    held = total(shelf(net, ingredients), reading(net, extent)) + exact * FLOAT * net.features * extent.nodes
+    if sizes.on_device:
+        return held + total(reading(net, extent))
+    return BASE + held + total(plan(net, extent, keep=True), states(net, extent, keep=True))
+
+
+def inference(sizes: Sizes, line: bool = False) -> int:
+    """Accuracies in memory, of all nodes, for that is what validation and test together come to.
+
+    On a line between two models, as GIS tells them, what the first weights of both make of the first hop is held too.
+    """
+    net, whole = sizes.net, sizes.whole
+    everyone = Extent(whole.nodes, whole.read, whole.entries, whole.nodes)
+    reads, told = total(reading(net, everyone)), BASE + EVALUATED_NODE * whole.nodes
+    if sizes.on_device:
+        return reads + told
+    ends = 2 * FLOAT * net.widths(0)[1] * whole.nodes if line else 0
+    return told + total(plan(net, everyone, keep=False)) + max(reads, ends + total(states(net, everyone, keep=False)))
+
+
+def layer_by_layer(sizes: Sizes) -> int:
+    """The least that accuracies layer by layer can do with."""
+    return EVALUATED_NODE * sizes.whole.nodes + LEAST_WORK
+
+
+def trained(sizes: Sizes, extent: Extent) -> int:
+    """A step of training through autograd on a subgraph, all of whose nodes are computed."""
+    net = sizes.net
+    if sizes.on_device:
+        return total(reading(net, extent))
+    structure = TRAINED_ENTRY * extent.entries + PLAN_NODE * extent.nodes
+    features = FLOAT * net.features * extent.nodes * (1 if net.kind == "gat" else 2)
+    per_layer = sum(net.widths(layer)[1] for layer in range(net.layers))
+    kept = FLOAT * extent.nodes * per_layer * TRAINED_STATES
+    attention = 10 * FLOAT * net.heads * extent.entries * net.layers if net.kind == "gat" else 0
+    optimiser = 6 * FLOAT * parameters(net)
+    ids = int(np.dtype(index_type(extent.read)).itemsize)
+    return features + max(ids * extent.read, structure + kept + attention) + optimiser
+
+
+def trained_full(sizes: Sizes) -> int:
+    """Full batches: what is trained on stays while accuracies are told."""
+    return trained(sizes, sizes.whole) + EVALUATED_NODE * sizes.whole.nodes
+
+
+def trained_clusters(sizes: Sizes, clusters: int) -> int:
+    """Cluster batches of so many parts."""
+    return trained(sizes, sizes.union(clusters))
+
+
+def neighbour_store(sizes: Sizes) -> int:
+    """What neighbour batches are drawn from: features and structure of the whole graph."""
+    whole = sizes.whole
+    return FLOAT * sizes.net.features * whole.nodes + STORE_ENTRY * whole.read + PLAN_NODE * whole.nodes
+
+
+def trained_neighbour(sizes: Sizes, batch_size: int, fanouts: tuple[int, ...]) -> int:
+    """Neighbour batches: that, and a sample; fanouts: one a hop, -1 = all."""
+    whole, nodes, new, entries = sizes.whole, batch_size, batch_size, 0
+    degree = -(-whole.entries // max(1, whole.nodes))
+    for fanout in fanouts:
+        drawn = new * (degree if fanout < 0 else min(fanout, degree))
+        entries += drawn
+        new = min(drawn, whole.nodes)
+        nodes = min(whole.nodes, nodes + new)
+    sample = Extent(nodes, min(entries, whole.entries), min(entries, whole.entries), batch_size)
+    return neighbour_store(sizes) + trained(sizes, sample)

@@ -1,0 +1,173 @@
+"""What fits in machine.memory_limit: numbers left open are chosen, what cannot fit is refused before it begins.
+
+Everything is decided from sizes (budget.py), so a chosen number is a function of the job, the graph and the limit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from gnnsoup_hpc import budget, ranks
+from gnnsoup_hpc.budget import MIB, Sizes
+from gnnsoup_hpc.errors import MemoryLimitError
+from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.job.sizes import bytes_of, told
+from gnnsoup_hpc.layerwise import sums
+from gnnsoup_hpc.measure import host_bytes, release_freed_memory
+from gnnsoup_hpc.ranks import Place
+from gnnsoup_hpc.sampling import per_hop
+
+LIBRARIES = 512 * MIB  # Python, PyTorch, compiled kernels and their compiler, once all of it is loaded
+OGB = 96 * MIB  # what ogb's Evaluator loads besides
+WAVERING = 128 * MIB  # that may differ between two starts, and must not make another number be chosen
+SPARE = 0.08  # of the work: what the allocator keeps between blocks of changing sizes
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A rank's bound. most: bytes of the whole process; refused: above this; libraries: what they take of it."""
+
+    most: int
+    refused: int
+    libraries: int
+    text: str
+
+    @classmethod
+    def of(cls, job: Job, here: Place) -> Limit:
+        """The limit of a job on this rank. `auto` chooses by half of the memory, and refuses what exceeds all of it."""
+        most = ranks.memory_bytes(job.machine, here)
+        explicit = bytes_of(job.machine.memory_limit) is not None
+        release_freed_memory()
+        loaded = host_bytes("VmRSS")
+        libraries = LIBRARIES + (OGB if job.graph.source.startswith("ogb:") else 0)
+        if loaded > libraries + WAVERING:  # a GPU's driver, for one
+            libraries = int(loaded)
+        text = f"machine.memory_limit = {job.machine.memory_limit!r}"
+        return cls(most, most if explicit else 2 * most, libraries, text if explicit else f"{text} ({told(most)})")
+
+    @property
+    def room(self) -> int:
+        """Bytes for work."""
+        return max(0, int((self.most - self.libraries) / (1 + SPARE)))
+
+    def needed(self, work: int) -> int:
+        """Bytes of the whole process for that much work."""
+        return self.libraries + math.ceil(work * (1 + SPARE))
+
+
+@dataclass(frozen=True)
+class Demand:
+    """One thing that is to be done, and what it needs above the libraries."""
+
+    what: str
+    work: int
+    instead: str = ""
+
+
+def decided_training(job: Job, sizes: Sizes, limit: Limit) -> tuple[Job, list[Demand]]:
+    """The job with train.clusters chosen, and what training needs."""
+    if job.train.batch == "full":
+        demand = Demand("training on full batches", budget.trained_full(sizes), _cluster_instead(sizes, limit))
+        return _with_clusters(job, job.train.clusters or 1), [demand]
+    store = budget.neighbour_store(sizes) if job.train.batch == "neighbour" else 0
+    clusters = job.train.clusters or _largest(sizes, limit, lambda size: store + budget.trained_clusters(sizes, size))
+    demands = []
+    if job.train.batch == "neighbour":
+        hops = tuple(per_hop(job.train.fanout, sizes.net.layers))
+        work = budget.trained_neighbour(sizes, job.train.batch_size, hops)
+        demands.append(Demand("training on neighbour batches", work, _cluster_instead(sizes, limit)))
+    work = store + budget.trained_clusters(sizes, clusters)
+    largest = _fitting(sizes, limit, lambda size: store + budget.trained_clusters(sizes, size), clusters)
+    demands.append(Demand(f"training on unions of {clusters} of {sizes.parts} parts", work, _or("clusters", largest)))
+    demands.append(Demand("accuracies layer by layer", store + budget.layer_by_layer(sizes)))
+    return _with_clusters(job, clusters), demands
+
+
+def decided_souping(job: Job, sizes: Sizes, limit: Limit) -> tuple[Job, list[Demand]]:
+    """The job with soup.pls.union chosen, and what its methods need."""
+    count = job.train.ingredients
+    shelf = budget.total(budget.shelf(sizes.net, count))
+    demands = [Demand(f"{count} ingredients, and accuracies layer by layer", shelf + budget.layer_by_layer(sizes))]
+    if "ls" in job.soup.methods:
+        demands.append(Demand("ls, on the whole graph,", budget.learned(sizes, count), "pls instead"))
+
+    def work(size: int) -> int:
+        return budget.partition_learned(sizes, count, size, job.soup.pls.first_hop == "exact")
+
+    union = job.soup.pls.union or _largest(sizes, limit, work)
+    if "pls" in job.soup.methods:
+        largest = _fitting(sizes, limit, work, union)
+        demands.append(Demand(f"pls with R = {union} of {sizes.parts} parts", work(union), _or("pls.union", largest)))
+    pls = job.soup.pls.model_copy(update={"union": union})
+    return job.model_copy(update={"soup": job.soup.model_copy(update={"pls": pls})}), demands
+
+
+def refuse(limit: Limit, demands: Sequence[Demand]) -> None:
+    """Raises: MemoryLimitError where something does not fit, naming all that does not and what would do."""
+    excess = [demand for demand in demands if limit.needed(demand.work) > limit.refused]
+    if excess:
+        each = "; ".join(_told(limit, demand) for demand in excess)
+        least = max(limit.needed(demand.work) for demand in excess)
+        raise MemoryLimitError(
+            f"{limit.text} is too little (libraries alone take {told(limit.libraries)}): {each}. Give at least"
+            f" --memory-limit '{told(least)}'{_instead(excess)}"
+        )
+
+
+def way(sizes: Sizes, memory: int) -> str:
+    """How accuracies are told within so many bytes, in words."""
+    if budget.inference(sizes) <= memory:
+        return "in memory"
+    nodes, net = sizes.whole.nodes, sizes.net
+    held = [4 * nodes * width for width in sums.widths_held(net)]
+    filled, spilled = 0, 0
+    for size in held:
+        stays = sums.fits(memory, filled, size)
+        spilled, filled = spilled + (not stays), size if stays else 0
+    return f"layer by layer, {spilled} of {len(held)} hidden layers spilled to a file"
+
+
+def said(limit: Limit, demands: Sequence[Demand], accuracies: str) -> str:
+    """One line on what was decided."""
+    each = "; ".join(f"{demand.what} needs {told(limit.needed(demand.work))}" for demand in demands)
+    return f"memory limit {told(limit.most)}: {each}; accuracies {accuracies}"
+
+
+def _told(limit: Limit, demand: Demand) -> str:
+    return f"{demand.what} needs {told(limit.needed(demand.work))}"
+
+
+def _instead(excess: Sequence[Demand]) -> str:
+    ways = [demand.instead for demand in excess if demand.instead]
+    return f", or use {', '.join(dict.fromkeys(ways))}" if ways else ""
+
+
+def _or(field: str, largest: int) -> str:
+    section = "soup" if field == "pls.union" else "train"
+    return f"{section}.{field} = {largest} (the largest that fits)" if largest else ""
+
+
+def _fitting(sizes: Sizes, limit: Limit, work: Callable[[int], int], below: int) -> int:
+    """The largest union, of fewer parts than `below`, that is not refused; 0 where none is."""
+    fits = (size for size in range(below - 1, 0, -1) if limit.needed(work(size)) <= limit.refused)
+    return next(fits, 0)
+
+
+def _largest(sizes: Sizes, limit: Limit, work: Callable[[int], int]) -> int:
+    """The largest union that fits, of at most MOST_PARTS parts; 1 where none does, which is then refused."""
+    return next((size for size in _sizes(sizes) if limit.needed(work(size)) <= limit.most), 1)
+
+
+def _sizes(sizes: Sizes) -> Iterator[int]:
+    yield from range(min(budget.MOST_PARTS, sizes.parts), 0, -1)
+
+
+def _cluster_instead(sizes: Sizes, limit: Limit) -> str:
+    fits = limit.needed(budget.trained_clusters(sizes, 1)) <= limit.refused
+    return "train.batch = 'cluster'" if fits else ""
+
+
+def _with_clusters(job: Job, clusters: int) -> Job:
+    return job.model_copy(update={"train": job.train.model_copy(update={"clusters": clusters})})

@@ -1,0 +1,53 @@
+"""A memory limit on the command line: refused at once and in one line, or kept to and said."""
+
+from __future__ import annotations
+
+import pytest
+
+from gnnsoup_hpc.errors import JobError, MemoryLimitError
+from tests.faults.kit import MARK, Bowl, fails, succeeds
+
+
+@pytest.mark.parametrize("command", ["train", "soup", "run"])
+def test_commands_refuse_at_once(original: Bowl, command: str) -> None:
+    before = original.digests()
+    words = ("--set", "train.ingredients=4") if command == "train" else ("--again",)
+    outcome = original.gnnsoup_here(command, "--memory-limit", "200 MiB", *words)
+    assert outcome.returncode == MemoryLimitError.exit_code
+    line = fails(outcome, "machine.memory_limit = '200 MiB' is too little", "Give at least --memory-limit '")
+    assert ("pls with R = 3" in line) == (command != "train")
+    assert original.digests() == before
+
+
+def test_a_bad_size_on_the_command_line(empty: Bowl) -> None:
+    outcome = empty.gnnsoup_here("run", "--memory-limit", "much")
+    assert outcome.returncode == JobError.exit_code
+    fails(outcome, "machine.memory_limit", "'much'", "'2 GiB'")
+
+
+def test_a_chosen_number_stands_in_the_recipe(bowl: Bowl) -> None:
+    said = succeeds(bowl.gnnsoup_here("soup", "--set", "soup.pls.union=0", "--set", 'soup.methods=["pls"]'))
+    assert "soup: memory limit" in said
+    assert "pls with R = 8 of 8 parts" in said
+    again = succeeds(bowl.gnnsoup_here("soup", "--set", "soup.pls.union=8", "--set", 'soup.methods=["pls"]'))
+    assert "soup: pls is there already" in again
+
+
+def test_a_gpu_free_run_says_how_accuracies_are_told(bowl: Bowl) -> None:
+    said = succeeds(bowl.gnnsoup_here("soup", "--again", "--memory-limit", "64 GiB"))
+    assert "accuracies in memory" in said
+    assert MARK not in said
+
+
+def test_clusters_are_chosen_before_ingredients_have_a_recipe(empty: Bowl) -> None:
+    cluster = ("--set", "train.batch=cluster", "--set", "train.ingredients=1")
+    said = succeeds(empty.gnnsoup_here("train", *cluster, "--set", "train.clusters=0"))
+    assert "training on unions of 8 of 8 parts" in said
+    assert "1 of 1 ingredients are there already" in succeeds(
+        empty.gnnsoup_here("train", *cluster, "--set", "train.clusters=8")
+    )
+
+
+def test_less_than_the_libraries_is_refused_before_the_graph_is_made(empty: Bowl) -> None:
+    fails(empty.gnnsoup_here("train", "--memory-limit", "200 MiB"), "libraries", "'200 MiB'", "Give at least")
+    assert not empty.graph.exists()
