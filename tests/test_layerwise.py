@@ -133,7 +133,8 @@ def test_what_does_not_fit_is_cut_and_spills(
     assert 3 < len(sizes) < 60
     sizes.clear()
     scores(graph, net, 1, tmp_path, everyone)
-    assert sizes == [1] * 3 * graph.nodes
+    assert 6 < len(sizes) < 60
+    assert sum(sizes) == 3 * graph.nodes
     layer_1 = {"layer-1-0", "layer-1-1"} if kind == "sage" else {"layer-1-0"}
     assert {path.name for path in tmp_path.iterdir()} == {"layer-0-0"} | layer_1
 

@@ -30,6 +30,7 @@ from gnnsoup_hpc.store.graph import GraphFile
 ROWS = 2048  # whose dense products are made together, on one thread
 ROW_BYTES = 40  # of a block besides its sums: ids, starts, cursors
 _SLAB_BYTES = (1 << 16, 1 << 26)  # the smallest, the largest
+_LEAST_ROOM = 1 << 14  # of a block, whatever the bound: each reads all that the layer before has made
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class SumsLayerwise:
         for layer in range(self._net.layers):
             how = dense(self._net, arrays, layer)
             made, more = self._room(layer, how, filled)
-            room = max(1, self._memory - filled - more - 2 * self._slab)
+            room = max(_LEAST_ROOM, self._memory - filled - more - 2 * self._slab)
             for first, outs in self._layer(layer, how, source, room, team):
                 if how.last:
                     yield first, torch.from_numpy(outs[0])
