@@ -20,6 +20,7 @@ import torch
 
 from gnnsoup_hpc.errors import LauncherError, SoupError
 from gnnsoup_hpc.job import MachineJob, sizes
+from gnnsoup_hpc.records import Precision
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 # (rank, size, rank on the node, ranks on the node), by launcher; srun's variables are those of a step, for a batch
 # script itself has SLURM_NTASKS too but is one process.
 _SLURM = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")
+_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # of x86 and ARM, in /proc/cpuinfo
 _LAUNCHERS = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
     ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
@@ -146,6 +148,25 @@ def claim_machine(job: MachineJob, here: Place, alone: bool = False) -> torch.de
     device = torch.device("cuda", here.local_rank % visible)
     torch.cuda.set_device(device)
     return device
+
+
+def check_precision(precision: Precision, device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
+    """Refuse a precision whose products the device would only imitate, far slower than float32's.
+
+    Raises: LauncherError.
+    """
+    if precision == "float32":
+        return
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        words = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.is_file() else set()
+        able = bool(words & _BFLOAT16_FLAGS)
+    if not able:
+        raise LauncherError(
+            f"soup.precision = {precision!r}, but this {'GPU' if device.type == 'cuda' else 'processor'} has no"
+            f" {precision} products; use 'float32'"
+        )
 
 
 def world(here: Place) -> Intracomm | None:

@@ -143,3 +143,15 @@ def test_a_memory_limit_is_each_ranks_own() -> None:
     assert ranks.memory_bytes(given, place(local_size=4)) == 2 << 30
     share = ranks.memory_bytes(MachineJob(), place(local_size=4))
     assert share == ranks.memory_bytes(MachineJob(), place()) // 4
+
+
+def test_bfloat16_is_refused_where_it_would_be_imitated(tmp_path: Path) -> None:
+    cpuinfo, cpu = tmp_path / "cpuinfo", torch.device("cpu")
+    cpuinfo.write_text("flags\t\t: fpu avx512f avx512_bf16 amx_tile\n")
+    ranks.check_precision("bfloat16", cpu, cpuinfo)
+    cpuinfo.write_text("flags\t\t: fpu avx2 avx512f\n")
+    ranks.check_precision("float32", cpu, cpuinfo)
+    with pytest.raises(LauncherError, match="this processor has no bfloat16 products; use 'float32'"):
+        ranks.check_precision("bfloat16", cpu, cpuinfo)
+    with pytest.raises(LauncherError, match="no bfloat16 products"):
+        ranks.check_precision("bfloat16", cpu, tmp_path / "nowhere")

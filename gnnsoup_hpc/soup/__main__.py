@@ -38,6 +38,7 @@ def soup(job: Job, here: Place, again: bool = False) -> None:
         _help(job, here, world)
         return
     device = ranks.claim_machine(job.machine, here, alone=True)
+    ranks.check_precision(job.soup.precision, device)
     _coordinate(job, here, Team(world, shared), device, again)
 
 
