@@ -26,7 +26,8 @@ READ_NODE = 24  # bytes a node of a subgraph that is read: where rows start, in 
 PLAN_NODE = 28  # bytes a node of a plan: its order, its place there, its scale, where its entries start, both ways
 STORE_ENTRY = 16  # bytes an entry while the whole structure is read to be sampled: int32 as read, int64, int32 kept
 TRAINED_ENTRY = 28  # of training's structure: CSR, its transpose, both with values, and the permutation between them
-TRAINED_STATES = 8  # copies of a layer's states that autograd keeps while training, gradients included
+TRAINED_STATES = 6  # copies of a layer's states that autograd keeps while training, gradients included
+CHANGING_STATES = 8  # the same where each step has another subgraph, whose sizes leave gaps
 EVALUATED_NODE = 64  # bytes a node of the whole graph while accuracies are told: roles, labels, places, predictions
 LEAST_WORK = 96 * MIB  # of inference layer by layer: a piece of the structure, two slabs, a block worth the reading
 MOST_PARTS = 8  # that are ever chosen for a union
@@ -197,7 +198,7 @@ def layer_by_layer(sizes: Sizes) -> int:
     return EVALUATED_NODE * sizes.whole.nodes + LEAST_WORK
 
 
-def trained(sizes: Sizes, extent: Extent) -> int:
+def trained(sizes: Sizes, extent: Extent, copies: int = CHANGING_STATES) -> int:
     """A step of training through autograd on a subgraph, all of whose nodes are computed."""
     net = sizes.net
     if sizes.on_device:
@@ -205,7 +206,7 @@ def trained(sizes: Sizes, extent: Extent) -> int:
     structure = TRAINED_ENTRY * extent.entries + PLAN_NODE * extent.nodes
     features = FLOAT * net.features * extent.nodes * (1 if net.kind == "gat" else 2)
     per_layer = sum(net.widths(layer)[1] for layer in range(net.layers))
-    kept = FLOAT * extent.nodes * per_layer * TRAINED_STATES
+    kept = FLOAT * extent.nodes * per_layer * copies
     attention = 10 * FLOAT * net.heads * extent.entries * net.layers if net.kind == "gat" else 0
     optimiser = 6 * FLOAT * parameters(net)
     ids = int(np.dtype(index_type(extent.read)).itemsize)
@@ -214,7 +215,7 @@ def trained(sizes: Sizes, extent: Extent) -> int:
 
 def trained_full(sizes: Sizes) -> int:
     """Full batches: what is trained on stays while accuracies are told."""
-    return trained(sizes, sizes.whole) + EVALUATED_NODE * sizes.whole.nodes
+    return trained(sizes, sizes.whole, TRAINED_STATES) + EVALUATED_NODE * sizes.whole.nodes
 
 
 def trained_clusters(sizes: Sizes, clusters: int) -> int:
