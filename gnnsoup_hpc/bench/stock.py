@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -66,14 +67,18 @@ def adjacency(kind: str, edge_index: Tensor, nodes: int) -> Tensor:
 def whole(graph: GraphFile, architecture: Architecture) -> Held:
     """The whole graph as validation sees it."""
     data = _data(graph)
-    indptr, indices = (torch.from_numpy(array) for array in tasks.structure(graph))
+    indptr, indices = tasks.structure(graph)
     nodes = torch.from_numpy(np.flatnonzero(data.role.numpy() == Role.VALIDATION))
     if architecture.kind == "sage":  # it needs no edge_index on the way
-        ones, size = torch.ones(len(indices)), (graph.nodes, graph.nodes)
-        adjacent = _narrow(torch.sparse_csr_tensor(indptr, indices, ones, size, check_invariants=False))
+        # Columns in rising order: with others, PyTorch's gradient of a mean along rows is wrong, and nothing says so.
+        rows = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), (graph.nodes, graph.nodes))
+        rows.sort_indices()
+        parts = (torch.from_numpy(array) for array in (rows.indptr, rows.indices, rows.data))
+        adjacent = _narrow(torch.sparse_csr_tensor(*parts, rows.shape, check_invariants=False))
     else:
-        row = torch.arange(graph.nodes).repeat_interleave(indptr.diff(), output_size=len(indices))
-        adjacent = adjacency(architecture.kind, torch.stack([indices, row]), graph.nodes)
+        row = np.repeat(np.arange(graph.nodes), np.diff(indptr))
+        edge_index = torch.stack([torch.from_numpy(indices), torch.from_numpy(row)])
+        adjacent = adjacency(architecture.kind, edge_index, graph.nodes)
     return Held(data.x, adjacent, nodes, data.y[nodes])
 
 
