@@ -1,7 +1,8 @@
 """The stock path: torch_geometric.nn's own GCN, GraphSAGE and GAT, used as well as PyG allows, nothing of ours.
 
-GCN and GraphSAGE take a sparse CSR adjacency (row = destination; int32 where it holds, for PyTorch's products compute
-in that), GAT takes edge_index. GCN's normalisation is computed once a graph, by PyG, so its layers are told not to.
+GCN and GraphSAGE take a sparse CSR adjacency (row = destination), GAT takes edge_index. GCN's is int32 where it holds, for
+PyTorch's products compute in that; GraphSAGE's is not, for the gradient of a mean along rows is wrong with int32
+(torch 2.13, without a word; finite differences of the loss show it). GCN's normalisation is computed once a graph, by PyG, so its layers are told not to.
 Learned souping mixes with plain operations, so that autograd reaches the raw alphas. PLS holds the whole graph in
 memory and takes unions from PyG's ClusterLoader.
 """
@@ -13,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -58,27 +58,23 @@ def adjacency(kind: str, edge_index: Tensor, nodes: int) -> Tensor:
     """What the stock module of a kind takes best for edge_index (2, E): sources, destinations."""
     if kind == "gat":
         return edge_index
-    weight = None
-    if kind == "gcn":
-        edge_index, weight = gcn_norm(edge_index, None, nodes)
+    if kind == "sage":
+        return to_torch_csr_tensor(edge_index.flip(0), None, (nodes, nodes))
+    edge_index, weight = gcn_norm(edge_index, None, nodes)
     return _narrow(to_torch_csr_tensor(edge_index.flip(0), weight, (nodes, nodes)))
 
 
 def whole(graph: GraphFile, architecture: Architecture) -> Held:
     """The whole graph as validation sees it."""
     data = _data(graph)
-    indptr, indices = tasks.structure(graph)
+    indptr, indices = (torch.from_numpy(array) for array in tasks.structure(graph))
     nodes = torch.from_numpy(np.flatnonzero(data.role.numpy() == Role.VALIDATION))
     if architecture.kind == "sage":  # it needs no edge_index on the way
-        # Columns in rising order: with others, PyTorch's gradient of a mean along rows is wrong, and nothing says so.
-        rows = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), (graph.nodes, graph.nodes))
-        rows.sort_indices()
-        parts = (torch.from_numpy(array) for array in (rows.indptr, rows.indices, rows.data))
-        adjacent = _narrow(torch.sparse_csr_tensor(*parts, rows.shape, check_invariants=False))
+        ones, size = torch.ones(len(indices)), (graph.nodes, graph.nodes)
+        adjacent = torch.sparse_csr_tensor(indptr, indices, ones, size, check_invariants=False)
     else:
-        row = np.repeat(np.arange(graph.nodes), np.diff(indptr))
-        edge_index = torch.stack([torch.from_numpy(indices), torch.from_numpy(row)])
-        adjacent = adjacency(architecture.kind, edge_index, graph.nodes)
+        row = torch.arange(graph.nodes).repeat_interleave(indptr.diff(), output_size=len(indices))
+        adjacent = adjacency(architecture.kind, torch.stack([indices, row]), graph.nodes)
     return Held(data.x, adjacent, nodes, data.y[nodes])
 
 
