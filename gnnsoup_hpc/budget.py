@@ -207,7 +207,7 @@ def trained(sizes: Sizes, extent: Extent, copies: int = CHANGING_STATES) -> int:
     features = FLOAT * net.features * extent.nodes * (1 if net.kind == "gat" else 2)
     per_layer = sum(net.widths(layer)[1] for layer in range(net.layers))
     kept = FLOAT * extent.nodes * per_layer * copies
-    attention = 10 * FLOAT * net.heads * extent.entries * net.layers if net.kind == "gat" else 0
+    attention = 15 * FLOAT * net.heads * extent.entries * net.layers if net.kind == "gat" else 0
     optimiser = 6 * FLOAT * parameters(net)
     ids = int(np.dtype(index_type(extent.read)).itemsize)
     return features + max(ids * extent.read, structure + kept + attention) + optimiser
