@@ -21,6 +21,7 @@ from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import Dense
 
 _ROWS = 1536  # of a block: what one step writes the next finds in the core's own cache
+_FIRST = "first"  # names the gradient of all weights of the first layer, side by side
 _EPS = 1e-5  # of layer norm, as in models.py
 
 
@@ -135,7 +136,7 @@ class Pass:
 
         def lane(start: int, stop: int) -> dict[str, Dense]:
             totals = self._totals(layer)
-            piece = self._empty(*totals[weights_of(self.net, layer)[0]].shape)
+            piece = self._empty(*totals[self._matrices_of(layer)[0]].shape)
             scratch = self._empty(_ROWS, self.net.hidden)
             for first, end in blocks(start, stop, _ROWS):
                 block = mine[first:end]
@@ -150,7 +151,11 @@ class Pass:
             return totals
 
         pieces = crew.each(lane, self.plan.lanes(layer) if last else self.plan.layers[layer].transpose.lanes)
-        grads |= {name: _summed([piece[name] for piece in pieces]) for name in self._of(layer)}
+        found = {name: _summed([piece[name] for piece in pieces]) for name in pieces[0]}
+        if layer == 0:  # of the first hop's two halves in GraphSAGE
+            names = weights_of(self.net, 0)
+            found |= dict(zip(names, np.split(found.pop(_FIRST), len(names), 1), strict=True))
+        grads |= found
         for matrix in (above if layer < self.net.layers - 2 else None, of_aggregated, normed and normed[0]):
             if matrix is not None:
                 self.plan.space.give(matrix)
@@ -159,17 +164,24 @@ class Pass:
     def _below(self, layer: int, first: int, end: int, above: tuple[Dense, Dense], out: Dense) -> None:
         """Gradient of a block of the layer's output, from those of what the next one summed up and aggregated."""
         summed, aggregated = above
-        self.plan.layers[layer].transpose.into(first, end, aggregated, out[: end - first])
-        if self.net.kind == "sage" and first < len(summed):
+        out, sage = out[: end - first], self.net.kind == "sage"
+        if sage:
             own = summed[first:end]
-            product = np.empty((len(own), out.shape[1]), self._dtype)
-            self._multiply(own, self.state[weights_of(self.net, layer + 1)[1]], product)
-            out[: len(own)] += product
+            self._multiply(own, self.state[weights_of(self.net, layer + 1)[1]], out[: len(own)])
+            out[len(own) :] = 0
+        self.plan.layers[layer].transpose.into(first, end, aggregated, out, add=sage)
 
     def _totals(self, layer: int) -> dict[str, Dense]:
         """Room for a lane's gradients; those of matrices are first written, then added to."""
-        shapes = {name: self.state[name].shape for name in self._of(layer)}
-        return {name: (np.zeros if len(s) == 1 else np.empty)(s, self._dtype) for name, s in shapes.items()}
+        vectors = [name for name in self._of(layer) if self.state[name].ndim == 1]
+        totals = {name: np.zeros(self.state[name].shape, self._dtype) for name in vectors}
+        width = self.plan.first.shape[1] if layer == 0 else self.net.hidden
+        channels = self.net.widths(layer)[1]
+        return totals | {name: self._empty(channels, width) for name in self._matrices_of(layer)}
+
+    def _matrices_of(self, layer: int) -> list[str]:
+        """Names of the gradients of matrices: of the first layer one for all that the first hop is multiplied by."""
+        return weights_of(self.net, layer) if layer else [_FIRST]
 
     def _add(
         self, layer: int, first: int, end: int, block: Dense, totals: Mapping[str, Dense], piece: Dense | None
@@ -179,17 +191,16 @@ class Pass:
         What was aggregated becomes its gradient.
         """
         rowwise.column_sums(block, totals[f"convs.{layer}.{_bias(self.net)}"])
-        names = weights_of(self.net, layer)
         if layer == 0:
-            inputs = np.split(self.plan.first.numpy()[first:end], len(names), 1)
+            inputs = [self.plan.first.numpy()[first:end]]
         else:
             inputs = [self._aggregated[-1][first:end], self._hidden[-1][first:end]]
-        for name, input_ in zip(names, inputs, strict=False):
+        for name, input_ in zip(self._matrices_of(layer), inputs, strict=False):
             self._multiply(block.T, input_, totals[name] if piece is None else piece)
             if piece is not None:
                 totals[name] += piece
         if layer:
-            self._multiply(block, self.state[names[0]], inputs[0])
+            self._multiply(block, self.state[weights_of(self.net, layer)[0]], inputs[0])
 
     def _of(self, layer: int) -> list[str]:
         """Names of the layer's parameters."""

@@ -43,9 +43,14 @@ class Sums:
     column_scale: Scale
     lanes: tuple[Span, ...]
 
-    def into(self, first: int, last: int, x: Dense, out: Dense) -> None:
-        """Rows first to last - 1 of the product with x (columns, C), into out (last - first, C), on this thread."""
-        scaled_sums(first, last, self.start, self.end, self.indices, self.row_scale, self.column_scale, x, out, first)
+    def into(self, first: int, last: int, x: Dense, out: Dense, add: bool = False) -> None:
+        """Rows first to last - 1 of the product with x (columns, C), into out (last - first, C), on this thread.
+
+        `add` adds to what is there, where rows are not scaled.
+        """
+        scaled_sums(
+            first, last, self.start, self.end, self.indices, self.row_scale, self.column_scale, x, out, first, add
+        )
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The stock path: torch_geometric.nn's own GCN, GraphSAGE and GAT, used as well as PyG allows, nothing of ours.
 
-GCN and GraphSAGE take a sparse CSR adjacency (row = destination), GAT takes edge_index. GCN's is int32 where it holds, for
-PyTorch's products compute in that; GraphSAGE's is not, for the gradient of a mean along rows is wrong with int32
-(torch 2.13, without a word; finite differences of the loss show it). GCN's normalisation is computed once a graph, by PyG, so its layers are told not to.
+GCN and GraphSAGE take a sparse CSR adjacency (row = destination), GAT takes edge_index. GCN's is int32 where it holds,
+for PyTorch's products compute in that; GraphSAGE's is not, for the gradient of a mean along rows is wrong with int32
+(torch 2.13, without a word; finite differences of the loss show it). GCN's normalisation is computed once a graph, by
+PyG, so its layers are told not to.
 Learned souping mixes with plain operations, so that autograd reaches the raw alphas. PLS holds the whole graph in
 memory and takes unions from PyG's ClusterLoader.
 """
@@ -59,7 +60,8 @@ def adjacency(kind: str, edge_index: Tensor, nodes: int) -> Tensor:
     if kind == "gat":
         return edge_index
     if kind == "sage":
-        return to_torch_csr_tensor(edge_index.flip(0), None, (nodes, nodes))
+        wide: Tensor = to_torch_csr_tensor(edge_index.flip(0), None, (nodes, nodes))
+        return wide
     edge_index, weight = gcn_norm(edge_index, None, nodes)
     return _narrow(to_torch_csr_tensor(edge_index.flip(0), weight, (nodes, nodes)))
 

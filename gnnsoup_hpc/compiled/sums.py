@@ -20,14 +20,19 @@ def scaled_sums(
     x: Any,
     out: Any,
     shift: int,
+    add: bool,
 ) -> None:
     """out[r - shift] = row_scale[r] * sum over entries e of row r of column_scale[c] * x[c], with c = indices[e].
 
     The entries of row r are start[r] to end[r] - 1. A scale of length 0 is 1 everywhere.
+    `add` adds to what is there; where rows are scaled, that is too.
     """
     weighted = len(column_scale) > 0
     for r in range(first, last):
         total = out[r - shift]
+        if not add:
+            for j in range(len(total)):
+                total[j] = 0
         # Two kernels, not one scale that is 1 or not: a choice inside the loop over entries made it 1.4 times as slow.
         if weighted:
             _weighted_row(start[r], end[r], indices, column_scale, x, total)
@@ -43,8 +48,6 @@ def scaled_sums(
 def _row(start: int, end: int, indices: IndexArray, x: Any, total: Any) -> None:
     """Four rows of x at a time: a quarter of the traffic to and from `total`."""
     width = x.shape[1]
-    for j in range(width):
-        total[j] = 0
     e = start
     while e + 4 <= end:
         a, b, c, d = indices[e], indices[e + 1], indices[e + 2], indices[e + 3]
@@ -61,8 +64,6 @@ def _row(start: int, end: int, indices: IndexArray, x: Any, total: Any) -> None:
 @compiled
 def _weighted_row(start: int, end: int, indices: IndexArray, weights: Any, x: Any, total: Any) -> None:
     width = x.shape[1]
-    for j in range(width):
-        total[j] = 0
     e = start
     while e + 4 <= end:
         a, b, c, d = indices[e], indices[e + 1], indices[e + 2], indices[e + 3]
