@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 # (rank, size, rank on the node, ranks on the node), by launcher; srun's variables are those of a step, for a batch
 # script itself has SLURM_NTASKS too but is one process.
 _SLURM = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")
+_LAST_WORDS_SECONDS = 0.5  # for the launcher to pass on what was said; a busy one has lost it
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # of x86 and ARM, in /proc/cpuinfo
 _LAUNCHERS = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
@@ -228,4 +230,5 @@ def mpi_runs() -> bool:
 def abort_others(code: int) -> None:
     """Where MPI runs with more than one rank, end them all with `code`; otherwise do nothing."""
     if mpi_runs():
+        time.sleep(_LAST_WORDS_SECONDS)
         sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(code)
