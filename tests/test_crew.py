@@ -49,11 +49,11 @@ def test_space_gives_the_smallest_room_that_is_large_enough() -> None:
 
 
 def test_room_of_another_type_or_too_small_is_not_given() -> None:
-    space = Space()
-    small = space.take(4, 8, np.float32)
-    space.give(small)
-    assert not np.shares_memory(space.take(2, 8, np.float64), small)
-    assert not np.shares_memory(space.take(5, 8, np.float32), small)
+    for rows, kind in ((2, np.float64), (5, np.float32)):
+        space = Space()
+        small = space.take(4, 8, np.float32)
+        space.give(small)
+        assert not np.shares_memory(space.take(rows, 8, kind), small)
 
 
 def where(_start: int, _stop: int) -> tuple[int, int]:
