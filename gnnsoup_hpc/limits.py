@@ -70,19 +70,21 @@ def decided_training(job: Job, sizes: Sizes, limit: Limit) -> tuple[Job, list[De
     """The job with train.clusters chosen, and what training needs."""
     if job.train.batch == "full":
         demand = Demand("training on full batches", budget.trained_full(sizes), _cluster_instead(sizes, limit))
-        return _with_clusters(job, job.train.clusters or 1), [demand]
+        return with_clusters(job, job.train.clusters or 1), [demand]
     store = budget.neighbour_store(sizes) if job.train.batch == "neighbour" else 0
     clusters = job.train.clusters or _largest(sizes, limit, lambda size: store + budget.trained_clusters(sizes, size))
-    demands = []
+    demands, instead = [], ""
     if job.train.batch == "neighbour":
+        instead = _cluster_instead(sizes, limit)
         hops = tuple(per_hop(job.train.fanout, sizes.net.layers))
         work = budget.trained_neighbour(sizes, job.train.batch_size, hops)
-        demands.append(Demand("training on neighbour batches", work, _cluster_instead(sizes, limit)))
+        demands.append(Demand("training on neighbour batches", work, instead))
     work = store + budget.trained_clusters(sizes, clusters)
     largest = _fitting(sizes, limit, lambda size: store + budget.trained_clusters(sizes, size), clusters)
-    demands.append(Demand(f"training on unions of {clusters} of {sizes.parts} parts", work, _or("clusters", largest)))
-    demands.append(Demand("accuracies layer by layer", store + budget.layer_by_layer(sizes)))
-    return _with_clusters(job, clusters), demands
+    fewer = _or("clusters", largest) or instead
+    demands.append(Demand(f"training on unions of {clusters} of {sizes.parts} parts", work, fewer))
+    demands.append(Demand("accuracies layer by layer", store + budget.layer_by_layer(sizes), instead))
+    return with_clusters(job, clusters), demands
 
 
 def decided_souping(job: Job, sizes: Sizes, limit: Limit) -> tuple[Job, list[Demand]]:
@@ -91,10 +93,10 @@ def decided_souping(job: Job, sizes: Sizes, limit: Limit) -> tuple[Job, list[Dem
     shelf = budget.total(budget.shelf(sizes.net, count))
     demands = [Demand(f"{count} ingredients, and accuracies layer by layer", shelf + budget.layer_by_layer(sizes))]
     if "ls" in job.soup.methods:
-        demands.append(Demand("ls, on the whole graph,", budget.learned(sizes, count), "pls instead"))
+        demands.append(Demand("ls, on the whole graph,", budget.learned(sizes, count), _pls_instead(job, sizes, limit)))
 
     def work(size: int) -> int:
-        return budget.partition_learned(sizes, count, size, job.soup.pls.first_hop == "exact")
+        return _partition_learned(job, sizes, size)
 
     union = job.soup.pls.union or _largest(sizes, limit, work)
     if "pls" in job.soup.methods:
@@ -113,6 +115,15 @@ def refuse(limit: Limit, demands: Sequence[Demand]) -> None:
         raise MemoryLimitError(
             f"{limit.text} is too little (libraries alone take {told(limit.libraries)}): {each}. Give at least"
             f" --memory-limit '{told(least)}'{_instead(excess)}"
+        )
+
+
+def refuse_before_graph(limit: Limit) -> None:
+    """Raises: MemoryLimitError where not even the libraries fit; what a job needs is known from its graph on."""
+    if limit.libraries > limit.refused:
+        raise MemoryLimitError(
+            f"{limit.text} is too little: libraries alone take {told(limit.libraries)}. Give more; how much this job"
+            " needs is told once its graph is there (`gnnsoup prepare JOB`)"
         )
 
 
@@ -140,8 +151,9 @@ def _told(limit: Limit, demand: Demand) -> str:
 
 
 def _instead(excess: Sequence[Demand]) -> str:
-    ways = [demand.instead for demand in excess if demand.instead]
-    return f", or use {', '.join(dict.fromkeys(ways))}" if ways else ""
+    """Other ways that together would do; none where one of the demands has no other way."""
+    ways = [demand.instead for demand in excess]
+    return f", or use {', '.join(dict.fromkeys(ways))}" if all(ways) else ""
 
 
 def _or(field: str, largest: int) -> str:
@@ -165,9 +177,21 @@ def _sizes(sizes: Sizes) -> Iterator[int]:
 
 
 def _cluster_instead(sizes: Sizes, limit: Limit) -> str:
-    fits = limit.needed(budget.trained_clusters(sizes, 1)) <= limit.refused
-    return "train.batch = 'cluster'" if fits else ""
+    least = max(budget.trained_clusters(sizes, 1), budget.layer_by_layer(sizes))
+    return "train.batch = 'cluster'" if limit.needed(least) <= limit.refused else ""
 
 
-def _with_clusters(job: Job, clusters: int) -> Job:
+def _pls_instead(job: Job, sizes: Sizes, limit: Limit) -> str:
+    """What to do without LS; where the job asks for PLS anyway, whether that fits is said of it."""
+    if "pls" in job.soup.methods:
+        return "soup.methods without 'ls'"
+    return "'pls' for 'ls'" if limit.needed(_partition_learned(job, sizes, 1)) <= limit.refused else ""
+
+
+def _partition_learned(job: Job, sizes: Sizes, union: int) -> int:
+    return budget.partition_learned(sizes, job.train.ingredients, union, job.soup.pls.first_hop == "exact")
+
+
+def with_clusters(job: Job, clusters: int) -> Job:
+    """The job with train.clusters as said."""
     return job.model_copy(update={"train": job.train.model_copy(update={"clusters": clusters})})

@@ -200,6 +200,16 @@ def test_files_that_are_no_job(tmp_path: Path) -> None:
         jobs.load("none/pubmed.toml")
 
 
+def test_the_name_or_folder_of_a_run_is_told_where_its_job_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = tmp_path / "runs" / "mine" / "job.toml"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    for text in ("mine", "runs/mine"):
+        with pytest.raises(JobError, match=r"the job of that run is 'runs/mine/job\.toml'"):
+            jobs.load(text)
+
+
 def test_canonical_text_is_one_per_value() -> None:
     assert hashing.canonical({"b": 1, "a": [1.5, None]}) == '{"a":[1.5,null],"b":1}'
     assert hashing.fingerprint({"a": 1, "b": 2}) == hashing.fingerprint({"b": 2, "a": 1})

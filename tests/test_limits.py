@@ -43,14 +43,14 @@ def job(*overrides: str) -> Job:
         ("10 b", 10),
         (" 1 TiB ", 1024 * GIB),
         ("auto", None),
-        ("", None),
+        (" AUTO ", None),
     ],
 )
 def test_sizes_as_people_write_them(text: str, count: int | None) -> None:
     assert bytes_of(text) == count
 
 
-@pytest.mark.parametrize("text", ["two", "2 G", "-1 GiB", "0", "0 GiB", "1e9", "2 GiB 3", "GiB", "1..5 GB", "nan"])
+@pytest.mark.parametrize("text", ["two", "", "2 G", "-1 GiB", "0", "0 GiB", "1e9", "2 GiB 3", "GiB", "1..5 GB", "nan"])
 def test_a_text_that_is_no_size_is_one_clear_line(text: str) -> None:
     with pytest.raises(JobError) as error:
         jobs.load("pubmed", [f"machine.memory_limit={text}"])
@@ -147,6 +147,26 @@ def test_what_cannot_fit_is_refused_with_what_would(overrides: list[str], names:
         assert name in str(error.value)
     enough = bytes_of(re.findall(r"--memory-limit '([^']*)'", str(error.value))[0]) or 0
     limits.refuse(limit(enough), demands)
+
+
+@pytest.mark.parametrize("most", [MIB * size for size in range(520, 4000, 60)])
+@pytest.mark.parametrize("words", [["train.batch=full"], ["train.batch=neighbour"]])
+def test_a_batch_that_is_named_instead_would_do(most: int, words: list[str]) -> None:
+    ours = limit(most)
+    try:
+        limits.refuse(ours, limits.decided_training(job(*words), PRODUCTS, ours)[1])
+    except MemoryLimitError as error:
+        if "train.batch = 'cluster'" in str(error):
+            instead = job("train.batch=cluster", "train.clusters=1")
+            limits.refuse(ours, limits.decided_training(instead, PRODUCTS, ours)[1])
+
+
+def test_another_way_is_named_only_where_all_that_is_too_large_has_one() -> None:
+    ours, too_much = limit(GIB), limit(GIB).room + 2
+    with pytest.raises(MemoryLimitError, match=r"or use that$"):
+        limits.refuse(ours, [Demand("this", too_much, "that")])
+    with pytest.raises(MemoryLimitError, match=r"GiB'$"):
+        limits.refuse(ours, [Demand("this", too_much, "that"), Demand("other", too_much)])
 
 
 def test_everything_of_the_bundled_job_fits_in_three_gib() -> None:

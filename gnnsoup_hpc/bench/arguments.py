@@ -23,17 +23,18 @@ REPEATS, ROUNDS = 5, 2
 def add(parser: argparse.ArgumentParser) -> None:
     """All of them. What only one of the two benchmarks takes has no default here, so that its use is seen."""
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="keep every sample here")
-    parser.add_argument("--threads", type=count, default=len(os.sched_getaffinity(0)), help="threads of each process")
-    parser.add_argument(
-        "--timeout", type=count, default=1800, metavar="SECONDS", help="longest that a process may take"
-    )
+    about = "threads of each process (default: %(default)s, all cores)"
+    parser.add_argument("--threads", type=count, default=len(os.sched_getaffinity(0)), help=about)
+    about = "longest that a process may take (default: %(default)s)"
+    parser.add_argument("--timeout", type=count, default=1800, metavar="SECONDS", help=about)
     _add_grid(parser.add_argument_group("the grid of cells"))
     _add_quality(parser.add_argument_group("time to quality"))
 
 
 def _add_grid(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--graph", nargs="+", metavar="JOB", help="jobs whose graphs are measured (default: pubmed)")
-    group.add_argument("--full", action="store_true", default=None, help="more graphs, and unions of 1, 4 and 8 parts")
+    about = f"graphs {', '.join(grid.FULL_GRAPHS)} (or --graph), and unions of {grid.UNIONS} parts"
+    group.add_argument("--full", action="store_true", default=None, help=about)
     group.add_argument("--models", nargs="+", choices=grid.MODELS, help="models (default: all)")
     group.add_argument("--tasks", nargs="+", choices=grid.TASKS, help="tasks (default: all)")
     group.add_argument("--unions", nargs="+", type=count, metavar="R", help="parts a union of pls_step (default: 4)")
@@ -70,8 +71,13 @@ def check(arguments: argparse.Namespace) -> None:
     values = {name: getattr(arguments, name) for name in foreign}
     given = [f"--{name.replace('_', '-')}" for name, value in values.items() if value is not None]
     if given:
-        of = "go with --quality, which is not given" if arguments.quality is None else "do not go with --quality"
-        raise RunError(f"{', '.join(given)} {of}: leave {'them' if len(given) > 1 else 'it'} out")
+        named, them = ", ".join(given), "them" if len(given) > 1 else "it"
+        if arguments.quality is None:
+            raise RunError(f"{named} can be used with --quality only: give --quality RUN, or leave {them} out")
+        raise RunError(f"{named} cannot be used with --quality: leave {them} out")
+    cores = len(os.sched_getaffinity(0))
+    if arguments.threads > cores:
+        raise RunError(f"--threads {arguments.threads} is more than the {cores} cores that may be used here")
     if arguments.unions and arguments.tasks and "pls_step" not in arguments.tasks:
         raise RunError("--unions is for pls_step, which is not among --tasks: add it, or leave --unions out")
 
@@ -120,16 +126,17 @@ def once(values: Iterable[_Chosen] | None) -> tuple[_Chosen, ...]:
 
 def count(text: str) -> int:
     """A number from 1."""
-    value = _natural(text)
-    if not value:
-        raise argparse.ArgumentTypeError("0 is less than 1")
-    return value
+    return _at_least(1, text)
 
 
 def _natural(text: str) -> int:
+    return _at_least(0, text)
+
+
+def _at_least(bound: int, text: str) -> int:
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is less than 0")
+    if value < bound:
+        raise argparse.ArgumentTypeError(f"{value} is less than {bound}")
     return value
 
 

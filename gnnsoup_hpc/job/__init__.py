@@ -72,7 +72,7 @@ def load(text: str | None = None, overrides: Sequence[str] = ()) -> Job:
         raise MissingJobError(f"{path}: cannot be read: {error.strerror}") from None
     for override in overrides:
         _override(tree, override)
-    return validated(tree, str(path))
+    return validated(tree, f"{path} with {', '.join(overrides)}" if overrides else str(path))
 
 
 def validated(tree: Mapping[str, Any], where: str) -> Job:
@@ -93,6 +93,8 @@ def find(text: str) -> Path:
     if text in bundled:
         return bundled[text]
     hint = f"the bundled job {path.stem!r} needs no path" if path.stem in bundled else f"bundled: {', '.join(bundled)}"
+    kept = next((job for job in (path / "job.toml", Path("runs") / path / "job.toml") if job.is_file()), None)
+    hint = f"the job of that run is {str(kept)!r}" if kept else hint
     raise MissingJobError(f"there is no job file {text!r} here ({Path.cwd()}); {hint}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-AUTO = ("", "auto")
+AUTO = "auto"
 _UNITS = {"": 1, "b": 1} | {
     f"{letter}{kind}": base**power
     for power, letter in enumerate("kmgt", 1)
@@ -14,11 +14,11 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
 
 
 def bytes_of(text: str) -> int | None:
-    """Bytes of "2 GiB", "500 MiB", "1.5 GB" or "2000000000"; None for "" and "auto", which leave them to the machine.
+    """Bytes of "2 GiB", "500 MiB", "1.5 GB" or "2000000000"; None for "auto", which leaves them to the machine.
 
     Raises: ValueError for anything else, and for nothing at all.
     """
-    if text.strip().lower() in AUTO:
+    if text.strip().lower() == AUTO:
         return None
     found = _SIZE.fullmatch(text.strip().lower())
     count = round(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
@@ -34,4 +34,4 @@ def told(count: float) -> str:
     """A size for people, never smaller than it is: "1.3 GiB", "200 MiB"."""
     unit, name = (2**30, "GiB") if count >= 2**30 else (2**20, "MiB")
     tenths = -(-int(count) * 10 // unit) if unit == 2**30 else -(-int(count) // unit) * 10
-    return f"{tenths / 10:g} {name}"
+    return f"{tenths / 10:.1f}".removesuffix(".0") + f" {name}"

@@ -24,6 +24,7 @@ from gnnsoup_hpc.soup.station import Station
 from gnnsoup_hpc.soup.team import Team, receive, serve
 from gnnsoup_hpc.soup.work import Stove
 from gnnsoup_hpc.store import graph as graph_store
+from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store.graph import GraphFile
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def _coordinate(job: Job, here: Place, team: Team, device: torch.device, again: 
     run, log = RunDir.of(job), Log(here.prefix)
     with graph_store.opened(run.graph, job, verify=True) as graph:
         architecture = Architecture.of(job.model, graph.features, graph.classes)
-        job, memory = _within_limit(job, here, graph, device, log)
+        job, memory = _within_limit(ingredient_store.settled(job, run), here, graph, device, log)
         selection = selected(job, run, architecture, graph, log)
         note_job(job)
         ids = list(selection.fit)

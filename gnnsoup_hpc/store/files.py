@@ -60,6 +60,20 @@ def published(path: Path) -> Iterator[Path]:
         ) from error
 
 
+def check_writable(path: Path) -> None:
+    """See, before hours of work, that their result can be put there.
+
+    Raises: RunError where `path` is a folder, or its folder is not there or not to be written to.
+    """
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise RunError(f"{path} is a folder: name a file")
+    if not folder.is_dir():
+        raise RunError(f"{path} cannot be written: there is no folder {folder}; make it, or name another file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RunError(f"{path} cannot be written: the folder {folder} may not be written to")
+
+
 @contextmanager
 def scratch(path: Path) -> Iterator[Path]:
     """Yield a private folder beside `path`, for what its making does not keep in memory; it is removed afterwards."""

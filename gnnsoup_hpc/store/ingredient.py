@@ -16,6 +16,7 @@ from gnnsoup_hpc.hashing import canonical, content_sha256, fingerprint
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Epoch, Hyperparameters, Ingredient, State
+from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.sampling import resolved
 from gnnsoup_hpc.store import cost, files, states
 from gnnsoup_hpc.store.graph import GraphFile
@@ -78,6 +79,25 @@ def _batches(job: Job, graph: GraphFile) -> dict[str, Any]:
         return parts
     drawn = {"train.batch_size": how.batch_size, "train.fanout": list(how.fanout)}
     return parts | drawn | {"train.sampler": resolved(how.sampler)}
+
+
+def settled(job: Job, run: RunDir) -> Job:
+    """The job; where it leaves train.clusters open (0), with the number that the run's ingredients were trained with.
+
+    Then the number does not change with the memory of whoever goes on with a run. Still 0 where there are none.
+    """
+    if job.train.clusters:
+        return job
+    for index in range(job.train.ingredients):
+        try:
+            path = run.ingredient(index)
+            with files.opened(path, KIND, VERSION) as file, files.reading(path):
+                known = json.loads(file["provenance"].attrs["origin"])
+        except FileError:
+            continue
+        clusters = int(known.get("train.clusters", 1))
+        return job.model_copy(update={"train": job.train.model_copy(update={"clusters": clusters})})
+    return job
 
 
 def hyperparameters(job: Job, index: int) -> Hyperparameters:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 from gnnsoup_hpc import cli, limits, ranks
 from gnnsoup_hpc.job import Job
-from gnnsoup_hpc.limits import Demand, Limit
+from gnnsoup_hpc.limits import Limit
 from gnnsoup_hpc.prepare import prepare
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.ranks import Place
 from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.store import graph as graph_store
 from gnnsoup_hpc.train.work import train_all
 
 
@@ -21,8 +22,9 @@ def train(job: Job, here: Place, offline: bool = False, souping: bool = False) -
     log = Log(here.prefix)
     device = ranks.claim_machine(job.machine, here)
     log.say(f"train: on {here.host}, device {device}, {ranks.threads()} threads")
-    if not RunDir.of(job).graph.exists():
-        limits.refuse(Limit.of(job, here), [Demand("any work", 0)])
+    run = RunDir.of(job)
+    if not (run.graph.exists() or run.shared_graph(graph_store.key(job)).exists()):
+        limits.refuse_before_graph(Limit.of(job, here))
     prepare(job, here, log, offline=offline)
     train_all(job, here, device, log, souping)
 

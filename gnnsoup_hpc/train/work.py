@@ -78,7 +78,7 @@ def train_all(job: Job, here: Place, device: torch.device, log: Log, souping: bo
 
 def _within_limit(job: Job, run: RunDir, here: Place, sizes: Sizes, log: Log, souping: bool) -> Job:
     """The job with train.clusters chosen; said and refused only where something is left to be trained or souped."""
-    limit = Limit.of(job, here)
+    limit, job = Limit.of(job, here), ingredient_store.settled(job, run)
     resolved_job, training = limits.decided_training(job, sizes, limit)
     souped = limits.decided_souping(job, sizes, limit)[1] if souping else []
     if all(run.ingredient(index).exists() for index in range(job.train.ingredients)):

@@ -60,11 +60,12 @@ def test_only_the_ways_that_are_asked_for_are_carried_out(ways: tuple[str, ...])
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--seeds", "3"], r"--seeds go with --quality.*leave it out"),
-        (["--methods", "pls", "--judge-every", "2"], r"--methods, --judge-every go with --quality.*leave them out"),
+        (["--seeds", "3"], r"--seeds can be used with --quality only: give --quality RUN, or leave it out"),
+        (["--methods", "pls", "--judge-every", "2"], r"--methods, --judge-every can be .* leave them out"),
         (["--sample-evaluations", "0"], "--sample-evaluations"),
-        (["--quality", "pubmed", "--unions", "4", "--full"], r"--full, --unions do not go with --quality"),
+        (["--quality", "pubmed", "--unions", "4", "--full"], r"--full, --unions cannot be used with --quality"),
         (["--tasks", "evaluation", "--unions", "4"], "--unions is for pls_step"),
+        (["--threads", "99999"], r"--threads 99999 is more than the \d+ cores"),
     ],
 )
 def test_what_would_have_no_effect_is_refused(words: list[str], message: str) -> None:
@@ -76,7 +77,8 @@ def test_what_would_have_no_effect_is_refused(words: list[str], message: str) ->
     ("words", "message"),
     [
         (["--methods", "gis,best"], "unknown: best; known: gis, ls, pls"),
-        (["--unions", "0"], "less than 1"),
+        (["--unions", "0"], "0 is less than 1"),
+        (["--unions", "-3"], "-3 is less than 1"),
         (["--sample-evaluations", "-1"], "less than 0"),
         (["--models", "gin"], "invalid choice"),
     ],
@@ -85,6 +87,17 @@ def test_bad_values_are_refused(words: list[str], message: str, capsys: pytest.C
     with pytest.raises(SystemExit):
         parsed(*words)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["", "not/there/bench.json"])
+def test_where_no_result_can_be_put_nothing_is_measured(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], own_excepthook: None
+) -> None:
+    assert entry.main(["--output", str(tmp_path / place)]) == RunError.exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path) in line
+    assert ("is a folder" in line) == (not place)
+    assert not (tmp_path / "not").exists()
 
 
 def test_more_parts_than_there_are_is_one_line(

@@ -48,6 +48,30 @@ def test_clusters_are_chosen_before_ingredients_have_a_recipe(empty: Bowl) -> No
     )
 
 
+def test_chosen_clusters_are_those_of_the_ingredients_from_then_on(empty: Bowl) -> None:
+    """Souping, and whoever goes on, takes the number that was chosen, whatever would be chosen now."""
+    words = ("--set", "train.batch=cluster", "--set", "train.clusters=0", "--set", 'soup.methods=["uniform"]')
+    succeeds(empty.gnnsoup_here("train", *words[:-2], "--set", "train.clusters=3", "--set", "train.ingredients=1"))
+    said = succeeds(empty.gnnsoup_here("run", *words))
+    assert "training on unions of 3 of 8 parts" in said
+    assert "soup: uniform done" in said
+    assert "soup: uniform is there already" in succeeds(empty.gnnsoup_here("soup", *words))
+
+
+def test_open_clusters_are_chosen_by_a_whole_run(empty: Bowl) -> None:
+    words = ("--set", "train.batch=cluster", "--set", "train.clusters=0", "--set", 'soup.methods=["uniform"]')
+    said = succeeds(empty.gnnsoup_here("run", *words))
+    assert "training on unions of 8 of 8 parts" in said
+    assert "soup: uniform done" in said
+
+
 def test_less_than_the_libraries_is_refused_before_the_graph_is_made(empty: Bowl) -> None:
-    fails(empty.gnnsoup_here("train", "--memory-limit", "200 MiB"), "libraries", "'200 MiB'", "Give at least")
+    fails(empty.gnnsoup_here("train", "--memory-limit", "200 MiB"), "libraries alone", "'200 MiB'", "gnnsoup prepare")
     assert not empty.graph.exists()
+    succeeds(empty.gnnsoup_here("prepare"))
+    fails(empty.gnnsoup_here("train", "--memory-limit", "200 MiB"), "full batches", "Give at least")
+
+
+@pytest.mark.parametrize("limit", ["much", ""])
+def test_what_is_no_size_is_said_to_come_from_the_command_line(empty: Bowl, limit: str) -> None:
+    fails(empty.gnnsoup_here("train", "--memory-limit", limit), f"machine.memory_limit={limit}", "is no size")
