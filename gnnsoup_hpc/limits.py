@@ -68,19 +68,24 @@ class Demand:
 
 def decided_training(job: Job, sizes: Sizes, limit: Limit) -> tuple[Job, list[Demand]]:
     """The job with train.clusters chosen, and what training needs."""
+    drops = bool(job.train.drop_edges or any(job.train.vary.drop_edges))
     if job.train.batch == "full":
-        demand = Demand("training on full batches", budget.trained_full(sizes), _cluster_instead(sizes, limit))
+        instead = _cluster_instead(sizes, limit, drops)
+        demand = Demand("training on full batches", budget.trained_full(sizes, drops), instead)
         return _with_clusters(job, job.train.clusters or 1), [demand]
     store = budget.neighbour_store(sizes) if job.train.batch == "neighbour" else 0
-    clusters = job.train.clusters or _largest(sizes, limit, lambda size: store + budget.trained_clusters(sizes, size))
+
+    def needed(size: int) -> int:
+        return store + budget.trained_clusters(sizes, size, drops)
+
+    clusters = job.train.clusters or _largest(sizes, limit, needed)
     demands = []
     if job.train.batch == "neighbour":
         hops = tuple(per_hop(job.train.fanout, sizes.net.layers))
-        work = budget.trained_neighbour(sizes, job.train.batch_size, hops)
-        demands.append(Demand("training on neighbour batches", work, _cluster_instead(sizes, limit)))
-    work = store + budget.trained_clusters(sizes, clusters)
-    largest = _fitting(sizes, limit, lambda size: store + budget.trained_clusters(sizes, size), clusters)
-    demands.append(Demand(f"training on unions of {clusters} of {sizes.parts} parts", work, _or("clusters", largest)))
+        work = budget.trained_neighbour(sizes, job.train.batch_size, hops, drops)
+        demands.append(Demand("training on neighbour batches", work, _cluster_instead(sizes, limit, drops)))
+    instead = _or("clusters", _fitting(sizes, limit, needed, clusters))
+    demands.append(Demand(f"training on unions of {clusters} of {sizes.parts} parts", needed(clusters), instead))
     demands.append(Demand("accuracies layer by layer", store + budget.layer_by_layer(sizes)))
     return _with_clusters(job, clusters), demands
 
@@ -164,8 +169,8 @@ def _sizes(sizes: Sizes) -> Iterator[int]:
     yield from range(min(budget.MOST_PARTS, sizes.parts), 0, -1)
 
 
-def _cluster_instead(sizes: Sizes, limit: Limit) -> str:
-    fits = limit.needed(budget.trained_clusters(sizes, 1)) <= limit.refused
+def _cluster_instead(sizes: Sizes, limit: Limit, drop_edges: bool) -> str:
+    fits = limit.needed(budget.trained_clusters(sizes, 1, drop_edges)) <= limit.refused
     return "train.batch = 'cluster'" if fits else ""
 
 
