@@ -198,8 +198,11 @@ def layer_by_layer(sizes: Sizes) -> int:
     return EVALUATED_NODE * sizes.whole.nodes + LEAST_WORK
 
 
-def trained(sizes: Sizes, extent: Extent, copies: int = CHANGING_STATES) -> int:
-    """A step of training through autograd on a subgraph, all of whose nodes are computed."""
+def trained(sizes: Sizes, extent: Extent, copies: int = CHANGING_STATES, drop_edges: bool = False) -> int:
+    """A step of training through autograd on a subgraph, all of whose nodes are computed.
+
+    With edge dropping, what is left of it has a structure and a first hop of its own, and each entry three numbers.
+    """
     net = sizes.net
     if sizes.on_device:
         return total(reading(net, extent))
@@ -210,17 +213,20 @@ def trained(sizes: Sizes, extent: Extent, copies: int = CHANGING_STATES) -> int:
     attention = 15 * FLOAT * net.heads * extent.entries * net.layers if net.kind == "gat" else 0
     optimiser = 6 * FLOAT * parameters(net)
     ids = int(np.dtype(index_type(extent.read)).itemsize)
+    if drop_edges:
+        structure += (TRAINED_ENTRY + 3 * DOUBLE) * extent.entries
+        features += FLOAT * net.features * extent.nodes * (net.kind != "gat")
     return features + max(ids * extent.read, structure + kept + attention) + optimiser
 
 
-def trained_full(sizes: Sizes) -> int:
+def trained_full(sizes: Sizes, drop_edges: bool = False) -> int:
     """Full batches: what is trained on stays while accuracies are told."""
-    return trained(sizes, sizes.whole, TRAINED_STATES) + EVALUATED_NODE * sizes.whole.nodes
+    return trained(sizes, sizes.whole, TRAINED_STATES, drop_edges) + EVALUATED_NODE * sizes.whole.nodes
 
 
-def trained_clusters(sizes: Sizes, clusters: int) -> int:
+def trained_clusters(sizes: Sizes, clusters: int, drop_edges: bool = False) -> int:
     """Cluster batches of so many parts."""
-    return trained(sizes, sizes.union(clusters))
+    return trained(sizes, sizes.union(clusters), drop_edges=drop_edges)
 
 
 def neighbour_store(sizes: Sizes) -> int:
@@ -229,7 +235,7 @@ def neighbour_store(sizes: Sizes) -> int:
     return FLOAT * sizes.net.features * whole.nodes + STORE_ENTRY * whole.read + PLAN_NODE * whole.nodes
 
 
-def trained_neighbour(sizes: Sizes, batch_size: int, fanouts: tuple[int, ...]) -> int:
+def trained_neighbour(sizes: Sizes, batch_size: int, fanouts: tuple[int, ...], drop_edges: bool = False) -> int:
     """Neighbour batches: that, and a sample; fanouts: one a hop, -1 = all."""
     whole, nodes, new, entries = sizes.whole, batch_size, batch_size, 0
     degree = -(-whole.entries // max(1, whole.nodes))
@@ -239,4 +245,4 @@ def trained_neighbour(sizes: Sizes, batch_size: int, fanouts: tuple[int, ...]) -
         new = min(drawn, whole.nodes)
         nodes = min(whole.nodes, nodes + new)
     sample = Extent(nodes, min(entries, whole.entries), min(entries, whole.entries), batch_size)
-    return neighbour_store(sizes) + trained(sizes, sample)
+    return neighbour_store(sizes) + trained(sizes, sample, drop_edges=drop_edges)

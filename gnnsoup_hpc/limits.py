@@ -68,21 +68,25 @@ class Demand:
 
 def decided_training(job: Job, sizes: Sizes, limit: Limit) -> tuple[Job, list[Demand]]:
     """The job with train.clusters chosen, and what training needs."""
+    drops = bool(job.train.drop_edges or any(job.train.vary.drop_edges))
     if job.train.batch == "full":
-        demand = Demand("training on full batches", budget.trained_full(sizes), _cluster_instead(sizes, limit))
+        instead = _cluster_instead(sizes, limit, drops)
+        demand = Demand("training on full batches", budget.trained_full(sizes, drops), instead)
         return with_clusters(job, job.train.clusters or 1), [demand]
     store = budget.neighbour_store(sizes) if job.train.batch == "neighbour" else 0
-    clusters = job.train.clusters or _largest(sizes, limit, lambda size: store + budget.trained_clusters(sizes, size))
+
+    def needed(size: int) -> int:
+        return store + budget.trained_clusters(sizes, size, drops)
+
+    clusters = job.train.clusters or _largest(sizes, limit, needed)
     demands, instead = [], ""
     if job.train.batch == "neighbour":
-        instead = _cluster_instead(sizes, limit)
+        instead = _cluster_instead(sizes, limit, drops)
         hops = tuple(per_hop(job.train.fanout, sizes.net.layers))
-        work = budget.trained_neighbour(sizes, job.train.batch_size, hops)
+        work = budget.trained_neighbour(sizes, job.train.batch_size, hops, drops)
         demands.append(Demand("training on neighbour batches", work, instead))
-    work = store + budget.trained_clusters(sizes, clusters)
-    largest = _fitting(sizes, limit, lambda size: store + budget.trained_clusters(sizes, size), clusters)
-    fewer = _or("clusters", largest) or instead
-    demands.append(Demand(f"training on unions of {clusters} of {sizes.parts} parts", work, fewer))
+    fewer = _or("clusters", _fitting(sizes, limit, needed, clusters)) or instead
+    demands.append(Demand(f"training on unions of {clusters} of {sizes.parts} parts", needed(clusters), fewer))
     demands.append(Demand("accuracies layer by layer", store + budget.layer_by_layer(sizes), instead))
     return with_clusters(job, clusters), demands
 
@@ -176,8 +180,8 @@ def _sizes(sizes: Sizes) -> Iterator[int]:
     yield from range(min(budget.MOST_PARTS, sizes.parts), 0, -1)
 
 
-def _cluster_instead(sizes: Sizes, limit: Limit) -> str:
-    least = max(budget.trained_clusters(sizes, 1), budget.layer_by_layer(sizes))
+def _cluster_instead(sizes: Sizes, limit: Limit, drop_edges: bool) -> str:
+    least = max(budget.trained_clusters(sizes, 1, drop_edges), budget.layer_by_layer(sizes))
     return "train.batch = 'cluster'" if limit.needed(least) <= limit.refused else ""
 
 

@@ -23,6 +23,8 @@ IndexArray = npt.NDArray[np.int32] | npt.NDArray[np.int64]  # int32 where it hol
 Dense = npt.NDArray[Any]  # a matrix of float32 or float64
 Precision = Literal["float32", "bfloat16"]  # of dense products while souping
 State = dict[str, Tensor]
+Draw = Literal["order", "dropout", "edges"]  # what training draws at random
+Start = Literal["shared", "own"]  # whose initial state an ingredient starts from
 Grouping = Literal["layer", "tensor", "model"]  # of parameters that share one alpha vector
 
 
@@ -127,6 +129,10 @@ class Hyperparameters:
     learning_rate: float
     weight_decay: float
     dropout: float
+    drop_edges: float = 0.0
+    shared_draws: tuple[Draw, ...] = ()
+    start: Start = "shared"
+    trunk_epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,15 @@ class Epoch:
     loss: float
     validation_accuracy: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """The state that ingredients branch from: that of its last epoch."""
+
+    state: State
+    history: tuple[Epoch, ...]
+    measurement: Measurement
 
 
 @dataclass(frozen=True)

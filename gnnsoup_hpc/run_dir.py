@@ -43,6 +43,11 @@ class RunDir:
         return self.root / "initial.h5"
 
     @property
+    def trunk(self) -> Path:
+        """The state that all ingredients branch from, with train.trunk_epochs."""
+        return self.root / "trunk.h5"
+
+    @property
     def ingredients(self) -> Path:
         """Folder of the ingredients."""
         return self.root / "ingredients"

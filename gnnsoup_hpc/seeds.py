@@ -5,11 +5,19 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+# Where a key has an ingredient's number, these stand for what is no ingredient.
+TRUNK = 2**32 - 1
+START = 2**32 - 2
+
+
+def derived(*key: int) -> int:
+    """A seed in [0, 2^63) that depends on the whole key."""
+    return int(_sequence(key).generate_state(1, np.uint64)[0] >> 1)
+
 
 def torch_generator(device: torch.device, *key: int) -> torch.Generator:
     """A generator on `device` whose stream depends on the whole key."""
-    seed = int(_sequence(key).generate_state(1, np.uint64)[0] >> 1)
-    return torch.Generator(device).manual_seed(seed)
+    return torch.Generator(device).manual_seed(derived(*key))
 
 
 def numpy_generator(*key: int) -> np.random.Generator:

@@ -191,3 +191,13 @@ def test_nothing_is_refused_that_fits() -> None:
 def test_sizes_of_a_model_do_not_depend_on_the_ingredients() -> None:
     net = Architecture("gcn", 2, 10, 16, 3)
     assert budget.total(budget.shelf(net, 2)) - budget.total(budget.shelf(net, 1)) == 4 * budget.parameters(net)
+
+
+@pytest.mark.parametrize("batch", ["full", "cluster", "neighbour"])
+def test_edge_dropping_is_asked_for_by_name_or_by_turn(batch: str) -> None:
+    def most(*overrides: str) -> int:
+        asked = job(f"train.batch={batch}", "train.clusters=2", *overrides)
+        return max(demand.work for demand in limits.decided_training(asked, PRODUCTS, limit(64 * GIB))[1])
+
+    assert most() < most("train.drop_edges=0.1") == most("train.vary.drop_edges=[0.0, 0.1]")
+    assert most() == most("train.vary.drop_edges=[0.0]")

@@ -7,10 +7,24 @@ import itertools
 import pytest
 import torch
 
-from gnnsoup_hpc.seeds import numpy_generator, torch_generator
+from gnnsoup_hpc.seeds import START, TRUNK, derived, numpy_generator, torch_generator
 from tests.pantry import CPU
 
-KEYS = [(0,), (1,), (0, 0), (0, 1), (1, 0), (1, 1), (0, 0, 0), (0, 0, 1), (0, 1, 0), (2**32 - 1,), (2**32 - 1, 7)]
+KEYS = [
+    (0,),
+    (1,),
+    (0, 0),
+    (0, 1),
+    (1, 0),
+    (1, 1),
+    (0, 0, 0),
+    (0, 0, 1),
+    (0, 1, 0),
+    (2**32 - 1,),
+    (2**32 - 3, 7),
+    (0, TRUNK),
+    (0, START, 1),
+]
 
 
 def numpy_stream(*key: int) -> tuple[float, ...]:
@@ -21,13 +35,18 @@ def torch_stream(*key: int) -> tuple[float, ...]:
     return tuple(torch.rand(4, generator=torch_generator(CPU, *key)).tolist())
 
 
-@pytest.mark.parametrize("stream", [numpy_stream, torch_stream])
+def seed(*key: int) -> int:
+    assert 0 <= derived(*key) < 2**63
+    return derived(*key)
+
+
+@pytest.mark.parametrize("stream", [numpy_stream, torch_stream, seed])
 def test_equal_keys_give_equal_streams(stream: object) -> None:
     assert callable(stream)
     assert all(stream(*key) == stream(*key) for key in KEYS)
 
 
-@pytest.mark.parametrize("stream", [numpy_stream, torch_stream])
+@pytest.mark.parametrize("stream", [numpy_stream, torch_stream, seed])
 def test_different_keys_give_different_streams(stream: object) -> None:
     assert callable(stream)
     same = [(a, b) for a, b in itertools.combinations(KEYS, 2) if stream(*a) == stream(*b)]

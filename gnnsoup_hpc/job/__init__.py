@@ -1,7 +1,7 @@
 """The typed job: one TOML file is one complete, named experiment.
 
-Every field is documented once, in its `description` (sections.py); `gnnsoup job [JOB]` prints the resolved job with
-them. An unknown key is an error that names the key and the nearest known one.
+Every field is documented once, in its `description` (sections.py, training.py); `gnnsoup job [JOB]` prints the resolved
+job with them. An unknown key is an error that names the key and the nearest known one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gnnsoup_hpc.errors import JobError, MissingJobError
+from gnnsoup_hpc.job.base import Section
 from gnnsoup_hpc.job.sections import (
     METHOD_NAMES,
     GisJob,
@@ -26,12 +27,10 @@ from gnnsoup_hpc.job.sections import (
     ModelJob,
     PartitionJob,
     PartitionLearnedJob,
-    Section,
     SoupJob,
     SyntheticJob,
-    TrainJob,
-    VaryJob,
 )
+from gnnsoup_hpc.job.training import TrainJob, VaryJob
 
 __all__ = [
     "METHOD_NAMES",

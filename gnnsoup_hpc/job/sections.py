@@ -5,29 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from gnnsoup_hpc.job import sizes
+from gnnsoup_hpc.job.base import Count, PartCount, Rate, Section, Seed
+from gnnsoup_hpc.job.training import TrainJob
 from gnnsoup_hpc.records import Grouping, Precision
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
-Rate = Annotated[float, Field(gt=0.0, le=1000.0, allow_inf_nan=False)]
-Decay = Annotated[float, Field(ge=0.0, le=1.0)]
-Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
-Count = Annotated[int, Field(ge=1)]
-PartCount = Annotated[int, Field(ge=0)]
-Fanout = Annotated[int, Field(ge=-1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 MemoryLimit = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 MethodName = Literal["best", "uniform", "greedy", "gis", "ls", "pls", "ensemble"]
 
 METHOD_NAMES: tuple[MethodName, ...] = ("best", "uniform", "greedy", "gis", "ls", "pls", "ensemble")
-
-
-class Section(BaseModel):
-    """A table of the job file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class SyntheticJob(Section):
@@ -102,55 +91,6 @@ class ModelJob(Section):
             raise ValueError(f"heads = {self.heads} is for kind = 'gat'; {self.kind} has none")
         if self.hidden % self.heads:
             raise ValueError(f"hidden = {self.hidden} must be a multiple of heads = {self.heads}")
-        return self
-
-
-class VaryJob(Section):
-    """Values that ingredients take in turn: ingredient i gets value i modulo the list's length; empty = none."""
-
-    learning_rate: tuple[Rate, ...] = Field((), strict=False, description="learning rates to take in turn")
-    weight_decay: tuple[Decay, ...] = Field((), strict=False, description="weight decays to take in turn")
-    dropout: tuple[Dropout, ...] = Field((), strict=False, description="dropout rates to take in turn")
-    epochs: tuple[Count, ...] = Field((), strict=False, description="epoch counts to take in turn")
-
-
-class TrainJob(Section):
-    """How ingredients are trained: independently, from one initial state."""
-
-    ingredients: Count = Field(8, description="N, the number of ingredients")
-    seed: Seed = Field(0, description="seed of the initial state; ingredient i draws its dropout from (seed, i)")
-    batch: Literal["full", "cluster", "neighbour"] = Field(
-        "full",
-        description="full: one step an epoch, on the whole graph; cluster: a step on each union of parts (Cluster-GCN);"
-        " neighbour: a step on sampled neighbourhoods of each batch of nodes (GraphSAGE)",
-    )
-    clusters: PartCount = Field(
-        1,
-        description="parts a union of cluster batches, and of the evaluation between epochs of mini-batches; 0: as many"
-        " as fit in machine.memory_limit, at most 8",
-    )
-    batch_size: Count = Field(1024, description="training nodes a step of neighbour batches")
-    fanout: tuple[Fanout, ...] = Field(
-        (10,),
-        min_length=1,
-        strict=False,
-        description="in-neighbours sampled of each node, from the last layer inwards; -1 = all; the last one repeats",
-    )
-    sampler: Literal["auto", "own", "pyg"] = Field(
-        "auto", description="of neighbour batches: PyG's, our own, or PyG's where pyg-lib or torch-sparse is installed"
-    )
-    epochs: Count = Field(100, description="epochs an ingredient; the weights of the best validation epoch are kept")
-    learning_rate: Rate = Field(0.005, description="Adam's learning rate")
-    weight_decay: Decay = Field(0.0, description="Adam's weight decay (L2)")
-    dropout: Dropout = Field(0.5, description="dropout after each hidden layer; for GAT on attention too")
-    vary: VaryJob = Field(
-        default_factory=lambda: VaryJob(), description="hyperparameters that differ between ingredients"
-    )
-
-    @model_validator(mode="after")
-    def _samples_something(self) -> Self:
-        if 0 in self.fanout:
-            raise ValueError("fanout = 0 samples no neighbour; -1 takes all")
         return self
 
 

@@ -81,7 +81,11 @@ def _ingredient_columns() -> list[Column[Ingredient]]:
         ("learning_rate", lambda i: i.hyperparameters.learning_rate, "1", "Adam's learning rate"),
         ("weight_decay", lambda i: i.hyperparameters.weight_decay, "1", "Adam's weight decay"),
         ("dropout", lambda i: i.hyperparameters.dropout, "1", "dropout rate"),
-        ("epochs", lambda i: i.hyperparameters.epochs, "1", "epochs asked for"),
+        ("drop_edges", lambda i: i.hyperparameters.drop_edges, "1", "share of edges that a step leaves out"),
+        ("epochs", lambda i: i.hyperparameters.epochs, "1", "epochs asked for, after those of a trunk"),
+        ("trunk_epochs", lambda i: i.hyperparameters.trunk_epochs, "1", "epochs of the trunk that it branched from"),
+        ("start", lambda i: i.hyperparameters.start, "1", "initial state: shared by all, or its own"),
+        ("shared_draws", lambda i: " ".join(i.hyperparameters.shared_draws), "1", "what all ingredients drew alike"),
         ("stopped", lambda i: i.stopped, "1", "why training ended"),
     ]
 

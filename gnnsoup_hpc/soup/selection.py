@@ -12,8 +12,10 @@ from gnnsoup_hpc.records import State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store import states
+from gnnsoup_hpc.store import trunk as trunk_store
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.store.ingredient import Origin
+from gnnsoup_hpc.store.trunk import TrunkOrigin
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,12 @@ def selected(job: Job, run: RunDir, architecture: Architecture, graph: GraphFile
     if not any(run.ingredient(index).exists() for index in range(job.train.ingredients)):
         raise RunError(f"{run.ingredients} holds no ingredient of this job: run `gnnsoup train JOB` first")
     initial = states.sha256(_initial(job, run, architecture))
+    trunk = _trunk_sha256(job, run, architecture, graph, initial)
     fit: dict[int, str] = {}
     unfit: dict[int, FileError] = {}
     for index in range(job.train.ingredients):
         try:
-            fit[index] = _hash(run, index, Origin.of(job, architecture, graph, initial, index))
+            fit[index] = _hash(run, index, Origin.of(job, architecture, graph, initial, index, trunk))
         except FileError as error:
             unfit[index] = error
     _judge(job, fit, unfit, log)
@@ -46,6 +49,18 @@ def selected(job: Job, run: RunDir, architecture: Architecture, graph: GraphFile
 def _initial(job: Job, run: RunDir, architecture: Architecture) -> State:
     try:
         return ingredient_store.read_initial(run.initial, architecture, job.train.seed)
+    except FileError as error:
+        raise RunError(f"{error}: run `gnnsoup train JOB`, which makes it again") from None
+
+
+def _trunk_sha256(job: Job, run: RunDir, architecture: Architecture, graph: GraphFile, initial: str) -> str:
+    """Hash of the state that the ingredients branched from; none without a trunk."""
+    if not job.train.trunk_epochs:
+        return ""
+    try:
+        return states.sha256(trunk_store.read(run.trunk, TrunkOrigin.of(job, architecture, graph, initial)).state)
+    except ForeignFileError as error:
+        raise RunError(f"{error}: give the job a name of its own (--set name=…), or move {run.trunk} away") from None
     except FileError as error:
         raise RunError(f"{error}: run `gnnsoup train JOB`, which makes it again") from None
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from gnnsoup_hpc import seeds
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
 from gnnsoup_hpc.hashing import canonical, content_sha256, fingerprint
 from gnnsoup_hpc.job import Job
@@ -25,17 +26,27 @@ KIND, VERSION = "ingredient", 1
 INITIAL, INITIAL_VERSION = "initial-state", 1
 GATHERED, GATHERED_VERSION = "ingredients", 1
 
-_HISTORY = {
+HISTORY = {
     "epoch": ("1", "epoch, from 1"),
     "loss": ("nat", "mean cross-entropy on training nodes, with dropout"),
     "validation_accuracy": ("1", "accuracy on validation nodes after the epoch"),
     "seconds": ("s", "wall time of the epoch, validation included"),
 }
+# Not in an origin where they are so: recipes of files that were written before a field was there do not change.
+_DEFAULTS: dict[str, Any] = {"trunk_sha256": "", "train.shared_draws": []} | {
+    f"train.{known.name}": known.default
+    for known in fields(Hyperparameters)
+    if known.default is not MISSING and known.name != "shared_draws"
+}
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What one ingredient is a function of; equal origins give equal ingredients on the same machine."""
+    """What one ingredient is a function of; equal origins give equal ingredients on the same machine.
+
+    initial_sha256 is the hash of the state that its training began at, before any trunk: ingredients for which it is
+    the same share their start.
+    """
 
     graph_sha256: str
     initial_sha256: str
@@ -45,23 +56,45 @@ class Origin:
     index: int
     hyperparameters: Hyperparameters
     batches: Mapping[str, Any] = field(default_factory=dict)  # what mini-batches depend on besides
+    trunk_sha256: str = ""  # of the state that it branched from, where there is a trunk
 
     @classmethod
-    def of(cls, job: Job, architecture: Architecture, graph: GraphFile, initial_sha256: str, index: int) -> Origin:
-        """The origin of a job's ingredient `index`."""
+    def of(
+        cls,
+        job: Job,
+        architecture: Architecture,
+        graph: GraphFile,
+        initial_sha256: str,
+        index: int,
+        trunk_sha256: str = "",
+    ) -> Origin:
+        """The origin of a job's ingredient `index`; `initial_sha256` is that of the shared initial state."""
         how = hyperparameters(job, index)
-        batches = _batches(job, graph)
-        return cls(graph.sha256, initial_sha256, architecture, job.train.batch, job.train.seed, index, how, batches)
+        if how.start == "own":
+            initial_sha256 = states.sha256(own_start(architecture, job.train.seed, index))
+        return cls(
+            graph_sha256=graph.sha256,
+            initial_sha256=initial_sha256,
+            architecture=architecture,
+            batch=job.train.batch,
+            seed=job.train.seed,
+            index=index,
+            hyperparameters=how,
+            batches=_batches(job, graph),
+            trunk_sha256=trunk_sha256,
+        )
 
     @property
     def values(self) -> dict[str, Any]:
-        """Everything, flat and named as in the job."""
+        """Everything, flat and named as in the job; what has its default is left out where older files lack it."""
         known = asdict(replace(self, batches={}))
         model = {f"model.{key}": value for key, value in known.pop("architecture").items()}
         trained = {f"train.{key}": value for key, value in known.pop("hyperparameters").items()}
-        hashes = {key: known[key] for key in ("graph_sha256", "initial_sha256")}
+        trained["train.shared_draws"] = sorted(trained["train.shared_draws"])
         named = {"train.batch": self.batch, "train.seed": self.seed, "index": self.index}
-        return hashes | model | trained | named | dict(self.batches)
+        starts = {key: known[key] for key in ("initial_sha256", "trunk_sha256")}
+        values = {"graph_sha256": self.graph_sha256} | model | trained | named | dict(self.batches) | starts
+        return {key: value for key, value in values.items() if key not in _DEFAULTS or value != _DEFAULTS[key]}
 
     @property
     def recipe(self) -> str:
@@ -102,23 +135,25 @@ def settled(job: Job, run: RunDir) -> Job:
 
 def hyperparameters(job: Job, index: int) -> Hyperparameters:
     """What ingredient `index` is trained with: the job's values, or its turn of what the job varies."""
-    train = job.train
-    base = Hyperparameters(train.epochs, train.learning_rate, train.weight_decay, train.dropout)
-    varied = {name: values[index % len(values)] for name, values in dict(train.vary).items() if values}
+    base = Hyperparameters(**{known.name: getattr(job.train, known.name) for known in fields(Hyperparameters)})
+    varied = {name: values[index % len(values)] for name, values in dict(job.train.vary).items() if values}
     return replace(base, **varied)
+
+
+def own_start(architecture: Architecture, seed: int, index: int) -> State:
+    """The initial state of ingredient `index` with train.start = "own"."""
+    return architecture.initial_state(seeds.derived(seed, seeds.START, index))
 
 
 def write(path: Path, ingredient: Ingredient, origin: Origin, job: Job, **provenance: object) -> None:
     """Publish one ingredient."""
-    history = {name: np.array([getattr(epoch, name) for epoch in ingredient.history]) for name in _HISTORY}
+    history = columns(ingredient.history)
     with files.created(path, KIND, VERSION, f"ingredient {ingredient.index}: one trained model") as file:
         file.attrs["index"] = ingredient.index
         file.attrs["recipe"] = origin.recipe
         file.attrs["content_sha256"] = _content(ingredient.state, history)
         states.put(file, ingredient.state)
-        files.put_table(
-            file, "history", {name: (history[name], *_HISTORY[name]) for name in _HISTORY}, "one row an epoch"
-        )
+        put_history(file, history)
         metrics = file.create_group("metrics", track_order=True)
         files.put(metrics, "best_epoch", ingredient.best_epoch, "1", "epoch whose weights were kept")
         files.put(metrics, "validation_accuracy", ingredient.validation_accuracy, "1", "exact, on validation nodes")
@@ -141,18 +176,18 @@ def read(path: Path, origin: Origin | None = None) -> Ingredient:
         states.check_finite(path, state)
         if origin is not None:
             states.check_shapes(path, state, origin.architecture)
-            _same_origin(path, file, origin)
+            same_origin(path, file, origin.recipe, origin.values)
         return _ingredient(file, state)
 
 
 def _ingredient(file: h5py.File, state: State) -> Ingredient:
-    columns = [file["history"][name][:] for name in _HISTORY]
-    known = json.loads(file["provenance"].attrs["origin"])
+    known = _DEFAULTS | json.loads(file["provenance"].attrs["origin"])
     trained = {name: known[f"train.{name}"] for name in Hyperparameters.__dataclass_fields__}
+    trained["shared_draws"] = tuple(trained["shared_draws"])
     return Ingredient(
         index=int(file.attrs["index"]),
         state=state,
-        history=tuple(Epoch(int(e), float(a), float(b), float(c)) for e, a, b, c in zip(*columns, strict=True)),
+        history=get_history(file),
         best_epoch=int(file["metrics/best_epoch"][()]),
         validation_accuracy=float(file["metrics/validation_accuracy"][()]),
         test_accuracy=float(file["metrics/test_accuracy"][()]),
@@ -162,16 +197,41 @@ def _ingredient(file: h5py.File, state: State) -> Ingredient:
     )
 
 
-def _same_origin(path: Path, file: h5py.File, origin: Origin) -> None:
-    if file.attrs["recipe"] == origin.recipe:
+def same_origin(path: Path, file: h5py.File, recipe: str, wanted: Mapping[str, Any]) -> None:
+    """Refuse a file of another recipe, naming the first thing in which it differs from what is wanted.
+
+    Raises: ForeignFileError.
+    """
+    if file.attrs["recipe"] == recipe:
         return
-    found, wanted = json.loads(file["provenance"].attrs["origin"]), origin.values
-    key = next((key for key in wanted if found.get(key) != wanted[key]), "index")
+    found = json.loads(file["provenance"].attrs["origin"])
+    was, says = _DEFAULTS | found, _DEFAULTS | dict(wanted)
+    # Where a start differs, what the job says of starts tells more than a hash.
+    keys = sorted([*wanted, *found], key=lambda key: key in ("initial_sha256", "trunk_sha256"))
+    key = next((key for key in keys if was.get(key) != says.get(key)), "index")
     if key == "graph_sha256":
         raise ForeignFileError(f"{path} was trained on another graph ({found.get(key, '?')[:12]}…) than the run's")
     if key == "initial_sha256":
         raise ForeignFileError(f"{path} started from another initial state than the run's")
-    raise ForeignFileError(f"{path} is of another recipe: {key} was {found.get(key)!r}, the job says {wanted[key]!r}")
+    if key == "trunk_sha256":
+        raise ForeignFileError(f"{path} branched from another trunk than the run's")
+    raise ForeignFileError(f"{path} is of another recipe: {key} was {was.get(key)!r}, the job says {says.get(key)!r}")
+
+
+def columns(history: Sequence[Epoch]) -> dict[str, Any]:
+    """A training history as columns."""
+    return {name: np.array([getattr(epoch, name) for epoch in history]) for name in HISTORY}
+
+
+def put_history(file: h5py.File, history: Mapping[str, Any]) -> None:
+    """Write the columns of a training history."""
+    files.put_table(file, "history", {name: (history[name], *HISTORY[name]) for name in HISTORY}, "one row an epoch")
+
+
+def get_history(file: h5py.File) -> tuple[Epoch, ...]:
+    """The training history of a file."""
+    rows = zip(*(file["history"][name][:] for name in HISTORY), strict=True)
+    return tuple(Epoch(int(e), float(a), float(b), float(c)) for e, a, b, c in rows)
 
 
 def _content(state: State, history: dict[str, Any]) -> str:

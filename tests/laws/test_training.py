@@ -18,10 +18,12 @@ from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Hyperparameters, Ingredient, Role, State
 from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.seeds import derived
 from gnnsoup_hpc.store import graph as graph_store
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.subgraph import View
+from gnnsoup_hpc.train import edges, loop
 from gnnsoup_hpc.train.batches import FullBatches
 from gnnsoup_hpc.train.loop import Course, train
 from tests import pantry, tiny
@@ -195,6 +197,53 @@ def test_divergence_at_once_names_the_rate(views: Views) -> None:
     huge = {name: tensor * 1e30 for name, tensor in NETS[0].initial_state(0).items()}
     with pytest.raises(RunError, match=r"ingredient 4 diverged in epoch 1 .*lower train.learning_rate = 0.02"):
         trained(NETS[0], views, index=4, initial=huge)
+
+
+@every_kind
+def test_shared_masks_make_ingredients_one(net: Architecture, views: Views) -> None:
+    """On full batches nothing else tells them apart, and ingredient 0 is what it is without."""
+    how = replace(HOW, shared_draws=("dropout",))
+    zero = trained(net, views, how, index=0).state
+    assert same(zero, trained(net, views, how, index=3).state)
+    assert same(zero, trained(net, views, index=0).state)
+    assert not same(zero, trained(net, views, replace(HOW, shared_draws=("order", "edges")), index=3).state)
+
+
+@every_kind
+def test_dropped_edges_are_those_of_index_and_seed(net: Architecture, views: Views) -> None:
+    how = replace(HOW, dropout=0.0, drop_edges=0.4)
+    base = trained(net, views, how, index=0).state
+    assert same(trained(net, views, how, index=0).state, base)
+    assert not same(trained(net, views, replace(how, drop_edges=0.0)).state, base)
+    assert not same(trained(net, views, how, index=1).state, base)
+    assert not same(trained(net, views, how, seed=1).state, base)
+    shared = replace(how, shared_draws=("edges",))
+    assert same(trained(net, views, shared, index=1).state, base)
+
+
+def test_each_step_drops_its_own_edges(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One key a step of an epoch, none of them twice; accuracies are told on all edges."""
+    keys: list[int] = []
+
+    class Thrice:
+        def epoch(self, generator: object) -> Iterator[View]:
+            yield from (views.train,) * 3
+
+        def validation_accuracy(self, architecture: Architecture, state: State) -> float:
+            return evaluate.of_weights(architecture, state, views.validation)
+
+    def noted(view: View, rate: float, key: int) -> View:
+        keys.append(key)
+        return edges.thinned(view, rate, key)
+
+    monkeypatch.setattr(loop, "thinned", noted)
+    evaluator = Evaluator(views.graph, NETS[0], 1 << 30, views.folder, pantry.CPU)
+    course = Course(NETS[0], Thrice(), evaluator, pantry.CPU)
+    how = replace(HOW, epochs=2, drop_edges=0.3)
+    found = train(course, NETS[0].initial_state(0), how, 0, 5, pantry.QUIET.bar(2, "test"))
+    assert keys == [derived(0, 5, epoch, step) for epoch in (1, 2) for step in range(3)]
+    assert len(set(keys)) == 6
+    assert found.validation_accuracy == max(epoch.validation_accuracy for epoch in found.history)
 
 
 def test_vary_is_applied_in_turn(tmp_path: Path) -> None:

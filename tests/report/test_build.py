@@ -64,6 +64,7 @@ def test_ingredients_are_those_of_the_run(report: h5py.File, served: Job) -> Non
         assert row["best_epoch"] == ingredient.best_epoch
         assert row["learning_rate"] == 0.02
         assert row["epochs"] == 12
+        assert (row["drop_edges"], row["trunk_epochs"], row["start"], row["shared_draws"]) == (0.0, 0, "shared", "")
         assert row["stopped"] == "all epochs done"
 
 

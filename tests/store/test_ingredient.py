@@ -67,6 +67,15 @@ def test_the_file_says_where_it_comes_from(path: Path) -> None:
         (replace(ORIGIN, initial_sha256="c" * 64), "started from another initial state"),
         (replace(ORIGIN, hyperparameters=Hyperparameters(4, 0.01, 0.0, 0.5)), "train.epochs was 3, the job says 4"),
         (replace(ORIGIN, seed=7), "train.seed was 0, the job says 7"),
+        (
+            replace(ORIGIN, hyperparameters=Hyperparameters(3, 0.01, 0.0, 0.5, drop_edges=0.2)),
+            "train.drop_edges was 0.0, the job says 0.2",
+        ),
+        (
+            replace(ORIGIN, hyperparameters=Hyperparameters(3, 0.01, 0.0, 0.5, shared_draws=("edges",))),
+            r"train.shared_draws was \[\], the job says \['edges'\]",
+        ),
+        (replace(ORIGIN, trunk_sha256="c" * 64), "branched from another trunk"),
         (replace(ORIGIN, index=3), "index was 2, the job says 3"),
         (replace(ORIGIN, architecture=replace(NET, hidden=16)), "does not fit the job's model"),
         (replace(ORIGIN, architecture=replace(NET, kind="gcn")), "does not fit the job's model: "),
@@ -106,11 +115,59 @@ def test_recipes_are_those_of_their_origins() -> None:
     assert Origin(**vars(ORIGIN)).recipe == ORIGIN.recipe
 
 
+def test_what_has_its_default_is_in_no_recipe() -> None:
+    """Or the recipes of all older files would change with each new field."""
+    assert sorted(ORIGIN.values) == sorted(
+        [
+            *("graph_sha256", "initial_sha256", "index", "train.batch", "train.seed"),
+            *("train.epochs", "train.learning_rate", "train.weight_decay", "train.dropout"),
+            *(f"model.{name}" for name in vars(NET)),
+        ]
+    )
+    assert ORIGIN.recipe == "6fb0c3d4dab6d81c149a9ab93100048d9f3a3f0bfb5d5a9131ea6abca946f140"
+    how = replace(ORIGIN.hyperparameters, drop_edges=0.1, shared_draws=("order", "dropout"), trunk_epochs=2)
+    more = replace(ORIGIN, hyperparameters=how, trunk_sha256="c" * 64).values
+    assert {key: value for key, value in more.items() if key not in ORIGIN.values} == {
+        "train.drop_edges": 0.1,
+        "train.shared_draws": ["dropout", "order"],
+        "train.trunk_epochs": 2,
+        "trunk_sha256": "c" * 64,
+    }
+
+
+def test_all_hyperparameters_come_back(tmp_path: Path) -> None:
+    how = Hyperparameters(3, 0.01, 0.0, 0.5, 0.2, ("dropout", "edges"), "own", 0)
+    of = replace(ORIGIN, hyperparameters=how)
+    store.write(tmp_path / "0002.h5", ingredient(hyperparameters=how), of, JOB)
+    assert store.read(tmp_path / "0002.h5", of).hyperparameters == how
+
+
+def test_the_order_of_shared_draws_is_no_other_recipe() -> None:
+    one, other = (
+        replace(ORIGIN, hyperparameters=replace(ORIGIN.hyperparameters, shared_draws=draws)).recipe
+        for draws in (("order", "edges"), ("edges", "order"))
+    )
+    assert one == other != ORIGIN.recipe
+
+
 def test_varied_hyperparameters_are_taken_in_turn() -> None:
-    job = Job(name="x", train={"epochs": 7, "vary": {"dropout": [0.1, 0.2, 0.3], "learning_rate": [0.5, 0.25]}})
+    job = Job(
+        name="x",
+        train={
+            "epochs": 7,
+            "vary": {
+                "dropout": [0.1, 0.2, 0.3],
+                "learning_rate": [0.5, 0.25],
+                "drop_edges": [0.0, 0.3],
+                "weight_decay": [0.1],
+            },
+        },
+    )
     found = [store.hyperparameters(job, index) for index in range(4)]
     assert [how.dropout for how in found] == [0.1, 0.2, 0.3, 0.1]
     assert [how.learning_rate for how in found] == [0.5, 0.25, 0.5, 0.25]
+    assert [how.drop_edges for how in found] == [0.0, 0.3, 0.0, 0.3]
+    assert {how.weight_decay for how in found} == {0.1}
     assert {how.epochs for how in found} == {7}
 
 

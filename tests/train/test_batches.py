@@ -161,6 +161,26 @@ def test_the_same_job_gives_the_same_bits(kind: str, tmp_path: Path) -> None:
     assert not torch.equal(states[0][0]["convs.0.lin_l.weight"], states[0][1]["convs.0.lin_l.weight"])
 
 
+@every_kind
+def test_the_order_of_batches_can_be_shared(kind: str, tmp_path: Path) -> None:
+    """It then is all that two ingredients without dropout share or do not share."""
+    for draws, alike in (("[]", False), ('["order"]', True)):
+        words = (*KINDS[kind], "train.epochs=2", "train.dropout=0.0", f"train.shared_draws={draws}")
+        job = pantry.stocked(tmp_path / str(alike), *words, ingredients=2)
+        one, other = (ingredient_store.read(RunDir.of(job).ingredient(index)).state for index in range(2))
+        assert all(torch.equal(one[name], other[name]) for name in one) == alike
+
+
+@every_kind
+def test_mini_batches_drop_edges(kind: str, tmp_path: Path) -> None:
+    words = (*KINDS[kind], "train.epochs=3", "train.drop_edges=0.5", "train.dropout=0.0")
+    with_all = pantry.stocked(tmp_path / "all", *words[:-2], "train.dropout=0.0", ingredients=1)
+    without = pantry.stocked(tmp_path / "some", *words, ingredients=1)
+    one, other = (ingredient_store.read(RunDir.of(job).ingredient(0)) for job in (with_all, without))
+    assert one.history[0].loss != other.history[0].loss
+    assert other.history[-1].loss < other.history[0].loss
+
+
 @pytest.mark.parametrize(
     ("kind", "override", "message"),
     [
