@@ -186,7 +186,7 @@ class Mixture:
 class Alignment:
     """Ingredients' hidden units in the order of one of them's, before anything is mixed.
 
-    Shapes: orders, one a set of units, (N, units), a row an ingredient, in the order of `ids`; empty where `by` is none.
+    Shapes: orders, one a set of units, (N, units): a row an ingredient, in the order of `ids`; empty for by = none.
     """
 
     by: Align
