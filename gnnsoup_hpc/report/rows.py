@@ -46,7 +46,7 @@ class Contents:
 
     @property
     def units(self) -> str:
-        """What was done to the ingredients' hidden units before they were mixed, in words; empty where nothing was asked."""
+        """What was done to hidden units before anything was mixed, in words; empty where nothing was asked."""
         if self.alignment is None:
             return ""
         by, reference = self.alignment.alignment.by, self.alignment.alignment.reference

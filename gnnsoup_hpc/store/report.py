@@ -25,7 +25,7 @@ def write(
     verdicts: Sequence[str],
     units: str = "",
 ) -> None:
-    """Publish a report: each table as a group, each method's steps under histories/, the verdicts and what was done to hidden units in words."""
+    """Publish a report: tables as groups, each method's steps under histories/; verdicts and `units` in words."""
     with files.created(path, KIND, VERSION, f"report of the run {job.name}") as file:
         file.attrs["graph"], file.attrs["alignment"] = graph, units
         for name, (columns, about) in tables.items():
