@@ -26,33 +26,15 @@ from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store import soup as soup_store
 from gnnsoup_hpc.store import states
 from tests import pantry
-from tests.alignment.kit import shuffle
 from tests.faults.kit import flip
 
 MODELS = {"sage": {}, "gat": {"kind": "gat", "heads": 2, "norm": "layer"}}
 
 
-def shuffled(job: Job, copies: bool = False) -> Job:
-    """The run with ingredients' units shuffled; with `copies`, all those of the first ingredient."""
-    run = RunDir.of(job)
-    with pantry.station(job) as station:
-        net, graph = station.architecture, station.graph
-        initial = states.sha256(ingredient_store.read_initial(run.initial, net, job.train.seed))
-        first = ingredient_store.read(run.ingredient(0))
-        for index in range(1, job.train.ingredients):
-            ingredient = ingredient_store.read(run.ingredient(index))
-            state = permuted(net, first.state if copies else ingredient.state, shuffle(net, index))
-            accuracy = first.validation_accuracy if copies else ingredient.validation_accuracy
-            origin = ingredient_store.Origin.of(job, net, graph, initial, index)
-            made = replace(ingredient, state=state, validation_accuracy=accuracy)
-            ingredient_store.write(run.ingredient(index), made, origin, job)
-    return job
-
-
 @pytest.fixture(scope="module", params=MODELS)
 def strangers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A run whose ingredients have shuffled units."""
-    return shuffled(pantry.stocked(tmp_path_factory.mktemp(request.param), **MODELS[request.param]))
+    return pantry.shuffled(pantry.stocked(tmp_path_factory.mktemp(request.param), **MODELS[request.param]))
 
 
 @pytest.fixture
@@ -115,7 +97,7 @@ def test_units_are_found_again(run: Job, stock: Job) -> None:
 
 @pytest.mark.parametrize("by", ["weights", "activations"])
 def test_the_uniform_soup_of_shuffled_copies_is_the_model(stock: Job, tmp_path: Path, by: str) -> None:
-    job = shuffled(pantry.copied(stock, tmp_path), copies=True)
+    job = pantry.shuffled(pantry.copied(stock, tmp_path), copies=True)
     pantry.souped(pantry.changed(job, f"soup.align={by}", "soup.methods=['uniform']"))
     soup = soup_store.read(RunDir.of(job).soup("uniform"))
     assert soup.state is not None
