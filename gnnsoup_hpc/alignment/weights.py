@@ -2,10 +2,9 @@
 
 By coordinate descent: one set of units at a time, exactly, given the others' present orders, until none improves; that
 ends, since the inner product rises each time. Source: Ainsworth et al., Git Re-Basin, arXiv 2209.04836, algorithm 1.
-Ours differs in where it begins. The paper begins from the identity alone, which may end in a poor optimum: the first
-layers are then matched by columns of later ones that are in no order yet. Here it begins from three places: the
-identity, and orders found from the first set on, or from the last one back, from those weights alone whose other side
-is known. Of the three ends the best is taken; of equals the identity's.
+Ours differs in where it begins. The paper begins from the identity, which may end in a poor optimum: the first layers
+are then matched by columns of later ones that are in no order yet. Here it begins from the best of three: the identity,
+and orders found from the first set on, or from the last one back, from those weights alone whose other side is known.
 """
 
 from __future__ import annotations
@@ -36,23 +35,21 @@ def by_weights(
     with Crew():  # products on one thread, so that they do not depend on how many there are
         names = list(pair.layouts)
         starts = [identity(net), pair.one_by_one(names), pair.one_by_one(names[::-1])]
-        ends = [_descended(pair, start, seed) for start in starts]
-        reached = [pair.similarity(end) for end in ends]
-    return ends[int(np.argmax(reached))]
+        similar = [pair.similarity(start) for start in starts]
+        return _descended(pair, starts[int(np.argmax(similar))], seed)
 
 
 def _descended(pair: Pair, start: Permutation, seed: int) -> Permutation:
-    """Where coordinate descent ends."""
-    generator, orders = numpy_generator(seed), dict(start)
-    names, improved = list(orders), True
-    while improved:
-        improved = False
-        for number in generator.permutation(len(names)).tolist():
-            name = names[number]
+    """Where coordinate descent ends. A set is looked at again once one that shares a weight with it has changed."""
+    generator, orders, stale = numpy_generator(seed), dict(start), set(start)
+    while stale:
+        for name in generator.permutation(sorted(stale)).tolist():
+            stale.discard(name)
             gain = pair.gain(name, orders)
             order = best_order(gain, pair.layouts[name])
             if total(gain, order) > total(gain, orders[name]) + _ROUNDING * pair.scale:
-                orders[name], improved = order, True
+                orders[name] = order
+                stale |= pair.neighbours[name]
     return orders
 
 
@@ -62,6 +59,10 @@ class Pair:
     def __init__(self, net: Architecture, reference: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         self.layouts = layouts(net)
         self._carriers = carriers(net)
+        self.neighbours = {
+            name: {s for c in self._carriers if name in (c.rows, c.columns) for s in (c.rows, c.columns) if s} - {name}
+            for name in self.layouts
+        }
         self._here = {each.parameter: _double(reference, each.parameter) for each in self._carriers}
         self._there = {each.parameter: _double(state, each.parameter) for each in self._carriers}
         self.scale = float(sum(np.linalg.norm(a) * np.linalg.norm(self._there[n]) for n, a in self._here.items()))
