@@ -27,6 +27,7 @@ PLAN_NODE = 28  # bytes a node of a plan: its order, its place there, its scale,
 STORE_ENTRY = 16  # bytes an entry while the whole structure is read to be sampled: int32 as read, int64, int32 kept
 TRAINED_ENTRY = 28  # of training's structure: CSR, its transpose, both with values, and the permutation between them
 TRAINED_STATES = 6  # copies of a layer's states that autograd keeps while training, gradients included
+ALIGNED_STATES = 3  # the same where nothing is kept: what goes into a layer, its sums, what comes out
 CHANGING_STATES = 8  # the same where each step has another subgraph, whose sizes leave gaps
 EVALUATED_NODE = 64  # bytes a node of the whole graph while accuracies are told: roles, labels, places, predictions
 LEAST_WORK = 96 * MIB  # of inference layer by layer: a piece of the structure, two slabs, a block worth the reading
@@ -177,6 +178,14 @@ def partition_learned(sizes: Sizes, ingredients: int, union: int, exact: bool = 
     if sizes.on_device:
         return held + total(reading(net, extent))
     return BASE + held + total(plan(net, extent, keep=True), states(net, extent, keep=True))
+
+
+def activations(sizes: Sizes, ingredients: int, union: int) -> int:
+    """Hidden states of ingredients on unions of R parts, one layer's at a time, and sums over them in float64."""
+    net = sizes.net
+    hops = 8 * DOUBLE * net.hidden**2 * max(1, net.layers - 1)
+    held = total(shelf(net, ingredients)) + hops
+    return held + trained(sizes, sizes.union(union), copies=ALIGNED_STATES)
 
 
 def inference(sizes: Sizes, line: bool = False) -> int:

@@ -102,10 +102,18 @@ def decided_souping(job: Job, sizes: Sizes, limit: Limit) -> tuple[Job, list[Dem
     def work(size: int) -> int:
         return _partition_learned(job, sizes, size)
 
-    union = job.soup.pls.union or _largest(sizes, limit, work)
+    def states(size: int) -> int:
+        return budget.activations(sizes, count, size)
+
+    by_states = job.soup.align == "activations"
+    union = job.soup.pls.union or _largest(sizes, limit, lambda size: max(work(size), by_states * states(size)))
     if "pls" in job.soup.methods:
         largest = _fitting(sizes, limit, work, union)
         demands.append(Demand(f"pls with R = {union} of {sizes.parts} parts", work(union), _or("pls.union", largest)))
+    if by_states:
+        largest = _fitting(sizes, limit, states, union)
+        what = f"alignment by activations on unions of {union} of {sizes.parts} parts"
+        demands.append(Demand(what, states(union), _or("pls.union", largest)))
     pls = job.soup.pls.model_copy(update={"union": union})
     return job.model_copy(update={"soup": job.soup.model_copy(update={"pls": pls})}), demands
 

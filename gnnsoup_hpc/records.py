@@ -21,10 +21,13 @@ ByteArray = npt.NDArray[np.uint8]
 WordArray = npt.NDArray[np.uint32]
 IndexArray = npt.NDArray[np.int32] | npt.NDArray[np.int64]  # int32 where it holds, for half the memory
 Dense = npt.NDArray[Any]  # a matrix of float32 or float64
+Doubles = npt.NDArray[np.float64]
 Precision = Literal["float32", "bfloat16"]  # of dense products while souping
 State = dict[str, Tensor]
 Draw = Literal["order", "dropout", "edges"]  # what training draws at random
 Start = Literal["shared", "own"]  # whose initial state an ingredient starts from
+Permutation = Mapping[str, IntArray]  # of a model's units: an index array a set of them (alignment/symmetry.py)
+Align = Literal["none", "weights", "activations"]  # how ingredients' units are matched
 Grouping = Literal["layer", "tensor", "model"]  # of parameters that share one alpha vector
 
 
@@ -195,6 +198,24 @@ class Mixture:
 
 
 @dataclass(frozen=True)
+class Alignment:
+    """Ingredients' hidden units in the order of one of them's, before anything is mixed.
+
+    Shapes: orders, one a set of units, (N, units): a row an ingredient, in the order of `ids`; empty for by = none.
+    """
+
+    by: Align
+    reference: int
+    ids: tuple[int, ...]
+    orders: Mapping[str, IntArray]
+
+    def of(self, index: int) -> Permutation:
+        """The permutation of the ingredient `index`."""
+        row = self.ids.index(index)
+        return {name: order[row] for name, order in self.orders.items()}
+
+
+@dataclass(frozen=True)
 class Soup:
     """A mixture with its weights (None for an ensemble), its exact accuracies and what making it cost.
 
@@ -214,3 +235,4 @@ class Soup:
     test_accuracy: float
     measurement: Measurement
     counts: Mapping[str, int]
+    alignment: Alignment | None = None  # of the ingredients before they were mixed; None: as they are

@@ -62,6 +62,11 @@ class RunDir:
         return self.root / "ingredients.h5"
 
     @property
+    def alignment(self) -> Path:
+        """Orders of the ingredients' hidden units."""
+        return self.root / "alignment.h5"
+
+    @property
     def soups(self) -> Path:
         """Folder of the soups."""
         return self.root / "soups"

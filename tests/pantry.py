@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from gnnsoup_hpc import job as jobs
+from gnnsoup_hpc.alignment import permuted
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.prepare import prepare
@@ -23,8 +25,11 @@ from gnnsoup_hpc.soup.protocol import SoupMethod
 from gnnsoup_hpc.soup.station import Station
 from gnnsoup_hpc.soup.team import Team
 from gnnsoup_hpc.store import graph as graph_store
+from gnnsoup_hpc.store import ingredient as ingredient_store
+from gnnsoup_hpc.store import states
 from gnnsoup_hpc.train.work import train_all
 from tests import tiny
+from tests.alignment.kit import shuffle
 
 CPU = torch.device("cpu")
 QUIET = Log(quiet=True)
@@ -67,6 +72,23 @@ def changed(job: Job, *overrides: str) -> Job:
     path = Path(job.runs) / "changed.toml"
     path.write_text(job.to_toml(), encoding="utf-8")
     return jobs.load(str(path), overrides)
+
+
+def shuffled(job: Job, copies: bool = False) -> Job:
+    """The run with ingredients' units shuffled; with `copies`, all those of the first ingredient."""
+    run = RunDir.of(job)
+    with station(job) as ours:
+        net, graph = ours.architecture, ours.graph
+        initial = states.sha256(ingredient_store.read_initial(run.initial, net, job.train.seed))
+        first = ingredient_store.read(run.ingredient(0))
+        for index in range(1, job.train.ingredients):
+            ingredient = ingredient_store.read(run.ingredient(index))
+            state = permuted(net, first.state if copies else ingredient.state, shuffle(net, index))
+            accuracy = first.validation_accuracy if copies else ingredient.validation_accuracy
+            origin = ingredient_store.Origin.of(job, net, graph, initial, index)
+            made = replace(ingredient, state=state, validation_accuracy=accuracy)
+            ingredient_store.write(run.ingredient(index), made, origin, job)
+    return job
 
 
 @contextmanager

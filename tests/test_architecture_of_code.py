@@ -33,6 +33,7 @@ ORDER = [
     "store",
     "metis_apart",
     "passes",
+    "alignment",
     "graphs partition preparation models",
     "plan",
     "run_dir ranks subgraph measure leases progress seeds sampling",

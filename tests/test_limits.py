@@ -122,6 +122,21 @@ def test_zero_becomes_the_largest_number_that_fits(field: str) -> None:
     assert found == [chosen(most) for most in range(GIB, 12 * GIB, GIB // 4)]
 
 
+def test_alignment_by_activations_is_a_demand_of_its_own() -> None:
+    """It streams unions too, whose size then has to suit it as well."""
+    few, ours = ['soup.methods=["uniform"]', "soup.align=activations"], limit(2 * GIB)
+    _, demands = limits.decided_souping(job(*few, "soup.pls.union=8"), PRODUCTS, ours)
+    with pytest.raises(
+        MemoryLimitError, match=r"alignment by activations on unions of 8 of 32 parts needs .*pls.union = "
+    ):
+        limits.refuse(ours, demands)
+    decided, demands = limits.decided_souping(job(*few, "soup.pls.union=0"), PRODUCTS, ours)
+    limits.refuse(ours, demands)
+    size = decided.soup.pls.union
+    needs = [ours.needed(budget.activations(PRODUCTS, 2, union)) for union in (size, size + 1)]
+    assert needs[0] <= 2 * GIB < needs[1]
+
+
 def test_there_are_no_more_parts_than_there_are() -> None:
     few = Sizes(PRODUCTS.net, np.array([10, 10]), np.array([40, 40]), np.array([2, 2]), 0.1)
     decided, _ = limits.decided_souping(job("soup.pls.union=0"), few, limit(100 * GIB))

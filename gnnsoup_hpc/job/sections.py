@@ -144,6 +144,12 @@ class SoupJob(Section):
     unfit: Literal["refuse", "leave out"] = Field(
         "refuse", description="what to do about an ingredient that is missing, damaged, foreign or not finite"
     )
+    align: Literal["none", "weights", "activations", "auto"] = Field(
+        "auto",
+        description="put ingredients' hidden units in the order of the best one's first, matched by weights or by what"
+        " they do on validation nodes; changes no ingredient's outputs; auto: by weights where that lifts the mean of"
+        " all by more than the error, else none",
+    )
     gis: GisJob = Field(default_factory=lambda: GisJob(), description="options of GIS")
     ls: LearnedJob = Field(default_factory=lambda: LearnedJob(), description="options of LS")
     pls: PartitionLearnedJob = Field(default_factory=lambda: PartitionLearnedJob(), description="options of PLS")

@@ -27,7 +27,7 @@ def write(run: Contents) -> None:
         "phases": (_columns(run.phases, _phase_columns()), "one row a phase"),
     }
     histories = {soup.method: soup.mixture.history for soup in run.soups if soup.mixture.history}
-    report_store.write(run.run.report, run.job, run.graph, tables, histories, verdicts(run))
+    report_store.write(run.run.report, run.job, run.graph, tables, histories, verdicts(run), run.units)
 
 
 def _columns(rows: Sequence[Row], columns: Sequence[Column[Row]]) -> Columns:

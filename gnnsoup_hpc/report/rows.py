@@ -12,10 +12,12 @@ from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.measure import above_baseline
 from gnnsoup_hpc.records import Ingredient, Measurement, Role, Soup
 from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.store import alignment as alignment_store
 from gnnsoup_hpc.store import graph as graph_store
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store import soup as soup_store
 from gnnsoup_hpc.store import states
+from gnnsoup_hpc.store.alignment import Made
 from gnnsoup_hpc.store.graph import GraphFile
 
 
@@ -40,6 +42,16 @@ class Contents:
     ingredients: tuple[Ingredient, ...]
     soups: tuple[Soup, ...]
     phases: tuple[Phase, ...]
+    alignment: Made | None = None  # None where nothing was asked about it
+
+    @property
+    def units(self) -> str:
+        """What was done to hidden units before anything was mixed, in words; empty where nothing was asked."""
+        if self.alignment is None:
+            return ""
+        by, reference = self.alignment.alignment.by, self.alignment.alignment.reference
+        what = "left as they are" if by == "none" else f"put in the order of {reference:04d}'s, matched by {by}"
+        return f"hidden units {what}: {self.alignment.why}"
 
     def soup(self, method: str) -> Soup | None:
         """The soup of one method, if there is one."""
@@ -76,12 +88,31 @@ def contents(root: Path) -> Contents:
         test_nodes = int((graph.role(0, graph.nodes) == Role.TEST).sum())
         prepared = graph.measurement
         _check_shelf(run, graph, ingredients, soups)
+    alignment = _alignment(run, job, soups)
     phases = (
         _phase("prepare", [prepared]),
         _phase("train", [ingredient.measurement for ingredient in ingredients]),
+        *([_phase("align", [alignment.measurement])] if alignment else []),
         _phase("soup", [soup.measurement for soup in soups]),
     )
-    return Contents(run, job, about, test_nodes, ingredients, soups, phases)
+    return Contents(run, job, about, test_nodes, ingredients, soups, phases, alignment)
+
+
+def _alignment(run: RunDir, job: Job, soups: Sequence[Soup]) -> Made | None:
+    """What is known of the ingredients' alignment. Raises: RunError where a soup was made with another one."""
+    try:
+        asked = job.soup.align != "none" and run.alignment.exists()
+        made = alignment_store.read(run.alignment) if asked else None
+    except FileError as error:
+        raise RunError(f"{error}: run `gnnsoup soup JOB`, which makes it again") from None
+    here = alignment_store.sha256(made.alignment) if made else ""
+    for soup in soups:
+        if (alignment_store.sha256(soup.alignment) if soup.alignment else "") != here:
+            raise RunError(
+                f"{run.soup(soup.method)} was made of ingredients that were aligned otherwise than the run's job says:"
+                " run `gnnsoup soup JOB`, which brings all soups up to date"
+            )
+    return made
 
 
 def _check_options(run: RunDir, job: Job, soup: Soup) -> None:

@@ -25,6 +25,7 @@ def table(run: Contents) -> str:
             f"{run.run.root}: {model.kind}, {model.layers} layers, hidden {model.hidden}{heads}, on {run.graph}",
             f"{len(run.ingredients)} ingredients: validation {spread(validations)}, test {spread(tests)}"
             " (mean ± standard deviation)",
+            *([run.units] if run.units else []),
             "",
             *aligned([_HEAD, *(_row(run, soup) for soup in run.soups)]),
             "",

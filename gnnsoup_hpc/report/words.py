@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import sqrt
 
+from gnnsoup_hpc.measure import binomial_error
 from gnnsoup_hpc.records import Soup
 from gnnsoup_hpc.report.rows import Contents, best_ingredient
 
@@ -42,13 +42,3 @@ def _against(soup: Soup, best: float, error: float) -> str:
         return f"{name} {'beats' if difference > 0 else 'loses to'} the best ingredient by {points}."
     place = "above" if difference > 0 else "below"
     return f"{name} is {points} {place} the best ingredient, a difference within that error."
-
-
-def binomial_error(accuracy: float, nodes: int) -> float:
-    """Standard error of an accuracy that was measured on that many nodes.
-
-    Two nodes right and two wrong are added, so that it is not zero where every node is right (Agresti and Coull, The
-    American Statistician 52(2), 1998).
-    """
-    smoothed = (accuracy * nodes + 2.0) / (nodes + 4.0)
-    return sqrt(smoothed * (1.0 - smoothed) / nodes)

@@ -19,6 +19,7 @@ from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.ranks import Place
 from gnnsoup_hpc.report.__main__ import report
 from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.soup.alignment import Aligner
 from gnnsoup_hpc.soup.selection import selected
 from gnnsoup_hpc.soup.station import Station
 from gnnsoup_hpc.soup.team import Team, receive, serve
@@ -54,6 +55,9 @@ def _coordinate(job: Job, here: Place, team: Team, device: torch.device, again: 
         log.say(f"soup: {len(ids)} ingredients, {team.size} ranks, device {device}, {ranks.threads()} threads")
         team.tell("open", ids)
         station = Station(run, architecture, ids, graph, device, memory, job.soup.precision)
+        alignment = Aligner(job, run, station, selection.fit, memory, log).brought(again)
+        station.align(alignment)
+        team.tell("align", alignment)
         Stove(job, run, architecture, graph, selection, station, team, log).cook_all(again)
     team.tell("leave")
     report(run.root)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc import first_hop
+from gnnsoup_hpc.alignment import permuted
 from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.evaluate import Evaluator
 from gnnsoup_hpc.measure import Meter
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Grouping, Precision, Role, State
+from gnnsoup_hpc.records import Alignment, Grouping, Precision, Role, State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.soup.mixing import mixed
 from gnnsoup_hpc.soup.shelf import Shelf
@@ -51,6 +52,7 @@ class Station:
         self._run = run
         self._ids = tuple(ids)
         self._shelf: Shelf | None = None
+        self.alignment: Alignment | None = None
         self._memory = memory
         self.precision = precision
         self._evaluator = self._new_evaluator(precision)
@@ -68,12 +70,20 @@ class Station:
 
     @property
     def shelf(self) -> Shelf:
-        """All ingredients."""
+        """All ingredients, aligned where they are to be."""
         if self._shelf is None:
             with self.meter.phase("ingredients"):
-                states = (ingredient_store.read(self._run.ingredient(index)).state for index in self._ids)
+                states = (self._read(index) for index in self._ids)
                 self._shelf = Shelf.of(self.architecture, self._ids, states, self.device)
         return self._shelf
+
+    def _read(self, index: int) -> State:
+        state = ingredient_store.read(self._run.ingredient(index)).state
+        return state if self.alignment is None else permuted(self.architecture, state, self.alignment.of(index))
+
+    def align(self, alignment: Alignment | None) -> None:
+        """Permute the ingredients' units so from now on; None: leave them as they are."""
+        self.alignment, self._shelf = alignment, None
 
     @property
     def whole(self) -> Ready:

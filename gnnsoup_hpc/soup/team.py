@@ -62,7 +62,7 @@ class Team:
         return found
 
     def tell(self, order: str, content: Any = None) -> None:
-        """Give every other rank an order: "open", "clear" or "leave"."""
+        """Give every other rank an order: "open", "align", "clear" or "leave"."""
         if self._world is not None:
             for rank in range(1, self.size):
                 self._world.send((order, content), dest=rank)
@@ -74,6 +74,8 @@ def serve(communicator: Intracomm, station: Station) -> None:
         order, content = receive(communicator, 0)
         if order == "leave":
             return
+        if order == "align":
+            station.align(content)
         if order == "clear":
             station.clear()
         if order == "taste":

@@ -21,6 +21,7 @@ from gnnsoup_hpc.soup.protocol import SoupMethod
 from gnnsoup_hpc.soup.selection import Selection
 from gnnsoup_hpc.soup.station import Station, Taste
 from gnnsoup_hpc.soup.team import Team
+from gnnsoup_hpc.store import alignment as alignment_store
 from gnnsoup_hpc.store import soup as soup_store
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.store.soup import Recipe
@@ -84,6 +85,7 @@ class Stove:
             test_accuracy=test,
             measurement=meter.measurement,
             counts=kitchen.counts,
+            alignment=self.station.alignment,
         )
 
     def _judged(self, taste: Taste) -> tuple[float, float]:
@@ -104,7 +106,9 @@ class Stove:
     def _recipe(self, method: SoupMethod) -> Recipe:
         options = getattr(method, "options", None)
         precision = self.job.soup.precision
-        also = {} if precision == "float32" else {"precision": precision}  # older files know no other
+        also: dict[str, str] = {} if precision == "float32" else {"precision": precision}  # older files know no other
+        if (alignment := self.station.alignment) is not None:
+            also |= {"align": alignment.by, "alignment_sha256": alignment_store.sha256(alignment)}
         return Recipe(
             method=method.name,
             options=(options.model_dump(mode="json") if options is not None else {}) | also,

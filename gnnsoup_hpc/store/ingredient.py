@@ -180,6 +180,12 @@ def read(path: Path, origin: Origin | None = None) -> Ingredient:
         return _ingredient(file, state)
 
 
+def initial_sha256(path: Path) -> str:
+    """Hash of the state that an ingredient started from."""
+    with files.opened(path, KIND, VERSION) as file, files.reading(path):
+        return str(json.loads(file["provenance"].attrs["origin"])["initial_sha256"])
+
+
 def _ingredient(file: h5py.File, state: State) -> Ingredient:
     known = _DEFAULTS | json.loads(file["provenance"].attrs["origin"])
     trained = {name: known[f"train.{name}"] for name in Hyperparameters.__dataclass_fields__}

@@ -23,10 +23,11 @@ def write(
     tables: Mapping[str, tuple[Columns, str]],
     histories: Mapping[str, Sequence[Step]],
     verdicts: Sequence[str],
+    units: str = "",
 ) -> None:
-    """Publish a report: each table as a group, each method's steps under histories/, the verdicts in words."""
+    """Publish a report: tables as groups, each method's steps under histories/; verdicts and `units` in words."""
     with files.created(path, KIND, VERSION, f"report of the run {job.name}") as file:
-        file.attrs["graph"] = graph
+        file.attrs["graph"], file.attrs["alignment"] = graph, units
         for name, (columns, about) in tables.items():
             files.put_table(file, name, columns, about)
         group = file.create_group("histories", track_order=True)

@@ -18,6 +18,7 @@ from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.measure import COUNTS
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Mixture, Preparation, Soup, State, Step
+from gnnsoup_hpc.store import alignment as alignment_store
 from gnnsoup_hpc.store import cost, files, states
 from gnnsoup_hpc.store.graph import put_preparation
 
@@ -82,6 +83,8 @@ def write(
         files.put(mix, "groups", list(mixture.groups), "1", "groups of parameters, the rows of alpha")
         files.put(mix, "ingredients", list(soup.ingredients), "1", "ingredients, the columns of alpha")
         files.put(mix, "left_out", list(soup.left_out), "1", "why other ingredients are not in the soup")
+        if soup.alignment is not None:
+            alignment_store.put(mix, soup.alignment)
         put_history(file, "history", mixture.history)
         metrics = file.create_group("metrics", track_order=True)
         files.put(metrics, "validation_accuracy", soup.validation_accuracy, "1", "exact, on validation nodes")
@@ -137,6 +140,7 @@ def read(path: Path) -> Soup:
             test_accuracy=float(file["metrics/test_accuracy"][()]),
             measurement=cost.get(file),
             counts={name: int(file["passes"][name][()]) for name in COUNTS},
+            alignment=alignment_store.get(mix) if "alignment" in mix else None,
         )
 
 

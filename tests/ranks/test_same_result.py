@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc.job import METHOD_NAMES
+from tests import pantry
 from tests.faults import kit
 from tests.faults.kit import Bowl, content, succeeds
 
@@ -36,6 +38,25 @@ def test_soups_are_the_same_on_any_number_of_ranks(
             found, wanted = (kit.dataset(b.soup(method), "mixture/alpha") for b in (bowl, alone))
             np.testing.assert_allclose(found, wanted, atol=1e-6, err_msg=f"{method} on {ranks} ranks")
         assert np.array_equal(_accuracies(bowl), _accuracies(alone)), ranks
+
+
+def test_aligned_soups_are_the_same_on_any_number_of_ranks(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """Rank 0 finds the orders of units; the others, which tell accuracies, must permute what they read alike."""
+    bowl = kit.copied(kit.finished(tmp_path_factory.getbasetemp()), tmp_path)
+    pantry.shuffled(jobs.load(str(bowl.folder / kit.JOB), [f"runs={bowl.folder / 'runs'}"]))
+    aligned = ("--set", "soup.align=weights", "--set", 'soup.methods=["greedy", "gis"]')
+    alphas, orders = [], []
+    for ranks in (1, 3):
+        said = succeeds(bowl.gnnsoup("soup", "--again", *aligned, ranks=ranks))
+        assert len(re.findall("matched by weights", said)) == 2, said  # as it is found, and in the table
+        alphas.append([kit.dataset(bowl.soup(method), "mixture/alpha") for method in ("greedy", "gis")])
+        orders.append(kit.dataset(bowl.soup("gis"), "mixture/alignment/orders/layer 0"))
+    np.testing.assert_array_equal(*orders)
+    assert (orders[0] != np.arange(16)).any()
+    for one, other in zip(*alphas, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

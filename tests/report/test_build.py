@@ -70,10 +70,11 @@ def test_ingredients_are_those_of_the_run(report: h5py.File, served: Job) -> Non
 
 def test_phases_add_up(report: h5py.File) -> None:
     phases = {row["phase"]: row for row in table(report["phases"])}
-    assert list(phases) == ["prepare", "train", "soup"]
+    assert list(phases) == ["prepare", "train", "align", "soup"]
     assert phases["train"]["seconds"] == pytest.approx(report["ingredients/seconds"][:].sum())
     assert phases["soup"]["seconds"] == pytest.approx(report["methods/seconds"][:].sum())
     assert phases["prepare"]["seconds"] > 0.0
+    assert phases["align"]["seconds"] > 0.0
 
 
 def test_histories_are_the_soups(report: h5py.File, served: Job) -> None:

@@ -1,0 +1,29 @@
+"""Hidden units of one model put in the order of another's, which changes no output.
+
+Pure functions of an architecture and states; who aligns what to what in a run is soup/alignment.py's to say.
+Source: Ainsworth et al., Git Re-Basin, ICLR 2023, arXiv 2209.04836.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gnnsoup_hpc.alignment.activations import by_activations
+from gnnsoup_hpc.alignment.symmetry import identity, layouts, permuted
+from gnnsoup_hpc.alignment.weights import by_weights
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.records import State
+
+__all__ = ["aligned", "by_activations", "by_weights", "identity", "layouts", "permuted"]
+
+
+def aligned(net: Architecture, states: Sequence[State], reference: int = 0, seed: int = 0) -> list[State]:
+    """Each of `states` with its hidden units in the order of states[reference]'s, by weights; same outputs as before.
+
+    The reference itself comes back as it is.
+    """
+    first = states[reference]
+    return [
+        state if number == reference else permuted(net, state, by_weights(net, first, state, seed))
+        for number, state in enumerate(states)
+    ]

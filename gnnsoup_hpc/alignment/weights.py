@@ -1,0 +1,113 @@
+"""Weight matching: the permutation whose weights have the largest inner product with a reference's.
+
+By coordinate descent: one set of units at a time, exactly, given the others' present orders, until none improves; that
+ends, since the inner product rises each time. Source: Ainsworth et al., Git Re-Basin, arXiv 2209.04836, algorithm 1.
+Ours differs in where it begins. The paper begins from the identity, which may end in a poor optimum: the first layers
+are then matched by columns of later ones that are in no order yet. Here it begins from the best of three: the identity,
+and orders found from the first set on, or from the last one back, from those weights alone whose other side is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from torch import Tensor
+
+from gnnsoup_hpc.alignment.assignment import best_order, total
+from gnnsoup_hpc.alignment.symmetry import Carrier, carriers, identity, layouts, matrix, spread
+from gnnsoup_hpc.crew import Crew
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.records import Doubles, IntArray, Permutation
+from gnnsoup_hpc.seeds import numpy_generator
+
+_ROUNDING = 1e-12  # of the largest possible inner product: less is no improvement
+
+
+def by_weights(
+    net: Architecture, reference: Mapping[str, Tensor], state: Mapping[str, Tensor], seed: int
+) -> Permutation:
+    """The permutation of `state` that best matches `reference`; the same for any number of threads.
+
+    `seed` is that of the order in which sets are visited. Holds both states in float64.
+    """
+    pair = Pair(net, reference, state)
+    with Crew():  # products on one thread, so that they do not depend on how many there are
+        names = list(pair.layouts)
+        starts = [identity(net), pair.one_by_one(names), pair.one_by_one(names[::-1])]
+        similar = [pair.similarity(start) for start in starts]
+        return _descended(pair, starts[int(np.argmax(similar))], seed)
+
+
+def _descended(pair: Pair, start: Permutation, seed: int) -> Permutation:
+    """Where coordinate descent ends. A set is looked at again once one that shares a weight with it has changed."""
+    generator, orders, stale = numpy_generator(seed), dict(start), set(start)
+    while stale:
+        for name in generator.permutation(sorted(stale)).tolist():
+            stale.discard(name)
+            gain = pair.gain(name, orders)
+            order = best_order(gain, pair.layouts[name])
+            if total(gain, order) > total(gain, orders[name]) + _ROUNDING * pair.scale:
+                orders[name] = order
+                stale |= pair.neighbours[name]
+    return orders
+
+
+class Pair:
+    """A reference and a state to be permuted, both in float64."""
+
+    def __init__(self, net: Architecture, reference: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        self.layouts = layouts(net)
+        self._carriers = carriers(net)
+        self.neighbours = {
+            name: {s for c in self._carriers if name in (c.rows, c.columns) for s in (c.rows, c.columns) if s} - {name}
+            for name in self.layouts
+        }
+        self._here = {each.parameter: _double(reference, each.parameter) for each in self._carriers}
+        self._there = {each.parameter: _double(state, each.parameter) for each in self._carriers}
+        self.scale = float(sum(np.linalg.norm(a) * np.linalg.norm(self._there[n]) for n, a in self._here.items()))
+
+    def gain(self, name: str, orders: Permutation) -> Doubles:
+        """Inner products (units, units) of the reference's units (rows) with the state's.
+
+        Over all weights that carry the set, the other sides of which stand in `orders`; a side that does not is not
+        known yet, and the weight does not count.
+        """
+        units = self.layouts[name].units
+        found = np.zeros((units, units))
+        for carrier in self._carriers:
+            here, there = self._here[carrier.parameter], self._there[carrier.parameter]
+            if carrier.rows == name and _known(carrier.columns, orders):
+                moved = there if carrier.columns is None else there[:, orders[carrier.columns]]
+                found += here.reshape(units, -1) @ moved.reshape(units, -1).T
+            if carrier.columns == name and _known(carrier.rows, orders):
+                moved = there if carrier.rows is None else there[spread(orders[carrier.rows], len(there)).numpy()]
+                found += here.T @ moved
+        return found
+
+    def one_by_one(self, names: Iterable[str]) -> Permutation:
+        """Sets matched in turn, each by weights whose other side is known by then."""
+        orders: dict[str, IntArray] = {}
+        for name in names:
+            orders[name] = best_order(self.gain(name, orders), self.layouts[name])
+        return {name: orders[name] for name in self.layouts}
+
+    def similarity(self, orders: Permutation) -> float:
+        """The inner product of the reference with the state in these orders, over weights that carry units."""
+        return float(
+            sum(np.vdot(here, self._moved(c, orders)) for c in self._carriers for here in [self._here[c.parameter]])
+        )
+
+    def _moved(self, carrier: Carrier, orders: Permutation) -> Doubles:
+        there = self._there[carrier.parameter]
+        if carrier.rows:
+            there = there[spread(orders[carrier.rows], len(there)).numpy()]
+        return there[:, orders[carrier.columns]] if carrier.columns else there
+
+
+def _known(side: str | None, orders: Permutation) -> bool:
+    return side is None or side in orders
+
+
+def _double(state: Mapping[str, Tensor], name: str) -> Doubles:
+    return matrix(name, state[name].detach().cpu().double()).numpy()

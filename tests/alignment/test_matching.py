@@ -1,0 +1,142 @@
+"""Matching by weights and by activations: copies of a model are found again, and what is not a copy fits better."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from gnnsoup_hpc.alignment import aligned, by_activations, by_weights, identity, permuted
+from gnnsoup_hpc.alignment.activations import Moments
+from gnnsoup_hpc.alignment.assignment import best_order, total
+from gnnsoup_hpc.alignment.symmetry import Layout
+from gnnsoup_hpc.alignment.weights import Pair
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.records import State
+from tests.alignment.kit import HIDDEN, every_architecture, same, shuffle, state_of, subgraph, views
+
+
+def copies(net: Architecture, count: int = 4) -> list[State]:
+    """A state, and permuted copies of it."""
+    return [state_of(net), *(permuted(net, state_of(net), shuffle(net, seed)) for seed in range(1, count))]
+
+
+@every_architecture
+def test_permuted_copies_become_equal_by_weights(net: Architecture) -> None:
+    states = copies(net)
+    assert all(same(found, states[2]) for found in aligned(net, states, reference=2))
+
+
+@every_architecture
+def test_permuted_copies_become_equal_by_activations(net: Architecture) -> None:
+    states = copies(net)
+    found = by_activations(net, states[0], states, views())
+    assert all(same(permuted(net, state, order), states[0]) for state, order in zip(states, found, strict=True))
+
+
+@every_architecture
+def test_the_mean_of_aligned_copies_is_the_model(net: Architecture) -> None:
+    states, graph = copies(net), subgraph()
+    mean = {name: torch.stack([each[name] for each in aligned(net, states)]).mean(0) for name in states[0]}
+    torch.testing.assert_close(net.logits(mean, graph), net.logits(states[0], graph), atol=1e-5, rtol=1e-5)
+
+
+@every_architecture
+def test_aligned_strangers_do_what_they_did(net: Architecture) -> None:
+    states, graph = [state_of(net, seed) for seed in range(3)], subgraph()
+    by_weight = aligned(net, states)
+    orders = by_activations(net, states[0], states, views())
+    by_state = [permuted(net, state, order) for state, order in zip(states, orders, strict=True)]
+    for before, *after in zip(states, by_weight, by_state, strict=True):
+        for each in after:
+            torch.testing.assert_close(net.logits(each, graph), net.logits(before, graph), atol=1e-5, rtol=1e-5)
+
+
+@every_architecture
+def test_the_reference_matches_itself(net: Architecture) -> None:
+    state = state_of(net)
+    for order in (by_weights(net, state, state, 0), *by_activations(net, state, [state], views())):
+        assert order.keys() == identity(net).keys()
+        assert all((order[name] == identity(net)[name]).all() for name in order)
+
+
+@every_architecture
+def test_strangers_come_closer_by_weights(net: Architecture) -> None:
+    reference, state = state_of(net, 0), state_of(net, 1)
+    pair = Pair(net, reference, state)
+    found = by_weights(net, reference, state, 0)
+    rivals = [identity(net), *(shuffle(net, seed) for seed in range(20))]
+    assert all(pair.similarity(found) >= pair.similarity(rival) for rival in rivals)
+    assert net.layers == 1 or pair.similarity(found) > pair.similarity(identity(net))
+
+
+def test_similarity_is_the_inner_product_of_the_permuted_state() -> None:
+    net = Architecture("gat", 3, 7, HIDDEN, 3, heads=3, norm="layer")
+    reference, state, order = state_of(net, 0), state_of(net, 1), shuffle(net, 5)
+    moved = permuted(net, state, order)
+    fixed = "convs.2.bias"  # carries no unit
+    wanted = sum(float((reference[name].double() * moved[name].double()).sum()) for name in moved if name != fixed)
+    assert Pair(net, reference, state).similarity(order) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_noisy_copies_are_found_again() -> None:
+    net = Architecture("sage", 4, 7, HIDDEN, 3, norm="layer")
+    state, order = state_of(net), shuffle(net, 3)
+    noisy = {name: tensor + 0.02 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
+             for name, tensor in state.items()}  # fmt: skip
+    moved = permuted(net, noisy, order)
+    (by_state,) = by_activations(net, state, [moved], views())
+    for found in (by_weights(net, state, moved, 0), by_state):
+        assert same(permuted(net, moved, found), noisy)
+
+
+def test_neither_threads_nor_how_nodes_are_cut_up_change_the_result() -> None:
+    net = Architecture("sage", 3, 7, HIDDEN, 3)
+    reference, state = state_of(net, 0), state_of(net, 1)
+    found = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        found += [by_weights(net, reference, state, 0), *by_activations(net, reference, [state], views())]
+    torch.set_num_threads(1)
+    for name in identity(net):
+        assert (found[0][name] == found[2][name]).all()
+        assert (found[1][name] == found[3][name]).all()
+
+
+def test_units_that_never_change_go_by_weights() -> None:
+    """Dead units have no correlation; copies become equal all the same."""
+    net = Architecture("gcn", 3, 7, HIDDEN, 3)
+    state = state_of(net)
+    state["convs.0.bias"][:4] = -100.0
+    state["convs.1.bias"][3:6] = -100.0
+    moved = permuted(net, state, shuffle(net, 8))
+    (order,) = by_activations(net, state, [moved], views())
+    assert same(permuted(net, moved, order), state)
+
+
+def test_correlation_is_numpys() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(3.0, 2.0, (50, 4)), rng.normal(-1.0, 1.0, (50, 4))
+    ours[:, 1] = 7.0
+    moments = Moments(4)
+    for start in range(0, 50, 20):
+        moments.add(ours[start : start + 20], theirs[start : start + 20])
+    found = moments.correlation()
+    for i, j in itertools.product(range(4), range(4)):
+        wanted = 0.0 if i == 1 else np.corrcoef(ours[:, i], theirs[:, j])[0, 1]
+        assert found[i, j] == pytest.approx(wanted, abs=1e-12)
+
+
+def test_best_order_keeps_groups_together() -> None:
+    """Against all orders that do."""
+    layout, gain = Layout(3, 2), np.random.default_rng(4).normal(size=(6, 6))
+    rivals = [
+        np.concatenate([2 * group + np.array(inner) for group, inner in zip(groups, inners, strict=True)])
+        for groups in itertools.permutations(range(3))
+        for inners in itertools.product([(0, 1), (1, 0)], repeat=3)
+    ]
+    found = best_order(gain, layout)
+    assert total(gain, found) == pytest.approx(max(total(gain, rival) for rival in rivals))
+    assert any((found == rival).all() for rival in rivals)

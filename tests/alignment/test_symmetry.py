@@ -1,0 +1,86 @@
+"""Permutations of units: no output changes, every parameter that carries units goes along."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+
+from gnnsoup_hpc.alignment import identity, layouts, permuted
+from gnnsoup_hpc.alignment.symmetry import carriers
+from gnnsoup_hpc.models import Architecture
+from tests.alignment.kit import HIDDEN, every_architecture, same, shuffle, state_of, subgraph
+from tests.arbitrary import SEEDS, Structure, in_double, structures
+
+
+@every_architecture
+def test_no_permutation_changes_an_output(net: Architecture) -> None:
+    state, graph = state_of(net), subgraph()
+    moved = permuted(net, state, shuffle(net, 1))
+    torch.testing.assert_close(net.logits(moved, graph), net.logits(state, graph), atol=1e-5, rtol=1e-5)
+    exact, doubled = ({name: tensor.double() for name, tensor in each.items()} for each in (state, moved))
+    double = in_double(graph)
+    torch.testing.assert_close(net.logits(doubled, double), net.logits(exact, double), atol=1e-10, rtol=0.0)
+    assert net.layers == 1 or not same(moved, state)
+
+
+@given(structures(), SEEDS)
+def test_on_any_graph(shape: Structure, seed: int) -> None:
+    net = Architecture("gat", 3, 7, HIDDEN, 3, heads=2, norm="layer")
+    state, graph = state_of(net), subgraph(shape, seed)
+    moved = permuted(net, state, shuffle(net, seed))
+    torch.testing.assert_close(net.logits(moved, graph), net.logits(state, graph), atol=1e-5, rtol=1e-5)
+
+
+@every_architecture
+def test_a_permutation_and_its_inverse_are_nothing(net: Architecture) -> None:
+    state, there = state_of(net), shuffle(net, 2)
+    back = {name: np.argsort(order) for name, order in there.items()}
+    assert same(permuted(net, permuted(net, state, there), back), state)
+    assert same(permuted(net, state, identity(net)), state)
+
+
+def test_what_may_be_permuted() -> None:
+    assert layouts(Architecture("sage", 1, 7, 12, 3)) == {}
+    assert [(name, each.groups, each.size) for name, each in layouts(Architecture("gcn", 3, 7, 12, 3)).items()] == [
+        ("layer 0", 1, 12),
+        ("layer 1", 1, 12),
+    ]
+    gat = layouts(Architecture("gat", 2, 7, 12, 3, heads=3))
+    assert [(name, each.groups, each.size) for name, each in gat.items()] == [
+        ("layer 0", 3, 4),
+        ("layer 1 heads", 3, 1),
+    ]
+    assert list(layouts(Architecture("gat", 1, 7, 12, 3, heads=3))) == ["layer 0 heads"]
+
+
+def test_carriers_of_sage_with_norms() -> None:
+    found = {
+        each.parameter: (each.rows, each.columns) for each in carriers(Architecture("sage", 2, 7, 12, 3, 1, "layer"))
+    }
+    assert found == {
+        "convs.0.lin_l.weight": ("layer 0", None),
+        "convs.0.lin_l.bias": ("layer 0", None),
+        "convs.0.lin_r.weight": ("layer 0", None),
+        "convs.1.lin_l.weight": (None, "layer 0"),
+        "convs.1.lin_r.weight": (None, "layer 0"),
+        "norms.0.weight": ("layer 0", None),
+        "norms.0.bias": ("layer 0", None),
+    }
+
+
+def test_place_i_takes_what_was_unit_order_i() -> None:
+    net = Architecture("gcn", 2, 7, 3, 2)
+    state = state_of(net)
+    moved = permuted(net, state, {"layer 0": np.array([2, 0, 1])})
+    assert torch.equal(moved["convs.0.bias"], state["convs.0.bias"][[2, 0, 1]])
+    assert torch.equal(moved["convs.0.lin.weight"], state["convs.0.lin.weight"][[2, 0, 1]])
+    assert torch.equal(moved["convs.1.lin.weight"], state["convs.1.lin.weight"][:, [2, 0, 1]])
+    assert torch.equal(moved["convs.1.bias"], state["convs.1.bias"])
+
+
+def test_a_permutation_of_another_architecture_is_refused() -> None:
+    net = Architecture("gcn", 2, 7, 12, 3)
+    with pytest.raises(ValueError, match="the model has"):
+        permuted(net, state_of(net), identity(Architecture("gcn", 3, 7, 12, 3)))

@@ -1,0 +1,253 @@
+"""Alignment in a run: what `soup.align` decides, what soups are then made of, what is kept and what is made again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gnnsoup_hpc import job as jobs
+from gnnsoup_hpc.alignment import permuted
+from gnnsoup_hpc.errors import JobError, RunError
+from gnnsoup_hpc.job import METHOD_NAMES, Job
+from gnnsoup_hpc.measure import binomial_error
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.records import Alignment, State
+from gnnsoup_hpc.report.rows import contents
+from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.soup.alignment import Aligner
+from gnnsoup_hpc.soup.station import Station, Taste
+from gnnsoup_hpc.store import alignment as alignment_store
+from gnnsoup_hpc.store import ingredient as ingredient_store
+from gnnsoup_hpc.store import soup as soup_store
+from gnnsoup_hpc.store import states
+from tests import pantry
+from tests.faults.kit import flip
+
+MODELS = {"sage": {}, "gat": {"kind": "gat", "heads": 2, "norm": "layer"}}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def strangers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A run whose ingredients have shuffled units."""
+    return pantry.shuffled(pantry.stocked(tmp_path_factory.mktemp(request.param), **MODELS[request.param]))
+
+
+@pytest.fixture
+def run(strangers: Job, tmp_path: Path) -> Job:
+    return pantry.copied(strangers, tmp_path)
+
+
+def ingredient(job: Job, index: int) -> State:
+    return ingredient_store.read(RunDir.of(job).ingredient(index)).state
+
+
+def aligner(job: Job, station: Station, memory: int = 1 << 30) -> Aligner:
+    fit = {i: states.sha256(ingredient(job, i)) for i in range(job.train.ingredients)}
+    return Aligner(job, RunDir.of(job), station, fit, memory, pantry.QUIET)
+
+
+def found(job: Job, *overrides: str, memory: int = 1 << 30) -> Alignment | None:
+    job = pantry.changed(job, *overrides)
+    with pantry.station(job) as station:
+        return aligner(job, station, memory).brought(again=True)
+
+
+@pytest.mark.parametrize("by", ["weights", "activations"])
+def test_soups_are_reproduced_from_what_their_files_hold(run: Job, by: str) -> None:
+    """The state is alpha times the ingredients, each permuted as the file says."""
+    pantry.souped(pantry.changed(run, f"soup.align={by}"))
+    for name in METHOD_NAMES:
+        soup = soup_store.read(RunDir.of(run).soup(name))
+        assert soup.alignment is not None
+        assert soup.alignment.by == by
+        if soup.state is None:
+            continue
+        with pantry.station(run) as station:
+            net = station.architecture
+        permuted_ones = [permuted(net, ingredient(run, i), soup.alignment.of(i)) for i in soup.alignment.ids]
+        groups = net.groups(soup.mixture.by)
+        for row, group in zip(soup.mixture.alpha, soup.mixture.groups, strict=True):
+            for parameter in groups[group]:
+                wanted = sum(share * each[parameter].double() for share, each in zip(row, permuted_ones, strict=True))
+                torch.testing.assert_close(soup.state[parameter].double(), wanted, atol=1e-6, rtol=1e-6)
+
+
+def test_units_are_found_again(run: Job, stock: Job) -> None:
+    """Ingredients of one start, then shuffled: matched to the reference, they are what they were, in its order."""
+    original = found(run, "soup.align=weights")
+    assert original is not None
+    reference = ingredient_store.read(RunDir.of(run).ingredient(original.reference))
+    recorded = [ingredient_store.read(RunDir.of(run).ingredient(i)).validation_accuracy for i in range(3)]
+    assert original.reference == recorded.index(max(recorded))
+    with pantry.station(run) as station:
+        net = station.architecture
+    first = next(iter(original.orders))
+    assert (original.of(original.reference)[first] == np.arange(16)).all()
+    for index in range(3):
+        moved = permuted(net, ingredient(run, index), original.of(index))
+        name = "convs.0.lin.weight" if net.kind == "gat" else "convs.0.lin_l.weight"
+        nearest = torch.cdist(reference.state[name], moved[name]).argmin(1)
+        assert float((nearest == torch.arange(16)).float().mean()) > 0.8
+
+
+@pytest.mark.parametrize("by", ["weights", "activations"])
+def test_the_uniform_soup_of_shuffled_copies_is_the_model(stock: Job, tmp_path: Path, by: str) -> None:
+    job = pantry.shuffled(pantry.copied(stock, tmp_path), copies=True)
+    pantry.souped(pantry.changed(job, f"soup.align={by}", "soup.methods=['uniform']"))
+    soup = soup_store.read(RunDir.of(job).soup("uniform"))
+    assert soup.state is not None
+    for name, tensor in ingredient(job, 0).items():
+        torch.testing.assert_close(soup.state[name], tensor, atol=1e-6, rtol=1e-6)
+
+
+def test_best_and_ensemble_do_not_change(run: Job) -> None:
+    accuracies = []
+    for by in ("none", "weights"):
+        pantry.souped(pantry.changed(run, f"soup.align={by}", "soup.methods=['best', 'ensemble']"))
+        soups = [soup_store.read(RunDir.of(run).soup(name)) for name in ("best", "ensemble")]
+        accuracies.append(
+            [(soup.validation_accuracy, soup.test_accuracy, soup.mixture.alpha.tolist()) for soup in soups]
+        )
+    assert accuracies[0] == accuracies[1]
+
+
+def test_ingredients_of_one_basin_are_left_as_they_are(served: Job) -> None:
+    assert served.soup.align == "auto"
+    assert all(soup_store.read(RunDir.of(served).soup(name)).alignment is None for name in METHOD_NAMES)
+    made = alignment_store.read(RunDir.of(served).alignment)
+    assert made.alignment.by == "none"
+    assert made.measurement["seconds"] > 0.0
+    assert contents(RunDir.of(served).root).units.startswith("hidden units left as they are: the mean of all has")
+
+
+def test_auto_takes_nothing_else_than_weights_where_it_takes_them(run: Job) -> None:
+    auto, weights = found(run), found(run, "soup.align=weights")
+    assert weights is not None
+    if auto is not None:
+        assert alignment_store.sha256(auto) == alignment_store.sha256(weights)
+
+
+@pytest.mark.parametrize(
+    ("shared", "before", "after", "by"),
+    [
+        (True, -0.9, None, "none"),  # no barrier beyond the error: not even tried
+        (True, -3.0, -0.5, "weights"),
+        (True, -3.0, -2.5, "none"),  # better, but not by more than the error
+        (True, -3.0, -6.0, "none"),
+        (False, 0.0, 0.5, "none"),
+        (False, -3.0, -0.5, "weights"),
+        (False, -0.5, 1.0, "weights"),
+    ],
+)
+def test_auto_by_the_barrier(
+    run: Job, monkeypatch: pytest.MonkeyPatch, shared: bool, before: float, after: float | None, by: str
+) -> None:
+    """Accuracies of the mean, in errors above the ingredients' own."""
+    recorded = [ingredient_store.read(RunDir.of(run).ingredient(i)).validation_accuracy for i in range(3)]
+    own = sum(recorded) / 3
+    starts = iter("aaa" if shared else "abc")
+    monkeypatch.setattr(ingredient_store, "initial_sha256", lambda path: next(starts))
+    with pantry.station(run) as station:
+        error = 2 * binomial_error(own, int(station.graph.validation_counts.sum()))
+        told = iter([own + times * error for times in (before, after) if times is not None])
+        aligned_then: list[bool] = []
+
+        def accuracy(taste: Taste) -> float:
+            aligned_then.append(station.alignment is not None)
+            assert taste.alpha.tolist() == [[1 / 3] * 3]
+            return next(told)
+
+        monkeypatch.setattr(station, "accuracy", accuracy)
+        alignment = aligner(run, station).brought(again=True)
+    assert (alignment.by if alignment else "none") == by
+    assert aligned_then == ([False] if after is None else [False, True])
+    assert list(told) == []
+    assert station.alignment is None, "the station is aligned by who asked"
+
+
+def test_lots_do_not_change_what_activations_find(run: Job) -> None:
+    """With no room for sums, one ingredient at a time."""
+    much, little = (found(run, "soup.align=activations", memory=memory) for memory in (1 << 30, 0))
+    assert much is not None
+    assert little is not None
+    assert alignment_store.sha256(much) == alignment_store.sha256(little)
+
+
+def test_other_unions_see_the_same_nodes(run: Job) -> None:
+    """Every part once, whatever the union."""
+    with pantry.station(run) as station:
+        validation = int(station.graph.validation_counts.sum())
+        for size in (1, 3, 8):
+            job = pantry.changed(run, f"soup.pls.union={size}", "soup.align=activations")
+            assert sum(len(view.nodes) for view in aligner(job, station)._views()) == validation
+
+
+def test_what_is_there_is_kept(run: Job) -> None:
+    job = pantry.changed(run, "soup.align=weights")
+    path = RunDir.of(job).alignment
+    with pantry.station(job) as station:
+        first = aligner(job, station).brought()
+        inode = path.stat().st_ino
+        second = aligner(job, station).brought()
+        assert path.stat().st_ino == inode
+        assert first is not None
+        assert second is not None
+        assert alignment_store.sha256(first) == alignment_store.sha256(second)
+        flip(path, 0.7)
+        third = aligner(job, station).brought()
+        assert path.stat().st_ino != inode
+        assert third is not None
+        assert alignment_store.sha256(third) == alignment_store.sha256(first)
+        assert aligner(pantry.changed(run, "soup.align=none"), station).brought() is None
+
+
+def test_soups_are_made_again_where_the_alignment_changes(run: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    only = "soup.methods=['uniform']"
+    for by, made in (("none", True), ("none", False), ("weights", True), ("weights", False), ("none", True)):
+        pantry.souped(pantry.changed(run, f"soup.align={by}", only))
+        assert ("soup: uniform done" in capsys.readouterr().out) == made, by
+
+
+def test_a_report_refuses_soups_of_another_alignment(run: Job) -> None:
+    only = "soup.methods=['uniform', 'best']"
+    pantry.souped(pantry.changed(run, "soup.align=none", only))
+    old = RunDir.of(run).soup("best").read_bytes()
+    pantry.souped(pantry.changed(run, "soup.align=weights", only))
+    report = contents(RunDir.of(run).root)
+    assert "matched by weights: the job says so" in report.units
+    assert [phase.name for phase in report.phases] == ["prepare", "train", "align", "soup"]
+    RunDir.of(run).soup("best").write_bytes(old)
+    with pytest.raises(RunError, match=r"best.h5 was made of ingredients that were aligned otherwise"):
+        contents(RunDir.of(run).root)
+
+
+@pytest.mark.parametrize("ids", [[0], [0, 1]])
+def test_where_nothing_can_be_aligned_nothing_is_asked(stock: Job, ids: Sequence[int]) -> None:
+    """One ingredient; or models of one layer."""
+    with pantry.station(stock, ids) as station:
+        if len(ids) > 1:
+            station.architecture = Architecture("sage", 1, 12, 16, 3)
+        ours = replace(aligner(stock, station), weights=dict.fromkeys(ids, ""))
+        assert ours.brought(again=True) is None
+
+
+def test_an_alignment_comes_back_from_its_file(run: Job) -> None:
+    alignment = found(run, "soup.align=weights")
+    back = alignment_store.read(RunDir.of(run).alignment).alignment
+    assert alignment is not None
+    assert (back.by, back.reference, back.ids) == (alignment.by, alignment.reference, alignment.ids)
+    assert list(back.orders) == list(alignment.orders)
+    assert all((back.orders[name] == order).all() for name, order in alignment.orders.items())
+
+
+def test_an_unknown_way_to_align_is_one_clear_line() -> None:
+    with pytest.raises(JobError) as caught:
+        jobs.load("pubmed", ["soup.align=permute"])
+    assert "soup.align" in str(caught.value)
+    assert "'activations'" in str(caught.value)
+    assert "\n" not in str(caught.value)
