@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 from gnnsoup_hpc.alignment.activations import by_activations
 from gnnsoup_hpc.alignment.symmetry import identity, layouts, permuted
+from gnnsoup_hpc.alignment.together import together
 from gnnsoup_hpc.alignment.weights import by_weights
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import State
+from gnnsoup_hpc.records import Permutation, State
 
-__all__ = ["aligned", "by_activations", "by_weights", "identity", "layouts", "permuted"]
+__all__ = ["aligned", "all_by_weights", "by_activations", "by_weights", "identity", "layouts", "permuted", "together"]
 
 
 def aligned(net: Architecture, states: Sequence[State], reference: int = 0, seed: int = 0) -> list[State]:
@@ -22,8 +23,15 @@ def aligned(net: Architecture, states: Sequence[State], reference: int = 0, seed
 
     The reference itself comes back as it is.
     """
+    orders = all_by_weights(net, states, reference, seed)
+    return [permuted(net, state, order) for state, order in zip(states, orders, strict=True)]
+
+
+def all_by_weights(net: Architecture, states: Sequence[State], reference: int, seed: int) -> list[Permutation]:
+    """For each of `states` the permutation that matches it to the reference, then to all others together."""
     first = states[reference]
-    return [
-        state if number == reference else permuted(net, state, by_weights(net, first, state, seed))
+    orders = [
+        identity(net) if number == reference else by_weights(net, first, state, seed)
         for number, state in enumerate(states)
     ]
+    return together(net, states, orders, reference, seed)

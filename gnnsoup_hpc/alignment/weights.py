@@ -36,11 +36,14 @@ def by_weights(
         names = list(pair.layouts)
         starts = [identity(net), pair.one_by_one(names), pair.one_by_one(names[::-1])]
         similar = [pair.similarity(start) for start in starts]
-        return _descended(pair, starts[int(np.argmax(similar))], seed)
+        return descended(pair, starts[int(np.argmax(similar))], seed)
 
 
-def _descended(pair: Pair, start: Permutation, seed: int) -> Permutation:
-    """Where coordinate descent ends. A set is looked at again once one that shares a weight with it has changed."""
+def descended(pair: Pair, start: Permutation, seed: int) -> Permutation:
+    """Where coordinate descent from `start` ends.
+
+    A set is looked at again once one that shares a weight with it has changed.
+    """
     generator, orders, stale = numpy_generator(seed), dict(start), set(start)
     while stale:
         for name in generator.permutation(sorted(stale)).tolist():

@@ -36,7 +36,7 @@ from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store.alignment import Made
 from gnnsoup_hpc.subgraph import View
 
-_WAY = 1  # counts up when other orders may be found for the same ingredients
+_WAY = 2  # counts up when other orders may be found for the same ingredients
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,10 @@ class Aligner:
         return self.station.accuracy(Taste(torch.full((1, count), 1.0 / count, dtype=torch.float64)))
 
     def _by_weights(self) -> list[Permutation]:
-        """One ingredient after the other; the reference is left as it is."""
-        net, seed = self.station.architecture, self.job.soup.seed
-        here = self._state(self.reference)
-        others = (None if index == self.reference else self._state(index) for index in self.weights)
-        return [
-            matching.identity(net) if other is None else matching.by_weights(net, here, other, seed) for other in others
-        ]
+        """To the reference, then all together; the reference is left as it is."""
+        states = [self._state(index) for index in self.weights]
+        reference = list(self.weights).index(self.reference)
+        return matching.all_by_weights(self.station.architecture, states, reference, self.job.soup.seed)
 
     def _by_activations(self) -> list[Permutation]:
         """As many ingredients at once as there is room for their sums; the graph is streamed for each such lot."""

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from gnnsoup_hpc.alignment import aligned, by_activations, by_weights, identity, permuted
+from gnnsoup_hpc.alignment import aligned, all_by_weights, by_activations, by_weights, identity, permuted, together
 from gnnsoup_hpc.alignment.activations import Moments
 from gnnsoup_hpc.alignment.assignment import best_order, total
 from gnnsoup_hpc.alignment.symmetry import Layout
 from gnnsoup_hpc.alignment.weights import Pair
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import State
+from gnnsoup_hpc.records import Permutation, State
 from tests.alignment.kit import HIDDEN, every_architecture, same, shuffle, state_of, subgraph, views
 
 
@@ -92,6 +92,46 @@ def test_noisy_copies_are_found_again() -> None:
         assert same(permuted(net, moved, found), noisy)
 
 
+@every_architecture
+def test_together_the_sum_of_all_only_grows(net: Architecture) -> None:
+    """The reference stays; nothing is changed where all are equal already."""
+    states = [state_of(net, seed) for seed in range(4)]
+    orders = [identity(net), *(by_weights(net, states[0], state, 0) for state in states[1:])]
+    found = together(net, states, orders, 0, 0)
+    before, after = (
+        square_of_sum([permuted(net, state, order) for state, order in zip(states, each, strict=True)])
+        for each in (orders, found)
+    )
+    assert after >= before * (1 - 1e-9)
+    assert same(permuted(net, states[0], found[0]), states[0])
+    equal = [states[0]] * 3
+    assert all(
+        same(permuted(net, states[0], order), states[0]) for order in together(net, equal, [identity(net)] * 3, 1, 0)
+    )
+
+
+def test_together_finds_what_a_poor_reference_hides() -> None:
+    """Noisy copies of one model, and a stranger as the reference: matches to it differ, to one another they need not."""
+    net = Architecture("sage", 2, 7, HIDDEN, 3)
+    model, generator = state_of(net, 1), torch.Generator().manual_seed(0)
+    noisy = [
+        {name: tensor + 0.05 * torch.randn(tensor.shape, generator=generator) for name, tensor in model.items()}
+        for _ in range(5)
+    ]
+    states = [state_of(net, 0), *(permuted(net, state, shuffle(net, seed)) for seed, state in enumerate(noisy))]
+    orders = [identity(net), *(by_weights(net, states[0], state, 0) for state in states[1:])]
+
+    def spread_of(each: list[Permutation]) -> float:
+        copies = [permuted(net, state, order) for state, order in zip(states, each, strict=True)][1:]
+        return sum(float(torch.stack([copy[name] for copy in copies]).var(0).sum()) for name in model)
+
+    assert spread_of(together(net, states, orders, 0, 0)) < 0.5 * spread_of(orders)
+
+
+def square_of_sum(states: list[State]) -> float:
+    return sum(float(sum(state[name].double() for state in states).square().sum()) for name in states[0])
+
+
 def test_neither_threads_nor_how_nodes_are_cut_up_change_the_result() -> None:
     net = Architecture("sage", 3, 7, HIDDEN, 3)
     reference, state = state_of(net, 0), state_of(net, 1)
@@ -99,10 +139,11 @@ def test_neither_threads_nor_how_nodes_are_cut_up_change_the_result() -> None:
     for threads in (1, 3):
         torch.set_num_threads(threads)
         found += [by_weights(net, reference, state, 0), *by_activations(net, reference, [state], views())]
+        found += all_by_weights(net, [reference, state, state_of(net, 2)], 0, 0)
     torch.set_num_threads(1)
     for name in identity(net):
-        assert (found[0][name] == found[2][name]).all()
-        assert (found[1][name] == found[3][name]).all()
+        for one, three in zip(found[:5], found[5:], strict=True):
+            assert (one[name] == three[name]).all()
 
 
 def test_units_that_never_change_go_by_weights() -> None:
