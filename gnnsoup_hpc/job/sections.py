@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -19,6 +19,8 @@ PartCount = Annotated[int, Field(ge=0)]
 Fanout = Annotated[int, Field(ge=-1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 MemoryLimit = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
+Optimiser = Literal["paper", "lbfgs", "adam", "eg"]
+_OF_PAPER = {"learning_rate", "momentum", "restart", "restart_factor"}
 MethodName = Literal["best", "uniform", "greedy", "gis", "ls", "pls", "ensemble"]
 
 METHOD_NAMES: tuple[MethodName, ...] = ("best", "uniform", "greedy", "gis", "ls", "pls", "ensemble")
@@ -163,19 +165,90 @@ class GisJob(Section):
 class LearnedJob(Section):
     """Learned Souping; Partition Learned Souping adds the union of parts."""
 
-    epochs: Count = Field(50, description="gradient steps on alpha")
-    learning_rate: Rate = Field(10.0, description="SGD's learning rate for the raw alphas")
-    momentum: float = Field(0.0, ge=0.0, lt=1.0, description="SGD's momentum")
-    restart: Count = Field(4, description="T_0 of cosine annealing with warm restarts, in steps")
-    restart_factor: Count = Field(1, description="T_mult: each cycle is this many times longer than the last")
+    optimiser: Optimiser = Field(
+        "lbfgs",
+        description="lbfgs: L-BFGS with a line search; adam; eg: exponentiated gradient; paper: SGD with warm restarts,"
+        " which is also meant where none is named but a learning_rate, momentum or restart is given",
+    )
+    epochs: Count = Field(50, description="most evaluations of the loss and its gradient, one a step but for lbfgs")
+    tolerance: float = Field(
+        1e-4,
+        ge=0.0,
+        lt=1.0,
+        description="lbfgs stops where a step lowers the loss by less than this; 0: only where nothing does",
+    )
+    learning_rate: float = Field(
+        0.0,
+        ge=0.0,
+        le=1000.0,
+        allow_inf_nan=False,
+        description="of paper, adam or eg; 0: its own, which is 10, 0.3 or 20; lbfgs has none, for it searches",
+    )
+    momentum: float = Field(0.0, ge=0.0, lt=1.0, description="SGD's momentum, of paper")
+    restart: Count = Field(4, description="T_0 of cosine annealing with warm restarts, in steps, of paper")
+    restart_factor: Count = Field(1, description="of paper; T_mult: each cycle is so many times longer than the last")
+    start: Literal["auto", "xavier", "uniform"] = Field(
+        "auto",
+        description="of raw alphas: drawn with Glorot's deviation, or all weights alike; auto: xavier of paper alone",
+    )
     alpha: Grouping = Field("layer", description="one alpha vector a layer, a tensor, or for the whole model")
+    weights: Literal["softmax", "affine", "free"] = Field(
+        "softmax",
+        description="softmax: a group's alphas are shares; affine: they sum to 1 but may be negative; free: any",
+    )
+    regularise: float = Field(
+        0.0,
+        ge=0.0,
+        le=1000.0,
+        description="pull towards 1/N: this times the squared distance to it, mean over groups, is added to the loss",
+    )
+    holdout: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="share of each part's validation nodes that is kept out of the loss; by them the best alpha seen is"
+        " chosen; 0: none",
+    )
     logit_scale: bool = Field(False, description="learn a scale of the logits in the loss (changes no prediction)")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, the optimiser's own where none is given."""
+        return self.learning_rate or {"paper": 10.0, "adam": 0.3, "eg": 20.0, "lbfgs": 0.0}[self.optimiser]
+
+    @property
+    def uniform_start(self) -> bool:
+        """Whether all weights are alike at first."""
+        return self.start == "uniform" or (self.start == "auto" and self.optimiser != "paper")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_older_jobs(cls, tree: Any) -> Any:
+        """Jobs from before there was a choice have the fields of the one optimiser of then."""
+        if isinstance(tree, dict) and "optimiser" not in tree and _OF_PAPER & tree.keys():
+            return tree | {"optimiser": "paper"}
+        return tree
+
+    @model_validator(mode="after")
+    def _fits_its_optimiser(self) -> Self:
+        if self.optimiser == "lbfgs" and self.learning_rate:
+            raise ValueError(f"learning_rate = {self.learning_rate}: optimiser = 'lbfgs' has none, it searches")
+        for name in ("momentum", "restart", "restart_factor"):
+            value = getattr(self, name)
+            if self.optimiser != "paper" and value != LearnedJob.model_fields[name].default:
+                raise ValueError(f"{name} = {value} is for optimiser = 'paper'; {self.optimiser} has none")
+        if self.optimiser == "eg" and (self.weights != "softmax" or self.logit_scale):
+            raise ValueError("optimiser = 'eg' needs weights = 'softmax' and logit_scale = false")
+        return self
 
 
 class PartitionLearnedJob(LearnedJob):
     """Partition Learned Souping: LS on a fresh union of parts each step."""
 
-    epochs: Count = Field(100, description="gradient steps on alpha, each on its own union of parts")
+    optimiser: Optimiser = Field("adam", description="of alpha, as for ls; lbfgs needs reuse > 1, or all parts")
+    epochs: Count = Field(100, description="evaluations of the loss and its gradient")
+    reuse: Count = Field(1, description="evaluations on one union of parts before the next one is drawn")
+    average: bool = Field(True, description="return the mean of alpha over the last half of the steps (of paper never)")
     union: PartCount = Field(
         4,
         description="R, the parts whose union makes one step's subgraph, at most partition.parts; 0: as many as fit in"
@@ -251,6 +324,12 @@ class Job(Section):
             raise ValueError(
                 f"soup.pls.union = {self.soup.pls.union} parts (R) cannot be drawn from"
                 f" partition.parts = {self.partition.parts} (K)"
+            )
+        pls = self.soup.pls
+        if pls.optimiser == "lbfgs" and pls.reuse < 2 and pls.union != self.partition.parts:
+            raise ValueError(
+                "soup.pls.optimiser = 'lbfgs' compares losses on one union: give soup.pls.reuse, the evaluations"
+                " on each, for example 6"
             )
         if self.soup.pls.first_hop == "exact" and self.model.kind == "gat":
             raise ValueError(
