@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -165,6 +165,7 @@ class GisJob(Section):
 class LearnedJob(Section):
     """Learned Souping; Partition Learned Souping adds the union of parts."""
 
+    _steps_of_paper: ClassVar[int] = 50
     optimiser: Optimiser = Field(
         "lbfgs",
         description="lbfgs: L-BFGS with a line search; adam; eg: exponentiated gradient; paper: SGD with warm restarts,"
@@ -224,10 +225,12 @@ class LearnedJob(Section):
     @model_validator(mode="before")
     @classmethod
     def _knows_older_jobs(cls, tree: Any) -> Any:
-        """Jobs from before there was a choice have the fields of the one optimiser of then."""
-        if isinstance(tree, dict) and "optimiser" not in tree and _OF_PAPER & tree.keys():
-            return tree | {"optimiser": "paper"}
-        return tree
+        """Jobs from before there was a choice have the fields of the one optimiser of then, and its number of steps."""
+        if not isinstance(tree, dict):
+            return tree
+        if "optimiser" not in tree and _OF_PAPER & tree.keys():
+            tree = tree | {"optimiser": "paper"}
+        return {"epochs": cls._steps_of_paper} | tree if tree.get("optimiser") == "paper" else tree
 
     @model_validator(mode="after")
     def _fits_its_optimiser(self) -> Self:
@@ -245,10 +248,13 @@ class LearnedJob(Section):
 class PartitionLearnedJob(LearnedJob):
     """Partition Learned Souping: LS on a fresh union of parts each step."""
 
-    optimiser: Optimiser = Field("adam", description="of alpha, as for ls; lbfgs needs reuse > 1, or all parts")
-    epochs: Count = Field(100, description="evaluations of the loss and its gradient")
-    reuse: Count = Field(1, description="evaluations on one union of parts before the next one is drawn")
-    average: bool = Field(True, description="return the mean of alpha over the last half of the steps (of paper never)")
+    _steps_of_paper: ClassVar[int] = 100
+    optimiser: Optimiser = Field(
+        "adam",
+        description="as for ls; lbfgs searches on each union anew, and takes the mean of what it finds",
+    )
+    epochs: Count = Field(25, description="most evaluations of the loss and its gradient; 100 with paper")
+    reuse: Count = Field(1, description="evaluations on one union before the next is drawn; of lbfgs the most")
     union: PartCount = Field(
         4,
         description="R, the parts whose union makes one step's subgraph, at most partition.parts; 0: as many as fit in"

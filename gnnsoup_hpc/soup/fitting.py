@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.engine import Ready
-from gnnsoup_hpc.job import LearnedJob, PartitionLearnedJob
+from gnnsoup_hpc.job import LearnedJob
 from gnnsoup_hpc.records import Mixture, Step
 from gnnsoup_hpc.soup.keeping import Best, HeldOut, Keeper, Last, Mean
 from gnnsoup_hpc.soup.kitchen import Kitchen
@@ -85,24 +85,20 @@ def fitted(kitchen: Kitchen, options: LearnedJob, served: Served, title: str) ->
 
 
 def _keeper(options: LearnedJob, served: Served, alpha_GN: Tensor) -> Keeper:
-    """Losses of different unions cannot be compared, so there the mean over steps is kept."""
+    """Losses of different unions cannot be compared, so there what counts is where the steps led."""
     if options.holdout:
         return HeldOut(alpha_GN, served.window)
     if options.optimiser == "paper":
         return Last(alpha_GN)
     if served.whole:
         return Best(alpha_GN)
-    if isinstance(options, PartitionLearnedJob) and options.average:
-        searches = options.optimiser == "lbfgs"
-        return Mean(alpha_GN, math.ceil(options.epochs / options.reuse) if searches else options.epochs)
-    return Last(alpha_GN)
+    return Mean(alpha_GN) if options.optimiser == "lbfgs" else Last(alpha_GN)
 
 
 def _searched_on_each(objective: _Objective, start: Tensor, options: LearnedJob, served: Served) -> None:
-    """A search on each union, from where the last one led."""
+    """A search of its own on each union: from where the last one led it would fit itself to the next one alone."""
     while not objective.finished:
-        start = searched(objective, start, options.tolerance)
-        objective.moved(start)
+        objective.moved(searched(objective, start, options.tolerance))
         served.turn()
 
 

@@ -70,14 +70,13 @@ class HeldOut(Best):
 
 
 class Mean(Last):
-    """The mean of alpha over all steps after the first half of `steps` (Polyak and Ruppert's averaging)."""
+    """The mean of where all steps led."""
 
-    def __init__(self, alpha_GN: Tensor, steps: int) -> None:
+    def __init__(self, alpha_GN: Tensor) -> None:
         super().__init__(alpha_GN)
-        self._skipped, self._number = steps // 2, 0
+        self._count = 0
 
     def moved(self, alpha_GN: Tensor) -> None:
-        """Until the first half is over, the last one."""
-        self._number += 1
-        count = self._number - self._skipped
-        self.alpha = alpha_GN if count <= 1 else self.alpha + (alpha_GN - self.alpha) / count
+        """The mean so far."""
+        self._count += 1
+        self.alpha = alpha_GN if self._count == 1 else self.alpha + (alpha_GN - self.alpha) / self._count

@@ -154,7 +154,6 @@ WAYS = {
     "lbfgs": {"optimiser": "lbfgs", "reuse": 4},
     "lbfgs-affine": {"optimiser": "lbfgs", "reuse": 4, "weights": "affine"},
     "adam": {"optimiser": "adam"},
-    "adam-last": {"optimiser": "adam", "average": False},
     "adam-holdout": {"optimiser": "adam", "holdout": 0.4, "regularise": 0.1},
     "eg": {"optimiser": "eg"},
 }
