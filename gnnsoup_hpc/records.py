@@ -185,7 +185,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Mixture:
-    """What a method returns. alpha (G, N) float64, rows sum to 1, a row a group of parameters.
+    """What a method returns. alpha (G, N) float64, a row a group of parameters; rows sum to 1 but for "free" weights.
 
     `by` says how parameters are grouped (layer, tensor, model), `of` what is mixed: weights or predictions.
     """

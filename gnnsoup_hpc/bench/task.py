@@ -21,7 +21,7 @@ from gnnsoup_hpc import stream
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import IntArray, Precision, State
 from gnnsoup_hpc.seeds import numpy_generator
-from gnnsoup_hpc.soup.fitting import xavier_normal
+from gnnsoup_hpc.soup.weighing import xavier_normal
 from gnnsoup_hpc.store import files
 from gnnsoup_hpc.store import graph as graph_store
 from gnnsoup_hpc.store.graph import GraphFile

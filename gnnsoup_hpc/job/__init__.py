@@ -1,7 +1,7 @@
 """The typed job: one TOML file is one complete, named experiment.
 
-Every field is documented once, in its `description` (sections.py, training.py); `gnnsoup job [JOB]` prints the resolved
-job with them. An unknown key is an error that names the key and the nearest known one.
+Every field is documented once, in its `description` (sections.py, training.py, learned.py); `gnnsoup job [JOB]`
+prints the resolved job with them. An unknown key is an error that names the key and the nearest known one.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from pydantic import ValidationError
 
 from gnnsoup_hpc.errors import JobError, MissingJobError
 from gnnsoup_hpc.job.base import Section
+from gnnsoup_hpc.job.learned import LearnedJob, PartitionLearnedJob
 from gnnsoup_hpc.job.sections import (
     METHOD_NAMES,
     GisJob,
     GraphJob,
     Job,
-    LearnedJob,
     MachineJob,
     MethodName,
     ModelJob,
     PartitionJob,
-    PartitionLearnedJob,
     SoupJob,
     SyntheticJob,
 )

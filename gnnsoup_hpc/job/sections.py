@@ -8,9 +8,10 @@ import tomli_w
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from gnnsoup_hpc.job import sizes
-from gnnsoup_hpc.job.base import Count, PartCount, Rate, Section, Seed
+from gnnsoup_hpc.job.base import Count, Section, Seed
+from gnnsoup_hpc.job.learned import LearnedJob, PartitionLearnedJob
 from gnnsoup_hpc.job.training import TrainJob
-from gnnsoup_hpc.records import Grouping, Precision
+from gnnsoup_hpc.records import Precision
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 MemoryLimit = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
@@ -100,35 +101,6 @@ class GisJob(Section):
     granularity: int = Field(20, ge=2, le=10_000, description="interpolation ratios tried for each ingredient")
 
 
-class LearnedJob(Section):
-    """Learned Souping; Partition Learned Souping adds the union of parts."""
-
-    epochs: Count = Field(50, description="gradient steps on alpha")
-    learning_rate: Rate = Field(10.0, description="SGD's learning rate for the raw alphas")
-    momentum: float = Field(0.0, ge=0.0, lt=1.0, description="SGD's momentum")
-    restart: Count = Field(4, description="T_0 of cosine annealing with warm restarts, in steps")
-    restart_factor: Count = Field(1, description="T_mult: each cycle is this many times longer than the last")
-    alpha: Grouping = Field("layer", description="one alpha vector a layer, a tensor, or for the whole model")
-    logit_scale: bool = Field(False, description="learn a scale of the logits in the loss (changes no prediction)")
-
-
-class PartitionLearnedJob(LearnedJob):
-    """Partition Learned Souping: LS on a fresh union of parts each step."""
-
-    epochs: Count = Field(100, description="gradient steps on alpha, each on its own union of parts")
-    union: PartCount = Field(
-        4,
-        description="R, the parts whose union makes one step's subgraph, at most partition.parts; 0: as many as fit in"
-        " machine.memory_limit, at most 8",
-    )
-    first_hop: Literal["truncated", "exact"] = Field(
-        "truncated",
-        description="first aggregation of gcn and sage: inside the union, as the paper has it; or the whole graph's,"
-        " which is computed once and kept in the run",
-    )
-    prefetch: bool = Field(True, description="read the next union while this one is in use; holds its features longer")
-
-
 class SoupJob(Section):
     """Which soups are made, and how."""
 
@@ -197,6 +169,12 @@ class Job(Section):
             raise ValueError(
                 f"soup.pls.union = {self.soup.pls.union} parts (R) cannot be drawn from"
                 f" partition.parts = {self.partition.parts} (K)"
+            )
+        pls = self.soup.pls
+        if pls.optimiser == "lbfgs" and pls.reuse < 2 and pls.union != self.partition.parts:
+            raise ValueError(
+                "soup.pls.optimiser = 'lbfgs' compares losses on one union: give soup.pls.reuse, the evaluations"
+                " on each, for example 6"
             )
         if self.soup.pls.first_hop == "exact" and self.model.kind == "gat":
             raise ValueError(

@@ -1,7 +1,6 @@
-"""The fitting loop that LS and PLS share: gradient descent on raw alphas over a stream of subgraphs.
+"""The fitting loop that LS and PLS share: an optimiser of alpha over a stream of subgraphs.
 
 LS streams the whole graph, PLS a fresh union of parts each step; that is their only difference (arXiv 2503.11612).
-Each ingredient draws its raw start from its own id, so the order on the shelf does not matter.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -17,53 +17,147 @@ from torch import Tensor
 from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.job import LearnedJob
 from gnnsoup_hpc.records import Mixture, Step
-from gnnsoup_hpc.seeds import torch_generator
+from gnnsoup_hpc.soup.keeping import Best, HeldOut, Keeper, Last, Mean
 from gnnsoup_hpc.soup.kitchen import Kitchen
 from gnnsoup_hpc.soup.mixing import mixed
+from gnnsoup_hpc.soup.optimisers import descended, searched
+from gnnsoup_hpc.soup.weighing import alpha_of, distance_to_uniform, start_of
 
-_CPU = torch.device("cpu")
+
+class Served:
+    """Views one after the other, each for `reuse` evaluations, with masks of what is kept out of them.
+
+    whole: each is the whole graph, so that losses of two evaluations can be compared.
+    window: evaluations that see about every validation node once.
+    """
+
+    def __init__(
+        self,
+        views: Generator[Ready],
+        masks: Iterator[Tensor | None] | None = None,
+        whole: bool = True,
+        reuse: int = 1,
+        window: int = 1,
+    ) -> None:
+        self.views, self._masks = views, masks or repeat(None)
+        self.whole, self._reuse, self.window = whole, reuse, window
+        self._now: tuple[Ready, Tensor | None] | None = None
+        self._uses = 0
+
+    def now(self) -> tuple[Ready, Tensor | None]:
+        """The view to evaluate on, and the mask of what is kept out of it."""
+        if self._now is None or self._uses >= self._reuse:
+            self._now = None  # before the next subgraph is read
+            self._now, self._uses = (next(self.views), next(self._masks)), 0
+        self._uses += 1
+        return self._now
+
+    @property
+    def used_up(self) -> bool:
+        """Whether the next evaluation cannot be compared with the last."""
+        return not self.whole and self._now is not None and self._uses >= self._reuse
+
+    def turn(self) -> None:
+        """Be done with this view."""
+        self._now = None
 
 
-def fitted(kitchen: Kitchen, options: LearnedJob, views: Generator[Ready], title: str) -> Mixture:
-    """Alpha = softmax over ingredients of raw (G, N), after `options.epochs` steps of SGD with warm restarts.
+def fitted(kitchen: Kitchen, options: LearnedJob, served: Served, title: str) -> Mixture:
+    """Alpha after at most `options.epochs` evaluations by the optimiser of `options`, or the best of those seen.
 
     Closes the stream of views, whatever comes.
     """
-    with closing(views):
-        return _fitted(kitchen, options, views, title)
+    with closing(served.views):
+        shelf = kitchen.shelf
+        groups = tuple(shelf.groups(options.alpha))
+        raw = start_of(options, kitchen.seed, len(groups), shelf.ids).to(kitchen.device)
+        start = torch.cat([raw.flatten(), raw.new_zeros(int(options.logit_scale))])
+        keeper = _keeper(options, served, alpha_of(raw, options.weights))
+        objective = _Objective(kitchen, options, served, keeper, title)
+        if options.optimiser != "lbfgs":
+            descended(objective, start, options)
+        elif served.whole:
+            searched(objective, start, options.tolerance)
+        else:
+            _searched_on_each(objective, start, options, served)
+        objective.close()
+        return Mixture(keeper.alpha.cpu(), groups, options.alpha, tuple(objective.history))
 
 
-def _fitted(kitchen: Kitchen, options: LearnedJob, views: Iterator[Ready], title: str) -> Mixture:
-    shelf = kitchen.shelf
-    groups = tuple(shelf.groups(options.alpha))
-    raw = xavier_normal(kitchen.seed, len(groups), shelf.ids).to(kitchen.device).requires_grad_()
-    log_scale = torch.zeros((), dtype=torch.float64, device=kitchen.device, requires_grad=options.logit_scale)
-    learned = [raw, log_scale] if options.logit_scale else [raw]
-    optimiser = torch.optim.SGD(learned, lr=options.learning_rate, momentum=options.momentum)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimiser, options.restart, options.restart_factor)
-    history: list[Step] = []
-    bar = kitchen.bar(options.epochs, title)
-    for number in range(1, options.epochs + 1):
-        start = time.perf_counter()
-        view = next(views)
-        optimiser.zero_grad(set_to_none=True)
-        state = mixed(shelf, raw.softmax(1), options.alpha)
-        loss, right = kitchen.loss(state, view, log_scale.exp().float() if options.logit_scale else None)
-        kitchen.backward(loss, view)
-        rate = float(schedule.get_last_lr()[0])
-        optimiser.step()
-        schedule.step()
-        kitchen.trace(number, raw.detach().softmax(1))
-        history.append(Step(number, float(loss.detach()), right, rate, time.perf_counter() - start))
-        bar.advance(f"loss {history[-1].loss:.4f}")
-        del view, state, loss  # before the next subgraph is read
-    bar.close()
-    return Mixture(raw.detach().softmax(1).cpu(), groups, options.alpha, tuple(history))
+def _keeper(options: LearnedJob, served: Served, alpha_GN: Tensor) -> Keeper:
+    """Losses of different unions cannot be compared, so there what counts is where the steps led."""
+    if options.holdout:
+        return HeldOut(alpha_GN, served.window)
+    if options.optimiser == "paper":
+        return Last(alpha_GN)
+    if served.whole:
+        return Best(alpha_GN)
+    return Mean(alpha_GN) if options.optimiser == "lbfgs" else Last(alpha_GN)
 
 
-def xavier_normal(seed: int, groups: int, ids: tuple[int, ...]) -> Tensor:
-    """Raw alphas (G, N) with Glorot's standard deviation sqrt(2 / (G + N)), float64."""
-    columns = [
-        torch.randn(groups, generator=torch_generator(_CPU, seed, 0, index), dtype=torch.float64) for index in ids
-    ]
-    return torch.stack(columns, 1) * math.sqrt(2.0 / (groups + len(ids)))
+def _searched_on_each(objective: _Objective, start: Tensor, options: LearnedJob, served: Served) -> None:
+    """A search of its own on each union: from where the last one led it would fit itself to the next one alone."""
+    while not objective.finished:
+        objective.moved(searched(objective, start, options.tolerance))
+        served.turn()
+
+
+class _Objective:
+    """Loss and gradient at a point (G N,), or (G N + 1,) with a scale of logits; keeps the history."""
+
+    def __init__(self, kitchen: Kitchen, options: LearnedJob, served: Served, keeper: Keeper, title: str) -> None:
+        self.history: list[Step] = []
+        self._kitchen, self._options, self._served, self._keeper = kitchen, options, served, keeper
+        self._shape = -1, kitchen.ingredients
+        self._bar = kitchen.bar(options.epochs, title)
+
+    def alpha(self, point: Tensor) -> Tensor:
+        """Alpha (G, N) at a point."""
+        raw = point[: len(point) - self._options.logit_scale].view(self._shape)
+        return alpha_of(raw, self._options.weights)
+
+    def __call__(self, point: Tensor, rate: float = math.nan, natural: bool = False) -> tuple[float, Tensor]:
+        start, options = time.perf_counter(), self._options
+        view, mask = self._served.now()
+        point = point.clone().requires_grad_()
+        alpha = self.alpha(point)
+        if natural:  # the value is alpha's, the gradient passes to the point as it is
+            raw = point.view(self._shape)
+            alpha = alpha.detach() + (raw - raw.detach())
+        scale = point[-1].exp().float() if options.logit_scale else None
+        told = self._kitchen.loss(mixed(self._kitchen.shelf, alpha, options.alpha), view, scale, mask)
+        total = told.loss
+        if options.regularise:
+            total = total + options.regularise * distance_to_uniform(alpha)
+        point.grad = torch.zeros_like(point)
+        self._kitchen.backward(total, view)
+        self._keeper.evaluated(alpha.detach(), float(total.detach()), told.held_out)
+        loss, seconds = float(told.loss.detach()), time.perf_counter() - start
+        self.history.append(Step(len(self.history) + 1, loss, told.accuracy, rate, seconds))
+        self._bar.advance(f"loss {loss:.4f}")
+        if options.optimiser == "lbfgs":  # whose evaluations are not all steps
+            self.traced()
+        return float(total.detach()), point.grad
+
+    def moved(self, point: Tensor) -> None:
+        """A step led here."""
+        self._keeper.moved(self.alpha(point))
+        self.traced()
+
+    def traced(self) -> None:
+        """Tell the kitchen what would be returned now."""
+        self._kitchen.trace(len(self.history), self._keeper.alpha)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no evaluation is left at all."""
+        return len(self.history) >= self._options.epochs
+
+    @property
+    def spent(self) -> bool:
+        """Whether no evaluation is left on this view."""
+        return self.finished or self._served.used_up
+
+    def close(self) -> None:
+        """Take the bar off."""
+        self._bar.close()

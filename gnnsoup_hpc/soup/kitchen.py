@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
-from itertools import islice
+from dataclasses import dataclass
+from itertools import islice, repeat
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch.nn import functional
 from gnnsoup_hpc import engine, stream
 from gnnsoup_hpc.crew import Space
 from gnnsoup_hpc.engine import Ready
+from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.measure import COUNTS
 from gnnsoup_hpc.progress import Bar, Log
 from gnnsoup_hpc.records import Role, State
@@ -30,6 +32,15 @@ Trace = Callable[[int, Tensor], None]
 
 def untraced(number: int, alpha_GN: Tensor) -> None:
     """Keep nothing of a step."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """A loss to take the gradient of, the accuracy on all validation nodes, and the loss on held-out ones, or NaN."""
+
+    loss: Tensor
+    accuracy: float
+    held_out: float
 
 
 class Kitchen:
@@ -51,6 +62,11 @@ class Kitchen:
     def ingredients(self) -> int:
         """N."""
         return self._station.size
+
+    @property
+    def parts(self) -> int:
+        """K."""
+        return self._station.graph.parts
 
     @property
     def shelf(self) -> Shelf:
@@ -103,6 +119,30 @@ class Kitchen:
             while union := self._next(made):
                 yield union.pop()  # kept under no name, or its memory could not be used again
 
+    def kept_out(self, share: float, where: str, size: int | None = None) -> Iterator[Tensor | None]:
+        """A mask (n,) of held-out validation nodes for each view of `whole_for_ever`, or of `unions(size)`; or None.
+
+        Of every part's n nodes floor(share n), by the seed, so that each part keeps some to fit on.
+        Raises: JobError where that is none of all; `where` names the option.
+        """
+        if not share:
+            return repeat(None)
+        counts = self._station.graph.validation_counts
+        if not (counts * share >= 1.0).any():
+            raise JobError(
+                f"{where} = {share} keeps out none of the {counts.max()} or fewer validation nodes of each part:"
+                " choose a larger share, or 0 for none"
+            )
+        parts = [self._mask(part, int(count), share) for part, count in enumerate(counts)]
+        everything = range(len(counts))
+        drawn = repeat(everything) if size is None else stream.draws(counts, size, numpy_generator(self.seed, 1))
+        return (torch.cat([parts[part] for part in chosen]) for chosen in drawn)
+
+    def _mask(self, part: int, count: int, share: float) -> Tensor:
+        mask = torch.zeros(count, dtype=torch.bool)
+        mask[numpy_generator(self.seed, 2, part).permutation(count)[: int(share * count)]] = True
+        return mask.to(self.device)
+
     def _next(self, made: Iterator[Ready]) -> list[Ready]:
         with self._station.meter.phase("graph"):
             return list(islice(made, 1))
@@ -110,13 +150,21 @@ class Kitchen:
     def _prepared(self, view: View) -> Ready:
         return engine.prepared(self._station.architecture, view.to(self.device), self._space, self._station.precision)
 
-    def loss(self, state: State, view: Ready, scale: Tensor | None = None) -> tuple[Tensor, float]:
-        """Mean cross-entropy on the view's validation nodes (of logits times `scale`), and the accuracy there."""
+    def loss(self, state: State, view: Ready, scale: Tensor | None = None, kept_out: Tensor | None = None) -> Told:
+        """Mean cross-entropy on the view's validation nodes (of logits times `scale`), and the accuracy there.
+
+        Nodes of the mask `kept_out` (n,) have no part in it; their own mean is told beside it.
+        """
         self._count("forward", view)
         logits = engine.scores(self._station.architecture, state, view)
         with torch.no_grad():
             right = int((logits.argmax(1) == view.labels).sum()) / len(view.labels)
-        return functional.cross_entropy(logits if scale is None else logits * scale, view.labels), right
+        scaled = logits if scale is None else logits * scale
+        if kept_out is None:
+            return Told(functional.cross_entropy(scaled, view.labels), right, float("nan"))
+        fit = ~kept_out
+        held_out = functional.cross_entropy(scaled.detach()[kept_out], view.labels[kept_out])
+        return Told(functional.cross_entropy(scaled[fit], view.labels[fit]), right, float(held_out))
 
     def backward(self, loss: Tensor, view: Ready) -> None:
         """Gradients of `loss`."""

@@ -1,4 +1,4 @@
-"""ingredients/NNNN.h5, initial.h5 and ingredients.h5. Format: docs/format.md."""
+"""ingredients/NNNN.h5 and initial.h5. Format: docs/format.md."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from gnnsoup_hpc.store.graph import GraphFile
 
 KIND, VERSION = "ingredient", 1
 INITIAL, INITIAL_VERSION = "initial-state", 1
-GATHERED, GATHERED_VERSION = "ingredients", 1
 
 HISTORY = {
     "epoch": ("1", "epoch, from 1"),
@@ -277,27 +276,3 @@ def read_initial(path: Path, architecture: Architecture, seed: int) -> State:
 
 def _as_in_job(architecture: dict[str, Any], seed: int) -> dict[str, Any]:
     return {f"model.{key}": value for key, value in architecture.items()} | {"train.seed": seed}
-
-
-def gathered(path: Path) -> list[str]:
-    """Names of the ingredients that ingredients.h5 stacks; none where it is missing or damaged."""
-    try:
-        with files.opened(path, GATHERED, GATHERED_VERSION) as file, files.reading(path):
-            return list(file["names"].asstr()[:])
-    except FileError:
-        return []
-
-
-def gather(path: Path, sources: Sequence[Path], state: State, job: Job) -> None:
-    """Publish ingredients.h5: a virtual dataset (N, …) per parameter over the ingredient files, in their order."""
-    with files.created(path, GATHERED, GATHERED_VERSION, "virtual stack of all ingredients") as file:
-        group = file.create_group("state", track_order=True)
-        for name, tensor in state.items():
-            layout = h5py.VirtualLayout((len(sources), *tensor.shape), dtype="f4")
-            for row, source in enumerate(sources):
-                inside = f"state/{name}"
-                layout[row] = h5py.VirtualSource(source.relative_to(path.parent), inside, tuple(tensor.shape))
-            stack = group.create_virtual_dataset(name, layout)
-            stack.attrs["units"], stack.attrs["long_name"] = "1", "parameter of every ingredient"
-        files.put(file, "names", [source.stem for source in sources], "1", "ingredients, in the order of rows")
-        files.put_provenance(file, job.to_toml())

@@ -16,7 +16,7 @@ from gnnsoup_hpc.prepare import note_job
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.ranks import Place
 from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.store import files
+from gnnsoup_hpc.store import files, gathered
 from gnnsoup_hpc.store import graph as graph_store
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.train.bench import Bench, evaluation_bytes
@@ -46,8 +46,8 @@ def train_all(job: Job, here: Place, device: torch.device, log: Log, souping: bo
         if missing:
             _share(starts, missing)
     paths = [run.ingredient(index) for index in range(job.train.ingredients)]
-    if missing or ingredient_store.gathered(run.gathered) != [path.stem for path in paths]:
-        ingredient_store.gather(run.gathered, paths, starts.initial, job)
+    if missing or gathered.names(run.gathered) != [path.stem for path in paths]:
+        gathered.gather(run.gathered, paths, starts.initial, job)
 
 
 def _within_limit(job: Job, run: RunDir, here: Place, sizes: Sizes, log: Log, souping: bool) -> Job:

@@ -111,7 +111,7 @@ def test_together_the_sum_of_all_only_grows(net: Architecture) -> None:
 
 
 def test_together_finds_what_a_poor_reference_hides() -> None:
-    """Noisy copies of one model, and a stranger as the reference: matches to it differ, to one another they need not."""
+    """Noisy copies of a model, and a stranger as the reference: matches to it differ, to one another they need not."""
     net = Architecture("sage", 2, 7, HIDDEN, 3)
     model, generator = state_of(net, 1), torch.Generator().manual_seed(0)
     noisy = [

@@ -19,7 +19,7 @@ from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.job import GisJob, Job
 from gnnsoup_hpc.records import Mixture, Step
 from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.soup.fitting import fitted
+from gnnsoup_hpc.soup.fitting import Served, fitted
 from gnnsoup_hpc.soup.kitchen import Kitchen
 from gnnsoup_hpc.soup.methods.gis import Gis
 from gnnsoup_hpc.soup.team import Team
@@ -73,9 +73,9 @@ def test_a_trace_has_the_alphas_of_every_step(stock: Job) -> None:
     trace = ours.Trace()
     with pantry.station(stock) as station:
         traced = Kitchen(station, Team(None, 1), 0, pantry.QUIET, trace)
-        found = fitted(traced, options, traced.whole_for_ever(), "ls")
+        found = fitted(traced, options, Served(traced.whole_for_ever()), "ls")
         kitchen = pantry.kitchen(station)
-        shorter = fitted(kitchen, options.model_copy(update={"epochs": 2}), kitchen.whole_for_ever(), "ls")
+        shorter = fitted(kitchen, options.model_copy(update={"epochs": 2}), Served(kitchen.whole_for_ever()), "ls")
     assert [number for number, _, _ in trace.steps] == [1, 2, 3, 4]
     assert torch.equal(trace.steps[-1][2], found.alpha)
     assert torch.equal(trace.steps[1][2], shorter.alpha)

@@ -47,11 +47,11 @@ def test_damaged_soups_alone_are_made_again(bowl: Bowl, original: Bowl) -> None:
 
 def test_only_the_method_whose_options_changed_is_made_again(bowl: Bowl) -> None:
     before = bowl.digests()
-    said = succeeds(bowl.gnnsoup_here("soup", "--set", "soup.ls.epochs=9"))
-    assert (_made(said), _there(said)) == ({"ls"}, set(METHOD_NAMES) - {"ls"})
-    assert len(kit.dataset(bowl.soup("ls"), "history/step")) == 9
-    assert len(kit.dataset(bowl.report, "histories/ls/step")) == 9
-    unchanged(before, bowl, but=["soups/ls.h5", "report.h5", "job.toml"])
+    said = succeeds(bowl.gnnsoup_here("soup", "--set", "soup.pls.epochs=9"))
+    assert (_made(said), _there(said)) == ({"pls"}, set(METHOD_NAMES) - {"pls"})
+    assert len(kit.dataset(bowl.soup("pls"), "history/step")) == 9
+    assert len(kit.dataset(bowl.report, "histories/pls/step")) == 9
+    unchanged(before, bowl, but=["soups/pls.h5", "report.h5", "job.toml"])
 
 
 def test_retrained_ingredients_make_soups_again(bowl: Bowl) -> None:

@@ -15,7 +15,7 @@ from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Hyperparameters, Role
 from gnnsoup_hpc.report.rows import contents
 from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.store import files, states
+from gnnsoup_hpc.store import files, gathered, states
 from gnnsoup_hpc.store import graph as graph_store
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store import report as report_store
@@ -30,7 +30,7 @@ KINDS = {
     RUN.initial: ingredient_store.INITIAL,
     RUN.ingredient(0): ingredient_store.KIND,
     RUN.ingredient(1): ingredient_store.KIND,
-    RUN.gathered: ingredient_store.GATHERED,
+    RUN.gathered: gathered.KIND,
     RUN.soup("gis"): soup_store.KIND,
     RUN.soup("pls"): soup_store.KIND,
     RUN.soup("ensemble"): soup_store.KIND,
@@ -123,7 +123,7 @@ def test_ingredients(job: Job) -> None:
 
 
 def test_stack_of_ingredients() -> None:
-    with files.opened(RUN.gathered, ingredient_store.GATHERED, 1) as file:
+    with files.opened(RUN.gathered, gathered.KIND, 1) as file:
         assert file["names"].asstr()[:].tolist() == ["0000", "0001"]
         assert list(file["state"]) == NAMES
         for name in NAMES:

@@ -83,7 +83,7 @@ def test_rows_of_alpha_are_shares(name: str, stock: Job) -> None:
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_shares_stay_shares_at_the_highest_rate(name: str, stock: Job) -> None:
-    alpha = pantry.cook(method(name, stock, learning_rate=1000.0, epochs=20), stock).alpha
+    alpha = pantry.cook(method(name, stock, optimiser="paper", learning_rate=1000.0, epochs=20), stock).alpha
     assert bool((alpha >= 0.0).all())
     torch.testing.assert_close(alpha.sum(1), torch.ones(2, dtype=torch.float64))
 
@@ -112,7 +112,7 @@ def test_same_seed_same_alpha(name: str, stock: Job) -> None:
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_another_seed_starts_elsewhere(name: str, stock: Job) -> None:
-    one, other = (pantry.cook(method(name, stock, epochs=1), stock, seed=seed) for seed in (4, 5))
+    one, other = (pantry.cook(method(name, stock, optimiser="paper", epochs=1), stock, seed=seed) for seed in (4, 5))
     assert not torch.allclose(one.alpha, other.alpha, atol=1e-3)
 
 
@@ -143,24 +143,78 @@ def test_never_below_the_best_ingredient_on_validation(name: str, stock: Job) ->
 
 
 def test_with_all_parts_pls_is_ls(stock: Job) -> None:
-    same = {"epochs": 5, "learning_rate": 7.0, "momentum": 0.5}
+    same = {"optimiser": "paper", "epochs": 5, "learning_rate": 7.0, "momentum": 0.5}
     ls = pantry.cook(method("ls", stock, **same), stock)
     pls = pantry.cook(method("pls", stock, **same, union=stock.partition.parts), stock)
     torch.testing.assert_close(pls.alpha, ls.alpha, atol=1e-9, rtol=1e-9)
     assert [step.loss for step in pls.history] == pytest.approx([step.loss for step in ls.history], abs=1e-6)
 
 
-def test_learned_souping_descends(stock: Job) -> None:
-    """With small steps of one length, each step lowers the loss on the whole graph's validation nodes."""
-    history = pantry.cook(method("ls", stock, epochs=15, learning_rate=0.5, restart=10_000), stock).history
-    losses = [step.loss for step in history]
-    assert all(after < before for before, after in pairwise(losses))
+WAYS = {
+    "lbfgs": {"optimiser": "lbfgs", "reuse": 4},
+    "lbfgs-affine": {"optimiser": "lbfgs", "reuse": 4, "weights": "affine"},
+    "adam": {"optimiser": "adam"},
+    "adam-holdout": {"optimiser": "adam", "holdout": 0.4, "regularise": 0.1},
+    "eg": {"optimiser": "eg"},
+}
+every_way = pytest.mark.parametrize("way", WAYS)
+each_learned = pytest.mark.parametrize("name", LEARNED)
 
 
-@pytest.mark.parametrize("name", LEARNED)
-def test_learned_souping_finds_the_one_trained_model(name: str, stock: Job, tmp_path: Path) -> None:
-    """Among two that were never trained."""
-    job = pantry.copied(stock, tmp_path)
+def by_way(name: str, way: str, job: Job, **more: Any) -> SoupMethod:
+    """A learned method with an optimiser; LS has no options that are of unions."""
+    options = WAYS[way] | more
+    known = type(getattr(job.soup, name)).model_fields
+    return method(name, job, **{key: value for key, value in options.items() if key in known})
+
+
+@each_learned
+@every_way
+def test_twins_cook_to_themselves_by_every_optimiser(name: str, way: str, twins: Job) -> None:
+    with pantry.station(twins) as station:
+        mixture = by_way(name, way, twins).cook(pantry.kitchen(station))
+        state = station.state(Taste(mixture.alpha, mixture.by))
+    assert state is not None
+    for parameter, wanted in ingredients(twins)[0].items():
+        torch.testing.assert_close(state[parameter], wanted, atol=1e-5, rtol=1e-5)
+
+
+@each_learned
+@every_way
+def test_rows_of_alpha_sum_to_one_by_every_optimiser(name: str, way: str, stock: Job) -> None:
+    alpha = pantry.cook(by_way(name, way, stock), stock).alpha
+    torch.testing.assert_close(alpha.sum(1), torch.ones(2, dtype=torch.float64), atol=1e-12, rtol=0.0)
+    assert way == "lbfgs-affine" or bool((alpha >= 0.0).all())
+    assert float((alpha - 1 / 3).abs().max()) > 1e-3  # it went somewhere
+
+
+@each_learned
+@every_way
+def test_permuting_ingredients_permutes_alpha_by_every_optimiser(name: str, way: str, stock: Job) -> None:
+    order = [2, 0, 1]
+    straight, permuted = (pantry.cook(by_way(name, way, stock), stock, ids) for ids in ([0, 1, 2], order))
+    torch.testing.assert_close(permuted.alpha, straight.alpha[:, order], atol=1e-4, rtol=1e-4)
+
+
+@every_way
+def test_with_all_parts_pls_is_ls_by_every_optimiser(way: str, stock: Job) -> None:
+    ls = pantry.cook(by_way("ls", way, stock), stock)
+    pls = pantry.cook(by_way("pls", way, stock, union=stock.partition.parts), stock)
+    torch.testing.assert_close(pls.alpha, ls.alpha, atol=1e-6, rtol=1e-6)
+    assert [step.loss for step in pls.history] == pytest.approx([step.loss for step in ls.history], abs=1e-6)
+
+
+@each_learned
+@pytest.mark.parametrize("way", ["lbfgs", "adam", "eg"])
+def test_every_optimiser_finds_the_one_trained_model(name: str, way: str, stock: Job, tmp_path: Path) -> None:
+    job = one_trained(stock, tmp_path)
+    alpha = pantry.cook(by_way(name, way, job, epochs=25), job).alpha
+    assert bool((alpha.argmax(1) == 1).all()), alpha
+
+
+def one_trained(stock: Job, folder: Path) -> Job:
+    """The run with a second ingredient among two that were never trained."""
+    job = pantry.copied(stock, folder)
     run = RunDir.of(job)
     with pantry.station(job) as station:
         initial = station.architecture.initial_state(job.train.seed)
@@ -168,13 +222,30 @@ def test_learned_souping_finds_the_one_trained_model(name: str, stock: Job, tmp_
     for index in (0, 2):
         untrained = replace(ingredient_store.read(run.ingredient(index)), state=initial)
         ingredient_store.write(run.ingredient(index), untrained, origin, job)
-    alpha = pantry.cook(method(name, job, epochs=60, learning_rate=20.0, restart=60), job).alpha
+    return job
+
+
+def test_learned_souping_descends(stock: Job) -> None:
+    """With small steps of one length, each step lowers the loss on the whole graph's validation nodes."""
+    history = pantry.cook(
+        method("ls", stock, optimiser="paper", epochs=15, learning_rate=0.5, restart=10_000), stock
+    ).history
+    losses = [step.loss for step in history]
+    assert all(after < before for before, after in pairwise(losses))
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_learned_souping_finds_the_one_trained_model(name: str, stock: Job, tmp_path: Path) -> None:
+    """Among two that were never trained."""
+    job = one_trained(stock, tmp_path)
+    alpha = pantry.cook(method(name, job, optimiser="paper", epochs=60, learning_rate=20.0, restart=60), job).alpha
     assert bool((alpha.argmax(1) == 1).all()), alpha
 
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_learning_rate_restarts(name: str, stock: Job) -> None:
-    history = pantry.cook(method(name, stock, epochs=10, learning_rate=3.0, restart=2, restart_factor=2), stock).history
+    options = {"optimiser": "paper", "epochs": 10, "learning_rate": 3.0, "restart": 2, "restart_factor": 2}
+    history = pantry.cook(method(name, stock, **options), stock).history
     restarts = [step.step for step in history if step.learning_rate == 3.0]
     assert restarts == [1, 3, 7]
     assert [step.step for step in history] == list(range(1, 11))

@@ -12,8 +12,9 @@ from torch.nn import functional
 from gnnsoup_hpc import stream
 from gnnsoup_hpc.job import Job, LearnedJob
 from gnnsoup_hpc.records import Grouping, Role
-from gnnsoup_hpc.soup.fitting import fitted, xavier_normal
+from gnnsoup_hpc.soup.fitting import Served, fitted
 from gnnsoup_hpc.soup.shelf import Shelf
+from gnnsoup_hpc.soup.weighing import xavier_normal
 from gnnsoup_hpc.subgraph import View
 from tests import pantry
 
@@ -41,7 +42,7 @@ def test_alpha_is_that_of_plain_gradient_descent(stock: Job, by: Grouping, momen
     options = LearnedJob(epochs=7, learning_rate=5.0, restart=3, momentum=momentum, alpha=by)
     with pantry.station(stock) as station:
         kitchen = pantry.kitchen(station, seed=3)
-        found = fitted(kitchen, options, kitchen.whole_for_ever(), "ls")
+        found = fitted(kitchen, options, Served(kitchen.whole_for_ever()), "ls")
         wanted = plain(station.shelf, stream.whole(station.graph, Role.VALIDATION), options, seed=3)
     torch.testing.assert_close(found.alpha, wanted, atol=1e-5, rtol=1e-5)
     assert float((wanted - wanted.mean(1, keepdim=True)).abs().max()) > 0.05  # it went somewhere

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from gnnsoup_hpc.job import PartitionLearnedJob
 from gnnsoup_hpc.records import Mixture
-from gnnsoup_hpc.soup.fitting import fitted
+from gnnsoup_hpc.soup.fitting import Served, fitted
 from gnnsoup_hpc.soup.kitchen import Kitchen
 
 
@@ -20,6 +21,9 @@ class PartitionLearned:
 
     def cook(self, kitchen: Kitchen) -> Mixture:
         """`epochs` forward and backward passes over unions of `union` parts."""
-        options = self.options
-        unions = kitchen.unions(options.union, options.epochs, options.prefetch, options.first_hop == "exact")
-        return fitted(kitchen, options, unions, self.name)
+        options, whole = self.options, self.options.union == kitchen.parts
+        steps = None if options.optimiser == "lbfgs" else math.ceil(options.epochs / options.reuse)
+        masks = kitchen.kept_out(options.holdout, "soup.pls.holdout", options.union)
+        unions = kitchen.unions(options.union, steps, options.prefetch, options.first_hop == "exact")
+        window = math.ceil(kitchen.parts / options.union)
+        return fitted(kitchen, options, Served(unions, masks, whole, options.reuse, window), self.name)

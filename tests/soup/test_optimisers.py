@@ -1,0 +1,274 @@
+"""Each optimiser on a bowl whose lowest point is known, and on the tiny run, where it must not lose to the paper's."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gnnsoup_hpc.errors import JobError
+from gnnsoup_hpc.job import Job, LearnedJob, PartitionLearnedJob, validated
+from gnnsoup_hpc.records import Mixture
+from gnnsoup_hpc.soup.fitting import Served, fitted
+from gnnsoup_hpc.soup.methods.learned import Learned
+from gnnsoup_hpc.soup.methods.partition_learned import PartitionLearned
+from gnnsoup_hpc.soup.mixing import mixed
+from gnnsoup_hpc.soup.optimisers import descended, searched
+from gnnsoup_hpc.soup.weighing import alpha_of, distance_to_uniform, start_of
+from tests import pantry
+
+NEW = ["lbfgs", "adam", "eg"]
+GOAL = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
+STEEP = torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
+
+
+@dataclass
+class Bowl:
+    """sum of STEEP (x - GOAL)^2 / 2, for at most `most` evaluations."""
+
+    most: int = 10_000
+    seen: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    natural: set[bool] = field(default_factory=set)
+    moves: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, point: Tensor, rate: float = math.nan, natural: bool = False) -> tuple[float, Tensor]:
+        assert not self.spent
+        loss = float((STEEP * (point - GOAL).square()).sum() / 2)
+        self.seen.append(loss)
+        self.rates.append(rate)
+        self.natural.add(natural)
+        return loss, STEEP * (point - GOAL)
+
+    def moved(self, point: Tensor) -> None:
+        self.moves.append(point)
+
+    @property
+    def spent(self) -> bool:
+        return len(self.seen) >= self.most
+
+
+def zeros() -> Tensor:
+    return torch.zeros(3, dtype=torch.float64)
+
+
+def test_lbfgs_finds_the_bottom_in_few_evaluations() -> None:
+    bowl = Bowl()
+    torch.testing.assert_close(searched(bowl, zeros(), 0.0), GOAL, atol=1e-6, rtol=0.0)
+    assert len(bowl.seen) <= 20
+
+
+def test_lbfgs_returns_the_lowest_that_it_saw_when_it_is_cut_short() -> None:
+    bowl = Bowl(most=4)
+    found = searched(bowl, zeros(), 0.0)
+    assert len(bowl.seen) == 4
+    assert float((STEEP * (found - GOAL).square()).sum() / 2) == min(bowl.seen)
+
+
+def test_lbfgs_stops_by_its_tolerance() -> None:
+    eager, lazy = Bowl(), Bowl()
+    searched(eager, zeros(), 0.0)
+    searched(lazy, zeros(), 1.0)
+    assert len(lazy.seen) < len(eager.seen)
+
+
+@pytest.mark.parametrize(("optimiser", "rate"), [("adam", 0.3), ("eg", 0.01), ("paper", 0.01)])
+def test_the_others_make_one_step_an_evaluation(optimiser: str, rate: float) -> None:
+    bowl = Bowl()
+    descended(bowl, zeros(), LearnedJob(optimiser=optimiser, learning_rate=rate, epochs=60))
+    assert len(bowl.seen) == len(bowl.moves) == 60
+    assert bowl.seen[-1] < bowl.seen[0] / 2
+    assert bowl.rates[0] == rate
+    assert bowl.natural == {optimiser == "eg"}
+
+
+def cook(job: Job, optimiser: str, **options: Any) -> Mixture:
+    return pantry.cook(Learned(LearnedJob(optimiser=optimiser, **options)), job)
+
+
+def loss_at(job: Job, mixture: Mixture) -> float:
+    with pantry.station(job) as station:
+        kitchen = pantry.kitchen(station)
+        with torch.no_grad():
+            return float(kitchen.loss(mixed(kitchen.shelf, mixture.alpha, mixture.by), station.whole).loss)
+
+
+@pytest.mark.parametrize("optimiser", NEW)
+def test_reaches_at_least_what_the_papers_reaches(stock: Job, optimiser: str) -> None:
+    paper = loss_at(stock, cook(stock, "paper", epochs=50))
+    assert loss_at(stock, cook(stock, optimiser, epochs=25, tolerance=0.0)) <= paper + 1e-6
+
+
+@pytest.mark.parametrize("optimiser", NEW)
+def test_keeps_the_best_alpha_seen(stock: Job, optimiser: str) -> None:
+    mixture = cook(stock, optimiser, epochs=9)
+    assert loss_at(stock, mixture) == pytest.approx(min(step.loss for step in mixture.history), abs=1e-6)
+
+
+def test_never_more_evaluations_than_epochs(stock: Job) -> None:
+    with pantry.station(stock) as station:
+        kitchen = pantry.kitchen(station)
+        fitted(kitchen, LearnedJob(epochs=3, tolerance=0.0), Served(kitchen.whole_for_ever()), "ls")
+    assert kitchen.counts["backward_whole"] == 3
+
+
+def test_free_and_affine_weights_go_where_shares_cannot(stock: Job) -> None:
+    shares, affine, free = (cook(stock, "lbfgs", weights=kind, epochs=30) for kind in ("softmax", "affine", "free"))
+    ones = torch.ones(2, dtype=torch.float64)
+    torch.testing.assert_close(affine.alpha.sum(1), ones, atol=1e-9, rtol=0.0)
+    assert float((free.alpha.sum(1) - ones).abs().max()) > 1e-3
+    losses = [loss_at(stock, mixture) for mixture in (shares, affine, free)]
+    assert losses[0] >= losses[1] - 1e-4
+    assert losses[1] >= losses[2] - 1e-4
+
+
+@pytest.mark.parametrize("weights", ["softmax", "affine", "free"])
+@pytest.mark.parametrize("start", ["uniform", "xavier"])
+def test_all_weights_start_alike(weights: str, start: str) -> None:
+    options = LearnedJob(optimiser="adam", weights=weights, start=start)
+    alpha = alpha_of(start_of(options, 3, 2, (0, 1, 2)), weights)
+    shares = alpha_of(start_of(options.model_copy(update={"weights": "softmax"}), 3, 2, (0, 1, 2)), "softmax")
+    torch.testing.assert_close(alpha, shares)
+    assert (float((alpha - 1 / 3).abs().max()) < 1e-12) == (start == "uniform")
+
+
+@pytest.mark.parametrize("optimiser", NEW)
+def test_regularisation_pulls_towards_uniform(stock: Job, optimiser: str) -> None:
+    far, near = (cook(stock, optimiser, regularise=strength, epochs=20) for strength in (0.0, 10.0))
+    assert distance_to_uniform(near.alpha) < distance_to_uniform(far.alpha) / 2
+
+
+def gradient(job: Job, holdout: float, flip: str) -> tuple[float, Tensor]:
+    """Loss of what is fitted on and its gradient, labels of one side of the held-out mask changed."""
+    with pantry.station(job) as station:
+        kitchen = pantry.kitchen(station)
+        mask = next(kitchen.kept_out(holdout, "soup.ls.holdout"))
+        assert mask is not None
+        labels = station.whole.labels
+        changed = mask if flip == "held out" else ~mask
+        if flip:
+            labels[changed] = (labels[changed] + 1) % 3
+        alpha = torch.full((2, 3), 1 / 3, dtype=torch.float64, requires_grad=True)
+        found = kitchen.loss(mixed(kitchen.shelf, alpha, "layer"), station.whole, None, mask)
+        kitchen.backward(found.loss, station.whole)
+    assert alpha.grad is not None
+    return float(found.loss), alpha.grad
+
+
+def test_held_out_nodes_have_no_part_in_the_gradient(stock: Job) -> None:
+    loss, wanted = gradient(stock, 0.5, "")
+    same, found = gradient(stock, 0.5, "held out")
+    other, changed = gradient(stock, 0.5, "fitted")
+    assert same == loss
+    assert torch.equal(found, wanted)
+    assert other != loss
+    assert not torch.allclose(changed, wanted)
+
+
+def test_a_node_is_held_out_of_unions_as_it_is_of_the_whole(stock: Job) -> None:
+    with pantry.station(stock) as station:
+        kitchen = pantry.kitchen(station)
+        whole = next(kitchen.kept_out(0.4, "x"))
+        counts = station.graph.validation_counts
+        parts = whole.split(counts.tolist())
+        assert [int(part.sum()) for part in parts] == [int(0.4 * count) for count in counts]
+        views, masks = kitchen.unions(3, 4), kitchen.kept_out(0.4, "x", 3)
+        for view, mask in zip(views, masks, strict=False):
+            assert len(mask) == len(view.labels)
+            fits = {tuple(torch.cat([parts[part] for part in chosen]).tolist()) for chosen in triples(len(counts))}
+            assert tuple(mask.tolist()) in fits
+
+
+def triples(count: int) -> list[tuple[int, int, int]]:
+    return [(a, b, c) for a in range(count) for b in range(a + 1, count) for c in range(b + 1, count)]
+
+
+def test_the_union_of_all_parts_holds_out_what_the_whole_does(stock: Job) -> None:
+    with pantry.station(stock) as station:
+        kitchen = pantry.kitchen(station)
+        parts = stock.partition.parts
+        assert torch.equal(next(kitchen.unions(parts, 1)).labels, station.whole.labels)
+        assert torch.equal(next(kitchen.kept_out(0.4, "x", parts)), next(kitchen.kept_out(0.4, "x")))
+
+
+@pytest.mark.parametrize("optimiser", ["paper", *NEW])
+def test_held_out_choice_is_the_lowest_held_out_loss(stock: Job, optimiser: str) -> None:
+    mixture = cook(stock, optimiser, holdout=0.5, epochs=8)
+    with pantry.station(stock) as station:
+        kitchen = pantry.kitchen(station)
+        mask = next(kitchen.kept_out(0.5, "x"))
+
+        def held_out(alpha: Tensor) -> float:
+            return kitchen.loss(mixed(kitchen.shelf, alpha, "layer"), station.whole, None, mask).held_out
+
+        with torch.no_grad():
+            chosen = held_out(mixture.alpha)
+            start = held_out(torch.full((2, 3), 1 / 3, dtype=torch.float64))
+    assert chosen <= start + (1.0 if optimiser == "paper" else 1e-7)  # paper starts elsewhere
+
+
+@pytest.mark.parametrize("optimiser", NEW)
+def test_pls_with_a_holdout(stock: Job, optimiser: str) -> None:
+    options = PartitionLearnedJob(optimiser=optimiser, epochs=8, reuse=4, union=3, holdout=0.4)
+    alpha = pantry.cook(PartitionLearned(options), stock).alpha
+    torch.testing.assert_close(alpha.sum(1), torch.ones(2, dtype=torch.float64))
+
+
+def test_a_union_serves_as_many_evaluations_as_it_is_to(stock: Job) -> None:
+    options = PartitionLearnedJob(optimiser="adam", epochs=7, reuse=3, union=3)
+    with pantry.station(stock) as station:
+        kitchen = pantry.kitchen(station)
+        served = []
+        taken = kitchen.unions
+
+        def counting(*arguments: Any, **more: Any) -> Any:
+            for view in taken(*arguments, **more):
+                served.append(view.size)
+                yield view
+
+        kitchen.unions = counting
+        PartitionLearned(options).cook(kitchen)
+    assert len(served) == 3
+    assert kitchen.counts["backward_union"] == 7
+
+
+@pytest.mark.parametrize(
+    ("soup", "message"),
+    [
+        ({"ls": {"optimiser": "sgd"}}, r"soup.ls.optimiser = 'sgd'"),
+        ({"ls": {"optimiser": "lbfgs", "learning_rate": 3.0}}, "optimiser = 'lbfgs' has none, it searches"),
+        ({"ls": {"optimiser": "adam", "momentum": 0.5}}, "momentum = 0.5 is for optimiser = 'paper'; adam has none"),
+        ({"ls": {"optimiser": "eg", "weights": "free"}}, "optimiser = 'eg' needs weights = 'softmax'"),
+        ({"ls": {"holdout": 1.0}}, "soup.ls.holdout = 1.0"),
+        ({"pls": {"optimiser": "lbfgs"}}, "give soup.pls.reuse, the evaluations on each"),
+    ],
+)
+def test_a_wrong_option_is_one_line(soup: dict[str, Any], message: str) -> None:
+    with pytest.raises(JobError, match=message) as error:
+        validated({"name": "a", "soup": soup}, "a.toml")
+    assert "\n" not in str(error.value)
+
+
+def test_a_holdout_of_no_node_is_refused(stock: Job) -> None:
+    with pytest.raises(JobError, match=r"soup.ls.holdout = 0.001 keeps out none"):
+        cook(stock, "adam", holdout=0.001)
+
+
+def test_jobs_from_before_there_was_a_choice_mean_the_papers() -> None:
+    older = validated({"name": "a", "soup": {"ls": {"restart": 16}, "pls": {"learning_rate": 9.0}}}, "a.toml").soup
+    assert (older.ls.optimiser, older.pls.optimiser) == ("paper", "paper")
+    assert (older.ls.rate, older.pls.rate) == (10.0, 9.0)
+    assert (older.ls.epochs, older.pls.epochs) == (50, 100)
+    assert not older.ls.uniform_start
+
+
+def test_history_tells_every_evaluation(stock: Job) -> None:
+    history = cook(stock, "lbfgs", epochs=5, tolerance=0.0).history
+    assert [step.step for step in history] == list(range(1, len(history) + 1))
+    assert np.isfinite([step.loss for step in history]).all()
+    assert all(math.isnan(step.learning_rate) for step in history)
