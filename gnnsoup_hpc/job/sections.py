@@ -204,6 +204,9 @@ class SoupJob(Section):
     unfit: Literal["refuse", "leave out"] = Field(
         "refuse", description="what to do about an ingredient that is missing, damaged, foreign or not finite"
     )
+    diagnose: bool = Field(
+        True, description="end with a diagnosis: are the ingredients in one basin? Costs two evaluations an ingredient"
+    )
     gis: GisJob = Field(default_factory=lambda: GisJob(), description="options of GIS")
     ls: LearnedJob = Field(default_factory=lambda: LearnedJob(), description="options of LS")
     pls: PartitionLearnedJob = Field(default_factory=lambda: PartitionLearnedJob(), description="options of PLS")

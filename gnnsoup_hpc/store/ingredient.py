@@ -125,6 +125,12 @@ def read(path: Path, origin: Origin | None = None) -> Ingredient:
         return _ingredient(file, state)
 
 
+def origin(path: Path) -> dict[str, Any]:
+    """The values of an ingredient's origin, as `Origin.values` names them. Raises: FileError."""
+    with files.opened(path, KIND, VERSION) as file, files.reading(path):
+        return dict(json.loads(file["provenance"].attrs["origin"]))
+
+
 def _ingredient(file: h5py.File, state: State) -> Ingredient:
     columns = [file["history"][name][:] for name in _HISTORY]
     known = json.loads(file["provenance"].attrs["origin"])

@@ -86,6 +86,8 @@ def write(
         metrics = file.create_group("metrics", track_order=True)
         files.put(metrics, "validation_accuracy", soup.validation_accuracy, "1", "exact, on validation nodes")
         files.put(metrics, "test_accuracy", soup.test_accuracy, "1", "exact, on test nodes")
+        if soup.test_right is not None:
+            files.put(metrics, "test_right", soup.test_right, "1", "a bit a test node: 1 = right")
         passes = file.create_group("passes", track_order=True)
         for name, count in soup.counts.items():
             files.put(passes, name, count, "1", COUNTS[name])
@@ -137,6 +139,7 @@ def read(path: Path) -> Soup:
             test_accuracy=float(file["metrics/test_accuracy"][()]),
             measurement=cost.get(file),
             counts={name: int(file["passes"][name][()]) for name in COUNTS},
+            test_right=file["metrics/test_right"][:] if "test_right" in file["metrics"] else None,
         )
 
 

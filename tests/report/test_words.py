@@ -12,10 +12,12 @@ import pytest
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.job import METHOD_NAMES, Job
 from gnnsoup_hpc.report.compare import comparison
+from gnnsoup_hpc.report.layout import aligned
 from gnnsoup_hpc.report.rows import Contents, contents
-from gnnsoup_hpc.report.table import aligned, spread, table
-from gnnsoup_hpc.report.words import binomial_error, verdicts
+from gnnsoup_hpc.report.table import spread, table
+from gnnsoup_hpc.report.words import verdicts
 from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.significance import binomial_error
 from tests import pantry
 
 
