@@ -20,8 +20,8 @@ def permuted(state: State, seed: int) -> State:
     """A two-layer GraphSAGE with its hidden units in another order, and so with the same outputs."""
     order = torch.randperm(len(state["convs.0.lin_l.bias"]), generator=torch.Generator().manual_seed(seed))
     first = {name: tensor[order] for name, tensor in state.items() if name.startswith("convs.0.")}
-    second = {name: tensor[:, order] for name, tensor in state.items() if name.startswith("convs.1.lin_")}
-    return {name: first.get(name, second.get(name) if tensor.dim() > 1 else tensor) for name, tensor in state.items()}
+    second = {name: state[name][:, order] for name in ("convs.1.lin_l.weight", "convs.1.lin_r.weight")}
+    return {name: (first | second).get(name, tensor) for name, tensor in state.items()}
 
 
 def remade(job: Job, make: Callable[[State, int], State], own_starts: bool = False) -> Job:

@@ -10,18 +10,30 @@ from pathlib import Path
 import pytest
 
 from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.prepare import note_job
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import diagnosis as diagnosis_store
 from tests import pantry
 from tests.diagnosis.kit import permuted, remade
 from tests.faults import kit
 
+ORDERS = (0, 3, 7, 8, 11, 12)  # seeds of the orders that hidden units are put in; others are kinder
+
 
 @pytest.fixture(scope="module")
 def collapsing(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """Six ingredients of the same outputs, hidden units in different orders."""
-    job = pantry.stocked(tmp_path_factory.mktemp("collapsing"), "model.hidden=64", ingredients=6)
-    return remade(job, permuted, own_starts=True)
+    """Six ingredients of the same outputs, the hidden units of all but the first in another order."""
+    how = (
+        "model.hidden=6",
+        "train.dropout=0.0",
+        "train.epochs=60",
+        "graph.train_share=0.4",
+        "graph.validation_share=0.5",
+    )
+    job = pantry.stocked(tmp_path_factory.mktemp("collapsing"), *how, ingredients=1)
+    job = pantry.changed(job, f"train.ingredients={len(ORDERS)}")
+    note_job(job)
+    return remade(job, lambda state, index: permuted(state, ORDERS[index]) if index else state, own_starts=True)
 
 
 def diagnose(job: Job, *words: object) -> str:
