@@ -8,9 +8,11 @@ from math import isfinite
 from gnnsoup_hpc.diagnosis.basin import Barrier, barriers, collapsed, of_mean
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.records import Diagnosed, Diagnosis
+from gnnsoup_hpc.significance import error_below_mean
 
 HIGH_RATE = 0.01  # of Adam: these models are trained at 0.001 to 0.01
 WEAK = 0.1  # of accuracy below the best
+COARSE = 0.05  # twice an error that hides what matters
 
 
 def verdict(found: Diagnosis, job: Job) -> list[str]:
@@ -36,9 +38,10 @@ def _sentences(found: Diagnosis, job: Job) -> Iterator[str]:
 
 def _healthy(found: Diagnosis, told: Sequence[Barrier]) -> str:
     deepest = max(told, key=lambda barrier: barrier.fall)
+    coarse = f" Falls of less are beyond {found.nodes} validation nodes." if deepest.error > COARSE / 2 else ""
     return (
         f"Healthy: all {len(found.ingredients)} ingredients lie in one basin with the best, {found.best}. The lowest"
-        f" midpoint, with {deepest.name}, is {_place(deepest)}. Their means are sound models."
+        f" midpoint, with {deepest.name}, is {_place(deepest)}.{coarse}"
     )
 
 
@@ -72,7 +75,7 @@ def _unfit(found: Diagnosis) -> Iterator[str]:
         how = f"learning rate {ingredient.learning_rate:g}, {ingredient.epochs} epochs"
         if not isfinite(ingredient.alone.loss):
             yield f"Ingredient {ingredient.name} gives scores that are not finite ({how}): train it at a lower rate."
-        elif best - ingredient.alone.accuracy > WEAK:
+        elif best - ingredient.alone.accuracy > max(WEAK, 2 * error_below_mean(best, [best], found.nodes)):
             yield (
                 f"Ingredient {ingredient.name} alone is {_points(best - ingredient.alone.accuracy)} below the best one"
                 f" ({how}): it has not learned what the others have; train it again, or leave it out."

@@ -25,6 +25,12 @@ def test_a_healthy_run_is_healthy_and_gets_no_advice() -> None:
         "Healthy: all 3 ingredients lie in one basin with the best, 0000. The lowest midpoint, with 0002"
     )
     assert "0.10 points below the mean of its ends" in line
+    assert "Falls of less are beyond" not in line
+
+
+def test_few_validation_nodes_tell_little_and_it_is_said() -> None:
+    (line,) = verdict(diagnosis(0.9, 0.8, mean=0.9, nodes=30), JOB)
+    assert line.endswith("Falls of less are beyond 30 validation nodes.")
 
 
 def test_a_collapse_is_said_with_its_figures() -> None:
@@ -86,6 +92,7 @@ def test_an_ingredient_that_is_broken_or_weak_is_named() -> None:
     assert "Ingredient 0001 gives scores that are not finite (learning rate 0.005, 60 epochs)" in said(broken)
     weak = replace(found, ingredients=(first, second, replace(third, alone=Judgement(0.7, 1.0))))
     assert "Ingredient 0002 alone is 20.00 points below the best one" in said(weak)
+    assert "Ingredient 0002" not in said(replace(weak, nodes=10))  # two nodes are no proof
 
 
 def test_what_lining_up_helps_is_said_with_its_setting() -> None:
