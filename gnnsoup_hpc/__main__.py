@@ -53,6 +53,13 @@ def report(arguments: argparse.Namespace, here: Place) -> None:
     report_all(arguments.runs)
 
 
+def diagnose(arguments: argparse.Namespace, here: Place) -> None:
+    """Say whether a run's ingredients lie in one basin, so that a soup can pay, and what to do where they do not."""
+    from gnnsoup_hpc.diagnosis.__main__ import diagnose
+
+    diagnose(arguments, here)
+
+
 def bench(arguments: argparse.Namespace, here: Place) -> None:
     """Time and memory of evaluation, LS, PLS and GIS beside PyG's own classes, every cell in processes of its own."""
     from gnnsoup_hpc.bench.__main__ import bench
@@ -73,15 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="gnnsoup", description="Souping graph neural networks at scale.")
     parser.add_argument("--version", action="version", version=f"gnnsoup_hpc {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (run, prepare, train, soup, report, bench, job):
+    for command in (run, prepare, train, soup, diagnose, report, bench, job):
         _add(commands, command)
     parsed = parser.parse_args(arguments)
-    return cli.guarded(lambda here: parsed.command(parsed, here), collective=parsed.command in (soup, run))
+    return cli.guarded(lambda here: parsed.command(parsed, here), collective=parsed.command in (soup, run, diagnose))
 
 
 def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Callable[..., None]) -> None:
     """One subcommand, described by its function's docstring."""
     from gnnsoup_hpc.bench.__main__ import add_bench
+    from gnnsoup_hpc.diagnosis.__main__ import add_run
     from gnnsoup_hpc.report.__main__ import add_runs
 
     about = (command.__doc__ or "").strip()
@@ -89,6 +97,8 @@ def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], command:
     parser.set_defaults(command=command)
     if command is report:
         add_runs(parser)
+    elif command is diagnose:
+        add_run(parser)
     elif command is bench:
         add_bench(parser)
     else:

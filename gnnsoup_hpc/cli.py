@@ -19,9 +19,9 @@ GRACE_SECONDS = 5.0
 JOB_HELP = "a job file, or the name of a bundled job (default: pubmed)"
 
 
-def add_job(parser: argparse.ArgumentParser) -> None:
+def add_job(parser: argparse.ArgumentParser, called: str = "JOB", about: str = JOB_HELP) -> None:
     """Arguments that say which job."""
-    parser.add_argument("job", nargs="?", metavar="JOB", help=JOB_HELP)
+    parser.add_argument("job", nargs="?", metavar=called, help=about)
     parser.add_argument(
         "--set",
         action="append",

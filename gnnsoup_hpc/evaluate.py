@@ -5,12 +5,14 @@ Both ways give the same predictions, and so the same accuracies, but where two s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gnnsoup_hpc import budget, engine, stream
 from gnnsoup_hpc.budget import Sizes
@@ -19,12 +21,20 @@ from gnnsoup_hpc.graphs.ogb import catalogue
 from gnnsoup_hpc.layerwise import Layerwise, layerwise
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.plan import Plan
-from gnnsoup_hpc.records import IntArray, Precision, Role, State
+from gnnsoup_hpc.records import BoolArray, IntArray, Judgement, Precision, Role, State
 from gnnsoup_hpc.store import files
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.subgraph import View
 
 NO_CLASS = -1  # predicted where scores are not finite
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Accuracy on some nodes, and which of them are right, (n,); none is where a score is not finite."""
+
+    accuracy: float
+    right: BoolArray
 
 
 @torch.no_grad()
@@ -124,12 +134,34 @@ class Evaluator:
 
     def ensemble_accuracies(self, states: Sequence[State], roles: Sequence[Role]) -> list[float]:
         """Accuracy of the mean of the models' softmax outputs, one model at a time on the graph."""
+        return [marks.accuracy for marks in self.marks(states, roles)]
+
+    def marks(self, states: Sequence[State], roles: Sequence[Role]) -> list[Marks]:
+        """The same, node by node: the nodes of each role, rising."""
         roles_of = self._graph.role(0, self._graph.nodes)
         nodes = self._nodes(roles)
-        predicted = self._predicted(states, nodes, roles)
+        predicted = np.empty(len(nodes), dtype=np.int64)
+        for first, scores in self._scores(states, nodes, roles):
+            predicted[first : first + len(scores)] = _predicted(scores).cpu().numpy()
         labels = self._graph.y(0, self._graph.nodes)[nodes]
-        mine = {role: roles_of[nodes] == role for role in roles}
-        return [self._score(predicted[mine[role]], labels[mine[role]]) for role in roles]
+        mine = [roles_of[nodes] == role for role in roles]
+        return [self._marked(predicted[chosen], labels[chosen]) for chosen in mine]
+
+    def judged(self, state: State, role: Role) -> Judgement:
+        """Accuracy and mean cross-entropy in nats of one model on the nodes of a role.
+
+        The sum runs in float64 over nodes in their order, so it depends on no block and no thread.
+        """
+        nodes = self._nodes((role,))
+        labels = self._graph.y(0, self._graph.nodes)[nodes]
+        predicted, losses = np.empty(len(nodes), dtype=np.int64), np.empty(len(nodes))
+        for first, scores in self._scores([state], nodes, (role,)):
+            span = slice(first, first + len(scores))
+            predicted[span] = _predicted(scores).cpu().numpy()
+            losses[span] = functional.cross_entropy(
+                scores.double().cpu(), torch.from_numpy(labels[span]), reduction="none"
+            ).numpy()
+        return Judgement(self._score(predicted, labels), float(losses.mean()))
 
     def _nodes(self, roles: Sequence[Role]) -> IntArray:
         """The nodes of some roles, rising."""
@@ -143,22 +175,25 @@ class Evaluator:
             return catalogue.accuracy(name, predicted, labels)
         return int((predicted == labels).sum()) / len(labels)
 
-    def _predicted(self, states: Sequence[State], nodes: IntArray, roles: Sequence[Role]) -> IntArray:
-        """Class predicted for each of `nodes` by the mean of softmax outputs; of one model, by its scores."""
+    def _marked(self, predicted: IntArray, labels: IntArray) -> Marks:
+        finite = not (predicted == NO_CLASS).any()
+        return Marks(self._score(predicted, labels), (predicted == labels) & finite)
+
+    def _scores(self, states: Sequence[State], nodes: IntArray, roles: Sequence[Role]) -> Iterator[tuple[int, Tensor]]:
+        """(place among `nodes`, scores from there on); of several models, a multiple of their mean output."""
         in_memory = self._whole is not None or (self._ready is not None and self._ready[0] == tuple(roles))
-        if not in_memory and not self.fits:
-            with files.scratch(self._home / "hidden") as folder:
-                left = max(1, self._memory - budget.EVALUATED_NODE * self._graph.nodes)
-                ways = layerwise(self._graph, self._net, left, folder, self._device, nodes)
-                return _layer_by_layer(self._net, states, len(nodes), ways)
-        return _all_at_once(self._net, states, self.ready(roles))
+        if in_memory or self.fits:
+            yield 0, _all_at_once(self._net, states, self.ready(roles))
+            return
+        with files.scratch(self._home / "hidden") as folder:
+            left = max(1, self._memory - budget.EVALUATED_NODE * self._graph.nodes)
+            ways = layerwise(self._graph, self._net, left, folder, self._device, nodes)
+            yield from _layer_by_layer(self._net, states, len(nodes), ways)
 
 
 @torch.no_grad()
-def _all_at_once(net: Architecture, states: Sequence[State], ready: Ready) -> IntArray:
-    if len(states) == 1:
-        return _predicted(engine.scores(net, states[0], ready)).cpu().numpy()
-    return _predicted(_mean_output(net, states, ready)).cpu().numpy()
+def _all_at_once(net: Architecture, states: Sequence[State], ready: Ready) -> Tensor:
+    return engine.scores(net, states[0], ready) if len(states) == 1 else _mean_output(net, states, ready)
 
 
 @torch.no_grad()
@@ -170,20 +205,20 @@ def _mean_output(net: Architecture, states: Iterable[State], ready: Ready) -> Te
     return total
 
 
-def _layer_by_layer(net: Architecture, states: Sequence[State], count: int, ways: Layerwise) -> IntArray:
+def _layer_by_layer(
+    net: Architecture, states: Sequence[State], count: int, ways: Layerwise
+) -> Iterator[tuple[int, Tensor]]:
     """The same, block by block; sums of softmax outputs spill like hidden states."""
-    predicted = np.empty(count, dtype=np.int64)
     total = ways.space("total", count, net.classes) if len(states) > 1 else None
     for number, state in enumerate(states, 1):
         for first, scores in ways.scores(state):
-            span = np.arange(first, first + len(scores))
             if total is not None:
                 scores = scores.softmax(1)
+                span = np.arange(first, first + len(scores))
                 scores = scores if number == 1 else torch.from_numpy(total.take(span)).to(scores.device) + scores
                 total.write(first, scores.cpu().numpy())
             if number == len(states):
-                predicted[span] = _predicted(scores).cpu().numpy()
-    return predicted
+                yield first, scores
 
 
 def _predicted(scores_nC: Tensor) -> Tensor:

@@ -130,16 +130,6 @@ def warm_up(device: torch.device) -> None:
         schedule.step()
 
 
-def binomial_error(accuracy: float, nodes: int) -> float:
-    """Standard error of an accuracy that was measured on that many nodes.
-
-    Two nodes right and two wrong are added, so that it is not zero where every node is right (Agresti and Coull, The
-    American Statistician 52(2), 1998).
-    """
-    smoothed = (accuracy * nodes + 2.0) / (nodes + 4.0)
-    return math.sqrt(smoothed * (1.0 - smoothed) / nodes)
-
-
 def above_baseline(spent: Measurement) -> float:
     """Peak host memory above where the phase began, in bytes; NaN where it could not be measured."""
     return spent["peak_host_bytes"] - spent["baseline_host_bytes"]

@@ -18,6 +18,7 @@ from torch import Tensor
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 ByteArray = npt.NDArray[np.uint8]
+BoolArray = npt.NDArray[np.bool_]
 WordArray = npt.NDArray[np.uint32]
 IndexArray = npt.NDArray[np.int32] | npt.NDArray[np.int64]  # int32 where it holds, for half the memory
 Dense = npt.NDArray[Any]  # a matrix of float32 or float64
@@ -220,7 +221,8 @@ class Soup:
     """A mixture with its weights (None for an ensemble), its exact accuracies and what making it cost.
 
     `options` are the method's, and the seed; `ingredients` names what alpha's columns weigh, `shelf_sha256` is the hash
-    of their weights and of the graph, and `left_out` says of each other ingredient why it is not there.
+    of their weights and of the graph, and `left_out` says of each other ingredient why it is not there. `test_right`
+    has a bit a test node, in the order of graph.h5, padded with 0 to whole bytes: 1 where it is right.
     """
 
     method: str
@@ -236,3 +238,55 @@ class Soup:
     measurement: Measurement
     counts: Mapping[str, int]
     alignment: Alignment | None = None  # of the ingredients before they were mixed; None: as they are
+    test_right: ByteArray | None = None  # files of before had none
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What one model is worth on some nodes: accuracy, and mean cross-entropy in nats (NaN or inf: not finite)."""
+
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Diagnosed:
+    """One ingredient of a diagnosis: what it is worth alone, and what may tell why it lies where it lies."""
+
+    name: str
+    alone: Judgement
+    state_sha256: str
+    initial_sha256: str
+    learning_rate: float
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Midpoints:
+    """Judgements once the ingredients are lined up in some way with the best one.
+
+    `halfway` has, by name, 0.5 * best + 0.5 * other for each other ingredient; `mean` is that of all ingredients.
+    `setting` is the field of a job that lines a shelf up so; empty for ingredients as they were trained.
+    """
+
+    lineup: str
+    setting: str
+    halfway: Mapping[str, Judgement]
+    mean: Judgement
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Whether ingredients lie in one basin of the loss, on validation nodes. `best` names the most accurate one."""
+
+    graph_sha256: str
+    nodes: int
+    best: str
+    ingredients: tuple[Diagnosed, ...]
+    left_out: tuple[str, ...]
+    lineups: tuple[Midpoints, ...]
+    seconds: float
+
+    def named(self, name: str) -> Diagnosed:
+        """The ingredient of that name."""
+        return next(ingredient for ingredient in self.ingredients if ingredient.name == name)

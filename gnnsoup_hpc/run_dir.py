@@ -76,6 +76,11 @@ class RunDir:
         return self.soups / f"{method}.h5"
 
     @property
+    def diagnosis(self) -> Path:
+        """The diagnosis: whether the ingredients lie in one basin."""
+        return self.root / "diagnosis.h5"
+
+    @property
     def report(self) -> Path:
         """The report."""
         return self.root / "report.h5"

@@ -17,15 +17,17 @@ PACKAGE = Path(__file__).resolve().parent.parent / "gnnsoup_hpc"
 # From the top: a room imports from lines below its own, and within itself. A name stands for a module or a package.
 ORDER = [
     "__main__",
+    "diagnosis.__main__",
     "soup.__main__ train.__main__",
     "bench.__main__",
     "report.__main__",
     "cli",
     "bench",
-    "soup.work train.work",
+    "soup.work train.work diagnosis.work",
     "prepare train soup.selection report",
     "soup.methods",
     "soup",
+    "diagnosis",
     "evaluate limits",
     "engine budget",
     "attention",
@@ -39,7 +41,7 @@ ORDER = [
     "run_dir ranks subgraph measure leases progress seeds sampling",
     "rows pool",
     "job kernels crew compiled dense",
-    "records errors hashing",
+    "records errors hashing significance",
     "__init__",
 ]
 

@@ -122,6 +122,9 @@ class SoupJob(Section):
         " they do on validation nodes; changes no ingredient's outputs; auto: by weights where that lifts the mean of"
         " all by more than the error, else none",
     )
+    diagnose: bool = Field(
+        True, description="end with a diagnosis: are the ingredients in one basin? Costs two evaluations an ingredient"
+    )
     gis: GisJob = Field(default_factory=lambda: GisJob(), description="options of GIS")
     ls: LearnedJob = Field(default_factory=lambda: LearnedJob(), description="options of LS")
     pls: PartitionLearnedJob = Field(default_factory=lambda: PartitionLearnedJob(), description="options of PLS")

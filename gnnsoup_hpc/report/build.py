@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from gnnsoup_hpc.diagnosis.columns import columns
 from gnnsoup_hpc.measure import COUNTS, QUANTITIES, above_baseline
 from gnnsoup_hpc.records import Ingredient, Soup
 from gnnsoup_hpc.report.rows import Contents, Phase, best_ingredient, models_at_inference
@@ -21,11 +22,14 @@ Column = tuple[str, Callable[[Row], Any], str, str]
 
 def write(run: Contents) -> None:
     """Publish the run's report.h5."""
-    tables = {
+    tables: dict[str, tuple[Columns, str]] = {
         "methods": (_columns(run.soups, _method_columns(run)), "one row a method"),
         "ingredients": (_columns(run.ingredients, _ingredient_columns()), "one row an ingredient that was souped"),
         "phases": (_columns(run.phases, _phase_columns()), "one row a phase"),
     }
+    if run.diagnosis is not None:
+        about = "one row a way to line up and an ingredient, or all: midpoints with the best one"
+        tables["diagnosis"] = (columns(run.diagnosis), about)
     histories = {soup.method: soup.mixture.history for soup in run.soups if soup.mixture.history}
     report_store.write(run.run.report, run.job, run.graph, tables, histories, verdicts(run), run.units)
 

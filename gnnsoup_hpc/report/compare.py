@@ -7,8 +7,10 @@ from pathlib import Path
 from statistics import mean
 
 from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.report.layout import aligned
 from gnnsoup_hpc.report.rows import Contents, best_ingredient, contents
-from gnnsoup_hpc.report.table import aligned, spread
+from gnnsoup_hpc.report.table import spread
+from gnnsoup_hpc.significance import FEWEST_RUNS, standard_error
 
 
 def comparison(roots: Sequence[Path]) -> str:
@@ -20,14 +22,19 @@ def comparison(roots: Sequence[Path]) -> str:
     common = [soup.method for soup in runs[0].soups if all(run.soup(soup.method) for run in runs)]
     if not common:
         raise RunError(f"the runs {', '.join(map(str, roots))} have no method in common")
-    head = ("", "validation", "test", "test - mean ingredient", "test - best", "runs above best")
+    head = ("", "validation", "test", "test - mean ingredient", "test - best", "runs above best", "error", "verdict")
     rows = [_ingredients_row(runs), *(_method_row(runs, method) for method in common)]
-    return "\n".join([f"{len(runs)} runs: {', '.join(map(str, roots))}", "", *aligned([head, *rows])])
+    about = (
+        "±: standard deviation over runs. error: twice the standard error of the mean of test - best over runs, each"
+        " run's\ntwo measured on the same nodes; a mean beyond it is a gain or a loss, and none is judged of fewer than"
+        f" {FEWEST_RUNS} runs."
+    )
+    return "\n".join([f"{len(runs)} runs: {', '.join(map(str, roots))}", "", *aligned([head, *rows]), "", about])
 
 
 def _ingredients_row(runs: Sequence[Contents]) -> tuple[str, ...]:
     validations = [mean(i.validation_accuracy for i in run.ingredients) for run in runs]
-    return "mean ingredient", spread(validations), spread(_mean_tests(runs)), "", "", ""
+    return "mean ingredient", spread(validations), spread(_mean_tests(runs)), "", "", "", "", ""
 
 
 def _method_row(runs: Sequence[Contents], method: str) -> tuple[str, ...]:
@@ -36,7 +43,19 @@ def _method_row(runs: Sequence[Contents], method: str) -> tuple[str, ...]:
     gains = [test - base for test, base in zip(tests, _mean_tests(runs), strict=True)]
     above = [test - best_ingredient(run).test_accuracy for test, run in zip(tests, runs, strict=True)]
     wins = f"{sum(gain > 0 for gain in above)} of {len(runs)}"
-    return method, spread([s.validation_accuracy for s in soups]), spread(tests), _signed(gains), _signed(above), wins
+    validations = spread([s.validation_accuracy for s in soups])
+    return method, validations, spread(tests), _signed(gains), _signed(above), wins, *judged(above)
+
+
+def judged(differences: Sequence[float]) -> tuple[str, str]:
+    """Twice the standard error of the mean of paired differences, and what the mean is: gain, loss, or neither."""
+    if not any(differences):
+        return "", "the same"
+    if len(differences) < FEWEST_RUNS:
+        return "", "too few runs"
+    error, middle = 2.0 * standard_error(differences), mean(differences)
+    verdict = "within its error" if abs(middle) <= error else "gain" if middle > 0 else "loss"
+    return f"{error:.4f}", verdict
 
 
 def _mean_tests(runs: Sequence[Contents]) -> list[float]:

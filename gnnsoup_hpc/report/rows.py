@@ -10,9 +10,10 @@ from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.measure import above_baseline
-from gnnsoup_hpc.records import Ingredient, Measurement, Role, Soup
+from gnnsoup_hpc.records import Diagnosis, Ingredient, Measurement, Role, Soup
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import alignment as alignment_store
+from gnnsoup_hpc.store import diagnosis as diagnosis_store
 from gnnsoup_hpc.store import graph as graph_store
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store import soup as soup_store
@@ -43,6 +44,7 @@ class Contents:
     soups: tuple[Soup, ...]
     phases: tuple[Phase, ...]
     alignment: Made | None = None  # None where nothing was asked about it
+    diagnosis: Diagnosis | None = None  # of these very ingredients
 
     @property
     def units(self) -> str:
@@ -88,6 +90,7 @@ def contents(root: Path) -> Contents:
         test_nodes = int((graph.role(0, graph.nodes) == Role.TEST).sum())
         prepared = graph.measurement
         _check_shelf(run, graph, ingredients, soups)
+        diagnosis = _diagnosis(run, graph, ingredients)
     alignment = _alignment(run, job, soups)
     phases = (
         _phase("prepare", [prepared]),
@@ -95,7 +98,7 @@ def contents(root: Path) -> Contents:
         *([_phase("align", [alignment.measurement])] if alignment else []),
         _phase("soup", [soup.measurement for soup in soups]),
     )
-    return Contents(run, job, about, test_nodes, ingredients, soups, phases, alignment)
+    return Contents(run, job, about, test_nodes, ingredients, soups, phases, alignment, diagnosis)
 
 
 def _alignment(run: RunDir, job: Job, soups: Sequence[Soup]) -> Made | None:
@@ -113,6 +116,22 @@ def _alignment(run: RunDir, job: Job, soups: Sequence[Soup]) -> Made | None:
                 " run `gnnsoup soup JOB`, which brings all soups up to date"
             )
     return made
+
+
+def _diagnosis(run: RunDir, graph: GraphFile, ingredients: Sequence[Ingredient]) -> Diagnosis | None:
+    """The run's diagnosis; None where there is none, or one of other ingredients or of another graph.
+
+    Raises: RunError where the file is damaged.
+    """
+    if not run.diagnosis.exists():
+        return None
+    try:
+        found = diagnosis_store.read(run.diagnosis)
+    except FileError as error:
+        raise RunError(f"{error}: run `gnnsoup diagnose {run.root}`, which makes it again") from None
+    weights = {f"{ingredient.index:04d}": states.sha256(ingredient.state) for ingredient in ingredients}
+    same = {ingredient.name: ingredient.state_sha256 for ingredient in found.ingredients} == weights
+    return found if same and found.graph_sha256 == graph.sha256 else None
 
 
 def _check_options(run: RunDir, job: Job, soup: Soup) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import isfinite
 from statistics import mean, stdev
 
 from gnnsoup_hpc.measure import above_baseline
 from gnnsoup_hpc.records import Soup
+from gnnsoup_hpc.report.layout import aligned
+from gnnsoup_hpc.report.midpoints import midpoints
 from gnnsoup_hpc.report.rows import Contents, models_at_inference
 from gnnsoup_hpc.report.words import verdicts
 
@@ -35,9 +37,16 @@ def table(run: Contents) -> str:
             "forward, backward: passes over the whole graph while souping. models: what one prediction runs through:",
             "an ensemble costs nothing to make, and that many times as much at each inference.",
             "seconds of train and soup: sums over ingredients and over methods.",
+            *_diagnosed(run),
             *verdicts(run),
         ]
     )
+
+
+def _diagnosed(run: Contents) -> list[str]:
+    if run.diagnosis is None or not run.diagnosis.lineups:
+        return []
+    return ["", *midpoints(run.diagnosis), ""]
 
 
 def spread(values: Sequence[float]) -> str:
@@ -81,15 +90,3 @@ def _ratio(value: float, reference: float) -> str:
 
 def _mebibytes(value: float) -> str:
     return f"{value / 2**20:.1f}" if isfinite(value) else "-"
-
-
-def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Rows as lines: the first column to the left, the others to the right."""
-    first, *others = zip(*rows, strict=True)
-    columns = [_padded(first, str.ljust), *(_padded(column, str.rjust) for column in others)]
-    return ["  ".join(cells) for cells in zip(*columns, strict=True)]
-
-
-def _padded(cells: Sequence[str], pad: Callable[[str, int], str]) -> list[str]:
-    width = max(map(len, cells))
-    return [pad(cell, width) for cell in cells]

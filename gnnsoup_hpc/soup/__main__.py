@@ -11,6 +11,7 @@ import torch
 
 from gnnsoup_hpc import budget, cli, limits, ranks
 from gnnsoup_hpc.budget import Sizes
+from gnnsoup_hpc.diagnosis.work import Examination
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.limits import Limit
 from gnnsoup_hpc.models import Architecture
@@ -37,7 +38,7 @@ def soup(job: Job, here: Place, again: bool = False) -> None:
     world = ranks.world(here)
     shared = ranks.threads_a_rank(job.machine, here)
     if world is not None and here.rank > 0:
-        _help(job, here, world)
+        assist(job, here, world)
         return
     device = ranks.claim_machine(job.machine, here, alone=True)
     ranks.check_precision(job.soup.precision, device)
@@ -48,7 +49,7 @@ def _coordinate(job: Job, here: Place, team: Team, device: torch.device, again: 
     run, log = RunDir.of(job), Log(here.prefix)
     with graph_store.opened(run.graph, job, verify=True) as graph:
         architecture = Architecture.of(job.model, graph.features, graph.classes)
-        job, memory = _within_limit(ingredient_store.settled(job, run), here, graph, device, log)
+        job, memory = within_limit(ingredient_store.settled(job, run), here, graph, device, log)
         selection = selected(job, run, architecture, graph, log)
         note_job(job)
         ids = list(selection.fit)
@@ -59,11 +60,13 @@ def _coordinate(job: Job, here: Place, team: Team, device: torch.device, again: 
         station.align(alignment)
         team.tell("align", alignment)
         Stove(job, run, architecture, graph, selection, station, team, log).cook_all(again)
+        if job.soup.diagnose:
+            Examination(job, run, selection, station, team, log).done()
     team.tell("leave")
     report(run.root)
 
 
-def _help(job: Job, here: Place, world: Intracomm) -> None:
+def assist(job: Job, here: Place, world: Intracomm) -> None:
     """The other ranks' side; they touch no file before rank 0 found the run to be right."""
     device = ranks.claim_machine(job.machine, here)
     order, ids = receive(world, 0)
@@ -71,11 +74,11 @@ def _help(job: Job, here: Place, world: Intracomm) -> None:
         run = RunDir.of(job)
         with graph_store.opened(run.graph, job) as graph:
             architecture = Architecture.of(job.model, graph.features, graph.classes)
-            _, memory = _within_limit(job, here, graph, device, Log(quiet=True))
+            _, memory = within_limit(job, here, graph, device, Log(quiet=True))
             serve(world, Station(run, architecture, ids, graph, device, memory, job.soup.precision))
 
 
-def _within_limit(job: Job, here: Place, graph: GraphFile, device: torch.device, log: Log) -> tuple[Job, int]:
+def within_limit(job: Job, here: Place, graph: GraphFile, device: torch.device, log: Log) -> tuple[Job, int]:
     """The job with soup.pls.union chosen, and the bytes that accuracies may fill beside the ingredients.
 
     Raises: MemoryLimitError where one of the job's methods does not fit.

@@ -26,10 +26,10 @@ from gnnsoup_hpc import stream
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.hashing import fingerprint
 from gnnsoup_hpc.job import Job
-from gnnsoup_hpc.measure import binomial_error
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.records import Align, Alignment, Permutation, Role, State
 from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.significance import binomial_error
 from gnnsoup_hpc.soup.station import Station, Taste
 from gnnsoup_hpc.store import alignment as alignment_store
 from gnnsoup_hpc.store import ingredient as ingredient_store
@@ -149,7 +149,7 @@ class Aligner:
 
     @cached_property
     def _starts(self) -> list[str]:
-        return [ingredient_store.initial_sha256(self.run.ingredient(index)) for index in self.weights]
+        return [str(ingredient_store.origin(self.run.ingredient(index))["initial_sha256"]) for index in self.weights]
 
     @property
     def _share_start(self) -> bool:

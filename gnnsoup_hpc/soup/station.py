@@ -11,11 +11,12 @@ from torch import Tensor
 
 from gnnsoup_hpc import first_hop
 from gnnsoup_hpc.alignment import permuted
+from gnnsoup_hpc.diagnosis.scales import Load, Scales
 from gnnsoup_hpc.engine import Ready
-from gnnsoup_hpc.evaluate import Evaluator
+from gnnsoup_hpc.evaluate import Evaluator, Marks
 from gnnsoup_hpc.measure import Meter
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Alignment, Grouping, Precision, Role, State
+from gnnsoup_hpc.records import Alignment, Grouping, Judgement, Precision, Role, State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.soup.mixing import mixed
 from gnnsoup_hpc.soup.shelf import Shelf
@@ -109,7 +110,7 @@ class Station:
 
     def accuracy(self, taste: Taste) -> float:
         """Exact accuracy of a mixture on the validation nodes."""
-        return self.judged(taste, (Role.VALIDATION,))[0]
+        return self.marks(taste, (Role.VALIDATION,))[0].accuracy
 
     def along(self, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
         """Exact validation accuracies of share * start + (1 - share) * end, alphas (1, N) of whole models."""
@@ -120,15 +121,20 @@ class Station:
         ends = self._mixed(Taste(start)), self._mixed(Taste(end))
         return self._evaluator.line_accuracies(ends, between, Role.VALIDATION)
 
-    def judged(self, taste: Taste, roles: Sequence[Role]) -> list[float]:
-        """Exact accuracies of a mixture on the nodes of some roles; a kitchen has only `accuracy`."""
+    def marks(self, taste: Taste, roles: Sequence[Role]) -> list[Marks]:
+        """Exact accuracies of a mixture on the nodes of some roles, node by node; a kitchen has only `accuracy`."""
         if self._evaluator.fits:
             self._ready(roles)  # read here, where its time is booked
         state = self.state(taste)
         if state is not None:
-            return self._evaluator.accuracies(state, roles)
+            return self._evaluator.marks([state], roles)
         chosen = taste.alpha[0].nonzero().flatten().tolist()
-        return self._evaluator.ensemble_accuracies([self.shelf.state(self.shelf.weights[i]) for i in chosen], roles)
+        return self._evaluator.marks([self.shelf.state(self.shelf.weights[i]) for i in chosen], roles)
+
+    def weighed(self, loads: Sequence[Load]) -> list[Judgement]:
+        """Accuracy and loss on validation nodes of means of ingredients, read from their files and not the shelf."""
+        scales = Scales(self._run, self.architecture, self.device, self._evaluator)
+        return [scales.weigh(load) for load in loads]
 
     def _new_evaluator(self, precision: Precision) -> Evaluator:
         return Evaluator(self.graph, self.architecture, self._memory, self._run.root, self.device, precision)

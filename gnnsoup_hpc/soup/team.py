@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from gnnsoup_hpc.diagnosis.scales import Load
+from gnnsoup_hpc.records import Judgement
 from gnnsoup_hpc.soup.station import Station, Taste
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
 
 _Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
 _NAP_SECONDS = 0.001
 
 
@@ -41,10 +44,14 @@ class Team:
         """Validation accuracies of share * start + (1 - share) * end, alphas (1, N), in the order of `shares`."""
         return self._shared("along", shares, lambda mine: station.along(start, end, mine), (start, end))
 
+    def weighed(self, station: Station, loads: Sequence[Load]) -> list[Judgement]:
+        """What means of ingredients are worth on validation nodes, in the order of `loads`."""
+        return self._shared("weigh", loads, station.weighed)
+
     def _shared(
-        self, order: str, items: Sequence[_Item], alone: Callable[[Sequence[_Item]], list[float]], also: Any = None
-    ) -> list[float]:
-        """One figure for each item; rank r takes every P-th from r on, by an order that `serve` knows."""
+        self, order: str, items: Sequence[_Item], alone: Callable[[Sequence[_Item]], list[_Answer]], also: Any = None
+    ) -> list[_Answer]:
+        """One answer for each item; rank r takes every P-th from r on, by an order that `serve` knows."""
         if not items:
             return []
         if self._world is None or len(items) < 2:
@@ -52,17 +59,15 @@ class Team:
         helpers = range(1, min(self.size, len(items)))
         for rank in helpers:
             self._world.send((order, (list(items[rank :: self.size]), also)), dest=rank)
-        found = [0.0] * len(items)
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads_shared)
-        found[:: self.size] = alone(items[:: self.size])
+        answers = [alone(items[:: self.size])]
         torch.set_num_threads(threads)
-        for rank in helpers:
-            found[rank :: self.size] = receive(self._world, rank)
-        return found
+        answers += [receive(self._world, rank) for rank in helpers]
+        return [answers[number % self.size][number // self.size] for number in range(len(items))]
 
     def tell(self, order: str, content: Any = None) -> None:
-        """Give every other rank an order: "open", "align", "clear" or "leave"."""
+        """Give every other rank an order: "open", "align", "clear" (with True: exact from now on) or "leave"."""
         if self._world is not None:
             for rank in range(1, self.size):
                 self._world.send((order, content), dest=rank)
@@ -77,9 +82,11 @@ def serve(communicator: Intracomm, station: Station) -> None:
         if order == "align":
             station.align(content)
         if order == "clear":
-            station.clear()
+            station.clear(exact=bool(content))
         if order == "taste":
             communicator.send([station.accuracy(taste) for taste in content[0]], dest=0)
+        if order == "weigh":
+            communicator.send(station.weighed(content[0]), dest=0)
         if order == "along":
             shares, (start, end) = content
             communicator.send(station.along(start, end, shares), dest=0)

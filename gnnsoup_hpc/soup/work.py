@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from gnnsoup_hpc import engine, stream
@@ -70,7 +71,7 @@ class Stove:
             taste = Taste(mixture.alpha, mixture.by, mixture.of)
             state = self.station.state(taste)
         self.station.clear(exact=True)
-        validation, test = self._judged(taste)
+        validation, test = self.station.marks(taste, (Role.VALIDATION, Role.TEST))  # here alone is a test label seen
         self.station.clear()
         return Soup(
             method=method.name,
@@ -81,17 +82,13 @@ class Stove:
             left_out=recipe.left_out,
             mixture=mixture,
             state=state,
-            validation_accuracy=validation,
-            test_accuracy=test,
+            validation_accuracy=validation.accuracy,
+            test_accuracy=test.accuracy,
             measurement=meter.measurement,
             counts=kitchen.counts,
             alignment=self.station.alignment,
+            test_right=np.packbits(test.right),
         )
-
-    def _judged(self, taste: Taste) -> tuple[float, float]:
-        """Exact accuracies on validation and test nodes; here alone is a test label seen."""
-        validation, test = self.station.judged(taste, (Role.VALIDATION, Role.TEST))
-        return validation, test
 
     def _is_there(self, recipe: Recipe) -> bool:
         path = self.run.soup(recipe.method)

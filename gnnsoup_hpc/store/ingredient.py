@@ -122,9 +122,7 @@ def settled(job: Job, run: RunDir) -> Job:
         return job
     for index in range(job.train.ingredients):
         try:
-            path = run.ingredient(index)
-            with files.opened(path, KIND, VERSION) as file, files.reading(path):
-                known = json.loads(file["provenance"].attrs["origin"])
+            known = origin(run.ingredient(index))
         except FileError:
             continue
         clusters = int(known.get("train.clusters", 1))
@@ -179,10 +177,10 @@ def read(path: Path, origin: Origin | None = None) -> Ingredient:
         return _ingredient(file, state)
 
 
-def initial_sha256(path: Path) -> str:
-    """Hash of the state that an ingredient started from."""
+def origin(path: Path) -> dict[str, Any]:
+    """The values of an ingredient's origin, as `Origin.values` names them. Raises: FileError."""
     with files.opened(path, KIND, VERSION) as file, files.reading(path):
-        return str(json.loads(file["provenance"].attrs["origin"])["initial_sha256"])
+        return dict(json.loads(file["provenance"].attrs["origin"]))
 
 
 def _ingredient(file: h5py.File, state: State) -> Ingredient:

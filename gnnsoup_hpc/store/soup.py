@@ -89,6 +89,8 @@ def write(
         metrics = file.create_group("metrics", track_order=True)
         files.put(metrics, "validation_accuracy", soup.validation_accuracy, "1", "exact, on validation nodes")
         files.put(metrics, "test_accuracy", soup.test_accuracy, "1", "exact, on test nodes")
+        if soup.test_right is not None:
+            files.put(metrics, "test_right", soup.test_right, "1", "a bit a test node: 1 = right")
         passes = file.create_group("passes", track_order=True)
         for name, count in soup.counts.items():
             files.put(passes, name, count, "1", COUNTS[name])
@@ -141,6 +143,7 @@ def read(path: Path) -> Soup:
             measurement=cost.get(file),
             counts={name: int(file["passes"][name][()]) for name in COUNTS},
             alignment=alignment_store.get(mix) if "alignment" in mix else None,
+            test_right=file["metrics/test_right"][:] if "test_right" in file["metrics"] else None,
         )
 
 

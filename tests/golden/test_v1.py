@@ -15,6 +15,7 @@ from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Hyperparameters, Role
 from gnnsoup_hpc.report.rows import contents
 from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.store import diagnosis as diagnosis_store
 from gnnsoup_hpc.store import files, gathered, states
 from gnnsoup_hpc.store import graph as graph_store
 from gnnsoup_hpc.store import ingredient as ingredient_store
@@ -34,6 +35,7 @@ KINDS = {
     RUN.soup("gis"): soup_store.KIND,
     RUN.soup("pls"): soup_store.KIND,
     RUN.soup("ensemble"): soup_store.KIND,
+    RUN.diagnosis: diagnosis_store.KIND,
     RUN.report: report_store.KIND,
 }
 NAMES = [
@@ -155,6 +157,17 @@ def test_run_can_be_reported_again() -> None:
     run = contents(RUN.root)
     assert [soup.method for soup in run.soups] == ["gis", "pls", "ensemble"]
     assert run.test_nodes == 7
+
+
+def test_diagnosis() -> None:
+    found = diagnosis_store.read(RUN.diagnosis)
+    assert (found.best, found.nodes, found.graph_sha256) == ("0001", 8, GRAPH_SHA256)
+    assert [ingredient.alone.accuracy for ingredient in found.ingredients] == [6 / 8, 7 / 8]
+    assert [ingredient.learning_rate for ingredient in found.ingredients] == [0.05, 0.1]
+    (way,) = found.lineups
+    assert (way.lineup, way.setting, list(way.halfway)) == ("as trained", "", ["0000"])
+    assert way.mean.accuracy == 5 / 8
+    assert way.mean.loss == pytest.approx(0.58266540)
 
 
 def test_report() -> None:

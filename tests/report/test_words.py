@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.job import METHOD_NAMES, Job
+from gnnsoup_hpc.records import Mixture
 from gnnsoup_hpc.report.compare import comparison
+from gnnsoup_hpc.report.compare import judged as compared
+from gnnsoup_hpc.report.layout import aligned
 from gnnsoup_hpc.report.rows import Contents, contents
-from gnnsoup_hpc.report.table import aligned, spread, table
-from gnnsoup_hpc.report.words import binomial_error, verdicts
+from gnnsoup_hpc.report.table import spread, table
+from gnnsoup_hpc.report.words import disguised, verdicts
 from gnnsoup_hpc.run_dir import RunDir
 from tests import pantry
 
@@ -24,38 +28,108 @@ def run(served: Job) -> Contents:
     return contents(RunDir.of(served).root)
 
 
-def judged(run: Contents, best: float, soup: float, nodes: int = 100) -> str:
-    """The last verdict where the best ingredient has one test accuracy, and a soup another."""
+def judged(run: Contents, best: float, soup: float, nodes: int = 100, **changes: object) -> str:
+    """What is said of the ls soup, where the best ingredient has one test accuracy, and the soup another."""
+    return "\n".join(sentences(run, best, soup, nodes, **changes))
+
+
+def sentences(run: Contents, best: float, soup: float, nodes: int = 100, **changes: object) -> list[str]:
+    """The same, a line each; the nodes that are right are not known but by `changes`."""
     ingredients = tuple(replace(i, validation_accuracy=0.5, test_accuracy=best) for i in run.ingredients)
     ls = run.soup("ls")
     assert ls is not None
-    return verdicts(replace(run, ingredients=ingredients, soups=(replace(ls, test_accuracy=soup),), test_nodes=nodes))[
-        -1
-    ]
-
-
-def test_binomial_error_of_an_accuracy() -> None:
-    assert binomial_error(0.5, 100) == 0.05
-    assert binomial_error(0.9, 100_000) == pytest.approx(math.sqrt(0.9 * 0.1 / 100_000), rel=1e-3)
-    assert binomial_error(1.0, 100) > 0.0
+    made = replace(ls, test_accuracy=soup, **{"test_right": None, **changes})
+    found = verdicts(replace(run, ingredients=ingredients, soups=(made,), test_nodes=nodes))
+    return [line for line in found if line.startswith("The ls soup")]
 
 
 def test_a_difference_within_the_error_is_no_gain(run: Contents) -> None:
-    assert (
-        judged(run, 0.5, 0.54)
-        == "The ls soup is 4.00 points above the best ingredient, a difference within that error."
+    """Without the nodes, both count as measured on nodes of their own: sqrt(2) * 2 * 5 points at 0.5 of 100."""
+    assert judged(run, 0.5, 0.54) == (
+        "The ls soup is 4.00 points above the best ingredient, a difference within its error of 14.12 points."
     )
-    assert (
-        judged(run, 0.5, 0.46)
-        == "The ls soup is 4.00 points below the best ingredient, a difference within that error."
+    assert judged(run, 0.5, 0.46).startswith(
+        "The ls soup is 4.00 points below the best ingredient, a difference within"
     )
-    assert judged(run, 0.5, 0.59).endswith("a difference within that error.")  # of 100 nodes: 10 points
+    assert judged(run, 0.5, 0.63).endswith("a difference within its error of 13.92 points.")
     assert judged(run, 0.5, 0.5) == "The ls soup does exactly as well as the best ingredient."
 
 
 def test_a_larger_difference_is_said(run: Contents) -> None:
-    assert judged(run, 0.5, 0.54, nodes=10_000) == "The ls soup beats the best ingredient by 4.00 points."
-    assert judged(run, 0.5, 0.2) == "The ls soup loses to the best ingredient by 30.00 points."
+    assert judged(run, 0.5, 0.54, nodes=10_000) == (
+        "The ls soup beats the best ingredient by 4.00 points; the error is 1.41 points."
+    )
+    assert judged(run, 0.5, 0.49, nodes=100_000).startswith("The ls soup loses to the best ingredient by 1.00 points;")
+
+
+def test_soups_and_best_are_compared_on_the_same_nodes(run: Contents) -> None:
+    """Nine nodes decide where the others agree: 5 points are then a gain that two binomials would not see."""
+    right_of_best = np.array([True] * 50 + [False] * 50)
+    best, ls = run.soup("best"), run.soup("ls")
+    assert best is not None
+    assert ls is not None
+    index = int(best.mixture.alpha[0].argmax())
+    ingredients = tuple(
+        replace(i, validation_accuracy=0.5 + (i.index == index), test_accuracy=0.5) for i in run.ingredients
+    )
+
+    def against(gained: int, lost: int) -> str:
+        right = right_of_best.copy()
+        right[50 : 50 + gained], right[:lost] = True, False
+        soups = (
+            replace(best, test_right=np.packbits(right_of_best)),
+            replace(ls, test_right=np.packbits(right), test_accuracy=float(right.mean())),
+        )
+        return verdicts(replace(run, ingredients=ingredients, soups=soups, test_nodes=100))[1]
+
+    assert against(7, 2).endswith(
+        "5.00 points above the best ingredient, a difference within its error of 6.00 points."
+    )
+    assert against(9, 0) == "The ls soup beats the best ingredient by 9.00 points; the error is 6.00 points."
+    assert against(0, 9).startswith("The ls soup loses to the best ingredient by 9.00 points")
+    assert against(4, 4) == "The ls soup does exactly as well as the best ingredient."
+
+
+def test_souping_keeps_which_test_nodes_are_right(run: Contents) -> None:
+    for soup in run.soups:
+        assert soup.test_right is not None
+        assert np.unpackbits(soup.test_right).sum() == round(soup.test_accuracy * run.test_nodes), soup.method
+
+
+def weighed(run: Contents, *rows: tuple[float, ...]) -> Mixture:
+    """A mixture of weights with these rows of alpha."""
+    groups = tuple(f"layer {number}" for number in range(len(rows)))
+    return Mixture(torch.tensor(rows, dtype=torch.float64), groups, "layer")
+
+
+def test_a_soup_that_is_one_ingredient_is_called_so(run: Contents) -> None:
+    best = weighed(run, (0.995, 0.0, 0.005), (1.0, 0.0, 0.0))
+    assert judged(run, 0.5, 0.5, mixture=best) == (
+        "The ls soup is the best ingredient in disguise: all but a hundredth of the weight, or more, is 0000's."
+    )
+    other = weighed(run, (0.0, 1.0, 0.0), (0.0, 1.0, 0.0))
+    assert "above the best ingredient (it is ingredient 0001 in disguise), a diff" in judged(
+        run, 0.5, 0.54, mixture=other
+    )
+    for mixed in (weighed(run, (0.98, 0.02, 0.0), (1.0, 0.0, 0.0)), weighed(run, (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))):
+        assert "disguise" not in judged(run, 0.5, 0.5, mixture=mixed)
+
+
+def test_an_ensemble_is_never_in_disguise(run: Contents) -> None:
+    ensemble = replace(weighed(run, (1.0, 0.0, 0.0)), of="predictions")
+    ls = run.soup("ls")
+    assert ls is not None
+    assert disguised(replace(ls, mixture=ensemble)) == ""
+    assert disguised(replace(ls, mixture=replace(ensemble, of="weights"))) == "0000"
+
+
+def test_a_collapse_is_said_aloud(run: Contents) -> None:
+    said = sentences(run, 0.9, 0.5, nodes=10_000)
+    assert said[1] == "The ls soup collapsed: 40.00 points below the mean ingredient, 0.9000."
+    assert len(sentences(run, 0.9, 0.885, nodes=1_000_000)) == 1  # certain, but small
+    assert len(sentences(run, 0.9, 0.85, nodes=50)) == 1  # large, but within the error
+    alpha = replace(weighed(run, (0.5, 0.5, 0.0)), of="predictions")
+    assert "collapsed" not in judged(run, 0.9, 0.5, nodes=10_000, mixture=alpha)
 
 
 def test_best_is_by_validation_and_not_by_test(run: Contents) -> None:
@@ -82,9 +156,21 @@ def test_what_was_left_out_is_said_first(run: Contents) -> None:
 
 
 def test_every_method_but_the_best_gets_a_verdict(run: Contents) -> None:
-    said = verdicts(run)[1:]
+    said = verdicts(replace(run, diagnosis=None))[1:-1]
     assert len(said) == len(METHOD_NAMES) - 1
     assert said[-1].startswith("The ensemble ")
+
+
+def test_the_diagnosis_comes_last_and_its_lack_is_said(run: Contents) -> None:
+    assert verdicts(run)[-1].startswith("Healthy: all 3 ingredients")
+    lines = table(run).splitlines()
+    assert any(line.startswith("midpoints with the best ingredient") for line in lines)
+    assert [line.split()[-1] for line in lines if line.startswith(("0000", "0001", "0002", "mean of all"))].count(
+        "yes"
+    ) == 3
+    without = replace(run, diagnosis=None)
+    assert verdicts(without)[-1].endswith(f"is not known: run `gnnsoup diagnose {run.run.root}`.")
+    assert "midpoints" not in table(without)
 
 
 def test_table_has_a_row_a_method_and_a_phase(run: Contents) -> None:
@@ -115,7 +201,7 @@ def test_runs_are_compared_by_the_methods_they_share(served: Job, tmp_path: Path
     text = comparison([RunDir.of(served).root, other.root])
     heads = [line.split()[0] for line in text.splitlines() if line]
     assert heads[0] == "2"
-    assert heads[3:] == [name for name in METHOD_NAMES if name != "uniform"]
+    assert heads[3:-2] == [name for name in METHOD_NAMES if name != "uniform"]
     for name in METHOD_NAMES:
         if name != "gis":
             other.soup(name).unlink(missing_ok=True)
@@ -123,6 +209,14 @@ def test_runs_are_compared_by_the_methods_they_share(served: Job, tmp_path: Path
     one.soup("gis").unlink()
     with pytest.raises(RunError, match="have no method in common"):
         comparison([one.root, other.root])
+
+
+def test_a_mean_over_runs_is_a_gain_only_beyond_its_error() -> None:
+    assert compared([0.01, 0.012, 0.011]) == ("0.0012", "gain")
+    assert compared([-0.01, -0.012, -0.011]) == ("0.0012", "loss")
+    assert compared([0.01, -0.008, 0.011, 0.0])[1] == "within its error"
+    assert compared([0.01, 0.012]) == ("", "too few runs")
+    assert compared([0.0, 0.0, 0.0]) == ("", "the same")
 
 
 @pytest.fixture

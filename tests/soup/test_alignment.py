@@ -14,11 +14,11 @@ from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc.alignment import permuted
 from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.job import METHOD_NAMES, Job
-from gnnsoup_hpc.measure import binomial_error
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Alignment, State
 from gnnsoup_hpc.report.rows import contents
 from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.significance import binomial_error
 from gnnsoup_hpc.soup.alignment import Aligner
 from gnnsoup_hpc.soup.station import Station, Taste
 from gnnsoup_hpc.store import alignment as alignment_store

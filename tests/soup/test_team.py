@@ -42,7 +42,7 @@ class Scale:
         self.tasted += 1
         return float(taste.alpha[0, 0])
 
-    def clear(self) -> None:
+    def clear(self, exact: bool = False) -> None:
         self.cleared += 1
 
 
