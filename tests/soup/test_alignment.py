@@ -151,7 +151,7 @@ def test_auto_by_the_barrier(
     recorded = [ingredient_store.read(RunDir.of(run).ingredient(i)).validation_accuracy for i in range(3)]
     own = sum(recorded) / 3
     starts = iter("aaa" if shared else "abc")
-    monkeypatch.setattr(ingredient_store, "initial_sha256", lambda path: next(starts))
+    monkeypatch.setattr(ingredient_store, "origin", lambda path: {"initial_sha256": next(starts)})
     with pantry.station(run) as station:
         error = 2 * binomial_error(own, int(station.graph.validation_counts.sum()))
         told = iter([own + times * error for times in (before, after) if times is not None])
