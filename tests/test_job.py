@@ -223,3 +223,22 @@ def test_canonical_text_is_one_per_value() -> None:
     assert hashing.fingerprint({"a": 1}) != hashing.fingerprint({"a": 2})
     with pytest.raises(ValueError, match="not JSON compliant"):
         hashing.canonical(float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("words", "differ"),
+    [
+        ([], True),
+        (["train.dropout=0.0"], False),
+        (["train.dropout=0.0", "train.start=own"], True),
+        (["train.dropout=0.0", "train.batch=cluster"], True),
+        (["train.dropout=0.0", "train.vary.dropout=[0.0, 0.5]"], True),
+        (["train.dropout=0.0", "train.vary.learning_rate=[0.01, 0.01]"], False),
+        (["train.dropout=0.0", "train.vary.epochs=[3, 4]"], True),
+        (['train.shared_draws=["dropout"]'], False),
+        (['train.shared_draws=["dropout"]', "train.drop_edges=0.1"], True),
+        (["train.batch=cluster", 'train.shared_draws=["dropout", "order"]'], False),
+    ],
+)
+def test_whether_anything_makes_ingredients_differ(words: list[str], differ: bool) -> None:
+    assert jobs.load("pubmed", words).train.differ == differ

@@ -73,6 +73,17 @@ class TrainJob(Section):
         default_factory=lambda: VaryJob(), description="hyperparameters that differ between ingredients"
     )
 
+    @property
+    def differ(self) -> bool:
+        """Whether anything makes ingredients differ from one another."""
+        drawn = {
+            "order": self.batch != "full",
+            "dropout": bool(self.dropout or any(self.vary.dropout)),
+            "edges": bool(self.drop_edges or any(self.vary.drop_edges)),
+        }
+        own = any(used and name not in self.shared_draws for name, used in drawn.items())
+        return self.start == "own" or own or any(len(set(values)) > 1 for _, values in self.vary)
+
     @model_validator(mode="after")
     def _trunk_is_shared(self) -> Self:
         if self.start == "own" and self.trunk_epochs:

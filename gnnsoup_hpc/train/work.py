@@ -44,10 +44,19 @@ def train_all(job: Job, here: Place, device: torch.device, log: Log, souping: bo
             there = job.train.ingredients - len(missing)
             log.say(f"train: {there} of {job.train.ingredients} ingredients are there already")
         if missing:
+            _warn_of_copies(job, log)
             _share(starts, missing)
     paths = [run.ingredient(index) for index in range(job.train.ingredients)]
     if missing or gathered.names(run.gathered) != [path.stem for path in paths]:
         gathered.gather(run.gathered, paths, starts.initial, job)
+
+
+def _warn_of_copies(job: Job, log: Log) -> None:
+    if job.train.ingredients > 1 and not job.train.differ:
+        log.say(
+            "train: nothing makes the ingredients differ, so all will be equal and no soup can gain: set train.dropout,"
+            " train.drop_edges or train.vary, take mini-batches, or name less in train.shared_draws"
+        )
 
 
 def _within_limit(job: Job, run: RunDir, here: Place, sizes: Sizes, log: Log, souping: bool) -> Job:

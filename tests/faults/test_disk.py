@@ -16,7 +16,9 @@ def test_a_read_only_run(bowl: Bowl) -> None:
     before = bowl.digests()
     with read_only(bowl.folder / "runs"):
         succeeds(bowl.gnnsoup_here("prepare"))
-        fails(bowl.gnnsoup("soup", "--again"), "runs/tiny/soups/best.h5", "cannot be written", "writable")
+        fails(bowl.gnnsoup("soup", "--again"), "runs/tiny/alignment.h5", "cannot be written", "writable")
+        unaligned = bowl.gnnsoup("soup", "--again", "--set", "soup.align=none", "--set", "soup.seed=5")
+        fails(unaligned, "runs/tiny/", "cannot be written", "writable")
         fails(bowl.gnnsoup_here("train", "--set", "train.ingredients=4"), "runs/tiny", "cannot be written", "writable")
         fails(bowl.gnnsoup_here("run", "--set", "name=other"), "runs/", "cannot be written", "writable")
         fails(kit.here("report", "runs/tiny", cwd=bowl.folder), "runs/tiny/report.h5", "cannot be written")
