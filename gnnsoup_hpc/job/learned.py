@@ -27,8 +27,8 @@ class LearnedJob(Section):
         1e-4,
         ge=0.0,
         lt=1.0,
-        description="lbfgs stops where a step lowers the loss by less than this, or where it is above 1 by less than this"
-        " share of it; 0: only where nothing does",
+        description="lbfgs stops where a step lowers the loss by less than this (by this share of it, where it is above"
+        " 1); 0: only where nothing does",
     )
     learning_rate: float = Field(
         0.0,
