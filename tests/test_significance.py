@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from gnnsoup_hpc.significance import binomial_error, error_below_mean, paired_error, standard_error
+from gnnsoup_hpc.significance import binomial_error, error_below_mean, error_of_mean, paired_error
 
 
 def test_binomial_error_of_an_accuracy() -> None:
@@ -40,5 +40,7 @@ def test_paired_error_is_the_spread_of_equals_on_the_same_nodes() -> None:
     assert np.mean(told) == pytest.approx(differences.std(), rel=0.03)
 
 
-def test_standard_error_of_a_mean() -> None:
-    assert standard_error([1.0, 2.0, 3.0]) == pytest.approx(1 / math.sqrt(3))
+def test_error_of_a_mean() -> None:
+    """Student's t of the table: 4.303 for 2 degrees of freedom, 2.776 for 4."""
+    assert error_of_mean([1.0, 2.0, 3.0]) == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)
+    assert error_of_mean([1.0, 1.0, 2.0, 3.0, 3.0]) == pytest.approx(2.776 / math.sqrt(5), rel=1e-3)

@@ -10,7 +10,7 @@ from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.report.layout import aligned
 from gnnsoup_hpc.report.rows import Contents, best_ingredient, contents
 from gnnsoup_hpc.report.table import spread
-from gnnsoup_hpc.significance import FEWEST_RUNS, standard_error
+from gnnsoup_hpc.significance import FEWEST_RUNS, error_of_mean
 
 
 def comparison(roots: Sequence[Path]) -> str:
@@ -25,9 +25,9 @@ def comparison(roots: Sequence[Path]) -> str:
     head = ("", "validation", "test", "test - mean ingredient", "test - best", "runs above best", "error", "verdict")
     rows = [_ingredients_row(runs), *(_method_row(runs, method) for method in common)]
     about = (
-        "±: standard deviation over runs. error: twice the standard error of the mean of test - best over runs, each"
-        " run's\ntwo measured on the same nodes; a mean beyond it is a gain or a loss, and none is judged of fewer than"
-        f" {FEWEST_RUNS} runs."
+        "±: standard deviation over runs. error: half of the 95 % interval of the mean of test - best (Student's t),"
+        " each run's\ntwo measured on the same nodes; a mean beyond it is a gain or a loss, and none is judged of fewer"
+        f" than {FEWEST_RUNS} runs."
     )
     return "\n".join([f"{len(runs)} runs: {', '.join(map(str, roots))}", "", *aligned([head, *rows]), "", about])
 
@@ -48,12 +48,12 @@ def _method_row(runs: Sequence[Contents], method: str) -> tuple[str, ...]:
 
 
 def judged(differences: Sequence[float]) -> tuple[str, str]:
-    """Twice the standard error of the mean of paired differences, and what the mean is: gain, loss, or neither."""
+    """The error of the mean of paired differences, and what the mean is: gain, loss, or neither."""
     if not any(differences):
         return "", "the same"
     if len(differences) < FEWEST_RUNS:
         return "", "too few runs"
-    error, middle = 2.0 * standard_error(differences), mean(differences)
+    error, middle = error_of_mean(differences), mean(differences)
     verdict = "within its error" if abs(middle) <= error else "gain" if middle > 0 else "loss"
     return f"{error:.4f}", verdict
 

@@ -219,8 +219,10 @@ def test_runs_are_compared_by_the_methods_they_share(served: Job, tmp_path: Path
 
 
 def test_a_mean_over_runs_is_a_gain_only_beyond_its_error() -> None:
-    assert compared([0.01, 0.012, 0.011]) == ("0.0012", "gain")
-    assert compared([-0.01, -0.012, -0.011]) == ("0.0012", "loss")
+    assert compared([0.01, 0.012, 0.011]) == ("0.0025", "gain")
+    assert compared([-0.01, -0.012, -0.011]) == ("0.0025", "loss")
+    assert compared([0.002, 0.004, 0.003])[1] == "gain"
+    assert compared([0.001, 0.003, 0.002])[1] == "within its error"  # beyond twice its standard error, but of three
     assert compared([0.01, -0.008, 0.011, 0.0])[1] == "within its error"
     assert compared([0.01, 0.012]) == ("", "too few runs")
     assert compared([0.0, 0.0, 0.0]) == ("", "the same")
