@@ -86,12 +86,14 @@ def _remedies(found: Diagnosis, job: Job, outside: Sequence[Barrier]) -> Iterato
     """What to do about ingredients in several basins, the likeliest cause first."""
     starts = len({ingredient.initial_sha256 for ingredient in found.ingredients})
     if starts > 1:
+        matching = 'the job matches them before mixing (soup.align = "weights")'
+        if job.soup.align != "weights":
+            matching = 'match the units before mixing (soup.align = "weights")'
         yield (
-            f"They started from {starts} different initial states, so their hidden units are in different orders: match"
-            ' the units before mixing (soup.align = "weights"), or train from one initial state (train.start ='
-            ' "shared").'
+            f"They started from {starts} different initial states, so their hidden units are in different orders:"
+            f' {matching}, or train from one initial state (train.start = "shared").'
         )
-    yield from _lined_up(found)
+    yield from _lined_up(found, job)
     if job.graph.features != "standardise":
         how = "as the source has them" if job.graph.features == "none" else "row-normalised"
         yield (
@@ -109,13 +111,14 @@ def _remedies(found: Diagnosis, job: Job, outside: Sequence[Barrier]) -> Iterato
     yield "Until then use greedy or gis, which mix only what improves on the best ingredient, and not uniform."
 
 
-def _lined_up(found: Diagnosis) -> Iterator[str]:
+def _lined_up(found: Diagnosis, job: Job) -> Iterator[str]:
     """What each other way to line up the shelf would help, as measured."""
     before, *others = found.lineups
     outside = sum(not barrier.in_basin for barrier in barriers(found, before))
     for way in others:
         left = sum(not barrier.in_basin for barrier in barriers(found, way))
-        better = bool(way.setting) and way.mean.accuracy > before.mean.accuracy
+        news = bool(way.setting) and way.setting != f'soup.align = "{job.soup.align}"'
+        better = news and way.mean.accuracy > before.mean.accuracy
         yield (
             f"With {way.lineup}, {left} are not in one basin with the best (as trained: {outside}), and the mean"
             f" of all has {way.mean.accuracy:.4f} (as trained: {before.mean.accuracy:.4f})"

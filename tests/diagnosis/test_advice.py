@@ -112,3 +112,17 @@ def test_one_ingredient_and_what_was_left_out() -> None:
         "Left out: 0001.h5 is damaged.",
         "There is one ingredient, so there is nothing to mix and no basin to share.",
     ]
+
+
+def test_what_the_job_does_already_is_no_advice() -> None:
+    found = diagnosis(0.5, mean=0.45)
+    apart = tuple(replace(each, initial_sha256=each.name) for each in found.ingredients)
+    way = Midpoints("units matched", 'soup.align = "weights"', {"0001": Judgement(0.9, 0.5)}, Judgement(0.88, 0.5))
+    found = replace(found, ingredients=apart, lineups=(*found.lineups, way))
+    without, with_it = (
+        "\n".join(verdict(found, Job(name="x", soup={"align": align}))) for align in ("none", "weights")
+    )
+    assert 'match the units before mixing (soup.align = "weights")' in without
+    assert 'the job matches them before mixing (soup.align = "weights")' in with_it
+    assert ': set soup.align = "weights".' in without
+    assert ": set soup" not in with_it
