@@ -58,9 +58,8 @@ def _run(command: list[str], log: Log) -> None:
                     break
                 except subprocess.TimeoutExpired:
                     log.say(f"prepare: METIS has been at it for {time.monotonic() - start:.0f} s")
-        except BaseException:
-            child.kill()  # whatever ends us must not leave it behind
-            raise
+        finally:
+            child.kill()  # whatever ends us must not leave it behind; nothing happens where it has ended
     if code:
         raise PartError(
             f"METIS ended with exit code {code}; it needs some 90 bytes of memory for each directed entry of the graph:"

@@ -167,10 +167,7 @@ def read(path: Path, origin: Origin | None = None) -> Ingredient:
     Raises: FileError naming the file and what is wrong with it; ForeignFileError where it is sound, but of another job.
     """
     with files.opened(path, KIND, VERSION) as file, files.reading(path):
-        state = states.get(file)
-        if states.sha256(state) != file["state"].attrs["sha256"]:
-            raise FileError(f"{path} is damaged: its weights do not have the hash that it states")
-        states.check_finite(path, state)
+        state = states.sound(path, file)
         if origin is not None:
             states.check_shapes(path, state, origin.architecture)
             same_origin(path, file, origin.recipe, origin.values)

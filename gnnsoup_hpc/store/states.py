@@ -29,6 +29,15 @@ def get(file: h5py.File) -> State:
     return {name: torch.from_numpy(np.asarray(data[...])) for name, data in file["state"].items()}
 
 
+def sound(path: Path, file: h5py.File) -> State:
+    """The state of a file, if it has the hash that the file states, and is finite. Raises: FileError."""
+    state = get(file)
+    if sha256(state) != file["state"].attrs["sha256"]:
+        raise FileError(f"{path} is damaged: its weights do not have the hash that it states")
+    check_finite(path, state)
+    return state
+
+
 def sha256(state: State) -> str:
     """Hash of a state's names, shapes and values."""
     return content_sha256({name: tensor.detach().cpu().numpy() for name, tensor in state.items()})

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from gnnsoup_hpc import seeds
-from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.hashing import canonical, fingerprint
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.models import Architecture
@@ -72,10 +71,7 @@ def read(path: Path, origin: TrunkOrigin | None = None) -> Trunk:
     Raises: FileError naming the file and what is wrong with it; ForeignFileError where it is sound, but of another job.
     """
     with files.opened(path, KIND, VERSION) as file, files.reading(path):
-        state = states.get(file)
-        if states.sha256(state) != file["state"].attrs["sha256"]:
-            raise FileError(f"{path} is damaged: its weights do not have the hash that it states")
-        states.check_finite(path, state)
+        state = states.sound(path, file)
         if origin is not None:
             states.check_shapes(path, state, origin.ingredient.architecture)
             ingredient_store.same_origin(path, file, origin.recipe, origin.values)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -86,13 +88,21 @@ def test_own_starts_are_souped_and_refused_as_shared_ones(tmp_path: Path) -> Non
         pantry.train(pantry.changed(job, "train.start=shared"))
 
 
-def test_ingredients_are_what_training_by_hand_from_the_trunk_gives(branched: Job) -> None:
-    run = RunDir.of(branched)
-    with graph_store.opened(run.graph, branched) as graph:
-        net = Architecture.of(branched.model, graph.features, graph.classes)
+@contextmanager
+def course_of(job: Job) -> Iterator[Course]:
+    """What the job's ingredients are trained on, in full batches."""
+    run = RunDir.of(job)
+    with graph_store.opened(run.graph, job) as graph:
+        net = Architecture.of(job.model, graph.features, graph.classes)
         view = whole(graph, Role.TRAIN)
         batches = FullBatches(view, same_graph(graph, view, Role.VALIDATION))
-        course = Course(net, batches, Evaluator(graph, net, 1 << 30, run.root, pantry.CPU), pantry.CPU)
+        yield Course(net, batches, Evaluator(graph, net, 1 << 30, run.root, pantry.CPU), pantry.CPU)
+
+
+def test_ingredients_are_what_training_by_hand_from_the_trunk_gives(branched: Job) -> None:
+    run = RunDir.of(branched)
+    with course_of(branched) as course:
+        net = course.architecture
         base = Hyperparameters(4, 0.02, 0.0, 0.5)
         trunk = train_trunk(course, net.initial_state(0), base, 0, pantry.QUIET.bar(4, "trunk"))
         kept = trunk_store.read(run.trunk)
@@ -111,15 +121,12 @@ def test_ingredients_are_what_training_by_hand_from_the_trunk_gives(branched: Jo
 def test_the_trunk_keeps_its_last_epoch_and_draws_for_itself(branched: Job) -> None:
     """It is no ingredient of as many epochs, whose best epoch would be kept and whose number is another."""
     run = RunDir.of(branched)
-    with graph_store.opened(run.graph, branched) as graph:
-        net = Architecture.of(branched.model, graph.features, graph.classes)
-        view = whole(graph, Role.TRAIN)
-        batches = FullBatches(view, same_graph(graph, view, Role.VALIDATION))
-        course = Course(net, batches, Evaluator(graph, net, 1 << 30, run.root, pantry.CPU), pantry.CPU)
+    with course_of(branched) as course:
+        net = course.architecture
         how = Hyperparameters(4, 0.02, 0.0, 0.5)
         ingredient = train(course, net.initial_state(0), how, 0, 0, pantry.QUIET.bar(4, "ingredient"))
         last = trunk_store.read(run.trunk)
-        reached = batches.validation_accuracy(net, last.state)
+        reached = course.batches.validation_accuracy(net, last.state)
     assert last.history[-1].validation_accuracy == reached
     assert last.history[0].loss != ingredient.history[0].loss
 
