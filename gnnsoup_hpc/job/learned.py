@@ -62,7 +62,11 @@ class LearnedJob(Section):
         description="share of each part's validation nodes that is kept out of the loss; by them the best alpha seen is"
         " chosen; 0: none",
     )
-    logit_scale: bool = Field(False, description="learn a scale of the logits in the loss (changes no prediction)")
+    logit_scale: bool = Field(
+        True,
+        description="the loss is that of logits times the scale which makes it lowest, told anew each time, so that"
+        " alpha is not spent on making the soup more or less sure of itself; changes no prediction; false with paper",
+    )
 
     @property
     def rate(self) -> float:
@@ -82,7 +86,8 @@ class LearnedJob(Section):
             return tree
         if "optimiser" not in tree and _OF_PAPER & tree.keys():
             tree = tree | {"optimiser": "paper"}
-        return {"epochs": cls._steps_of_paper} | tree if tree.get("optimiser") == "paper" else tree
+        of_paper = {"epochs": cls._steps_of_paper, "logit_scale": False}
+        return of_paper | tree if tree.get("optimiser") == "paper" else tree
 
     @model_validator(mode="after")
     def _fits_its_optimiser(self) -> Self:
@@ -92,8 +97,8 @@ class LearnedJob(Section):
             value = getattr(self, name)
             if self.optimiser != "paper" and value != LearnedJob.model_fields[name].default:
                 raise ValueError(f"{name} = {value} is for optimiser = 'paper'; {self.optimiser} has none")
-        if self.optimiser == "eg" and (self.weights != "softmax" or self.logit_scale):
-            raise ValueError("optimiser = 'eg' needs weights = 'softmax' and logit_scale = false")
+        if self.optimiser == "eg" and self.weights != "softmax":
+            raise ValueError("optimiser = 'eg' needs weights = 'softmax'")
         return self
 
 

@@ -71,7 +71,7 @@ def fitted(kitchen: Kitchen, options: LearnedJob, served: Served, title: str) ->
         shelf = kitchen.shelf
         groups = tuple(shelf.groups(options.alpha))
         raw = start_of(options, kitchen.seed, len(groups), shelf.ids).to(kitchen.device)
-        start = torch.cat([raw.flatten(), raw.new_zeros(int(options.logit_scale))])
+        start = raw.flatten()
         keeper = _keeper(options, served, alpha_of(raw, options.weights))
         objective = _Objective(kitchen, options, served, keeper, title)
         if options.optimiser != "lbfgs":
@@ -103,7 +103,7 @@ def _searched_on_each(objective: _Objective, start: Tensor, options: LearnedJob,
 
 
 class _Objective:
-    """Loss and gradient at a point (G N,), or (G N + 1,) with a scale of logits; keeps the history."""
+    """Loss and gradient at a point (G N,); keeps the history."""
 
     def __init__(self, kitchen: Kitchen, options: LearnedJob, served: Served, keeper: Keeper, title: str) -> None:
         self.history: list[Step] = []
@@ -113,8 +113,7 @@ class _Objective:
 
     def alpha(self, point: Tensor) -> Tensor:
         """Alpha (G, N) at a point."""
-        raw = point[: len(point) - self._options.logit_scale].view(self._shape)
-        return alpha_of(raw, self._options.weights)
+        return alpha_of(point.view(self._shape), self._options.weights)
 
     def __call__(self, point: Tensor, rate: float = math.nan, natural: bool = False) -> tuple[float, Tensor]:
         start, options = time.perf_counter(), self._options
@@ -124,8 +123,7 @@ class _Objective:
         if natural:  # the value is alpha's, the gradient passes to the point as it is
             raw = point.view(self._shape)
             alpha = alpha.detach() + (raw - raw.detach())
-        scale = point[-1].exp().float() if options.logit_scale else None
-        told = self._kitchen.loss(mixed(self._kitchen.shelf, alpha, options.alpha), view, scale, mask)
+        told = self._kitchen.loss(mixed(self._kitchen.shelf, alpha, options.alpha), view, options.logit_scale, mask)
         total = told.loss
         if options.regularise:
             total = total + options.regularise * distance_to_uniform(alpha)

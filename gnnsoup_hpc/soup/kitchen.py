@@ -22,6 +22,7 @@ from gnnsoup_hpc.measure import COUNTS
 from gnnsoup_hpc.progress import Bar, Log
 from gnnsoup_hpc.records import Role, State
 from gnnsoup_hpc.seeds import numpy_generator
+from gnnsoup_hpc.soup.calibration import best_scale
 from gnnsoup_hpc.soup.shelf import Shelf
 from gnnsoup_hpc.soup.station import Station, Taste
 from gnnsoup_hpc.soup.team import Team
@@ -150,21 +151,23 @@ class Kitchen:
     def _prepared(self, view: View) -> Ready:
         return engine.prepared(self._station.architecture, view.to(self.device), self._space, self._station.precision)
 
-    def loss(self, state: State, view: Ready, scale: Tensor | None = None, kept_out: Tensor | None = None) -> Told:
-        """Mean cross-entropy on the view's validation nodes (of logits times `scale`), and the accuracy there.
+    def loss(self, state: State, view: Ready, scaled: bool = False, kept_out: Tensor | None = None) -> Told:
+        """Mean cross-entropy on the view's validation nodes, and the accuracy there.
 
-        Nodes of the mask `kept_out` (n,) have no part in it; their own mean is told beside it.
+        `scaled`: of logits times the scale with the lowest loss. Nodes of the mask `kept_out` (n,) have no part in
+        either; their own mean is told beside it.
         """
         self._count("forward", view)
         logits = engine.scores(self._station.architecture, state, view)
         with torch.no_grad():
             right = int((logits.argmax(1) == view.labels).sum()) / len(view.labels)
-        scaled = logits if scale is None else logits * scale
+        fit, labels = (logits, view.labels) if kept_out is None else (logits[~kept_out], view.labels[~kept_out])
+        scale = best_scale(fit, labels) if scaled else 1.0
+        loss = functional.cross_entropy(fit * scale if scaled else fit, labels)
         if kept_out is None:
-            return Told(functional.cross_entropy(scaled, view.labels), right, float("nan"))
-        fit = ~kept_out
-        held_out = functional.cross_entropy(scaled.detach()[kept_out], view.labels[kept_out])
-        return Told(functional.cross_entropy(scaled[fit], view.labels[fit]), right, float(held_out))
+            return Told(loss, right, float("nan"))
+        held_out = functional.cross_entropy(logits.detach()[kept_out] * scale, view.labels[kept_out])
+        return Told(loss, right, float(held_out))
 
     def backward(self, loss: Tensor, view: Ready) -> None:
         """Gradients of `loss`."""

@@ -88,7 +88,8 @@ def test_the_others_make_one_step_an_evaluation(optimiser: str, rate: float) -> 
 
 
 def cook(job: Job, optimiser: str, **options: Any) -> Mixture:
-    return pantry.cook(Learned(LearnedJob(optimiser=optimiser, **options)), job)
+    """Of the plain loss, the one that all optimisers have in common."""
+    return pantry.cook(Learned(LearnedJob(optimiser=optimiser, logit_scale=False, **options)), job)
 
 
 def loss_at(job: Job, mixture: Mixture) -> float:
