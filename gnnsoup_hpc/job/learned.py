@@ -65,7 +65,8 @@ class LearnedJob(Section):
     logit_scale: bool = Field(
         True,
         description="the loss is that of logits times the scale which makes it lowest, told anew each time, so that"
-        " alpha is not spent on making the soup more or less sure of itself; changes no prediction; false with paper",
+        " alpha is not spent on making the soup more or less sure of itself; changes no prediction; with paper false,"
+        " where the job does not say",
     )
 
     @property
@@ -84,7 +85,8 @@ class LearnedJob(Section):
         """Jobs from before there was a choice have the fields of the one optimiser of then, and its number of steps."""
         if not isinstance(tree, dict):
             return tree
-        if "optimiser" not in tree and _OF_PAPER & tree.keys():
+        given = {name for name in _OF_PAPER & tree.keys() if tree[name] != LearnedJob.model_fields[name].default}
+        if "optimiser" not in tree and given:
             tree = tree | {"optimiser": "paper"}
         of_paper = {"epochs": cls._steps_of_paper, "logit_scale": False}
         return of_paper | tree if tree.get("optimiser") == "paper" else tree
@@ -110,7 +112,9 @@ class PartitionLearnedJob(LearnedJob):
         "adam",
         description="as for ls; lbfgs searches on each union anew, and takes the mean of what it finds",
     )
-    epochs: Count = Field(25, description="most evaluations of the loss and its gradient; 100 with paper")
+    epochs: Count = Field(
+        25, description="most evaluations of the loss and its gradient; with paper 100, where the job does not say"
+    )
     reuse: Count = Field(1, description="evaluations on one union before the next is drawn; of lbfgs the most")
     union: PartCount = Field(
         4,
@@ -123,3 +127,11 @@ class PartitionLearnedJob(LearnedJob):
         " which is computed once and kept in the run",
     )
     prefetch: bool = Field(True, description="read the next union while this one is in use; holds its features longer")
+
+    @model_validator(mode="after")
+    def _holds_out_for_one_course(self) -> Self:
+        if self.optimiser == "lbfgs" and self.holdout:
+            raise ValueError(
+                "holdout needs one course of alpha, and optimiser = 'lbfgs' searches anew on each union: use 'adam'"
+            )
+        return self

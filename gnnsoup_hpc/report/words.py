@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 import numpy as np
+import torch
 
 from gnnsoup_hpc.diagnosis.advice import verdict
 from gnnsoup_hpc.diagnosis.basin import COLLAPSE
@@ -77,10 +78,18 @@ def _collapse(run: Contents, soup: Soup) -> Iterator[str]:
 
 
 def disguised(soup: Soup) -> str:
-    """The ingredient that has all but a hundredth of the weight in every group; empty where there is none."""
+    """The ingredient that has all but a hundredth of the weight in every group; empty where there is none.
+
+    Weights that are no shares are: its own is 1, and the others' are 0, within a hundredth.
+    """
     alpha = soup.mixture.alpha
     columns = set(alpha.argmax(1).tolist())
-    if soup.mixture.of != "weights" or len(columns) > 1 or float(alpha.max(1).values.min()) < DISGUISE:
+    if soup.mixture.of != "weights" or len(columns) > 1:
+        return ""
+    alone = torch.zeros_like(alpha)
+    alone[:, list(columns)] = 1.0
+    # Sums on both sides: shares that leave 1 by a hundredth give as much to others.
+    if not bool((alpha - alone).abs().sum(1).max() <= 2.0 * (1.0 - DISGUISE) + 1e-12):
         return ""
     return str(soup.ingredients[columns.pop()])
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.engine import Ready
+from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.job import LearnedJob
 from gnnsoup_hpc.records import Mixture, Step
 from gnnsoup_hpc.soup.keeping import Best, HeldOut, Keeper, Last, Mean
@@ -81,7 +82,20 @@ def fitted(kitchen: Kitchen, options: LearnedJob, served: Served, title: str) ->
         else:
             _searched_on_each(objective, start, options, served)
         objective.close()
+        _finite(keeper.alpha, objective.history, options, title)
         return Mixture(keeper.alpha.cpu(), groups, options.alpha, tuple(objective.history))
+
+
+def _finite(alpha_GN: Tensor, history: list[Step], options: LearnedJob, title: str) -> None:
+    """Raises: RunError where the search left the numbers, so that what it led to is no soup."""
+    if bool(torch.isfinite(alpha_GN).all()) and math.isfinite(history[0].loss):
+        return
+    lost = next((step.step for step in history if not math.isfinite(step.loss)), len(history))
+    remedy = "set weights = 'softmax'" if options.optimiser == "lbfgs" else "give it a lower learning_rate"
+    raise RunError(
+        f"{title} diverged: its loss is not a number from evaluation {lost} on (soup.{title}.optimiser ="
+        f" '{options.optimiser}', weights = '{options.weights}'); {remedy}, and soup again: other soups are kept"
+    )
 
 
 def _keeper(options: LearnedJob, served: Served, alpha_GN: Tensor) -> Keeper:

@@ -122,6 +122,13 @@ def test_a_soup_that_is_one_ingredient_is_called_so(run: Contents) -> None:
         assert "disguise" not in judged(run, 0.5, 0.5, mixture=mixed)
 
 
+@pytest.mark.parametrize("row", [(2.0, -1.0, 0.0), (1.0, 0.9, 0.9), (1e13, 2e13, 1e13), (float("nan"),) * 3])
+def test_weights_that_are_no_shares_are_not_taken_for_one(run: Contents, row: tuple[float, float, float]) -> None:
+    ls = run.soup("ls")
+    assert ls is not None
+    assert disguised(replace(ls, mixture=weighed(run, row, row))) == ""
+
+
 def test_an_ensemble_is_never_in_disguise(run: Contents) -> None:
     ensemble = replace(weighed(run, (1.0, 0.0, 0.0)), of="predictions")
     ls = run.soup("ls")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.job import PartitionLearnedJob
 from gnnsoup_hpc.records import Mixture
 from gnnsoup_hpc.soup.fitting import Served, fitted
@@ -25,5 +26,10 @@ class PartitionLearned:
         steps = None if options.optimiser == "lbfgs" else math.ceil(options.epochs / options.reuse)
         masks = kitchen.kept_out(options.holdout, "soup.pls.holdout", options.union)
         unions = kitchen.unions(options.union, steps, options.prefetch, options.first_hop == "exact")
-        window = math.ceil(kitchen.parts / options.union)
+        window = math.ceil(kitchen.parts / options.union) * options.reuse
+        if options.holdout and window > options.epochs:
+            raise JobError(
+                f"soup.pls.holdout = {options.holdout} judges alpha by the mean of {window} evaluations, about once"
+                f" every part, and there are soup.pls.epochs = {options.epochs}: raise epochs, or soup.pls.union"
+            )
         return fitted(kitchen, options, Served(unions, masks, whole, options.reuse, window), self.name)
