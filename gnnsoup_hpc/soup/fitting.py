@@ -91,7 +91,12 @@ def _finite(alpha_GN: Tensor, history: list[Step], options: LearnedJob, title: s
     if bool(torch.isfinite(alpha_GN).all()) and math.isfinite(history[0].loss):
         return
     lost = next((step.step for step in history if not math.isfinite(step.loss)), len(history))
-    remedy = "set weights = 'softmax'" if options.optimiser == "lbfgs" else "give it a lower learning_rate"
+    if options.optimiser != "lbfgs":
+        remedy = "give it a lower learning_rate"
+    elif options.weights != "softmax":
+        remedy = "set weights = 'softmax'"
+    else:  # the start, a mean of sound ingredients, is none itself
+        remedy = "see gnnsoup diagnose for which ingredients do not mix"
     raise RunError(
         f"{title} diverged: its loss is not a number from evaluation {lost} on (soup.{title}.optimiser ="
         f" '{options.optimiser}', weights = '{options.weights}'); {remedy}, and soup again: other soups are kept"
