@@ -14,28 +14,42 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gnnsoup_hpc import attention
+from gnnsoup_hpc.attention.passes import Pass as AttentionPass
 from gnnsoup_hpc.attention.plan import AttentionPlan
 from gnnsoup_hpc.crew import Space
 from gnnsoup_hpc.kernels import Adjacency
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.passes import Blend, Pass, first_product
-from gnnsoup_hpc.plan import Plan
+from gnnsoup_hpc.passes import Blend, Pass, Swap, first_product
+from gnnsoup_hpc.plan import Plan, Rows
 from gnnsoup_hpc.records import Dense, Precision
+from gnnsoup_hpc.shards import Split
 from gnnsoup_hpc.subgraph import Subgraph, View
 
 Ready = Plan | AttentionPlan | View  # what `scores` computes on
 
 
-def prepared(net: Architecture, view: View, space: Space | None = None, precision: Precision = "float32") -> Ready:
+def splits(net: Architecture, device: torch.device) -> bool:
+    """Whether ranks can make one pass together, each on the rows of its own nodes."""
+    return device.type == "cpu" and net.kind != "gat"
+
+
+def prepared(
+    net: Architecture,
+    view: View,
+    space: Space | None = None,
+    precision: Precision = "float32",
+    split: Split | None = None,
+    x_of: Rows | None = None,
+) -> Ready:
     """What `scores` computes on, built once a view: a plan on a CPU, on a GPU the view itself.
 
-    Plans that are used one after the other may share a `space`.
+    Plans that are used one after the other may share a `space`. `split` and `x_of`: as in `Plan.of`.
     """
     if view.graph.x.device.type != "cpu":
         return replace(view, precision=precision)
     if net.kind == "gat":
         return replace(AttentionPlan.of(view, net.layers), precision=precision)
-    return replace(Plan.of(view, net.kind, net.layers, space), precision=precision)
+    return replace(Plan.of(view, net.kind, net.layers, space, split, x_of), precision=precision)
 
 
 def scores(net: Architecture, state: Mapping[str, Tensor], ready: Ready) -> Tensor:
@@ -47,6 +61,15 @@ def scores(net: Architecture, state: Mapping[str, Tensor], ready: Ready) -> Tens
     device = ready.graph.x.device.type
     with torch.autocast(device, torch.bfloat16, enabled=ready.precision == "bfloat16"):
         return net.logits(state, ready.graph)[ready.nodes].to(ready.graph.x.dtype)
+
+
+def begun(
+    net: Architecture, state: Mapping[str, Tensor], ready: Plan | AttentionPlan, swap: Swap | None = None
+) -> Pass | AttentionPass:
+    """A pass forward and backward of a state that needs no gradient by itself; `swap`: as in `Pass`."""
+    if isinstance(ready, AttentionPlan):
+        return AttentionPass(net, ready, _arrays(net, state), keep=True)
+    return Pass(net, ready, _arrays(net, state), keep=True, swap=swap)
 
 
 def logits(net: Architecture, state: Mapping[str, Tensor], plan: Plan) -> Tensor:
@@ -111,4 +134,4 @@ class _Logits(torch.autograd.Function):
         run: Pass = ctx.run
         del ctx.run  # its buffers are overwritten: there is no second backward
         grads = run.backward(grad.contiguous().numpy())
-        return None, None, *(torch.from_numpy(grads[name]) for name in run.net.shapes())
+        return None, None, *(torch.from_numpy(grads[name]).to(grad) for name in run.net.shapes())

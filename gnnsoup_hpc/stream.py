@@ -34,6 +34,14 @@ def whole(graph: GraphFile, role: Role) -> View:
     return union_of_parts(graph, range(graph.parts), role)
 
 
+def structure(graph: GraphFile, chosen: Sequence[int], role: Role) -> View:
+    """The same as `union_of_parts`, features without columns: whoever needs some of them reads those."""
+    runs = graph.runs_of(chosen)
+    nodes, labels = _asked(graph, runs, role)
+    found = _structure(graph, runs, Pool())
+    return View(Subgraph(torch.empty(found.nodes, 0), found), nodes, labels)
+
+
 def same_graph(graph: GraphFile, view: View, role: Role) -> View:
     """Another role's view of the whole graph that `view` holds, sharing its features and structure."""
     nodes = np.flatnonzero(graph.role(0, graph.nodes) == role)

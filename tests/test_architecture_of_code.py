@@ -38,6 +38,7 @@ ORDER = [
     "alignment",
     "graphs partition preparation models",
     "plan",
+    "shards",
     "run_dir ranks subgraph measure leases progress seeds sampling",
     "rows pool",
     "job kernels crew compiled dense",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc import first_hop
+from gnnsoup_hpc import engine, first_hop, stream
 from gnnsoup_hpc.alignment import permuted
 from gnnsoup_hpc.diagnosis.scales import Load, Scales
 from gnnsoup_hpc.engine import Ready
@@ -18,6 +18,7 @@ from gnnsoup_hpc.measure import Meter
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Alignment, Grouping, Judgement, Precision, Role, State
 from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.shards import Split
 from gnnsoup_hpc.soup.mixing import mixed
 from gnnsoup_hpc.soup.shelf import Shelf
 from gnnsoup_hpc.store import ingredient as ingredient_store
@@ -53,6 +54,7 @@ class Station:
         self._run = run
         self._ids = tuple(ids)
         self._shelf: Shelf | None = None
+        self._shard: Ready | None = None
         self.alignment: Alignment | None = None
         self._memory = memory
         self.precision = precision
@@ -90,6 +92,14 @@ class Station:
     def whole(self) -> Ready:
         """Of the whole graph, what scores of validation nodes are computed on."""
         return self._ready((Role.VALIDATION,))
+
+    def shard(self, split: Split) -> Ready:
+        """Of the whole graph, this rank's part of the same; features of other nodes are not even read."""
+        if self._shard is None:
+            with self.meter.phase("graph"):
+                view, x_of = stream.structure(self.graph, range(self.graph.parts), Role.VALIDATION), self.graph.x_of
+                self._shard = engine.prepared(self.architecture, view, None, self.precision, split, x_of)
+        return self._shard
 
     def first_hop(self, say: Callable[[str], None]) -> AbstractContextManager[FirstHop]:
         """The first hop of the whole graph, open; made first where it is not there."""
@@ -141,6 +151,6 @@ class Station:
 
     def clear(self, exact: bool = False) -> None:
         """Give the graph and the ingredients back, and begin to measure afresh; `exact`: in float32 from now on."""
-        self._shelf = None
+        self._shelf = self._shard = None
         self._evaluator = self._new_evaluator("float32" if exact else self.precision)
         self.meter = Meter(self.device)

@@ -22,13 +22,13 @@ class World:
     def __init__(self, rank: int, size: int, post: defaultdict[tuple[int, int], Queue[Any]]) -> None:
         self.rank, self.size, self._post = rank, size, post
 
-    def send(self, message: Any, dest: int) -> None:
+    def send(self, message: Any, dest: int, tag: int) -> None:
         self._post[self.rank, dest].put(message)
 
-    def iprobe(self, source: int) -> bool:
+    def iprobe(self, source: int, tag: int) -> bool:
         return not self._post[source, self.rank].empty()
 
-    def recv(self, source: int) -> Any:
+    def recv(self, source: int, tag: int) -> Any:
         return self._post[source, self.rank].get()
 
 
