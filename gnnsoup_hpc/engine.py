@@ -25,6 +25,8 @@ from gnnsoup_hpc.records import Dense, Precision
 from gnnsoup_hpc.shards import Split
 from gnnsoup_hpc.subgraph import Subgraph, View
 
+_ENTRY_WORK = 8  # of an entry's channel, forward and backward, in products that take as long
+
 Ready = Plan | AttentionPlan | View  # what `scores` computes on
 
 
@@ -49,7 +51,16 @@ def prepared(
         return replace(view, precision=precision)
     if net.kind == "gat":
         return replace(AttentionPlan.of(view, net.layers), precision=precision)
-    return replace(Plan.of(view, net.kind, net.layers, space, split, x_of), precision=precision)
+    plan = Plan.of(view, net.kind, net.layers, space, split, x_of, _row_work(net))
+    return replace(plan, precision=precision)
+
+
+def _row_work(net: Architecture) -> list[int]:
+    """What a row's dense products cost in each layer, forward and backward, in entries that are summed up."""
+    return [
+        (3 if layer else 2) * (2 if net.kind == "sage" else 1) * width * out // (_ENTRY_WORK * net.hidden)
+        for layer, (width, out) in enumerate(net.widths(layer) for layer in range(net.layers))
+    ]
 
 
 def scores(net: Architecture, state: Mapping[str, Tensor], ready: Ready) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from gnnsoup_hpc.compiled import structure
 from gnnsoup_hpc.compiled.first import looped_degrees, means_beside_own, normalised_sums, side_by_side
 from gnnsoup_hpc.compiled.sums import scaled_sums
-from gnnsoup_hpc.crew import Crew, Space, Span
+from gnnsoup_hpc.crew import ROW_WORK, Crew, Space, Span
 from gnnsoup_hpc.pool import Pool
 from gnnsoup_hpc.records import Dense, FloatArray, IndexArray, IntArray, Precision
 from gnnsoup_hpc.shards import Scale, Shard, Split
@@ -103,17 +103,19 @@ class Plan:
         space: Space | None = None,
         split: Split | None = None,
         x_of: Rows | None = None,
+        row_work: Sequence[int] | None = None,
     ) -> Plan:
         """The plan of `depth` layers of kind gcn or sage for a view on the CPU, or of a rank's shard of it.
 
         Nothing of the view is kept but its labels; `first` takes its memory from the view's pool, if it has one. With
-        `x_of`, features of the shard's nodes are asked of it, and the view's are not looked at.
+        `x_of`, features of the shard's nodes are asked of it, and the view's are not looked at. row_work: as in
+        `Shard.of`, from which ranks get about equal work.
         Shapes: view.nodes (n,), rising.
         """
         graph, gcn = view.graph, kind == "gcn"
         indptr, indices = graph.adjacency.indptr.numpy(), graph.adjacency.indices.numpy()
         scale = _scale(kind, indptr, indices, graph.x.numpy().dtype)
-        shard = Shard.of((indptr, indices), scale, view.nodes.numpy(), depth, split)
+        shard = Shard.of((indptr, indices), scale, view.nodes.numpy(), row_work or [ROW_WORK] * depth, split)
         rows = tuple(int(count) for count in shard.counts[::-1])
         first = _first(graph, kind, shard, x_of)
         inner = structure.renumbered(shard.indptr, shard.indices, shard.order[: shard.inner], shard.place, gcn)

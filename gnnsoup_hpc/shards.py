@@ -11,6 +11,7 @@ arXiv 2104.06700.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gnnsoup_hpc.compiled import shards, structure
-from gnnsoup_hpc.crew import LANES, ROW_WORK, Span
+from gnnsoup_hpc.crew import LANES, Span
 from gnnsoup_hpc.records import BoolArray, ByteArray, IndexArray, IntArray
 
 Scale = npt.NDArray[Any]  # (n,), or empty for 1 everywhere
@@ -87,16 +88,20 @@ class Shard:
         structure_of: tuple[IndexArray, IndexArray],
         scale: Scale,
         nodes: IntArray,
-        depth: int,
+        row_work: Sequence[int],
         split: Split | None = None,
     ) -> Shard:
-        """A rank's shard of `depth` layers; `nodes`, rising, are those that are asked for."""
+        """A rank's shard; `nodes`, rising, are those that are asked for.
+
+        row_work (depth,): what a row's dense products cost in each layer, in entries that are summed up.
+        """
+        depth = len(row_work)
         indptr, indices = structure_of
         order = np.empty(len(indptr) - 1, dtype=indices.dtype)
         place = np.full(len(order), -1, dtype=indices.dtype)
         counts = structure.reached(indptr, indices, nodes, depth - 1, order, place)
         order = order[: counts[-1]]
-        cuts = _cuts(indptr, order, counts)
+        cuts = _cuts(indptr, order, counts, row_work)
         everything = cls(
             ids=None,
             indptr=indptr,
@@ -111,14 +116,14 @@ class Shard:
         return everything if split is None or split.size == 1 else _part(everything, split, cuts)
 
 
-def _cuts(indptr: IndexArray, order: IndexArray, counts: IntArray) -> IntArray:
-    """Ids (S + 1,) between which nodes cost about as much: each layer that makes a node's state costs its entries."""
+def _cuts(indptr: IndexArray, order: IndexArray, counts: IntArray, row_work: Sequence[int]) -> IntArray:
+    """Ids (S + 1,) between which nodes cost about as much, over all layers that make their states."""
     count = min(LANES, max(1, len(order) // _SECTION_ROWS))
     load = np.zeros(len(indptr), dtype=np.int64)
     before = 0
     for hops, upto in enumerate(counts.tolist()):
-        mine = order[before:upto]
-        load[mine + 1] = (len(counts) - hops) * (ROW_WORK + indptr[mine + 1] - indptr[mine])
+        mine, layers = order[before:upto], len(counts) - hops
+        load[mine + 1] = sum(row_work[:layers]) + (layers - 1) * (indptr[mine + 1] - indptr[mine])
         before = upto
     np.cumsum(load, out=load)
     inner = np.searchsorted(load, load[-1] * np.arange(1, count) // count)
