@@ -127,7 +127,10 @@ def warm_up(kind: str) -> None:
     for norm in ("none", "layer"):
         net = Architecture(kind, layers=3, features=4, hidden=4, classes=2, norm=norm)
         state = {name: tensor.requires_grad_() for name, tensor in net.initial_state(0).items()}
-        scores(net, state, prepared(net, view)).sum().backward()  # type: ignore[no-untyped-call]
+        ready = prepared(net, view)
+        scores(net, state, ready).sum().backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():  # whose kernels are given other arrays
+            scores(net, {name: tensor.detach() for name, tensor in state.items()}, ready)
 
 
 class _Logits(torch.autograd.Function):

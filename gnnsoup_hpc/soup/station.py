@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc import engine, first_hop, stream
+from gnnsoup_hpc import engine, first_hop, measure, stream
 from gnnsoup_hpc.alignment import permuted
 from gnnsoup_hpc.diagnosis.scales import Load, Scales
 from gnnsoup_hpc.engine import Ready
@@ -19,6 +19,7 @@ from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Alignment, Grouping, Judgement, Precision, Role, State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.shards import Split
+from gnnsoup_hpc.soup import mixing
 from gnnsoup_hpc.soup.mixing import mixed
 from gnnsoup_hpc.soup.shelf import Shelf
 from gnnsoup_hpc.store import ingredient as ingredient_store
@@ -60,6 +61,14 @@ class Station:
         self.precision = precision
         self._evaluator = self._new_evaluator(precision)
         self.meter = Meter(device)
+
+    def warm_up(self) -> None:
+        """Load and compile what methods compute with, so that the first to be measured is not blamed for it."""
+        measure.warm_up(self.device)
+        engine.warm_up(self.architecture.kind)
+        mixing.warm_up()
+        stream.warm_up()
+        self._evaluator.warm_up()
 
     @property
     def size(self) -> int:

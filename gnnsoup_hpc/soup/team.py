@@ -176,6 +176,7 @@ def serve(communicator: Intracomm, station: Station) -> None:
         answer(station.along(start, end, shares))
 
     does: dict[str, Callable[[Any], object]] = {
+        "warm": lambda _: station.warm_up(),
         "align": lambda alignment: station.align(alignment),
         "clear": lambda exact: station.clear(exact=bool(exact)),
         "taste": lambda content: answer([station.accuracy(taste) for taste in content[0]]),

@@ -7,15 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gnnsoup_hpc import engine, stream
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.job import Job
-from gnnsoup_hpc.measure import warm_up
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.records import Role, Soup
 from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.soup import mixing
 from gnnsoup_hpc.soup.kitchen import Kitchen
 from gnnsoup_hpc.soup.methods import configured
 from gnnsoup_hpc.soup.protocol import SoupMethod
@@ -44,10 +41,8 @@ class Stove:
     def cook_all(self, again: bool) -> None:
         """Make every soup of the job that is not there yet in this very configuration (or `again`, all)."""
         methods = configured(self.job.soup)
-        warm_up(self.station.device)
-        engine.warm_up(self.job.model.kind)
-        mixing.warm_up()
-        stream.warm_up()
+        self.team.tell("warm")
+        self.station.warm_up()
         for name in self.job.soup.methods:
             recipe = self._recipe(methods[name])
             if not again and self._is_there(recipe):
