@@ -30,11 +30,6 @@ _ENTRY_WORK = 8  # of an entry's channel, forward and backward, in products that
 Ready = Plan | AttentionPlan | View  # what `scores` computes on
 
 
-def splits(net: Architecture, device: torch.device) -> bool:
-    """Whether ranks can make one pass together, each on the rows of its own nodes."""
-    return device.type == "cpu" and net.kind != "gat"
-
-
 def prepared(
     net: Architecture,
     view: View,
@@ -74,6 +69,11 @@ def scores(net: Architecture, state: Mapping[str, Tensor], ready: Ready) -> Tens
         return net.logits(state, ready.graph)[ready.nodes].to(ready.graph.x.dtype)
 
 
+def shard_scores(net: Architecture, state: Mapping[str, Tensor], plan: Plan, swap: Swap) -> Tensor:
+    """Class scores of a rank's own share of the asked nodes, which all ranks compute at once, (n, C)."""
+    return torch.from_numpy(Pass(net, plan, _arrays(net, state), keep=False, swap=swap).forward())
+
+
 def begun(
     net: Architecture, state: Mapping[str, Tensor], ready: Plan | AttentionPlan, swap: Swap | None = None
 ) -> Pass | AttentionPass:
@@ -99,16 +99,25 @@ class Line:
     plan: Plan
     start: Dense
     end: Dense
+    swap: Swap | None = None
 
     @classmethod
-    def between(cls, net: Architecture, start: Mapping[str, Tensor], end: Mapping[str, Tensor], plan: Plan) -> Line:
-        """The line between two states; what `plan.space` has room for is taken from there."""
-        return cls(plan, *(first_product(net, _arrays(net, state), plan) for state in (start, end)))
+    def between(
+        cls,
+        net: Architecture,
+        start: Mapping[str, Tensor],
+        end: Mapping[str, Tensor],
+        plan: Plan,
+        swap: Swap | None = None,
+    ) -> Line:
+        """The line between two states; what `plan.space` has room for is taken from there. `swap`: as in `Pass`."""
+        first, last = (first_product(net, _arrays(net, state), plan) for state in (start, end))
+        return cls(plan, first, last, swap)
 
     def scores(self, net: Architecture, state: Mapping[str, Tensor], share: float) -> Tensor:
         """Class scores (n, C) of the state share * start + (1 - share) * end, as `scores` gives, but for rounding."""
         blend = Blend(self.start, self.end, share)
-        return torch.from_numpy(Pass(net, self.plan, _arrays(net, state), keep=False, first=blend).forward())
+        return torch.from_numpy(Pass(net, self.plan, _arrays(net, state), False, blend, self.swap).forward())
 
     def close(self) -> None:
         """Give the room back."""

@@ -34,12 +34,10 @@ def whole(graph: GraphFile, role: Role) -> View:
     return union_of_parts(graph, range(graph.parts), role)
 
 
-def structure(graph: GraphFile, chosen: Sequence[int], role: Role) -> View:
-    """The same as `union_of_parts`, features without columns: whoever needs some of them reads those."""
-    runs = graph.runs_of(chosen)
-    nodes, labels = _asked(graph, runs, role)
-    found = _structure(graph, runs, Pool())
-    return View(Subgraph(torch.empty(found.nodes, 0), found), nodes, labels)
+def structure(graph: GraphFile, chosen: Sequence[int]) -> Subgraph:
+    """The same subgraph, features without columns: whoever needs some of them reads those."""
+    found = _structure(graph, graph.runs_of(chosen), Pool())
+    return Subgraph(torch.empty(found.nodes, 0), found)
 
 
 def same_graph(graph: GraphFile, view: View, role: Role) -> View:

@@ -85,10 +85,10 @@ def within_limit(job: Job, here: Place, graph: GraphFile, device: torch.device, 
     """
     architecture = Architecture.of(job.model, graph.features, graph.classes)
     sizes, limit = Sizes.of(graph, architecture, device.type == "cuda"), Limit.of(job, here)
-    job, demands = limits.decided_souping(job, sizes, limit)
+    job, demands = limits.decided_souping(job, sizes, limit, here.size)
     limits.refuse(limit, demands)
     memory = max(0, limit.room - budget.total(budget.shelf(architecture, job.train.ingredients)))
-    log.say(f"soup: {limits.said(limit, demands, limits.way(sizes, memory))}")
+    log.say(f"soup: {limits.said(limit, demands, limits.way(sizes, memory, here.size))}")
     return job, memory
 
 

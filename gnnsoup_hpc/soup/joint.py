@@ -6,7 +6,7 @@ and gradients of alpha, (G, N) float64. No graph, no weights and no gradient of 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
@@ -14,18 +14,18 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc import engine, stream
+from gnnsoup_hpc import engine, evaluate, stream
 from gnnsoup_hpc.attention.passes import Pass as AttentionPass
 from gnnsoup_hpc.attention.plan import AttentionPlan
 from gnnsoup_hpc.crew import Space, Span
 from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.passes import Pass, Swap
 from gnnsoup_hpc.plan import Plan
-from gnnsoup_hpc.records import Dense, Grouping, Role
+from gnnsoup_hpc.records import Dense, Grouping, IntArray, Role, State
 from gnnsoup_hpc.seeds import numpy_generator
 from gnnsoup_hpc.shards import Split
 from gnnsoup_hpc.soup import mixing
-from gnnsoup_hpc.soup.station import Station
+from gnnsoup_hpc.soup.station import Station, Taste
 from gnnsoup_hpc.subgraph import View
 
 
@@ -91,6 +91,46 @@ class Side:
         view = view.to(station.device)
         return engine.prepared(station.architecture, view, self._space, station.precision, self._split)
 
+    @torch.no_grad()
+    def classes(self, tastes: Sequence[Taste], roles: Sequence[Role]) -> list[IntArray]:
+        """Of each mixture, predicted classes of this rank's share of the nodes of some roles, (n,)."""
+        return [self._classes(taste, self._shard(roles)) for taste in tastes]
+
+    def _classes(self, taste: Taste, plan: Plan) -> IntArray:
+        station = self._station
+        state = station.state(taste)
+        if state is not None:
+            return self._predicted(self._scores(state, plan))
+        total = torch.zeros(plan.own[1] - plan.own[0], station.architecture.classes)
+        for index in taste.alpha[0].nonzero().flatten().tolist():
+            total += self._scores(station.shelf.state(station.shelf.weights[index]), plan).softmax(1)
+        return self._predicted(total)
+
+    def _scores(self, state: State, plan: Plan) -> Tensor:
+        assert self._swap is not None
+        return engine.shard_scores(self._station.architecture, state, plan, self._swap)
+
+    def along(self, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[IntArray]:
+        """The same of share * start + (1 - share) * end, alphas (1, N) of whole models, on validation nodes."""
+        station, plan = self._station, self._shard((Role.VALIDATION,))
+        first, last = (station.mixture(alpha, "model") for alpha in (start, end))
+        line = engine.Line.between(station.architecture, first, last, plan, self._swap)
+        found = []
+        for share in shares:
+            state = station.mixture(share * start + (1.0 - share) * end, "model")
+            found.append(self._predicted(line.scores(station.architecture, state, share)))
+        line.close()
+        return found
+
+    def _shard(self, roles: Sequence[Role]) -> Plan:
+        assert self._split is not None
+        return self._station.shard(self._split, roles)
+
+    @staticmethod
+    def _predicted(scores: Tensor) -> IntArray:
+        found: IntArray = evaluate.predicted(scores).numpy()
+        return found
+
     def forward(self, alpha_GN: Tensor, by: Grouping, ready: Ready | None = None) -> tuple[Span, Dense]:
         """Class scores (n, C) of this rank's asked nodes of a view, and which of all asked nodes these are.
 
@@ -98,8 +138,7 @@ class Side:
         """
         ready = self._ready if ready is None else ready
         assert isinstance(ready, Plan | AttentionPlan), "a view on a GPU has no pass of its own"
-        with torch.no_grad():
-            state = mixing.mixed(self._station.shelf, alpha_GN, by)
+        state = self._station.mixture(alpha_GN, by)
         self._by = by
         self._pass = engine.begun(self._station.architecture, state, ready, self._swap)
         asked = ready.shard.asked if isinstance(ready, Plan) else (0, len(ready.labels))

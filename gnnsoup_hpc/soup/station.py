@@ -9,18 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc import engine, first_hop, measure, stream
+from gnnsoup_hpc import budget, engine, first_hop, measure, stream
 from gnnsoup_hpc.alignment import permuted
+from gnnsoup_hpc.budget import Sizes
 from gnnsoup_hpc.diagnosis.scales import Load, Scales
 from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.evaluate import Evaluator, Marks
 from gnnsoup_hpc.measure import Meter
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Alignment, Grouping, Judgement, Precision, Role, State
+from gnnsoup_hpc.plan import Plan
+from gnnsoup_hpc.records import Alignment, Grouping, IntArray, Judgement, Precision, Role, State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.shards import Split
 from gnnsoup_hpc.soup import mixing
-from gnnsoup_hpc.soup.mixing import mixed
 from gnnsoup_hpc.soup.shelf import Shelf
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store.first_hop import FirstHop
@@ -55,7 +56,7 @@ class Station:
         self._run = run
         self._ids = tuple(ids)
         self._shelf: Shelf | None = None
-        self._shard: Ready | None = None
+        self._shard: tuple[tuple[Role, ...], Plan] | None = None
         self.alignment: Alignment | None = None
         self._memory = memory
         self.precision = precision
@@ -81,6 +82,16 @@ class Station:
         return not self._evaluator.fits
 
     @property
+    def splits(self) -> bool:
+        """Whether ranks can make one pass together, each on the rows of its own nodes."""
+        return budget.splits(self.architecture, self.device.type != "cpu")
+
+    def fits_shared(self, ranks: int) -> bool:
+        """Whether accuracies can be told by so many ranks together, each with its share of the graph in memory."""
+        sizes = Sizes.of(self.graph, self.architecture)
+        return self.splits and budget.inference(sizes, line=True, ranks=ranks) <= self._memory
+
+    @property
     def shelf(self) -> Shelf:
         """All ingredients, aligned where they are to be."""
         if self._shelf is None:
@@ -102,13 +113,15 @@ class Station:
         """Of the whole graph, what scores of validation nodes are computed on."""
         return self._ready((Role.VALIDATION,))
 
-    def shard(self, split: Split) -> Ready:
-        """Of the whole graph, this rank's part of the same; features of other nodes are not even read."""
-        if self._shard is None:
+    def shard(self, split: Split, roles: Sequence[Role] = (Role.VALIDATION,)) -> Plan:
+        """Of the whole graph, what scores of this rank's share of some roles' nodes are computed on."""
+        if self._shard is None or self._shard[0] != tuple(roles):
+            self._shard = None  # before the next one is built
             with self.meter.phase("graph"):
-                view, x_of = stream.structure(self.graph, range(self.graph.parts), Role.VALIDATION), self.graph.x_of
-                self._shard = engine.prepared(self.architecture, view, None, self.precision, split, x_of)
-        return self._shard
+                ready = self._evaluator.shard(roles, split)
+            assert isinstance(ready, Plan), "only what has a plan is split"
+            self._shard = tuple(roles), ready
+        return self._shard[1]
 
     def first_hop(self, say: Callable[[str], None]) -> AbstractContextManager[FirstHop]:
         """The first hop of the whole graph, open; made first where it is not there."""
@@ -121,11 +134,12 @@ class Station:
 
     def state(self, taste: Taste) -> State | None:
         """The weights of a mixture; None for an ensemble, which is no one model."""
-        return None if taste.of == "predictions" else self._mixed(taste)
+        return None if taste.of == "predictions" else self.mixture(taste.alpha, taste.by)
 
     @torch.no_grad()
-    def _mixed(self, taste: Taste) -> State:
-        return mixed(self.shelf, taste.alpha.to(self.device), taste.by)
+    def mixture(self, alpha_GN: Tensor, by: Grouping) -> State:
+        """The weights that alpha mixes."""
+        return mixing.mixed(self.shelf, alpha_GN.to(self.device), by)
 
     def accuracy(self, taste: Taste) -> float:
         """Exact accuracy of a mixture on the validation nodes."""
@@ -136,8 +150,8 @@ class Station:
         tastes = [Taste(share * start + (1.0 - share) * end) for share in shares]
         if self._evaluator.fits:
             self._ready((Role.VALIDATION,))  # read here, where its time is booked
-        between = ((share, self._mixed(taste)) for share, taste in zip(shares, tastes, strict=True))
-        ends = self._mixed(Taste(start)), self._mixed(Taste(end))
+        between = ((share, self.mixture(taste.alpha, taste.by)) for share, taste in zip(shares, tastes, strict=True))
+        ends = self.mixture(start, "model"), self.mixture(end, "model")
         return self._evaluator.line_accuracies(ends, between, Role.VALIDATION)
 
     def marks(self, taste: Taste, roles: Sequence[Role]) -> list[Marks]:
@@ -149,6 +163,10 @@ class Station:
             return self._evaluator.marks([state], roles)
         chosen = taste.alpha[0].nonzero().flatten().tolist()
         return self._evaluator.marks([self.shelf.state(self.shelf.weights[i]) for i in chosen], roles)
+
+    def marked(self, classes: IntArray, roles: Sequence[Role]) -> list[Marks]:
+        """What predicted classes of all nodes of some roles are worth on each role's."""
+        return self._evaluator.marked(classes, roles)
 
     def weighed(self, loads: Sequence[Load]) -> list[Judgement]:
         """Accuracy and loss on validation nodes of means of ingredients, read from their files and not the shelf."""

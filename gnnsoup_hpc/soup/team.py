@@ -19,8 +19,9 @@ from torch.autograd.function import once_differentiable
 from gnnsoup_hpc import engine
 from gnnsoup_hpc.diagnosis.scales import Load
 from gnnsoup_hpc.engine import Ready
+from gnnsoup_hpc.evaluate import Marks
 from gnnsoup_hpc.passes import Moves, Swap
-from gnnsoup_hpc.records import Dense, Grouping, Judgement
+from gnnsoup_hpc.records import Dense, Grouping, IntArray, Judgement, Role
 from gnnsoup_hpc.shards import Split
 from gnnsoup_hpc.soup import mixing
 from gnnsoup_hpc.soup.joint import Side, Unions
@@ -52,12 +53,50 @@ class Team:
         return 1 if self._world is None else int(self._world.size)
 
     def accuracies(self, station: Station, tastes: Sequence[Taste]) -> list[float]:
-        """Validation accuracies, in the order of `tastes`; rank r takes every P-th from r on."""
+        """Validation accuracies, in the order of `tastes`: each by all ranks together, or rank r takes every P-th."""
+        if self._joint(station):
+            return [marks[0].accuracy for marks in self._marked(station, tastes, (Role.VALIDATION,))]
         return self._shared("taste", tastes, lambda mine: [station.accuracy(taste) for taste in mine])
 
     def along(self, station: Station, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
         """Validation accuracies of share * start + (1 - share) * end, alphas (1, N), in the order of `shares`."""
+        if self._joint(station):
+            found = self._classes(station, "line", (start, end, shares), lambda side: side.along(start, end, shares))
+            return [station.marked(classes, (Role.VALIDATION,))[0].accuracy for classes in found]
         return self._shared("along", shares, lambda mine: station.along(start, end, mine), (start, end))
+
+    def marks(self, station: Station, taste: Taste, roles: Sequence[Role]) -> list[Marks]:
+        """Exact accuracies of a mixture on the nodes of some roles, node by node."""
+        return self._marked(station, [taste], roles)[0] if self._joint(station) else station.marks(taste, roles)
+
+    def _joint(self, station: Station) -> bool:
+        """Whether all ranks compute accuracies together."""
+        return self._world is not None and station.fits_shared(self.size)
+
+    def _marked(self, station: Station, tastes: Sequence[Taste], roles: Sequence[Role]) -> list[list[Marks]]:
+        found = self._classes(station, "classes", (tastes, roles), lambda side: side.classes(tastes, roles))
+        return [station.marked(classes, roles) for classes in found]
+
+    def _classes(
+        self, station: Station, order: str, content: Any, mine: Callable[[Side], list[IntArray]]
+    ) -> list[IntArray]:
+        """Predicted classes, of each mixture, that all ranks find by an order: each of its own nodes."""
+        assert self._world is not None
+        self.tell(order, content)
+        with self._abreast():
+            found = [mine(Side(station, Split(0, self.size), swap_over(self._world)))]
+            found += [receive(self._world, rank) for rank in range(1, self.size)]
+        return [np.concatenate(pieces) for pieces in zip(*found, strict=True)]
+
+    @contextmanager
+    def _abreast(self) -> Iterator[None]:
+        """Threads as rank 0 has them while other ranks compute."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self._threads_shared)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     def weighed(self, station: Station, loads: Sequence[Load]) -> list[Judgement]:
         """What means of ingredients are worth on validation nodes, in the order of `loads`."""
@@ -74,10 +113,8 @@ class Team:
         helpers = range(1, min(self.size, len(items)))
         for rank in helpers:
             self._world.send((order, (list(items[rank :: self.size]), also)), dest=rank, tag=_ORDERS)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(self._threads_shared)
-        answers = [alone(items[:: self.size])]
-        torch.set_num_threads(threads)
+        with self._abreast():
+            answers = [alone(items[:: self.size])]
         answers += [receive(self._world, rank) for rank in helpers]
         return [answers[number % self.size][number // self.size] for number in range(len(items))]
 
@@ -93,8 +130,7 @@ class Team:
 
         Where ranks can compute on a view together, each has its part of it, until the block ends.
         """
-        joint = self._world is not None and engine.splits(station.architecture, station.device)
-        if self._world is None or not joint:
+        if self._world is None or not station.splits:
             side = Side(station)
             side.open(which)
             try:
@@ -104,8 +140,6 @@ class Team:
             return
         self._side = side = Side(station, Split(0, self.size), swap_over(self._world))
         self.tell("views", which)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(self._threads_shared)
 
         def turn() -> Ready | None:
             self.tell("turn")
@@ -113,12 +147,12 @@ class Team:
 
         side.open(which)
         try:
-            yield turn
+            with self._abreast():
+                yield turn
         finally:
             side.close()
             self._side = None
             self.tell("end")
-            torch.set_num_threads(threads)
 
     def scores(self, station: Station, alpha_GN: Tensor, by: Grouping, view: Ready) -> Tensor:
         """Class scores (n, C) of a mixture on a view's asked nodes, differentiable in alpha."""
@@ -182,6 +216,8 @@ def serve(communicator: Intracomm, station: Station) -> None:
         "taste": lambda content: answer([station.accuracy(taste) for taste in content[0]]),
         "weigh": lambda content: answer(station.weighed(content[0])),
         "along": along,
+        "classes": lambda content: answer(side.classes(*content)),
+        "line": lambda content: answer(side.along(*content)),
         "views": side.open,
         "turn": lambda _: side.turn(),
         "forward": lambda content: answer(side.forward(*content)),

@@ -58,16 +58,16 @@ class Stove:
 
     def _cook(self, method: SoupMethod, recipe: Recipe) -> Soup:
         """One method, measured from cold: neither graph nor ingredients are in memory when it begins."""
-        self.team.tell("clear")
-        self.station.clear()
+        self._clear()
         kitchen = Kitchen(self.station, self.team, self.job.soup.seed, self.log)
         with self.station.meter as meter:
             mixture = method.cook(kitchen)
             taste = Taste(mixture.alpha, mixture.by, mixture.of)
             state = self.station.state(taste)
-        self.station.clear(exact=True)
-        validation, test = self.station.marks(taste, (Role.VALIDATION, Role.TEST))  # here alone is a test label seen
-        self.station.clear()
+        self._clear(exact=True)
+        roles = Role.VALIDATION, Role.TEST
+        validation, test = self.team.marks(self.station, taste, roles)  # here alone is a test label seen
+        self._clear()
         return Soup(
             method=method.name,
             source=method.source,
@@ -84,6 +84,11 @@ class Stove:
             alignment=self.station.alignment,
             test_right=np.packbits(test.right),
         )
+
+    def _clear(self, exact: bool = False) -> None:
+        """On every rank."""
+        self.team.tell("clear", exact)
+        self.station.clear(exact)
 
     def _is_there(self, recipe: Recipe) -> bool:
         path = self.run.soup(recipe.method)

@@ -63,7 +63,7 @@ def _within_limit(job: Job, run: RunDir, here: Place, sizes: Sizes, log: Log, so
     """The job with train.clusters chosen; said and refused only where something is left to be trained or souped."""
     limit, job = Limit.of(job, here), ingredient_store.settled(job, run)
     resolved_job, training = limits.decided_training(job, sizes, limit)
-    souped = limits.decided_souping(job, sizes, limit)[1] if souping else []
+    souped = limits.decided_souping(job, sizes, limit, here.size)[1] if souping else []
     there = all(run.ingredient(index).exists() for index in range(job.train.ingredients))
     if there and (run.trunk.exists() or not job.train.trunk_epochs):
         limits.refuse(limit, souped)

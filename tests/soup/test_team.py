@@ -42,6 +42,9 @@ class Scale:
         self.tasted += 1
         return float(taste.alpha[0, 0])
 
+    def fits_shared(self, ranks: int) -> bool:
+        return False
+
     def clear(self, exact: bool = False) -> None:
         self.cleared += 1
 
