@@ -100,6 +100,10 @@ class Evaluator:
         """Load what tells accuracies: ogb's Evaluator, for its sets."""
         self._score(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
 
+    def forget(self) -> None:
+        """Give the graph back."""
+        self._ready = None
+
     def keep(self, whole: View) -> None:
         """Use a view of the whole graph that is in memory already."""
         self._whole = whole

@@ -116,7 +116,8 @@ class Station:
     def shard(self, split: Split, roles: Sequence[Role] = (Role.VALIDATION,)) -> Plan:
         """Of the whole graph, what scores of this rank's share of some roles' nodes are computed on."""
         if self._shard is None or self._shard[0] != tuple(roles):
-            self._shard = None  # before the next one is built
+            self._shard = None  # before the next one is built, as is the whole graph
+            self._evaluator.forget()
             with self.meter.phase("graph"):
                 ready = self._evaluator.shard(roles, split)
             assert isinstance(ready, Plan), "only what has a plan is split"
@@ -129,6 +130,7 @@ class Station:
         return first_hop.opened(self.graph, kind, self._run.first_hop(kind), say, self._memory)
 
     def _ready(self, roles: Sequence[Role]) -> Ready:
+        self._shard = None
         with self.meter.phase("graph"):
             return self._evaluator.ready(roles)
 

@@ -5,6 +5,7 @@ A waiting rank soon sleeps between looks, for MPI's own waiting burns the core t
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,7 @@ _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 _WAKE_SECONDS = 0.005  # of looking without a pause: about what a step on a small union takes
 _NAP_SECONDS = 0.001
+_JOINT_EFFICIENCY = 0.85  # of accuracies that two ranks tell together (docs/cluster.md)
 _ORDERS, _BORDERS = 1, 2  # tags of messages
 
 
@@ -54,24 +56,30 @@ class Team:
 
     def accuracies(self, station: Station, tastes: Sequence[Taste]) -> list[float]:
         """Validation accuracies, in the order of `tastes`: each by all ranks together, or rank r takes every P-th."""
-        if self._joint(station):
+        if self._joint(station, len(tastes)):
             return [marks[0].accuracy for marks in self._marked(station, tastes, (Role.VALIDATION,))]
         return self._shared("taste", tastes, lambda mine: [station.accuracy(taste) for taste in mine])
 
     def along(self, station: Station, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
         """Validation accuracies of share * start + (1 - share) * end, alphas (1, N), in the order of `shares`."""
-        if self._joint(station):
+        if self._joint(station, len(shares)):
             found = self._classes(station, "line", (start, end, shares), lambda side: side.along(start, end, shares))
             return [station.marked(classes, (Role.VALIDATION,))[0].accuracy for classes in found]
         return self._shared("along", shares, lambda mine: station.along(start, end, mine), (start, end))
 
     def marks(self, station: Station, taste: Taste, roles: Sequence[Role]) -> list[Marks]:
         """Exact accuracies of a mixture on the nodes of some roles, node by node."""
-        return self._marked(station, [taste], roles)[0] if self._joint(station) else station.marks(taste, roles)
+        return self._marked(station, [taste], roles)[0] if self._joint(station, 1) else station.marks(taste, roles)
 
-    def _joint(self, station: Station) -> bool:
-        """Whether all ranks compute accuracies together."""
-        return self._world is not None and station.fits_shared(self.size)
+    def _joint(self, station: Station, count: int) -> bool:
+        """Whether all ranks tell each of so many accuracies together.
+
+        They do so unless each can hold the whole graph and dividing the number leaves hardly a rank without work.
+        """
+        if self._world is None or not count or not station.fits_shared(self.size):
+            return False
+        busy = count / (self.size * math.ceil(count / self.size))
+        return station.streams or busy < _JOINT_EFFICIENCY
 
     def _marked(self, station: Station, tastes: Sequence[Taste], roles: Sequence[Role]) -> list[list[Marks]]:
         found = self._classes(station, "classes", (tastes, roles), lambda side: side.classes(tastes, roles))
