@@ -122,6 +122,6 @@ def test_without_room_for_shares_candidates_are_divided(stock: Job, monkeypatch:
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_course_that_leaves_the_numbers_is_an_error_on_any_number_of_ranks(size: int, stock: Job) -> None:
-    lost = LearnedJob(epochs=3, optimiser="adam", weights="free", learning_rate=1e30)
+    lost = LearnedJob(epochs=50, optimiser="paper", weights="free", learning_rate=1000.0)
     with pytest.raises(RunError, match="ls diverged"):
         cooked(size, stock, type(configured(stock.soup)["ls"])(lost))
