@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc import ranks
-from gnnsoup_hpc.errors import Interrupted, JobError, MissingJobError, SoupError
+from gnnsoup_hpc.errors import IngredientsError, Interrupted, JobError, MissingJobError, SoupError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.ranks import Place
 
@@ -78,9 +78,11 @@ def guarded(command: Callable[[Place], None], collective: bool = False) -> int:
 def _ended(here: Place, error: SoupError) -> int:
     """Say an error, end the other ranks, and return the exit code.
 
-    What is wrong in a job is wrong on every rank alike, so rank 0 alone says it, unless it turns out to have no error.
+    What is wrong in a job, or with ingredients, is wrong on every rank alike, so rank 0 alone says it, unless it turns
+    out to have no error.
     """
-    if here.rank > 0 and isinstance(error, JobError) and not isinstance(error, MissingJobError):
+    alike = isinstance(error, JobError | IngredientsError) and not isinstance(error, MissingJobError)
+    if here.rank > 0 and alike:
         if not ranks.mpi_runs():
             return error.exit_code
         time.sleep(GRACE_SECONDS)  # rank 0 ends us meanwhile

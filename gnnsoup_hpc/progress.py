@@ -38,8 +38,8 @@ class Bar:
         on_terminal = sys.stderr.isatty() and not log.quiet
         self._bar = tqdm(total=total, desc=f"{log.prefix}{title}", leave=False) if on_terminal else None
 
-    def advance(self, text: str = "") -> None:
-        """One step further; `text` says where things stand."""
+    def advance(self, text: str = "", **figures: float) -> None:
+        """One step further; `text` says where things stand, `figures` the same for whoever asks for numbers."""
         self._done += 1
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)

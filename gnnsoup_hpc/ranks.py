@@ -73,6 +73,15 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
     return Place(0, 1, 0, 1, host)
 
 
+def launch(here: Place, environment: Mapping[str, str] = os.environ) -> str:
+    """A name that the ranks which one launcher started share, where that can be told, and no later start has."""
+    if here.size == 1:
+        return f"{here.host}:{os.getpid()}"
+    if all(name in environment for name in (*_SLURM[:2], "SLURM_JOB_ID", "SLURM_STEP_ID")):
+        return ".".join([environment["SLURM_JOB_ID"], *slurm_job(environment).values(), environment["SLURM_STEP_ID"]])
+    return environment.get("PMIX_NAMESPACE", f"{here.host}:{os.getppid()}")  # the launcher's own process on this node
+
+
 def slurm_job(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The Slurm job that this process belongs to, and how often it was requeued; nothing outside Slurm."""
     if "SLURM_JOB_ID" not in environment:

@@ -38,7 +38,7 @@ ORDER = [
     "alignment",
     "graphs partition preparation models",
     "plan",
-    "run_dir ranks subgraph measure leases progress seeds sampling",
+    "run_dir ranks subgraph measure leases progress seeds sampling notes",
     "rows pool",
     "job kernels crew compiled dense",
     "records errors hashing significance",

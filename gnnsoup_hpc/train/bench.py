@@ -22,6 +22,7 @@ from gnnsoup_hpc.sampling import resolved
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.train.batches import Batches, ClusterBatches, FullBatches, NeighbourBatches
 from gnnsoup_hpc.train.loop import Course
+from gnnsoup_hpc.train.noticeboard import Board
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Bench:
         """What a file that was trained here says of where that was."""
         here = {"rank": self.here.rank, "ranks": self.here.size, "threads": threads(), "device": str(self.device)}
         return here | slurm_job()
+
+    @cached_property
+    def board(self) -> Board:
+        """Where this rank says what it does."""
+        return Board(self.run, self.here, self.log)
 
     @cached_property
     def course(self) -> Course:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.errors import DivergedError
 from gnnsoup_hpc.evaluate import Evaluator
 from gnnsoup_hpc.measure import Meter
 from gnnsoup_hpc.models import Architecture, Drop
@@ -46,7 +46,7 @@ def train(course: Course, initial: State, how: Hyperparameters, seed: int, index
     """Train ingredient `index` from `initial`. The same arguments give the same weights, bit for bit, on one machine.
 
     The best epoch is chosen by the batches' own validation accuracy; the recorded accuracies are exact.
-    Raises: RunError where not even the first epoch ended with finite weights.
+    Raises: DivergedError where not even the first epoch ended with finite weights.
     """
     history: list[Epoch] = []
     best: _Best | None = None
@@ -60,7 +60,9 @@ def train(course: Course, initial: State, how: Hyperparameters, seed: int, index
             if best is None or epoch.validation_accuracy > best.accuracy:
                 best = _Best(epoch.epoch, epoch.validation_accuracy, _copy(parameters))
     if best is None:
-        raise RunError(f"ingredient {index} {stopped}, its first: lower train.learning_rate = {how.learning_rate:g}")
+        raise DivergedError(
+            f"ingredient {index} {stopped}, its first: lower train.learning_rate = {how.learning_rate:g}"
+        )
     validation, test = course.evaluator.accuracies(best.state, (Role.VALIDATION, Role.TEST))
     return Ingredient(
         index=index,
@@ -79,14 +81,14 @@ def train_trunk(course: Course, initial: State, how: Hyperparameters, seed: int,
     """Train the state that all ingredients branch from: that of the last epoch, whichever was the best.
 
     Source: Frankle et al., Linear mode connectivity and the lottery ticket hypothesis, ICML 2020, arXiv 1912.05671.
-    Raises: RunError where an epoch did not end with finite weights.
+    Raises: DivergedError where an epoch did not end with finite weights.
     """
     history: list[Epoch] = []
     state = initial
     with (meter := Meter(course.device)):
         for epoch, parameters in _epochs(course, initial, how, seed, TRUNK, bar):
             if math.isnan(epoch.validation_accuracy):
-                raise RunError(f"the trunk {_diverged(epoch)}: lower train.learning_rate = {how.learning_rate:g}")
+                raise DivergedError(f"the trunk {_diverged(epoch)}: lower train.learning_rate = {how.learning_rate:g}")
             history.append(epoch)
             state = parameters
     return Trunk({name: tensor.cpu() for name, tensor in _copy(state).items()}, tuple(history), meter.measurement)
@@ -115,7 +117,7 @@ def _epochs(
         yield Epoch(epoch, loss, reached, time.perf_counter() - start), parameters
         if math.isnan(reached):
             return
-        bar.advance(f"loss {loss:.4f}, validation {reached:.4f}")
+        bar.advance(f"loss {loss:.4f}, validation {reached:.4f}", epoch=epoch, loss=loss, validation=reached)
 
 
 def _drawer(draw: Draw, how: Hyperparameters, index: int) -> int:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from gnnsoup_hpc import leases
-from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
+from gnnsoup_hpc.errors import DivergedError, FileError, ForeignFileError, RunError
 from gnnsoup_hpc.records import State
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store import states
@@ -69,13 +69,15 @@ def _initial(bench: Bench) -> State:
 def _trunk(bench: Bench, initial: State) -> State:
     """The run's trunk: one rank trains it under a lease while the others wait; a damaged one is made again.
 
-    Raises: RunError for a sound one of another recipe.
+    Raises: RunError for a sound one of another recipe; DivergedError where it cannot be trained.
     """
     origin = TrunkOrigin.of(bench.job, bench.architecture, bench.graph, states.sha256(initial))
-    lease, waiting = bench.run.lease("trunk"), False
+    lease, board, waiting = bench.run.lease("trunk"), bench.board, False
     while (found := _there(bench, origin)) is None:
         with leases.held(lease) as ours:
             if ours and _there(bench, origin) is None:
+                if why := board.failed("trunk"):
+                    raise DivergedError(why)
                 _train(bench, initial, origin)
         if not ours:
             if not waiting:
@@ -101,10 +103,10 @@ def _there(bench: Bench, origin: TrunkOrigin) -> State | None:
 
 def _train(bench: Bench, initial: State, origin: TrunkOrigin) -> None:
     """Train and publish the trunk."""
-    bar = bench.log.bar(origin.hyperparameters.epochs, "trunk")
-    trunk = train_trunk(bench.course, initial, origin.hyperparameters, bench.job.train.seed, bar)
-    bar.close()
+    with bench.board.watched("trunk", "trunk", origin.hyperparameters.epochs) as bar:
+        trunk = train_trunk(bench.course, initial, origin.hyperparameters, bench.job.train.seed, bar)
     trunk_store.write(bench.run.trunk, trunk, origin, bench.job, **bench.provenance)
+    bench.board.forget_failure("trunk")
     bench.log.say(
         f"train: trunk done in {trunk.measurement['seconds']:.1f} s, {len(trunk.history)} epochs, validation"
         f" {trunk.history[-1].validation_accuracy:.4f} between epochs"
