@@ -11,13 +11,22 @@ from pathlib import Path
 
 from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc import ranks
-from gnnsoup_hpc.errors import IngredientsError, Interrupted, JobError, MissingJobError, RunError, SoupError
+from gnnsoup_hpc.errors import (
+    IngredientsError,
+    Interrupted,
+    JobError,
+    MissingJobError,
+    Preempted,
+    RunError,
+    SoupError,
+)
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.ranks import Place
 from gnnsoup_hpc.run_dir import RunDir
 
 EXIT_BROKEN_PIPE = 141  # as the shell has it: 128 + SIGPIPE
 GRACE_SECONDS = 5.0
+PREEMPTED_SECONDS = 20.0  # for the other ranks' checkpoints; Slurm kills 30 s after SIGTERM
 JOB_HELP = "a job file, or the name of a bundled job (default: pubmed)"
 
 
@@ -76,11 +85,17 @@ def guarded(command: Callable[[Place], None], collective: bool = False) -> int:
     """
     here = ranks.place()
     ranks.show_tracebacks(here)
+    with here.stop.heard():
+        return _guarded(command, here, collective)
+
+
+def _guarded(command: Callable[[Place], None], here: Place, collective: bool) -> int:
     try:
         if collective:
             ranks.world(here)
         command(here)
         sys.stdout.flush()
+        here.stop.no_more()
     except KeyboardInterrupt:
         return _ended(here, Interrupted("interrupted; the same command goes on from here"))
     except BrokenPipeError:  # whoever read our output, `head` for one, has seen enough
@@ -98,11 +113,14 @@ def _ended(here: Place, error: SoupError) -> int:
     What is wrong in a job, or with ingredients, is wrong on every rank alike, so rank 0 alone says it, unless it turns
     out to have no error.
     """
+    here.stop.no_more()
     alike = isinstance(error, JobError | IngredientsError) and not isinstance(error, MissingJobError)
     if here.rank > 0 and alike:
         if not ranks.mpi_runs():
             return error.exit_code
         time.sleep(GRACE_SECONDS)  # rank 0 ends us meanwhile
     ranks.say_error(here, error)
+    if isinstance(error, Preempted):
+        ranks.wait_for_others(PREEMPTED_SECONDS)
     ranks.abort_others(error.exit_code)
     return error.exit_code

@@ -98,6 +98,10 @@ class RunDir:
         """Why a piece of work failed when it was last tried; not there once it is done."""
         return self.failures / f"{work}.json"
 
+    def checkpoint(self, work: str) -> Path:
+        """Where the training of an ingredient or of the trunk stood last; not there once it is done."""
+        return self.root / "checkpoints" / f"{work}.h5"
+
     def lease(self, work: str) -> Path:
         """The lease on a piece of work, held while a rank does it."""
         return self.root / "leases" / f"{work}.lease"

@@ -39,7 +39,7 @@ ORDER = [
     "graphs partition preparation models",
     "plan",
     "run_dir ranks subgraph measure leases progress seeds sampling notes",
-    "rows pool",
+    "rows pool processes signals",
     "job kernels crew compiled dense",
     "records errors hashing significance",
     "__init__",

@@ -19,6 +19,8 @@ State = Literal["finished", "running", "silent", "failed", "damaged", "waiting"]
 class Piece:
     """One ingredient, the trunk, or the graph; None and "" where something is not known.
 
+    checkpoint: there is one to go on from, and nobody does now.
+
     seconds: wall time of what is finished; epoch_seconds: of the last epoch; heartbeat_seconds: since its lease was
     renewed; since, failed_at: seconds since 1970.
     """
@@ -39,6 +41,7 @@ class Piece:
     why: str = ""
     failed_at: float | None = None
     tries: int = 0
+    checkpoint: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,14 @@ class Watch:
     clock: Clock
     leased: frozenset[str]  # names of files, listed once: a run may have a thousand ingredients
     failures: frozenset[str]
+    checkpoints: frozenset[str]
 
     @classmethod
     def of(cls, run: RunDir) -> Watch:
         """Begin to look."""
         folder = run.lease("any").parent
-        return cls(run, Clock.of(folder), names(folder), names(run.failures))
+        checkpoints = names(run.checkpoint("any").parent)
+        return cls(run, Clock.of(folder), names(folder), names(run.failures), checkpoints)
 
     def ingredient(self, index: int, there: frozenset[str], epochs: int) -> Piece:
         """Ingredient `index`; `there`: names of files of ingredients; `epochs`: how many it is trained for."""
@@ -86,14 +91,15 @@ class Watch:
         lease = self.run.lease(work)
         if lease.name in self.leased and (held := self.held(lease, work, epochs)):
             return held
+        kept = self.run.checkpoint(work).name in self.checkpoints
         failure = self.run.failure(work)
         note = notes.read(failure) if failure.name in self.failures else {}
         if damage:
-            return Piece(work, "damaged", epochs=epochs, why=damage)
+            return Piece(work, "damaged", epochs=epochs, why=damage, checkpoint=kept)
         if note:
             place = {key: note[key] for key in _PLACE if key in note}
-            return Piece(work, "failed", **place | _of_failure(note) | {"epochs": epochs})
-        return Piece(work, "waiting", epochs=epochs)
+            return Piece(work, "failed", **place | _of_failure(note) | {"epochs": epochs, "checkpoint": kept})
+        return Piece(work, "waiting", epochs=epochs, checkpoint=kept)
 
     def held(self, lease: Path, work: str, epochs: int | None = None) -> Piece | None:
         """Who holds a lease, and how far the work is; None where nobody holds it any more."""

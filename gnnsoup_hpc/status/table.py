@@ -113,8 +113,9 @@ def _where(piece: Piece) -> str:
 
 
 def _why(status: Status, piece: Piece) -> str:
+    kept = "from a checkpoint on" if piece.checkpoint else ""
     if not piece.why or piece.state == "damaged":
-        return piece.why
+        return piece.why or kept
     times = f", {piece.tries} times" if piece.tries > 1 else ""
     when = f"failed {_moment(status, piece.failed_at)}{times}: " if piece.failed_at is not None else ""
     return f"{when}{piece.why}"

@@ -47,8 +47,11 @@ class Board:
         self._written(lambda: notes.post(path, {"work": work} | values | self.who))
 
     def forget_progress(self, work: str) -> None:
-        """`work` is in training no more."""
-        self._written(lambda: notes.remove(self.run.progress(work)))
+        """`work` is in training no more, or not by us: what another process posts meanwhile stays."""
+        path = self.run.progress(work)
+        note = notes.read(path)
+        if all(note.get(key) == self.who[key] for key in ("host", "pid")):
+            self._written(lambda: notes.remove(path))
 
     def note_failure(self, work: str, error: Exception) -> None:
         """Keep why `work` failed, and how often it has by now."""
@@ -82,7 +85,6 @@ class Watched:
         self._next, self._last = 0.0, time.monotonic()
 
     def __enter__(self) -> Bar:
-        self._board.forget_progress(self._work)
         self._board.note_progress(self._work, self._posted)
         return self._bar
 

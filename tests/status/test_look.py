@@ -121,6 +121,14 @@ def test_a_failure_says_why_until_it_is_tried_again(job: Job, run: RunDir) -> No
     assert (piece.state, piece.why, piece.tries) == ("running", "diverged", 2)
 
 
+def test_one_that_waits_with_a_checkpoint_says_so(job: Job, run: RunDir) -> None:
+    run.ingredient(1).unlink()
+    assert not seen(job).ingredients[1].checkpoint
+    run.checkpoint(work(1)).parent.mkdir()
+    run.checkpoint(work(1)).touch()
+    assert (seen(job).ingredients[1].state, seen(job).ingredients[1].checkpoint) == ("waiting", True)
+
+
 def test_a_file_cut_short_is_damaged(job: Job, run: RunDir) -> None:
     path = run.ingredient(2)
     path.write_bytes(path.read_bytes()[:3000])
