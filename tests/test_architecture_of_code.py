@@ -23,6 +23,7 @@ ORDER = [
     "report.__main__ status.__main__",
     "cli",
     "bench",
+    "soup.sweep",
     "soup.work train.work diagnosis.work status",
     "prepare train soup.selection report",
     "soup.methods",

@@ -16,6 +16,7 @@ from gnnsoup_hpc.errors import FileError, GraphError, MemoryLimitError, RunError
 from gnnsoup_hpc.progress import Bar, Log
 from gnnsoup_hpc.ranks import Place, launch
 from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.train.keeper import OvertakenError
 
 SECONDS_BETWEEN_POSTS = 1.0
 _FAILURES = (RunError, FileError, GraphError, MemoryLimitError)  # of our own errors; to be stopped is no failure
@@ -75,6 +76,11 @@ class Board:
             self._silent = True
 
 
+def _is_failure(error: Exception) -> bool:
+    ours = isinstance(error, SoupError | OvertakenError)
+    return not ours or isinstance(error, _FAILURES)
+
+
 class Watched:
     """A block in which one piece of work is trained: its progress is posted, and a failure if it raises one."""
 
@@ -93,7 +99,7 @@ class Watched:
     ) -> None:
         self._bar.close()
         self._board.forget_progress(self._work)
-        if isinstance(error, Exception) and (not isinstance(error, SoupError) or isinstance(error, _FAILURES)):
+        if isinstance(error, Exception) and _is_failure(error):
             self._board.note_failure(self._work, error)
 
     def _post(self, figures: dict[str, float]) -> None:
