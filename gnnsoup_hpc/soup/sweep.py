@@ -127,7 +127,7 @@ class Sweep:
     def _make(self, dish: Dish, board: Board) -> None:
         """A combination that diverges is one that is not chosen; it ends nothing."""
         try:
-            with board.watched(dish.work, dish.work, 0):
+            with board.watched(dish.work, f"{dish.cell.method} with {dish.cell.text}", 0):
                 dish.make()
         except DivergedError as error:
             self._stove.log.say(f"soup: {dish.cell.method} with {dish.cell.text} failed: {error}")
