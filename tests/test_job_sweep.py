@@ -93,13 +93,13 @@ def test_mistakes_are_named(override: str, message: str) -> None:
 
 
 def test_what_is_not_made_cannot_be_swept() -> None:
-    with pytest.raises(JobError, match="sweep.pls is given, but soup.methods has no 'pls'"):
+    with pytest.raises(JobError, match=r"sweep.pls is given, but soup.methods has no 'pls'"):
         swept("sweep.pls.union=[4]", 'soup.methods=["gis"]')
-    with pytest.raises(JobError, match="sweep.seed is for ls and pls, and soup.methods has neither"):
+    with pytest.raises(JobError, match=r"sweep.seed is for ls and pls, and soup.methods has neither"):
         swept("sweep.seed=[4]", 'soup.methods=["gis"]')
 
 
 def test_a_grid_beyond_measure_is_refused() -> None:
     many = list(range(101))
-    with pytest.raises(JobError, match="sweep.pls has 10201 combinations, more than 10000"):
+    with pytest.raises(JobError, match=r"sweep.pls has 10201 combinations, more than 10000"):
         swept(f"sweep.seed={many}", f"sweep.pls.epochs={[n + 1 for n in many]}")
