@@ -7,15 +7,26 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc import ranks
-from gnnsoup_hpc.errors import Interrupted, JobError, MissingJobError, SoupError
+from gnnsoup_hpc.errors import (
+    IngredientsError,
+    Interrupted,
+    JobError,
+    MissingJobError,
+    Preempted,
+    RunError,
+    SoupError,
+)
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.ranks import Place
+from gnnsoup_hpc.run_dir import RunDir
 
 EXIT_BROKEN_PIPE = 141  # as the shell has it: 128 + SIGPIPE
 GRACE_SECONDS = 5.0
+PREEMPTED_SECONDS = 20.0  # for the other ranks' checkpoints; Slurm kills 30 s after SIGTERM
 JOB_HELP = "a job file, or the name of a bundled job (default: pubmed)"
 
 
@@ -52,6 +63,21 @@ def load_job(arguments: argparse.Namespace) -> Job:
     return jobs.load(arguments.job, [*arguments.set, *bound])
 
 
+def job_of_run(arguments: argparse.Namespace) -> Job:
+    """The job of a run's folder, wherever the folder is now; or a job like that of any command.
+
+    Raises: RunError where a folder is no run.
+    """
+    root = Path(arguments.job).expanduser() if arguments.job else None
+    if root is None or not root.is_dir():
+        return load_job(arguments)
+    if not RunDir(root).job.is_file():
+        raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
+    arguments.job = str(RunDir(root).job)
+    place = root if root.name not in ("", "..") else root.resolve()
+    return load_job(arguments).model_copy(update={"runs": str(place.parent), "name": place.name})
+
+
 def guarded(command: Callable[[Place], None], collective: bool = False) -> int:
     """Run a command; its exit code. An error that a user can meet is one line; any other ends all ranks.
 
@@ -59,11 +85,17 @@ def guarded(command: Callable[[Place], None], collective: bool = False) -> int:
     """
     here = ranks.place()
     ranks.show_tracebacks(here)
+    with here.stop.heard():
+        return _guarded(command, here, collective)
+
+
+def _guarded(command: Callable[[Place], None], here: Place, collective: bool) -> int:
     try:
         if collective:
             ranks.world(here)
         command(here)
         sys.stdout.flush()
+        here.stop.no_more()
     except KeyboardInterrupt:
         return _ended(here, Interrupted("interrupted; the same command goes on from here"))
     except BrokenPipeError:  # whoever read our output, `head` for one, has seen enough
@@ -78,12 +110,17 @@ def guarded(command: Callable[[Place], None], collective: bool = False) -> int:
 def _ended(here: Place, error: SoupError) -> int:
     """Say an error, end the other ranks, and return the exit code.
 
-    What is wrong in a job is wrong on every rank alike, so rank 0 alone says it, unless it turns out to have no error.
+    What is wrong in a job, or with ingredients, is wrong on every rank alike, so rank 0 alone says it, unless it turns
+    out to have no error.
     """
-    if here.rank > 0 and isinstance(error, JobError) and not isinstance(error, MissingJobError):
+    here.stop.no_more()
+    alike = isinstance(error, JobError | IngredientsError) and not isinstance(error, MissingJobError)
+    if here.rank > 0 and alike:
         if not ranks.mpi_runs():
             return error.exit_code
         time.sleep(GRACE_SECONDS)  # rank 0 ends us meanwhile
     ranks.say_error(here, error)
+    if isinstance(error, Preempted):
+        ranks.wait_for_others(PREEMPTED_SECONDS)
     ranks.abort_others(error.exit_code)
     return error.exit_code

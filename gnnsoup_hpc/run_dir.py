@@ -75,6 +75,14 @@ class RunDir:
         """File of one method's soup."""
         return self.soups / f"{method}.h5"
 
+    def cells(self, method: str) -> Path:
+        """Folder of the soups that one method's sweep chooses from."""
+        return self.soups / "cells" / method
+
+    def cell(self, method: str, name: str) -> Path:
+        """File of one cell of a sweep."""
+        return self.cells(method) / f"{name}.h5"
+
     @property
     def diagnosis(self) -> Path:
         """The diagnosis: whether the ingredients lie in one basin."""
@@ -84,6 +92,23 @@ class RunDir:
     def report(self) -> Path:
         """The report."""
         return self.root / "report.h5"
+
+    def progress(self, work: str) -> Path:
+        """How far a piece of work is that a rank trains now."""
+        return self.root / "leases" / f"{work}.json"
+
+    @property
+    def failures(self) -> Path:
+        """Folder of what failed."""
+        return self.root / "failures"
+
+    def failure(self, work: str) -> Path:
+        """Why a piece of work failed when it was last tried; not there once it is done."""
+        return self.failures / f"{work}.json"
+
+    def checkpoint(self, work: str) -> Path:
+        """Where the training of an ingredient or of the trunk stood last; not there once it is done."""
+        return self.root / "checkpoints" / f"{work}.h5"
 
     def lease(self, work: str) -> Path:
         """The lease on a piece of work, held while a rank does it."""
