@@ -42,6 +42,7 @@ def soup(job: Job, here: Place, again: bool = False) -> None:
         return
     device = ranks.claim_machine(job.machine, here, alone=True)
     ranks.check_precision(job.soup.precision, device)
+    Log(here.prefix, stop=here.stop).say(f"soup: {ranks.mapping(here, device)}")
     _coordinate(job, here, Team(world, shared), device, again)
 
 
@@ -69,6 +70,7 @@ def _coordinate(job: Job, here: Place, team: Team, device: torch.device, again: 
 def assist(job: Job, here: Place, world: Intracomm) -> None:
     """The other ranks' side; they touch no file before rank 0 found the run to be right."""
     device = ranks.claim_machine(job.machine, here)
+    Log(here.prefix, stop=here.stop).say(f"soup: {ranks.mapping(here, device)}")
     order, ids = receive(world, 0)
     if order == "open":
         run = RunDir.of(job)
