@@ -7,20 +7,30 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc import ranks
-from gnnsoup_hpc.errors import IngredientsError, Interrupted, JobError, MissingJobError, Preempted, SoupError
+from gnnsoup_hpc.errors import (
+    IngredientsError,
+    Interrupted,
+    JobError,
+    MissingJobError,
+    Preempted,
+    RunError,
+    SoupError,
+)
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.ranks import Place
+from gnnsoup_hpc.run_dir import RunDir
 
 EXIT_BROKEN_PIPE = 141  # as the shell has it: 128 + SIGPIPE
 GRACE_SECONDS = 5.0
 PREEMPTED_SECONDS = 20.0  # for the other ranks' checkpoints; Slurm kills 30 s after SIGTERM
 EXIT_CODES = (
-    "exit codes: 0 done; 1 a file, a graph or the run is not as it must be; 2 the job or the arguments are wrong; 3 it"
-    " does not fit in the memory limit; 75 stopped by SIGTERM, SIGUSR1 or SIGUSR2 after a checkpoint: give the same command"
-    " again; 130 interrupted (Ctrl-C)"
+    "exit codes: 0 done; 1 a file, a graph or the run is not as it must be; 2 the job or the arguments are wrong;"
+    " 3 it does not fit in the memory limit; 75 stopped by SIGTERM, SIGUSR1 or SIGUSR2 after a checkpoint: give the same"
+    " command again; 130 interrupted (Ctrl-C)"
 )
 JOB_HELP = "a job file, or the name of a bundled job (default: pubmed)"
 
@@ -56,6 +66,21 @@ def load_job(arguments: argparse.Namespace) -> Job:
     limit = getattr(arguments, "memory_limit", None)
     bound = [] if limit is None else [f"machine.memory_limit={limit}"]
     return jobs.load(arguments.job, [*arguments.set, *bound])
+
+
+def job_of_run(arguments: argparse.Namespace) -> Job:
+    """The job of a run's folder, wherever the folder is now; or a job like that of any command.
+
+    Raises: RunError where a folder is no run.
+    """
+    root = Path(arguments.job).expanduser() if arguments.job else None
+    if root is None or not root.is_dir():
+        return load_job(arguments)
+    if not RunDir(root).job.is_file():
+        raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
+    arguments.job = str(RunDir(root).job)
+    place = root if root.name not in ("", "..") else root.resolve()
+    return load_job(arguments).model_copy(update={"runs": str(place.parent), "name": place.name})
 
 
 def guarded(command: Callable[[Place], None], collective: bool = False) -> int:
