@@ -116,7 +116,7 @@ def within_limit(job: Job, here: Place, graph: GraphFile, device: torch.device, 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
-    parser = argparse.ArgumentParser(prog="python -m gnnsoup_hpc.soup", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m gnnsoup_hpc.soup", description=__doc__, epilog=cli.EXIT_CODES)
     cli.add_job(parser)
     cli.add_memory_limit(parser)
     parser.add_argument("--again", action="store_true", help="make all soups anew, also those that are there")
