@@ -129,7 +129,7 @@ def lines() -> list[str]:
 
 def kind_of(path: str, folder: Path) -> str:
     """A path without what differs between runs, processes and ingredients."""
-    name = path.removeprefix(f"{folder}/").replace(f".{socket.gethostname()}.", ".HOST.")
+    name = path.removeprefix(f"{folder}/").replace(f".{socket.gethostname()}-", ".HOST-")
     name = re.sub(r"(?<=soups/)(\.?)[a-z]+(?=\.h5)", r"\1METHOD", name)
     return re.sub(r"\b[0-9a-f]{8,}\b|(?<![h])\d+", "#", name)
 

@@ -14,7 +14,10 @@ from typing import Any
 from unittest import mock
 
 from gnnsoup_hpc import metis_apart, prepare
+from gnnsoup_hpc.errors import DivergedError
 from gnnsoup_hpc.evaluate import Evaluator
+from gnnsoup_hpc.train import work
+from gnnsoup_hpc.train.loop import train
 from tests.faults import kit
 
 JOB = """\
@@ -30,7 +33,8 @@ hidden = 4
 [train]
 ingredients = 2
 batch = "cluster"
-trunk_epochs = 1
+trunk_epochs = 2
+checkpoint_seconds = 1e-9
 epochs = 2
 [soup]
 align = "weights"
@@ -54,6 +58,7 @@ class Step:
     name: str
     words: tuple[str, ...]
     hurt: Callable[[Path], None] = lambda root: None
+    ends: int = 0  # exit code when undisturbed
 
 
 def _damage_trained(root: Path) -> None:
@@ -66,12 +71,15 @@ def _damage_souped(root: Path) -> None:
         kit.flip(path, 0.5)
 
 
+DIVERGING = ("name=diverging", "train.trunk_epochs=0", "train.vary.learning_rate=[0.01, 999]")
+
 STEPS = (
     Step("prepare", ("prepare", "job.toml")),
     Step("train", ("train", "job.toml")),
     Step("soup", ("soup", "job.toml")),
     Step("report", ("report", "runs/tiny")),
     Step("train again what is damaged", ("train", "job.toml"), _damage_trained),
+    Step("train one that diverges", ("train", "job.toml", *(w for s in DIVERGING for w in ("--set", s))), ends=1),
     Step("soup again what is damaged", ("soup", "job.toml"), _damage_souped),
 )
 
@@ -87,8 +95,14 @@ def everything_on_disk() -> Iterator[None]:
     def cut(command: list[str], log: Any) -> None:
         metis_apart.main(Path(command[-1]))  # in this process, which spares the start of another
 
+    def diverging(course: Any, initial: Any, how: Any, *rest: Any) -> Any:
+        if how.learning_rate == 999:
+            raise DivergedError("it diverged")
+        return train(course, initial, how, *rest)
+
     with (
         mock.patch.object(Evaluator, "__init__", tight),
+        mock.patch.object(work, "train", diverging),
         mock.patch.object(metis_apart, "_run", cut),
         mock.patch.object(prepare, "ENTRIES_TO_CUT_APART", 0),
     ):

@@ -30,7 +30,7 @@ from tests.faults.scenario import Step
 
 WORKERS = len(os.sched_getaffinity(0))
 CHAIN = 25  # faults, and then the undisturbed command
-HUNG_SECONDS = 120
+HUNG_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Server:
             notes.write_text(json.dumps([[asdict(point) for point in recorder.points], sorted(recorder.lines)]))
             os._exit(code)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert code == 0, f"{step.name}: {cwd.with_suffix('.said').read_text()}"
+        assert code == step.ends, f"{step.name}: {cwd.with_suffix('.said').read_text()}"
         points, lines = json.loads(notes.read_text())
         recorder.points, recorder.lines = [Point(**point) for point in points], set(lines)
         return recorder
@@ -180,22 +180,25 @@ def chain(server: Server, stage: Stage, faults: Sequence[Fault], run: Path) -> T
             copied(stage.before, run)
             outcome = server.faulty(stage.step, run, fault)
         told.faults += 1
-        wrong = ["is not reached"] if outcome is None else [*_ill_told(fault, outcome), *inspector.problems(run / "runs")]
+        wrong = [*_ill_told(fault, outcome, stage.step), *inspector.problems(run / "runs")]
         told.problems += [f"{stage.step.name}: {fault}: {line}" for line in wrong]
     outcome = server.given(stage.step.words, run)
     wrong = [*inspector.problems(run / "runs"), *(f"{name} is left" for name in contents.leftovers(run / "runs"))]
     wrong += [f"{name} is missing" for name in stage.after.keys() - contents.published(run / "runs").keys()]
-    if outcome.code:
+    if outcome.code != stage.step.ends:
         wrong.append(f"ends with {outcome.code}: {outcome.err}")
-    told.problems += [f"{stage.step.name}: the same command after {faults[0]} to {faults[-1]}: {line}" for line in wrong]
+    these = f"{stage.step.name}: the same command after {faults[0]} to {faults[-1]}"
+    told.problems += [f"{these}: {line}" for line in wrong]
     return told
 
 
-def _ill_told(fault: Fault, outcome: Outcome) -> list[str]:
+def _ill_told(fault: Fault, outcome: Outcome | None, step: Step) -> list[str]:
     """What is wrong with how a command told of its fault."""
+    if outcome is None:
+        return ["is not reached"]
     if fault.what not in FAILS:
         return [] if outcome.code == -signal.SIGKILL else [f"was not killed, but ended with {outcome.code}"]
-    if outcome.code == 0:
+    if outcome.code == step.ends:
         return []  # done without what could not be written: then everything else must be there and right
     if outcome.code < 0 or "Traceback" in outcome.err:
         return [f"ended with {outcome.code}: {outcome.err}"]
@@ -205,7 +208,7 @@ def _ill_told(fault: Fault, outcome: Outcome) -> list[str]:
 
 
 def forked(tasks: Sequence[Callable[[Path], Any]], folder: Path) -> Iterator[Any]:
-    """Results of tasks, done by as many processes as there are cores; each task is given a path of its process's own."""
+    """Results of tasks, done by as many processes as there are cores; each task is given its process's own path."""
     children = []
     for worker in range(WORKERS):
         results = folder / f"worker-{worker}.json"
@@ -229,17 +232,20 @@ def main(library: Path, folder: Path, results: Path) -> None:
         (warm / "job.toml").write_text(scenario.JOB)
         for step in scenario.STEPS:  # loads, compiles and caches, so that children need not
             step.hurt(warm / "runs/tiny")
-            kit.succeeds(kit.here(*step.words, cwd=warm))
+            done = kit.here(*step.words, cwd=warm)
+            assert done.returncode == step.ends, f"{step.name}: {done.stderr}"
+        threads = len(os.listdir("/proc/self/task"))
+        assert threads == 1, f"{threads} threads are here, and children would lack all but one"
         gc.freeze()  # or each child would look through all of it, time and again
         server = Server(library, folder)
         found, lines = stages(server)
-        tasks, known = [], set[Point]()
+        chains, known = [], set[Point]()
         for stage in found:
             faults = faults_of(stage.points, known)
             known |= set(stage.points)
             for first in range(0, len(faults), CHAIN):
-                tasks.append(lambda run, s=stage, f=faults[first : first + CHAIN]: asdict(chain(server, s, f, run)))
-        told = list(forked(tasks, folder))
+                chains.append(lambda run, s=stage, f=faults[first : first + CHAIN]: asdict(chain(server, s, f, run)))
+        told = list(forked(chains, folder))
     results.write_text(json.dumps({"lines": sorted(lines), "told": told}))
 
 
