@@ -26,6 +26,7 @@ from gnnsoup_hpc.train.keeper import OvertakenError
 from gnnsoup_hpc.train.loop import train
 from gnnsoup_hpc.train.noticeboard import Board
 from gnnsoup_hpc.train.starts import Starts
+from gnnsoup_hpc.train.tidy import tidy
 
 POLL_SECONDS = 1.0
 
@@ -54,6 +55,8 @@ def train_all(job: Job, here: Place, device: torch.device, log: Log, souping: bo
     paths = [run.ingredient(index) for index in range(job.train.ingredients)]
     if missing or gathered.names(run.gathered) != [path.stem for path in paths]:
         gathered.gather(run.gathered, paths, starts.initial, job)
+    if here.rank == 0:
+        tidy(run, ["trunk", *map(_work, range(job.train.ingredients))])
 
 
 def _warn_of_copies(job: Job, log: Log) -> None:
