@@ -17,7 +17,7 @@ def prepare(arguments: argparse.Namespace, here: Place) -> None:
     from gnnsoup_hpc.progress import Log
 
     job = cli.load_job(arguments)
-    room.prepare(job, here, Log(here.prefix), arguments.again, arguments.offline)
+    room.prepare(job, here, Log(here.prefix, stop=here.stop), arguments.again, arguments.offline)
     if here.rank == 0:
         room.note_job(job)
 

@@ -10,12 +10,13 @@ from collections.abc import Callable
 
 from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc import ranks
-from gnnsoup_hpc.errors import Interrupted, JobError, MissingJobError, SoupError
+from gnnsoup_hpc.errors import IngredientsError, Interrupted, JobError, MissingJobError, Preempted, SoupError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.ranks import Place
 
 EXIT_BROKEN_PIPE = 141  # as the shell has it: 128 + SIGPIPE
 GRACE_SECONDS = 5.0
+PREEMPTED_SECONDS = 20.0  # for the other ranks' checkpoints; Slurm kills 30 s after SIGTERM
 JOB_HELP = "a job file, or the name of a bundled job (default: pubmed)"
 
 
@@ -59,11 +60,17 @@ def guarded(command: Callable[[Place], None], collective: bool = False) -> int:
     """
     here = ranks.place()
     ranks.show_tracebacks(here)
+    with here.stop.heard():
+        return _guarded(command, here, collective)
+
+
+def _guarded(command: Callable[[Place], None], here: Place, collective: bool) -> int:
     try:
         if collective:
             ranks.world(here)
         command(here)
         sys.stdout.flush()
+        here.stop.no_more()
     except KeyboardInterrupt:
         return _ended(here, Interrupted("interrupted; the same command goes on from here"))
     except BrokenPipeError:  # whoever read our output, `head` for one, has seen enough
@@ -78,12 +85,17 @@ def guarded(command: Callable[[Place], None], collective: bool = False) -> int:
 def _ended(here: Place, error: SoupError) -> int:
     """Say an error, end the other ranks, and return the exit code.
 
-    What is wrong in a job is wrong on every rank alike, so rank 0 alone says it, unless it turns out to have no error.
+    What is wrong in a job, or with ingredients, is wrong on every rank alike, so rank 0 alone says it, unless it turns
+    out to have no error.
     """
-    if here.rank > 0 and isinstance(error, JobError) and not isinstance(error, MissingJobError):
+    here.stop.no_more()
+    alike = isinstance(error, JobError | IngredientsError) and not isinstance(error, MissingJobError)
+    if here.rank > 0 and alike:
         if not ranks.mpi_runs():
             return error.exit_code
         time.sleep(GRACE_SECONDS)  # rank 0 ends us meanwhile
     ranks.say_error(here, error)
+    if isinstance(error, Preempted):
+        ranks.wait_for_others(PREEMPTED_SECONDS)
     ranks.abort_others(error.exit_code)
     return error.exit_code

@@ -41,6 +41,14 @@ class RunError(SoupError):
     """The run is not in the state that the command needs; the message names the command that brings it there."""
 
 
+class DivergedError(RunError):
+    """A training had no finite weights to keep; the same job on the same machine will not have them either."""
+
+
+class IngredientsError(RunError):
+    """Some ingredients could not be trained; all others were."""
+
+
 class MemoryLimitError(SoupError):
     """What the job asks for would not stay within machine.memory_limit; the message says what it needs."""
 
@@ -55,3 +63,9 @@ class Interrupted(SoupError):  # noqa: N818 - an event, not a mistake
     """Stopped from outside; the same command goes on where this one stopped."""
 
     exit_code = 130
+
+
+class Preempted(SoupError):  # noqa: N818 - an event, not a mistake
+    """Stopped by SIGTERM, SIGUSR1 or SIGUSR2, after a checkpoint; the same command goes on where this one stopped."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: give the command again

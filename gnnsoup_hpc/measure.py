@@ -130,6 +130,17 @@ def warm_up(device: torch.device) -> None:
         schedule.step()
 
 
+def together(before: Measurement, now: Measurement) -> Measurement:
+    """Of work that was done in two goes: seconds add up; of peaks the higher one counts, with its own baseline."""
+    host, device = (before if before[name] > now[name] else now for name in ("peak_host_bytes", "peak_device_bytes"))
+    of = {"host": host, "device": device}
+    values = {
+        name: before[name] + now[name] if quantity.unit == "s" else of[name.split("_")[1]][name]
+        for name, quantity in QUANTITIES.items()
+    }
+    return Measurement(values)
+
+
 def above_baseline(spent: Measurement) -> float:
     """Peak host memory above where the phase began, in bytes; NaN where it could not be measured."""
     return spent["peak_host_bytes"] - spent["baseline_host_bytes"]

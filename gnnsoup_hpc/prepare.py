@@ -18,12 +18,13 @@ from gnnsoup_hpc import graphs, leases
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.graphs.desk import Desk
 from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.leases import Watch
 from gnnsoup_hpc.measure import Meter
 from gnnsoup_hpc.metis_apart import metis_apart
 from gnnsoup_hpc.partition import metis, partitioned
 from gnnsoup_hpc.preparation import prepared
 from gnnsoup_hpc.progress import Log
-from gnnsoup_hpc.ranks import Place
+from gnnsoup_hpc.ranks import Place, described
 from gnnsoup_hpc.records import Graph, Partition, Role
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import files
@@ -43,7 +44,7 @@ def prepare(job: Job, here: Place, log: Log, again: bool = False, offline: bool 
     run = RunDir.of(job)
     if again and here.rank > 0:
         return
-    _obtain(job, run, log, again, offline)
+    _obtain(job, run, here, log, again, offline)
     with graph_store.opened(run.graph, job, verify=here.rank == 0) as graph:
         changed = graphs.changed(graph.source_files) if here.rank == 0 else None
         if changed:
@@ -62,13 +63,13 @@ def note_job(job: Job) -> None:
             private.write_text(text, encoding="utf-8")
 
 
-def _obtain(job: Job, run: RunDir, log: Log, again: bool, offline: bool) -> None:
+def _obtain(job: Job, run: RunDir, here: Place, log: Log, again: bool, offline: bool) -> None:
     """Return when graph.h5 is there, made or linked by us or by whoever was first."""
     shared = run.shared_graph(graph_store.key(job))
     lease = shared.with_suffix(".lease")
-    said = False
+    watch, said = Watch(), False
     while again or not run.graph.exists():
-        with leases.held(lease) as ours:
+        with leases.held(lease, described(here), watch) as ours:
             if ours:
                 if again or not _is_there(shared, job, log):
                     _make(job, shared, log, offline)

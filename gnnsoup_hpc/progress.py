@@ -7,13 +7,16 @@ import time
 
 from tqdm import tqdm
 
+from gnnsoup_hpc.signals import Stop
+
 
 class Log:
-    """Where a rank says what it does; `prefix` begins every line."""
+    """Where a rank says what it does; `prefix` begins every line. A signal that asks to `stop` is heeded there too."""
 
-    def __init__(self, prefix: str = "", quiet: bool = False) -> None:
+    def __init__(self, prefix: str = "", quiet: bool = False, stop: Stop | None = None) -> None:
         self.prefix = prefix
         self.quiet = quiet
+        self.stop = stop or Stop()
 
     def say(self, text: str) -> None:
         """Print one line."""
@@ -21,6 +24,7 @@ class Log:
             # One write with its newline, or lines of several ranks run into each other.
             tqdm.write(f"{self.prefix}{text}\n", file=sys.stdout, end="")
             sys.stdout.flush()
+        self.stop.heed()
 
     def bar(self, total: int, title: str) -> Bar:
         """Progress of `total` steps."""
@@ -38,8 +42,14 @@ class Bar:
         on_terminal = sys.stderr.isatty() and not log.quiet
         self._bar = tqdm(total=total, desc=f"{log.prefix}{title}", leave=False) if on_terminal else None
 
-    def advance(self, text: str = "") -> None:
-        """One step further; `text` says where things stand."""
+    def begin(self, done: int) -> None:
+        """So many steps were done before this process came to it."""
+        self._done = done
+        if self._bar is not None:
+            self._bar.update(done)
+
+    def advance(self, text: str = "", **figures: float) -> None:
+        """One step further; `text` says where things stand, `figures` the same for whoever asks for numbers."""
         self._done += 1
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
@@ -47,6 +57,7 @@ class Bar:
         elif time.monotonic() - self._said > self.SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             self._log.say(f"{self._title}: {self._done}/{self._total} {text}".rstrip())
+        self._log.stop.heed()
 
     def close(self) -> None:
         """Take the bar off the terminal."""

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ import torch
 from gnnsoup_hpc.errors import LauncherError, SoupError
 from gnnsoup_hpc.job import MachineJob, sizes
 from gnnsoup_hpc.records import Precision
+from gnnsoup_hpc.signals import Stop
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 # script itself has SLURM_NTASKS too but is one process.
 _SLURM = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")
 _LAST_WORDS_SECONDS = 0.5  # for the launcher to pass on what was said; a busy one has lost it
+_LOOK_SECONDS = 0.05
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # of x86 and ARM, in /proc/cpuinfo
 _LAUNCHERS = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
@@ -40,13 +42,14 @@ _LAUNCHERS = (
 
 @dataclass(frozen=True)
 class Place:
-    """Where this process stands among the ranks that one launcher started."""
+    """Where this process stands among the ranks that one launcher started, and whether it was asked to stop."""
 
     rank: int
     size: int
     local_rank: int
     local_size: int
     host: str
+    stop: Stop = field(default_factory=Stop, compare=False, repr=False)
 
     @property
     def prefix(self) -> str:
@@ -73,6 +76,15 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
     return Place(0, 1, 0, 1, host)
 
 
+def launch(here: Place, environment: Mapping[str, str] = os.environ) -> str:
+    """A name that the ranks which one launcher started share, where that can be told, and no later start has."""
+    if here.size == 1:
+        return f"{here.host}:{os.getpid()}"
+    if all(name in environment for name in (*_SLURM[:2], "SLURM_JOB_ID", "SLURM_STEP_ID")):
+        return ".".join([environment["SLURM_JOB_ID"], *slurm_job(environment).values(), environment["SLURM_STEP_ID"]])
+    return environment.get("PMIX_NAMESPACE", f"{here.host}:{os.getppid()}")  # the launcher's own process on this node
+
+
 def slurm_job(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The Slurm job that this process belongs to, and how often it was requeued; nothing outside Slurm."""
     if "SLURM_JOB_ID" not in environment:
@@ -81,6 +93,11 @@ def slurm_job(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
         "slurm_job": environment["SLURM_JOB_ID"],
         "slurm_restarts": environment.get("SLURM_RESTART_COUNT", "0"),
     }
+
+
+def described(here: Place) -> dict[str, object]:
+    """What a lease says of the rank that holds it."""
+    return {"rank": here.rank, "ranks": here.size, "launch": launch(here)} | slurm_job()
 
 
 def cores() -> int:
@@ -225,6 +242,17 @@ def mpi_runs() -> bool:
     """Whether MPI has been started and there is more than one rank."""
     mpi = sys.modules.get("mpi4py.MPI")
     return mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.size > 1
+
+
+def wait_for_others(seconds: float) -> None:
+    """Where MPI runs, wait that long for the other ranks to come here too, for what one ends, it ends for all.
+
+    A rank that nobody asked to stop does not come.
+    """
+    if mpi_runs():
+        until, others = time.monotonic() + seconds, sys.modules["mpi4py.MPI"].COMM_WORLD.Ibarrier()
+        while not others.Test() and time.monotonic() < until:
+            time.sleep(_LOOK_SECONDS)
 
 
 def abort_others(code: int) -> None:

@@ -85,6 +85,23 @@ class RunDir:
         """The report."""
         return self.root / "report.h5"
 
+    def progress(self, work: str) -> Path:
+        """How far a piece of work is that a rank trains now."""
+        return self.root / "leases" / f"{work}.json"
+
+    @property
+    def failures(self) -> Path:
+        """Folder of what failed."""
+        return self.root / "failures"
+
+    def failure(self, work: str) -> Path:
+        """Why a piece of work failed when it was last tried; not there once it is done."""
+        return self.failures / f"{work}.json"
+
+    def checkpoint(self, work: str) -> Path:
+        """Where the training of an ingredient or of the trunk stood last; not there once it is done."""
+        return self.root / "checkpoints" / f"{work}.h5"
+
     def lease(self, work: str) -> Path:
         """The lease on a piece of work, held while a rank does it."""
         return self.root / "leases" / f"{work}.lease"

@@ -44,7 +44,7 @@ def diagnose(arguments: argparse.Namespace, here: Place) -> None:
 
 def _coordinate(asked: Job, job: Job, here: Place, team: Team, again: bool) -> Diagnosis:
     device = ranks.claim_machine(job.machine, here, alone=True)
-    run, log = RunDir.of(job), Log(here.prefix)
+    run, log = RunDir.of(job), Log(here.prefix, stop=here.stop)
     with graph_store.opened(run.graph, job, verify=True) as graph:
         architecture = Architecture.of(job.model, graph.features, graph.classes)
         _, memory = within_limit(job, here, graph, device, log)

@@ -69,6 +69,14 @@ class TrainJob(Section):
         description="what all ingredients draw alike, as ingredient 0 does: order (of batches, and sampled neighbours),"
         " dropout (masks), edges (that are left out); what is not named, each draws for itself",
     )
+    checkpoint_seconds: float = Field(
+        60.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        strict=False,
+        description="least time between two checkpoints of an ingredient, each at the end of an epoch; 0: only when a"
+        " signal asks to stop. Results do not depend on it",
+    )
     vary: VaryJob = Field(
         default_factory=lambda: VaryJob(), description="hyperparameters that differ between ingredients"
     )

@@ -46,7 +46,7 @@ def soup(job: Job, here: Place, again: bool = False) -> None:
 
 
 def _coordinate(job: Job, here: Place, team: Team, device: torch.device, again: bool) -> None:
-    run, log = RunDir.of(job), Log(here.prefix)
+    run, log = RunDir.of(job), Log(here.prefix, stop=here.stop)
     with graph_store.opened(run.graph, job, verify=True) as graph:
         architecture = Architecture.of(job.model, graph.features, graph.classes)
         job, memory = within_limit(ingredient_store.settled(job, run), here, graph, device, log)

@@ -15,18 +15,20 @@ from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import State
 from gnnsoup_hpc.store import files
 
+ABOUT = "parameter, named and laid out as in PyG"
 
-def put(file: h5py.File, state: State) -> None:
-    """Write `state` as state/<parameter>, in its order, with its hash."""
-    group = file.create_group("state", track_order=True)
-    for name, tensor in state.items():
-        files.put(group, name, tensor.detach().cpu().numpy(), "1", "parameter, named and laid out as in PyG")
+
+def put(file: h5py.File, state: State, name: str = "state", about: str = ABOUT) -> None:
+    """Write `state` as NAME/<parameter>, in its order, with its hash."""
+    group = file.create_group(name, track_order=True)
+    for parameter, tensor in state.items():
+        files.put(group, parameter, tensor.detach().cpu().numpy(), "1", about)
     group.attrs["sha256"] = sha256(state)
 
 
-def get(file: h5py.File) -> State:
+def get(file: h5py.File, name: str = "state") -> State:
     """The state of a file, in the order it was written in."""
-    return {name: torch.from_numpy(np.asarray(data[...])) for name, data in file["state"].items()}
+    return {parameter: torch.from_numpy(np.asarray(data[...])) for parameter, data in file[name].items()}
 
 
 def sound(path: Path, file: h5py.File) -> State:

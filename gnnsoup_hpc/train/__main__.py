@@ -19,7 +19,7 @@ from gnnsoup_hpc.train.work import train_all
 
 def train(job: Job, here: Place, offline: bool = False, souping: bool = False) -> None:
     """Prepare the graph if it is not there yet, and train what is missing; `souping` says that soups are to follow."""
-    log = Log(here.prefix)
+    log = Log(here.prefix, stop=here.stop)
     device = ranks.claim_machine(job.machine, here)
     log.say(f"train: on {here.host}, device {device}, {ranks.threads()} threads")
     run = RunDir.of(job)

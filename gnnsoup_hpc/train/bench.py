@@ -11,6 +11,7 @@ from gnnsoup_hpc import budget, stream
 from gnnsoup_hpc.budget import Sizes
 from gnnsoup_hpc.evaluate import Evaluator
 from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.leases import Lease
 from gnnsoup_hpc.limits import Limit
 from gnnsoup_hpc.measure import warm_up
 from gnnsoup_hpc.models import Architecture
@@ -19,9 +20,12 @@ from gnnsoup_hpc.ranks import Place, slurm_job, threads
 from gnnsoup_hpc.records import Role
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.sampling import resolved
+from gnnsoup_hpc.store.checkpoint import Made
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.train.batches import Batches, ClusterBatches, FullBatches, NeighbourBatches
+from gnnsoup_hpc.train.keeper import Keeper
 from gnnsoup_hpc.train.loop import Course
+from gnnsoup_hpc.train.noticeboard import Board
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,15 @@ class Bench:
         """What a file that was trained here says of where that was."""
         here = {"rank": self.here.rank, "ranks": self.here.size, "threads": threads(), "device": str(self.device)}
         return here | slurm_job()
+
+    def keeper(self, work: str, title: str, origin: Made, lease: Lease) -> Keeper:
+        """Who keeps the checkpoint of a piece of work, which is trained under `lease`."""
+        return Keeper(self.run.checkpoint(work), title, origin, self.job, lease, self.log, self.provenance)
+
+    @cached_property
+    def board(self) -> Board:
+        """Where this rank says what it does."""
+        return Board(self.run, self.here, self.log)
 
     @cached_property
     def course(self) -> Course:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -13,16 +13,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.errors import DivergedError
 from gnnsoup_hpc.evaluate import Evaluator
-from gnnsoup_hpc.measure import Meter
+from gnnsoup_hpc.measure import Meter, together
 from gnnsoup_hpc.models import Architecture, Drop
 from gnnsoup_hpc.progress import Bar
-from gnnsoup_hpc.records import Draw, Epoch, Hyperparameters, Ingredient, Role, State, Trunk
+from gnnsoup_hpc.records import (
+    Draw,
+    Epoch,
+    Hyperparameters,
+    Ingredient,
+    Measurement,
+    Role,
+    State,
+    Trunk,
+)
 from gnnsoup_hpc.seeds import TRUNK, derived, numpy_generator, torch_generator
+from gnnsoup_hpc.store.checkpoint import Best, Checkpoint
 from gnnsoup_hpc.subgraph import View
 from gnnsoup_hpc.train.batches import Batches
 from gnnsoup_hpc.train.edges import thinned
+from gnnsoup_hpc.train.keeper import Keeper
 
 
 @dataclass(frozen=True)
@@ -35,87 +46,153 @@ class Course:
     device: torch.device
 
 
-@dataclass(frozen=True)
-class _Best:
-    epoch: int
-    accuracy: float
-    state: State
-
-
-def train(course: Course, initial: State, how: Hyperparameters, seed: int, index: int, bar: Bar) -> Ingredient:
+def train(
+    course: Course, initial: State, how: Hyperparameters, seed: int, index: int, bar: Bar, keeper: Keeper | None = None
+) -> Ingredient:
     """Train ingredient `index` from `initial`. The same arguments give the same weights, bit for bit, on one machine.
 
+    With a keeper, go on from the checkpoint that it finds, which changes nothing but seconds and memory.
     The best epoch is chosen by the batches' own validation accuracy; the recorded accuracies are exact.
-    Raises: RunError where not even the first epoch ended with finite weights.
+    Raises: DivergedError where not even the first epoch ended with finite weights; Preempted.
     """
-    history: list[Epoch] = []
-    best: _Best | None = None
-    stopped = "all epochs done"
-    with (meter := Meter(course.device)):
-        for epoch, parameters in _epochs(course, initial, how, seed, index, bar):
-            if math.isnan(epoch.validation_accuracy):
-                stopped = _diverged(epoch)
-                break
-            history.append(epoch)
-            if best is None or epoch.validation_accuracy > best.accuracy:
-                best = _Best(epoch.epoch, epoch.validation_accuracy, _copy(parameters))
-    if best is None:
-        raise RunError(f"ingredient {index} {stopped}, its first: lower train.learning_rate = {how.learning_rate:g}")
+    training, diverged, spent = _trained(course, initial, how, seed, index, bar, keeper)
+    stopped = _diverged(diverged) if diverged else "all epochs done"
+    if (best := training.best) is None:
+        raise DivergedError(
+            f"ingredient {index} {stopped}, its first: lower train.learning_rate = {how.learning_rate:g}"
+        )
     validation, test = course.evaluator.accuracies(best.state, (Role.VALIDATION, Role.TEST))
     return Ingredient(
         index=index,
         state={name: tensor.cpu() for name, tensor in best.state.items()},
-        history=tuple(history),
+        history=tuple(training.history),
         best_epoch=best.epoch,
         validation_accuracy=validation,
         test_accuracy=test,
         hyperparameters=how,
         stopped=stopped,
-        measurement=meter.measurement,
+        measurement=spent,
     )
 
 
-def train_trunk(course: Course, initial: State, how: Hyperparameters, seed: int, bar: Bar) -> Trunk:
+def train_trunk(
+    course: Course, initial: State, how: Hyperparameters, seed: int, bar: Bar, keeper: Keeper | None = None
+) -> Trunk:
     """Train the state that all ingredients branch from: that of the last epoch, whichever was the best.
 
     Source: Frankle et al., Linear mode connectivity and the lottery ticket hypothesis, ICML 2020, arXiv 1912.05671.
-    Raises: RunError where an epoch did not end with finite weights.
+    Raises: DivergedError where an epoch did not end with finite weights; Preempted.
     """
-    history: list[Epoch] = []
-    state = initial
+    training, diverged, spent = _trained(course, initial, how, seed, TRUNK, bar, keeper)
+    if diverged:
+        raise DivergedError(f"the trunk {_diverged(diverged)}: lower train.learning_rate = {how.learning_rate:g}")
+    return Trunk(training.state(), tuple(training.history), spent)
+
+
+def _trained(
+    course: Course, initial: State, how: Hyperparameters, seed: int, index: int, bar: Bar, keeper: Keeper | None
+) -> tuple[Training, Epoch | None, Measurement]:
+    """All epochs, the first that diverges being the last; that one, if there is; and what all of it cost."""
     with (meter := Meter(course.device)):
-        for epoch, parameters in _epochs(course, initial, how, seed, TRUNK, bar):
+        found = keeper.found(course.device) if keeper else None
+        training = Training(course, initial if found is None else found.state, how, seed, index)
+        if found is not None:
+            training.restore(found)
+            bar.begin(len(training.history))
+
+        def spent() -> Measurement:
+            return meter.read() if found is None else together(found.measurement, meter.read())
+
+        def look() -> None:
+            if keeper:
+                keeper.between(len(training.history), training.over, lambda: training.checkpoint(spent()))
+
+        look()
+        while not training.over:
+            epoch = training.epoch()
             if math.isnan(epoch.validation_accuracy):
-                raise RunError(f"the trunk {_diverged(epoch)}: lower train.learning_rate = {how.learning_rate:g}")
-            history.append(epoch)
-            state = parameters
-    return Trunk({name: tensor.cpu() for name, tensor in _copy(state).items()}, tuple(history), meter.measurement)
+                return training, epoch, spent()
+            values = {"loss": epoch.loss, "validation": epoch.validation_accuracy}
+            bar.advance(", ".join(f"{name} {value:.4f}" for name, value in values.items()), epoch=epoch.epoch, **values)
+            look()
+        return training, None, spent()
 
 
-def _epochs(
-    course: Course, initial: State, how: Hyperparameters, seed: int, index: int, bar: Bar
-) -> Iterator[tuple[Epoch, State]]:
-    """Every epoch with the parameters that it ends at, which the next one changes.
+class Training:
+    """One model between epochs: its parameters, Adam, the generator of dropout masks, and the best epoch so far.
 
-    The first that diverges has NaN for its validation accuracy, and is the last.
+    Batches and dropped edges are functions of seed, index and epoch; nothing else has a state.
     """
-    parameters = {name: tensor.to(course.device).clone().requires_grad_() for name, tensor in initial.items()}
-    optimiser = torch.optim.Adam(parameters.values(), lr=how.learning_rate, weight_decay=how.weight_decay)
-    drop = Drop(how.dropout, torch_generator(course.device, seed, _drawer("dropout", how, index)))
-    for epoch in range(1, how.epochs + 1):
-        start = time.perf_counter()
-        views = course.batches.epoch(numpy_generator(seed, _drawer("order", how, index), epoch))
+
+    def __init__(self, course: Course, initial: State, how: Hyperparameters, seed: int, index: int) -> None:
+        self._course, self._how, self._seed, self._index = course, how, seed, index
+        self._parameters = {name: tensor.to(course.device).clone().requires_grad_() for name, tensor in initial.items()}
+        self._adam = torch.optim.Adam(self._parameters.values(), lr=how.learning_rate, weight_decay=how.weight_decay)
+        self._drop = Drop(how.dropout, torch_generator(course.device, seed, _drawer("dropout", how, index)))
+        self.history: list[Epoch] = []
+        self.best: Best | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether all epochs are done."""
+        return len(self.history) >= self._how.epochs
+
+    def state(self) -> State:
+        """A copy of the parameters, in host memory."""
+        return {name: tensor.cpu() for name, tensor in _copy(self._parameters).items()}
+
+    def epoch(self) -> Epoch:
+        """Train one more. One that diverges has NaN for its validation accuracy, and is not in the history."""
+        net, batches, how = self._course.architecture, self._course.batches, self._how
+        number, start = len(self.history) + 1, time.perf_counter()
+        views = batches.epoch(numpy_generator(self._seed, _drawer("order", how, self._index), number))
         if how.drop_edges > 0.0:
-            views = map(partial(_thinned, how, seed, index, epoch), views, count())
+            views = map(partial(_thinned, how, self._seed, self._index, number), views, count())
         # map keeps no view under a name, or two would be in memory while one is read
-        loss = _mean_loss(map(partial(_step, course.architecture, parameters, optimiser, drop), views))
+        loss = _mean_loss(map(partial(_step, net, self._parameters, self._adam, self._drop), views))
         reached = math.nan
-        if math.isfinite(loss) and _finite(parameters.values()):
-            reached = course.batches.validation_accuracy(course.architecture, parameters)
-        yield Epoch(epoch, loss, reached, time.perf_counter() - start), parameters
-        if math.isnan(reached):
-            return
-        bar.advance(f"loss {loss:.4f}, validation {reached:.4f}")
+        if math.isfinite(loss) and _finite(self._parameters.values()):
+            reached = batches.validation_accuracy(net, self._parameters)
+        epoch = Epoch(number, loss, reached, time.perf_counter() - start)
+        if not math.isnan(reached):
+            self.history.append(epoch)
+            if self.best is None or reached > self.best.accuracy:
+                self.best = Best(number, reached, _copy(self._parameters))
+        return epoch
+
+    def checkpoint(self, spent: Measurement) -> Checkpoint:
+        """Where it stands. `spent`: what it has cost until here."""
+        adam = dict(zip(self._parameters, self._adam.state_dict()["state"].values(), strict=True))
+        return Checkpoint(
+            history=tuple(self.history),
+            state=self._parameters,
+            steps={name: float(values["step"]) for name, values in adam.items()},
+            mean={name: values["exp_avg"] for name, values in adam.items()},
+            square={name: values["exp_avg_sq"] for name, values in adam.items()},
+            generator=self._drop.generator.get_state(),
+            device=self._course.device.type,
+            best=self.best,
+            measurement=spent,
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from there; the parameters are those of the checkpoint already."""
+        adam = self._adam.state_dict()
+        adam["state"] = {
+            place: {
+                "step": torch.tensor(checkpoint.steps[name]),
+                "exp_avg": checkpoint.mean[name],
+                "exp_avg_sq": checkpoint.square[name],
+            }
+            for place, name in enumerate(self._parameters)
+        }
+        self._adam.load_state_dict(adam)
+        self._drop.generator.set_state(checkpoint.generator)
+        self.history = list(checkpoint.history)
+        if (best := checkpoint.best) is not None:
+            self.best = Best(
+                best.epoch, best.accuracy, {name: t.to(self._course.device) for name, t in best.state.items()}
+            )
 
 
 def _drawer(draw: Draw, how: Hyperparameters, index: int) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
-from gnnsoup_hpc import leases
-from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
+from gnnsoup_hpc import leases, ranks
+from gnnsoup_hpc.errors import DivergedError, FileError, ForeignFileError, RunError
+from gnnsoup_hpc.leases import Lease, Watch
 from gnnsoup_hpc.records import State
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store import states
@@ -14,6 +16,7 @@ from gnnsoup_hpc.store import trunk as trunk_store
 from gnnsoup_hpc.store.ingredient import Origin
 from gnnsoup_hpc.store.trunk import TrunkOrigin
 from gnnsoup_hpc.train.bench import Bench
+from gnnsoup_hpc.train.keeper import OvertakenError
 from gnnsoup_hpc.train.loop import train_trunk
 
 POLL_SECONDS = 1.0
@@ -69,14 +72,17 @@ def _initial(bench: Bench) -> State:
 def _trunk(bench: Bench, initial: State) -> State:
     """The run's trunk: one rank trains it under a lease while the others wait; a damaged one is made again.
 
-    Raises: RunError for a sound one of another recipe.
+    Raises: RunError for a sound one of another recipe; DivergedError where it cannot be trained.
     """
     origin = TrunkOrigin.of(bench.job, bench.architecture, bench.graph, states.sha256(initial))
-    lease, waiting = bench.run.lease("trunk"), False
+    lease, board, watch, waiting = bench.run.lease("trunk"), bench.board, Watch(), False
     while (found := _there(bench, origin)) is None:
-        with leases.held(lease) as ours:
+        with bench.here.stop.later(), leases.held(lease, ranks.described(bench.here), watch) as ours:
             if ours and _there(bench, origin) is None:
-                _train(bench, initial, origin)
+                if why := board.failed("trunk"):
+                    raise DivergedError(why)
+                with suppress(OvertakenError):
+                    _train(bench, initial, origin, ours)
         if not ours:
             if not waiting:
                 bench.log.say(f"train: waiting for {leases.holder(lease)}, who trains the trunk")
@@ -99,12 +105,14 @@ def _there(bench: Bench, origin: TrunkOrigin) -> State | None:
         return None
 
 
-def _train(bench: Bench, initial: State, origin: TrunkOrigin) -> None:
+def _train(bench: Bench, initial: State, origin: TrunkOrigin, lease: Lease) -> None:
     """Train and publish the trunk."""
-    bar = bench.log.bar(origin.hyperparameters.epochs, "trunk")
-    trunk = train_trunk(bench.course, initial, origin.hyperparameters, bench.job.train.seed, bar)
-    bar.close()
+    keeper = bench.keeper("trunk", "the trunk", origin, lease)
+    with bench.board.watched("trunk", "trunk", origin.hyperparameters.epochs) as bar:
+        trunk = train_trunk(bench.course, initial, origin.hyperparameters, bench.job.train.seed, bar, keeper)
     trunk_store.write(bench.run.trunk, trunk, origin, bench.job, **bench.provenance)
+    keeper.done()
+    bench.board.forget_failure("trunk")
     bench.log.say(
         f"train: trunk done in {trunk.measurement['seconds']:.1f} s, {len(trunk.history)} epochs, validation"
         f" {trunk.history[-1].validation_accuracy:.4f} between epochs"

@@ -6,10 +6,11 @@ import time
 
 import torch
 
-from gnnsoup_hpc import leases, limits
+from gnnsoup_hpc import leases, limits, ranks
 from gnnsoup_hpc.budget import Sizes
-from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
+from gnnsoup_hpc.errors import DivergedError, FileError, ForeignFileError, IngredientsError, RunError
 from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.leases import Lease, Watch
 from gnnsoup_hpc.limits import Limit
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.prepare import note_job
@@ -20,7 +21,9 @@ from gnnsoup_hpc.store import files, gathered
 from gnnsoup_hpc.store import graph as graph_store
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.train.bench import Bench, evaluation_bytes
+from gnnsoup_hpc.train.keeper import OvertakenError
 from gnnsoup_hpc.train.loop import train
+from gnnsoup_hpc.train.noticeboard import Board
 from gnnsoup_hpc.train.starts import Starts
 
 POLL_SECONDS = 1.0
@@ -30,7 +33,8 @@ def train_all(job: Job, here: Place, device: torch.device, log: Log, souping: bo
     """Return when every ingredient of the job is there, having trained those that no one else did.
 
     With `souping` to follow, what that needs is asked too before anything is trained.
-    Raises: RunError where the run holds ingredients of another recipe; MemoryLimitError where something does not fit.
+    Raises: RunError where the run holds ingredients of another recipe; MemoryLimitError where something does not fit;
+    IngredientsError where some cannot be trained, once all others are there.
     """
     run = RunDir.of(job)
     with graph_store.opened(run.graph, job) as graph:
@@ -93,34 +97,64 @@ def _is_there(starts: Starts, index: int) -> bool:
 def _share(starts: Starts, missing: list[int]) -> None:
     """Train what is missing, one lease after the other; wait for what others hold, and take over what they drop.
 
-    Ranks begin at different ingredients, so that they rarely ask for the same lease.
+    Ranks begin at different ingredients, so that they rarely ask for the same lease. What failed is not tried again.
+    Raises: IngredientsError at the end, where some failed.
     """
     bench = starts.bench
     first = bench.here.rank % len(missing)
     todo = missing[first:] + missing[:first]
+    board, watch, failed = bench.board, Watch(), dict[int, str]()
     while todo:
         held_by_others = []
         for index in todo:
-            with leases.held(bench.run.lease(f"ingredient-{index:04d}")) as ours:
-                if not ours:
+            lease = bench.run.lease(_work(index))
+            with bench.here.stop.later(), leases.held(lease, ranks.described(bench.here), watch) as ours:
+                try:
+                    if not ours:
+                        held_by_others.append(index)
+                    elif not _is_there(starts, index) and (why := _tried(starts, board, index, ours)):
+                        failed[index] = why
+                except OvertakenError:
+                    bench.log.say(f"train: {_work(index)} was taken over by {leases.holder(lease)} while we were away")
                     held_by_others.append(index)
-                elif not _is_there(starts, index):
-                    _train_one(starts, index)
         if held_by_others == todo:
             time.sleep(POLL_SECONDS)
         todo = held_by_others
+    if failed:
+        each = "; ".join(f"{index:04d}: {why}" for index, why in sorted(failed.items()))
+        raise IngredientsError(f"{len(failed)} of {bench.job.train.ingredients} ingredients failed: {each}")
 
 
-def _train_one(starts: Starts, index: int) -> None:
+def _work(index: int) -> str:
+    return f"ingredient-{index:04d}"
+
+
+def _tried(starts: Starts, board: Board, index: int, lease: Lease) -> str:
+    """Why ingredient `index` cannot be trained, as found now or before by this command; empty once it is there."""
+    work = _work(index)
+    if why := board.failed(work):
+        return why
+    try:
+        _train_one(starts, index, lease)
+    except DivergedError as error:
+        starts.bench.log.say(f"train: {error}; the others are trained all the same")
+        return str(error)
+    board.forget_failure(work)
+    return ""
+
+
+def _train_one(starts: Starts, index: int, lease: Lease) -> None:
     """Train and publish one ingredient; a damaged file in its place is set aside first."""
     bench = starts.bench
     path, origin = bench.run.ingredient(index), starts.origin(index)
     if path.exists():
         bench.log.say(f"train: {path} is damaged; set aside as {files.set_aside(path).name}, and trained again")
-    bar = bench.log.bar(origin.hyperparameters.epochs, f"ingredient {index:04d}")
-    ingredient = train(bench.course, starts.state(index), origin.hyperparameters, bench.job.train.seed, index, bar)
-    bar.close()
+    title, how, seed = f"ingredient {index:04d}", origin.hyperparameters, bench.job.train.seed
+    keeper = bench.keeper(_work(index), title, origin, lease)
+    with bench.board.watched(_work(index), title, how.epochs) as bar:
+        ingredient = train(bench.course, starts.state(index), how, seed, index, bar, keeper)
     ingredient_store.write(path, ingredient, origin, bench.job, **bench.provenance)
+    keeper.done()
     bench.log.say(
         f"train: ingredient {index:04d} done in {ingredient.measurement['seconds']:.1f} s, validation"
         f" {ingredient.validation_accuracy:.4f} (epoch {ingredient.best_epoch}), {ingredient.stopped}"
