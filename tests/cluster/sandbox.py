@@ -139,7 +139,7 @@ class Sandbox:
 
 @contextmanager
 def up(folder: Path, nodes: int = 2, cpus: int = 8) -> Iterator[Sandbox]:
-    """A cluster in `folder`, whose path must be short, for it is part of a socket's name; it is down after the block."""
+    """A cluster in `folder`, whose path must be short, as a socket's name must; it is down after the block."""
     (folder / "state").mkdir(parents=True)
     names = [f"n{i + 1}" for i in range(nodes)]
     for name in names:
