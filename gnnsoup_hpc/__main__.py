@@ -54,6 +54,13 @@ def report(arguments: argparse.Namespace, here: Place) -> None:
     report_all(arguments.runs)
 
 
+def status(arguments: argparse.Namespace, here: Place) -> None:
+    """Say how a run stands: what is finished, running, failed or missing, and when training will end."""
+    from gnnsoup_hpc.status.__main__ import status
+
+    status(arguments)
+
+
 def diagnose(arguments: argparse.Namespace, here: Place) -> None:
     """Say whether a run's ingredients lie in one basin, so that a soup can pay, and what to do where they do not."""
     from gnnsoup_hpc.diagnosis.__main__ import diagnose
@@ -82,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="gnnsoup", description="Souping graph neural networks at scale.")
     parser.add_argument("--version", action="version", version=f"gnnsoup_hpc {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (run, prepare, train, soup, diagnose, report, bench, job):
+    for command in (run, prepare, train, soup, status, diagnose, report, bench, job):
         _add(commands, command)
     parsed = parser.parse_args(arguments)
     return cli.guarded(lambda here: parsed.command(parsed, here), collective=parsed.command in (soup, run, diagnose))
@@ -93,12 +100,15 @@ def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], command:
     from gnnsoup_hpc.bench.__main__ import add_bench
     from gnnsoup_hpc.diagnosis.__main__ import add_run
     from gnnsoup_hpc.report.__main__ import add_runs
+    from gnnsoup_hpc.status.__main__ import add_status
 
     about = (command.__doc__ or "").strip()
     parser = commands.add_parser(command.__name__, help=about, description=about)
     parser.set_defaults(command=command)
     if command is report:
         add_runs(parser)
+    elif command is status:
+        add_status(parser)
     elif command is diagnose:
         add_run(parser)
     elif command is bench:

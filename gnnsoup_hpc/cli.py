@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc import ranks
@@ -17,10 +18,12 @@ from gnnsoup_hpc.errors import (
     MismatchError,
     MissingJobError,
     Preempted,
+    RunError,
     SoupError,
 )
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.ranks import Place
+from gnnsoup_hpc.run_dir import RunDir
 
 EXIT_BROKEN_PIPE = 141  # as the shell has it: 128 + SIGPIPE
 GRACE_SECONDS = 5.0
@@ -59,6 +62,21 @@ def load_job(arguments: argparse.Namespace) -> Job:
     limit = getattr(arguments, "memory_limit", None)
     bound = [] if limit is None else [f"machine.memory_limit={limit}"]
     return jobs.load(arguments.job, [*arguments.set, *bound])
+
+
+def job_of_run(arguments: argparse.Namespace) -> Job:
+    """The job of a run's folder, wherever the folder is now; or a job like that of any command.
+
+    Raises: RunError where a folder is no run.
+    """
+    root = Path(arguments.job).expanduser() if arguments.job else None
+    if root is None or not root.is_dir():
+        return load_job(arguments)
+    if not RunDir(root).job.is_file():
+        raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
+    arguments.job = str(RunDir(root).job)
+    place = root if root.name not in ("", "..") else root.resolve()
+    return load_job(arguments).model_copy(update={"runs": str(place.parent), "name": place.name})
 
 
 def guarded(command: Callable[[Place], None], collective: bool = False) -> int:

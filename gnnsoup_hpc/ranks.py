@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 import traceback
+import uuid
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
 def launch(here: Place, environment: Mapping[str, str] = os.environ) -> str:
     """A name that the ranks which one launcher started share, where that can be told, and no later start has."""
     if here.size == 1:
-        return f"{here.host}:{os.getpid()}"
+        return uuid.uuid4().hex
     if all(name in environment for name in (*_SLURM[:2], "SLURM_JOB_ID", "SLURM_STEP_ID")):
         return ".".join([environment["SLURM_JOB_ID"], *slurm_job(environment).values(), environment["SLURM_STEP_ID"]])
     return environment.get("PMIX_NAMESPACE", f"{here.host}:{os.getppid()}")  # the launcher's own process on this node

@@ -75,6 +75,14 @@ class RunDir:
         """File of one method's soup."""
         return self.soups / f"{method}.h5"
 
+    def cells(self, method: str) -> Path:
+        """Folder of the soups that one method's sweep chooses from."""
+        return self.soups / "cells" / method
+
+    def cell(self, method: str, name: str) -> Path:
+        """File of one cell of a sweep."""
+        return self.cells(method) / f"{name}.h5"
+
     @property
     def diagnosis(self) -> Path:
         """The diagnosis: whether the ingredients lie in one basin."""

@@ -78,7 +78,7 @@ def test_no_command_is_a_usage_error(capsys: Captured) -> None:
     assert "COMMAND" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["run", "prepare", "train", "soup", "diagnose", "report", "job"])
+@pytest.mark.parametrize("command", ["run", "prepare", "train", "soup", "status", "diagnose", "report", "job"])
 def test_every_command_explains_itself(command: str, capsys: Captured) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])

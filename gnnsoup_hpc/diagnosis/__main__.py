@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from gnnsoup_hpc import cli, ranks
 from gnnsoup_hpc.diagnosis.advice import verdict
 from gnnsoup_hpc.diagnosis.work import Examination, sound
-from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.progress import Log
@@ -28,7 +26,7 @@ AGAIN = "measure anew, also where the diagnosis is there"
 
 def diagnose(arguments: argparse.Namespace, here: Place) -> None:
     """Diagnose the run that `arguments` of `add_run` name. Rank-collective, as souping is."""
-    asked = _job(arguments)
+    asked = cli.job_of_run(arguments)
     # Accuracies alone are told, so only what they need is asked of the memory limit.
     soup = asked.soup.model_copy(update={"methods": ("best",), "precision": "float32"})
     job = asked.model_copy(update={"soup": soup})
@@ -55,21 +53,6 @@ def _coordinate(asked: Job, job: Job, here: Place, team: Team, again: bool) -> D
         found = Examination(asked, run, selection, station, team, log).done(again)
     team.tell("leave")
     return found
-
-
-def _job(arguments: argparse.Namespace) -> Job:
-    """The job of a run's folder, wherever the folder is now; or a job like that of any command.
-
-    Raises: RunError where a folder is no run.
-    """
-    root = Path(arguments.job).expanduser() if arguments.job else None
-    if root is None or not root.is_dir():
-        return cli.load_job(arguments)
-    if not RunDir(root).job.is_file():
-        raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
-    arguments.job = str(RunDir(root).job)
-    place = root if root.name not in ("", "..") else root.resolve()
-    return cli.load_job(arguments).model_copy(update={"runs": str(place.parent), "name": place.name})
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

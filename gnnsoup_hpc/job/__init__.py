@@ -29,10 +29,12 @@ from gnnsoup_hpc.job.sections import (
     SoupJob,
     SyntheticJob,
 )
+from gnnsoup_hpc.job.sweep import Cell, SweepJob, grids
 from gnnsoup_hpc.job.training import TrainJob, VaryJob
 
 __all__ = [
     "METHOD_NAMES",
+    "Cell",
     "GisJob",
     "GraphJob",
     "Job",
@@ -44,6 +46,7 @@ __all__ = [
     "PartitionLearnedJob",
     "Section",
     "SoupJob",
+    "SweepJob",
     "SyntheticJob",
     "TrainJob",
     "VaryJob",
@@ -51,6 +54,7 @@ __all__ = [
     "explained",
     "fields",
     "find",
+    "grids",
     "load",
     "validated",
 ]
@@ -116,6 +120,8 @@ def fields(section: type[Section] = Job, prefix: str = "") -> Iterator[tuple[str
 def explained(job: Job) -> str:
     """The resolved job as TOML, each field's description as a comment above it."""
     about, table, lines = dict(fields()), "", []
+    swept = {name.replace("soup", "sweep", 1): text for name, text in about.items() if name.startswith("soup.")}
+    about = swept | about
     for line in job.to_toml().split("\n"):
         if line.startswith("["):
             table = line.strip("[]") + "."
@@ -123,7 +129,16 @@ def explained(job: Job) -> str:
         elif " = " in line:
             lines.append(f"# {about[table + line.split(' = ')[0]]}")
         lines.append(line)
-    return "\n".join(lines)
+    return "\n".join([*lines, *([] if job.sweep else _no_sweep(about))])
+
+
+def _no_sweep(about: Mapping[str, str]) -> list[str]:
+    """What could be said of a sweep, as comments."""
+    examples = {"seed": "[0, 1, 2]", "gis": "{}", "ls": "{}", "pls": "{ learning_rate = [0.1, 0.3], union = [4, 8] }"}
+    lines = [f"# {about['sweep']}", "# [sweep]"]
+    for key, value in examples.items():
+        lines += [f"# {about[f'sweep.{key}']}", f"# {key} = {value}"]
+    return [*lines, ""]
 
 
 def _override(tree: dict[str, Any], text: str) -> None:
@@ -160,6 +175,7 @@ def _explain(item: Any) -> str:
     if item["type"] == "missing":
         return f"the key {key!r} is missing"
     message = str(item["msg"]).removeprefix("Value error, ").replace("a valid tuple", "a list")
+    message = message.replace("Tuple", "List").replace("a valid dictionary", "a table")
     if item["type"] in ("model_type", "model_attributes_type"):
         message = "Input should be a table"
     if item["type"] == "value_error":

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from gnnsoup_hpc.job import sizes
 from gnnsoup_hpc.job.base import Count, Section, Seed
 from gnnsoup_hpc.job.learned import LearnedJob, PartitionLearnedJob
+from gnnsoup_hpc.job.sweep import SweepJob, grids
 from gnnsoup_hpc.job.training import TrainJob
 from gnnsoup_hpc.records import Precision
 
@@ -165,6 +166,17 @@ class Job(Section):
     train: TrainJob = Field(default_factory=lambda: TrainJob(), description="the ingredients")
     soup: SoupJob = Field(default_factory=lambda: SoupJob(), description="the soups")
     machine: MachineJob = Field(default_factory=lambda: MachineJob(), description="threads and device")
+    sweep: SweepJob = Field(
+        default_factory=lambda: SweepJob(),
+        description="lists of values for methods' fields: each combination is made, and the one with the highest"
+        " validation accuracy is the method's soup (docs/methods.md)",
+    )
+
+    @model_validator(mode="after")
+    def _sweeps_what_there_is(self) -> Self:
+        if self.sweep:
+            grids(self)
+        return self
 
     @model_validator(mode="after")
     def _union_fits(self) -> Self:
@@ -192,4 +204,5 @@ class Job(Section):
 
     def to_toml(self) -> str:
         """The resolved job: every field with its value, as a job file that gives this job again."""
-        return tomli_w.dumps(self.model_dump(mode="json"))
+        tree = self.model_dump(mode="json")
+        return tomli_w.dumps(tree if self.sweep else {key: tree[key] for key in tree if key != "sweep"})

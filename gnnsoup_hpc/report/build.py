@@ -10,6 +10,7 @@ import numpy as np
 from gnnsoup_hpc.diagnosis.columns import columns
 from gnnsoup_hpc.measure import COUNTS, QUANTITIES, above_baseline
 from gnnsoup_hpc.records import Ingredient, Soup
+from gnnsoup_hpc.report.cells import tables as cell_tables
 from gnnsoup_hpc.report.rows import Contents, Phase, best_ingredient, models_at_inference
 from gnnsoup_hpc.report.words import verdicts
 from gnnsoup_hpc.store import report as report_store
@@ -27,6 +28,7 @@ def write(run: Contents) -> None:
         "ingredients": (_columns(run.ingredients, _ingredient_columns()), "one row an ingredient that was souped"),
         "phases": (_columns(run.phases, _phase_columns()), "one row a phase"),
     }
+    tables |= cell_tables(run.cells)
     if run.diagnosis is not None:
         about = "one row a way to line up and an ingredient, or all: midpoints with the best one"
         tables["diagnosis"] = (columns(run.diagnosis), about)

@@ -11,6 +11,7 @@ from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.measure import above_baseline
 from gnnsoup_hpc.records import Diagnosis, Ingredient, Measurement, Role, Soup
+from gnnsoup_hpc.report.cells import Tried, cells_of, options, tried
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import alignment as alignment_store
 from gnnsoup_hpc.store import diagnosis as diagnosis_store
@@ -45,6 +46,7 @@ class Contents:
     phases: tuple[Phase, ...]
     alignment: Made | None = None  # None where nothing was asked about it
     diagnosis: Diagnosis | None = None  # of these very ingredients
+    cells: tuple[Tried, ...] = ()  # of sweeps
 
     @property
     def units(self) -> str:
@@ -91,14 +93,15 @@ def contents(root: Path) -> Contents:
         prepared = graph.measurement
         _check_shelf(run, graph, ingredients, soups)
         diagnosis = _diagnosis(run, graph, ingredients)
-    alignment = _alignment(run, job, soups)
+    alignment, cells = _alignment(run, job, soups), tried(run, job, soups)
     phases = (
         _phase("prepare", [prepared]),
         _phase("train", [ingredient.measurement for ingredient in ingredients]),
         *([_phase("align", [alignment.measurement])] if alignment else []),
+        *([_phase("sweep", [row.soup.measurement for row in cells if row.soup])] if cells else []),
         _phase("soup", [soup.measurement for soup in soups]),
     )
-    return Contents(run, job, about, test_nodes, ingredients, soups, phases, alignment, diagnosis)
+    return Contents(run, job, about, test_nodes, ingredients, soups, phases, alignment, diagnosis, cells)
 
 
 def _alignment(run: RunDir, job: Job, soups: Sequence[Soup]) -> Made | None:
@@ -136,6 +139,8 @@ def _diagnosis(run: RunDir, graph: GraphFile, ingredients: Sequence[Ingredient])
 
 def _check_options(run: RunDir, job: Job, soup: Soup) -> None:
     """Refuse a soup that the job, as it is now, would make otherwise."""
+    if any(dict(soup.options) | options(cell) == soup.options for cell in cells_of(job, soup.method)):
+        return
     section = getattr(job.soup, soup.method, None)
     wanted = {"seed": job.soup.seed} | (section.model_dump(mode="json") if section is not None else {})
     made = dict(soup.options)

@@ -8,6 +8,7 @@ from statistics import mean, stdev
 
 from gnnsoup_hpc.measure import above_baseline
 from gnnsoup_hpc.records import Soup
+from gnnsoup_hpc.report.cells import lines
 from gnnsoup_hpc.report.layout import aligned
 from gnnsoup_hpc.report.midpoints import midpoints
 from gnnsoup_hpc.report.rows import Contents, models_at_inference
@@ -30,6 +31,7 @@ def table(run: Contents) -> str:
             *([run.units] if run.units else []),
             "",
             *aligned([_HEAD, *(_row(run, soup) for soup in run.soups)]),
+            *lines(run.cells),
             "",
             *aligned([("phase", "seconds", "peak MiB"), *_phases(run)]),
             "",

@@ -23,6 +23,7 @@ from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.soup.alignment import Aligner
 from gnnsoup_hpc.soup.selection import selected
 from gnnsoup_hpc.soup.station import Station
+from gnnsoup_hpc.soup.sweep import Sweep, refuse_what_does_not_fit
 from gnnsoup_hpc.soup.team import Team, receive, serve
 from gnnsoup_hpc.soup.work import Stove
 from gnnsoup_hpc.store import graph as graph_store
@@ -38,7 +39,7 @@ def soup(job: Job, here: Place, again: bool = False) -> None:
     world = ranks.world(here)
     shared = ranks.threads_a_rank(job.machine, here)
     if world is not None and here.rank > 0:
-        assist(job, here, world)
+        assist(job, here, world, sweeps=bool(job.sweep))
         return
     device = ranks.claim_machine(job.machine, here, alone=True)
     ranks.check_precision(job.soup.precision, device)
@@ -51,6 +52,7 @@ def _coordinate(job: Job, here: Place, team: Team, device: torch.device, again: 
         architecture = Architecture.of(job.model, graph.features, graph.classes)
         job, memory = within_limit(ingredient_store.settled(job, run), here, graph, device, log)
         selection = selected(job, run, architecture, graph, log)
+        refuse_what_does_not_fit(job, here, graph, device)
         note_job(job)
         ids = list(selection.fit)
         log.say(f"soup: {len(ids)} ingredients, {team.size} ranks, device {device}, {ranks.threads()} threads")
@@ -59,15 +61,27 @@ def _coordinate(job: Job, here: Place, team: Team, device: torch.device, again: 
         alignment = Aligner(job, run, station, selection.fit, memory, log).brought(again)
         station.align(alignment)
         team.tell("align", alignment)
-        Stove(job, run, architecture, graph, selection, station, team, log).cook_all(again)
+        stove = Stove(job, run, architecture, graph, selection, station, team, log)
+        stove.cook_all(again)
         if job.soup.diagnose:
             Examination(job, run, selection, station, team, log).done()
-    team.tell("leave")
+        team.tell("leave")
+        if job.sweep:
+            torch.set_num_threads(ranks.threads_a_rank(job.machine, here))  # the others compute too from now on
+            sweep = Sweep(stove, here)
+            if again:
+                sweep.forget()
+            team.tell("sweep", (job, selection))
+            sweep.share()
+            sweep.choose()
     report(run.root)
 
 
-def assist(job: Job, here: Place, world: Intracomm) -> None:
-    """The other ranks' side; they touch no file before rank 0 found the run to be right."""
+def assist(job: Job, here: Place, world: Intracomm, sweeps: bool = False) -> None:
+    """The other ranks' side; they touch no file before rank 0 found the run to be right.
+
+    With `sweeps`, a sweep follows when rank 0 lets them go, which each takes its share of.
+    """
     device = ranks.claim_machine(job.machine, here)
     order, ids = receive(world, 0)
     if order == "open":
@@ -75,7 +89,13 @@ def assist(job: Job, here: Place, world: Intracomm) -> None:
         with graph_store.opened(run.graph, job) as graph:
             architecture = Architecture.of(job.model, graph.features, graph.classes)
             _, memory = within_limit(job, here, graph, device, Log(quiet=True))
-            serve(world, Station(run, architecture, ids, graph, device, memory, job.soup.precision))
+            station = Station(run, architecture, ids, graph, device, memory, job.soup.precision)
+            serve(world, station)
+            if sweeps:
+                _, (job, selection) = receive(world, 0)
+                log = Log(here.prefix, stop=here.stop)
+                team = Team(None, ranks.threads())
+                Sweep(Stove(job, run, architecture, graph, selection, station, team, log), here).share()
 
 
 def within_limit(job: Job, here: Place, graph: GraphFile, device: torch.device, log: Log) -> tuple[Job, int]:

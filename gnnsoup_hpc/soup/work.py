@@ -9,7 +9,7 @@ import torch
 
 from gnnsoup_hpc import engine, stream
 from gnnsoup_hpc.errors import FileError
-from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.job import Job, grids
 from gnnsoup_hpc.measure import warm_up
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.progress import Log
@@ -42,18 +42,20 @@ class Stove:
     log: Log
 
     def cook_all(self, again: bool) -> None:
-        """Make every soup of the job that is not there yet in this very configuration (or `again`, all)."""
-        methods = configured(self.job.soup)
-        warm_up(self.station.device)
-        engine.warm_up(self.job.model.kind)
-        mixing.warm_up()
-        stream.warm_up()
+        """Make every soup of the job that is not there yet in this very configuration (or `again`, all).
+
+        Not those of a sweep (sweep.py).
+        """
+        methods, swept = configured(self.job.soup), grids(self.job)
+        self.warm_up()
         for name in self.job.soup.methods:
-            recipe = self._recipe(methods[name])
+            if name in swept:
+                continue
+            recipe = self.recipe(methods[name])
             if not again and self._is_there(recipe):
                 self.log.say(f"soup: {name} is there already")
                 continue
-            soup = self._cook(methods[name], recipe)
+            soup = self.cook(methods[name], recipe)
             path = self.run.soup(name)
             soup_store.write(path, soup, recipe, self.architecture, self.graph.preparation, self.job)
             self.log.say(
@@ -61,7 +63,14 @@ class Stove:
                 f" {soup.validation_accuracy:.4f}, test {soup.test_accuracy:.4f}"
             )
 
-    def _cook(self, method: SoupMethod, recipe: Recipe) -> Soup:
+    def warm_up(self) -> None:
+        """Load and compile what is loaded and compiled once, so that no method is charged with it."""
+        warm_up(self.station.device)
+        engine.warm_up(self.job.model.kind)
+        mixing.warm_up()
+        stream.warm_up()
+
+    def cook(self, method: SoupMethod, recipe: Recipe) -> Soup:
         """One method, measured from cold: neither graph nor ingredients are in memory when it begins."""
         self.team.tell("clear")
         self.station.clear()
@@ -100,7 +109,8 @@ class Stove:
             self.log.say(f"soup: {error}; made again")
             return False
 
-    def _recipe(self, method: SoupMethod) -> Recipe:
+    def recipe(self, method: SoupMethod) -> Recipe:
+        """What the soup of a method, and its measurement here, are a function of."""
         options = getattr(method, "options", None)
         precision = self.job.soup.precision
         also: dict[str, str] = {} if precision == "float32" else {"precision": precision}  # older files know no other

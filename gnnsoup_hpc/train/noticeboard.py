@@ -16,6 +16,7 @@ from gnnsoup_hpc.errors import FileError, GraphError, MemoryLimitError, RunError
 from gnnsoup_hpc.progress import Bar, Log
 from gnnsoup_hpc.ranks import Place, launch
 from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.train.keeper import OvertakenError
 
 SECONDS_BETWEEN_POSTS = 1.0
 _FAILURES = (RunError, FileError, GraphError, MemoryLimitError)  # of our own errors; to be stopped is no failure
@@ -47,8 +48,11 @@ class Board:
         self._written(lambda: notes.post(path, {"work": work} | values | self.who))
 
     def forget_progress(self, work: str) -> None:
-        """`work` is in training no more."""
-        self._written(lambda: notes.remove(self.run.progress(work)))
+        """`work` is in training no more, or not by us: what another process posts meanwhile stays."""
+        path = self.run.progress(work)
+        note = notes.read(path)
+        if all(note.get(key) == self.who[key] for key in ("host", "pid")):
+            self._written(lambda: notes.remove(path))
 
     def note_failure(self, work: str, error: Exception) -> None:
         """Keep why `work` failed, and how often it has by now."""
@@ -72,6 +76,11 @@ class Board:
             self._silent = True
 
 
+def _is_failure(error: Exception) -> bool:
+    ours = isinstance(error, SoupError | OvertakenError)
+    return not ours or isinstance(error, _FAILURES)
+
+
 class Watched:
     """A block in which one piece of work is trained: its progress is posted, and a failure if it raises one."""
 
@@ -82,7 +91,6 @@ class Watched:
         self._next, self._last = 0.0, time.monotonic()
 
     def __enter__(self) -> Bar:
-        self._board.forget_progress(self._work)
         self._board.note_progress(self._work, self._posted)
         return self._bar
 
@@ -91,7 +99,7 @@ class Watched:
     ) -> None:
         self._bar.close()
         self._board.forget_progress(self._work)
-        if isinstance(error, Exception) and (not isinstance(error, SoupError) or isinstance(error, _FAILURES)):
+        if isinstance(error, Exception) and _is_failure(error):
             self._board.note_failure(self._work, error)
 
     def _post(self, figures: dict[str, float]) -> None:

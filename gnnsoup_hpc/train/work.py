@@ -121,8 +121,11 @@ def _share(starts: Starts, missing: list[int]) -> None:
             time.sleep(POLL_SECONDS)
         todo = held_by_others
     if failed:
-        each = "; ".join(f"{index:04d}: {why}" for index, why in sorted(failed.items()))
-        raise IngredientsError(f"{len(failed)} of {bench.job.train.ingredients} ingredients failed: {each}")
+        names = ", ".join(f"{index:04d}" for index in sorted(failed))
+        raise IngredientsError(
+            f"{len(failed)} of {bench.job.train.ingredients} ingredients failed, all others are there: {names}."
+            f" The first: {failed[min(failed)]}. The same command tries them again; `gnnsoup status` says why of each"
+        )
 
 
 def _work(index: int) -> str:

@@ -1,7 +1,8 @@
 """A real Slurm of virtual nodes on this machine: munged, slurmctld and a slurmd a node, on free ports, in one folder.
 
-The daemons are children of this process, in the foreground, and end with it, however it ends. What Slurm reads is
-slurm.conf in the folder alone, so a Slurm that the machine has, or another of these, is not touched.
+The daemons are children of this process, in the foreground, and end with it, however it ends; what they have started is
+then ended by a process that waits for this. What Slurm reads is slurm.conf in the folder alone, so a Slurm that the
+machine has, or another of these, is not touched.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -151,6 +153,8 @@ def up(folder: Path, nodes: int = 2, cpus: int = 8) -> Iterator[Sandbox]:
     (folder / "munge.key").write_bytes(secrets.token_bytes(128))
     (folder / "munge.key").chmod(0o400)
     sandbox = Sandbox(folder)
+    words = [sys.executable, __file__, str(folder)]
+    sweeper = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)  # our end closes when we end
     try:
         files = [f"--{option}={folder}/munge.{ending}" for option, ending in MUNGE.items()]
         sandbox.start("munged", "munged", "--foreground", "--force", *files)
@@ -162,6 +166,7 @@ def up(folder: Path, nodes: int = 2, cpus: int = 8) -> Iterator[Sandbox]:
         yield sandbox
     finally:
         sandbox.down()
+        sweeper.communicate()
 
 
 def all_idle(sandbox: Sandbox, nodes: int) -> bool:
@@ -230,3 +235,10 @@ def _read(pid: int, name: str) -> bytes:
 def _kill(pid: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.stdin.read()
+    for left in Sandbox(Path(sys.argv[1])).leftovers():
+        _kill(left)
+    shutil.rmtree(sys.argv[1], ignore_errors=True)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.mpi
 TRAIN, ARRAY, SOUP, PIPELINE = (
     SCRIPTS / f"{name}.sh" for name in ("train_ingredients", "train_array", "soup", "pipeline")
 )
-TWO_NODES = ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1")
+TWO_NODES = ("--nodes=2", "--ntasks=4", "--ntasks-per-node=2", "--cpus-per-task=1")
 TOTAL = 6
 LONGER = ("--set", f"train.ingredients={TOTAL}", "--set", "train.epochs=1500", "--set", "train.checkpoint_seconds=0.2")
 DONE = re.compile(r"ingredient (\d+) done")

@@ -1,0 +1,182 @@
+"""A sweep: every combination of a method's values is a cell, souped by one rank alone; the best becomes the soup.
+
+Ranks and jobs share the cells by leases in the run, and say nothing to each other. A cell is named for the hash of all
+that its soup is a function of, so one that is there is never made again, by whatever number of ranks. The best is the
+one with the highest validation accuracy; of equals, the first in the order of the job's lists.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from gnnsoup_hpc import leases, limits, ranks
+from gnnsoup_hpc.budget import Sizes
+from gnnsoup_hpc.errors import DivergedError, FileError, RunError
+from gnnsoup_hpc.hashing import fingerprint
+from gnnsoup_hpc.job import Cell, Job, grids
+from gnnsoup_hpc.leases import Watch
+from gnnsoup_hpc.limits import Limit
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.ranks import Place
+from gnnsoup_hpc.soup.methods import configured
+from gnnsoup_hpc.soup.team import Team
+from gnnsoup_hpc.soup.work import Stove
+from gnnsoup_hpc.store import files, glance
+from gnnsoup_hpc.store import soup as soup_store
+from gnnsoup_hpc.store.graph import GraphFile
+from gnnsoup_hpc.store.soup import Recipe
+from gnnsoup_hpc.train.noticeboard import Board
+
+POLL_SECONDS = 0.5
+_OF_MEASUREMENT = {"ranks", "threads", "device", "streamed"}  # what a recipe says of how, and not of what
+
+
+def refuse_what_does_not_fit(job: Job, here: Place, graph: GraphFile, device: torch.device) -> None:
+    """Before anything is made. Raises: MemoryLimitError where a cell would not stay within the memory limit."""
+    architecture = Architecture.of(job.model, graph.features, graph.classes)
+    sizes, limit = Sizes.of(graph, architecture, device.type == "cuda"), Limit.of(job, here)
+    for cells in grids(job).values():
+        for union in {cell.job.soup.pls.union: cell for cell in cells}.values():
+            limits.refuse(limit, limits.decided_souping(union.job, sizes, limit)[1])
+
+
+@dataclass(frozen=True)
+class Dish:
+    """A cell with what it takes to make it."""
+
+    cell: Cell
+    stove: Stove
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """The same for whoever makes it, on whatever number of threads."""
+        return fingerprint({key: value for key, value in vars(self.recipe).items() if key not in _OF_MEASUREMENT})[:16]
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.stove.run.cell(self.cell.method, self.name)
+
+    @property
+    def work(self) -> str:
+        """The name of its lease and notes."""
+        return f"cell-{self.cell.method}-{self.name}"
+
+    def make(self) -> None:
+        """Soup it, and publish it."""
+        method = configured(self.cell.job.soup)[self.cell.method]
+        soup = self.stove.cook(method, self.recipe)
+        preparation = self.stove.graph.preparation
+        soup_store.write(self.path, soup, self.recipe, self.stove.architecture, preparation, self.cell.job)
+        self.stove.log.say(
+            f"soup: {self.cell.method} with {self.cell.text} done in {soup.measurement['seconds']:.2f} s, validation"
+            f" {soup.validation_accuracy:.4f}"
+        )
+
+
+class Sweep:
+    """One rank's side. `stove` is that of the resolved job, on this rank's own station."""
+
+    def __init__(self, stove: Stove, here: Place) -> None:
+        self._stove, self._here = stove, here
+        self._dishes = {method: tuple(self._dish(cell) for cell in cells) for method, cells in grids(stove.job).items()}
+        self._known: set[Path] = set()
+
+    def _dish(self, cell: Cell) -> Dish:
+        stove = replace(self._stove, job=cell.job, team=Team(None, torch.get_num_threads()))
+        return Dish(cell, stove, stove.recipe(configured(cell.job.soup)[cell.method]))
+
+    def forget(self) -> None:
+        """Take away the cells that are there, so that all are made anew. Raises: RunError."""
+        for dish in self._all():
+            try:
+                dish.path.unlink(missing_ok=True)
+            except OSError as error:
+                raise RunError(f"{dish.path} cannot be removed: {error.strerror}; make its folder writable") from None
+
+    def share(self) -> None:
+        """Return when every cell is there or has failed, having made those that no one else did.
+
+        Ranks begin at different cells, so that they rarely ask for the same lease.
+        """
+        self._stove.warm_up()
+        board, watch = Board(self._stove.run, self._here, self._stove.log), Watch()
+        dishes = list(self._all())
+        first = self._here.rank * len(dishes) // self._here.size
+        todo = [dish for dish in dishes[first:] + dishes[:first] if not self._is_there(dish)]
+        while todo:
+            held_by_others = [dish for dish in todo if not self._settled(dish, board, watch)]
+            if held_by_others == todo:
+                time.sleep(POLL_SECONDS)
+            todo = held_by_others
+
+    def _settled(self, dish: Dish, board: Board, watch: Watch) -> bool:
+        """Whether a cell is there or has failed by now; not, where somebody else is at it."""
+        with leases.held(self._stove.run.lease(dish.work), ranks.described(self._here), watch) as ours:
+            if ours and not self._is_there(dish) and not board.failed(dish.work):
+                self._make(dish, board)
+        return ours is not None
+
+    def _make(self, dish: Dish, board: Board) -> None:
+        """A combination that diverges is one that is not chosen; it ends nothing."""
+        try:
+            with board.watched(dish.work, dish.work, 0):
+                dish.make()
+        except DivergedError as error:
+            self._stove.log.say(f"soup: {dish.cell.method} with {dish.cell.text} failed: {error}")
+            return
+        board.forget_failure(dish.work)
+
+    def choose(self) -> None:
+        """Publish each method's best cell as its soup. Raises: RunError where all of a method's cells failed."""
+        for method, dishes in self._dishes.items():
+            made = [dish for dish in dishes if dish.path.exists()]
+            if not made:
+                raise RunError(f"{method} failed with every combination of the sweep: `gnnsoup status` says why")
+            best = _best(made)
+            path = self._stove.run.soup(method)
+            if not self._is_published(path, best):
+                with files.published(path) as private:
+                    shutil.copyfile(best.path, private)
+            self._stove.log.say(f"soup: {method} is best with {best.cell.text}, on validation; {_of(made, dishes)}")
+
+    def _is_published(self, path: Path, best: Dish) -> bool:
+        try:
+            return path.exists() and soup_store.recipe_of(path) == soup_store.recipe_of(best.path)
+        except FileError as error:
+            self._stove.log.say(f"soup: {error}; made again")
+            return False
+
+    def _is_there(self, dish: Dish) -> bool:
+        """Whether a cell is there and whole, which is looked at once; one that is damaged is made again."""
+        if dish.path in self._known:
+            return True
+        if not dish.path.exists():
+            return False
+        try:
+            soup_store.recipe_of(dish.path)
+        except FileError as error:
+            self._stove.log.say(f"soup: {error}; made again")
+            return False
+        self._known.add(dish.path)
+        return True
+
+    def _all(self) -> Iterator[Dish]:
+        for dishes in self._dishes.values():
+            yield from dishes
+
+
+def _best(dishes: Sequence[Dish]) -> Dish:
+    return max(dishes, key=lambda dish: glance.model(dish.path, "soup").validation_accuracy)  # of equals the first
+
+
+def _of(made: Sequence[Dish], dishes: Sequence[Dish]) -> str:
+    failed = len(dishes) - len(made)
+    return f"{len(dishes)} combinations" + (f", {failed} of which failed" if failed else "")

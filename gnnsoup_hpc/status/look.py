@@ -1,0 +1,124 @@
+"""A look at a whole run: what is there, what is in the making, what is missing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from gnnsoup_hpc.errors import FileError
+from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.status.estimate import Estimate, estimate
+from gnnsoup_hpc.status.piece import Piece, Watch, names
+from gnnsoup_hpc.store import glance
+from gnnsoup_hpc.store import graph as graph_store
+from gnnsoup_hpc.store import ingredient as ingredient_store
+from gnnsoup_hpc.store.glance import GraphGlance
+
+
+@dataclass(frozen=True)
+class SoupStatus:
+    """One method's soup. why: what is wrong with a file that is there; numbers are None where there is none."""
+
+    method: str
+    made: bool
+    validation: float | None = None
+    test: float | None = None
+    seconds: float | None = None
+    created: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run stands. graph: finished, running (being prepared), damaged or waiting; trunk: None, not asked for."""
+
+    root: str
+    graph: Piece
+    sizes: GraphGlance | None
+    trunk: Piece | None
+    ingredients: tuple[Piece, ...]
+    soups: tuple[SoupStatus, ...]
+    report: str
+    estimate: Estimate
+    now: float
+    own_clock: bool
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many ingredients stand how."""
+        return Counter(piece.state for piece in self.ingredients)
+
+
+def look(job: Job, run: RunDir) -> Status:
+    """How the run stands now. Nothing is locked, and a file that vanishes meanwhile is taken for missing."""
+    watch = Watch.of(run)
+    graph, sizes = _graph(job, watch)
+    trunk = _trunk(job, watch)
+    there = names(run.ingredients)  # after the leases: what is published meanwhile is not missed
+    ingredients = tuple(
+        watch.ingredient(index, there, ingredient_store.hyperparameters(job, index).epochs)
+        for index in range(job.train.ingredients)
+    )
+    return Status(
+        root=str(run.root),
+        graph=graph,
+        sizes=sizes,
+        trunk=trunk,
+        ingredients=ingredients,
+        soups=tuple(_soup(run, method) for method in job.soup.methods),
+        report=_report(job, run),
+        estimate=estimate(ingredients, trunk),
+        now=watch.clock.now,
+        own_clock=watch.clock.ahead is None,
+    )
+
+
+def _graph(job: Job, watch: Watch) -> tuple[Piece, GraphGlance | None]:
+    run, why = watch.run, ""
+    try:
+        return Piece("graph", "finished"), glance.graph(run.graph)
+    except FileError as error:
+        why = str(error) if run.graph.exists() else ""
+    lease = run.shared_graph(graph_store.key(job)).with_suffix(".lease")
+    held = watch.held(lease, "graph")
+    return held or Piece("graph", "damaged" if why else "waiting", why=why), None
+
+
+def _trunk(job: Job, watch: Watch) -> Piece | None:
+    epochs = job.train.trunk_epochs
+    if not epochs:
+        return None
+    path = watch.run.trunk
+    if path.exists():
+        try:
+            return Piece("trunk", "finished", epochs=epochs, seconds=glance.seconds(path, "trunk"))
+        except FileError as error:
+            return watch.unfinished("trunk", epochs, str(error))
+    return watch.unfinished("trunk", epochs)
+
+
+def _soup(run: RunDir, method: str) -> SoupStatus:
+    path = run.soup(method)
+    try:
+        seen = glance.model(path, "soup")
+    except FileError as error:
+        return SoupStatus(method, made=False, why=str(error) if path.exists() else "")
+    return SoupStatus(method, True, seen.validation_accuracy, seen.test_accuracy, seen.seconds, seen.created)
+
+
+def _report(job: Job, run: RunDir) -> str:
+    """How the report stands, in words."""
+    written = _modified(run.report)
+    if written is None:
+        return "not there"
+    newest = max((_modified(run.soup(method)) or 0.0 for method in job.soup.methods), default=0.0)
+    return "older than the soups" if newest > written else "there"
+
+
+def _modified(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None

@@ -1,0 +1,138 @@
+"""A piece of work of a run, and how it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gnnsoup_hpc import leases, notes
+from gnnsoup_hpc.errors import FileError
+from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.status.clock import Clock
+from gnnsoup_hpc.store import glance
+
+State = Literal["finished", "running", "silent", "failed", "damaged", "waiting"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One ingredient, the trunk, or the graph; None and "" where something is not known.
+
+    checkpoint: there is one to go on from, and nobody does now.
+
+    seconds: wall time of what is finished; epoch_seconds: of the last epoch; heartbeat_seconds: since its lease was
+    renewed; since, failed_at: seconds since 1970.
+    """
+
+    work: str
+    state: State
+    host: str = ""
+    rank: int | None = None
+    pid: int | None = None
+    epoch: int | None = None
+    epochs: int | None = None
+    loss: float | None = None
+    validation: float | None = None
+    seconds: float | None = None
+    epoch_seconds: float | None = None
+    heartbeat_seconds: float | None = None
+    since: float | None = None
+    why: str = ""
+    failed_at: float | None = None
+    tries: int = 0
+    checkpoint: bool = False
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Looks at a run's pieces of work. It takes no lease, and a file may vanish between two looks."""
+
+    run: RunDir
+    clock: Clock
+    leased: frozenset[str]  # names of files, listed once: a run may have a thousand ingredients
+    failures: frozenset[str]
+    checkpoints: frozenset[str]
+
+    @classmethod
+    def of(cls, run: RunDir) -> Watch:
+        """Begin to look."""
+        folder = run.lease("any").parent
+        checkpoints = names(run.checkpoint("any").parent)
+        return cls(run, Clock.of(folder), names(folder), names(run.failures), checkpoints)
+
+    def ingredient(self, index: int, there: frozenset[str], epochs: int) -> Piece:
+        """Ingredient `index`; `there`: names of files of ingredients; `epochs`: how many it is trained for."""
+        path, work = self.run.ingredient(index), f"ingredient-{index:04d}"
+        return self.trained(work, path if path.name in there else None, epochs)
+
+    def trained(self, work: str, path: Path | None, epochs: int) -> Piece:
+        """Something that is trained; `path`: its file, where there is one."""
+        why = ""
+        if path is not None:
+            try:
+                seen = glance.model(path, "ingredient")
+            except FileError as error:
+                why = str(error)
+            else:
+                return Piece(
+                    work,
+                    "finished",
+                    host=seen.host,
+                    rank=seen.rank,
+                    epochs=epochs,
+                    validation=seen.validation_accuracy,
+                    seconds=seen.seconds,
+                )
+        return self.unfinished(work, epochs, why)
+
+    def unfinished(self, work: str, epochs: int, damage: str = "") -> Piece:
+        """Something that is not there, or damaged."""
+        lease = self.run.lease(work)
+        if lease.name in self.leased and (held := self.held(lease, work, epochs)):
+            return held
+        kept = self.run.checkpoint(work).name in self.checkpoints
+        failure = self.run.failure(work)
+        note = notes.read(failure) if failure.name in self.failures else {}
+        if damage:
+            return Piece(work, "damaged", epochs=epochs, why=damage, checkpoint=kept)
+        if note:
+            place = {key: note[key] for key in _PLACE if key in note}
+            return Piece(work, "failed", **place | _of_failure(note) | {"epochs": epochs, "checkpoint": kept})
+        return Piece(work, "waiting", epochs=epochs, checkpoint=kept)
+
+    def held(self, lease: Path, work: str, epochs: int | None = None) -> Piece | None:
+        """Who holds a lease, and how far the work is; None where nobody holds it any more."""
+        holder, age = notes.read(lease), self.clock.age(lease)
+        if age is None:
+            return None
+        note = notes.read(self.run.progress(work))
+        if any(note.get(key) != holder.get(key) for key in ("host", "pid")):
+            note = {}  # of a former holder
+        known = {key: values[key] for key in _PROGRESS for values in (holder, note) if key in values}
+        known |= _of_failure(notes.read(self.run.failure(work)))
+        state: State = "silent" if self._is_over(lease, age) else "running"
+        return Piece(work, state, **{"epochs": epochs, "heartbeat_seconds": age} | known)
+
+    def _is_over(self, lease: Path, age: float) -> bool:
+        """Whether a lease's holder is gone or silent; by its age alone where nothing can be written beside it."""
+        try:
+            return leases.is_over(lease)
+        except OSError:
+            return age > leases.EXPIRE_SECONDS
+
+
+_PLACE = ("host", "rank", "pid")
+_PROGRESS = (*_PLACE, "since", "epoch", "epochs", "loss", "validation", "epoch_seconds")
+
+
+def _of_failure(note: dict[str, Any]) -> dict[str, Any]:
+    return {"why": note["why"], "failed_at": note.get("when"), "tries": note.get("times", 1)} if "why" in note else {}
+
+
+def names(folder: Path) -> frozenset[str]:
+    """Names of a folder's files; none where there is no such folder."""
+    try:
+        return frozenset(path.name for path in folder.iterdir())
+    except OSError:
+        return frozenset()

@@ -1,0 +1,80 @@
+"""A glance at files of a run: a few numbers near their heads, without reading and verifying all that they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import h5py
+
+from gnnsoup_hpc.errors import FileError
+from gnnsoup_hpc.store import files
+
+_NEWEST = 1 << 30  # whoever wants to rely on a file checks its version
+_Seen = TypeVar("_Seen")
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What an ingredient or a soup says of itself. seconds: wall time of its making."""
+
+    validation_accuracy: float
+    test_accuracy: float
+    seconds: float
+    host: str
+    rank: int | None
+    created: str
+
+
+@dataclass(frozen=True)
+class GraphGlance:
+    """Sizes of a prepared graph."""
+
+    nodes: int
+    entries: int
+    parts: int
+
+
+def model(path: Path, kind: str) -> Glance:
+    """An ingredient's or a soup's numbers. Raises: FileError where there is no such file, or one cut short."""
+    return _seen(path, kind, _model)
+
+
+def seconds(path: Path, kind: str) -> float:
+    """Wall time that the making of a file took. Raises: FileError where there is no such file, or one cut short."""
+    return _seen(path, kind, lambda file: float(file["cost/seconds"][()]))
+
+
+def graph(path: Path) -> GraphGlance:
+    """A graph's sizes. Raises: FileError where there is no such file, or one cut short."""
+    return _seen(path, "graph", _graph)
+
+
+def _seen(path: Path, kind: str, take: Callable[[h5py.File], _Seen]) -> _Seen:
+    try:
+        with files.opened(path, kind, _NEWEST, verify=False) as file, files.reading(path):
+            return take(file)
+    except (ValueError, RuntimeError, TypeError) as error:  # what h5py makes of bytes that are none of HDF5's
+        raise FileError(f"{path} is damaged: {error}") from None
+
+
+def _model(file: h5py.File) -> Glance:
+    made: Any = file["provenance"].attrs
+    return Glance(
+        validation_accuracy=float(file["metrics/validation_accuracy"][()]),
+        test_accuracy=float(file["metrics/test_accuracy"][()]),
+        seconds=float(file["cost/seconds"][()]),
+        host=str(made["host"]),
+        rank=int(made["rank"]) if "rank" in made else None,
+        created=str(file.attrs["created"]),
+    )
+
+
+def _graph(file: h5py.File) -> GraphGlance:
+    return GraphGlance(
+        nodes=int(file["nodes/y"].shape[0]),
+        entries=int(file["edges/indices"].shape[0]),
+        parts=int(file["parts/validation"].shape[0]),
+    )
