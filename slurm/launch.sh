@@ -69,42 +69,50 @@ set_launcher() {
     mpirun)
       local mpirun=${GNNSOUP_MPIRUN:-${python%/*}/mpirun}
       [[ -x $mpirun ]] || mpirun=mpirun
-      if [[ $kind == train ]] && "$mpirun" --version 2>/dev/null | grep -q "Open MPI"; then
-        export OMPI_MCA_orte_enable_recovery=1  # whoever is lost, the others finish; but then all codes are 0
-        codes_are_lost=yes
-      fi
-      launcher=("$mpirun" -n "${SLURM_NTASKS:-1}" "${launcher[@]}") ;;
+      launcher=("$mpirun" -n "${SLURM_NTASKS:-1}" "${launcher[@]}")
+      export OMPI_MCA_odls_base_sigkill_timeout=25  # Open MPI kills 1 s after SIGTERM, too soon for a checkpoint
+      if [[ $kind == train && -n $batch ]]; then
+        codes=$(mktemp -d "$logs/.codes-XXXXXX")
+        launcher+=("$checkout/slurm/rank.sh" "$codes/code")
+      fi ;;
     none | "") launcher=() ;;
     *) say "GNNSOUP_LAUNCHER=$GNNSOUP_LAUNCHER: expected srun, mpirun or none"; exit 2 ;;
   esac
 }
 
-# A command in the background, so that this shell hears signals and hands them on. Sets `code`.
+# All ranks in the background, so that this shell hears signals and hands them on. Sets `code`, the highest of theirs.
 step() {
   say "$*"
   "$@" <&0 &
   child=$!
   while heard=; wait "$child" && code=0 || code=$?; [[ -n $heard ]]; do :; done
+  if [[ -n $codes ]]; then
+    code=$({ echo "$code"; cat "$codes"/code.* 2>/dev/null || true; } | sort -n | tail -n 1)
+    rm -f "$codes"/code.*
+  fi
+  case $code in
+    138 | 140) code=75 ;;  # SIGUSR1, SIGUSR2 before Python could hear them
+    143) [[ -z $stopped ]] || code=75 ;;
+  esac
 }
 
-hand_on() { heard=yes; stopped=$1; kill -USR1 "$child" 2>/dev/null || true; }
+hand_on() { heard=yes; stopped=$1; [[ -z $child ]] || kill -USR1 "$child" 2>/dev/null || true; }
 
 # Run a module of the package on all ranks; end with its exit code, after a requeue where it was stopped by a signal.
 run_ranks() {  # KIND MODULE ARGUMENTS…
-  kind=$1; shift
-  child=$$ stopped="" codes_are_lost=""
+  kind=$1 child="" stopped="" codes=""; shift
+  set_launcher
+  if [[ -z $batch ]]; then exec "${launcher[@]}" "${program[@]}" -m "$@"; fi
   trap 'hand_on SIGUSR1' USR1
   trap 'hand_on SIGUSR2' USR2
   trap 'hand_on SIGTERM' TERM
-  set_launcher
-  if [[ -z $batch ]]; then exec "${launcher[@]}" "${program[@]}" -m "$@"; fi
   step "${launcher[@]}" "${program[@]}" -m "$@"
-  if [[ -n $codes_are_lost && -n $stopped ]]; then code=75; fi
-  if [[ $kind == train && -z $stopped ]] && { ((code > 3 && code != 75)) || [[ -n $codes_are_lost ]]; }; then
+  if [[ $kind == train && -z $stopped ]] && ((code > 3 && code != 75)); then
     say "the step ended with $code: seeing what is missing"
     if [[ ${launcher[*]} == srun* ]]; then launcher+=(--nodes=1 --ntasks=1); fi  # a node may be gone
     step "${launcher[@]}" "${program[@]}" -m "$@"
   fi
+  if [[ -n $codes ]]; then rmdir "$codes"; fi
   if ((code == 75)); then requeue; fi
   say "ended with $code"
   exit "$code"

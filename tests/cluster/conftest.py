@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +19,10 @@ from tests.cluster import sandbox
 from tests.cluster.sandbox import Sandbox
 from tests.faults import kit
 from tests.faults.kit import Bowl
+from tests.tiny import mpirun
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "slurm"
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 GUARD = 300  # seconds until a job that does not end is called hung
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL"}
 
@@ -94,3 +99,31 @@ class Desk:
 def desk(slurm: Sandbox, tmp_path: Path) -> Desk:
     """A job in a folder with blanks and a quote in its path."""
     return Desk(slurm, kit.laid_out(tmp_path / "it's a job"))
+
+
+@pytest.fixture(scope="session")
+def open_mpi() -> str:
+    """Open MPI's mpirun, as Debian and others name it."""
+    for name in ("mpirun.openmpi", "mpirun"):
+        found = shutil.which(name)
+        if found and "Open MPI" in subprocess.run([found, "--version"], capture_output=True, text=True).stdout:
+            return found
+    pytest.skip("no Open MPI here: `make cluster-tools` installs it")
+
+
+@pytest.fixture(scope="session")
+def mpich() -> str:
+    """MPICH's mpirun from PyPI, which this environment has unless it was set up with MPI=system."""
+    if not Path(sys.prefix, "lib", "libmpi.so").exists():
+        pytest.skip("no MPICH in this environment: it was set up with MPI=system")
+    return mpirun()
+
+
+@pytest.fixture(scope="session")
+def system_python(open_mpi: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An interpreter as MPI=system makes it: all of this environment's packages, but no MPI library of its own."""
+    folder = tmp_path_factory.mktemp("system")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    site = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
+    Path(site, "all.pth").write_text(sysconfig.get_path("purelib"))
+    return str(folder / "bin" / "python")
