@@ -15,7 +15,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,8 @@ class Lease:
 class Watch:
     """What one process sees of others' leases over time, on its own monotonic clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._seen: dict[Path, tuple[tuple[str, float], float]] = {}  # text and time of renewal, since when
 
     def is_over(self, path: Path) -> bool:
@@ -84,7 +85,7 @@ class Watch:
             by_process = _is_gone(_holder(look[0]))
             if by_process is not None:
                 return by_process
-            now = time.monotonic()
+            now = self._clock()
             seen, since = self._seen.get(path, (None, now))
             if seen != look:
                 self._seen[path] = look, now

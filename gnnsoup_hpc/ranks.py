@@ -1,7 +1,9 @@
 """Ranks: the only user of mpi4py and of the launchers' variables. Rank, device, threads, abort.
 
-Training needs no communication, so it never starts MPI: a rank reads its number from the launcher's environment.
-Souping starts MPI when the launcher says that there is more than one rank.
+Training needs no communication, so it never starts MPI: a rank reads its number from the launcher's environment. So it
+trains as well where launcher and library do not know each other (a step of many tasks, each of which MPI takes for a
+world of one), for ranks share the work by leases. Souping starts MPI when the launcher says that there is more than one
+rank, and is refused there, for every rank would do all the work.
 """
 
 from __future__ import annotations
@@ -105,7 +107,7 @@ def described(here: Place) -> dict[str, object]:
 
 def cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(_affinity())
 
 
 def memory_bytes(job: MachineJob, here: Place) -> int:
@@ -170,6 +172,23 @@ def claim_machine(job: MachineJob, here: Place, alone: bool = False) -> torch.de
     device = torch.device("cuda", here.local_rank % visible)
     torch.cuda.set_device(device)
     return device
+
+
+def mapping(here: Place, device: torch.device) -> str:
+    """Where this rank computes: host, the cores that it may use, as `taskset -c` has them, threads, device."""
+    named = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    return f"on {here.host}, cores {_spans(_affinity())}, {threads()} threads, device {device}{named}"
+
+
+def _affinity() -> set[int]:
+    """The cores that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def _spans(numbers: set[int]) -> str:
+    """Numbers as spans: 0-3,8."""
+    starts, ends = sorted(numbers - {n + 1 for n in numbers}), sorted(numbers - {n - 1 for n in numbers})
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
 
 
 def check_precision(precision: Precision, device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> None:

@@ -183,6 +183,17 @@ def test_mpi_is_imported_only_when_it_is_needed() -> None:
 
 
 @every_module
+def test_no_worker_is_forked(module: Module) -> None:
+    """A process that was forked after MPI started may hang or corrupt memory; threads and new programs are safe."""
+    forks = {"multiprocessing", "torch.multiprocessing", "concurrent.futures.ProcessPoolExecutor", "pty"}
+    assert not [name for name in module.imports() if any(name == fork or name.startswith(f"{fork}.") for fork in forks)]
+    calls = {ast.unparse(node.func) for node in ast.walk(module.tree) if isinstance(node, ast.Call)}
+    assert not calls & {"os.fork", "os.forkpty"}
+    keywords = {word.arg for node in ast.walk(module.tree) if isinstance(node, ast.Call) for word in node.keywords}
+    assert not keywords & {"num_workers", "preexec_fn"}
+
+
+@every_module
 def test_a_room_is_short(module: Module) -> None:
     assert len(module.path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES_OF_A_MODULE
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,15 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from gnnsoup_hpc import leases
+from gnnsoup_hpc import leases, processes
 from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.leases import Watch
 
 HOLDER = """
 import sys
 from pathlib import Path
-from gnnsoup_hpc import leases
+from gnnsoup_hpc import leases, processes
 with leases.held(Path(sys.argv[1])) as ours:
-    print(ours, flush=True)
+    print(bool(ours), flush=True)
     sys.stdin.read()
 """
 
@@ -31,9 +34,22 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "leases" / "work.lease"
 
 
+class Onlooker:
+    """Asks for a lease again and again; its clock is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._watch = Watch(lambda: self.now)
+
+    def takes(self, path: Path, after: float = 0.0) -> bool:
+        self.now += after
+        with leases.held(path, watch=self._watch) as ours:
+            return ours is not None
+
+
 def takes(path: Path) -> bool:
-    with leases.held(path) as ours:
-        return ours
+    """At the first look."""
+    return Onlooker().takes(path)
 
 
 @contextmanager
@@ -73,6 +89,8 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 SILENT, LATE = leases.EXPIRE_SECONDS + 5.0, leases.EXPIRE_SECONDS / 2
+AGES = [0.0, SILENT, 1e6, -1e6]  # since the last renewal, by whatever clock
+OUT_OF_SIGHT = [{"host": "elsewhere"}, {"boot": "another"}, {"namespace": 1}, {"user": 10**6}, {"started": None}]
 
 
 def test_a_lease_is_exclusive_and_given_up(path: Path) -> None:
@@ -116,23 +134,145 @@ def test_a_process_number_used_again_is_another_holder(path: Path) -> None:
     assert takes(path)
 
 
-@pytest.mark.parametrize("who", [{"host": "elsewhere"}, {"boot": "another"}])
-def test_a_holder_out_of_sight_loses_its_lease_by_age_alone(path: Path, who: dict[str, str]) -> None:
-    left_by(path, **who)
-    assert not takes(path)
-    left_by(path.with_name("late.lease"), LATE, **who)
-    assert not takes(path.with_name("late.lease"))
-    left_by(path.with_name("silent.lease"), SILENT, **who)
-    assert takes(path.with_name("silent.lease"))
+@pytest.mark.parametrize("who", OUT_OF_SIGHT, ids=lambda who: next(iter(who)))
+def test_a_holder_out_of_sight_keeps_its_lease_until_it_was_silent_and_looked_at(
+    path: Path, who: dict[str, str]
+) -> None:
+    """Containers on one host see other processes under the same numbers, or none."""
+    onlooker = Onlooker()
+    left_by(path, LATE, **who)
+    assert not onlooker.takes(path)
+    assert not onlooker.takes(path, after=leases.CONFIRM_SECONDS)
+    age(path, SILENT - LATE)
+    assert not onlooker.takes(path, after=leases.CONFIRM_SECONDS)
+    assert onlooker.takes(path, after=leases.CONFIRM_SECONDS)
 
 
-@pytest.mark.parametrize("text", ["", "half a le", "{}", "[]", "7", '{"host": "elsewhere"}'])
+@pytest.mark.parametrize("seconds", AGES)
+def test_whatever_the_clocks_say_a_lease_that_is_renewed_is_kept(path: Path, seconds: float) -> None:
+    """The holder's heartbeat is seen to change the file, if only by a little."""
+    onlooker = Onlooker()
+    left_by(path, seconds, host="elsewhere")
+    for _ in range(100):
+        assert not onlooker.takes(path, after=leases.RENEW_SECONDS)
+        age(path, -0.5)
+
+
+@pytest.mark.parametrize("seconds", AGES)
+def test_whatever_the_clocks_say_a_lease_of_the_dead_is_taken_in_the_end(path: Path, seconds: float) -> None:
+    onlooker = Onlooker()
+    left_by(path, seconds, host="elsewhere")
+    assert not onlooker.takes(path)
+    assert not onlooker.takes(path, after=leases.CONFIRM_SECONDS - 1.0)
+    assert onlooker.takes(path, after=leases.EXPIRE_SECONDS)
+
+
+@pytest.mark.parametrize("host_clock", [0.0, 4e9])
+def test_the_hosts_clock_is_nobodys_concern(path: Path, host_clock: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases.time, "time", lambda: host_clock)
+    with leases.held(path, {"host": "elsewhere"}):
+        onlooker = Onlooker()
+        assert not leases.is_over(path)
+        assert not onlooker.takes(path)
+        assert not onlooker.takes(path, after=LATE)
+
+
+@pytest.mark.parametrize("text", ["", "half a le", "{}", "[]", "7", '{"host": "elsewhere"}', "\xff"])
 def test_a_file_that_is_no_lease_expires_like_a_silent_holder(path: Path, text: str) -> None:
     path.parent.mkdir()
-    path.write_text(text)
-    assert not takes(path)
+    path.write_text(text, encoding="latin-1")
+    onlooker = Onlooker()
+    assert not onlooker.takes(path)
     age(path, SILENT)
+    assert not onlooker.takes(path)
+    assert onlooker.takes(path, after=leases.CONFIRM_SECONDS)
+
+
+def test_a_suspended_holder_finds_its_lease_taken_and_leaves_it_alone(path: Path) -> None:
+    with holder(path) as process:
+        os.kill(process.pid, signal.SIGSTOP)
+        wait_until(lambda: processes.life(process.pid).state == "T")
+        age(path, SILENT)
+        onlooker = Onlooker()
+        assert not onlooker.takes(path)
+        onlooker.now += leases.CONFIRM_SECONDS
+        with leases.held(path, watch=onlooker._watch) as ours:
+            assert ours
+            text = path.read_text()
+            os.kill(process.pid, signal.SIGCONT)
+            process.communicate("", timeout=60)  # it gives up what it has no more
+            assert process.returncode == 0
+            assert path.read_text() == text
+            assert not takes(path)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_holder_notices_that_its_lease_was_taken(path: Path) -> None:
+    with leases.held(path) as ours:
+        assert ours
+        assert not ours.lost
+        path.write_text("somebody else's")
+        wait_until(lambda: ours.lost)
+    assert path.read_text() == "somebody else's"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lease_that_was_removed_is_put_back(path: Path) -> None:
+    with leases.held(path) as ours:
+        text = path.read_text()
+        path.unlink()
+        wait_until(path.exists)
+        assert path.read_text() == text
+        assert ours
+        assert not ours.lost
+    assert not path.exists()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EACCES, errno.ENOSPC])
+def test_a_file_systems_troubles_pass(path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    troubles = []
+    with leases.held(path) as ours:
+        with monkeypatch.context() as patch:
+            patch.setattr(leases.os, "utime", lambda *_: troubles.append(number) or _fail(number))
+            wait_until(lambda: len(troubles) > 3)
+        age(path, SILENT)
+        before = path.stat().st_mtime
+        wait_until(lambda: path.stat().st_mtime - before > LATE)
+        assert ours
+        assert not ours.lost
+
+
+def _fail(number: int) -> None:
+    raise OSError(number, os.strerror(number))
+
+
+def test_a_file_system_without_links_has_leases_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases.os, "link", lambda *_: _fail(errno.EPERM))
+    with leases.held(path) as ours:
+        assert ours
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+        assert not takes(path)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_link_whose_answer_was_lost_is_made(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def lossy(source: Path, target: Path) -> None:
+        link(source, target)
+        link(source, target)  # NFS asks again
+
+    monkeypatch.setattr(leases.os, "link", lossy)
     assert takes(path)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_lease_says_who_holds_it(path: Path) -> None:
+    with leases.held(path, {"rank": 3, "slurm_job": "77"}):
+        who = json.loads(path.read_text())
+    assert (who["rank"], who["slurm_job"], who["pid"]) == (3, "77", os.getpid())
+    assert {"host", "boot", "namespace", "user", "started", "since", "token"} <= who.keys()
 
 
 def test_a_stolen_lease_is_not_removed_by_its_former_holder(path: Path) -> None:
@@ -154,20 +294,26 @@ def test_a_lease_taken_over_between_two_looks_stays_its_new_holders(
 ) -> None:
     """Two ranks find the same lease to be over; the slower one must not take the quicker one's new lease away."""
     left_by(path, started="1")
-    look = leases.is_over
+    look = Watch.is_over
 
-    def look_and_be_overtaken(lease: Path) -> bool:
-        over = look(lease)
+    def look_and_be_overtaken(watch: Watch, lease: Path) -> bool:
+        over = look(watch, lease)
         lease.write_text("the quicker one's")
         return over
 
-    monkeypatch.setattr(leases, "is_over", look_and_be_overtaken)
+    monkeypatch.setattr(Watch, "is_over", look_and_be_overtaken)
     assert not takes(path)
     assert path.read_text() == "the quicker one's"
 
 
-def test_a_held_lease_is_renewed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quick heartbeat."""
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_held_lease_is_renewed(path: Path) -> None:
     with leases.held(path):
         age(path, SILENT)
         before = path.stat().st_mtime

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from gnnsoup_hpc import ranks
 from gnnsoup_hpc.errors import JobError, LauncherError
 from gnnsoup_hpc.job import MachineJob
 from gnnsoup_hpc.ranks import Place
+from tests.tiny import write_job
 
 OPEN_MPI = {
     "OMPI_COMM_WORLD_RANK": "5",
@@ -155,3 +158,30 @@ def test_bfloat16_is_refused_where_it_would_be_imitated(tmp_path: Path) -> None:
         ranks.check_precision("bfloat16", cpu, cpuinfo)
     with pytest.raises(LauncherError, match="no bfloat16 products"):
         ranks.check_precision("bfloat16", cpu, tmp_path / "nowhere")
+
+
+def test_the_mapping_names_cores_threads_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5, 8, 9})
+    said = ranks.mapping(place(), torch.device("cpu"))
+    assert said == f"on here, cores 0-2,5,8-9, {torch.get_num_threads()} threads, device cpu"
+    assert ranks.cores() == 6
+
+
+@pytest.mark.parametrize("variables", [OPEN_MPI, MPICH, SRUN], ids=["Open MPI", "MPICH", "srun"])
+def test_training_never_imports_mpi(variables: dict[str, str], tmp_path: Path) -> None:
+    """Not even where a launcher says that there are many ranks."""
+    job = write_job(tmp_path, ingredients=1)
+    code = (
+        "import sys; sys.modules['mpi4py'] = None; from gnnsoup_hpc.__main__ import main;"
+        f" sys.exit(main(['train', {str(job)!r}, '--set', 'train.epochs=1']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "[rank 5/8] train: ingredient 0000 done" in done.stdout

@@ -43,6 +43,7 @@ def soup(job: Job, here: Place, again: bool = False) -> None:
         return
     device = ranks.claim_machine(job.machine, here, alone=True)
     ranks.check_precision(job.soup.precision, device)
+    Log(here.prefix, stop=here.stop).say(f"soup: {ranks.mapping(here, device)}")
     _coordinate(job, here, Team(world, shared), device, again)
 
 
@@ -83,6 +84,7 @@ def assist(job: Job, here: Place, world: Intracomm, sweeps: bool = False) -> Non
     With `sweeps`, a sweep follows when rank 0 lets them go, which each takes its share of.
     """
     device = ranks.claim_machine(job.machine, here)
+    Log(here.prefix, stop=here.stop).say(f"soup: {ranks.mapping(here, device)}")
     order, ids = receive(world, 0)
     if order == "open":
         run = RunDir.of(job)

@@ -19,7 +19,7 @@ from gnnsoup_hpc.store import cost, files, states
 from gnnsoup_hpc.store import ingredient as ingredient_store
 
 KIND, VERSION = "checkpoint", 1
-_IN_MEMORY_BYTES = 8 << 20  # a larger file is built on the disk, for training's memory is counted on
+_IN_MEMORY_BYTES = 2 << 20  # a larger file is built on the disk, for training may have no more memory than it uses
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def train(job: Job, here: Place, offline: bool = False, souping: bool = False) -
     """Prepare the graph if it is not there yet, and train what is missing; `souping` says that soups are to follow."""
     log = Log(here.prefix, stop=here.stop)
     device = ranks.claim_machine(job.machine, here)
-    log.say(f"train: on {here.host}, device {device}, {ranks.threads()} threads")
+    log.say(f"train: {ranks.mapping(here, device)}")
     run = RunDir.of(job)
     if not (run.graph.exists() or run.shared_graph(graph_store.key(job)).exists()):
         limits.refuse_before_graph(Limit.of(job, here))

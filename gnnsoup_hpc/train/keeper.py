@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from gnnsoup_hpc.errors import FileError, RunError
+from gnnsoup_hpc.errors import FileError, RunError, SoupError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.leases import Lease
 from gnnsoup_hpc.progress import Log
@@ -17,8 +17,8 @@ from gnnsoup_hpc.store import checkpoint as checkpoint_store
 from gnnsoup_hpc.store.checkpoint import Checkpoint, Made
 
 
-class OvertakenError(Exception):
-    """Somebody else has the lease by now, and trains the same; no user ever sees this one."""
+class OvertakenError(SoupError):
+    """Somebody else has the lease by now, and trains the same: no failure, and nothing that ends a command."""
 
 
 class Keeper:

@@ -94,14 +94,11 @@ def _trained(
 ) -> tuple[Training, Epoch | None, Measurement]:
     """All epochs, the first that diverges being the last; that one, if there is; and what all of it cost."""
     with (meter := Meter(course.device)):
-        found = keeper.found(course.device) if keeper else None
-        training = Training(course, initial if found is None else found.state, how, seed, index)
-        if found is not None:
-            training.restore(found)
-            bar.begin(len(training.history))
+        training, before = _begun(course, initial, how, seed, index, keeper)
+        bar.begin(len(training.history))
 
         def spent() -> Measurement:
-            return meter.read() if found is None else together(found.measurement, meter.read())
+            return meter.read() if before is None else together(before, meter.read())
 
         def look() -> None:
             if keeper:
@@ -116,6 +113,18 @@ def _trained(
             bar.advance(", ".join(f"{name} {value:.4f}" for name, value in values.items()), epoch=epoch.epoch, **values)
             look()
         return training, None, spent()
+
+
+def _begun(
+    course: Course, initial: State, how: Hyperparameters, seed: int, index: int, keeper: Keeper | None
+) -> tuple[Training, Measurement | None]:
+    """A training at its beginning, or where its checkpoint left it, and what that had cost until there."""
+    found = keeper.found(course.device) if keeper else None
+    if found is None:
+        return Training(course, initial, how, seed, index), None
+    training = Training(course, found.state, how, seed, index)
+    training.restore(found)
+    return training, found.measurement
 
 
 class Training:
