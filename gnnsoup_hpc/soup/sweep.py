@@ -38,12 +38,16 @@ _OF_MEASUREMENT = {"ranks", "threads", "device", "streamed"}  # what a recipe sa
 
 
 def refuse_what_does_not_fit(job: Job, here: Place, graph: GraphFile, device: torch.device) -> None:
-    """Before anything is made. Raises: MemoryLimitError where a cell would not stay within the memory limit."""
+    """Before anything is made: a cell is one rank's, whatever ranks could do together.
+
+    Raises: MemoryLimitError where one would not stay within the memory limit.
+    """
     architecture = Architecture.of(job.model, graph.features, graph.classes)
     sizes, limit = Sizes.of(graph, architecture, device.type == "cuda"), Limit.of(job, here)
-    for cells in grids(job).values():
-        for union in {cell.job.soup.pls.union: cell for cell in cells}.values():
-            limits.refuse(limit, limits.decided_souping(union.job, sizes, limit)[1])
+    for method, cells in grids(job).items():
+        for soup in {cell.job.soup.pls.union: cell.job.soup for cell in cells}.values():
+            alone = job.model_copy(update={"soup": soup.model_copy(update={"methods": (method,)})})
+            limits.refuse(limit, limits.decided_souping(alone, sizes, limit)[1])
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class Sweep:
     def _make(self, dish: Dish, board: Board) -> None:
         """A combination that diverges is one that is not chosen; it ends nothing."""
         try:
-            with board.watched(dish.work, dish.work, 0):
+            with board.watched(dish.work, f"{dish.cell.method} with {dish.cell.text}", 0):
                 dish.make()
         except DivergedError as error:
             self._stove.log.say(f"soup: {dish.cell.method} with {dish.cell.text} failed: {error}")

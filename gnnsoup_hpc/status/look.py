@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gnnsoup_hpc.errors import FileError
-from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.job import Job, grids
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.status.estimate import Estimate, estimate
 from gnnsoup_hpc.status.piece import Piece, Watch, names
@@ -19,7 +19,10 @@ from gnnsoup_hpc.store.glance import GraphGlance
 
 @dataclass(frozen=True)
 class SoupStatus:
-    """One method's soup. why: what is wrong with a file that is there; numbers are None where there is none."""
+    """One method's soup. why: what is wrong with a file that is there; numbers are None where there is none.
+
+    combinations: of a sweep's values, 0 without one.
+    """
 
     method: str
     made: bool
@@ -28,6 +31,8 @@ class SoupStatus:
     seconds: float | None = None
     created: str = ""
     why: str = ""
+    combinations: int = 0
+    combinations_made: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Status:
     trunk: Piece | None
     ingredients: tuple[Piece, ...]
     soups: tuple[SoupStatus, ...]
+    cells: tuple[Piece, ...]
     report: str
     estimate: Estimate
     now: float
@@ -67,7 +73,8 @@ def look(job: Job, run: RunDir) -> Status:
         sizes=sizes,
         trunk=trunk,
         ingredients=ingredients,
-        soups=tuple(_soup(run, method) for method in job.soup.methods),
+        soups=_soups(job, run),
+        cells=watch.cells(),
         report=_report(job, run),
         estimate=estimate(ingredients, trunk),
         now=watch.clock.now,
@@ -97,6 +104,19 @@ def _trunk(job: Job, watch: Watch) -> Piece | None:
         except FileError as error:
             return watch.unfinished("trunk", epochs, str(error))
     return watch.unfinished("trunk", epochs)
+
+
+def _soups(job: Job, run: RunDir) -> tuple[SoupStatus, ...]:
+    sizes: dict[str, int] = {method: len(cells) for method, cells in grids(job).items()}
+    return tuple(_swept(run, _soup(run, method), sizes.get(method, 0)) for method in job.soup.methods)
+
+
+def _swept(run: RunDir, soup: SoupStatus, size: int) -> SoupStatus:
+    """With the files of its sweep's cells counted; older sweeps may have left more than there are to make."""
+    made = (
+        sum(name.endswith(".h5") and not name.startswith(".") for name in names(run.cells(soup.method))) if size else 0
+    )
+    return replace(soup, combinations=size, combinations_made=min(made, size))
 
 
 def _soup(run: RunDir, method: str) -> SoupStatus:

@@ -19,7 +19,7 @@ State = Literal["finished", "running", "silent", "failed", "damaged", "waiting"]
 class Piece:
     """One ingredient, the trunk, or the graph; None and "" where something is not known.
 
-    checkpoint: there is one to go on from, and nobody does now.
+    title: what a cell of a sweep is; checkpoint: there is one to go on from, and nobody does now.
 
     seconds: wall time of what is finished; epoch_seconds: of the last epoch; heartbeat_seconds: since its lease was
     renewed; since, failed_at: seconds since 1970.
@@ -42,6 +42,7 @@ class Piece:
     failed_at: float | None = None
     tries: int = 0
     checkpoint: bool = False
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,15 @@ class Watch:
         if damage:
             return Piece(work, "damaged", epochs=epochs, why=damage, checkpoint=kept)
         if note:
-            place = {key: note[key] for key in _PLACE if key in note}
+            place = {key: note[key] for key in (*_PLACE, "title") if key in note}
             return Piece(work, "failed", **place | _of_failure(note) | {"epochs": epochs, "checkpoint": kept})
         return Piece(work, "waiting", epochs=epochs, checkpoint=kept)
+
+    def cells(self) -> tuple[Piece, ...]:
+        """Cells of sweeps that somebody is at, or that failed."""
+        known = {name.rpartition(".")[0] for name in (*self.leased, *self.failures) if name.startswith("cell-")}
+        pieces = (self.unfinished(work, 0) for work in sorted(known))
+        return tuple(piece for piece in pieces if piece.state != "waiting")
 
     def held(self, lease: Path, work: str, epochs: int | None = None) -> Piece | None:
         """Who holds a lease, and how far the work is; None where nobody holds it any more."""
@@ -123,7 +130,7 @@ class Watch:
 
 
 _PLACE = ("host", "rank", "pid")
-_PROGRESS = (*_PLACE, "since", "epoch", "epochs", "loss", "validation", "epoch_seconds")
+_PROGRESS = (*_PLACE, "title", "since", "epoch", "epochs", "loss", "validation", "epoch_seconds")
 
 
 def _of_failure(note: dict[str, Any]) -> dict[str, Any]:

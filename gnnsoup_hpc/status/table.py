@@ -42,6 +42,8 @@ def table(status: Status, everything: bool = False) -> str:
     lines = [status.root, *(f"{name:<{width}}  {text}" for name, text in summary)]
     if listed:
         lines += ["", *_left_aligned([_HEAD, *(_row(status, piece) for piece in listed)])]
+    if status.cells:
+        lines += ["", *_left_aligned([("cell", *_HEAD[1:]), *(_row(status, piece) for piece in status.cells)])]
     if status.own_clock and any(piece.heartbeat_seconds is not None for piece in status.ingredients):
         lines += ["", "heartbeats are told by this machine's clock: nothing can be written to leases/ to ask its own"]
     return "\n".join(lines)
@@ -77,6 +79,8 @@ def _soups(soups: Sequence[SoupStatus]) -> str:
         words.append(f"validation {', '.join(made)}")
     if missing:
         words.append(f"missing {', '.join(missing)}")
+    swept = [f"{s.method} {s.combinations_made} of {s.combinations}" for s in soups if s.combinations]
+    words += [f"combinations {', '.join(swept)}"] if swept else []
     return "; ".join([*words, *(soup.why for soup in soups if soup.why)])
 
 
@@ -93,10 +97,10 @@ def _end(status: Status) -> str:
 def _row(status: Status, piece: Piece) -> tuple[str, ...]:
     done = piece.epochs if piece.state == "finished" else piece.epoch
     return (
-        piece.work.removeprefix("ingredient-"),
+        piece.title if piece.work.startswith("cell-") else piece.work.removeprefix("ingredient-"),
         piece.state,
         _where(piece),
-        "-" if piece.epochs is None else f"{'-' if done is None else done}/{piece.epochs}",
+        "-" if not piece.epochs else f"{'-' if done is None else done}/{piece.epochs}",
         _number(piece.validation, ".4f"),
         _number(piece.seconds, ".1f"),
         _number(piece.epoch_seconds, ".3g"),

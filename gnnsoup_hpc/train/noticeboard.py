@@ -54,11 +54,17 @@ class Board:
         if all(note.get(key) == self.who[key] for key in ("host", "pid")):
             self._written(lambda: notes.remove(path))
 
-    def note_failure(self, work: str, error: Exception) -> None:
+    def note_failure(self, work: str, error: Exception, title: str = "") -> None:
         """Keep why `work` failed, and how often it has by now."""
         path = self.run.failure(work)
         why = str(error) if isinstance(error, SoupError) else f"{type(error).__name__}: {error}"
-        values = {"work": work, "why": " ".join(why.split()), "when": time.time(), "launch": self._launch}
+        values = {
+            "work": work,
+            "title": title,
+            "why": " ".join(why.split()),
+            "when": time.time(),
+            "launch": self._launch,
+        }
         times = {"times": int(notes.read(path).get("times", 0)) + 1}
         self._written(lambda: notes.post(path, values | times | self.who))
 
@@ -87,7 +93,7 @@ class Watched:
     def __init__(self, board: Board, work: str, title: str, epochs: int) -> None:
         self._board, self._work = board, work
         self._bar = PostingBar(board.log, epochs, title, self._post)
-        self._posted = {"epochs": epochs, "since": time.time()}
+        self._posted: dict[str, Any] = {"title": title, "epochs": epochs, "since": time.time()}
         self._next, self._last = 0.0, time.monotonic()
 
     def __enter__(self) -> Bar:
@@ -100,7 +106,7 @@ class Watched:
         self._bar.close()
         self._board.forget_progress(self._work)
         if isinstance(error, Exception) and _is_failure(error):
-            self._board.note_failure(self._work, error)
+            self._board.note_failure(self._work, error, self._posted["title"])
 
     def _post(self, figures: dict[str, float]) -> None:
         now = time.monotonic()

@@ -1,0 +1,282 @@
+"""Sweeps: cells are made once by whoever comes first, the best on validation is the soup, all are reported."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from gnnsoup_hpc import notes
+from gnnsoup_hpc.errors import DivergedError, MemoryLimitError, RunError
+from gnnsoup_hpc.job import Job, grids
+from gnnsoup_hpc.records import Mixture
+from gnnsoup_hpc.report.__main__ import report
+from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.soup.kitchen import Kitchen
+from gnnsoup_hpc.soup.methods.partition_learned import PartitionLearned
+from gnnsoup_hpc.status.look import look
+from gnnsoup_hpc.store import soup as soup_store
+from tests import pantry
+from tests.faults import kit
+from tests.faults.kit import JOB, Bowl, succeeds
+
+METHODS = 'soup.methods=["best", "gis", "pls"]'
+SWEEP = ("sweep.seed=[0, 1]", "sweep.pls.union=[2, 3]", "sweep.gis.granularity=[3, 5]")
+WORDS = tuple(word for override in (METHODS, *SWEEP) for word in ("--set", override))
+
+
+def souped(job: Job, *overrides: str) -> tuple[Job, RunDir]:
+    job = pantry.changed(job, METHODS, "soup.diagnose=false", *overrides)
+    return pantry.souped(job), RunDir.of(job)
+
+
+@pytest.fixture
+def job(stock: Job, tmp_path: Path) -> Job:
+    return pantry.copied(stock, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def swept(stock: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A run with a sweep; not to be changed."""
+    return souped(pantry.copied(stock, tmp_path_factory.mktemp("swept")), *SWEEP)[0]
+
+
+def cells(run: RunDir, method: str = "pls") -> dict[str, Path]:
+    return {path.stem: path for path in run.cells(method).iterdir()}
+
+
+def table(path: Path, name: str) -> dict[str, Any]:
+    with h5py.File(path) as file:
+        group = file[name]
+        return {
+            column: group[column].asstr()[:] if group[column].dtype.kind == "O" else group[column][:]
+            for column in group.attrs["columns"]
+        }
+
+
+def test_a_sweep_of_one_cell_is_the_plain_soup(job: Job, tmp_path: Path) -> None:
+    _, plain = souped(pantry.copied(job, tmp_path / "plain"), "soup.pls.union=2", "soup.seed=5")
+    _, run = souped(job, "sweep.pls.union=[2]", "sweep.seed=[5]")
+    found, wanted = (soup_store.read(r.soup("pls")) for r in (run, plain))
+    assert found.options == wanted.options
+    assert (found.mixture.alpha == wanted.mixture.alpha).all()
+    assert (found.validation_accuracy, found.test_accuracy) == (wanted.validation_accuracy, wanted.test_accuracy)
+    assert found.mixture.history[-1].loss == wanted.mixture.history[-1].loss
+    assert found.counts == wanted.counts
+
+
+def test_every_cell_is_the_soup_of_its_own_job(swept: Job, job: Job) -> None:
+    made = [soup_store.read(path) for path in cells(RunDir.of(swept)).values()]
+    assert len(made) == 4
+    for soup in made:
+        options = (f"soup.seed={soup.options['seed']}", f"soup.pls.union={soup.options['union']}")
+        wanted = soup_store.read(souped(job, *options)[1].soup("pls"))
+        assert (soup.mixture.alpha == wanted.mixture.alpha).all()
+
+
+def test_the_cell_with_the_highest_validation_accuracy_is_the_soup(swept: Job) -> None:
+    run = RunDir.of(swept)
+    for method, grid in grids(swept).items():
+        made = {path: soup_store.read(path) for path in cells(run, method).values()}
+        assert len(made) == len(grid)
+        chosen = soup_store.read(run.soup(method))
+        assert chosen.validation_accuracy == max(soup.validation_accuracy for soup in made.values())
+        assert run.soup(method).read_bytes() in [path.read_bytes() for path in made]
+
+
+def test_of_equals_the_first_in_the_order_of_the_lists_is_chosen(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All cells are the best ingredient; and by validation alone, whatever the test accuracies are."""
+
+    def cook(self: PartitionLearned, kitchen: Kitchen) -> Mixture:
+        alpha = np.eye(3)[[0 if self.options.union == 2 else 1]]
+        return Mixture(pantry.torch.from_numpy(alpha), ("model",))
+
+    monkeypatch.setattr(PartitionLearned, "cook", cook)
+    _, run = souped(job, "sweep.pls.union=[3, 2]", "sweep.seed=[7, 6]")
+    made = [soup_store.read(path) for path in cells(run).values()]
+    best = max(soup.validation_accuracy for soup in made)
+    first = next(u for u in (3, 2) if any(s.options["union"] == u and s.validation_accuracy == best for s in made))
+    chosen = soup_store.read(run.soup("pls")).options
+    assert (chosen["seed"], chosen["union"]) == (7, first)
+
+
+def test_cells_that_are_there_are_not_made_again(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, run = souped(job, *SWEEP)
+    before = {path: path.read_bytes() for path in (*cells(run).values(), run.soup("pls"))}
+    lost = next(iter(cells(run).values()))
+    lost.unlink()
+    made: list[int] = []
+    real = PartitionLearned.cook
+    monkeypatch.setattr(PartitionLearned, "cook", lambda self, kitchen: (made.append(1), real(self, kitchen))[1])
+    souped(job, *SWEEP)
+    assert len(made) == 1
+    assert {path: path.read_bytes() == content for path, content in before.items() if path != lost} == {
+        path: True for path in before if path != lost
+    }
+    souped(job, *SWEEP, "sweep.pls.union=[2, 3, 4]")
+    assert len(made) == 3  # two seeds of the new value
+
+
+def test_again_makes_all_cells_anew(job: Job) -> None:
+    asked, run = souped(job, *SWEEP)
+    before = {path: path.stat().st_ino for path in cells(run).values()}
+    pantry.soup(asked, pantry.ALONE, again=True)
+    assert {path: path.stat().st_ino for path in cells(run).values()}.keys() == before.keys()
+    assert all(path.stat().st_mtime_ns > 0 and path.stat().st_ino != inode for path, inode in before.items())
+
+
+def test_a_damaged_cell_is_made_again(job: Job) -> None:
+    _, run = souped(job, *SWEEP)
+    path = next(iter(cells(run).values()))
+    alpha = soup_store.read(path).mixture.alpha
+    path.write_bytes(path.read_bytes()[:-40])
+    souped(job, *SWEEP)
+    assert (soup_store.read(path).mixture.alpha == alpha).all()
+
+
+def test_the_number_of_threads_names_no_other_cell(job: Job) -> None:
+    _, run = souped(job, *SWEEP)
+    names = set(cells(run))
+    pantry.torch.set_num_threads(2)
+    try:
+        souped(job, *SWEEP, "machine.threads=2")
+    finally:
+        pantry.torch.set_num_threads(1)
+    assert set(cells(run)) == names
+
+
+def test_a_cell_that_diverges_is_not_chosen_and_ends_nothing(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = PartitionLearned.cook
+
+    def cook(self: PartitionLearned, kitchen: Kitchen) -> Mixture:
+        if self.options.union == 2:
+            raise DivergedError("its loss is not a number")
+        return real(self, kitchen)
+
+    monkeypatch.setattr(PartitionLearned, "cook", cook)
+    asked, run = souped(job, *SWEEP)
+    assert len(cells(run)) == 2
+    rows = table(run.report, "cells")
+    failed = (rows["method"] == "pls") & (rows["pls.union"] == 2)
+    assert failed.sum() == 2
+    assert np.isnan(rows["validation_accuracy"][failed]).all()
+    assert not np.isnan(rows["validation_accuracy"][~failed]).any()
+    status = look(asked, run)
+    assert [piece.why for piece in status.cells] == ["its loss is not a number"] * 2
+    assert status.cells[0].title.startswith("pls with seed = ")
+    pls = next(s for s in status.soups if s.method == "pls")
+    assert (pls.combinations, pls.combinations_made) == (4, 2)
+    with pytest.raises(RunError, match="pls failed with every combination of the sweep"):
+        souped(job, "sweep.pls.union=[2]")
+    monkeypatch.undo()
+    souped(job, *SWEEP)
+    assert not [note for note in run.failures.iterdir() if "union = 2" in str(notes.read(note))]
+    assert len(cells(run)) == 4
+
+
+def test_a_cell_that_does_not_fit_is_refused_before_anything_is_made(job: Job) -> None:
+    with pytest.raises(MemoryLimitError):
+        souped(job, "machine.memory_limit=400 MiB", *SWEEP)
+    assert not RunDir.of(job).soups.exists()
+
+
+def test_the_report_has_all_cells_and_the_spread_over_seeds(swept: Job) -> None:
+    run = RunDir.of(swept)
+    rows = table(run.report, "cells")
+    assert list(rows)[:4] == ["method", "gis.granularity", "seed", "pls.union"]
+    assert rows["method"].tolist() == ["gis"] * 2 + ["pls"] * 4
+    np.testing.assert_equal(rows["pls.union"], [np.nan, np.nan, 2, 3, 2, 3])
+    np.testing.assert_equal(rows["seed"], [np.nan, np.nan, 0, 0, 1, 1])
+    for method in ("gis", "pls"):
+        own = rows["method"] == method
+        assert rows["selected"][own].sum() == 1
+        chosen = own & (rows["selected"] == 1)
+        assert rows["validation_accuracy"][chosen] == rows["validation_accuracy"][own].max()
+        assert rows["test_accuracy"][chosen] == soup_store.read(run.soup(method)).test_accuracy
+    assert (rows["seconds"] > 0).all()
+    seeds = table(run.report, "seeds")
+    assert seeds["combination"].tolist() == ["union = 2", "union = 3"]
+    of_two = rows["test_accuracy"][rows["pls.union"] == 2]
+    assert seeds["test_mean"][0] == pytest.approx(of_two.mean())
+    assert seeds["test_deviation"][0] == pytest.approx(of_two.std(ddof=1))
+    assert seeds["seeds"].tolist() == [2, 2]
+
+
+def test_the_printed_table_marks_the_selected(swept: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    report(RunDir.of(swept).root)
+    said = capsys.readouterr().out
+    assert "sweep of pls: 4 combinations" in said
+    assert len(re.findall(r"^\* ", said, re.M)) == 2
+    assert "pls over seeds" in said
+    assert "gis over seeds" not in said
+
+
+def test_without_a_sweep_nothing_is_told_of_any(served: Job) -> None:
+    run = RunDir.of(served)
+    with h5py.File(run.report) as file:
+        assert "cells" not in file
+        assert "seeds" not in file
+    assert not run.soups.joinpath("cells").exists()
+
+
+def test_soups_of_another_sweep_are_not_reported(job: Job) -> None:
+    asked, run = souped(job, *SWEEP)
+    run.job.write_text(pantry.changed(asked, "sweep.pls.union=[4]", "sweep.seed=[9]").to_toml())
+    with pytest.raises(RunError, match="run `gnnsoup soup JOB`, which brings all soups up to date"):
+        report(run.root)
+
+
+@pytest.fixture
+def bowl(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Bowl:
+    return kit.copied(kit.finished(tmp_path_factory.getbasetemp()), tmp_path)
+
+
+def contents(bowl: Bowl) -> dict[str, np.ndarray]:
+    found = sorted((bowl.root / "soups" / "cells").rglob("*.h5"))
+    return {path.name: kit.dataset(path, "mixture/alpha") for path in [*found, bowl.soup("pls"), bowl.soup("gis")]}
+
+
+@pytest.mark.mpi
+def test_ranks_share_the_cells_and_find_what_one_finds(bowl: Bowl, tmp_path_factory: pytest.TempPathFactory) -> None:
+    alone = kit.copied(bowl, tmp_path_factory.mktemp("alone"))
+    succeeds(alone.gnnsoup("soup", *WORDS))
+    said = succeeds(bowl.gnnsoup("soup", *WORDS, ranks=2))
+    for text in ("pls with", "gis with"):
+        assert len(re.findall(f"{text} .* done", said)) == {"pls with": 4, "gis with": 2}[text]
+    assert "[rank 1/2] soup: pls with" in said
+    found, wanted = contents(bowl), contents(alone)
+    assert found.keys() == wanted.keys()
+    for name, alpha in wanted.items():
+        np.testing.assert_allclose(found[name], alpha, atol=1e-6, err_msg=name)
+    assert list((bowl.root / "leases").iterdir()) == []
+
+
+def test_jobs_at_once_share_the_cells(bowl: Bowl) -> None:
+    words = [sys.executable, "-m", "gnnsoup_hpc", "soup", JOB, *WORDS]
+    two = [subprocess.Popen(words, cwd=bowl.folder, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = "".join(process.communicate(timeout=240)[0] for process in two)
+    assert [process.returncode for process in two] == [0, 0]
+    assert len(re.findall("pls with .* done", said)) == 4
+
+
+def test_a_sweep_that_is_killed_goes_on_where_it_was(bowl: Bowl) -> None:
+    words = [sys.executable, "-m", "gnnsoup_hpc", "soup", JOB, *WORDS, "--set", "sweep.seed=[0, 1, 2, 3, 4, 5, 6, 7]"]
+    folder = bowl.root / "soups" / "cells" / "pls"
+    with subprocess.Popen(words, cwd=bowl.folder, stdout=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120.0
+        while len(list(folder.glob("[!.]*.h5"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    there = {path.name: path.stat().st_mtime_ns for path in folder.glob("[!.]*.h5")}
+    assert 2 <= len(there) < 16
+    said = succeeds(bowl.gnnsoup_here("soup", *words[5:]))
+    assert len(re.findall("pls with .* done", said)) == 16 - len(there)
+    assert there.items() <= {path.name: path.stat().st_mtime_ns for path in folder.glob("*.h5")}.items()
