@@ -5,6 +5,7 @@
 #   make bench    set-up, then time and memory beside PyG, on the bundled graph; bench-full: more graphs, every R
 #   make check    set-up, then ruff and mypy --strict
 #   make setup    set-up alone
+#   make cluster-tools   installs what tests/cluster wants (Slurm, munge, Open MPI, shellcheck), on Debian, as root
 #
 # MPI=system uses the mpirun on your PATH and its library in place of the MPICH that comes from PyPI; run `make clean`
 # before you change between the two. RANKS, JOB and PYTHON may be set too: make demo RANKS=4 JOB=jobs/pubmed.toml
@@ -26,7 +27,7 @@ else
 $(error MPI=$(MPI): expected embedded or system)
 endif
 
-.PHONY: demo test bench bench-full check setup clean
+.PHONY: demo test bench bench-full check setup cluster-tools clean
 
 demo: $(READY)
 	$(MPIRUN) -n $(RANKS) $(VENV)/bin/gnnsoup run $(JOB)
@@ -52,6 +53,9 @@ $(READY): setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
+
+cluster-tools:
+	bash tests/cluster/tools.sh
 
 clean:
 	rm -rf $(VENV) build *.egg-info

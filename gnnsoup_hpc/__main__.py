@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from gnnsoup_hpc import __version__, cli
 from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc.ranks import Place
+from gnnsoup_hpc.run_dir import RunDir
 
 
 def prepare(arguments: argparse.Namespace, here: Place) -> None:
@@ -76,7 +77,8 @@ def bench(arguments: argparse.Namespace, here: Place) -> None:
 
 def job(arguments: argparse.Namespace, here: Place) -> None:
     """Print the resolved job, every field with what it means."""
-    print(jobs.explained(cli.load_job(arguments)))
+    resolved = cli.load_job(arguments)
+    print(RunDir.of(resolved).logs if arguments.logs else jobs.explained(resolved))
 
 
 AGAIN = {prepare: "cut the graph anew", soup: "make all soups anew", run: "make all soups anew"}
@@ -117,8 +119,10 @@ def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], command:
         cli.add_job(parser)
     if command in (prepare, train, run):
         cli.add_offline(parser)
-    if command in (train, soup, run):
+    if command in (train, soup, run, job):
         cli.add_memory_limit(parser)
+    if command is job:
+        parser.add_argument("--logs", action="store_true", help="print the folder of the run's logs alone")
     if command in AGAIN:
         parser.add_argument("--again", action="store_true", help=AGAIN[command])
 

@@ -15,6 +15,7 @@ from gnnsoup_hpc.errors import (
     IngredientsError,
     Interrupted,
     JobError,
+    MismatchError,
     MissingJobError,
     Preempted,
     RunError,
@@ -115,15 +116,15 @@ def _guarded(command: Callable[[Place], None], here: Place, collective: bool) ->
 def _ended(here: Place, error: SoupError) -> int:
     """Say an error, end the other ranks, and return the exit code.
 
-    What is wrong in a job, or with ingredients, is wrong on every rank alike, so rank 0 alone says it, unless it turns
-    out to have no error.
+    What is wrong in a job, with ingredients or between launcher and MPI is wrong on every rank alike, so rank 0 alone
+    says it, unless it turns out to have no error.
     """
     here.stop.no_more()
-    alike = isinstance(error, JobError | IngredientsError) and not isinstance(error, MissingJobError)
+    alike = isinstance(error, JobError | IngredientsError | MismatchError) and not isinstance(error, MissingJobError)
     if here.rank > 0 and alike:
+        time.sleep(GRACE_SECONDS)  # rank 0 ends us meanwhile; and a mpirun that ends all with the first lets it speak
         if not ranks.mpi_runs():
             return error.exit_code
-        time.sleep(GRACE_SECONDS)  # rank 0 ends us meanwhile
     ranks.say_error(here, error)
     if isinstance(error, Preempted):
         ranks.wait_for_others(PREEMPTED_SECONDS)

@@ -56,6 +56,10 @@ class MemoryLimitError(SoupError):
 
 
 class LauncherError(SoupError):
+    """What the machine or the launcher gives this rank is not what the job asks for."""
+
+
+class MismatchError(LauncherError):
     """The launcher (mpirun, srun) and the MPI library do not know each other."""
 
 

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 import uuid
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gnnsoup_hpc.errors import LauncherError, SoupError
+from gnnsoup_hpc import launchers
+from gnnsoup_hpc.errors import LauncherError, MismatchError, SoupError
 from gnnsoup_hpc.job import MachineJob, sizes
 from gnnsoup_hpc.records import Precision
 from gnnsoup_hpc.signals import Stop
@@ -212,7 +214,7 @@ def world(here: Place) -> Intracomm | None:
     """The world's communicator; None for one rank alone, which needs no MPI.
 
     The first call starts MPI, and so waits for all ranks.
-    Raises: LauncherError where MPI is missing, or does not know the launcher that started this rank.
+    Raises: LauncherError where MPI is missing; MismatchError where it does not know the launcher of this rank.
     """
     if here.size == 1:
         return None
@@ -226,17 +228,17 @@ def world(here: Place) -> Intracomm | None:
             f"{here.size} ranks were started, but MPI cannot be loaded ({error}); load your MPI module,"
             " or `pip install mpich` for one from PyPI"
         ) from None
-    library = MPI.Get_library_version().split("\n")[0].strip()
+    library = MPI.Get_library_version()
     if not MPI.Is_initialized():
-        if "OMPI_COMM_WORLD_SIZE" in os.environ and "Open MPI" not in library:
-            raise LauncherError(
-                f"these ranks were started by Open MPI's mpirun, but the MPI library here is {library}: use the mpirun"
-                " that belongs to it (in .venv/bin for MPICH from PyPI), or set up with MPI=system"
-            )
-        MPI.Init_thread()
+        if why := launchers.mismatch(library, os.environ):
+            raise MismatchError(why)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # mpi4py's guesses; the size below tells
+            MPI.Init_thread()
     if MPI.COMM_WORLD.size != here.size:
-        raise LauncherError(
-            f"the launcher started {here.size} ranks, but MPI ({library}) sees {MPI.COMM_WORLD.size}: every rank"
+        name = library.partition("\n")[0].strip()
+        raise MismatchError(
+            f"the launcher started {here.size} ranks, but MPI ({name}) sees {MPI.COMM_WORLD.size}: every rank"
             " would do all the work. Use the mpirun of that library, or `srun --mpi=` with the plugin that it knows"
         )
     return MPI.COMM_WORLD

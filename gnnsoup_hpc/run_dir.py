@@ -93,6 +93,11 @@ class RunDir:
         """The report."""
         return self.root / "report.h5"
 
+    @property
+    def logs(self) -> Path:
+        """Folder of the logs of batch jobs."""
+        return self.root / "logs"
+
     def progress(self, work: str) -> Path:
         """How far a piece of work is that a rank trains now."""
         return self.root / "leases" / f"{work}.json"

@@ -1,16 +1,21 @@
 #!/bin/bash
 # Soup a job's ingredients by all its methods, and report.
 #   sbatch [--ntasks=8 …] slurm/soup.sh [jobs/NAME.toml] [--set KEY=VALUE …]
-# Without Slurm, `bash slurm/soup.sh [JOB]` soups on one rank. SRUN_MPI names the plugin that your MPI knows (pmix, pmi2).
+# Without Slurm, `bash slurm/soup.sh [JOB]` soups on one rank. Logs: RUN/logs/soup-JOBID.log. docs/cluster.md has the rest.
 #SBATCH --job-name=gnnsoup-soup
 #SBATCH --ntasks=4
 #SBATCH --cpus-per-task=4
 #SBATCH --time=01:00:00
+#SBATCH --signal=B:USR1@60
 #SBATCH --requeue
 #SBATCH --open-mode=append
-#SBATCH --output=gnnsoup-soup-%j.log
+#SBATCH --output=%x-%j.out
 set -euo pipefail
-for home in "$PWD" "$(dirname "$0")/.."; do  # the checkout's own environment, where there is one
-  if [[ -x $home/.venv/bin/python ]]; then PATH="$home/.venv/bin:$PATH"; break; fi
+spooled=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n 's|^ *Command=\(.*\)/soup.sh.*|\1|p' | head -n 1) || true
+for slurm in "${GNNSOUP_HOME:+$GNNSOUP_HOME/slurm}" "$(dirname "$0")" "$spooled" "${SLURM_SUBMIT_DIR:-.}/slurm"; do
+  if [[ -f $slurm/launch.sh ]]; then break; fi
 done
-exec ${SLURM_JOB_ID:+srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK} --mpi=${SRUN_MPI:-pmi2}} python -m gnnsoup_hpc.soup "$@"
+# shellcheck source-path=SCRIPTDIR source=launch.sh
+source "$slurm/launch.sh" || { echo "soup.sh: no launch.sh beside it; set GNNSOUP_HOME to the checkout" >&2; exit 2; }
+log_under_run soup "$@"
+run_ranks mpi gnnsoup_hpc.soup "$@"

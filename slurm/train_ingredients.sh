@@ -2,15 +2,22 @@
 # Train a job's ingredients, one rank each; they share the work among them. Resources are set by sbatch's own options:
 #   sbatch [--ntasks=16 --gpus-per-task=1 --partition=…] slurm/train_ingredients.sh [jobs/NAME.toml] [--set KEY=VALUE …]
 # Without Slurm, `bash slurm/train_ingredients.sh [JOB]` trains on one rank. Given again, it goes on where it stopped.
+# Logs: RUN/logs/train-JOBID.log. docs/cluster.md has the rest.
 #SBATCH --job-name=gnnsoup-train
 #SBATCH --ntasks=8
 #SBATCH --cpus-per-task=4
 #SBATCH --time=04:00:00
+#SBATCH --signal=B:USR1@300
 #SBATCH --requeue
+#SBATCH --no-kill
 #SBATCH --open-mode=append
-#SBATCH --output=gnnsoup-train-%j.log
+#SBATCH --output=%x-%j.out
 set -euo pipefail
-for home in "$PWD" "$(dirname "$0")/.."; do  # the checkout's own environment, where there is one
-  if [[ -x $home/.venv/bin/python ]]; then PATH="$home/.venv/bin:$PATH"; break; fi
+spooled=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n 's|^ *Command=\(.*\)/train_ingredients.sh.*|\1|p' | head -n 1) || true
+for slurm in "${GNNSOUP_HOME:+$GNNSOUP_HOME/slurm}" "$(dirname "$0")" "$spooled" "${SLURM_SUBMIT_DIR:-.}/slurm"; do
+  if [[ -f $slurm/launch.sh ]]; then break; fi
 done
-exec ${SLURM_JOB_ID:+srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK} --kill-on-bad-exit=0} python -m gnnsoup_hpc.train "$@"
+# shellcheck source-path=SCRIPTDIR source=launch.sh
+source "$slurm/launch.sh" || { echo "train_ingredients.sh: no launch.sh beside it; set GNNSOUP_HOME to the checkout" >&2; exit 2; }
+log_under_run train "$@"
+run_ranks train gnnsoup_hpc.train "$@"

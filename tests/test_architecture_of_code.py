@@ -41,7 +41,7 @@ ORDER = [
     "plan",
     "shards",
     "run_dir ranks subgraph measure leases progress seeds sampling notes",
-    "rows pool processes signals",
+    "rows pool processes signals launchers",
     "job kernels crew compiled dense",
     "records errors hashing significance",
     "__init__",
@@ -175,7 +175,7 @@ def test_only_ranks_reads_the_environment_and_launchers_variables() -> None:
             attribute = node.attr if isinstance(node, ast.Attribute) else ""
             if LAUNCHERS_VARIABLE.fullmatch(text) or attribute in {"environ", "getenv", "COMM_WORLD"}:
                 readers.add(name)
-    assert readers == {"__init__", "ranks"}  # OpenMP is told how to wait before anything loads it
+    assert readers == {"__init__", "launchers", "ranks"}  # OpenMP is told how to wait before anything loads it
 
 
 def test_mpi_is_imported_only_when_it_is_needed() -> None:

@@ -22,6 +22,7 @@ def _bash(script: str, *words: object, cwd: Path) -> subprocess.CompletedProcess
         pytest.skip("no bash here")
     quiet = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    quiet["GNNSOUP_LAUNCHER"] = "none"  # whether or not this machine has a Slurm to submit to
     return subprocess.run(
         ["bash", str(SCRIPTS / script), *map(str, words)],
         cwd=cwd,

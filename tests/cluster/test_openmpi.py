@@ -1,0 +1,108 @@
+"""Open MPI beside MPICH: the same soups, and a launcher of one with the library of the other is told in one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cluster.conftest import AS_ROOT, SCRIPTS, Desk
+from tests.faults import kit
+from tests.faults.kit import JOB, Bowl, fails_under_mpirun, succeeds
+
+pytestmark = pytest.mark.mpi
+
+GUARD = 300  # seconds until a hang is called one
+METHODS = ("greedy", "gis", "ls", "pls")
+SOUP = ("-m", "gnnsoup_hpc", "soup", JOB, "--again", "--set", f"soup.methods={list(METHODS)}")
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Bowl:
+    return kit.finished(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture
+def bowl(original: Bowl, tmp_path: Path) -> Bowl:
+    return kit.copied(original, tmp_path / "run")
+
+
+def _run(bowl: Bowl, *words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(word) for word in words],
+        cwd=bowl.folder,
+        env=os.environ | AS_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=GUARD,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def _one_line(outcome: subprocess.CompletedProcess[str], *names: str) -> None:
+    """One line of ours, and no page of the MPI library's."""
+    fails_under_mpirun(outcome, *names)
+    assert "MPI_Init" not in outcome.stderr
+    assert "RuntimeWarning" not in outcome.stderr
+
+
+def test_soups_are_the_same_under_both(
+    bowl: Bowl, original: Bowl, open_mpi: str, system_python: str, mpich: str
+) -> None:
+    ways = [([open_mpi, "--oversubscribe"], system_python, ranks) for ranks in (1, 2, 3)]
+    for launcher, python, ranks in [*ways, ([mpich], sys.executable, 3)]:
+        said = succeeds(_run(bowl, *launcher, "-n", ranks, python, *SOUP))
+        assert f"{ranks} ranks" in said
+        for method in METHODS:
+            found, wanted = (kit.dataset(each.soup(method), "mixture/alpha") for each in (bowl, original))
+            np.testing.assert_allclose(found, wanted, atol=1e-6, err_msg=f"{method} on {ranks} ranks of {launcher}")
+
+
+def test_open_mpis_mpirun_with_mpich(bowl: Bowl, open_mpi: str, mpich: str) -> None:
+    outcome = _run(bowl, open_mpi, "--oversubscribe", "-n", 2, sys.executable, *SOUP)
+    _one_line(outcome, "[rank 0/2]", "started by Open MPI's mpirun", "library here is MPICH", ".venv/bin")
+
+
+def test_mpichs_mpirun_with_open_mpi(bowl: Bowl, system_python: str, mpich: str) -> None:
+    outcome = _run(bowl, mpich, "-n", 2, system_python, *SOUP)
+    _one_line(outcome, "[rank 0/2]", "started by MPICH's mpirun", "library here is Open MPI", "MPI=embedded")
+
+
+@pytest.mark.parametrize(
+    ("plugin", "library", "advice"),
+    [
+        pytest.param("none", "MPICH", "--mpi=pmi2", id="none"),
+        pytest.param("pmix", "MPICH", "--mpi=pmi2", id="MPICH with pmix"),
+        pytest.param("pmi2", "Open MPI", "--mpi=pmix", id="Open MPI with pmi2"),
+    ],
+)
+def test_srun_with_a_plugin_that_the_library_does_not_know(
+    desk: Desk, bowl: Bowl, system_python: str, mpich: str, plugin: str, library: str, advice: str
+) -> None:
+    python = sys.executable if library == "MPICH" else system_python
+    outcome = subprocess.run(
+        ["srun", "--nodes=2", "--ntasks=2", f"--mpi={plugin}", python, *SOUP],
+        cwd=bowl.folder,
+        env=desk.slurm.environment,
+        capture_output=True,
+        text=True,
+        timeout=GUARD,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    _one_line(outcome, "[rank 0/2]", f"srun --mpi={plugin}", f"library here is {library}", advice)
+
+
+def test_srun_with_open_mpi(desk: Desk, bowl: Bowl, system_python: str) -> None:
+    """The script finds the plugin by itself."""
+    ours = Desk(desk.slurm, bowl)
+    words = ("--nodes=2", "--ntasks=2", "--cpus-per-task=1", SCRIPTS / "soup.sh", *SOUP[3:])
+    job = ours.sbatch(*words, GNNSOUP_PYTHON=system_python)
+    assert ours.ended(job) == ["COMPLETED"], ours.said(job)
+    assert "--mpi=pmix" in ours.said(job)
+    assert "2 ranks" in ours.said(job)
