@@ -62,6 +62,7 @@ class Outcome:
     code: int
     out: str = ""
     err: str = ""
+    reached: bool = False
 
 
 @dataclass
@@ -116,12 +117,13 @@ class Server:
         recorder.points, recorder.lines = [Point(**point) for point in points], set(lines)
         return recorder
 
-    def faulty(self, step: Step, cwd: Path, fault: Fault) -> Outcome | None:
-        """Give a step's command with a fault; None where the point was not reached."""
+    def faulty(self, step: Step, cwd: Path, fault: Fault) -> Outcome:
+        """Give a step's command with a fault."""
         self._reached[0] = 0
         injector = Injector(cwd, fault.point, fault.turn, fault.what, lambda: self._reached.__setitem__(0, 1))
         outcome = self.given(step.words, cwd, injector)
-        return outcome if self._reached[0] else None
+        outcome.reached = bool(self._reached[0])
+        return outcome
 
 
 def faults_of(points: Sequence[Point], known: Collection[Point]) -> list[Fault]:
@@ -176,7 +178,7 @@ def chain(server: Server, stage: Stage, faults: Sequence[Fault], run: Path) -> T
     copied(stage.before, run)
     for fault in faults:
         outcome = server.faulty(stage.step, run, fault)
-        if outcome is None:  # what is written there is there
+        if not outcome.reached:  # what is written there is there
             copied(stage.before, run)
             outcome = server.faulty(stage.step, run, fault)
         told.faults += 1
@@ -192,10 +194,10 @@ def chain(server: Server, stage: Stage, faults: Sequence[Fault], run: Path) -> T
     return told
 
 
-def _ill_told(fault: Fault, outcome: Outcome | None, step: Step) -> list[str]:
+def _ill_told(fault: Fault, outcome: Outcome, step: Step) -> list[str]:
     """What is wrong with how a command told of its fault."""
-    if outcome is None:
-        return ["is not reached"]
+    if not outcome.reached:
+        return [f"is not reached: {outcome}"]
     if fault.what not in FAILS:
         return [] if outcome.code == -signal.SIGKILL else [f"was not killed, but ended with {outcome.code}"]
     if outcome.code == step.ends:
