@@ -25,7 +25,7 @@ from tests.faults import kit
 from tests.faults.kit import JOB, MARK, Bowl, content
 from tests.tiny import mpirun
 
-GUARD = 120.0  # seconds until a hang is called one
+GUARD = 240.0  # seconds until a hang is called one
 LONG = ("--set", "train.epochs=1500", "--set", "train.ingredients=1")
 LONG_TWO = ("--set", "train.epochs=3000", "--set", "train.ingredients=2")
 SHORT_OF_IT = "nothing finished is lost; the same command goes on from here"
