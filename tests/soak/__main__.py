@@ -1,4 +1,4 @@
-"""`python -m tests.soak`: train and soup while ranks are killed at random; say what was survived. See docs/faults.md."""
+"""`python -m tests.soak`: train and soup while ranks are killed at random; say what was survived (docs/faults.md)."""
 
 from __future__ import annotations
 
