@@ -5,6 +5,7 @@
 #   make bench    set-up, then time and memory beside PyG, on the bundled graph; bench-full: more graphs, every R
 #   make check    set-up, then ruff and mypy --strict
 #   make setup    set-up alone
+#   make soak     40 ingredients and their soups while ranks are killed at random, some minutes
 #   make cluster-tools   installs what tests/cluster wants (Slurm, munge, Open MPI, shellcheck), on Debian, as root
 #
 # MPI=system uses the mpirun on your PATH and its library in place of the MPICH that comes from PyPI; run `make clean`
@@ -27,7 +28,7 @@ else
 $(error MPI=$(MPI): expected embedded or system)
 endif
 
-.PHONY: demo test bench bench-full check setup cluster-tools clean
+.PHONY: demo test bench bench-full soak check setup cluster-tools clean
 
 demo: $(READY)
 	$(MPIRUN) -n $(RANKS) $(VENV)/bin/gnnsoup run $(JOB)
@@ -40,6 +41,9 @@ bench: $(READY)
 
 bench-full: $(READY)
 	$(VENV)/bin/gnnsoup bench --full --output bench-full.json
+
+soak: $(READY)
+	GNNSOUP_MPIRUN="$(MPIRUN)" $(VENV)/bin/python -m tests.soak
 
 check: $(READY)
 	$(VENV)/bin/ruff check .
