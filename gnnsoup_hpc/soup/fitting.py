@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.engine import Ready
-from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.errors import DivergedError
 from gnnsoup_hpc.job import LearnedJob
 from gnnsoup_hpc.records import Mixture, Step
 from gnnsoup_hpc.soup.keeping import Best, HeldOut, Keeper, Last, Mean
@@ -86,7 +86,7 @@ def fitted(kitchen: Kitchen, options: LearnedJob, served: Served, title: str) ->
 
 
 def _finite(alpha_GN: Tensor, history: list[Step], options: LearnedJob, title: str) -> None:
-    """Raises: RunError where the search left the numbers, so that what it led to is no soup."""
+    """Raises: DivergedError where the search left the numbers, so that what it led to is no soup."""
     if bool(torch.isfinite(alpha_GN).all()) and math.isfinite(history[0].loss):
         return
     lost = next((step.step for step in history if not math.isfinite(step.loss)), len(history))
@@ -96,7 +96,7 @@ def _finite(alpha_GN: Tensor, history: list[Step], options: LearnedJob, title: s
         remedy = "set weights = 'softmax'"
     else:  # the start, a mean of sound ingredients, is none itself
         remedy = "see gnnsoup diagnose for which ingredients do not mix"
-    raise RunError(
+    raise DivergedError(
         f"{title} diverged: its loss is not a number from evaluation {lost} on (soup.{title}.optimiser ="
         f" '{options.optimiser}', weights = '{options.weights}'); {remedy}, and soup again: other soups are kept"
     )
