@@ -17,8 +17,8 @@ from gnnsoup_hpc.hashing import content_sha256, fingerprint
 from gnnsoup_hpc.store import files
 from tests.faults import kit
 
-# Dates, times, memory: of these alone may two runs of one job differ.
-VOLATILE = re.compile(r"(^|/)cost/|@created$|seconds|time|peak|baseline|memory|speed|bytes")
+# Dates, times, memory, when a source was written: of these alone may two runs of one job differ.
+VOLATILE = re.compile(r"(^|/)cost/|@created$|source_files$|seconds|time|peak|baseline|memory|speed|bytes")
 Held = Mapping[str, str]  # name of a dataset or an attribute, hash of its value
 PASSING = frozenset({"leases", "checkpoints"})  # folders of what is gone once the work is done
 NEWEST = 1 << 30  # no version is too new where only wholeness is asked
