@@ -22,7 +22,7 @@ import pytest
 from tests.faults import intercept, scenario
 from tests.faults.intercept import PACKAGE
 
-# Unfinished: kills at some points are told as not reached, which is the harness's fault or the package's, not yet known.
+# Unfinished: kills at some points are told as not reached; whether the harness or the package errs is not yet known.
 pytestmark = pytest.mark.skipif(
     "GNNSOUP_WRITE_POINTS" not in os.environ, reason="unfinished: set GNNSOUP_WRITE_POINTS=1 to run it (docs/faults.md)"
 )
