@@ -59,6 +59,12 @@ def test_job_prints_a_job_that_loads(tmp_path: Path, capsys: Captured) -> None:
     assert jobs.load(str(path)) == jobs.load("pubmed-gat", ["train.epochs=3", "name=mine"])
 
 
+def test_job_says_where_the_logs_of_batch_jobs_are(capsys: Captured) -> None:
+    words = ["job", "pubmed", "--logs", "--memory-limit", "2 GiB", "--set", "runs=/scratch", "--set", "name=mine"]
+    assert main(words) == 0
+    assert capsys.readouterr().out == "/scratch/mine/logs\n"
+
+
 def test_an_unknown_job_ends_with_code_2(capsys: Captured) -> None:
     assert main(["run", "nowhere.toml"]) == 2
     assert "there is no job file 'nowhere.toml'" in capsys.readouterr().err

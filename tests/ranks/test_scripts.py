@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,17 @@ def test_an_error_is_the_exit_code_of_the_script(tmp_path: Path, script: str) ->
     outcome = _bash(script, "none.toml", cwd=tmp_path)
     kit.fails(outcome, "'none.toml'")
     assert outcome.returncode == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM])
+def test_a_rank_under_mpirun_hears_signals_and_leaves_its_code(tmp_path: Path, number: signal.Signals) -> None:
+    """To mpirun it says 0, so that it ends no other rank."""
+    hears = "import signal, sys, time; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75)); print(1, flush=True)"
+    words = [SCRIPTS / "rank.sh", tmp_path / "code", sys.executable, "-c", f"{hears}; time.sleep(60)"]
+    with subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, text=True) as rank:
+        assert rank.stdout is not None
+        rank.stdout.readline()
+        rank.send_signal(number)
+        assert rank.wait(60) == 0
+    (code,) = tmp_path.glob("code.*")
+    assert code.read_text() == "75\n"
