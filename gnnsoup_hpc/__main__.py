@@ -86,7 +86,9 @@ AGAIN = {prepare: "cut the graph anew", soup: "make all soups anew", run: "make 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
-    parser = argparse.ArgumentParser(prog="gnnsoup", description="Souping graph neural networks at scale.")
+    parser = argparse.ArgumentParser(
+        prog="gnnsoup", description="Souping graph neural networks at scale.", epilog=cli.EXIT_CODES
+    )
     parser.add_argument("--version", action="version", version=f"gnnsoup_hpc {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (run, prepare, train, soup, status, diagnose, report, bench, job):

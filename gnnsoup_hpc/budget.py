@@ -6,8 +6,9 @@ R parts of a union. All figures are of host memory, above what the libraries tak
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -74,6 +75,18 @@ class Sizes:
         """The whole graph."""
         entries = int(self.part_entries.sum())
         return Extent(int(self.part_nodes.sum()), entries, entries, int(self.part_asked.sum()))
+
+    def shard(self, ranks: int) -> Extent:
+        """What one of so many ranks holds of the whole graph: its own nodes and others' that are neighbours of them.
+
+        Each cut entry of own nodes is taken to lead to another's node drawn evenly; real ones meet more often.
+        """
+        whole = self.whole
+        own, others = whole.nodes / ranks, whole.nodes * (1 - 1 / ranks)
+        leading_out = self.cut * (1 - 1 / ranks) / max(0.5, 1 - 1 / self.parts) * whole.entries / ranks
+        share = (own + others * -math.expm1(-leading_out / max(1.0, others))) / max(1, whole.nodes)
+        entries = min(whole.entries, round((whole.entries + 2 * leading_out * ranks) / ranks))
+        return Extent(round(share * whole.nodes), whole.read, entries, round(share * whole.asked))
 
     def union(self, size: int) -> Extent:
         """The largest that a union of `size` parts can be, each of its figures by itself."""
@@ -159,13 +172,29 @@ def total(*terms: Terms) -> int:
     return sum(sum(each.values()) for each in terms)
 
 
-def learned(sizes: Sizes, ingredients: int) -> int:
-    """LS: the whole graph is read and planned, then every step keeps its states."""
-    net, whole = sizes.net, sizes.whole
-    held, reads = total(shelf(net, ingredients)), total(reading(net, whole))
+def splits(net: Architecture, on_device: bool) -> bool:
+    """Whether ranks can share the nodes of a subgraph that is computed on."""
+    return net.kind != "gat" and not on_device
+
+
+def _shared(sizes: Sizes, ranks: int) -> tuple[Extent, Terms]:
+    """What a rank computes on of the whole graph, and what reading it takes: the whole structure is looked at."""
+    if ranks == 1 or not splits(sizes.net, sizes.on_device):
+        return sizes.whole, reading(sizes.net, sizes.whole)
+    mine, whole = sizes.shard(ranks), sizes.whole
+    ids = np.dtype(index_type(whole.read)).itemsize
+    read = ids * (whole.read + mine.entries) + (READ_NODE + PLAN_NODE) * whole.nodes
+    return mine, {"features": FLOAT * sizes.net.features * mine.nodes, "read": read}
+
+
+def learned(sizes: Sizes, ingredients: int, ranks: int = 1) -> int:
+    """LS: the whole graph is read and planned, then every step keeps its states; of several ranks, each its shard."""
+    net, (mine, read) = sizes.net, _shared(sizes, ranks)
+    held, reads = total(shelf(net, ingredients)), total(read)
     if sizes.on_device:
         return held + reads
-    return BASE + held + total(plan(net, whole, keep=True)) + max(reads, total(states(net, whole, keep=True)))
+    told = 8 * FLOAT * net.classes * sizes.whole.asked if ranks > 1 else 0  # rank 0 has all class scores
+    return BASE + told + held + total(plan(net, mine, keep=True)) + max(reads, total(states(net, mine, keep=True)))
 
 
 def partition_learned(sizes: Sizes, ingredients: int, union: int, exact: bool = False) -> int:
@@ -188,17 +217,18 @@ def activations(sizes: Sizes, ingredients: int, union: int) -> int:
     return held + trained(sizes, sizes.union(union), copies=ALIGNED_STATES)
 
 
-def inference(sizes: Sizes, line: bool = False) -> int:
+def inference(sizes: Sizes, line: bool = False, ranks: int = 1) -> int:
     """Accuracies in memory, of all nodes, for that is what validation and test together come to.
 
     On a line between two models, as GIS tells them, what the first weights of both make of the first hop is held too.
+    Of several ranks, each its shard.
     """
-    net, whole = sizes.net, sizes.whole
-    everyone = Extent(whole.nodes, whole.read, whole.entries, whole.nodes)
-    reads, told = total(reading(net, everyone)), BASE + EVALUATED_NODE * whole.nodes
+    net, (mine, read) = sizes.net, _shared(sizes, ranks)
+    everyone = replace(mine, asked=mine.nodes)
+    reads, told = total(read), BASE + EVALUATED_NODE * sizes.whole.nodes
     if sizes.on_device:
         return reads + told
-    ends = 2 * FLOAT * net.widths(0)[1] * whole.nodes if line else 0
+    ends = 2 * FLOAT * net.widths(0)[1] * mine.nodes if line else 0
     return told + total(plan(net, everyone, keep=False)) + max(reads, ends + total(states(net, everyone, keep=False)))
 
 

@@ -28,6 +28,11 @@ from gnnsoup_hpc.run_dir import RunDir
 EXIT_BROKEN_PIPE = 141  # as the shell has it: 128 + SIGPIPE
 GRACE_SECONDS = 5.0
 PREEMPTED_SECONDS = 20.0  # for the other ranks' checkpoints; Slurm kills 30 s after SIGTERM
+EXIT_CODES = (
+    "exit codes: 0 done; 1 a file, a graph or the run is not as it must be; 2 the job or the arguments are wrong;"
+    " 3 it does not fit in the memory limit; 75 stopped by SIGTERM, SIGUSR1 or SIGUSR2 after a checkpoint: give the"
+    " same command again; 130 interrupted (Ctrl-C)"
+)
 JOB_HELP = "a job file, or the name of a bundled job (default: pubmed)"
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ _Result = TypeVar("_Result")
 LANES = 32  # of a matrix at most: each may need a gradient of the weights' size of its own
 _LANE_ROWS = 1024  # at least: fewer are not worth a product
 _STEP = 64  # rows: blocks of few different sizes, for some libraries compile a product for each
-_ROW_WORK = 32  # of a row, in entries: its share of dense products, roughly
+ROW_WORK = 32  # of a row, in entries: its share of dense products, roughly
 
 
 class Crew:
@@ -49,8 +49,8 @@ class Crew:
         self._pool.shutdown()
         torch.set_num_threads(self._threads)
 
-    def each(self, task: Callable[[int, int], _Result], lanes: Sequence[Span]) -> list[_Result]:
-        """`task(start, stop)` for each lane, as threads become free; what they return, in the lanes' order."""
+    def each(self, task: Callable[..., _Result], lanes: Sequence[tuple[Any, ...]]) -> list[_Result]:
+        """`task(*lane)` for each lane, as threads become free; what they return, in the lanes' order."""
         if len(lanes) == 1:
             return [task(*lanes[0])]
         return list(self._pool.map(lambda lane: task(*lane), lanes))
@@ -91,7 +91,7 @@ def cut(indptr: IndexArray) -> tuple[Span, ...]:
     """Lanes of about equal work; indptr (rows + 1,): entries before each row."""
     rows = len(indptr) - 1
     count = min(LANES, max(1, rows // _LANE_ROWS))
-    load = (indptr - indptr[0]).astype(np.int64) + _ROW_WORK * np.arange(rows + 1)
+    load = (indptr - indptr[0]).astype(np.int64) + ROW_WORK * np.arange(rows + 1)
     marks = load[-1] * np.arange(1, count) // count
     inner = np.searchsorted(load, marks) // _STEP * _STEP
     return tuple((start, stop) for start, stop in pairwise([0, *inner.tolist(), rows]) if start < stop)

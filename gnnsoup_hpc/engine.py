@@ -14,28 +14,48 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gnnsoup_hpc import attention
+from gnnsoup_hpc.attention.passes import Pass as AttentionPass
 from gnnsoup_hpc.attention.plan import AttentionPlan
 from gnnsoup_hpc.crew import Space
 from gnnsoup_hpc.kernels import Adjacency
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.passes import Blend, Pass, first_product
-from gnnsoup_hpc.plan import Plan
+from gnnsoup_hpc.passes import Blend, Pass, Swap, first_product
+from gnnsoup_hpc.plan import Plan, Rows
 from gnnsoup_hpc.records import Dense, Precision
+from gnnsoup_hpc.shards import Split
 from gnnsoup_hpc.subgraph import Subgraph, View
+
+_ENTRY_WORK = 8  # of an entry's channel, forward and backward, in products that take as long
 
 Ready = Plan | AttentionPlan | View  # what `scores` computes on
 
 
-def prepared(net: Architecture, view: View, space: Space | None = None, precision: Precision = "float32") -> Ready:
+def prepared(
+    net: Architecture,
+    view: View,
+    space: Space | None = None,
+    precision: Precision = "float32",
+    split: Split | None = None,
+    x_of: Rows | None = None,
+) -> Ready:
     """What `scores` computes on, built once a view: a plan on a CPU, on a GPU the view itself.
 
-    Plans that are used one after the other may share a `space`.
+    Plans that are used one after the other may share a `space`. `split` and `x_of`: as in `Plan.of`.
     """
     if view.graph.x.device.type != "cpu":
         return replace(view, precision=precision)
     if net.kind == "gat":
         return replace(AttentionPlan.of(view, net.layers), precision=precision)
-    return replace(Plan.of(view, net.kind, net.layers, space), precision=precision)
+    plan = Plan.of(view, net.kind, net.layers, space, split, x_of, _row_work(net))
+    return replace(plan, precision=precision)
+
+
+def _row_work(net: Architecture) -> list[int]:
+    """What a row's dense products cost in each layer, forward and backward, in entries that are summed up."""
+    return [
+        (3 if layer else 2) * (2 if net.kind == "sage" else 1) * width * out // (_ENTRY_WORK * net.hidden)
+        for layer, (width, out) in enumerate(net.widths(layer) for layer in range(net.layers))
+    ]
 
 
 def scores(net: Architecture, state: Mapping[str, Tensor], ready: Ready) -> Tensor:
@@ -47,6 +67,20 @@ def scores(net: Architecture, state: Mapping[str, Tensor], ready: Ready) -> Tens
     device = ready.graph.x.device.type
     with torch.autocast(device, torch.bfloat16, enabled=ready.precision == "bfloat16"):
         return net.logits(state, ready.graph)[ready.nodes].to(ready.graph.x.dtype)
+
+
+def shard_scores(net: Architecture, state: Mapping[str, Tensor], plan: Plan, swap: Swap) -> Tensor:
+    """Class scores of a rank's own share of the asked nodes, which all ranks compute at once, (n, C)."""
+    return torch.from_numpy(Pass(net, plan, _arrays(net, state), keep=False, swap=swap).forward())
+
+
+def begun(
+    net: Architecture, state: Mapping[str, Tensor], ready: Plan | AttentionPlan, swap: Swap | None = None
+) -> Pass | AttentionPass:
+    """A pass forward and backward of a state that needs no gradient by itself; `swap`: as in `Pass`."""
+    if isinstance(ready, AttentionPlan):
+        return AttentionPass(net, ready, _arrays(net, state), keep=True)
+    return Pass(net, ready, _arrays(net, state), keep=True, swap=swap)
 
 
 def logits(net: Architecture, state: Mapping[str, Tensor], plan: Plan) -> Tensor:
@@ -65,16 +99,25 @@ class Line:
     plan: Plan
     start: Dense
     end: Dense
+    swap: Swap | None = None
 
     @classmethod
-    def between(cls, net: Architecture, start: Mapping[str, Tensor], end: Mapping[str, Tensor], plan: Plan) -> Line:
-        """The line between two states; what `plan.space` has room for is taken from there."""
-        return cls(plan, *(first_product(net, _arrays(net, state), plan) for state in (start, end)))
+    def between(
+        cls,
+        net: Architecture,
+        start: Mapping[str, Tensor],
+        end: Mapping[str, Tensor],
+        plan: Plan,
+        swap: Swap | None = None,
+    ) -> Line:
+        """The line between two states; what `plan.space` has room for is taken from there. `swap`: as in `Pass`."""
+        first, last = (first_product(net, _arrays(net, state), plan) for state in (start, end))
+        return cls(plan, first, last, swap)
 
     def scores(self, net: Architecture, state: Mapping[str, Tensor], share: float) -> Tensor:
         """Class scores (n, C) of the state share * start + (1 - share) * end, as `scores` gives, but for rounding."""
         blend = Blend(self.start, self.end, share)
-        return torch.from_numpy(Pass(net, self.plan, _arrays(net, state), keep=False, first=blend).forward())
+        return torch.from_numpy(Pass(net, self.plan, _arrays(net, state), False, blend, self.swap).forward())
 
     def close(self) -> None:
         """Give the room back."""
@@ -93,7 +136,10 @@ def warm_up(kind: str) -> None:
     for norm in ("none", "layer"):
         net = Architecture(kind, layers=3, features=4, hidden=4, classes=2, norm=norm)
         state = {name: tensor.requires_grad_() for name, tensor in net.initial_state(0).items()}
-        scores(net, state, prepared(net, view)).sum().backward()  # type: ignore[no-untyped-call]
+        ready = prepared(net, view)
+        scores(net, state, ready).sum().backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():  # whose kernels are given other arrays
+            scores(net, {name: tensor.detach() for name, tensor in state.items()}, ready)
 
 
 class _Logits(torch.autograd.Function):
@@ -111,4 +157,4 @@ class _Logits(torch.autograd.Function):
         run: Pass = ctx.run
         del ctx.run  # its buffers are overwritten: there is no second backward
         grads = run.backward(grad.contiguous().numpy())
-        return None, None, *(torch.from_numpy(grads[name]) for name in run.net.shapes())
+        return None, None, *(torch.from_numpy(grads[name]).to(grad) for name in run.net.shapes())

@@ -22,6 +22,7 @@ from gnnsoup_hpc.layerwise import Layerwise, layerwise
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import BoolArray, IntArray, Judgement, Precision, Role, State
+from gnnsoup_hpc.shards import Split
 from gnnsoup_hpc.store import files
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.subgraph import View
@@ -48,8 +49,8 @@ def accuracy(scores_nC: Tensor, labels_n: Tensor) -> float:
 
     Scores that are not finite are no prediction: such a model is right nowhere.
     """
-    predicted = _predicted(scores_nC)
-    return 0.0 if bool((predicted == NO_CLASS).any()) else int((predicted == labels_n).sum()) / len(labels_n)
+    classes = predicted(scores_nC)
+    return 0.0 if bool((classes == NO_CLASS).any()) else int((classes == labels_n).sum()) / len(labels_n)
 
 
 def of_weights(architecture: Architecture, state: State, view: View) -> float:
@@ -95,6 +96,14 @@ class Evaluator:
         """Whether the whole graph is held in memory."""
         return self._fits
 
+    def warm_up(self) -> None:
+        """Load what tells accuracies: ogb's Evaluator, for its sets."""
+        self._score(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
+
+    def forget(self) -> None:
+        """Give the graph back."""
+        self._ready = None
+
     def keep(self, whole: View) -> None:
         """Use a view of the whole graph that is in memory already."""
         self._whole = whole
@@ -127,7 +136,7 @@ class Evaluator:
         labels = ready.labels.numpy()
         line = engine.Line.between(self._net, *ends, ready)
         found = [
-            self._score(_predicted(line.scores(self._net, state, share)).numpy(), labels) for share, state in between
+            self._score(predicted(line.scores(self._net, state, share)).numpy(), labels) for share, state in between
         ]
         line.close()
         return found
@@ -138,14 +147,24 @@ class Evaluator:
 
     def marks(self, states: Sequence[State], roles: Sequence[Role]) -> list[Marks]:
         """The same, node by node: the nodes of each role, rising."""
-        roles_of = self._graph.role(0, self._graph.nodes)
         nodes = self._nodes(roles)
-        predicted = np.empty(len(nodes), dtype=np.int64)
+        classes = np.empty(len(nodes), dtype=np.int64)
         for first, scores in self._scores(states, nodes, roles):
-            predicted[first : first + len(scores)] = _predicted(scores).cpu().numpy()
-        labels = self._graph.y(0, self._graph.nodes)[nodes]
-        mine = [roles_of[nodes] == role for role in roles]
-        return [self._marked(predicted[chosen], labels[chosen]) for chosen in mine]
+            classes[first : first + len(scores)] = predicted(scores).cpu().numpy()
+        return self.marked(classes, roles)
+
+    def marked(self, classes: IntArray, roles: Sequence[Role]) -> list[Marks]:
+        """What predicted classes of all nodes of some roles, rising, (n,), are worth on each role's."""
+        nodes = self._nodes(roles)
+        roles_of, labels = self._graph.role(0, self._graph.nodes)[nodes], self._graph.y(0, self._graph.nodes)[nodes]
+        return [self._marked(classes[roles_of == role], labels[roles_of == role]) for role in roles]
+
+    def shard(self, roles: Sequence[Role], split: Split) -> Ready:
+        """What scores of a rank's own share of the same nodes are computed on; other features are not even read."""
+        nodes = self._nodes(roles)
+        labels = torch.from_numpy(self._graph.y(0, self._graph.nodes)[nodes])
+        view = View(stream.structure(self._graph, range(self._graph.parts)), torch.from_numpy(nodes), labels)
+        return engine.prepared(self._net, view, None, self._precision, split, self._graph.x_of)
 
     def judged(self, state: State, role: Role) -> Judgement:
         """Accuracy and mean cross-entropy in nats of one model on the nodes of a role.
@@ -154,30 +173,30 @@ class Evaluator:
         """
         nodes = self._nodes((role,))
         labels = self._graph.y(0, self._graph.nodes)[nodes]
-        predicted, losses = np.empty(len(nodes), dtype=np.int64), np.empty(len(nodes))
+        classes, losses = np.empty(len(nodes), dtype=np.int64), np.empty(len(nodes))
         for first, scores in self._scores([state], nodes, (role,)):
             span = slice(first, first + len(scores))
-            predicted[span] = _predicted(scores).cpu().numpy()
+            classes[span] = predicted(scores).cpu().numpy()
             losses[span] = functional.cross_entropy(
                 scores.double().cpu(), torch.from_numpy(labels[span]), reduction="none"
             ).numpy()
-        return Judgement(self._score(predicted, labels), float(losses.mean()))
+        return Judgement(self._score(classes, labels), float(losses.mean()))
 
     def _nodes(self, roles: Sequence[Role]) -> IntArray:
         """The nodes of some roles, rising."""
         return np.flatnonzero(np.isin(self._graph.role(0, self._graph.nodes), [int(role) for role in roles]))
 
-    def _score(self, predicted: IntArray, labels: IntArray) -> float:
-        if (predicted == NO_CLASS).any():
+    def _score(self, classes: IntArray, labels: IntArray) -> float:
+        if (classes == NO_CLASS).any():
             return 0.0
         kind, _, name = self._graph.source.partition(":")
         if kind == "ogb":
-            return catalogue.accuracy(name, predicted, labels)
-        return int((predicted == labels).sum()) / len(labels)
+            return catalogue.accuracy(name, classes, labels)
+        return int((classes == labels).sum()) / len(labels)
 
-    def _marked(self, predicted: IntArray, labels: IntArray) -> Marks:
-        finite = not (predicted == NO_CLASS).any()
-        return Marks(self._score(predicted, labels), (predicted == labels) & finite)
+    def _marked(self, classes: IntArray, labels: IntArray) -> Marks:
+        finite = not (classes == NO_CLASS).any()
+        return Marks(self._score(classes, labels), (classes == labels) & finite)
 
     def _scores(self, states: Sequence[State], nodes: IntArray, roles: Sequence[Role]) -> Iterator[tuple[int, Tensor]]:
         """(place among `nodes`, scores from there on); of several models, a multiple of their mean output."""
@@ -221,7 +240,7 @@ def _layer_by_layer(
                 yield first, scores
 
 
-def _predicted(scores_nC: Tensor) -> Tensor:
+def predicted(scores_nC: Tensor) -> Tensor:
     """The class of the highest score, (n,); NO_CLASS where scores are not finite."""
     finite = torch.isfinite(scores_nC).all(1)
     return torch.where(finite, scores_nC.argmax(1), NO_CLASS)

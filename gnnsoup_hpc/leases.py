@@ -135,6 +135,16 @@ def _is_free(path: Path, watch: Watch) -> bool:
     return True
 
 
+def clear(path: Path) -> None:
+    """Remove the lease at `path` if it is seen to be over, and what killed processes have left of it.
+
+    For work that is done, whose lease nobody asks for any more. What cannot be removed stays; nobody heeds it.
+    """
+    with suppress(OSError):
+        _is_free(path, Watch())
+    processes.sweep(path.parent, path.name)
+
+
 def is_over(path: Path) -> bool:
     """Whether the lease at `path` exists and its holder is gone or silent, as far as one look can tell."""
     try:
@@ -190,7 +200,7 @@ def _identity() -> dict[str, object]:
 
 def _create(path: Path, text: str) -> bool:
     """Put `text` at `path` in one step, unless something is there."""
-    private = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    private = processes.private(path, uuid.uuid4().hex)
     try:
         private.write_text(text, encoding="utf-8")
         os.link(private, path)
@@ -210,7 +220,7 @@ def _create(path: Path, text: str) -> bool:
 
 def _remove_if(path: Path, text: str) -> None:
     """Remove the lease if it says `text`; a lease that somebody else took meanwhile stays."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    aside = processes.private(path, uuid.uuid4().hex)
     try:
         if _look(path)[0] != text:
             return
@@ -225,7 +235,7 @@ def _remove_if(path: Path, text: str) -> None:
 
 def _age(path: Path, renewed: float) -> float:
     """How long ago that was, on the clock of the file system that holds `path`."""
-    probe = path.with_name(f".clock.{uuid.uuid4().hex}")
+    probe = processes.private(path, f"clock.{uuid.uuid4().hex}")
     probe.touch()
     try:
         return probe.stat().st_mtime - renewed

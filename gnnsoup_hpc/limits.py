@@ -91,13 +91,18 @@ def decided_training(job: Job, sizes: Sizes, limit: Limit) -> tuple[Job, list[De
     return with_clusters(job, clusters), demands
 
 
-def decided_souping(job: Job, sizes: Sizes, limit: Limit) -> tuple[Job, list[Demand]]:
-    """The job with soup.pls.union chosen, and what its methods need."""
+def decided_souping(job: Job, sizes: Sizes, limit: Limit, ranks: int = 1) -> tuple[Job, list[Demand]]:
+    """The job with soup.pls.union chosen, and what its methods need of each of so many ranks.
+
+    The union does not depend on their number, nor does a soup.
+    """
     count = job.train.ingredients
     shelf = budget.total(budget.shelf(sizes.net, count))
     demands = [Demand(f"{count} ingredients, and accuracies layer by layer", shelf + budget.layer_by_layer(sizes))]
     if "ls" in job.soup.methods:
-        demands.append(Demand("ls, on the whole graph,", budget.learned(sizes, count), _pls_instead(job, sizes, limit)))
+        shared = ranks > 1 and budget.splits(sizes.net, sizes.on_device)
+        what = f"ls, on a share of the whole graph for each of {ranks} ranks," if shared else "ls, on the whole graph,"
+        demands.append(Demand(what, budget.learned(sizes, count, ranks), _pls_instead(job, sizes, limit)))
 
     def work(size: int) -> int:
         return _partition_learned(job, sizes, size)
@@ -139,8 +144,10 @@ def refuse_before_graph(limit: Limit) -> None:
         )
 
 
-def way(sizes: Sizes, memory: int) -> str:
-    """How accuracies are told within so many bytes, in words."""
+def way(sizes: Sizes, memory: int, ranks: int = 1) -> str:
+    """How accuracies are told within so many bytes of each of so many ranks, in words."""
+    if ranks > 1 and budget.splits(sizes.net, sizes.on_device) and budget.inference(sizes, True, ranks) <= memory:
+        return f"in memory, on a share of the graph for each of {ranks} ranks"
     if budget.inference(sizes) <= memory:
         return "in memory"
     nodes, net = sizes.whole.nodes, sizes.net

@@ -20,7 +20,7 @@ from gnnsoup_hpc.measure import Meter, host_bytes
 from gnnsoup_hpc.partition import Cut, metis
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.records import IndexArray, IntArray
-from gnnsoup_hpc.rows import save
+from gnnsoup_hpc.rows import save, save_text
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -34,7 +34,7 @@ def metis_apart(folder: Path, meter: Meter, log: Log) -> Cut:
     def cut(indptr: IntArray, indices: IndexArray, weights: IntArray, job: PartitionJob) -> IntArray:
         for name, array in (("indptr", indptr), ("indices", indices), ("weights", weights)):
             save(folder / f"{name}.npy", array)
-        (folder / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
+        save_text(folder / "job.json", job.model_dump_json())
         log.say(f"prepare: METIS cuts {len(indptr) - 1} nodes, {len(indices) // 2} edges into {job.parts} parts")
         _run(_command(folder), log)
         meter.book_child(json.loads((folder / "peak.json").read_text(encoding="utf-8")))
@@ -72,7 +72,7 @@ def main(folder: Path) -> None:
     job = PartitionJob.model_validate_json((folder / "job.json").read_text(encoding="utf-8"))
     indptr, indices, weights = (np.load(folder / f"{name}.npy") for name in ("indptr", "indices", "weights"))
     save(folder / "part.npy", metis(indptr, indices, weights, job))
-    (folder / "peak.json").write_text(json.dumps(host_bytes("VmHWM")), encoding="utf-8")
+    save_text(folder / "peak.json", json.dumps(host_bytes("VmHWM")))
 
 
 if __name__ == "__main__":

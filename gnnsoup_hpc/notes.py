@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from gnnsoup_hpc import processes
 
 
 def post(path: Path, values: Mapping[str, Any]) -> None:
     """Replace the note at `path`. Raises: OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    private = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    private = processes.private(path)
     try:
         private.write_text(json.dumps(values) + "\n", encoding="utf-8")
         os.replace(private, path)

@@ -3,22 +3,26 @@
 Both models are one computation: a layer adds up products of a matrix with a weight matrix, [mean(h) | h] of GraphSAGE,
 GCN's normalised sum of h. A lane of rows goes through all of a layer block by block: aggregated, multiplied, activated
 while it is in the core's cache. Training keeps what the backward pass needs (aggregated and hidden states), which that
-pass overwrites with their gradients. Its oracle is autograd through `Architecture.logits` on the whole subgraph.
+pass overwrites with their gradients. Where ranks split the rows, each tells the others of its border between two
+layers, and has its own share of the gradients. Its oracle is autograd through `Architecture.logits` on all of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gnnsoup_hpc.compiled import rowwise
-from gnnsoup_hpc.crew import Crew, blocks
+from gnnsoup_hpc.crew import Crew, Span, blocks
 from gnnsoup_hpc.dense import product_in
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.plan import Plan
-from gnnsoup_hpc.records import Dense
+from gnnsoup_hpc.records import Dense, IndexArray
+
+Moves = Sequence[tuple[int, IndexArray, IndexArray]]  # another rank, rows that go there, rows that come from there
+Swap = Callable[[Dense, Moves], None]  # sends rows of a matrix, and puts what comes in its place there
 
 _ROWS = 1536  # of a block: what one step writes the next finds in the core's own cache
 _FIRST = "first"  # names the gradient of all weights of the first layer, side by side
@@ -35,7 +39,10 @@ class Blend:
 
 
 class Pass:
-    """One forward pass and, if `keep`, its backward pass. hidden[l] is what layer l has made, (rows[l], C)."""
+    """One forward pass and, if `keep`, its backward pass. hidden[l] is what layer l has made, (rows[l], C).
+
+    `swap` exchanges border rows with other ranks, where the plan is a rank's shard.
+    """
 
     def __init__(
         self,
@@ -44,7 +51,9 @@ class Pass:
         state: Mapping[str, Dense],
         keep: bool,
         first: Blend | None = None,
+        swap: Swap | None = None,
     ) -> None:
+        self._swap = swap
         self.net, self.plan, self.state, self.keep, self._first = net, plan, state, keep, first
         self._multiply = product_in(plan.precision)
         self._dtype = next(iter(state.values())).dtype
@@ -53,14 +62,21 @@ class Pass:
         self._normed: list[tuple[Dense, Dense]] = []  # before layer norm's weight, 1 / deviation
 
     def forward(self) -> Dense:
-        """Class scores, (n, C)."""
+        """Class scores of this rank's asked nodes, (n, C)."""
         with Crew() as crew:
             for layer in range(self.net.layers):
                 out = self._layer(crew, layer)
                 if layer and not self.keep:
                     self.plan.space.give(self._hidden.pop())
                 self._hidden.append(out)
-        return self._hidden.pop()
+                if layer < self.net.layers - 1:
+                    self._exchange(out, [(b.rank, *b.states[layer]) for b in self.plan.shard.borders])
+        return self._hidden.pop()[slice(*self.plan.own)]
+
+    def _exchange(self, matrix: Dense, moves: Moves) -> None:
+        """Tell other ranks the rows that they need, and put theirs in place."""
+        if self._swap is not None and moves:
+            self._swap(matrix, moves)
 
     def _layer(self, crew: Crew, layer: int) -> Dense:
         rows, last = self.plan.rows[layer], layer == self.net.layers - 1
@@ -114,14 +130,27 @@ class Pass:
         rowwise.normed(block, weight, shift, _EPS, kept[first:end], scales[first:end])
 
     def backward(self, grad: Dense) -> dict[str, Dense]:
-        """Gradients of all parameters, given that of the scores (n, C)."""
+        """Gradients of all parameters, float64, given that of the scores (n, C): what this rank's rows add to them."""
         grads: dict[str, Dense] = {}
+        grad = self._spread(grad)
         with Crew() as crew:
             for layer in range(self.net.layers - 1, -1, -1):
                 grad = self._back(crew, layer, grad, grads)
+                if layer:
+                    moves = [(b.rank, *b.gradients[layer - 1]) for b in self.plan.shard.borders]
+                    self._exchange(self._aggregated[-1], moves)
         if self.net.layers > 1:
             self.plan.space.give(grad)
         return grads
+
+    def _spread(self, grad: Dense) -> Dense:
+        """The gradient of the scores, in the places of the last layer's rows."""
+        start, stop = self.plan.own
+        if stop - start == self.plan.rows[-1]:
+            return grad
+        out = self._empty(self.plan.rows[-1], grad.shape[1])
+        out[start:stop] = grad
+        return out
 
     def _back(self, crew: Crew, layer: int, above: Dense, grads: dict[str, Dense]) -> Dense:
         """Gradients of one layer's parameters, and of what it gave to its activation, which is returned.
@@ -134,11 +163,12 @@ class Pass:
         of_aggregated = None if last else self._aggregated.pop()
         normed = self._normed.pop() if self._norms(layer) else None
 
-        def lane(start: int, stop: int) -> dict[str, Dense]:
+        def section(*spans: Span) -> dict[str, Dense]:
             totals = self._totals(layer)
             piece = self._empty(*totals[self._matrices_of(layer)[0]].shape)
             scratch = self._empty(_ROWS, self.net.hidden)
-            for first, end in blocks(start, stop, _ROWS):
+            every = [block for span in spans for block in blocks(*span, _ROWS)]
+            for first, end in every:
                 block = mine[first:end]
                 if of_aggregated is not None:
                     self._below(layer, first, end, (above, of_aggregated), scratch)
@@ -147,11 +177,11 @@ class Pass:
                     weight, shift = f"norms.{layer}.weight", f"norms.{layer}.bias"
                     kept, scales = normed[0][first:end], normed[1][first:end]
                     rowwise.through_norm(block, self.state[weight], kept, scales, totals[weight], totals[shift])
-                self._add(layer, first, end, block, totals, None if first == start else piece)
+                self._add(layer, first, end, block, totals, None if first == every[0][0] else piece)
             return totals
 
-        pieces = crew.each(lane, self.plan.lanes(layer) if last else self.plan.layers[layer].transpose.lanes)
-        found = {name: _summed([piece[name] for piece in pieces]) for name in pieces[0]}
+        pieces = crew.each(section, self.plan.sections(layer))
+        found = {name: _summed(shape, [piece[name] for piece in pieces]) for name, shape in self._shapes(layer).items()}
         if layer == 0:  # of the first hop's two halves in GraphSAGE
             names = weights_of(self.net, 0)
             found |= dict(zip(names, np.split(found.pop(_FIRST), len(names), 1), strict=True))
@@ -173,11 +203,18 @@ class Pass:
 
     def _totals(self, layer: int) -> dict[str, Dense]:
         """Room for a lane's gradients; those of matrices are first written, then added to."""
-        vectors = [name for name in self._of(layer) if self.state[name].ndim == 1]
-        totals = {name: np.zeros(self.state[name].shape, self._dtype) for name in vectors}
+        shapes = self._shapes(layer)
+        rooms = {name: self._empty(*shape) for name, shape in shapes.items()}
+        for name, room in rooms.items():
+            if name not in self._matrices_of(layer):
+                room[...] = 0
+        return rooms
+
+    def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
+        """Of a layer's gradients."""
+        vectors = {name: self.state[name].shape for name in self._of(layer) if self.state[name].ndim == 1}
         width = self.plan.first.shape[1] if layer == 0 else self.net.hidden
-        channels = self.net.widths(layer)[1]
-        return totals | {name: self._empty(channels, width) for name in self._matrices_of(layer)}
+        return vectors | {name: (self.net.widths(layer)[1], width) for name in self._matrices_of(layer)}
 
     def _matrices_of(self, layer: int) -> list[str]:
         """Names of the gradients of matrices: of the first layer one for all that the first hop is multiplied by."""
@@ -226,11 +263,12 @@ def weights_of(net: Architecture, layer: int) -> list[str]:
     return [f"convs.{layer}.{name}" for name in names]
 
 
-def _summed(pieces: list[Dense]) -> Dense:
-    """Their sum in their order, in the first of them."""
-    for piece in pieces[1:]:
-        pieces[0] += piece
-    return pieces[0]
+def _summed(shape: tuple[int, ...], pieces: list[Dense]) -> Dense:
+    """Their sum in float64, where the order of so few does not tell."""
+    total = np.zeros(shape)
+    for piece in pieces:
+        total += piece
+    return total
 
 
 def first_product(net: Architecture, state: Mapping[str, Dense], plan: Plan) -> Dense:

@@ -3,37 +3,38 @@
 Nodes are ordered by their distance, along in-edges, from the nodes that are asked for. So what layer l makes is needed
 of the first rows[l] nodes alone, the rows of a layer come first among its columns, and one CSR structure holds every
 layer's: of each row all entries, of its transpose those below a bound. The first hop of GCN and GraphSAGE depends on
-no weight and is part of the plan. (PyG and DGL call such a structure a message flow graph.)
+no weight and is part of the plan. (PyG and DGL call such a structure a message flow graph.) Of several ranks, each has
+the plan of its shard, where others' rows are empty until their ranks send them (shards.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from gnnsoup_hpc.compiled import structure
 from gnnsoup_hpc.compiled.first import looped_degrees, means_beside_own, normalised_sums, side_by_side
 from gnnsoup_hpc.compiled.sums import scaled_sums
-from gnnsoup_hpc.crew import Crew, Space, Span, cut
+from gnnsoup_hpc.crew import ROW_WORK, Crew, Space, Span
 from gnnsoup_hpc.pool import Pool
-from gnnsoup_hpc.records import Dense, IndexArray, Precision
+from gnnsoup_hpc.records import Dense, FloatArray, IndexArray, IntArray, Precision
+from gnnsoup_hpc.shards import Scale, Shard, Split
 from gnnsoup_hpc.subgraph import Subgraph, View
 
-Scale = npt.NDArray[Any]  # (rows,) or empty for 1 everywhere
+Rows = Callable[[IntArray], FloatArray]  # features of the nodes of some ids
 
 
 @dataclass(frozen=True)
 class Sums:
     """diag(row_scale) A diag(column_scale) for a CSR structure A, as a product with dense matrices on the CPU.
 
-    Shapes: start, end (rows,), indices (entries,). `lanes` cut the rows into shares of about equal work.
+    Shapes: start, end (rows,), indices (entries,).
     """
 
     start: IndexArray
@@ -41,7 +42,6 @@ class Sums:
     indices: IndexArray
     row_scale: Scale
     column_scale: Scale
-    lanes: tuple[Span, ...]
 
     def into(self, first: int, last: int, x: Dense, out: Dense, add: bool = False) -> None:
         """Rows first to last - 1 of the product with x (columns, C), into out (last - first, C), on this thread.
@@ -63,11 +63,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Plan:
-    """Shapes: rows (L,), those that each layer makes; first (rows[0], width); labels (rows[-1],).
+    """Shapes: rows (L,), those that each layer makes; first (rows[0], width); labels (n,), of all asked nodes.
 
     first: what the first weights multiply: [mean(x) | x] of GraphSAGE, the normalised sum of GCN. layers: of the
     layers after the first. size: nodes of the subgraph. space: for hidden states, kept from pass to pass.
-    precision: of dense products.
+    precision: of dense products. shard: which rows are this rank's; without borders, all.
     """
 
     rows: tuple[int, ...]
@@ -75,31 +75,52 @@ class Plan:
     layers: tuple[Layer, ...]
     labels: Tensor
     size: int
+    shard: Shard
     space: Space = field(default_factory=Space)
     precision: Precision = "float32"
 
-    def lanes(self, layer: int) -> tuple[Span, ...]:
-        """Shares of the rows that a layer makes."""
-        return self.layers[layer - 1].sums.lanes if layer else cut(np.zeros(self.rows[0] + 1, dtype=np.int64))
+    def sections(self, layer: int) -> list[tuple[Span, ...]]:
+        """This rank's rows of a layer, in sections: a rank's sums run over each by itself."""
+        found = (spans[: len(self.rows) - layer] for spans in self.shard.sections)
+        return [spans for spans in found if any(start < stop for start, stop in spans)]
+
+    def lanes(self, layer: int) -> list[Span]:
+        """The same rows in shares for threads."""
+        return [(start, stop) for spans in self.sections(layer) for start, stop in spans if start < stop]
+
+    @property
+    def own(self) -> Span:
+        """This rank's rows of the last layer."""
+        spans = [spans[0] for spans in self.shard.sections]
+        return (spans[0][0], spans[-1][1]) if spans else (0, 0)
 
     @classmethod
-    def of(cls, view: View, kind: str, depth: int, space: Space | None = None) -> Plan:
-        """The plan of `depth` layers of kind gcn or sage for a view on the CPU.
+    def of(
+        cls,
+        view: View,
+        kind: str,
+        depth: int,
+        space: Space | None = None,
+        split: Split | None = None,
+        x_of: Rows | None = None,
+        row_work: Sequence[int] | None = None,
+    ) -> Plan:
+        """The plan of `depth` layers of kind gcn or sage for a view on the CPU, or of a rank's shard of it.
 
-        Nothing of the view is kept but its labels; `first` takes its memory from the view's pool, if it has one.
+        Nothing of the view is kept but its labels; `first` takes its memory from the view's pool, if it has one. With
+        `x_of`, features of the shard's nodes are asked of it, and the view's are not looked at. row_work: as in
+        `Shard.of`, from which ranks get about equal work.
+        Shapes: view.nodes (n,), rising.
         """
         graph, gcn = view.graph, kind == "gcn"
         indptr, indices = graph.adjacency.indptr.numpy(), graph.adjacency.indices.numpy()
-        order = np.empty(graph.adjacency.nodes, dtype=indices.dtype)
-        local = np.full(graph.adjacency.nodes, -1, dtype=indices.dtype)
-        counts = structure.reached(indptr, indices, view.nodes.numpy(), depth - 1, order, local)
-        rows = tuple(int(count) for count in counts[::-1])
-        order = order[: rows[0]]
         scale = _scale(kind, indptr, indices, graph.x.numpy().dtype)
-        first = _first(graph, kind, order, scale)
-        inner = structure.renumbered(indptr, indices, order[: max(rows[1:], default=0)], local, gcn)
-        layers = _layers(kind, rows, inner, scale[order])
-        return cls(rows, first, layers, view.labels, graph.adjacency.nodes, space or Space())
+        shard = Shard.of((indptr, indices), scale, view.nodes.numpy(), row_work or [ROW_WORK] * depth, split)
+        rows = tuple(int(count) for count in shard.counts[::-1])
+        first = _first(graph, kind, shard, x_of)
+        inner = structure.renumbered(shard.indptr, shard.indices, shard.order[: shard.inner], shard.place, gcn)
+        layers = _layers(kind, rows, inner, shard.scale[shard.order])
+        return cls(rows, first, layers, view.labels, graph.adjacency.nodes, shard.bare, space or Space())
 
 
 def _scale(kind: str, indptr: IndexArray, indices: IndexArray, dtype: Any) -> Scale:
@@ -111,24 +132,27 @@ def _scale(kind: str, indptr: IndexArray, indices: IndexArray, dtype: Any) -> Sc
     return np.divide(1, root, out=root)
 
 
-def _first(graph: Subgraph, kind: str, order: IndexArray, scale: Scale) -> Tensor:
-    """[mean(x) | x] or GCN's normalised sum of the rows `order`."""
-    x, hop = graph.x.numpy(), None if graph.hop is None else graph.hop.numpy()
+def _first(graph: Subgraph, kind: str, shard: Shard, x_of: Rows | None) -> Tensor:
+    """[mean(x) | x] or GCN's normalised sum of the shard's rows; of others' rows, nothing."""
+    if shard.ids is None:
+        x, hop = graph.x.numpy(), None if graph.hop is None else graph.hop.numpy()
+    else:
+        x = graph.x.numpy()[shard.ids] if x_of is None else x_of(shard.ids)
+        hop = None if graph.hop is None else graph.hop.numpy()[shard.ids]
     width = x.shape[1] if hop is None else hop.shape[1]
-    shape = len(order), width if kind == "gcn" else 2 * width
-    out = (graph.pool or Pool()).array("first", shape, scale.dtype)
-    indptr, indices = graph.adjacency.indptr.numpy(), graph.adjacency.indices.numpy()
+    shape = len(shard.order), width if kind == "gcn" else 2 * width
+    out = (graph.pool or Pool()).array("first", shape, shard.scale.dtype)
     own = x if kind == "sage" else np.empty((len(x), 0), dtype=x.dtype)
     kernel = normalised_sums if kind == "gcn" else means_beside_own
 
     def fill(first: int, last: int) -> None:
         if hop is None:
-            kernel(first, last, order, indptr, indices, scale, x, out)
+            kernel(first, last, shard.order, shard.indptr, shard.indices, shard.scale, x, out)
         else:
-            side_by_side(first, last, order, hop, own, out)
+            side_by_side(first, last, shard.order, hop, own, out)
 
     with Crew() as crew:
-        crew.each(fill, cut(np.concatenate([[0], np.cumsum(np.diff(indptr)[order])])))
+        crew.each(fill, [span for spans in shard.sections for span in spans])
     return torch.from_numpy(out)
 
 
@@ -142,8 +166,8 @@ def _layers(kind: str, rows: Sequence[int], inner: tuple[IndexArray, IndexArray]
         end = structure.ends_below(by_column, sources, columns, mine)
         layers.append(
             Layer(
-                Sums(start[:mine], start[1 : mine + 1], entries, scale[:mine], column_scale, cut(start[: mine + 1])),
-                Sums(by_column[:columns], end, sources, column_scale, scale[:mine], cut(by_column[: columns + 1])),
+                Sums(start[:mine], start[1 : mine + 1], entries, scale[:mine], column_scale),
+                Sums(by_column[:columns], end, sources, column_scale, scale[:mine]),
             )
         )
     return tuple(layers)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from gnnsoup_hpc import graphs, leases
+from gnnsoup_hpc import graphs, leases, processes
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.graphs.desk import Desk
 from gnnsoup_hpc.job import Job
@@ -45,6 +45,8 @@ def prepare(job: Job, here: Place, log: Log, again: bool = False, offline: bool 
     if again and here.rank > 0:
         return
     _obtain(job, run, here, log, again, offline)
+    if here.rank == 0:
+        _tidy(run.shared_graph(graph_store.key(job)))
     with graph_store.opened(run.graph, job, verify=here.rank == 0) as graph:
         changed = graphs.changed(graph.source_files) if here.rank == 0 else None
         if changed:
@@ -80,6 +82,12 @@ def _obtain(job: Job, run: RunDir, here: Place, log: Log, again: bool, offline: 
             log.say(f"prepare: waiting for {leases.holder(lease)}, who prepares {shared}")
             said = True
         time.sleep(POLL_SECONDS)
+
+
+def _tidy(shared: Path) -> None:
+    """Remove what killed processes have left of a graph that is made: features may be as large as the graph."""
+    leases.clear(shared.with_suffix(".lease"))
+    processes.sweep(shared.parent, shared.name)
 
 
 def _is_there(shared: Path, job: Job, log: Log) -> bool:

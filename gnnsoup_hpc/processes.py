@@ -1,9 +1,11 @@
-"""Which process this is, among all that may look at a run's files, and whether another one lives."""
+"""Which process this is, among all that may look at a run's files, whether another one lives, and what it left."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +44,32 @@ def life(pid: int) -> Life | None:
     except OSError:
         return None
     return Life(fields[0], fields[19])
+
+
+def private(path: Path, what: str = "") -> Path:
+    """A name beside `path` that no other process uses, and that tells whose it is; what: of several, which."""
+    return path.with_name(f".{path.name}{what and f'.{what}'}.{_label()}.{os.getpid()}")
+
+
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove what processes that are gone have left under private names in `folder`: beside `name`, or all.
+
+    Only of processes that would be seen from here. What cannot be removed stays; nothing depends on it.
+    """
+    for left in folder.glob(f".{name or '*'}.*{_label()}.*"):
+        pid = left.name.rpartition(".")[2]
+        if not pid.isdecimal() or life(int(pid)) is not None:
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                left.unlink()
+
+
+def _label() -> str:
+    """Of all processes that see each other."""
+    return f"{socket.gethostname()}-{namespace()}"
 
 
 def _boot() -> str:

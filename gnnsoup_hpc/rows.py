@@ -112,6 +112,12 @@ def save(path: Path, array: npt.NDArray[Any]) -> None:
         np.save(path, array)
 
 
+def save_text(path: Path, text: str) -> None:
+    """Write a text. Raises: RunError where it cannot be written."""
+    with _writing(path):
+        path.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     try:

@@ -34,6 +34,12 @@ def whole(graph: GraphFile, role: Role) -> View:
     return union_of_parts(graph, range(graph.parts), role)
 
 
+def structure(graph: GraphFile, chosen: Sequence[int]) -> Subgraph:
+    """The same subgraph, features without columns: whoever needs some of them reads those."""
+    found = _structure(graph, graph.runs_of(chosen), Pool())
+    return Subgraph(torch.empty(found.nodes, 0), found)
+
+
 def same_graph(graph: GraphFile, view: View, role: Role) -> View:
     """Another role's view of the whole graph that `view` holds, sharing its features and structure."""
     nodes = np.flatnonzero(graph.role(0, graph.nodes) == role)

@@ -39,6 +39,7 @@ ORDER = [
     "alignment",
     "graphs partition preparation models",
     "plan",
+    "shards",
     "run_dir ranks subgraph measure leases progress seeds sampling notes",
     "rows pool processes signals launchers",
     "job kernels crew compiled dense",

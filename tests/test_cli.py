@@ -9,7 +9,7 @@ import pytest
 from gnnsoup_hpc import __version__, cli
 from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc.__main__ import main
-from gnnsoup_hpc.errors import FileError, Interrupted, JobError, SoupError
+from gnnsoup_hpc.errors import FileError, Interrupted, JobError, Preempted, SoupError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.ranks import Place
 from gnnsoup_hpc.report.__main__ import main as report_main
@@ -27,7 +27,8 @@ def failing(error: BaseException) -> int:
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(JobError("no"), 2), (FileError("no"), 1), (SoupError("no"), 1), (Interrupted("no"), 130)]
+    ("error", "code"),
+    [(JobError("no"), 2), (FileError("no"), 1), (SoupError("no"), 1), (Interrupted("no"), 130), (Preempted("no"), 75)],
 )
 def test_an_error_is_one_line_and_an_exit_code(error: SoupError, code: int, capsys: Captured) -> None:
     assert failing(error) == code
@@ -75,6 +76,14 @@ def test_version_is_printed(capsys: Captured) -> None:
         main(["--version"])
     assert ended.value.code == 0
     assert __version__ in capsys.readouterr().out
+
+
+def test_help_tells_the_exit_codes(capsys: Captured) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for code in (1, 2, 3, 75, 130):
+        assert f" {code} " in said.partition("exit codes:")[2]
 
 
 def test_no_command_is_a_usage_error(capsys: Captured) -> None:

@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, Protocol, Self, TypeVar
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, field_validator, model_serializer
 
 from gnnsoup_hpc.job.base import Section, Seed
-
-if TYPE_CHECKING:
-    from gnnsoup_hpc.job.sections import Job
 
 SweptName = Literal["gis", "ls", "pls"]
 SWEPT: tuple[SweptName, ...] = ("gis", "ls", "pls")
@@ -54,12 +51,34 @@ class SweepJob(Section):
         return bool(self.seed or self.gis or self.ls or self.pls)
 
 
+class Sweepable(Protocol):
+    """What a sweep asks of a job, which is a section above this one."""
+
+    @property
+    def sweep(self) -> SweepJob:
+        """The lists."""
+
+    @property
+    def soup(self) -> Any:
+        """The methods' own values."""
+
+    def model_dump(self, *, exclude: set[str]) -> dict[str, Any]:
+        """As tables."""
+
+    @classmethod
+    def model_validate(cls, obj: Any) -> Self:
+        """From tables."""
+
+
+JobType = TypeVar("JobType", bound=Sweepable)
+
+
 @dataclass(frozen=True)
-class Cell:
+class Cell(Generic[JobType]):
     """One combination. job: the whole job with these values and without a sweep; values: what was swept, by its key."""
 
     method: SweptName
-    job: Job
+    job: JobType
     values: Mapping[str, Any]
 
     @property
@@ -68,12 +87,13 @@ class Cell:
         return ", ".join(f"{key} = {value}" for key, value in self.values.items())
 
 
-def grids(job: Job) -> dict[SweptName, tuple[Cell, ...]]:
+def grids(job: JobType) -> dict[SweptName, tuple[Cell[JobType], ...]]:
     """The cells of each method that is swept, in the order of the lists, the last key's values changing fastest.
 
     Raises: ValueError where the sweep names what there is not, or a combination makes no valid job.
     """
-    sweep, found = job.sweep, {}
+    sweep = job.sweep
+    found: dict[SweptName, tuple[Cell[JobType], ...]] = {}
     for method in SWEPT:
         lists = _lists(job, method)
         if not lists:
@@ -92,7 +112,7 @@ def grids(job: Job) -> dict[SweptName, tuple[Cell, ...]]:
     return found
 
 
-def _lists(job: Job, method: SweptName) -> dict[str, tuple[Any, ...]]:
+def _lists(job: Sweepable, method: SweptName) -> dict[str, tuple[Any, ...]]:
     """What is swept of a method: its seeds, then its own fields."""
     own: dict[str, tuple[Any, ...]] = getattr(job.sweep, method)
     known = type(getattr(job.soup, method)).model_fields
@@ -106,7 +126,7 @@ def _lists(job: Job, method: SweptName) -> dict[str, tuple[Any, ...]]:
     return ({"seed": job.sweep.seed} if seeds else {}) | own
 
 
-def _job(job: Job, method: SweptName, values: Mapping[str, Any]) -> Job:
+def _job(job: JobType, method: SweptName, values: Mapping[str, Any]) -> JobType:
     """The job with a combination in place. Raises: ValueError where that is no valid job."""
     tree = job.model_dump(exclude={"sweep"})
     own = {key: value for key, value in values.items() if key != "seed"}

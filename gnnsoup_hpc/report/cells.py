@@ -24,7 +24,7 @@ from gnnsoup_hpc.store.report import Columns
 class Tried:
     """A cell and what came of it. soup: None where it failed, or is not there yet."""
 
-    cell: Cell
+    cell: Cell[Job]
     soup: Soup | None
     selected: bool
 
@@ -52,12 +52,12 @@ def tried(run: RunDir, job: Job, soups: Sequence[Soup]) -> tuple[Tried, ...]:
     return tuple(found)
 
 
-def cells_of(job: Job, method: str) -> tuple[Cell, ...]:
+def cells_of(job: Job, method: str) -> tuple[Cell[Job], ...]:
     """The cells of a method; none where it is not swept."""
     return next((cells for name, cells in grids(job).items() if name == method), ())
 
 
-def options(cell: Cell) -> dict[str, Any]:
+def options(cell: Cell[Job]) -> dict[str, Any]:
     """What the soup of a cell says that it was made with."""
     soup = cell.job.soup
     own: dict[str, Any] = getattr(soup, cell.method).model_dump(mode="json")
@@ -95,7 +95,7 @@ def _cell_columns(rows: Sequence[Tried]) -> Columns:
     }
 
 
-def _named(cell: Cell, key: str) -> str:
+def _named(cell: Cell[Job], key: str) -> str:
     """A swept key as a field of [soup]."""
     return key if key == "seed" else f"{cell.method}.{key}"
 

@@ -107,16 +107,16 @@ def within_limit(job: Job, here: Place, graph: GraphFile, device: torch.device, 
     """
     architecture = Architecture.of(job.model, graph.features, graph.classes)
     sizes, limit = Sizes.of(graph, architecture, device.type == "cuda"), Limit.of(job, here)
-    job, demands = limits.decided_souping(job, sizes, limit)
+    job, demands = limits.decided_souping(job, sizes, limit, here.size)
     limits.refuse(limit, demands)
     memory = max(0, limit.room - budget.total(budget.shelf(architecture, job.train.ingredients)))
-    log.say(f"soup: {limits.said(limit, demands, limits.way(sizes, memory))}")
+    log.say(f"soup: {limits.said(limit, demands, limits.way(sizes, memory, here.size))}")
     return job, memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
-    parser = argparse.ArgumentParser(prog="python -m gnnsoup_hpc.soup", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m gnnsoup_hpc.soup", description=__doc__, epilog=cli.EXIT_CODES)
     cli.add_job(parser)
     cli.add_memory_limit(parser)
     parser.add_argument("--again", action="store_true", help="make all soups anew, also those that are there")

@@ -20,7 +20,6 @@ from gnnsoup_hpc.job import LearnedJob
 from gnnsoup_hpc.records import Mixture, Step
 from gnnsoup_hpc.soup.keeping import Best, HeldOut, Keeper, Last, Mean
 from gnnsoup_hpc.soup.kitchen import Kitchen
-from gnnsoup_hpc.soup.mixing import mixed
 from gnnsoup_hpc.soup.optimisers import descended, searched
 from gnnsoup_hpc.soup.weighing import alpha_of, distance_to_uniform, start_of
 
@@ -142,7 +141,7 @@ class _Objective:
         if natural:  # the value is alpha's, the gradient passes to the point as it is
             raw = point.view(self._shape)
             alpha = alpha.detach() + (raw - raw.detach())
-        told = self._kitchen.loss(mixed(self._kitchen.shelf, alpha, options.alpha), view, options.logit_scale, mask)
+        told = self._kitchen.loss(alpha, options.alpha, view, options.logit_scale, mask)
         total = told.loss
         if options.regularise:
             total = total + options.regularise * distance_to_uniform(alpha)

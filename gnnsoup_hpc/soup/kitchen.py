@@ -6,27 +6,25 @@ A kitchen has no test label, so a method cannot leak one by accident.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import repeat
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gnnsoup_hpc import engine, stream
-from gnnsoup_hpc.crew import Space
+from gnnsoup_hpc import stream
 from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.measure import COUNTS
 from gnnsoup_hpc.progress import Bar, Log
-from gnnsoup_hpc.records import Role, State
+from gnnsoup_hpc.records import Grouping
 from gnnsoup_hpc.seeds import numpy_generator
 from gnnsoup_hpc.soup.calibration import best_scale
+from gnnsoup_hpc.soup.joint import Unions
 from gnnsoup_hpc.soup.shelf import Shelf
 from gnnsoup_hpc.soup.station import Station, Taste
 from gnnsoup_hpc.soup.team import Team
-from gnnsoup_hpc.subgraph import View
 
 Trace = Callable[[int, Tensor], None]
 
@@ -55,7 +53,6 @@ class Kitchen:
         self._team = team
         self._log = log
         self.seed = seed
-        self._space = Space()  # of one union after the other
         self.trace = trace
         self.counts = dict.fromkeys(COUNTS, 0)
 
@@ -95,9 +92,8 @@ class Kitchen:
         return self.accuracies([Taste(row[None]) for row in torch.eye(self.ingredients, dtype=torch.float64)])
 
     def whole_for_ever(self) -> Generator[Ready]:
-        """Endless stream of the whole graph."""
-        while True:
-            yield self._station.whole
+        """Endless stream of the whole graph, or of this rank's part of it where ranks compute on it together."""
+        yield from self._views(None)
 
     def unions(
         self, size: int, steps: int | None = None, prefetch: bool = True, exact: bool = False
@@ -107,18 +103,24 @@ class Kitchen:
         With `prefetch`, a thread reads the next one meanwhile; close the stream to end it. With `exact`, the first hop
         is the whole graph's. Time is booked on "graph" while the consumer waits.
         """
-        station = self._station
-        generator = numpy_generator(self.seed, 1)
-        drawn = islice(stream.draws(station.graph.validation_counts, size, generator), steps)
-        with ExitStack() as stack:
-            hop = None
-            if exact:
-                with station.meter.phase("graph"):
-                    hop = stack.enter_context(station.first_hop(lambda line: self._log.say(f"soup: {line}")))
-            made = stream.unions(station.graph, drawn, Role.VALIDATION, self._prepared, prefetch, hop)
-            stack.enter_context(closing(made))
-            while union := self._next(made):
-                yield union.pop()  # kept under no name, or its memory could not be used again
+        if exact:
+            with self._station.meter.phase("graph"), self._station.first_hop(self._say):
+                pass  # made, where it is not there
+        yield from self._views(Unions(self.seed, size, steps, prefetch, exact))
+
+    def _views(self, which: Unions | None) -> Generator[Ready]:
+        """One view after the other; each is kept under no name, or its memory could not be used again."""
+        with self._team.views(self._station, which) as turn:
+            while view := self._next(turn):
+                yield view.pop()
+
+    def _next(self, turn: Callable[[], Ready | None]) -> list[Ready]:
+        with self._station.meter.phase("graph"):
+            view = turn()
+            return [] if view is None else [view]
+
+    def _say(self, line: str) -> None:
+        self._log.say(f"soup: {line}")
 
     def kept_out(self, share: float, where: str, size: int | None = None) -> Iterator[Tensor | None]:
         """A mask (n,) of held-out validation nodes for each view of `whole_for_ever`, or of `unions(size)`; or None.
@@ -144,21 +146,18 @@ class Kitchen:
         mask[numpy_generator(self.seed, 2, part).permutation(count)[: int(share * count)]] = True
         return mask.to(self.device)
 
-    def _next(self, made: Iterator[Ready]) -> list[Ready]:
-        with self._station.meter.phase("graph"):
-            return list(islice(made, 1))
+    def loss(
+        self, alpha_GN: Tensor, by: Grouping, view: Ready, scaled: bool = False, kept_out: Tensor | None = None
+    ) -> Told:
+        """Mean cross-entropy of a mixture on a view's validation nodes, differentiable in alpha; the accuracy there.
 
-    def _prepared(self, view: View) -> Ready:
-        return engine.prepared(self._station.architecture, view.to(self.device), self._space, self._station.precision)
-
-    def loss(self, state: State, view: Ready, scaled: bool = False, kept_out: Tensor | None = None) -> Told:
-        """Mean cross-entropy on the view's validation nodes, and the accuracy there.
+        The view is the last one that a stream of this kitchen's gave, or one that it needs no other rank for.
 
         `scaled`: of logits times the scale with the lowest loss. Nodes of the mask `kept_out` (n,) have no part in
         either; their own mean is told beside it.
         """
         self._count("forward", view)
-        logits = engine.scores(self._station.architecture, state, view)
+        logits = self._team.scores(self._station, alpha_GN, by, view)
         with torch.no_grad():
             right = int((logits.argmax(1) == view.labels).sum()) / len(view.labels)
         fit, labels = (logits, view.labels) if kept_out is None else (logits[~kept_out], view.labels[~kept_out])

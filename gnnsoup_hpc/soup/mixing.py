@@ -6,6 +6,7 @@ mixture does not depend on the number of threads or ranks. Source: arXiv 2503.11
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gnnsoup_hpc.compiled import mixing as kernels
-from gnnsoup_hpc.records import Grouping, IntArray, State
+from gnnsoup_hpc.records import Dense, Grouping, IntArray, State
 from gnnsoup_hpc.soup.shelf import Shelf
 
 
@@ -28,11 +29,23 @@ def mixed(shelf: Shelf, alpha_GN: Tensor, by: Grouping) -> State:
     return shelf.state(row)
 
 
+def gradient(shelf: Shelf, grads: Mapping[str, Dense], by: Grouping) -> Tensor:
+    """The gradient in alpha, (G, N) float64, of gradients in the parameters of a mixture on the CPU."""
+    row = np.empty(shelf.weights.shape[1])
+    for name, (start, stop) in shelf.spans.items():
+        row[start:stop] = grads[name].reshape(-1)
+    bounds = np.array([0, *(stop for _, stop in shelf.groups(by).values())])
+    products = torch.empty(len(bounds) - 1, len(shelf), dtype=torch.float64)
+    kernels.inner_products(row, shelf.weights.numpy(), bounds, products.numpy())
+    return products
+
+
 def warm_up() -> None:
     """Compile, or load, the kernels, so that the first method to be measured is not blamed for it."""
     alpha = torch.ones(1, 1, dtype=torch.float64, requires_grad=True)
     row: Tensor = _Mix.apply(alpha, torch.ones(1, 4), torch.tensor([4]))  # type: ignore[no-untyped-call]
     row.sum().backward()  # type: ignore[no-untyped-call]
+    kernels.inner_products(np.ones(4), np.ones((1, 4), dtype=np.float32), np.array([0, 4]), np.empty((1, 1)))
 
 
 class _Mix(torch.autograd.Function):

@@ -9,16 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc import first_hop
+from gnnsoup_hpc import budget, engine, first_hop, measure, stream
 from gnnsoup_hpc.alignment import permuted
+from gnnsoup_hpc.budget import Sizes
 from gnnsoup_hpc.diagnosis.scales import Load, Scales
 from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.evaluate import Evaluator, Marks
 from gnnsoup_hpc.measure import Meter
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Alignment, Grouping, Judgement, Precision, Role, State
+from gnnsoup_hpc.plan import Plan
+from gnnsoup_hpc.records import Alignment, Grouping, IntArray, Judgement, Precision, Role, State
 from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.soup.mixing import mixed
+from gnnsoup_hpc.shards import Split
+from gnnsoup_hpc.soup import mixing
 from gnnsoup_hpc.soup.shelf import Shelf
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store.first_hop import FirstHop
@@ -53,11 +56,20 @@ class Station:
         self._run = run
         self._ids = tuple(ids)
         self._shelf: Shelf | None = None
+        self._shard: tuple[tuple[Role, ...], Plan] | None = None
         self.alignment: Alignment | None = None
         self._memory = memory
         self.precision = precision
         self._evaluator = self._new_evaluator(precision)
         self.meter = Meter(device)
+
+    def warm_up(self) -> None:
+        """Load and compile what methods compute with, so that the first to be measured is not blamed for it."""
+        measure.warm_up(self.device)
+        engine.warm_up(self.architecture.kind)
+        mixing.warm_up()
+        stream.warm_up()
+        self._evaluator.warm_up()
 
     @property
     def size(self) -> int:
@@ -68,6 +80,16 @@ class Station:
     def streams(self) -> bool:
         """Whether the whole graph does not fit, so that accuracies are told layer by layer."""
         return not self._evaluator.fits
+
+    @property
+    def splits(self) -> bool:
+        """Whether ranks can make one pass together, each on the rows of its own nodes."""
+        return budget.splits(self.architecture, self.device.type != "cpu")
+
+    def fits_shared(self, ranks: int) -> bool:
+        """Whether accuracies can be told by so many ranks together, each with its share of the graph in memory."""
+        sizes = Sizes.of(self.graph, self.architecture)
+        return self.splits and budget.inference(sizes, line=True, ranks=ranks) <= self._memory
 
     @property
     def shelf(self) -> Shelf:
@@ -91,22 +113,35 @@ class Station:
         """Of the whole graph, what scores of validation nodes are computed on."""
         return self._ready((Role.VALIDATION,))
 
+    def shard(self, split: Split, roles: Sequence[Role] = (Role.VALIDATION,)) -> Plan:
+        """Of the whole graph, what scores of this rank's share of some roles' nodes are computed on."""
+        if self._shard is None or self._shard[0] != tuple(roles):
+            self._shard = None  # before the next one is built, as is the whole graph
+            self._evaluator.forget()
+            with self.meter.phase("graph"):
+                ready = self._evaluator.shard(roles, split)
+            assert isinstance(ready, Plan), "only what has a plan is split"
+            self._shard = tuple(roles), ready
+        return self._shard[1]
+
     def first_hop(self, say: Callable[[str], None]) -> AbstractContextManager[FirstHop]:
         """The first hop of the whole graph, open; made first where it is not there."""
         kind = self.architecture.kind
         return first_hop.opened(self.graph, kind, self._run.first_hop(kind), say, self._memory)
 
     def _ready(self, roles: Sequence[Role]) -> Ready:
+        self._shard = None
         with self.meter.phase("graph"):
             return self._evaluator.ready(roles)
 
     def state(self, taste: Taste) -> State | None:
         """The weights of a mixture; None for an ensemble, which is no one model."""
-        return None if taste.of == "predictions" else self._mixed(taste)
+        return None if taste.of == "predictions" else self.mixture(taste.alpha, taste.by)
 
     @torch.no_grad()
-    def _mixed(self, taste: Taste) -> State:
-        return mixed(self.shelf, taste.alpha.to(self.device), taste.by)
+    def mixture(self, alpha_GN: Tensor, by: Grouping) -> State:
+        """The weights that alpha mixes."""
+        return mixing.mixed(self.shelf, alpha_GN.to(self.device), by)
 
     def accuracy(self, taste: Taste) -> float:
         """Exact accuracy of a mixture on the validation nodes."""
@@ -117,8 +152,8 @@ class Station:
         tastes = [Taste(share * start + (1.0 - share) * end) for share in shares]
         if self._evaluator.fits:
             self._ready((Role.VALIDATION,))  # read here, where its time is booked
-        between = ((share, self._mixed(taste)) for share, taste in zip(shares, tastes, strict=True))
-        ends = self._mixed(Taste(start)), self._mixed(Taste(end))
+        between = ((share, self.mixture(taste.alpha, taste.by)) for share, taste in zip(shares, tastes, strict=True))
+        ends = self.mixture(start, "model"), self.mixture(end, "model")
         return self._evaluator.line_accuracies(ends, between, Role.VALIDATION)
 
     def marks(self, taste: Taste, roles: Sequence[Role]) -> list[Marks]:
@@ -131,6 +166,10 @@ class Station:
         chosen = taste.alpha[0].nonzero().flatten().tolist()
         return self._evaluator.marks([self.shelf.state(self.shelf.weights[i]) for i in chosen], roles)
 
+    def marked(self, classes: IntArray, roles: Sequence[Role]) -> list[Marks]:
+        """What predicted classes of all nodes of some roles are worth on each role's."""
+        return self._evaluator.marked(classes, roles)
+
     def weighed(self, loads: Sequence[Load]) -> list[Judgement]:
         """Accuracy and loss on validation nodes of means of ingredients, read from their files and not the shelf."""
         scales = Scales(self._run, self.architecture, self.device, self._evaluator)
@@ -141,6 +180,6 @@ class Station:
 
     def clear(self, exact: bool = False) -> None:
         """Give the graph and the ingredients back, and begin to measure afresh; `exact`: in float32 from now on."""
-        self._shelf = None
+        self._shelf = self._shard = None
         self._evaluator = self._new_evaluator("float32" if exact else self.precision)
         self.meter = Meter(self.device)

@@ -54,7 +54,7 @@ def refuse_what_does_not_fit(job: Job, here: Place, graph: GraphFile, device: to
 class Dish:
     """A cell with what it takes to make it."""
 
-    cell: Cell
+    cell: Cell[Job]
     stove: Stove
     recipe: Recipe
 
@@ -93,7 +93,7 @@ class Sweep:
         self._dishes = {method: tuple(self._dish(cell) for cell in cells) for method, cells in grids(stove.job).items()}
         self._known: set[Path] = set()
 
-    def _dish(self, cell: Cell) -> Dish:
+    def _dish(self, cell: Cell[Job]) -> Dish:
         stove = replace(self._stove, job=cell.job, team=Team(None, torch.get_num_threads()))
         return Dish(cell, stove, stove.recipe(configured(cell.job.soup)[cell.method]))
 
@@ -110,7 +110,7 @@ class Sweep:
 
         Ranks begin at different cells, so that they rarely ask for the same lease.
         """
-        self._stove.warm_up()
+        self._stove.station.warm_up()
         board, watch = Board(self._stove.run, self._here, self._stove.log), Watch()
         dishes = list(self._all())
         first = self._here.rank * len(dishes) // self._here.size

@@ -7,15 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gnnsoup_hpc import engine, stream
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.job import Job, grids
-from gnnsoup_hpc.measure import warm_up
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.records import Role, Soup
 from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.soup import mixing
 from gnnsoup_hpc.soup.kitchen import Kitchen
 from gnnsoup_hpc.soup.methods import configured
 from gnnsoup_hpc.soup.protocol import SoupMethod
@@ -47,7 +44,8 @@ class Stove:
         Not those of a sweep (sweep.py).
         """
         methods, swept = configured(self.job.soup), grids(self.job)
-        self.warm_up()
+        self.team.tell("warm")
+        self.station.warm_up()
         for name in self.job.soup.methods:
             if name in swept:
                 continue
@@ -63,25 +61,18 @@ class Stove:
                 f" {soup.validation_accuracy:.4f}, test {soup.test_accuracy:.4f}"
             )
 
-    def warm_up(self) -> None:
-        """Load and compile what is loaded and compiled once, so that no method is charged with it."""
-        warm_up(self.station.device)
-        engine.warm_up(self.job.model.kind)
-        mixing.warm_up()
-        stream.warm_up()
-
     def cook(self, method: SoupMethod, recipe: Recipe) -> Soup:
         """One method, measured from cold: neither graph nor ingredients are in memory when it begins."""
-        self.team.tell("clear")
-        self.station.clear()
+        self._clear()
         kitchen = Kitchen(self.station, self.team, self.job.soup.seed, self.log)
         with self.station.meter as meter:
             mixture = method.cook(kitchen)
             taste = Taste(mixture.alpha, mixture.by, mixture.of)
             state = self.station.state(taste)
-        self.station.clear(exact=True)
-        validation, test = self.station.marks(taste, (Role.VALIDATION, Role.TEST))  # here alone is a test label seen
-        self.station.clear()
+        self._clear(exact=True)
+        roles = Role.VALIDATION, Role.TEST
+        validation, test = self.team.marks(self.station, taste, roles)  # here alone is a test label seen
+        self._clear()
         return Soup(
             method=method.name,
             source=method.source,
@@ -98,6 +89,11 @@ class Stove:
             alignment=self.station.alignment,
             test_right=np.packbits(test.right),
         )
+
+    def _clear(self, exact: bool = False) -> None:
+        """On every rank."""
+        self.team.tell("clear", exact)
+        self.station.clear(exact)
 
     def _is_there(self, recipe: Recipe) -> bool:
         path = self.run.soup(recipe.method)

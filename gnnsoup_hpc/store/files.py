@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from gnnsoup_hpc import __version__
+from gnnsoup_hpc import __version__, processes
 from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.hashing import canonical
 from gnnsoup_hpc.store.reserved import ReservedFile
@@ -41,10 +41,10 @@ def published(path: Path) -> Iterator[Path]:
 
     Raises: RunError where the folder cannot be written or the disk is full; `path` is then as it was.
     """
-    private = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    private = processes.private(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        processes.sweep(path.parent, path.name)
         try:
             yield private
             _sync(private)
@@ -77,10 +77,10 @@ def check_writable(path: Path) -> None:
 @contextmanager
 def scratch(path: Path) -> Iterator[Path]:
     """Yield a private folder beside `path`, for what its making does not keep in memory; it is removed afterwards."""
-    private = path.with_name(f".{path.name}.scratch.{socket.gethostname()}.{os.getpid()}")
+    private = processes.private(path, "scratch")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        processes.sweep(path.parent, path.name)
         private.mkdir(exist_ok=True)
     except OSError as error:
         raise RunError(f"{private} cannot be made: {error.strerror}; make the folder writable") from None
@@ -88,18 +88,6 @@ def scratch(path: Path) -> Iterator[Path]:
         yield private
     finally:
         shutil.rmtree(private, ignore_errors=True)
-
-
-def _sweep(path: Path) -> None:
-    """Remove what processes of this host that were killed while they wrote `path` have left behind."""
-    for left in path.parent.glob(f".{path.name}.*{socket.gethostname()}.*"):
-        pid = left.name.rpartition(".")[2]
-        if not pid.isdecimal() or Path("/proc", pid).exists():
-            continue
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
 
 
 def set_aside(path: Path) -> Path:

@@ -31,7 +31,7 @@ def train(job: Job, here: Place, offline: bool = False, souping: bool = False) -
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
-    parser = argparse.ArgumentParser(prog="python -m gnnsoup_hpc.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m gnnsoup_hpc.train", description=__doc__, epilog=cli.EXIT_CODES)
     cli.add_job(parser)
     cli.add_memory_limit(parser)
     cli.add_offline(parser)

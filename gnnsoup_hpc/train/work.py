@@ -26,6 +26,7 @@ from gnnsoup_hpc.train.keeper import OvertakenError
 from gnnsoup_hpc.train.loop import train
 from gnnsoup_hpc.train.noticeboard import Board
 from gnnsoup_hpc.train.starts import Starts
+from gnnsoup_hpc.train.tidy import tidy
 
 POLL_SECONDS = 1.0
 
@@ -54,6 +55,8 @@ def train_all(job: Job, here: Place, device: torch.device, log: Log, souping: bo
     paths = [run.ingredient(index) for index in range(job.train.ingredients)]
     if missing or gathered.names(run.gathered) != [path.stem for path in paths]:
         gathered.gather(run.gathered, paths, starts.initial, job)
+    if here.rank == 0:
+        tidy(run, ["trunk", *map(_work, range(job.train.ingredients))])
 
 
 def _warn_of_copies(job: Job, log: Log) -> None:
@@ -68,7 +71,7 @@ def _within_limit(job: Job, run: RunDir, here: Place, sizes: Sizes, log: Log, so
     """The job with train.clusters chosen; said and refused only where something is left to be trained or souped."""
     limit, job = Limit.of(job, here), ingredient_store.settled(job, run)
     resolved_job, training = limits.decided_training(job, sizes, limit)
-    souped = limits.decided_souping(job, sizes, limit)[1] if souping else []
+    souped = limits.decided_souping(job, sizes, limit, here.size)[1] if souping else []
     there = all(run.ingredient(index).exists() for index in range(job.train.ingredients))
     if there and (run.trunk.exists() or not job.train.trunk_epochs):
         limits.refuse(limit, souped)

@@ -17,7 +17,6 @@ from gnnsoup_hpc.records import Mixture
 from gnnsoup_hpc.soup.fitting import Served, fitted
 from gnnsoup_hpc.soup.methods.learned import Learned
 from gnnsoup_hpc.soup.methods.partition_learned import PartitionLearned
-from gnnsoup_hpc.soup.mixing import mixed
 from gnnsoup_hpc.soup.optimisers import descended, searched
 from gnnsoup_hpc.soup.weighing import alpha_of, distance_to_uniform, start_of
 from tests import pantry
@@ -96,7 +95,7 @@ def loss_at(job: Job, mixture: Mixture) -> float:
     with pantry.station(job) as station:
         kitchen = pantry.kitchen(station)
         with torch.no_grad():
-            return float(kitchen.loss(mixed(kitchen.shelf, mixture.alpha, mixture.by), station.whole).loss)
+            return float(kitchen.loss(mixture.alpha, mixture.by, station.whole).loss)
 
 
 @pytest.mark.parametrize("optimiser", NEW)
@@ -155,7 +154,7 @@ def gradient(job: Job, holdout: float, flip: str) -> tuple[float, Tensor]:
         if flip:
             labels[changed] = (labels[changed] + 1) % 3
         alpha = torch.full((2, 3), 1 / 3, dtype=torch.float64, requires_grad=True)
-        found = kitchen.loss(mixed(kitchen.shelf, alpha, "layer"), station.whole, False, mask)
+        found = kitchen.loss(alpha, "layer", station.whole, False, mask)
         kitchen.backward(found.loss, station.whole)
     assert alpha.grad is not None
     return float(found.loss), alpha.grad
@@ -205,7 +204,7 @@ def test_held_out_choice_is_the_lowest_held_out_loss(stock: Job, optimiser: str)
         mask = next(kitchen.kept_out(0.5, "x"))
 
         def held_out(alpha: Tensor) -> float:
-            return kitchen.loss(mixed(kitchen.shelf, alpha, "layer"), station.whole, False, mask).held_out
+            return kitchen.loss(alpha, "layer", station.whole, False, mask).held_out
 
         with torch.no_grad():
             chosen = held_out(mixture.alpha)

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from queue import Queue
-from typing import Any
 
 import pytest
 import torch
 
 from gnnsoup_hpc.soup.station import Taste
 from gnnsoup_hpc.soup.team import Team, serve
-
-
-class World:
-    """One rank's end of a communicator; messages travel through queues."""
-
-    def __init__(self, rank: int, size: int, post: defaultdict[tuple[int, int], Queue[Any]]) -> None:
-        self.rank, self.size, self._post = rank, size, post
-
-    def send(self, message: Any, dest: int) -> None:
-        self._post[self.rank, dest].put(message)
-
-    def iprobe(self, source: int) -> bool:
-        return not self._post[source, self.rank].empty()
-
-    def recv(self, source: int) -> Any:
-        return self._post[source, self.rank].get()
+from tests.world import worlds
 
 
 class Scale:
@@ -42,6 +24,9 @@ class Scale:
         self.tasted += 1
         return float(taste.alpha[0, 0])
 
+    def fits_shared(self, ranks: int) -> bool:
+        return False
+
     def clear(self, exact: bool = False) -> None:
         self.cleared += 1
 
@@ -49,15 +34,12 @@ class Scale:
 @contextmanager
 def team_of(size: int) -> Iterator[tuple[Team, list[Scale]]]:
     """A team whose other ranks serve until they are told to leave."""
-    post: defaultdict[tuple[int, int], Queue[Any]] = defaultdict(Queue)
-    worlds = [World(rank, size, post) for rank in range(size)]
-    for pair in ((a, b) for a in range(size) for b in range(size)):
-        post[pair] = Queue()
-    scales = [Scale() for _ in worlds]
-    helpers = [threading.Thread(target=serve, args=pair) for pair in zip(worlds[1:], scales[1:], strict=True)]
+    ours = worlds(size)
+    scales = [Scale() for _ in ours]
+    helpers = [threading.Thread(target=serve, args=pair) for pair in zip(ours[1:], scales[1:], strict=True)]
     for helper in helpers:
         helper.start()
-    team = Team(worlds[0] if size > 1 else None, threads_shared=1)  # type: ignore[arg-type]
+    team = Team(ours[0] if size > 1 else None, threads_shared=1)  # type: ignore[arg-type]
     try:
         yield team, scales
     finally:

@@ -1,0 +1,151 @@
+"""Joint passes of LS and PLS: from alphas to class scores and back, each rank on the rows of its own nodes.
+
+What travels is alphas (G, N), border rows between layers (shards.py), class scores of asked nodes with their gradients,
+and gradients of alpha, (G, N) float64. No graph, no weights and no gradient of weights does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from gnnsoup_hpc import engine, evaluate, stream
+from gnnsoup_hpc.attention.passes import Pass as AttentionPass
+from gnnsoup_hpc.attention.plan import AttentionPlan
+from gnnsoup_hpc.crew import Space, Span
+from gnnsoup_hpc.engine import Ready
+from gnnsoup_hpc.passes import Pass, Swap
+from gnnsoup_hpc.plan import Plan
+from gnnsoup_hpc.records import Dense, Grouping, IntArray, Role, State
+from gnnsoup_hpc.seeds import numpy_generator
+from gnnsoup_hpc.shards import Split
+from gnnsoup_hpc.soup import mixing
+from gnnsoup_hpc.soup.station import Station, Taste
+from gnnsoup_hpc.subgraph import View
+
+
+@dataclass(frozen=True)
+class Unions:
+    """Which unions of parts are gone through: `steps` of `size` random parts, or without end.
+
+    prefetch: a thread reads the next one meanwhile. exact: the first hop is the whole graph's.
+    """
+
+    seed: int
+    size: int
+    steps: int | None = None
+    prefetch: bool = True
+    exact: bool = False
+
+
+class Side:
+    """One rank's side: its views one after the other, and one pass at a time."""
+
+    def __init__(self, station: Station, split: Split | None = None, swap: Swap | None = None) -> None:
+        self._station, self._split, self._swap = station, split, swap
+        self._space = Space()  # of one union after the other
+        self._views: Generator[Ready] | None = None
+        self._ready: Ready | None = None
+        self._pass: Pass | AttentionPass | None = None
+        self._by: Grouping = "model"
+
+    def open(self, unions: Unions | None) -> None:
+        """Begin to go through unions; None: the whole graph again and again."""
+        self._views = self._whole() if unions is None else self._unions(unions)
+
+    def turn(self) -> Ready | None:
+        """The next view, in place of the last one, whose memory it may use; None after the last."""
+        assert self._views is not None
+        self._ready = self._pass = None
+        for ready in islice(self._views, 1):
+            self._ready = ready
+        return self._ready
+
+    def close(self) -> None:
+        """Be done with views."""
+        if self._views is not None:
+            self._views.close()
+        self._views = self._ready = self._pass = None
+
+    def _whole(self) -> Generator[Ready]:
+        whole = self._station.whole if self._split is None else self._station.shard(self._split)
+        while True:
+            yield whole
+
+    def _unions(self, which: Unions) -> Generator[Ready]:
+        station = self._station
+        draws = stream.draws(station.graph.validation_counts, which.size, numpy_generator(which.seed, 1))
+        with ExitStack() as stack:
+            hop = stack.enter_context(station.first_hop(lambda line: None)) if which.exact else None
+            drawn = islice(draws, which.steps)
+            made = stream.unions(station.graph, drawn, Role.VALIDATION, self._prepared, which.prefetch, hop)
+            yield from stack.enter_context(closing(made))
+
+    def _prepared(self, view: View) -> Ready:
+        station = self._station
+        view = view.to(station.device)
+        return engine.prepared(station.architecture, view, self._space, station.precision, self._split)
+
+    @torch.no_grad()
+    def classes(self, tastes: Sequence[Taste], roles: Sequence[Role]) -> list[IntArray]:
+        """Of each mixture, predicted classes of this rank's share of the nodes of some roles, (n,)."""
+        return [self._classes(taste, self._shard(roles)) for taste in tastes]
+
+    def _classes(self, taste: Taste, plan: Plan) -> IntArray:
+        station = self._station
+        state = station.state(taste)
+        if state is not None:
+            return self._predicted(self._scores(state, plan))
+        total = torch.zeros(plan.own[1] - plan.own[0], station.architecture.classes)
+        for index in taste.alpha[0].nonzero().flatten().tolist():
+            total += self._scores(station.shelf.state(station.shelf.weights[index]), plan).softmax(1)
+        return self._predicted(total)
+
+    def _scores(self, state: State, plan: Plan) -> Tensor:
+        assert self._swap is not None
+        return engine.shard_scores(self._station.architecture, state, plan, self._swap)
+
+    def along(self, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[IntArray]:
+        """The same of share * start + (1 - share) * end, alphas (1, N) of whole models, on validation nodes."""
+        station, plan = self._station, self._shard((Role.VALIDATION,))
+        first, last = (station.mixture(alpha, "model") for alpha in (start, end))
+        line = engine.Line.between(station.architecture, first, last, plan, self._swap)
+        found = []
+        for share in shares:
+            state = station.mixture(share * start + (1.0 - share) * end, "model")
+            found.append(self._predicted(line.scores(station.architecture, state, share)))
+        line.close()
+        return found
+
+    def _shard(self, roles: Sequence[Role]) -> Plan:
+        assert self._split is not None
+        return self._station.shard(self._split, roles)
+
+    @staticmethod
+    def _predicted(scores: Tensor) -> IntArray:
+        found: IntArray = evaluate.predicted(scores).numpy()
+        return found
+
+    def forward(self, alpha_GN: Tensor, by: Grouping, ready: Ready | None = None) -> tuple[Span, Dense]:
+        """Class scores (n, C) of this rank's asked nodes of a view, and which of all asked nodes these are.
+
+        ready: the view; None for the one in turn.
+        """
+        ready = self._ready if ready is None else ready
+        assert isinstance(ready, Plan | AttentionPlan), "a view on a GPU has no pass of its own"
+        state = self._station.mixture(alpha_GN, by)
+        self._by = by
+        self._pass = engine.begun(self._station.architecture, state, ready, self._swap)
+        asked = ready.shard.asked if isinstance(ready, Plan) else (0, len(ready.labels))
+        return asked, self._pass.forward()
+
+    def backward(self, grad: Dense) -> Tensor:
+        """What this rank's rows add to the gradient of alpha, (G, N) float64, given that of its class scores."""
+        assert self._pass is not None
+        grads, self._pass = self._pass.backward(grad), None
+        return mixing.gradient(self._station.shelf, grads, self._by)

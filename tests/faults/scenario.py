@@ -1,0 +1,109 @@
+"""A whole run in steps, as small as it can be, in which the package writes all that it ever writes to a run.
+
+Each step is a command as a user gives it. What large graphs alone would bring about is brought about here: METIS's
+arrays travel as files, features are drawn block by block, evaluation spills.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from gnnsoup_hpc import metis_apart, prepare
+from gnnsoup_hpc.errors import DivergedError
+from gnnsoup_hpc.evaluate import Evaluator
+from gnnsoup_hpc.train import work
+from gnnsoup_hpc.train.loop import train
+from tests.faults import kit
+
+JOB = """\
+name = "tiny"
+[graph]
+source = "synthetic:arxiv"
+[graph.synthetic]
+scale = 0.001
+[partition]
+parts = 4
+[model]
+hidden = 4
+[train]
+ingredients = 2
+batch = "cluster"
+trunk_epochs = 2
+checkpoint_seconds = 1e-9
+epochs = 2
+[soup]
+align = "weights"
+[soup.gis]
+granularity = 2
+[soup.ls]
+epochs = 2
+[soup.pls]
+epochs = 2
+union = 2
+first_hop = "exact"
+[machine]
+threads = 1
+"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, and what is done to the run before it."""
+
+    name: str
+    words: tuple[str, ...]
+    hurt: Callable[[Path], None] = lambda root: None
+    ends: int = 0  # exit code when undisturbed
+
+
+def _damage_trained(root: Path) -> None:
+    for path in (root / "ingredients/0001.h5", root / "trunk.h5", root / "initial.h5", root / "ingredients.h5"):
+        kit.flip(path, 0.5)
+
+
+def _damage_souped(root: Path) -> None:
+    for path in (root / "soups/pls.h5", root / "alignment.h5", root / "first-hop-sage.h5", root / "diagnosis.h5"):
+        kit.flip(path, 0.5)
+
+
+DIVERGING = ("name=diverging", "train.trunk_epochs=0", "train.vary.learning_rate=[0.01, 999]")
+
+STEPS = (
+    Step("prepare", ("prepare", "job.toml")),
+    Step("train", ("train", "job.toml")),
+    Step("soup", ("soup", "job.toml")),
+    Step("report", ("report", "runs/tiny")),
+    Step("train again what is damaged", ("train", "job.toml"), _damage_trained),
+    Step("train one that diverges", ("train", "job.toml", *(w for s in DIVERGING for w in ("--set", s))), ends=1),
+    Step("soup again what is damaged", ("soup", "job.toml"), _damage_souped),
+)
+
+
+@contextmanager
+def everything_on_disk() -> Iterator[None]:
+    """As if the graph were large: its cut is prepared through files, and evaluation has no room in memory."""
+    begin = Evaluator.__init__
+
+    def tight(self: Evaluator, graph: Any, net: Any, memory: int, *rest: Any, **more: Any) -> None:
+        begin(self, graph, net, 1, *rest, **more)
+
+    def cut(command: list[str], log: Any) -> None:
+        metis_apart.main(Path(command[-1]))  # in this process, which spares the start of another
+
+    def diverging(course: Any, initial: Any, how: Any, *rest: Any) -> Any:
+        if how.learning_rate == 999:
+            raise DivergedError("it diverged")
+        return train(course, initial, how, *rest)
+
+    with (
+        mock.patch.object(Evaluator, "__init__", tight),
+        mock.patch.object(work, "train", diverging),
+        mock.patch.object(metis_apart, "_run", cut),
+        mock.patch.object(prepare, "ENTRIES_TO_CUT_APART", 0),
+    ):
+        yield

@@ -1,0 +1,99 @@
+"""A full disk, a read-only one and a kill at every point at which a run's files are changed, all steps of a run.
+
+The points are not listed anywhere: they are seen while the steps run (intercept.py). What must hold after each fault:
+no file looks finished that is not; a fault that can be told ends in one clear line; the same command goes on, and
+its result is that of an undisturbed run, and nothing else is left. See docs/faults.md.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults import intercept, scenario
+from tests.faults.intercept import PACKAGE
+
+ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
+GUARD = 900  # seconds until a hang is called one
+
+WRITES = frozenset({"mkdir", "rename", "replace", "link", "symlink", "unlink", "rmdir", "touch", "utime", "save"})
+WRITES |= {"write_text", "write_bytes", "rmtree", "copyfile"}
+# Modules that write nothing of a run but elsewhere, at a user's or a set's behest.
+ELSEWHERE = ("bench/", "graphs/ogb/download.py", "graphs/pyg.py")
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What the server tells; runs lie in memory, where syncing costs nothing."""
+    library = intercept.compiled(tmp_path_factory.mktemp("library"))
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as folder:
+        results = Path(folder, "results.json")
+        words = [sys.executable, "-m", "tests.faults.server", str(library), f"{folder}/runs", str(results)]
+        done = subprocess.run(
+            words,
+            env=os.environ | ONE_THREAD | {"LD_PRELOAD": str(library)},
+            cwd=PACKAGE.parent,
+            capture_output=True,
+            text=True,
+            timeout=GUARD,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield json.loads(results.read_text())
+
+
+@pytest.mark.parametrize("step", [step.name for step in scenario.STEPS])
+def test_every_fault_at_every_point(step: str, told: dict[str, Any]) -> None:
+    chains = [each for each in told["told"] if each["step"] == step]
+    assert sum(each["faults"] for each in chains) > 0
+    assert [problem for each in chains for problem in each["problems"]] == []
+
+
+def test_every_line_that_writes_was_among_them(told: dict[str, Any]) -> None:
+    """A new line that writes must be reached by a step of scenario.py."""
+    missed = [line for line in writing_lines() if line not in set(told["lines"])]
+    assert missed == [], "give scenario.py a step that comes by"
+
+
+def writing_lines() -> list[str]:
+    """Every line of the package that calls something that writes, "store/files.py:52"."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = str(path.relative_to(PACKAGE))
+        if not name.startswith(ELSEWHERE):
+            calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+            found += [f"{name}:{call.lineno}" for call in calls if _writes(call)]
+    return found
+
+
+def _writes(call: ast.Call) -> bool:
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    texts = {
+        str(value.value)
+        for value in [*call.args, *(word.value for word in call.keywords)]
+        if isinstance(value, ast.Constant)
+    }
+    if name == "open":
+        return any(set(text) & set("wax+") and len(text) <= 3 for text in texts)
+    if name == "replace":  # of a path or of os, not of a text, a date or a dataclass
+        return (
+            isinstance(call.func, ast.Attribute)
+            and len(call.args) + len(call.keywords) <= 2
+            and not texts
+            and _path(call)
+        )
+    return name in WRITES
+
+
+def _path(call: ast.Call) -> bool:
+    return ast.unparse(call.func) == "os.replace" or (len(call.args) == 1 and not call.keywords)
