@@ -125,5 +125,6 @@ def system_python(open_mpi: str, tmp_path_factory: pytest.TempPathFactory) -> st
     folder = tmp_path_factory.mktemp("system")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     site = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
-    Path(site, "all.pth").write_text(sysconfig.get_path("purelib"))
+    # As a site of its own, for a package that is installed in place is found by a .pth file there.
+    Path(site, "all.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     return str(folder / "bin" / "python")
