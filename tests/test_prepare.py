@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 import threading
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 from gnnsoup_hpc import job as jobs
-from gnnsoup_hpc import leases, metis_apart, partition, preparation, rows
+from gnnsoup_hpc import leases, metis_apart, partition, preparation, processes, rows
 from gnnsoup_hpc import prepare as room
 from gnnsoup_hpc.errors import PartError, RunError
 from gnnsoup_hpc.job import Job
@@ -173,7 +172,8 @@ def test_where_there_are_no_hard_links_a_run_gets_a_copy(job: Job, monkeypatch: 
 def test_scratch_folders_of_the_dead_are_swept_and_none_is_left(tmp_path: Path) -> None:
     job = pantry.job_in(tmp_path)
     shared = RunDir.of(job).shared_graph(graph_store.key(job))
-    dead = shared.with_name(f".{shared.name}.scratch.{socket.gethostname()}.999999999")
+    ours = processes.private(shared, "scratch")
+    dead = ours.with_name(ours.name.removesuffix(str(os.getpid())) + "999999999")
     dead.mkdir(parents=True)
     (dead / "features").write_bytes(b"x")
     room.prepare(job, pantry.ALONE, pantry.QUIET)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from gnnsoup_hpc import __version__, hashing
+from gnnsoup_hpc import __version__, hashing, processes
 from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.store import files
 
@@ -101,16 +100,21 @@ def test_a_file_too_large_for_the_disk_is_not_begun(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def of_process(name: str, pid: int) -> str:
+    """What another process here would call its private file."""
+    return processes.private(Path(name)).name.removesuffix(str(os.getpid())) + str(pid)
+
+
 def test_what_dead_writers_left_is_swept_and_what_living_ones_write_is_not(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     dead, living, elsewhere, other = (
         tmp_path / name
         for name in (
-            f".text.{socket.gethostname()}.{ended.pid}",
-            f".text.{socket.gethostname()}.{os.getppid()}",
-            f".text.elsewhere.{ended.pid}",
-            f".other.{socket.gethostname()}.{ended.pid}",
+            of_process("text", ended.pid),
+            of_process("text", os.getppid()),
+            f".text.elsewhere-1.{ended.pid}",
+            of_process("other", ended.pid),
         )
     )
     for path in (dead, living, elsewhere, other):
