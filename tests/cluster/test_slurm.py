@@ -140,6 +140,8 @@ def test_mpirun_in_an_allocation(desk: Desk, kind: str, request: pytest.FixtureR
     launcher = {"GNNSOUP_LAUNCHER": "mpirun", "GNNSOUP_MPIRUN": request.getfixturevalue(kind)} | AS_ROOT
     if kind == "open_mpi":
         launcher["GNNSOUP_PYTHON"] = request.getfixturevalue("system_python")
+        # Two nodes on one machine would name their ranks' shared memory alike, and write into each other's.
+        launcher["OMPI_MCA_btl"] = "^vader"
     job = desk.sbatch(*TWO_NODES, TRAIN, "tiny.toml", *LONGER, **launcher)
     desk.until(lambda: desk.done() > 0 and desk.checkpoints() > 0, job)
     desk.slurm.command("scancel", "--batch", "--signal=USR1", job)
