@@ -38,11 +38,14 @@ state_of_run() {
   (cd "$logs/.." && { ls -ln --time-style=full-iso trunk.h5 ingredients checkpoints soups 2>/dev/null || true; }) | cksum
 }
 
+mpi_library() {
+  "${program[@]}" -c 'import mpi4py; mpi4py.rc.initialize = False
+from mpi4py import MPI; print(MPI.Get_library_version())' 2>/dev/null || true
+}
+
 # The plugin that the MPI library knows, of those that this Slurm has.
 mpi_plugin() {
-  local library offered wanted plugin
-  library=$("${program[@]}" -c 'import mpi4py; mpi4py.rc.initialize = False
-from mpi4py import MPI; print(MPI.Get_library_version())' 2>/dev/null) || library=
+  local offered wanted plugin
   case $library in
     *"Open MPI"*) wanted="pmix pmi2" ;;
     *CRAY*) wanted="cray_shasta pmi2" ;;
@@ -55,10 +58,21 @@ from mpi4py import MPI; print(MPI.Get_library_version())' 2>/dev/null) || librar
   echo none
 }
 
+# What starts ranks in a job: srun, but an MPICH that has its own mpirun is started by that. Slurm's pmi2 reads requests
+# of 1023 bytes; MPICH's addresses come in requests of up to 1075, and one that is too long ends the job.
+default_launcher() {
+  [[ -n ${SLURM_JOB_ID:-} ]] || return 0
+  if [[ $kind == mpi && -z ${SRUN_MPI:-}${GNNSOUP_WRAP:-} && $library == *MPICH* ]] &&
+    [[ $("$mpirun" --version 2>/dev/null) == *HYDRA* ]]; then echo mpirun; else echo srun; fi
+}
+
 # Put into `launcher` what starts a command on all ranks; `kind` is train (ranks are alone) or mpi.
 set_launcher() {
+  local mpirun=${GNNSOUP_MPIRUN:-${python%/*}/mpirun} library=
+  [[ -x $mpirun ]] || mpirun=mpirun
+  if [[ $kind == mpi && -n ${SLURM_JOB_ID:-} ]]; then library=$(mpi_library); fi
   read -ra launcher <<<"${GNNSOUP_LAUNCH_OPTIONS:-}"
-  case ${GNNSOUP_LAUNCHER:-${SLURM_JOB_ID:+srun}} in
+  case ${GNNSOUP_LAUNCHER:-$(default_launcher)} in
     srun)
       launcher=(srun ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} "${launcher[@]}")
       if [[ $kind == train ]]; then
@@ -67,8 +81,6 @@ set_launcher() {
         launcher+=("--mpi=${SRUN_MPI:-$(mpi_plugin)}" --kill-on-bad-exit=1)
       fi ;;
     mpirun)
-      local mpirun=${GNNSOUP_MPIRUN:-${python%/*}/mpirun}
-      [[ -x $mpirun ]] || mpirun=mpirun
       launcher=("$mpirun" -n "${SLURM_NTASKS:-1}" "${launcher[@]}")
       export OMPI_MCA_odls_base_sigkill_timeout=25  # Open MPI kills 1 s after SIGTERM, too soon for a checkpoint
       if [[ $kind == train && -n $batch ]]; then

@@ -44,6 +44,15 @@ def test_two_nodes_train_then_soup(desk: Desk) -> None:
     assert desk.bowl.report.exists()
 
 
+def test_srun_starts_ranks_that_find_each_other(desk: Desk, mpich: str) -> None:
+    """By Slurm's pmi2; on one node, for MPICH's addresses of several are now and then more than it reads."""
+    one_node = ("--ntasks=2", "--cpus-per-task=1")
+    job = desk.sbatch(*one_node, PIPELINE, "tiny.toml", GNNSOUP_LAUNCHER="srun")
+    assert desk.ended(job) == ["COMPLETED"], desk.said(job)
+    assert "--mpi=pmi2" in desk.said(job)
+    assert "3 ingredients, 2 ranks" in desk.said(job)
+
+
 def test_a_signal_ends_with_a_requeue_that_goes_on(desk: Desk) -> None:
     job = desk.sbatch(*TWO_NODES, TRAIN, "tiny.toml", *LONGER)
     desk.until(lambda: desk.done() > 0 and desk.checkpoints() > 0, job)
@@ -152,6 +161,7 @@ def test_mpirun_in_an_allocation(desk: Desk, kind: str, request: pytest.FixtureR
     assert Counter(DONE.findall(said)) == every_ingredient(TOTAL)
     job = desk.sbatch(*TWO_NODES, SOUP, "tiny.toml", *LONGER[:4], "--set", "soup.methods=['gis']", **launcher)
     assert desk.ended(job) == ["COMPLETED"], desk.said(job)
+    assert "mpirun" in desk.said(job)
     assert "4 ranks" in desk.said(job)
 
 
