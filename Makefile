@@ -1,7 +1,7 @@
 # Each target makes or reuses .venv by itself.
 #
 #   make demo     set-up, then the whole pipeline on the bundled graph: 8 ingredients on 2 ranks, all soups, the report
-#   make test     set-up, then all tests
+#   make test     set-up, then all tests, in WORKERS processes at once (2)
 #   make bench    set-up, then time and memory beside PyG, on the bundled graph; bench-full: more graphs, every R
 #   make check    set-up, then ruff and mypy --strict
 #   make setup    set-up alone
@@ -15,6 +15,7 @@ PYTHON ?= python3
 MPI ?= embedded
 RANKS ?= 2
 JOB ?= jobs/pubmed.toml
+WORKERS ?= 2
 VENV := .venv
 READY := $(VENV)/.ready-$(MPI)
 
@@ -34,7 +35,7 @@ demo: $(READY)
 	$(MPIRUN) -n $(RANKS) $(VENV)/bin/gnnsoup run $(JOB)
 
 test: $(READY)
-	GNNSOUP_MPIRUN="$(MPIRUN)" $(VENV)/bin/python -m pytest
+	GNNSOUP_MPIRUN="$(MPIRUN)" $(VENV)/bin/python -m pytest -n $(WORKERS)
 
 bench: $(READY)
 	$(VENV)/bin/gnnsoup bench --output bench.json

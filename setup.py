@@ -41,7 +41,7 @@ setup(
     extras_require={
         # An MPI library and mpirun from PyPI, for machines that have none of their own.
         "mpi": ["mpich>=4.2"],
-        "dev": ["pytest", "hypothesis", "mypy", "ruff", "types-tqdm"],
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "mypy", "ruff", "types-tqdm"],
     },
     entry_points={"console_scripts": ["gnnsoup = gnnsoup_hpc.__main__:main"]},
 )
