@@ -172,14 +172,14 @@ def total(*terms: Terms) -> int:
     return sum(sum(each.values()) for each in terms)
 
 
-def splits(net: Architecture, on_device: bool) -> bool:
+def splits(on_device: bool) -> bool:
     """Whether ranks can share the nodes of a subgraph that is computed on."""
-    return net.kind != "gat" and not on_device
+    return not on_device
 
 
 def _shared(sizes: Sizes, ranks: int) -> tuple[Extent, Terms]:
     """What a rank computes on of the whole graph, and what reading it takes: the whole structure is looked at."""
-    if ranks == 1 or not splits(sizes.net, sizes.on_device):
+    if ranks == 1 or not splits(sizes.on_device):
         return sizes.whole, reading(sizes.net, sizes.whole)
     mine, whole = sizes.shard(ranks), sizes.whole
     ids = np.dtype(index_type(whole.read)).itemsize
