@@ -26,6 +26,7 @@ from gnnsoup_hpc.shards import Split
 from gnnsoup_hpc.subgraph import Subgraph, View
 
 _ENTRY_WORK = 8  # of an entry's channel, forward and backward, in products that take as long
+_HEAD_WORK = 24  # of an entry's weight, in channels that take as long to sum up
 
 Planned = Plan | AttentionPlan  # what one rank computes on, or several together
 Ready = Planned | View  # what `scores` computes on
@@ -68,7 +69,7 @@ def _attention_work(net: Architecture) -> list[int]:
         early = out < width  # values are summed up, else states for each head
         products[layer if early else layer + 1] += (3 if layer else 2) * out * width
         products[layer] += 4 * net.heads * width  # scores
-        entry += out if early else net.heads * width
+        entry += (out if early else net.heads * width) + _HEAD_WORK * net.heads
     return [max(1, net.layers * work // (_ENTRY_WORK * entry)) for work in products]
 
 
