@@ -32,7 +32,8 @@ class Backward:
     """Of one layer, given the gradient of its convolution's output, (rows, channels).
 
     `norm` is that of the layer before. `along_columns` overwrites the states with the gradient of what the layer before
-    gave to its activation; before it, others' rows that attend to own columns must have theirs of `of_scores`.
+    gave to its activation; before it, others' rows that attend to own columns must have theirs of `of_scores` and
+    `of_heads`, and of `own.weights`.
     """
 
     def __init__(self, plan: AttentionPlan, own: Layer, grad: Dense, norm: Norm | None) -> None:
@@ -41,6 +42,11 @@ class Backward:
         self._grad, self._per_head = grad, own.per_head(grad)
         self.of_scores = own.empty(plan.entries(own.number), own.heads)  # of what the leaky ReLU was given
         self._of_rows = own.empty(len(grad), own.heads)  # their sums along rows
+
+    @property
+    def of_heads(self) -> Dense:
+        """Gradients of what each head, or all, made of the rows: a view, (rows, channels)."""
+        return self._per_head.reshape(-1, self._grad.shape[1])
 
     def of_rows(self) -> Totals:
         """Zeros for what `along_rows` finds."""

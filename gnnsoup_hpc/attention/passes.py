@@ -166,13 +166,11 @@ class Pass:
     def _back(self, crew: Crew, own: Layer, grad: Dense, norm: Norm | None) -> dict[str, Dense]:
         """Gradients of one layer's parameters, given that of its convolution's output, (rows, channels)."""
         shard, crossing = self._plan.shard, self._plan.crossing[own.number]
-        through_values = own.number > 0 or own.by_value
-        if through_values:
-            self._exchange(grad, self._plan.seeing(own.number))
         back = Backward(self._plan, own, grad, norm)
         totals = summed(back.of_rows(), crew.each(back.along_rows, shard.sections_of(own.number + 1)))
         self._exchange(back.of_scores, crossing)
-        if through_values and own.weights is not None:
+        if own.weights is not None and (own.number or own.by_value):  # else columns need no gradient through values
             self._exchange(own.weights, crossing)
+            self._exchange(back.of_heads, self._plan.seeing(own.number))
         totals |= summed(back.of_columns(), crew.each(back.along_columns, shard.sections_of(own.number)))
         return back.named(totals)
