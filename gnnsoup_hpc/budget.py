@@ -39,12 +39,16 @@ Terms = Mapping[str, int]  # bytes by what they are for
 
 @dataclass(frozen=True)
 class Extent:
-    """A graph, or the union of some of its parts, in numbers. read: entries of its rows; entries: those inside it."""
+    """A graph, the union of some of its parts, or a rank's share, in numbers.
+
+    read: entries of its rows; entries: those inside it; crossing: between own nodes and others', both ways.
+    """
 
     nodes: int
     read: int
     entries: int
     asked: int  # nodes that a loss is taken on
+    crossing: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ class Sizes:
         leading_out = self.cut * (1 - 1 / ranks) / max(0.5, 1 - 1 / self.parts) * whole.entries / ranks
         share = (own + others * -math.expm1(-leading_out / max(1.0, others))) / max(1, whole.nodes)
         entries = min(whole.entries, round((whole.entries + 2 * leading_out * ranks) / ranks))
-        return Extent(round(share * whole.nodes), whole.read, entries, round(share * whole.asked))
+        crossing = round(2 * leading_out)
+        return Extent(round(share * whole.nodes), whole.read, entries, round(share * whole.asked), crossing)
 
     def union(self, size: int) -> Extent:
         """The largest that a union of `size` parts can be, each of its figures by itself."""
@@ -135,13 +140,13 @@ def plan(net: Architecture, extent: Extent, keep: bool) -> Terms:
     """What is made of it: the first hop (of GAT the features), and the structure with its transpose.
 
     GCN and GraphSAGE need only the entries of rows after the first layer; GAT's transpose, with the places of its
-    entries, is there only to `keep` what a backward pass needs.
+    entries, is there only to `keep` what a backward pass needs, as are each layer's entries that cross to other ranks.
     """
     rows = reached(extent, net.layers - 1)[::-1]
     width = net.features * (2 if net.kind == "sage" else 1)
     ids = np.dtype(index_type(extent.read)).itemsize
     if net.kind == "gat":
-        entries = (extent.entries + extent.nodes) * (3 if keep else 1)
+        entries = (extent.entries + extent.nodes) * (3 if keep else 1) + net.layers * extent.crossing * keep
     else:
         later = rows[1] / max(1, extent.nodes) if net.layers > 1 else 0
         entries = 2 * round(later * (extent.entries + (extent.nodes if net.kind == "gcn" else 0)))
@@ -158,6 +163,7 @@ def states(net: Architecture, extent: Extent, keep: bool) -> Terms:
         shares = [rows[layer] / max(1, extent.nodes) for layer in range(net.layers)]
         weights = [FLOAT * net.heads * round(share * (extent.entries + extent.nodes)) for share in shares]
         scores += 4 * FLOAT * net.heads * extent.nodes + (sum(weights) + max(weights) if keep else 0)
+        scores += FLOAT * net.heads * extent.crossing  # as they are sent, or scores of border nodes
         aggregated = 0
     if not keep:
         return {"states": max(a + b for a, b in zip(made, [*made[1:], 0], strict=True)) + scores}
@@ -172,14 +178,14 @@ def total(*terms: Terms) -> int:
     return sum(sum(each.values()) for each in terms)
 
 
-def splits(net: Architecture, on_device: bool) -> bool:
+def splits(on_device: bool) -> bool:
     """Whether ranks can share the nodes of a subgraph that is computed on."""
-    return net.kind != "gat" and not on_device
+    return not on_device
 
 
 def _shared(sizes: Sizes, ranks: int) -> tuple[Extent, Terms]:
     """What a rank computes on of the whole graph, and what reading it takes: the whole structure is looked at."""
-    if ranks == 1 or not splits(sizes.net, sizes.on_device):
+    if ranks == 1 or not splits(sizes.on_device):
         return sizes.whole, reading(sizes.net, sizes.whole)
     mine, whole = sizes.shard(ranks), sizes.whole
     ids = np.dtype(index_type(whole.read)).itemsize
@@ -228,7 +234,7 @@ def inference(sizes: Sizes, line: bool = False, ranks: int = 1) -> int:
     reads, told = total(read), BASE + EVALUATED_NODE * sizes.whole.nodes
     if sizes.on_device:
         return reads + told
-    ends = 2 * FLOAT * net.widths(0)[1] * mine.nodes if line else 0
+    ends = 2 * FLOAT * net.widths(0)[1] * mine.nodes if line and net.kind != "gat" else 0
     return told + total(plan(net, everyone, keep=False)) + max(reads, ends + total(states(net, everyone, keep=False)))
 
 

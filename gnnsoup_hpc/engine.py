@@ -1,6 +1,6 @@
 """Class scores of the nodes that are asked for, differentiable in the weights: by compiled passes where there are any.
 
-GCN and GraphSAGE on a CPU run over a plan (passes.py); GAT, and everything on a GPU, through `Architecture.logits`.
+On a CPU models run over a plan (passes.py, of GAT attention/); everything on a GPU through `Architecture.logits`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from gnnsoup_hpc.shards import Split
 from gnnsoup_hpc.subgraph import Subgraph, View
 
 _ENTRY_WORK = 8  # of an entry's channel, forward and backward, in products that take as long
+_HEAD_WORK = 24  # of an entry's weight, in channels that take as long to sum up
 
-Ready = Plan | AttentionPlan | View  # what `scores` computes on
+Planned = Plan | AttentionPlan  # what one rank computes on, or several together
+Ready = Planned | View  # what `scores` computes on
 
 
 def prepared(
@@ -45,7 +47,8 @@ def prepared(
     if view.graph.x.device.type != "cpu":
         return replace(view, precision=precision)
     if net.kind == "gat":
-        return replace(AttentionPlan.of(view, net.layers), precision=precision)
+        planned = AttentionPlan.of(view, net.layers, split, x_of, _attention_work(net))
+        return replace(planned, precision=precision)
     plan = Plan.of(view, net.kind, net.layers, space, split, x_of, _row_work(net))
     return replace(plan, precision=precision)
 
@@ -56,6 +59,18 @@ def _row_work(net: Architecture) -> list[int]:
         (3 if layer else 2) * (2 if net.kind == "sage" else 1) * width * out // (_ENTRY_WORK * net.hidden)
         for layer, (width, out) in enumerate(net.widths(layer) for layer in range(net.layers))
     ]
+
+
+def _attention_work(net: Architecture) -> list[int]:
+    """The same of GAT: first of what the first layer attends to, then of each layer's rows and what the next does."""
+    products, entry = [0] * (net.layers + 1), 0
+    for layer in range(net.layers):
+        out, width = net.shapes()[f"convs.{layer}.lin.weight"]
+        early = out < width  # values are summed up, else states for each head
+        products[layer if early else layer + 1] += (3 if layer else 2) * out * width
+        products[layer] += 4 * net.heads * width  # scores
+        entry += (out if early else net.heads * width) + _HEAD_WORK * net.heads
+    return [max(1, net.layers * work // (_ENTRY_WORK * entry)) for work in products]
 
 
 def scores(net: Architecture, state: Mapping[str, Tensor], ready: Ready) -> Tensor:
@@ -69,18 +84,18 @@ def scores(net: Architecture, state: Mapping[str, Tensor], ready: Ready) -> Tens
         return net.logits(state, ready.graph)[ready.nodes].to(ready.graph.x.dtype)
 
 
-def shard_scores(net: Architecture, state: Mapping[str, Tensor], plan: Plan, swap: Swap) -> Tensor:
+def shard_scores(net: Architecture, state: Mapping[str, Tensor], plan: Planned, swap: Swap) -> Tensor:
     """Class scores of a rank's own share of the asked nodes, which all ranks compute at once, (n, C)."""
-    return torch.from_numpy(Pass(net, plan, _arrays(net, state), keep=False, swap=swap).forward())
+    return torch.from_numpy(begun(net, state, plan, swap, keep=False).forward())
 
 
 def begun(
-    net: Architecture, state: Mapping[str, Tensor], ready: Plan | AttentionPlan, swap: Swap | None = None
+    net: Architecture, state: Mapping[str, Tensor], plan: Planned, swap: Swap | None = None, keep: bool = True
 ) -> Pass | AttentionPass:
-    """A pass forward and backward of a state that needs no gradient by itself; `swap`: as in `Pass`."""
-    if isinstance(ready, AttentionPlan):
-        return AttentionPass(net, ready, _arrays(net, state), keep=True)
-    return Pass(net, ready, _arrays(net, state), keep=True, swap=swap)
+    """A pass forward and, if `keep`, backward of a state that needs no gradient by itself; `swap`: as in `Pass`."""
+    if isinstance(plan, AttentionPlan):
+        return AttentionPass(net, plan, _arrays(net, state), keep=keep, swap=swap)
+    return Pass(net, plan, _arrays(net, state), keep=keep, swap=swap)
 
 
 def logits(net: Architecture, state: Mapping[str, Tensor], plan: Plan) -> Tensor:

@@ -100,7 +100,7 @@ def decided_souping(job: Job, sizes: Sizes, limit: Limit, ranks: int = 1) -> tup
     shelf = budget.total(budget.shelf(sizes.net, count))
     demands = [Demand(f"{count} ingredients, and accuracies layer by layer", shelf + budget.layer_by_layer(sizes))]
     if "ls" in job.soup.methods:
-        shared = ranks > 1 and budget.splits(sizes.net, sizes.on_device)
+        shared = ranks > 1 and budget.splits(sizes.on_device)
         what = f"ls, on a share of the whole graph for each of {ranks} ranks," if shared else "ls, on the whole graph,"
         demands.append(Demand(what, budget.learned(sizes, count, ranks), _pls_instead(job, sizes, limit)))
 
@@ -146,7 +146,7 @@ def refuse_before_graph(limit: Limit) -> None:
 
 def way(sizes: Sizes, memory: int, ranks: int = 1) -> str:
     """How accuracies are told within so many bytes of each of so many ranks, in words."""
-    if ranks > 1 and budget.splits(sizes.net, sizes.on_device) and budget.inference(sizes, True, ranks) <= memory:
+    if ranks > 1 and budget.splits(sizes.on_device) and budget.inference(sizes, True, ranks) <= memory:
         return f"in memory, on a share of the graph for each of {ranks} ranks"
     if budget.inference(sizes) <= memory:
         return "in memory"

@@ -81,18 +81,16 @@ class Plan:
 
     def sections(self, layer: int) -> list[tuple[Span, ...]]:
         """This rank's rows of a layer, in sections: a rank's sums run over each by itself."""
-        found = (spans[: len(self.rows) - layer] for spans in self.shard.sections)
-        return [spans for spans in found if any(start < stop for start, stop in spans)]
+        return self.shard.sections_of(layer)
 
     def lanes(self, layer: int) -> list[Span]:
         """The same rows in shares for threads."""
-        return [(start, stop) for spans in self.sections(layer) for start, stop in spans if start < stop]
+        return self.shard.lanes(layer)
 
     @property
     def own(self) -> Span:
         """This rank's rows of the last layer."""
-        spans = [spans[0] for spans in self.shard.sections]
-        return (spans[0][0], spans[-1][1]) if spans else (0, 0)
+        return self.shard.own
 
     @classmethod
     def of(

@@ -76,6 +76,21 @@ class Shard:
         """Rows of layers after the first."""
         return int(self.counts[-2]) if len(self.counts) > 1 else 0
 
+    def sections_of(self, layer: int) -> list[tuple[Span, ...]]:
+        """This rank's rows of a layer, in sections: a rank's sums run over each by itself."""
+        found = (spans[: len(self.counts) - layer] for spans in self.sections)
+        return [spans for spans in found if any(start < stop for start, stop in spans)]
+
+    def lanes(self, layer: int) -> list[Span]:
+        """The same rows in shares for threads."""
+        return [(start, stop) for spans in self.sections_of(layer) for start, stop in spans if start < stop]
+
+    @property
+    def own(self) -> Span:
+        """This rank's rows of the last layer."""
+        spans = [spans[0] for spans in self.sections]
+        return (spans[0][0], spans[-1][1]) if spans else (0, 0)
+
     @property
     def bare(self) -> Shard:
         """What a pass needs of it: the spans of rows and the borders."""
@@ -90,10 +105,12 @@ class Shard:
         nodes: IntArray,
         row_work: Sequence[int],
         split: Split | None = None,
+        first_sums: bool = True,
     ) -> Shard:
         """A rank's shard; `nodes`, rising, are those that are asked for.
 
-        row_work (depth,): what a row's dense products cost in each layer, in entries that are summed up.
+        row_work (depth,): what a row's dense products cost in each layer, in entries that are summed up. first_sums:
+        whether the first layer's rows are sums too, for which neighbours outside of `order` are held.
         """
         depth = len(row_work)
         indptr, indices = structure_of
@@ -113,7 +130,9 @@ class Shard:
             sections=_sections(order, counts, cuts),
             asked=(0, len(nodes)),
         )
-        return everything if split is None or split.size == 1 else _part(everything, split, cuts)
+        if split is None or split.size == 1:
+            return everything
+        return _part(everything, split, cuts, len(order) if first_sums else everything.inner)
 
 
 def _cuts(indptr: IndexArray, order: IndexArray, counts: IntArray, row_work: Sequence[int]) -> IntArray:
@@ -136,17 +155,19 @@ def _sections(order: IndexArray, counts: IntArray, cuts: IntArray) -> tuple[tupl
     return tuple(tuple((int(each[number]), int(each[number + 1])) for each in ends) for number in range(len(cuts) - 1))
 
 
-def _part(every: Shard, split: Split, cuts: IntArray) -> Shard:
-    """One rank's part of what one rank alone would hold."""
+def _part(every: Shard, split: Split, cuts: IntArray, held: int) -> Shard:
+    """One rank's part of what one rank alone would hold; the first `held` of `order` are sums."""
     numbers = np.arange(split.size + 1) * (len(cuts) - 1) // split.size  # of each rank's first cut
     bounds = cuts[numbers]
     first, last = int(bounds[split.rank]), int(bounds[split.rank + 1])
     flag = np.zeros(len(every.place), dtype=np.bool_)
-    shards.needed(every.indptr, every.indices, every.order, every.inner, first, last, flag)
+    shards.needed(every.indptr, every.indices, every.order, every.inner, held, first, last, flag)
     ids = np.flatnonzero(flag)
     local = np.full(len(flag), -1, dtype=every.indices.dtype)
     local[ids] = np.arange(len(ids))
-    indptr, indices = shards.cut_out(every.indptr, every.indices, ids, local, every.place, every.inner, first, last)
+    indptr, indices = shards.cut_out(
+        every.indptr, every.indices, ids, local, every.place, every.inner, held, first, last
+    )
     kept = flag[every.order]
     order = local[every.order[kept]]
     place = np.full(len(ids), -1, dtype=order.dtype)
@@ -158,7 +179,7 @@ def _part(every: Shard, split: Split, cuts: IntArray) -> Shard:
         ids=ids,
         indptr=indptr,
         indices=indices,
-        scale=every.scale[ids],
+        scale=every.scale[ids] if len(every.scale) else every.scale,
         order=order,
         place=place,
         counts=counts,

@@ -101,12 +101,11 @@ def test_large_scores_do_not_overflow() -> None:
 
 
 def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gnnsoup_hpc.crew._LANE_ROWS", 30)  # many lanes
-    monkeypatch.setattr("gnnsoup_hpc.crew._STEP", 8)
+    monkeypatch.setattr("gnnsoup_hpc.shards._SECTION_ROWS", 30)  # many of them
     net = Architecture("gat", 3, FEATURES, HIDDEN, CLASSES, heads=2, norm="layer")
     view = a_view(0, 400, 2000, 50, torch.float32)
     plan = AttentionPlan.of(view, 3)
-    assert min(len(lanes) for lanes in [*plan.lanes[:-1], *(t.lanes for t in plan.transposes)]) > 3
+    assert min(len(plan.shard.sections_of(layer)) for layer in range(4)) > 3
     found, threads = [], torch.get_num_threads()
     for count in (1, 2, 3):
         torch.set_num_threads(count)

@@ -113,6 +113,30 @@ def test_a_plan_on_a_small_case() -> None:
     gat = replace(net, kind="gat", hidden=4, heads=2)
     assert budget.plan(gat, extent, keep=True)["structure"] == 3 * 4 * (3 + 2) + budget.PLAN_NODE * 2
     assert budget.plan(gat, extent, keep=False)["structure"] == 4 * (3 + 2) + budget.PLAN_NODE * 2
+    shared = replace(extent, crossing=6)
+    assert budget.plan(gat, shared, keep=True)["structure"] == 3 * 4 * (3 + 2) + budget.PLAN_NODE * 2 + 2 * 4 * 6
+    assert budget.plan(gat, shared, keep=False) == budget.plan(gat, extent, keep=False)
+    more = budget.states(gat, shared, keep=True)["states"] - budget.states(gat, extent, keep=True)["states"]
+    assert more == 4 * 2 * 6
+    assert budget.plan(gcn, shared, keep=True) == budget.plan(gcn, extent, keep=True)
+
+
+@pytest.mark.parametrize("kind", ["gcn", "sage", "gat"])
+def test_ranks_that_share_a_graph_need_less_each(kind: str) -> None:
+    sizes = grown(PRODUCTS, kind=kind, heads=2 if kind == "gat" else 1)
+    for needed in (
+        [budget.learned(sizes, 8, ranks) for ranks in (1, 2, 4, 8)],
+        [budget.inference(sizes, line=True, ranks=ranks) for ranks in (1, 2, 4, 8)],
+    ):
+        assert needed == sorted(needed, reverse=True)
+        assert len(set(needed)) == 4
+    away = replace(sizes, on_device=True)
+    assert budget.learned(away, 8, 8) == budget.learned(away, 8, 1)
+
+
+def test_a_line_is_linear_in_its_ratio_but_not_of_attention() -> None:
+    gat = grown(PRODUCTS, kind="gat", heads=4)
+    assert budget.inference(gat, line=True) == budget.inference(gat)
 
 
 def test_phases_are_sums_of_their_terms() -> None:

@@ -31,8 +31,8 @@ def small_sections() -> None:
         yield
 
 
-def a_view(shape: Structure, asked: list[int], seed: int) -> View:
-    graph = Subgraph(normal(seed, shape.nodes, FEATURES).float(), shape.adjacency())
+def a_view(shape: Structure, asked: list[int], seed: int, features: int = FEATURES) -> View:
+    graph = Subgraph(normal(seed, shape.nodes, features).float(), shape.adjacency())
     return View(graph, torch.tensor(asked), torch.zeros(len(asked), dtype=torch.int64))
 
 

@@ -38,4 +38,4 @@ class _Logits(torch.autograd.Function):
         run: Pass = ctx.run
         del ctx.run  # its buffers are overwritten: there is no second backward
         grads = run.backward(grad.contiguous().numpy())
-        return None, None, *(torch.from_numpy(grads[name]) for name in run.net.shapes())
+        return None, None, *(torch.from_numpy(grads[name]).to(grad) for name in run.net.shapes())

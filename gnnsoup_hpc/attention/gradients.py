@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -10,7 +12,7 @@ from gnnsoup_hpc.attention.layer import ROWS, Layer
 from gnnsoup_hpc.attention.plan import AttentionPlan
 from gnnsoup_hpc.compiled import attention as kernels
 from gnnsoup_hpc.compiled import rowwise
-from gnnsoup_hpc.crew import blocks
+from gnnsoup_hpc.crew import Span, blocks
 from gnnsoup_hpc.models import NEGATIVE_SLOPE
 from gnnsoup_hpc.records import Dense
 
@@ -30,30 +32,39 @@ class Backward:
     """Of one layer, given the gradient of its convolution's output, (rows, channels).
 
     `norm` is that of the layer before. `along_columns` overwrites the states with the gradient of what the layer before
-    gave to its activation.
+    gave to its activation; before it, others' rows that attend to own columns must have theirs of `of_scores` and
+    `of_heads`, and of `own.weights`.
     """
 
     def __init__(self, plan: AttentionPlan, own: Layer, grad: Dense, norm: Norm | None) -> None:
         self._plan, self._own, self._norm = plan, own, norm
         self.transpose = plan.transposes[own.number]
         self._grad, self._per_head = grad, own.per_head(grad)
-        self._of_scores = own.empty(plan.entries(own.number), own.heads)  # of what the leaky ReLU was given
+        self.of_scores = own.empty(plan.entries(own.number), own.heads)  # of what the leaky ReLU was given
         self._of_rows = own.empty(len(grad), own.heads)  # their sums along rows
 
-    def along_rows(self, start: int, stop: int) -> Totals:
-        """Gradients of the bias and, where states are summed up, of the weight; those of entries' scores are kept."""
+    @property
+    def of_heads(self) -> Dense:
+        """Gradients of what each head, or all, made of the rows: a view, (rows, channels)."""
+        return self._per_head.reshape(-1, self._grad.shape[1])
+
+    def of_rows(self) -> Totals:
+        """Zeros for what `along_rows` finds."""
         own = self._own
         totals = {"bias": np.zeros_like(own.bias)}
-        if not own.by_value:
-            totals["weight"] = np.zeros_like(own.weight)
+        return totals if own.by_value else totals | {"weight": np.zeros_like(own.weight)}
+
+    def along_rows(self, *spans: Span) -> Totals:
+        """Gradients of the bias and, where states are summed up, of the weight; those of entries' scores are kept."""
+        own, totals = self._own, self.of_rows()
         room, again, product = own.room_for_sums(), own.room_for_sums(), own.empty(*own.weight.shape[1:])
-        for first, end in blocks(start, stop, ROWS):
+        for first, end in _blocks(spans):
             rowwise.column_sums(self._grad[first:end], totals["bias"])
             mine, sums = self._per_head[first:end], again[: end - first]
             of_sums = mine if own.by_value else self._of_sums(mine, room)
             kernels.score_gradients(
                 *(first, end, self._plan.start, self._plan.indices, own.scores, NEGATIVE_SLOPE, own.weights),
-                *(own.summed, of_sums, self._of_scores, self._of_rows, sums),
+                *(own.summed, of_sums, self.of_scores, self._of_rows, sums),
             )
             if not own.by_value:
                 for head in range(own.heads):
@@ -68,13 +79,12 @@ class Backward:
             self._own.multiply(mine[:, head % mine.shape[1]], self._own.weight[head], found[:, head])
         return found
 
-    def along_columns(self, start: int, stop: int) -> Totals:
+    def along_columns(self, *spans: Span) -> Totals:
         """Gradients of `vectors`, of the norm and, where values are summed up, of the weight."""
-        own = self._own
-        totals = self._zeros()
+        own, totals = self._own, self.of_columns()
         both, values = own.empty(ROWS, 2 * own.heads), own.empty(ROWS, own.heads, own.channels)
         below, product = own.empty(ROWS, own.width), np.empty_like(own.flat)
-        for first, end in blocks(start, stop, ROWS):
+        for first, end in _blocks(spans):
             states, mine = own.states[first:end], both[: end - first]
             self._of_both(first, mine)
             totals["vectors"] += mine.T @ states
@@ -89,7 +99,8 @@ class Backward:
                     self._activated(first, below[: end - first], totals)
         return totals
 
-    def _zeros(self) -> Totals:
+    def of_columns(self) -> Totals:
+        """Zeros for what `along_columns` finds."""
         own = self._own
         totals = {"vectors": np.zeros_like(own.vectors)}
         if own.by_value:
@@ -102,7 +113,7 @@ class Backward:
         """Gradients of the scores of columns from `first` on, (n, 2 H)."""
         end, heads, rows = first + len(out), self._own.heads, self._of_rows[first : first + len(out)]
         places = self.transpose
-        kernels.placed_sums(first, end, places.start, places.end, places.places, self._of_scores, out)
+        kernels.placed_sums(first, end, places.start, places.end, places.places, self.of_scores, out)
         out[: len(rows), heads:] = rows
         out[len(rows) :, heads:] = 0
 
@@ -124,7 +135,7 @@ class Backward:
             rowwise.through_norm(states, norm.weight, kept, scales, totals["scale"], totals["shift"])
 
     def named(self, totals: Totals) -> Totals:
-        """Gradients of parameters by their names, from the sums over all lanes."""
+        """Gradients of parameters by their names, from the sums over all sections."""
         own, vectors, weight = self._own, totals["vectors"], totals["weight"]
         for half in (0, own.heads):
             for head in range(own.heads):
@@ -140,9 +151,14 @@ class Backward:
         return found
 
 
-def summed(pieces: list[Totals]) -> Totals:
-    """The lanes' sums, in their order, in those of the first."""
-    for piece in pieces[1:]:
+def _blocks(spans: Iterable[Span]) -> Iterator[Span]:
+    return chain.from_iterable(blocks(*span, ROWS) for span in spans)
+
+
+def summed(zeros: Totals, pieces: list[Totals]) -> Totals:
+    """The sections' sums in float64, where the order of so few does not tell."""
+    totals = {name: zero.astype(np.float64) for name, zero in zeros.items()}
+    for piece in pieces:
         for name, mine in piece.items():
-            pieces[0][name] += mine
-    return pieces[0]
+            totals[name] += mine
+    return totals

@@ -101,4 +101,4 @@ class Layer:
         if self.last:
             shared: Dense = grad / grad.dtype.type(self.heads)
             return shared[:, None]
-        return grad.reshape(len(grad), self.heads, -1)
+        return grad.reshape(-1, self.heads, self.channels)

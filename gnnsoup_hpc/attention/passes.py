@@ -2,6 +2,9 @@
 
 A lane of rows goes through all of a layer block by block, and prepares what the next layer attends to while it is in
 the core's cache. Inference keeps no states of a layer that the next one does not sum up.
+
+Where ranks split the rows, each tells the others of its border what it attends to and, on the way back, the gradients
+of rows and the weights of entries that attend to theirs; every row and every column is summed up by one rank.
 """
 
 from __future__ import annotations
@@ -17,28 +20,55 @@ from gnnsoup_hpc.compiled import rowwise
 from gnnsoup_hpc.crew import Crew, blocks
 from gnnsoup_hpc.dense import product_in
 from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.passes import Moves, Swap
 from gnnsoup_hpc.records import Dense
 
 _EPS = 1e-5  # of layer norm, as in models.py
 
 
 class Pass:
-    """One forward pass and, if `keep`, its backward pass."""
+    """One forward pass and, if `keep`, its backward pass.
 
-    def __init__(self, net: Architecture, plan: AttentionPlan, state: Mapping[str, Dense], keep: bool) -> None:
-        self.net, self._plan, self._state, self._keep = net, plan, state, keep
+    `swap` exchanges border rows with other ranks, where the plan is a rank's shard.
+    """
+
+    def __init__(
+        self,
+        net: Architecture,
+        plan: AttentionPlan,
+        state: Mapping[str, Dense],
+        keep: bool,
+        swap: Swap | None = None,
+    ) -> None:
+        self.net, self._plan, self._state, self._keep, self._swap = net, plan, state, keep, swap
         self._layers: list[Layer] = []
         self._norms: list[Norm] = []
 
     def forward(self) -> Dense:
-        """Class scores, (n, C)."""
+        """Class scores of this rank's asked nodes, (n, C)."""
         with Crew() as crew:
             self._layers.append(self._first(crew))
+            self._tell(self._layers[-1])
             for _ in range(self.net.layers - 1):
                 self._layers.append(self._next(crew, self._layers[-1]))
+                self._tell(self._layers[-1])
                 if not self._keep:
                     del self._layers[0]
-            return self._scores(crew, self._layers[-1])
+            return self._scores(crew, self._layers[-1])[slice(*self._plan.shard.own)]
+
+    def _exchange(self, matrix: Dense, moves: Moves) -> None:
+        """Tell other ranks the rows that they need, and put theirs in place."""
+        if self._swap is not None and moves:
+            self._swap(matrix, moves)
+
+    def _tell(self, layer: Layer) -> None:
+        """Other ranks what their rows of a layer attend to; features they have."""
+        seen = self._plan.seen(layer.number)
+        self._exchange(layer.scores, seen)
+        if layer.values is not None:
+            self._exchange(layer.values.reshape(-1, len(layer.flat)), seen)
+        elif layer.number:
+            self._exchange(layer.states, seen)
 
     def _layer(self, number: int) -> Layer:
         return Layer(self.net, number, self._state, product_in(self._plan.precision))
@@ -52,7 +82,7 @@ class Pass:
             for first, end in blocks(start, stop, ROWS):
                 layer.attend_to(first, layer.states[first:end])
 
-        crew.each(lane, self._plan.lanes[0])
+        crew.each(lane, self._plan.shard.lanes(0))
         return layer
 
     def _next(self, crew: Crew, own: Layer) -> Layer:
@@ -70,11 +100,11 @@ class Pass:
                 self._activate(own, first, block)
                 following.attend_to(first, block)
 
-        crew.each(lane, self._plan.lanes[own.number + 1])
+        crew.each(lane, self._plan.shard.lanes(own.number + 1))
         return following
 
     def _scores(self, crew: Crew, own: Layer) -> Dense:
-        """Class scores: the mean of the heads."""
+        """Class scores, (rows, C): the mean of the heads."""
         self._make_room(own)
         out = own.empty(self._plan.rows[-1], own.channels)
 
@@ -86,7 +116,7 @@ class Pass:
                 np.mean(heads, 1, out=out[first:end])
                 out[first:end] += own.bias
 
-        crew.each(lane, self._plan.lanes[-1])
+        crew.each(lane, self._plan.shard.lanes(self.net.layers))
         return out
 
     def _make_room(self, own: Layer) -> None:
@@ -113,15 +143,34 @@ class Pass:
             rowwise.normed(block, self._norm_of(own, "weight"), self._norm_of(own, "bias"), _EPS, kept, scales)
 
     def backward(self, grad: Dense) -> dict[str, Dense]:
-        """Gradients of all parameters, given that of the scores (n, C)."""
+        """Gradients of all parameters, float64, given that of the scores (n, C): what this rank's rows add to them."""
         grads: dict[str, Dense] = {}
+        grad = self._spread(grad)
         with Crew() as crew:
             while self._layers:
                 own = self._layers.pop()
                 norm = self._norms.pop() if own.number and self._norms else None
-                back = Backward(self._plan, own, grad, norm)
-                totals = summed(crew.each(back.along_rows, self._plan.lanes[own.number + 1]))
-                totals |= summed(crew.each(back.along_columns, back.transpose.lanes))
-                grads |= back.named(totals)
+                grads |= self._back(crew, own, grad, norm)
                 grad = own.states
         return grads
+
+    def _spread(self, grad: Dense) -> Dense:
+        """The gradient of the scores, in the places of the last layer's rows."""
+        start, stop = self._plan.shard.own
+        if stop - start == self._plan.rows[-1]:
+            return grad
+        out = np.empty((self._plan.rows[-1], grad.shape[1]), grad.dtype)
+        out[start:stop] = grad
+        return out
+
+    def _back(self, crew: Crew, own: Layer, grad: Dense, norm: Norm | None) -> dict[str, Dense]:
+        """Gradients of one layer's parameters, given that of its convolution's output, (rows, channels)."""
+        shard, crossing = self._plan.shard, self._plan.crossing[own.number]
+        back = Backward(self._plan, own, grad, norm)
+        totals = summed(back.of_rows(), crew.each(back.along_rows, shard.sections_of(own.number + 1)))
+        self._exchange(back.of_scores, crossing)
+        if own.weights is not None and (own.number or own.by_value):  # else columns need no gradient through values
+            self._exchange(own.weights, crossing)
+            self._exchange(back.of_heads, self._plan.seeing(own.number))
+        totals |= summed(back.of_columns(), crew.each(back.along_columns, shard.sections_of(own.number)))
+        return back.named(totals)

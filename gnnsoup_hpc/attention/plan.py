@@ -4,10 +4,14 @@ Nodes are ordered as in plan.py: by their distance, along in-edges, from the nod
 the first rows[l] of them, its columns are the rows of the layer before (of the first layer: all nodes), and one CSR
 structure, with exactly one self-loop a node, holds every layer's: its first rows[l] rows. The transpose, which only
 gradients need, keeps for each entry its place in that structure, where its weight stands.
+
+Of several ranks, each has the plan of its shard (shards.py), whose layer l is what layer l attends to: columns. Of
+others' rows that attend to own columns it holds those entries alone; their weights come from the rank that has the row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,8 +19,12 @@ import numpy as np
 from torch import Tensor
 
 from gnnsoup_hpc.compiled import structure
-from gnnsoup_hpc.crew import Span, cut
+from gnnsoup_hpc.compiled.shards import entries_to
+from gnnsoup_hpc.crew import ROW_WORK
+from gnnsoup_hpc.passes import Moves
+from gnnsoup_hpc.plan import Rows
 from gnnsoup_hpc.records import Dense, IndexArray, Precision
+from gnnsoup_hpc.shards import Border, Shard, Split
 from gnnsoup_hpc.subgraph import View
 
 
@@ -31,39 +39,48 @@ class Transpose:
     end: IndexArray
     rows: IndexArray
     places: IndexArray
-    lanes: tuple[Span, ...]
 
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """Shapes: rows (L,), x (U, F), start (rows[0] + 1,), indices (E,), labels (rows[-1],).
+    """Shapes: rows (L,), x (U, F), start (rows[0] + 1,), indices (E,), labels (n,), of all asked nodes.
 
-    lanes: of the columns of the first layer, then of each layer's rows. size: nodes of the subgraph.
+    size: nodes of the subgraph. shard: which columns of each layer are this rank's, and as layer L which class scores.
     """
 
     rows: tuple[int, ...]
     x: Dense
     start: IndexArray
     indices: IndexArray
-    lanes: tuple[tuple[Span, ...], ...]
     labels: Tensor
     size: int
+    shard: Shard
     precision: Precision = "float32"  # of dense products, but for those that scores come from
 
     @classmethod
-    def of(cls, view: View, depth: int) -> AttentionPlan:
-        """The plan of `depth` layers for a view on the CPU; nothing of the view is kept."""
-        adjacency = view.graph.adjacency
-        indptr, indices = structure.with_loops(adjacency.indptr.numpy(), adjacency.indices.numpy())
-        order = np.empty(adjacency.nodes, dtype=indices.dtype)
-        local = np.full(adjacency.nodes, -1, dtype=indices.dtype)
-        counts = structure.reached(indptr, indices, view.nodes.numpy(), depth, order, local)
-        *rows, columns = (int(count) for count in counts)
-        start, entries = structure.renumbered(indptr, indices, order[: rows[-1]], local)
-        x = view.graph.x.numpy()[order[:columns]]
-        layers = [cut(start[: count + 1]) for count in rows[::-1]]
-        lanes = (cut(np.zeros(columns + 1, dtype=np.int64)), *layers)
-        return cls(tuple(rows[::-1]), x, start, entries, lanes, view.labels, adjacency.nodes)
+    def of(
+        cls,
+        view: View,
+        depth: int,
+        split: Split | None = None,
+        x_of: Rows | None = None,
+        row_work: Sequence[int] | None = None,
+    ) -> AttentionPlan:
+        """The plan of `depth` layers for a view on the CPU, or of a rank's shard; nothing of the view is kept.
+
+        split, x_of: as in `Plan.of`. row_work (depth + 1,): as in `Shard.of`, first of what the first layer attends to.
+        """
+        adjacency, nodes = view.graph.adjacency, view.nodes.numpy()
+        rows_of = adjacency.indptr.numpy(), adjacency.indices.numpy()
+        work, none = row_work or [ROW_WORK] * (depth + 1), np.empty(0, dtype=np.float32)
+        shard = Shard.of(rows_of, none, nodes, work, split, first_sums=False)
+        rows = tuple(int(count) for count in shard.counts[-2::-1])
+        start, entries = structure.renumbered(
+            shard.indptr, shard.indices, shard.order[: shard.inner], shard.place, loops=True
+        )
+        ids = shard.order if shard.ids is None else shard.ids[shard.order]
+        x = view.graph.x.numpy()[ids] if x_of is None else x_of(ids.astype(np.int64))
+        return cls(rows, x, start, entries, view.labels, adjacency.nodes, shard.bare)
 
     def columns(self, layer: int) -> int:
         """Nodes that a layer attends to."""
@@ -82,5 +99,31 @@ class AttentionPlan:
     def _transpose(self, layer: int, start: IndexArray, rows: IndexArray, places: IndexArray) -> Transpose:
         columns = self.columns(layer)
         end = structure.ends_below(start, rows, columns, self.rows[layer])
-        lanes = cut(np.concatenate([[0], np.cumsum(end - start[:columns])]))
-        return Transpose(start[:columns], end, rows, places, lanes)
+        return Transpose(start[:columns], end, rows, places)
+
+    def seen(self, layer: int) -> Moves:
+        """Columns of a layer that other ranks' rows attend to, and others' that own rows do."""
+        return [(border.rank, *border.states[layer]) for border in self.shard.borders]
+
+    def seeing(self, layer: int) -> Moves:
+        """Rows of a layer that attend to others' columns, and others' that attend to own ones."""
+        return [(border.rank, *border.gradients[layer]) for border in self.shard.borders]
+
+    @cached_property
+    def crossing(self) -> tuple[Moves, ...]:
+        """Of each layer, entries of own rows whose columns are others', and of others' rows whose columns are own."""
+        return tuple(
+            [self._crossing(layer, border) for border in self.shard.borders] for layer in range(len(self.rows))
+        )
+
+    def _crossing(self, layer: int, border: Border) -> tuple[int, IndexArray, IndexArray]:
+        own, others = (np.zeros(self.columns(layer), dtype=np.bool_) for _ in range(2))
+        for start, stop in self.shard.lanes(layer):
+            own[start:stop] = True
+        others[border.states[layer][1]] = True
+        sent, got = border.gradients[layer]
+        return (
+            border.rank,
+            entries_to(self.start, self.indices, sent, others),
+            entries_to(self.start, self.indices, got, own),
+        )

@@ -1,7 +1,8 @@
 """What a rank needs of a structure of which it computes a range of nodes, and what it has to do with others' nodes.
 
 A node is own if its id is from `first` to `last` - 1. `place` (V,) is a node's place in an order that begins with the
-nodes that a loss depends on, -1 of others; rows before `inner` there are summed up by layers after the first.
+nodes that a loss depends on, -1 of others; rows before `inner` there are summed up by layers after the first. Own rows
+from `held` on have no entries: what they make is no sum.
 """
 
 from __future__ import annotations
@@ -16,15 +17,23 @@ from gnnsoup_hpc.records import IndexArray
 
 @compiled
 def needed(
-    indptr: IndexArray, indices: IndexArray, order: IndexArray, inner: int, first: int, last: int, flag: Any
+    indptr: IndexArray,
+    indices: IndexArray,
+    order: IndexArray,
+    inner: int,
+    held: int,
+    first: int,
+    last: int,
+    flag: Any,
 ) -> None:
     """Set flag (V,) of own nodes of `order`, of their in-neighbours, and of inner rows that have an own one."""
     for k in range(len(order)):
         v = order[k]
         if first <= v < last:
             flag[v] = True
-            for e in range(indptr[v], indptr[v + 1]):
-                flag[indices[e]] = True
+            if k < held:
+                for e in range(indptr[v], indptr[v + 1]):
+                    flag[indices[e]] = True
         elif k < inner:
             for e in range(indptr[v], indptr[v + 1]):
                 if first <= indices[e] < last:
@@ -40,6 +49,7 @@ def cut_out(
     local: IndexArray,
     place: IndexArray,
     inner: int,
+    held: int,
     first: int,
     last: int,
 ) -> tuple[IndexArray, IndexArray]:
@@ -53,7 +63,7 @@ def cut_out(
     for i in range(len(ids)):
         v = ids[i]
         own = first <= v < last
-        if (own and place[v] >= 0) or (not own and 0 <= place[v] < inner):
+        if 0 <= place[v] < (held if own else inner):
             for e in range(indptr[v], indptr[v + 1]):
                 if own or first <= indices[e] < last:
                     entries[at] = local[indices[e]]
@@ -84,4 +94,21 @@ def rows_with_entry(indptr: IndexArray, indices: IndexArray, rows: Any, low: int
             if low <= indices[e] < high:
                 found[i] = True
                 break
+    return found
+
+
+@compiled
+def entries_to(start: IndexArray, indices: IndexArray, rows: IndexArray, columns: Any) -> IndexArray:
+    """Where the entries of `rows` stand, in their order, whose columns are flagged in `columns` (U,)."""
+    count = 0
+    for i in range(len(rows)):
+        for e in range(start[rows[i]], start[rows[i] + 1]):
+            count += columns[indices[e]]
+    found = np.empty(count, dtype=start.dtype)
+    at = 0
+    for i in range(len(rows)):
+        for e in range(start[rows[i]], start[rows[i] + 1]):
+            if columns[indices[e]]:
+                found[at] = e
+                at += 1
     return found

@@ -102,26 +102,6 @@ def ends_below(start: IndexArray, indices: IndexArray, rows: int, bound: int) ->
 
 
 @compiled
-def with_loops(indptr: IndexArray, indices: IndexArray) -> tuple[IndexArray, IndexArray]:
-    """The same square structure with exactly one self-loop a node, at the end of its row."""
-    start = np.zeros_like(indptr)
-    for r in range(len(indptr) - 1):
-        count = 1
-        for e in range(indptr[r], indptr[r + 1]):
-            count += indices[e] != r
-        start[r + 1] = start[r] + count
-    entries = np.empty(start[-1], dtype=indices.dtype)
-    for r in range(len(indptr) - 1):
-        at = start[r]
-        for e in range(indptr[r], indptr[r + 1]):
-            if indices[e] != r:
-                entries[at] = indices[e]
-                at += 1
-        entries[at] = r
-    return start, entries
-
-
-@compiled
 def transposed_with_places(
     indptr: IndexArray, indices: IndexArray, columns: int
 ) -> tuple[IndexArray, IndexArray, IndexArray]:

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from gnnsoup_hpc import engine, evaluate, stream
 from gnnsoup_hpc.attention.passes import Pass as AttentionPass
-from gnnsoup_hpc.attention.plan import AttentionPlan
 from gnnsoup_hpc.crew import Space, Span
-from gnnsoup_hpc.engine import Ready
+from gnnsoup_hpc.engine import Planned, Ready
 from gnnsoup_hpc.passes import Pass, Swap
 from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import Dense, Grouping, IntArray, Role, State
@@ -96,23 +95,26 @@ class Side:
         """Of each mixture, predicted classes of this rank's share of the nodes of some roles, (n,)."""
         return [self._classes(taste, self._shard(roles)) for taste in tastes]
 
-    def _classes(self, taste: Taste, plan: Plan) -> IntArray:
+    def _classes(self, taste: Taste, plan: Planned) -> IntArray:
         station = self._station
         state = station.state(taste)
         if state is not None:
             return self._predicted(self._scores(state, plan))
-        total = torch.zeros(plan.own[1] - plan.own[0], station.architecture.classes)
+        start, stop = plan.shard.own
+        total = torch.zeros(stop - start, station.architecture.classes)
         for index in taste.alpha[0].nonzero().flatten().tolist():
             total += self._scores(station.shelf.state(station.shelf.weights[index]), plan).softmax(1)
         return self._predicted(total)
 
-    def _scores(self, state: State, plan: Plan) -> Tensor:
+    def _scores(self, state: State, plan: Planned) -> Tensor:
         assert self._swap is not None
         return engine.shard_scores(self._station.architecture, state, plan, self._swap)
 
     def along(self, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[IntArray]:
         """The same of share * start + (1 - share) * end, alphas (1, N) of whole models, on validation nodes."""
         station, plan = self._station, self._shard((Role.VALIDATION,))
+        if not isinstance(plan, Plan):  # whose first layer is not linear in the weights
+            return self.classes([Taste(share * start + (1.0 - share) * end) for share in shares], (Role.VALIDATION,))
         first, last = (station.mixture(alpha, "model") for alpha in (start, end))
         line = engine.Line.between(station.architecture, first, last, plan, self._swap)
         found = []
@@ -122,7 +124,7 @@ class Side:
         line.close()
         return found
 
-    def _shard(self, roles: Sequence[Role]) -> Plan:
+    def _shard(self, roles: Sequence[Role]) -> Planned:
         assert self._split is not None
         return self._station.shard(self._split, roles)
 
@@ -137,12 +139,11 @@ class Side:
         ready: the view; None for the one in turn.
         """
         ready = self._ready if ready is None else ready
-        assert isinstance(ready, Plan | AttentionPlan), "a view on a GPU has no pass of its own"
+        assert isinstance(ready, Planned), "a view on a GPU has no pass of its own"
         state = self._station.mixture(alpha_GN, by)
         self._by = by
         self._pass = engine.begun(self._station.architecture, state, ready, self._swap)
-        asked = ready.shard.asked if isinstance(ready, Plan) else (0, len(ready.labels))
-        return asked, self._pass.forward()
+        return ready.shard.asked, self._pass.forward()
 
     def backward(self, grad: Dense) -> Tensor:
         """What this rank's rows add to the gradient of alpha, (G, N) float64, given that of its class scores."""

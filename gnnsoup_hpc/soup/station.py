@@ -13,11 +13,10 @@ from gnnsoup_hpc import budget, engine, first_hop, measure, stream
 from gnnsoup_hpc.alignment import permuted
 from gnnsoup_hpc.budget import Sizes
 from gnnsoup_hpc.diagnosis.scales import Load, Scales
-from gnnsoup_hpc.engine import Ready
+from gnnsoup_hpc.engine import Planned, Ready
 from gnnsoup_hpc.evaluate import Evaluator, Marks
 from gnnsoup_hpc.measure import Meter
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.plan import Plan
 from gnnsoup_hpc.records import Alignment, Grouping, IntArray, Judgement, Precision, Role, State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.shards import Split
@@ -56,7 +55,7 @@ class Station:
         self._run = run
         self._ids = tuple(ids)
         self._shelf: Shelf | None = None
-        self._shard: tuple[tuple[Role, ...], Plan] | None = None
+        self._shard: tuple[tuple[Role, ...], Planned] | None = None
         self.alignment: Alignment | None = None
         self._memory = memory
         self.precision = precision
@@ -84,7 +83,7 @@ class Station:
     @property
     def splits(self) -> bool:
         """Whether ranks can make one pass together, each on the rows of its own nodes."""
-        return budget.splits(self.architecture, self.device.type != "cpu")
+        return budget.splits(self.device.type != "cpu")
 
     def fits_shared(self, ranks: int) -> bool:
         """Whether accuracies can be told by so many ranks together, each with its share of the graph in memory."""
@@ -113,14 +112,14 @@ class Station:
         """Of the whole graph, what scores of validation nodes are computed on."""
         return self._ready((Role.VALIDATION,))
 
-    def shard(self, split: Split, roles: Sequence[Role] = (Role.VALIDATION,)) -> Plan:
+    def shard(self, split: Split, roles: Sequence[Role] = (Role.VALIDATION,)) -> Planned:
         """Of the whole graph, what scores of this rank's share of some roles' nodes are computed on."""
         if self._shard is None or self._shard[0] != tuple(roles):
             self._shard = None  # before the next one is built, as is the whole graph
             self._evaluator.forget()
             with self.meter.phase("graph"):
                 ready = self._evaluator.shard(roles, split)
-            assert isinstance(ready, Plan), "only what has a plan is split"
+            assert isinstance(ready, Planned), "only what has a plan is split"
             self._shard = tuple(roles), ready
         return self._shard[1]
 

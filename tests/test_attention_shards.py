@@ -1,0 +1,126 @@
+"""GAT's passes that ranks make together, over a world of threads, against one rank's: rows bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gnnsoup_hpc import shards
+from gnnsoup_hpc.attention.passes import Pass
+from gnnsoup_hpc.attention.plan import AttentionPlan
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.records import Dense, Precision
+from gnnsoup_hpc.shards import Split
+from gnnsoup_hpc.soup.team import swap_over
+from gnnsoup_hpc.subgraph import View
+from tests.arbitrary import SEEDS, Structure, normal, random_structure, structures
+from tests.test_shards import CLASSES, FEATURES, HIDDEN, a_state, a_view
+from tests.world import World, on_all_ranks
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_sections() -> None:
+    """Sections of three rows, or small graphs would have one alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "_SECTION_ROWS", 3)
+        yield
+
+
+def passed(net: Architecture, plan: AttentionPlan, state: dict[str, Dense], grad: Dense, world: World | None) -> tuple:
+    """(asked nodes, class scores, gradients) of one rank."""
+    run = Pass(net, plan, state, keep=True, swap=None if world is None else swap_over(world))  # type: ignore[arg-type]
+    scores = run.forward().copy()
+    return plan.shard.asked, scores, run.backward(grad[slice(*plan.shard.asked)].copy())
+
+
+def compare(net: Architecture, view: View, size: int, work: list[int] | None, apart: bool) -> None:
+    """Ranks together against one alone; `apart`: they are given features one by one."""
+    state, count = a_state(net), len(view.nodes)
+    grad = normal(7, count, net.classes).float().numpy()
+    _, wanted, gradients = passed(net, AttentionPlan.of(view, net.layers, row_work=work), state, grad, None)
+    x = view.graph.x.numpy()
+
+    def rank(world: World) -> tuple:
+        x_of = (lambda ids: x[ids]) if apart else None
+        plan = AttentionPlan.of(view, net.layers, Split(world.rank, size), x_of, work)
+        scored = Pass(net, plan, state, keep=False, swap=swap_over(world)).forward()  # type: ignore[arg-type]
+        found = passed(net, plan, state, grad, world)
+        np.testing.assert_array_equal(scored, found[1])
+        return found
+
+    found = on_all_ranks(size, rank)
+    assert [node for asked, _, _ in found for node in range(*asked)] == list(range(count))
+    np.testing.assert_array_equal(np.concatenate([scores for _, scores, _ in found]), wanted)
+    for name, gradient in gradients.items():
+        total = sum(mine[name] for _, _, mine in found)
+        np.testing.assert_allclose(total, gradient, rtol=1e-11, atol=1e-11 * abs(gradient).max(), err_msg=name)
+
+
+@given(structures(12), st.sampled_from([1, 2, 3]), st.integers(1, 4), st.integers(2, 4), SEEDS, st.data())
+def test_ranks_together_compute_what_one_does(
+    shape: Structure, heads: int, layers: int, size: int, seed: int, data: st.DataObject
+) -> None:
+    asked = sorted(data.draw(st.sets(st.integers(0, shape.nodes - 1), min_size=1), label="asked"))
+    norm = data.draw(st.sampled_from(["none", "layer"]), label="norm")
+    classes = data.draw(st.sampled_from([CLASSES, 2 * HIDDEN]), label="classes")  # few: values are summed up
+    net = Architecture("gat", layers, FEATURES, HIDDEN, classes, heads, norm)
+    work = data.draw(st.sampled_from([None, list(range(1, layers + 2))]), label="work")
+    compare(net, a_view(shape, asked, seed), size, work, data.draw(st.booleans(), label="apart"))
+
+
+@pytest.mark.parametrize("features", [FEATURES, HIDDEN + 5])  # the first layer sums up features, or values
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_larger_graphs_have_borders_of_many_rows(features: int, size: int) -> None:
+    net = Architecture("gat", 3, features, HIDDEN, CLASSES, heads=2, norm="layer")
+    view = a_view(random_structure(200, 900), list(range(0, 200, 3)), 3, features)
+    plans = [AttentionPlan.of(view, 3, Split(rank, size)) for rank in range(size)]
+    assert all(len(entries) > 1 for plan in plans for _, sent, got in plan.crossing[0] for entries in (sent, got))
+    assert all(sum(stop - start for start, stop in plan.shard.lanes(0)) < 2 * 200 / size for plan in plans)
+    compare(net, view, size, None, apart=True)
+
+
+def test_more_ranks_than_sections_leave_some_without_work() -> None:
+    view = a_view(random_structure(8, 20), [1, 4], 0)
+    plans = [AttentionPlan.of(view, 2, Split(rank, 5)) for rank in range(5)]
+    assert any(not plan.shard.lanes(0) for plan in plans)
+    compare(Architecture("gat", 2, FEATURES, HIDDEN, CLASSES, heads=2), view, 5, None, apart=False)
+
+
+@given(structures(12), st.integers(2, 4), st.integers(1, 3), st.data())
+def test_what_one_rank_sends_of_entries_is_what_the_other_expects(
+    shape: Structure, size: int, layers: int, data: st.DataObject
+) -> None:
+    """Entries that cross a border are the same pairs of nodes, in the same order, on its two sides."""
+    asked = sorted(data.draw(st.sets(st.integers(0, shape.nodes - 1), min_size=1)))
+    view = a_view(shape, asked, 0)
+    view.graph.x[:, 0] = torch.arange(shape.nodes)
+    plans = [AttentionPlan.of(view, layers, Split(rank, size)) for rank in range(size)]
+
+    def pairs(plan: AttentionPlan, entries: np.ndarray) -> list[tuple[float, float]]:
+        rows = np.searchsorted(plan.start, entries, "right") - 1
+        return list(zip(plan.x[rows, 0].tolist(), plan.x[plan.indices[entries], 0].tolist(), strict=True))
+
+    for rank, plan in enumerate(plans):
+        for layer in range(layers):
+            for other, sent, _ in plan.crossing[layer]:
+                got = next(got for back, _, got in plans[other].crossing[layer] if back == rank)
+                assert pairs(plan, sent) == pairs(plans[other], got)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_so_they_do_in_any_precision(precision: Precision) -> None:
+    net = Architecture("gat", 2, FEATURES, HIDDEN, CLASSES, heads=2)
+    view = a_view(random_structure(60, 300), list(range(60)), 1)
+    state = a_state(net)
+
+    def scored(world: World) -> Dense:
+        plan = replace(AttentionPlan.of(view, 2, Split(world.rank, 3)), precision=precision)
+        return Pass(net, plan, state, keep=False, swap=swap_over(world)).forward()  # type: ignore[arg-type]
+
+    alone = Pass(net, replace(AttentionPlan.of(view, 2), precision=precision), state, keep=False).forward()
+    np.testing.assert_array_equal(np.concatenate(on_all_ranks(3, scored)), alone)
