@@ -79,7 +79,6 @@ class Server:
 
     def __init__(self, library: Path, folder: Path) -> None:
         self.library, self.folder = library, folder
-        self._reached = mmap.mmap(-1, 1)  # shared with children
 
     def given(self, words: Sequence[str], cwd: Path, decide: Decide | None = None) -> Outcome:
         """Give a command in `cwd`, its changes to files decided upon."""
@@ -119,10 +118,10 @@ class Server:
 
     def faulty(self, step: Step, cwd: Path, fault: Fault) -> Outcome:
         """Give a step's command with a fault."""
-        self._reached[0] = 0
-        injector = Injector(cwd, fault.point, fault.turn, fault.what, lambda: self._reached.__setitem__(0, 1))
-        outcome = self.given(step.words, cwd, injector)
-        outcome.reached = bool(self._reached[0])
+        with mmap.mmap(-1, 1) as reached:  # shared with the child, and with no other worker
+            injector = Injector(cwd, fault.point, fault.turn, fault.what, lambda: reached.__setitem__(0, 1))
+            outcome = self.given(step.words, cwd, injector)
+            outcome.reached = bool(reached[0])
         return outcome
 
 
