@@ -31,6 +31,7 @@ GO_ON, HALF, HALF_AND_KILL, KILL_AFTER = 0, -1, -2, -3
 TAKES_SPACE = frozenset({"create", "write", "mkdir", "link", "reserve"})
 BY_PATH = frozenset({"create", "open", "mkdir", "link", "rename", "replace", "remove", "remove nothing", "touch"})
 CHANGES = frozenset({"create", "mkdir", "link", "reserve", "truncate", "rename", "replace", "remove", "touch"})
+SAME = frozenset({"open", "remove nothing"})  # for whatever kind of file: only a read-only disk minds, and nothing changes
 FAULTS = {
     "disk full": (TAKES_SPACE - {"write"}) | {"rename", "replace", "sync"},
     "half written, then full": frozenset({"write"}),
@@ -79,7 +80,8 @@ class Recorder:
         stack = lines()
         self.lines.update(stack)
         named = _named(call, path)
-        return Point(named, kind_of(path, self.folder), stack[0] if stack else "") if named else None
+        kind = "" if named in SAME else kind_of(path, self.folder)
+        return Point(named, kind, stack[0] if stack else "") if named else None
 
 
 class Injector(Recorder):
@@ -156,7 +158,8 @@ def kind_of(path: str, folder: Path) -> str:
     """A path without what differs between runs, processes, methods and ingredients."""
     name = path.removeprefix(f"{folder}/").replace(f".{socket.gethostname()}-", ".HOST-")
     name = re.sub(r"^runs/[a-z]+", "runs/NAME", name)
-    name = re.sub(r"(?<=cells/)[a-z]+|(?<=cell-)[a-z]+", "METHOD", name)
+    name = re.sub(r"(?<=cells/)[a-z]+", "METHOD", name)
+    name = re.sub(r"((?:leases|failures)/\.?)(trunk|ingredient-\d+|cell-[a-z]+-[0-9a-f]+)(?=\.)", r"\1WORK", name)
     name = re.sub(r"(?<=soups/)(\.?)[a-z]+(?=\.h5)", r"\1METHOD", name)
     return re.sub(r"\b[0-9a-f]{8,}\b|(?<![h])\d+", "#", name)
 

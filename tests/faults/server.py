@@ -29,7 +29,7 @@ from tests.faults.plan import Fault, faults_of
 from tests.faults.scenario import Step
 
 WORKERS = len(os.sched_getaffinity(0))
-CHAIN = 25  # faults, and then the undisturbed command
+CHAIN = 40  # faults, and then the undisturbed command
 HUNG_SECONDS = 300
 BROKE = 70  # exit code of a child that raised what it should not
 
