@@ -31,7 +31,9 @@ GO_ON, HALF, HALF_AND_KILL, KILL_AFTER = 0, -1, -2, -3
 TAKES_SPACE = frozenset({"create", "write", "mkdir", "link", "reserve"})
 BY_PATH = frozenset({"create", "open", "mkdir", "link", "rename", "replace", "remove", "remove nothing", "touch"})
 CHANGES = frozenset({"create", "mkdir", "link", "reserve", "truncate", "rename", "replace", "remove", "touch"})
-SAME = frozenset({"open", "remove nothing"})  # for whatever kind of file: only a read-only disk minds, and nothing changes
+SAME = frozenset(
+    {"open", "remove nothing"}
+)  # for whatever kind of file: only a read-only disk minds, and nothing changes
 FAULTS = {
     "disk full": (TAKES_SPACE - {"write"}) | {"rename", "replace", "sync"},
     "half written, then full": frozenset({"write"}),

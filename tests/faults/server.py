@@ -62,7 +62,7 @@ class Told:
     """What came of one step's chain of faults."""
 
     step: str
-    faults: int = 0
+    done: list[tuple[str, str, str]] = field(default_factory=list)  # what, at which call, of which kind of file
     problems: list[str] = field(default_factory=list)
     lines: set[str] = field(default_factory=set)
 
@@ -105,7 +105,9 @@ class Server:
             signal.alarm(HUNG_SECONDS)
             intercept.watch(self.library, cwd, watching)
             done = kit.here(*words, cwd=cwd)
-            passed = [] if isinstance(watching, Injector) else [(asdict(point), path) for point, path in watching.points]
+            passed = (
+                [] if isinstance(watching, Injector) else [(asdict(point), path) for point, path in watching.points]
+            )
             said.write_text(json.dumps([done.stdout, done.stderr, sorted(watching.lines), passed]))
             return done.returncode
 
@@ -164,7 +166,7 @@ def chain(server: Server, stage: Stage, faults: Sequence[Fault], run: Path) -> T
         if not outcome.reached:  # what is written there is there
             copied(stage.before, run)
             outcome = server.faulty(stage.step, run, fault)
-        told.faults += 1
+        told.done.append((fault.what, fault.point.call, fault.point.file))
         told.lines.update(outcome.lines)
         wrong = [*_ill_told(fault, outcome, stage.step), *inspector.problems(run / "runs")]
         told.problems += [f"{stage.step.name}: {fault}: {line}" for line in wrong]
@@ -235,7 +237,10 @@ def main(library: Path, folder: Path, results: Path) -> None:
                 chains.append(lambda run, s=stage, f=faults[first : first + CHAIN]: told_of(chain(server, s, f, run)))
         told = list(forked(chains, folder))
     lines |= {line for each in told for line in each["lines"]}
-    results.write_text(json.dumps({"lines": sorted(lines), "told": told}))
+    kinds = {intercept.kind_of(f"runs/{name}", folder) for name in found[-1].after}
+    results.write_text(json.dumps({"lines": sorted(lines), "told": told, "kinds": sorted(kinds)}))
+    points = len({point for stage in found for point, _ in stage.passed})
+    print(f"{sum(len(each['done']) for each in told)} faults at {points} points, {len(kinds)} kinds of finished files")
 
 
 def told_of(told: Told) -> dict[str, Any]:
