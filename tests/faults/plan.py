@@ -1,7 +1,8 @@
-"""Which faults are done at which points."""
+"""Which faults are done at which points; and what a kill cannot show, for the system writes on: whether files are synced."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -45,3 +46,28 @@ def _last(passed: Sequence[tuple[Point, str]], first: int) -> int:
             turn += 1
             last = turn if path == passed[first][1] else last
     return last
+
+
+def unsynced(passed: Sequence[tuple[Point, str]]) -> list[str]:
+    """Files that took their place before all that was written of them was synced, or whose folder was not synced next.
+
+    But for notes, which are worth nothing after a crash, and files that are set aside, which were there before.
+    """
+    found, dirty = [], set[str]()
+    for place, (point, path) in enumerate(passed):
+        folder, name = os.path.split(path)
+        if point.call in {"create", "write", "reserve", "truncate"}:
+            dirty.add(path)
+        elif point.call == "sync":
+            dirty.discard(path)
+        elif (
+            point.call in {"rename", "replace"}
+            and not name.startswith(".")
+            and not name.endswith((".json", ".damaged"))
+        ):
+            if any(os.path.dirname(other) == folder for other in dirty if other.startswith(f"{folder}/.{name}.")):
+                found.append(f"{point}: what was written is not synced")
+            after = passed[place + 1] if place + 1 < len(passed) else (point, "")
+            if (after[0].call, after[1]) != ("sync", folder):
+                found.append(f"{point}: its folder is not synced")
+    return found

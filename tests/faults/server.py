@@ -25,7 +25,7 @@ from typing import Any
 from tests.faults import contents, intercept, kit, scenario
 from tests.faults.contents import Held, Inspector
 from tests.faults.intercept import FAILS, KILLS, Injector, Point, Recorder
-from tests.faults.plan import Fault, faults_of
+from tests.faults.plan import Fault, faults_of, unsynced
 from tests.faults.scenario import Step
 
 WORKERS = len(os.sched_getaffinity(0))
@@ -238,7 +238,8 @@ def main(library: Path, folder: Path, results: Path) -> None:
         told = list(forked(chains, folder))
     lines |= {line for each in told for line in each["lines"]}
     kinds = {intercept.kind_of(f"runs/{name}", folder) for name in found[-1].after}
-    results.write_text(json.dumps({"lines": sorted(lines), "told": told, "kinds": sorted(kinds)}))
+    late = [line for stage in found for line in unsynced(stage.passed)]
+    results.write_text(json.dumps({"lines": sorted(lines), "told": told, "kinds": sorted(kinds), "unsynced": late}))
     points = len({point for stage in found for point, _ in stage.passed})
     print(f"{sum(len(each['done']) for each in told)} faults at {points} points, {len(kinds)} kinds of finished files")
 

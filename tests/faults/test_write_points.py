@@ -78,6 +78,11 @@ def test_every_kind_of_file_was_met_while_it_took_its_place(told: dict[str, Any]
     assert missed == []
 
 
+def test_every_file_is_synced_before_it_takes_its_place_and_its_folder_afterwards(told: dict[str, Any]) -> None:
+    """A kill cannot show this, for the system still writes what a killed process gave it."""
+    assert told["unsynced"] == []
+
+
 def test_every_line_that_writes_was_among_them(told: dict[str, Any]) -> None:
     """A new line that writes must be reached by a step of scenario.py."""
     reached = set(told["lines"])
