@@ -1,4 +1,4 @@
-"""Which faults are done at which points; and what a kill cannot show, for the system writes on: whether files are synced."""
+"""Which faults are done at which points; and whether files are synced, which no kill can show: the system writes on."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def _last(passed: Sequence[tuple[Point, str]], first: int) -> int:
     return last
 
 
-def unsynced(passed: Sequence[tuple[Point, str]]) -> list[str]:
-    """Files that took their place before all that was written of them was synced, or whose folder was not synced next.
+NOT_SYNCED = (".json", ".damaged")  # notes are worth nothing after a crash; what is set aside was there before
 
-    But for notes, which are worth nothing after a crash, and files that are set aside, which were there before.
-    """
+
+def unsynced(passed: Sequence[tuple[Point, str]]) -> list[str]:
+    """Files that took their place before all that was written of them was synced, or whose folder was not synced next."""
     found, dirty = [], set[str]()
     for place, (point, path) in enumerate(passed):
         folder, name = os.path.split(path)
