@@ -52,7 +52,7 @@ NOT_SYNCED = (".json", ".damaged")  # notes are worth nothing after a crash; wha
 
 
 def unsynced(passed: Sequence[tuple[Point, str]]) -> list[str]:
-    """Files that took their place before all that was written of them was synced, or whose folder was not synced next."""
+    """Files that took their place before what was written of them was synced, or whose folder was not synced next."""
     found, dirty = [], set[str]()
     for place, (point, path) in enumerate(passed):
         folder, name = os.path.split(path)

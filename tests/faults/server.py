@@ -81,12 +81,9 @@ def child(work: Callable[[], int], trace: Path) -> int:
         os._exit(code)
 
 
-def ended(number: int, trace: Path) -> int:
-    """Exit code of a child, when it has one. Raises: RuntimeError with what the child raised."""
-    code = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
-    if trace.exists():
-        raise RuntimeError(f"a child ended with {code}: {trace.read_text()}")
-    return code
+def ended(number: int) -> int:
+    """Exit code of a child, when it has one."""
+    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,8 @@ class Server:
     def given(self, words: Sequence[str], cwd: Path, watching: Recorder) -> Outcome:
         """Give a command in `cwd`; what it does to files is watched, and may be decided upon."""
         said, trace = cwd.with_suffix(".said"), cwd.with_suffix(".trace")
-        said.unlink(missing_ok=True)
+        for path in (said, trace):
+            path.unlink(missing_ok=True)
 
         def command() -> int:
             signal.alarm(HUNG_SECONDS)
@@ -111,7 +109,9 @@ class Server:
             said.write_text(json.dumps([done.stdout, done.stderr, sorted(watching.lines), passed]))
             return done.returncode
 
-        code = ended(child(command, trace), trace)
+        code = ended(child(command, trace))
+        if trace.exists():
+            return Outcome(code, err=trace.read_text())
         return Outcome(code, *json.loads(said.read_text())) if said.exists() else Outcome(code)
 
     def faulty(self, step: Step, cwd: Path, fault: Fault) -> Outcome:
@@ -209,8 +209,8 @@ def forked(tasks: Sequence[Callable[[Path], Any]], folder: Path) -> Iterator[Any
 
         children.append((child(work, trace), trace, results))
     for number, trace, results in children:
-        code = ended(number, trace)
-        assert code == 0, f"a worker ended with {code}"
+        code = ended(number)
+        assert code == 0, f"a worker ended with {code}: {trace.read_text() if trace.exists() else ''}"
         yield from json.loads(results.read_text())
 
 
