@@ -32,6 +32,7 @@ from gnnsoup_hpc.store import soup as soup_store
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.store.soup import Recipe
 from gnnsoup_hpc.train.noticeboard import Board
+from gnnsoup_hpc.train.tidy import tidy
 
 POLL_SECONDS = 0.5
 _OF_MEASUREMENT = {"ranks", "threads", "device", "streamed"}  # what a recipe says of how, and not of what
@@ -120,6 +121,8 @@ class Sweep:
             if held_by_others == todo:
                 time.sleep(POLL_SECONDS)
             todo = held_by_others
+        if self._here.rank == 0:
+            tidy(self._stove.run, [dish.work for dish in self._all() if self._is_there(dish)])
 
     def _settled(self, dish: Dish, board: Board, watch: Watch) -> bool:
         """Whether a cell is there or has failed by now; not, where somebody else is at it."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from gnnsoup_hpc import processes
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,9 @@ class Clock:
 
     @classmethod
     def of(cls, folder: Path) -> Clock:
-        """The clock of `folder`'s file system."""
-        probe = folder / f".clock.{socket.gethostname()}.{os.getpid()}"
+        """The clock of `folder`'s file system; what killed processes have left in `folder` is removed."""
+        probe = processes.private(folder / "clock")
+        processes.sweep(folder)
         try:
             probe.touch()
             now = probe.stat().st_mtime

@@ -49,14 +49,17 @@ def train_all(job: Job, here: Place, device: torch.device, log: Log, souping: bo
         if len(missing) < job.train.ingredients:
             there = job.train.ingredients - len(missing)
             log.say(f"train: {there} of {job.train.ingredients} ingredients are there already")
+        failed = dict[int, str]()
         if missing:
             _warn_of_copies(job, log)
-            _share(starts, missing)
+            failed = _share(starts, missing)
+    if here.rank == 0:
+        tidy(run, ["trunk", *(_work(index) for index in range(job.train.ingredients) if index not in failed)])
+    if failed:
+        raise _failure(failed, job.train.ingredients)
     paths = [run.ingredient(index) for index in range(job.train.ingredients)]
     if missing or gathered.names(run.gathered) != [path.stem for path in paths]:
         gathered.gather(run.gathered, paths, starts.initial, job)
-    if here.rank == 0:
-        tidy(run, ["trunk", *map(_work, range(job.train.ingredients))])
 
 
 def _warn_of_copies(job: Job, log: Log) -> None:
@@ -100,11 +103,11 @@ def _is_there(starts: Starts, index: int) -> bool:
     return True
 
 
-def _share(starts: Starts, missing: list[int]) -> None:
+def _share(starts: Starts, missing: list[int]) -> dict[int, str]:
     """Train what is missing, one lease after the other; wait for what others hold, and take over what they drop.
 
-    Ranks begin at different ingredients, so that they rarely ask for the same lease. What failed is not tried again.
-    Raises: IngredientsError at the end, where some failed.
+    Ranks begin at different ingredients, so that they rarely ask for the same lease. What failed is not tried again:
+    which did, and why.
     """
     bench = starts.bench
     first = bench.here.rank % len(missing)
@@ -126,12 +129,15 @@ def _share(starts: Starts, missing: list[int]) -> None:
         if held_by_others == todo:
             time.sleep(POLL_SECONDS)
         todo = held_by_others
-    if failed:
-        names = ", ".join(f"{index:04d}" for index in sorted(failed))
-        raise IngredientsError(
-            f"{len(failed)} of {bench.job.train.ingredients} ingredients failed, all others are there: {names}."
-            f" The first: {failed[min(failed)]}. The same command tries them again; `gnnsoup status` says why of each"
-        )
+    return failed
+
+
+def _failure(failed: dict[int, str], ingredients: int) -> IngredientsError:
+    names = ", ".join(f"{index:04d}" for index in sorted(failed))
+    return IngredientsError(
+        f"{len(failed)} of {ingredients} ingredients failed, all others are there: {names}. The first:"
+        f" {failed[min(failed)]}. The same command tries them again; `gnnsoup status` says why of each"
+    )
 
 
 def _work(index: int) -> str:

@@ -29,15 +29,24 @@ PACKAGE = Path(gnnsoup_hpc.__file__).parent
 GO_ON, HALF, HALF_AND_KILL, KILL_AFTER = 0, -1, -2, -3
 
 TAKES_SPACE = frozenset({"create", "write", "mkdir", "link", "reserve"})
+BY_PATH = frozenset({"create", "open", "mkdir", "link", "rename", "replace", "remove", "remove nothing", "touch"})
+CHANGES = frozenset({"create", "mkdir", "link", "reserve", "truncate", "rename", "replace", "remove", "touch"})
+SAME = frozenset(
+    {"open", "remove nothing"}
+)  # for whatever kind of file: only a read-only disk minds, and nothing changes
 FAULTS = {
-    "disk full": TAKES_SPACE | {"rename", "sync", "truncate"},
+    "disk full": (TAKES_SPACE - {"write"}) | {"rename", "replace", "sync"},
     "half written, then full": frozenset({"write"}),
-    "read-only": TAKES_SPACE | {"open", "rename", "sync", "truncate", "remove", "touch"},
-    "killed before": TAKES_SPACE | {"open", "rename", "sync", "truncate", "remove", "touch"},
+    "read-only": BY_PATH,  # and not where a file is open to be written, for then none is remounted so
+    "no hard links": frozenset({"link"}),
+    # Where two kills would leave the same files there is one: a sync changes none, and what is there before a file is
+    # written is there after it was created.
+    "killed before": CHANGES,
     "killed half-way": frozenset({"write"}),
-    "killed after": frozenset({"create", "rename", "link"}),
+    "killed after": frozenset({"create", "rename", "replace"}),
 }
-FAILS = frozenset({"disk full", "half written, then full", "read-only"})  # the others end the process
+FAILS = frozenset({"disk full", "half written, then full", "read-only"})  # and a line may say so
+KILLS = frozenset({"killed before", "killed half-way", "killed after"})
 
 Decide = Callable[[str, str, int], int]
 _DECIDE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_long)
@@ -55,41 +64,41 @@ class Point:
         return f"{self.call} {self.file} ({self.line})"
 
 
-@dataclass
 class Recorder:
-    """Notes all points in their order."""
+    """Notes all points in their order, with their paths, and the lines of the package that led to them."""
 
-    folder: Path
-
-    def __post_init__(self) -> None:
-        self.points: list[Point] = []
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.points: list[tuple[Point, str]] = []
         self.lines: set[str] = set()
 
     def __call__(self, call: str, path: str, size: int) -> int:
-        stack = lines()
-        self.lines.update(stack)
-        self.points.append(Point(call, kind_of(path, self.folder), stack[0] if stack else ""))
+        if (point := self.point(call, path)) is not None:
+            self.points.append((point, path))
         return GO_ON
 
+    def point(self, call: str, path: str) -> Point | None:
+        """The point that is reached by a call; None where it changes nothing, whatever the disk is like."""
+        stack = lines()
+        self.lines.update(stack)
+        named = _named(call, path)
+        kind = "" if named in SAME else kind_of(path, self.folder)
+        return Point(named, kind, stack[0] if stack else "") if named else None
 
-@dataclass
-class Injector:
-    """Does `fault` at the `turn`-th time (from 0) that `point` is reached, and says so; a full disk stays full."""
 
-    folder: Path
-    point: Point
-    turn: int
-    fault: str
-    say: Callable[[], None]
+class Injector(Recorder):
+    """Does a fault at the `turn`-th time (from 0) that `wanted` is reached, and says so; a full disk stays full."""
 
-    def __post_init__(self) -> None:
+    def __init__(self, folder: Path, wanted: Point, turn: int, fault: str, say: Callable[[], None]) -> None:
+        super().__init__(folder)
+        self.wanted, self.turn, self.fault, self.say = wanted, turn, fault, say
         self.reached, self.broken = 0, False
 
     def __call__(self, call: str, path: str, size: int) -> int:
+        point = self.point(call, path)
         if self.broken:
             return self._later(call)
-        stack = lines()
-        if Point(call, kind_of(path, self.folder), stack[0] if stack else "") != self.point:
+        if point != self.wanted:
             return GO_ON
         self.reached += 1
         return self._now() if self.reached == self.turn + 1 else GO_ON
@@ -99,16 +108,36 @@ class Injector:
         if self.fault == "killed before":
             os.kill(os.getpid(), signal.SIGKILL)
         self.broken = True
-        if self.fault == "half written, then full":
-            return HALF
-        if self.fault in FAILS:
-            return errno.ENOSPC if self.fault == "disk full" else errno.EROFS
-        return HALF_AND_KILL if self.fault == "killed half-way" else KILL_AFTER
+        ways = {
+            "disk full": errno.ENOSPC,
+            "half written, then full": HALF,
+            "read-only": errno.EROFS,
+            "no hard links": errno.EPERM,
+            "killed half-way": HALF_AND_KILL,
+            "killed after": KILL_AFTER,
+        }
+        return ways[self.fault]
 
     def _later(self, call: str) -> int:
         if self.fault == "read-only":
             return errno.EROFS
+        if self.fault == "no hard links":
+            return errno.EPERM if call == "link" else GO_ON
         return errno.ENOSPC if call in TAKES_SPACE else GO_ON
+
+
+def _named(call: str, path: str) -> str:
+    """The call, by what it does with what is there now; empty where it does nothing."""
+    there = os.path.lexists(path)
+    if call == "rename":
+        return "replace" if there else "rename"
+    if call == "remove":
+        return "remove" if there else "remove nothing"
+    if call == "mkdir":  # nor where what it is to be in is not there
+        return "" if there or not os.path.isdir(os.path.dirname(path)) else "mkdir"
+    if call == "open":
+        return "open" if there else ""
+    return call
 
 
 @functools.cache
@@ -128,8 +157,11 @@ def lines() -> list[str]:
 
 
 def kind_of(path: str, folder: Path) -> str:
-    """A path without what differs between runs, processes and ingredients."""
+    """A path without what differs between runs, processes, methods and ingredients."""
     name = path.removeprefix(f"{folder}/").replace(f".{socket.gethostname()}-", ".HOST-")
+    name = re.sub(r"^runs/[a-z]+", "runs/NAME", name)
+    name = re.sub(r"(?<=cells/)[a-z]+", "METHOD", name)
+    name = re.sub(r"((?:leases|failures)/\.?)(trunk|ingredient-\d+|cell-[a-z]+-[0-9a-f]+)(?=\.)", r"\1WORK", name)
     name = re.sub(r"(?<=soups/)(\.?)[a-z]+(?=\.h5)", r"\1METHOD", name)
     return re.sub(r"\b[0-9a-f]{8,}\b|(?<![h])\d+", "#", name)
 

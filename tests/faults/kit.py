@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+from gnnsoup_hpc import processes
 from gnnsoup_hpc.__main__ import main
 from tests.tiny import command, write_job
 
@@ -174,6 +175,15 @@ def flip(path: Path, position: float) -> None:
     data = bytearray(path.read_bytes())
     data[int(position * (len(data) - 1))] ^= 1
     path.write_bytes(data)
+
+
+def left_by_the_dead(path: Path) -> Path:
+    """What a killed process left beside `path` under its private name; the folder is made."""
+    private = processes.private(path)
+    left = private.with_name(private.name.removesuffix(str(os.getpid())) + "999999999")  # above any process's number
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.touch()
+    return left
 
 
 def dataset(path: Path, name: str) -> np.ndarray[Any, Any]:

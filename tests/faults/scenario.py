@@ -6,6 +6,7 @@ arrays travel as files, features are drawn block by block, evaluation spills.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from gnnsoup_hpc import metis_apart, prepare
+from gnnsoup_hpc import leases, metis_apart, prepare
 from gnnsoup_hpc.errors import DivergedError
 from gnnsoup_hpc.evaluate import Evaluator
-from gnnsoup_hpc.train import work
+from gnnsoup_hpc.store import files
+from gnnsoup_hpc.train import noticeboard, work
 from gnnsoup_hpc.train.loop import train
 from tests.faults import kit
 
@@ -53,25 +55,35 @@ threads = 1
 
 @dataclass(frozen=True)
 class Step:
-    """A command, and what is done to the run before it."""
+    """A command, and what is done to the folder of runs before it."""
 
     name: str
     words: tuple[str, ...]
-    hurt: Callable[[Path], None] = lambda root: None
+    hurt: Callable[[Path], None] = lambda runs: None
     ends: int = 0  # exit code when undisturbed
 
 
-def _damage_trained(root: Path) -> None:
-    for path in (root / "ingredients/0001.h5", root / "trunk.h5", root / "initial.h5", root / "ingredients.h5"):
-        kit.flip(path, 0.5)
+def _damage_trained(runs: Path) -> None:
+    for name in ("ingredients/0001.h5", "trunk.h5", "initial.h5", "ingredients.h5"):
+        kit.flip(runs / "tiny" / name, 0.5)
 
 
-def _damage_souped(root: Path) -> None:
-    for path in (root / "soups/pls.h5", root / "alignment.h5", root / "first-hop-sage.h5", root / "diagnosis.h5"):
-        kit.flip(path, 0.5)
+def _damage_souped(runs: Path) -> None:
+    for name in ("soups/pls.h5", "alignment.h5", "first-hop-sage.h5", "diagnosis.h5"):
+        kit.flip(runs / "tiny" / name, 0.5)
 
 
-DIVERGING = ("name=diverging", "train.trunk_epochs=0", "train.vary.learning_rate=[0.01, 999]")
+def _lease_elsewhere(runs: Path) -> None:
+    """A host out of sight holds the lease on an ingredient that is not there."""
+    (runs / "diverging/leases/ingredient-0001.lease").write_text('{"host": "elsewhere", "pid": 1, "started": "0"}')
+
+
+def _set(*overrides: str) -> tuple[str, ...]:
+    return tuple(word for override in overrides for word in ("--set", override))
+
+
+DIVERGING = _set("name=diverging", "train.trunk_epochs=0", "train.vary.learning_rate=[0.01, 999]")
+SWEPT = _set('soup.methods=["gis"]', "soup.diagnose=false", "sweep.gis.granularity=[3, 4]")
 
 STEPS = (
     Step("prepare", ("prepare", "job.toml")),
@@ -79,14 +91,20 @@ STEPS = (
     Step("soup", ("soup", "job.toml")),
     Step("report", ("report", "runs/tiny")),
     Step("train again what is damaged", ("train", "job.toml"), _damage_trained),
-    Step("train one that diverges", ("train", "job.toml", *(w for s in DIVERGING for w in ("--set", s))), ends=1),
     Step("soup again what is damaged", ("soup", "job.toml"), _damage_souped),
+    Step("sweep", ("soup", "job.toml", *SWEPT)),
+    Step("sweep again", ("soup", "job.toml", "--again", *SWEPT)),
+    Step("train one that diverges", ("train", "job.toml", *DIVERGING), ends=1),
+    Step("status", ("status", "runs/diverging"), _lease_elsewhere),
 )
 
 
 @contextmanager
 def everything_on_disk() -> Iterator[None]:
-    """As if the graph were large: its cut is prepared through files, and evaluation has no room in memory."""
+    """As if the graph were large: its cut is prepared through files, and evaluation has no room in memory.
+
+    And as if no time passed, so that what is written does not depend on the machine's speed.
+    """
     begin = Evaluator.__init__
 
     def tight(self: Evaluator, graph: Any, net: Any, memory: int, *rest: Any, **more: Any) -> None:
@@ -105,5 +123,8 @@ def everything_on_disk() -> Iterator[None]:
         mock.patch.object(work, "train", diverging),
         mock.patch.object(metis_apart, "_run", cut),
         mock.patch.object(prepare, "ENTRIES_TO_CUT_APART", 0),
+        mock.patch.object(noticeboard, "SECONDS_BETWEEN_POSTS", 0.0),
+        mock.patch.object(leases, "RENEW_SECONDS", 1e9),
+        mock.patch.object(files, "_version", functools.cache(files._version)),  # which is slow, and stays the same
     ):
         yield

@@ -9,7 +9,6 @@ step. Every chain ends with the same command, undisturbed, and the result must b
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import mmap
@@ -18,41 +17,32 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.faults import contents, intercept, kit, scenario
 from tests.faults.contents import Held, Inspector
-from tests.faults.intercept import FAILS, FAULTS, Decide, Injector, Point, Recorder
+from tests.faults.intercept import FAILS, KILLS, Injector, Point, Recorder
+from tests.faults.plan import Fault, faults_of, unsynced
 from tests.faults.scenario import Step
 
 WORKERS = len(os.sched_getaffinity(0))
-CHAIN = 25  # faults, and then the undisturbed command
+CHAIN = 40  # faults, and then the undisturbed command
 HUNG_SECONDS = 300
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One fault at one point, the `turn`-th time that it is reached."""
-
-    point: Point
-    turn: int
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.what} at {self.point}" + (f", time {self.turn + 1}" if self.turn else "")
+BROKE = 70  # exit code of a child that raised what it should not
 
 
 @dataclass
 class Stage:
-    """A step, the state before it, and what an undisturbed run's files hold after it."""
+    """A step, the state before it, what an undisturbed run's files hold after it, and what else it leaves."""
 
     step: Step
     before: Path
     after: dict[str, Held]
-    points: list[Point]
+    left: list[str]
+    passed: list[tuple[Point, str]]
 
 
 @dataclass
@@ -62,6 +52,8 @@ class Outcome:
     code: int
     out: str = ""
     err: str = ""
+    lines: list[str] = field(default_factory=list)  # of the package, that led to a change
+    passed: list[tuple[dict[str, str], str]] = field(default_factory=list)  # points, with paths
     reached: bool = False
 
 
@@ -70,75 +62,65 @@ class Told:
     """What came of one step's chain of faults."""
 
     step: str
-    faults: int = 0
+    done: list[tuple[str, str, str]] = field(default_factory=list)  # what, at which call, of which kind of file
     problems: list[str] = field(default_factory=list)
+    lines: set[str] = field(default_factory=set)
 
 
+def child(work: Callable[[], int], trace: Path) -> int:
+    """Do something in a forked process; its number. What it raises is written to `trace`."""
+    number = os.fork()
+    if number:
+        return number
+    code = BROKE
+    try:
+        code = work()
+    finally:  # and never back into what this process is a copy of
+        if sys.exc_info()[0] is not None:
+            trace.write_text(traceback.format_exc())
+        os._exit(code)
+
+
+def ended(number: int) -> int:
+    """Exit code of a child, when it has one."""
+    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+
+
+@dataclass(frozen=True)
 class Server:
     """Runs commands in forked children."""
 
-    def __init__(self, library: Path, folder: Path) -> None:
-        self.library, self.folder = library, folder
-        self._reached = mmap.mmap(-1, 1)  # shared with children
+    library: Path
+    folder: Path
 
-    def given(self, words: Sequence[str], cwd: Path, decide: Decide | None = None) -> Outcome:
-        """Give a command in `cwd`, its changes to files decided upon."""
-        said = cwd.with_suffix(".said")
-        said.unlink(missing_ok=True)
-        child = os.fork()
-        if child == 0:
-            os._exit(self._child(words, cwd, decide, said))
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        return Outcome(code, *json.loads(said.read_text())) if said.exists() else Outcome(code)
+    def given(self, words: Sequence[str], cwd: Path, watching: Recorder) -> Outcome:
+        """Give a command in `cwd`; what it does to files is watched, and may be decided upon."""
+        said, trace = cwd.with_suffix(".said"), cwd.with_suffix(".trace")
+        for path in (said, trace):
+            path.unlink(missing_ok=True)
 
-    def _child(self, words: Sequence[str], cwd: Path, decide: Decide | None, said: Path) -> int:
-        signal.alarm(HUNG_SECONDS)
-        if decide is not None:
-            intercept.watch(self.library, cwd, decide)
-        try:
+        def command() -> int:
+            signal.alarm(HUNG_SECONDS)
+            intercept.watch(self.library, cwd, watching)
             done = kit.here(*words, cwd=cwd)
-        except BaseException:  # noqa: BLE001 - as the interpreter does at last
-            done = kit.subprocess.CompletedProcess([], 70, "", traceback.format_exc())
-        said.write_text(json.dumps([done.stdout, done.stderr]))
-        return done.returncode
+            passed = (
+                [] if isinstance(watching, Injector) else [(asdict(point), path) for point, path in watching.points]
+            )
+            said.write_text(json.dumps([done.stdout, done.stderr, sorted(watching.lines), passed]))
+            return done.returncode
 
-    def recorded(self, step: Step, cwd: Path) -> Recorder:
-        """Give a step's command undisturbed; the points that it passed."""
-        notes, recorder = cwd.with_suffix(".points"), Recorder(cwd)
-
-        child = os.fork()
-        if child == 0:
-            code = self._child(step.words, cwd, recorder, cwd.with_suffix(".said"))
-            notes.write_text(json.dumps([[asdict(point) for point in recorder.points], sorted(recorder.lines)]))
-            os._exit(code)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert code == step.ends, f"{step.name}: {cwd.with_suffix('.said').read_text()}"
-        points, lines = json.loads(notes.read_text())
-        recorder.points, recorder.lines = [Point(**point) for point in points], set(lines)
-        return recorder
+        code = ended(child(command, trace))
+        if trace.exists():
+            return Outcome(code, err=trace.read_text())
+        return Outcome(code, *json.loads(said.read_text())) if said.exists() else Outcome(code)
 
     def faulty(self, step: Step, cwd: Path, fault: Fault) -> Outcome:
         """Give a step's command with a fault."""
-        self._reached[0] = 0
-        injector = Injector(cwd, fault.point, fault.turn, fault.what, lambda: self._reached.__setitem__(0, 1))
-        outcome = self.given(step.words, cwd, injector)
-        outcome.reached = bool(self._reached[0])
+        with mmap.mmap(-1, 1) as reached:  # shared with the child, and with no other worker
+            injector = Injector(cwd, fault.point, fault.turn, fault.what, lambda: reached.__setitem__(0, 1))
+            outcome = self.given(step.words, cwd, injector)
+            outcome.reached = bool(reached[0])
         return outcome
-
-
-def faults_of(points: Sequence[Point], known: Collection[Point]) -> list[Fault]:
-    """Every fault at the first time that each point is reached, in their order; at the last too for what is written.
-
-    Points that an earlier step had are left out, but where a file takes another's place.
-    """
-    times = {point: points.count(point) for point in points if point not in known or point.call == "rename"}
-    return [
-        Fault(point, turn, what)
-        for point, count in times.items()
-        for turn in sorted({0, count - 1} if point.call == "write" else {0})
-        for what, calls in FAULTS.items()
-        if point.call in calls
-    ]
 
 
 def stages(server: Server) -> tuple[list[Stage], set[str]]:
@@ -146,13 +128,16 @@ def stages(server: Server) -> tuple[list[Stage], set[str]]:
     run = server.folder / "undisturbed"
     run.mkdir()
     (run / "job.toml").write_text(scenario.JOB)
-    found, lines = [], set()
+    found, lines = [], set[str]()
     for number, step in enumerate(scenario.STEPS):
-        step.hurt(run / "runs/tiny")
+        step.hurt(run / "runs")
         before = copied(run, server.folder / f"before-{number}")
-        recorder = server.recorded(step, run)
-        lines |= recorder.lines
-        found.append(Stage(step, before, contents.all_held(run / "runs"), recorder.points))
+        outcome = server.given(step.words, run, Recorder(run))
+        assert outcome.code == step.ends, f"{step.name}: {outcome}"
+        lines.update(outcome.lines)
+        passed = [(Point(**point), path) for point, path in outcome.passed]
+        runs = run / "runs"
+        found.append(Stage(step, before, contents.all_held(runs), contents.leftovers(runs), passed))
     return found, lines
 
 
@@ -181,11 +166,14 @@ def chain(server: Server, stage: Stage, faults: Sequence[Fault], run: Path) -> T
         if not outcome.reached:  # what is written there is there
             copied(stage.before, run)
             outcome = server.faulty(stage.step, run, fault)
-        told.faults += 1
+        told.done.append((fault.what, fault.point.call, fault.point.file))
+        told.lines.update(outcome.lines)
         wrong = [*_ill_told(fault, outcome, stage.step), *inspector.problems(run / "runs")]
         told.problems += [f"{stage.step.name}: {fault}: {line}" for line in wrong]
-    outcome = server.given(stage.step.words, run)
-    wrong = [*inspector.problems(run / "runs"), *(f"{name} is left" for name in contents.leftovers(run / "runs"))]
+    outcome = server.given(stage.step.words, run, Recorder(run))
+    told.lines.update(outcome.lines)
+    left = [name for name in contents.leftovers(run / "runs") if name not in stage.left]
+    wrong = [*inspector.problems(run / "runs"), *(f"{name} is left" for name in left)]
     wrong += [f"{name} is missing" for name in stage.after.keys() - contents.published(run / "runs").keys()]
     if outcome.code != stage.step.ends:
         wrong.append(f"ends with {outcome.code}: {outcome.err}")
@@ -198,11 +186,11 @@ def _ill_told(fault: Fault, outcome: Outcome, step: Step) -> list[str]:
     """What is wrong with how a command told of its fault."""
     if not outcome.reached:
         return [f"is not reached: {outcome}"]
-    if fault.what not in FAILS:
+    if fault.what in KILLS:
         return [] if outcome.code == -signal.SIGKILL else [f"was not killed, but ended with {outcome.code}"]
     if outcome.code == step.ends:
         return []  # done without what could not be written: then everything else must be there and right
-    if outcome.code < 0 or "Traceback" in outcome.err:
+    if fault.what not in FAILS or outcome.code < 0 or "Traceback" in outcome.err:
         return [f"ended with {outcome.code}: {outcome.err}"]
     one = len(outcome.err.splitlines()) == 1 and outcome.err.startswith(kit.MARK)
     why = any(words in outcome.err for words in ("No space left", "Read-only file system"))
@@ -213,16 +201,16 @@ def forked(tasks: Sequence[Callable[[Path], Any]], folder: Path) -> Iterator[Any
     """Results of tasks, done by as many processes as there are cores; each task is given its process's own path."""
     children = []
     for worker in range(WORKERS):
-        results = folder / f"worker-{worker}.json"
-        child = os.fork()
-        if child == 0:
-            with contextlib.suppress(BaseException):
-                mine = [task(folder / f"worker-{worker}") for task in tasks[worker::WORKERS]]
-                results.write_text(json.dumps(mine))
-            os._exit(0)
-        children.append((child, results))
-    for child, results in children:
-        os.waitpid(child, 0)
+        results, trace = folder / f"worker-{worker}.json", folder / f"worker-{worker}.broke"
+
+        def work(worker: int = worker, results: Path = results) -> int:
+            results.write_text(json.dumps([task(folder / f"worker-{worker}") for task in tasks[worker::WORKERS]]))
+            return 0
+
+        children.append((child(work, trace), trace, results))
+    for number, trace, results in children:
+        code = ended(number)
+        assert code == 0, f"a worker ended with {code}: {trace.read_text() if trace.exists() else ''}"
         yield from json.loads(results.read_text())
 
 
@@ -233,7 +221,7 @@ def main(library: Path, folder: Path, results: Path) -> None:
         warm.mkdir(parents=True)
         (warm / "job.toml").write_text(scenario.JOB)
         for step in scenario.STEPS:  # loads, compiles and caches, so that children need not
-            step.hurt(warm / "runs/tiny")
+            step.hurt(warm / "runs")
             done = kit.here(*step.words, cwd=warm)
             assert done.returncode == step.ends, f"{step.name}: {done.stderr}"
         threads = len(os.listdir("/proc/self/task"))
@@ -243,12 +231,22 @@ def main(library: Path, folder: Path, results: Path) -> None:
         found, lines = stages(server)
         chains, known = [], set[Point]()
         for stage in found:
-            faults = faults_of(stage.points, known)
-            known |= set(stage.points)
+            faults = faults_of(stage.passed, known)
+            known |= {point for point, _ in stage.passed}
             for first in range(0, len(faults), CHAIN):
-                chains.append(lambda run, s=stage, f=faults[first : first + CHAIN]: asdict(chain(server, s, f, run)))
+                chains.append(lambda run, s=stage, f=faults[first : first + CHAIN]: told_of(chain(server, s, f, run)))
         told = list(forked(chains, folder))
-    results.write_text(json.dumps({"lines": sorted(lines), "told": told}))
+    lines |= {line for each in told for line in each["lines"]}
+    kinds = {intercept.kind_of(f"runs/{name}", folder) for name in found[-1].after}
+    late = [line for stage in found for line in unsynced(stage.passed)]
+    results.write_text(json.dumps({"lines": sorted(lines), "told": told, "kinds": sorted(kinds), "unsynced": late}))
+    points = len({point for stage in found for point, _ in stage.passed})
+    print(f"{sum(len(each['done']) for each in told)} faults at {points} points, {len(kinds)} kinds of finished files")
+
+
+def told_of(told: Told) -> dict[str, Any]:
+    """For JSON."""
+    return asdict(told) | {"lines": sorted(told.lines)}
 
 
 if __name__ == "__main__":

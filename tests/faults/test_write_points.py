@@ -22,11 +22,6 @@ import pytest
 from tests.faults import intercept, scenario
 from tests.faults.intercept import PACKAGE
 
-# Unfinished: kills at some points are told as not reached; whether the harness or the package errs is not yet known.
-pytestmark = pytest.mark.skipif(
-    "GNNSOUP_WRITE_POINTS" not in os.environ, reason="unfinished: set GNNSOUP_WRITE_POINTS=1 to run it (docs/faults.md)"
-)
-
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
 GUARD = 900  # seconds until a hang is called one
 
@@ -34,6 +29,11 @@ WRITES = frozenset({"mkdir", "rename", "replace", "link", "symlink", "unlink", "
 WRITES |= {"write_text", "write_bytes", "rmtree", "copyfile"}
 # Modules that write nothing of a run but elsewhere, at a user's or a set's behest.
 ELSEWHERE = ("bench/", "graphs/ogb/download.py", "graphs/pyg.py")
+# What no command comes by when no time passes and nobody else is there; tests/test_leases.py has both of leases.py.
+NOT_REACHED = {
+    "leases.py": {"os.utime(self._path)", "os.link(aside, path)"},  # renewed, after seconds; put back, after a race
+    "measure.py": {"_CLEAR_REFS.write_text('5')"},  # a word to the system, and no file
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,30 +54,52 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        print(done.stdout)  # how many faults: pytest -s shows it
         yield json.loads(results.read_text())
 
 
 @pytest.mark.parametrize("step", [step.name for step in scenario.STEPS])
 def test_every_fault_at_every_point(step: str, told: dict[str, Any]) -> None:
     chains = [each for each in told["told"] if each["step"] == step]
-    assert sum(each["faults"] for each in chains) > 0
+    assert sum(len(each["done"]) for each in chains) > 0
     assert [problem for each in chains for problem in each["problems"]] == []
+
+
+def test_every_kind_of_file_was_met_while_it_took_its_place(told: dict[str, Any]) -> None:
+    done = {tuple(each) for chain in told["told"] for each in chain["done"]}
+    wanted = ("killed before", "killed after", "disk full", "read-only")
+    missed = [
+        (what, kind)
+        for kind in told["kinds"]
+        for what in wanted
+        if not done & {(what, "rename", kind), (what, "replace", kind)}
+    ]
+    assert len(told["kinds"]) >= len(("graph", "job", "initial", "trunk", "ingredient", "gathered", "soup", "report"))
+    assert missed == []
+
+
+def test_every_file_is_synced_before_it_takes_its_place_and_its_folder_afterwards(told: dict[str, Any]) -> None:
+    """A kill cannot show this, for the system still writes what a killed process gave it."""
+    assert told["unsynced"] == []
 
 
 def test_every_line_that_writes_was_among_them(told: dict[str, Any]) -> None:
     """A new line that writes must be reached by a step of scenario.py."""
-    missed = [line for line in writing_lines() if line not in set(told["lines"])]
-    assert missed == [], "give scenario.py a step that comes by"
+    reached = set(told["lines"])
+    missed = [(text, where) for text, where in writing_calls() if where not in reached]
+    not_reached = {(name, text) for name, texts in NOT_REACHED.items() for text in texts}
+    assert [where for text, where in missed if text not in not_reached] == [], "give scenario.py a step for it"
+    assert not_reached <= {text for text, _ in missed}, "this is reached, or is no more"
 
 
-def writing_lines() -> list[str]:
-    """Every line of the package that calls something that writes, "store/files.py:52"."""
+def writing_calls() -> list[tuple[tuple[str, str], str]]:
+    """Every call of the package that writes: its module and text, and its line, "store/files.py:52"."""
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         name = str(path.relative_to(PACKAGE))
         if not name.startswith(ELSEWHERE):
             calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
-            found += [f"{name}:{call.lineno}" for call in calls if _writes(call)]
+            found += [((name, ast.unparse(call)), f"{name}:{call.lineno}") for call in calls if _writes(call)]
     return found
 
 

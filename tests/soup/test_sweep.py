@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from gnnsoup_hpc import notes
+from gnnsoup_hpc import notes, processes
 from gnnsoup_hpc.errors import DivergedError, MemoryLimitError, RunError
 from gnnsoup_hpc.job import Job, grids
 from gnnsoup_hpc.records import Mixture
@@ -140,6 +141,18 @@ def test_a_damaged_cell_is_made_again(job: Job) -> None:
     path.write_bytes(path.read_bytes()[:-40])
     souped(job, *SWEEP)
     assert (soup_store.read(path).mixture.alpha == alpha).all()
+
+
+def test_what_a_killed_process_left_of_a_cell_that_is_there_is_removed(job: Job) -> None:
+    _, run = souped(job, *SWEEP)
+    work = f"cell-gis-{next(iter(cells(run, 'gis')))}"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    gone = processes.here() | {"pid": ended.pid, "started": "0"}
+    run.lease(work).write_text(json.dumps(gone))
+    kit.left_by_the_dead(run.progress(work))
+    souped(job, *SWEEP)
+    assert list(run.lease(work).parent.iterdir()) == []
 
 
 def test_the_number_of_threads_names_no_other_cell(job: Job) -> None:

@@ -18,6 +18,7 @@ from gnnsoup_hpc.status.look import Status, look
 from gnnsoup_hpc.status.piece import Piece, Watch
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from tests import pantry
+from tests.faults import kit
 
 
 def work(index: int) -> str:
@@ -190,6 +191,13 @@ def test_looking_leaves_nothing_behind_and_takes_nothing(job: Job, run: RunDir) 
     before = {path: path.stat().st_mtime_ns for path in run.root.rglob("*") if path.is_file()}
     seen(job)
     assert {path: path.stat().st_mtime_ns for path in run.root.rglob("*") if path.is_file()} == before
+
+
+def test_what_a_look_that_was_killed_left_the_next_one_removes(job: Job, run: RunDir) -> None:
+    left = [kit.left_by_the_dead(run.lease("any").with_name(name)) for name in ("clock", f"{work(1)}.lease.clock.0a")]
+    assert all(path.exists() for path in left)
+    seen(job)
+    assert not any(path.exists() for path in left)
 
 
 def test_ages_are_told_where_nothing_can_be_written(job: Job, run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

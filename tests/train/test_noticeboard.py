@@ -157,6 +157,19 @@ def test_an_error_of_another_kind_ends_the_rank_and_is_kept(job: Job, monkeypatc
     assert notes.read(RunDir.of(job).failure(WORK))["why"] == "the disk is full"
 
 
+def test_what_a_killed_process_left_is_removed_though_one_fails_again(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverging(monkeypatch, DivergedError("ingredient 1 diverged"))
+    run = RunDir.of(job)
+    for path in (run.failure(WORK), run.lease(WORK), run.progress(WORK), run.checkpoint(WORK)):
+        kit.left_by_the_dead(path)
+    with pytest.raises(IngredientsError):
+        pantry.train(job)
+    assert [path.name for path in run.failures.iterdir()] == [run.failure(WORK).name]
+    assert [*run.lease("").parent.iterdir(), *run.checkpoint("").parent.iterdir()] == []
+
+
 @pytest.mark.mpi
 def test_ranks_do_not_repeat_each_others_failures(tmp_path: Path) -> None:
     bowl = kit.laid_out(tmp_path, kind="gat", ingredients=5)
