@@ -68,8 +68,14 @@ default_launcher() {
 
 # Put into `launcher` what starts a command on all ranks; `kind` is train (ranks are alone) or mpi.
 set_launcher() {
-  local mpirun=${GNNSOUP_MPIRUN:-${python%/*}/mpirun} library=
-  [[ -x $mpirun ]] || mpirun=mpirun
+  local mpirun=${GNNSOUP_MPIRUN:-} library=
+  if [[ -z $mpirun ]]; then
+    mpirun=${python%/*}/mpirun
+    [[ -x $mpirun ]] || mpirun=mpirun
+  elif ! command -v "$mpirun" >/dev/null; then
+    say "GNNSOUP_MPIRUN=$mpirun: there is no such program here"
+    exit 2
+  fi
   if [[ $kind == mpi && -n ${SLURM_JOB_ID:-} ]]; then library=$(mpi_library); fi
   read -ra launcher <<<"${GNNSOUP_LAUNCH_OPTIONS:-}"
   case ${GNNSOUP_LAUNCHER:-$(default_launcher)} in

@@ -18,14 +18,6 @@ settings.register_profile(
 settings.load_profile("steady")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests (`pytest -n`), each file is one's alone, and so are all of cluster/."""
-    for item in items:
-        alone = item.path.parent.name == "cluster"
-        item.add_marker(pytest.mark.xdist_group("cluster" if alone else item.path.stem))
-
-
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     """One thread for everything, unless a test is about threads."""

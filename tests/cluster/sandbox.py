@@ -73,8 +73,9 @@ class Sandbox:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables by which Slurm's commands find this cluster, and nothing of a Slurm job around us."""
-        plain = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
+        """Variables by which Slurm's commands find this cluster, and nothing of a Slurm job or a checkout around us."""
+        others = ("SLURM_", "SBATCH_", "GNNSOUP_")
+        plain = {name: value for name, value in os.environ.items() if not name.startswith(others)}
         return plain | {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def command(self, *words: object, cwd: Path | None = None, **variables: str) -> str:

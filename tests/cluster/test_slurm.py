@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def test_two_nodes_train_then_soup(desk: Desk) -> None:
     job = desk.sbatch(*TWO_NODES, SOUP, "tiny.toml")
     assert desk.ended(job) == ["COMPLETED"], desk.said(job)
     assert "3 ingredients, 4 ranks" in desk.said(job)
+    assert ("mpirun -n 4" in desk.said(job)) == Path(sys.prefix, "bin", "mpirun").exists()
     assert desk.bowl.report.exists()
 
 
@@ -87,6 +89,10 @@ def test_an_error_of_the_job_is_told_where_sbatch_puts_it(desk: Desk) -> None:
     assert desk.ended(job) == ["FAILED"]
     assert "ExitCode=2:0" in desk.shown(job)
     assert "'train.epochs'" in desk.said(job)
+    job = desk.sbatch("--ntasks=1", TRAIN, "tiny.toml", GNNSOUP_LAUNCHER="mpirun", GNNSOUP_MPIRUN="bin/mpirun")
+    assert desk.ended(job) == ["FAILED"]
+    assert "ExitCode=2:0" in desk.shown(job)
+    assert "GNNSOUP_MPIRUN=bin/mpirun: there is no such program here" in desk.said(job)
 
 
 def test_a_lost_node_stops_no_other(desk: Desk) -> None:
