@@ -35,7 +35,7 @@ demo: $(READY)
 	$(MPIRUN) -n $(RANKS) $(VENV)/bin/gnnsoup run $(JOB)
 
 test: $(READY)
-	GNNSOUP_MPIRUN="$(MPIRUN)" $(VENV)/bin/python -m pytest -n $(WORKERS)
+	$(VENV)/bin/python -m pytest -n $(WORKERS)
 
 bench: $(READY)
 	$(VENV)/bin/gnnsoup bench --output bench.json
@@ -44,7 +44,7 @@ bench-full: $(READY)
 	$(VENV)/bin/gnnsoup bench --full --output bench-full.json
 
 soak: $(READY)
-	GNNSOUP_MPIRUN="$(MPIRUN)" $(VENV)/bin/python -m tests.soak
+	$(VENV)/bin/python -m tests.soak
 
 check: $(READY)
 	$(VENV)/bin/ruff check .
