@@ -37,6 +37,7 @@ _Answer = TypeVar("_Answer")
 _WAKE_SECONDS = 0.005  # of looking without a pause: about what a step on a small union takes
 _NAP_SECONDS = 0.001
 _JOINT_EFFICIENCY = 0.85  # of accuracies that two ranks tell together (docs/cluster.md)
+_READING = 2  # accuracies in whose time a rank reads the whole graph and first touches the memory of its states
 _ORDERS, _BORDERS = 1, 2  # tags of messages
 
 
@@ -74,11 +75,12 @@ class Team:
     def _joint(self, station: Station, count: int) -> bool:
         """Whether all ranks tell each of so many accuracies together.
 
-        They do so unless each can hold the whole graph and dividing the number leaves hardly a rank without work.
+        They do so unless each can hold the whole graph and dividing the number, and reading the graph for it, leaves
+        hardly a rank without work.
         """
         if self._world is None or not count or not station.fits_shared(self.size):
             return False
-        busy = count / (self.size * math.ceil(count / self.size))
+        busy = (_READING + count) / (self.size * (_READING + math.ceil(count / self.size)))
         return station.streams or busy < _JOINT_EFFICIENCY
 
     def _marked(self, station: Station, tastes: Sequence[Taste], roles: Sequence[Role]) -> list[list[Marks]]:
@@ -131,6 +133,13 @@ class Team:
         if self._world is not None:
             for rank in range(1, self.size):
                 self._world.send((order, content), dest=rank, tag=_ORDERS)
+
+    def meet(self) -> None:
+        """Wait until every other rank has done all that it was told, so that no measurement holds what was before."""
+        self.tell("meet")
+        for rank in range(1, self.size):
+            assert self._world is not None
+            receive(self._world, rank)
 
     @contextmanager
     def views(self, station: Station, which: Unions | None) -> Iterator[Callable[[], Ready | None]]:
@@ -221,6 +230,7 @@ def serve(communicator: Intracomm, station: Station) -> None:
         "warm": lambda _: station.warm_up(),
         "align": lambda alignment: station.align(alignment),
         "clear": lambda exact: station.clear(exact=bool(exact)),
+        "meet": answer,
         "taste": lambda content: answer([station.accuracy(taste) for taste in content[0]]),
         "weigh": lambda content: answer(station.weighed(content[0])),
         "along": along,

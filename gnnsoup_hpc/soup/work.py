@@ -91,8 +91,9 @@ class Stove:
         )
 
     def _clear(self, exact: bool = False) -> None:
-        """On every rank."""
+        """On every rank, whatever it is still at."""
         self.team.tell("clear", exact)
+        self.team.meet()
         self.station.clear(exact)
 
     def _is_there(self, recipe: Recipe) -> bool:

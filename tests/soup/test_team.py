@@ -75,6 +75,14 @@ def test_the_others_clear_when_they_are_told() -> None:
     assert [scale.cleared for scale in scales] == [0, 1, 1]
 
 
+def test_all_meet_when_what_they_were_told_is_done() -> None:
+    with team_of(3) as (team, scales):
+        for _ in range(50):
+            team.tell("clear")
+        team.meet()
+        assert [scale.cleared for scale in scales] == [0, 50, 50]
+
+
 def test_rank_0_has_its_own_threads_again_afterwards() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
