@@ -13,6 +13,10 @@ python=${GNNSOUP_PYTHON:-}  # else the environment beside the job or in the chec
 for folder in "$PWD" "$checkout"; do
   if [[ -z $python && -x $folder/.venv/bin/python ]]; then python=$folder/.venv/bin/python; fi
 done
+if [[ -n ${GNNSOUP_PYTHON:-} && -z ${GNNSOUP_WRAP:-} ]] && ! command -v "$python" >/dev/null; then
+  say "GNNSOUP_PYTHON=$python: there is no such program here" >&2
+  exit 2
+fi
 read -ra program <<<"${GNNSOUP_WRAP:-}"  # such as "apptainer exec --nv image.sif"
 program+=("${python:-python}")
 

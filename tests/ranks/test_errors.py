@@ -20,12 +20,12 @@ import os, signal
 if os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1":
     from gnnsoup_hpc.soup.station import Station
 
-    def accuracy(self, taste, view=None):
+    def state(self, taste):
         if os.environ["PLANT"] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         raise ZeroDivisionError("planted")
 
-    Station.accuracy = accuracy
+    Station.state = state
 """
 
 
