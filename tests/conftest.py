@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from gnnsoup_hpc import shards
 from gnnsoup_hpc.job import Job
 from tests import pantry
 
@@ -40,3 +42,11 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Job:
 def served(stock: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """The same run with all soups and its report."""
     return pantry.souped(pantry.copied(stock, tmp_path_factory.mktemp("served")))
+
+
+@pytest.fixture(scope="module")
+def sections_of_three_rows() -> Iterator[None]:
+    """Or a small graph would be one section, and one rank's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "_SECTION_ROWS", 3)
+        yield

@@ -10,55 +10,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnnsoup_hpc import shards
-from gnnsoup_hpc.attention.passes import Pass
 from gnnsoup_hpc.attention.plan import AttentionPlan
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Dense, Precision
 from gnnsoup_hpc.shards import Split
-from gnnsoup_hpc.soup.team import swap_over
 from gnnsoup_hpc.subgraph import View
-from tests.arbitrary import SEEDS, Structure, normal, random_structure, structures
-from tests.test_shards import CLASSES, FEATURES, HIDDEN, a_state, a_view
+from tests.arbitrary import SEEDS, Structure, random_structure, structures
+from tests.shares import CLASSES, FEATURES, HIDDEN, a_view, compare, scored
 from tests.world import World, on_all_ranks
 
-
-@pytest.fixture(autouse=True, scope="module")
-def small_sections() -> None:
-    """Sections of three rows, or small graphs would have one alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "_SECTION_ROWS", 3)
-        yield
+pytestmark = pytest.mark.usefixtures("sections_of_three_rows")
 
 
-def passed(net: Architecture, plan: AttentionPlan, state: dict[str, Dense], grad: Dense, world: World | None) -> tuple:
-    """(asked nodes, class scores, gradients) of one rank."""
-    run = Pass(net, plan, state, keep=True, swap=None if world is None else swap_over(world))  # type: ignore[arg-type]
-    scores = run.forward().copy()
-    return plan.shard.asked, scores, run.backward(grad[slice(*plan.shard.asked)].copy())
-
-
-def compare(net: Architecture, view: View, size: int, work: list[int] | None, apart: bool) -> None:
+def compared(net: Architecture, view: View, size: int, work: list[int] | None, apart: bool) -> None:
     """Ranks together against one alone; `apart`: they are given features one by one."""
-    state, count = a_state(net), len(view.nodes)
-    grad = normal(7, count, net.classes).float().numpy()
-    _, wanted, gradients = passed(net, AttentionPlan.of(view, net.layers, row_work=work), state, grad, None)
     x = view.graph.x.numpy()
 
-    def rank(world: World) -> tuple:
-        x_of = (lambda ids: x[ids]) if apart else None
-        plan = AttentionPlan.of(view, net.layers, Split(world.rank, size), x_of, work)
-        scored = Pass(net, plan, state, keep=False, swap=swap_over(world)).forward()  # type: ignore[arg-type]
-        found = passed(net, plan, state, grad, world)
-        np.testing.assert_array_equal(scored, found[1])
-        return found
+    def planned(split: Split | None) -> AttentionPlan:
+        return AttentionPlan.of(view, net.layers, split, (lambda ids: x[ids]) if apart and split else None, work)
 
-    found = on_all_ranks(size, rank)
-    assert [node for asked, _, _ in found for node in range(*asked)] == list(range(count))
-    np.testing.assert_array_equal(np.concatenate([scores for _, scores, _ in found]), wanted)
-    for name, gradient in gradients.items():
-        total = sum(mine[name] for _, _, mine in found)
-        np.testing.assert_allclose(total, gradient, rtol=1e-11, atol=1e-11 * abs(gradient).max(), err_msg=name)
+    compare(net, planned, size, tolerance=1e-11)
 
 
 @given(structures(12), st.sampled_from([1, 2, 3]), st.integers(1, 4), st.integers(2, 4), SEEDS, st.data())
@@ -70,7 +41,7 @@ def test_ranks_together_compute_what_one_does(
     classes = data.draw(st.sampled_from([CLASSES, 2 * HIDDEN]), label="classes")  # few: values are summed up
     net = Architecture("gat", layers, FEATURES, HIDDEN, classes, heads, norm)
     work = data.draw(st.sampled_from([None, list(range(1, layers + 2))]), label="work")
-    compare(net, a_view(shape, asked, seed), size, work, data.draw(st.booleans(), label="apart"))
+    compared(net, a_view(shape, asked, seed), size, work, data.draw(st.booleans(), label="apart"))
 
 
 @pytest.mark.parametrize("features", [FEATURES, HIDDEN + 5])  # the first layer sums up features, or values
@@ -81,14 +52,14 @@ def test_larger_graphs_have_borders_of_many_rows(features: int, size: int) -> No
     plans = [AttentionPlan.of(view, 3, Split(rank, size)) for rank in range(size)]
     assert all(len(entries) > 1 for plan in plans for _, sent, got in plan.crossing[0] for entries in (sent, got))
     assert all(sum(stop - start for start, stop in plan.shard.lanes(0)) < 2 * 200 / size for plan in plans)
-    compare(net, view, size, None, apart=True)
+    compared(net, view, size, None, apart=True)
 
 
 def test_more_ranks_than_sections_leave_some_without_work() -> None:
     view = a_view(random_structure(8, 20), [1, 4], 0)
     plans = [AttentionPlan.of(view, 2, Split(rank, 5)) for rank in range(5)]
     assert any(not plan.shard.lanes(0) for plan in plans)
-    compare(Architecture("gat", 2, FEATURES, HIDDEN, CLASSES, heads=2), view, 5, None, apart=False)
+    compared(Architecture("gat", 2, FEATURES, HIDDEN, CLASSES, heads=2), view, 5, None, apart=False)
 
 
 @given(structures(12), st.integers(2, 4), st.integers(1, 3), st.data())
@@ -116,11 +87,9 @@ def test_what_one_rank_sends_of_entries_is_what_the_other_expects(
 def test_so_they_do_in_any_precision(precision: Precision) -> None:
     net = Architecture("gat", 2, FEATURES, HIDDEN, CLASSES, heads=2)
     view = a_view(random_structure(60, 300), list(range(60)), 1)
-    state = a_state(net)
 
-    def scored(world: World) -> Dense:
-        plan = replace(AttentionPlan.of(view, 2, Split(world.rank, 3)), precision=precision)
-        return Pass(net, plan, state, keep=False, swap=swap_over(world)).forward()  # type: ignore[arg-type]
+    def of_rank(world: World) -> Dense:
+        return scored(net, replace(AttentionPlan.of(view, 2, Split(world.rank, 3)), precision=precision), world)
 
-    alone = Pass(net, replace(AttentionPlan.of(view, 2), precision=precision), state, keep=False).forward()
-    np.testing.assert_array_equal(np.concatenate(on_all_ranks(3, scored)), alone)
+    alone = scored(net, replace(AttentionPlan.of(view, 2), precision=precision), None)
+    np.testing.assert_array_equal(np.concatenate(on_all_ranks(3, of_rank)), alone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from gnnsoup_hpc import shards
 from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.evaluate import Marks
 from gnnsoup_hpc.job import Job, LearnedJob, PartitionLearnedJob
 from gnnsoup_hpc.records import Mixture, Role
 from gnnsoup_hpc.soup.kitchen import Kitchen
@@ -27,6 +29,14 @@ ROLES = (Role.VALIDATION, Role.TEST)
 def small_sections(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the small graph of tests would have one section alone."""
     monkeypatch.setattr(shards, "_SECTION_ROWS", 20)
+
+
+def assert_same_marks(found: Sequence[Sequence[Marks]], wanted: Sequence[Sequence[Marks]]) -> None:
+    """Of each mixture, on the nodes of each role."""
+    for one, other in zip(found, wanted, strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert a.accuracy == b.accuracy
+            np.testing.assert_array_equal(a.right, b.right)
 
 
 def together(size: int, job: Job, task: Any, memory: int = 1 << 30) -> Any:
@@ -82,10 +92,7 @@ def test_accuracies_are_those_of_one_rank_node_by_node(size: int, stock: Job) ->
 
     (alone, accuracies), (found, ours) = together(1, stock, marked), together(size, stock, marked)
     assert ours == accuracies
-    for one, other in zip(alone, found, strict=True):
-        for a, b in zip(one, other, strict=True):
-            assert a.accuracy == b.accuracy
-            np.testing.assert_array_equal(a.right, b.right)
+    assert_same_marks(found, alone)
 
 
 def test_a_rank_reads_only_the_features_of_its_share(stock: Job, monkeypatch: pytest.MonkeyPatch) -> None:

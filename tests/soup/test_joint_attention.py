@@ -15,7 +15,7 @@ from gnnsoup_hpc.soup.methods import configured
 from gnnsoup_hpc.soup.station import Station, Taste
 from gnnsoup_hpc.soup.team import Team
 from tests import pantry
-from tests.soup.test_joint import cooked, together
+from tests.soup.test_joint import assert_same_marks, cooked, together
 
 ROLES = (Role.VALIDATION, Role.TEST)
 
@@ -75,10 +75,7 @@ def test_accuracies_are_those_of_one_rank_node_by_node(attentive: Job, monkeypat
     monkeypatch.setattr(Evaluator, "ready", lambda *_: pytest.fail("the whole graph is read"))
     found, ours = together(4, attentive, marked)
     assert ours == accuracies
-    for one, other in zip(alone, found, strict=True):
-        for a, b in zip(one, other, strict=True):
-            assert a.accuracy == b.accuracy
-            np.testing.assert_array_equal(a.right, b.right)
+    assert_same_marks(found, alone)
 
 
 def test_accuracies_on_a_line_are_told_by_all_ranks(attentive: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 
+from gnnsoup_hpc.evaluate import Marks
 from gnnsoup_hpc.soup.station import Taste
 from gnnsoup_hpc.soup.team import Team, serve
 from tests.world import worlds
@@ -73,6 +75,19 @@ def test_the_others_clear_when_they_are_told() -> None:
         team.tell("clear")
         team.accuracies(scales[0], tastes(3))
     assert [scale.cleared for scale in scales] == [0, 1, 1]
+
+
+@pytest.mark.parametrize(("count", "together"), [(1, True), (3, True), (8, True), (20, False), (21, False)])
+def test_few_accuracies_are_told_together_and_many_are_divided(
+    count: int, together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For whoever is given a candidate of its own must read the whole graph first."""
+    monkeypatch.setattr(Scale, "fits_shared", lambda *_: True)
+    monkeypatch.setattr(Scale, "streams", False, raising=False)
+    monkeypatch.setattr(Team, "_marked", lambda _, __, all_of, ___: [[Marks(-1.0, np.ones(0, bool))] for _ in all_of])
+    with team_of(2) as (team, scales):
+        found = team.accuracies(scales[0], tastes(count))
+    assert found == ([-1.0] * count if together else [float(number) for number in range(count)])
 
 
 def test_all_meet_when_what_they_were_told_is_done() -> None:
