@@ -62,8 +62,8 @@ mpi_plugin() {
   echo none
 }
 
-# What starts ranks in a job: srun, but an MPICH that has its own mpirun is started by that. Slurm's pmi2 reads requests
-# of 1023 bytes; MPICH's addresses come in requests of up to 1075, and one that is too long ends the job.
+# What starts ranks in a job: srun, but an MPICH that has its own mpirun is started by that. Slurm's pmi2 takes a long
+# request for two, and now and then one of MPICH's is too long, which ends the job (docs/cluster.md).
 default_launcher() {
   [[ -n ${SLURM_JOB_ID:-} ]] || return 0
   if [[ $kind == mpi && -z ${SRUN_MPI:-}${GNNSOUP_WRAP:-} && $library == *MPICH* ]] &&
