@@ -136,9 +136,11 @@ def _say(job: Job, graph: Graph, partition: Partition, log: Log) -> None:
     log.say(
         f"prepare: {graph.nodes} nodes, {graph.source_edges} edges in the source, {len(graph.indices)} directed"
         f" entries, {graph.x.shape[1]} features ({job.graph.features}), {graph.classes} classes; split"
-        f" {job.graph.split}: {counts[Role.TRAIN]} train, {counts[Role.VALIDATION]} validation,"
+        f" {graph.split or job.graph.split}: {counts[Role.TRAIN]} train, {counts[Role.VALIDATION]} validation,"
         f" {counts[Role.TEST]} test"
     )
+    for note in graph.notes:
+        log.say(f"prepare: {note}")
     log.say(
         f"prepare: {partition.parts} parts, {partition.edge_cut} of {partition.edges} edges cut"
         f" ({partition.edge_cut / max(1, partition.edges):.1%}), largest part {partition.balance:.2f} times the mean,"

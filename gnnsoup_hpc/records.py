@@ -7,7 +7,7 @@ parameters, P parameters, K parts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Literal, Protocol
 
@@ -54,12 +54,28 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file that a graph was read from, as it was then."""
+    """A file that a graph was read from, as it was then. `changed_ns`: its inode's change time, 0 where unknown."""
 
     path: str
     size: int
     modified_ns: int
     sha256: str
+    changed_ns: int = 0
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What a source holds that decides which fields of [graph] matter: a function of its content and its reader alone.
+
+    splits: the number of columns (alternatives) of each split that it has, by the split's name; None where the job
+    asked for a random split and the source's own could not be read.
+    duplicates: edges that the source has more than once, surplus copies counted.
+    edge_values: names of its arrays with values of edges, by the field of [graph] that says what to do with them.
+    """
+
+    splits: Mapping[str, int] | None = field(default_factory=dict)
+    duplicates: int = 0
+    edge_values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,6 +96,9 @@ class Graph:
     files: tuple[SourceFile, ...] = ()
     source_edges: int = 0  # as the source has them, before reverses were added and duplicates merged
     symmetric: bool = False  # known to have the reverse of every entry
+    facts: SourceFacts = field(default_factory=SourceFacts)
+    split: str = ""  # which split was taken, in words: "stored masks, column 3 of 10"
+    notes: tuple[str, ...] = ()  # sentences that prepare says and the report repeats
 
     @property
     def nodes(self) -> int:

@@ -42,7 +42,8 @@ def source_file(path: Path) -> SourceFile:
     """A file of a source, with its hash."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return SourceFile(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns, sha256)
+    status = path.stat()
+    return SourceFile(str(path.absolute()), status.st_size, status.st_mtime_ns, sha256, status.st_ctime_ns)
 
 
 def sha256_of(files: Sequence[SourceFile]) -> str:

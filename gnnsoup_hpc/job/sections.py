@@ -61,6 +61,14 @@ class GraphJob(Section):
         "standardise",
         description="standardise: zero mean, unit variance over all nodes; row-normalise: rows by their absolute sums",
     )
+    edge_weight: Literal["refuse", "ignore"] = Field(
+        "refuse",
+        description="weights of edges, which models here take none of yet: refuse a source that has some, or ignore"
+        " them, which the report says",
+    )
+    edge_attr: Literal["refuse", "ignore"] = Field(
+        "refuse", description="features or types of edges: refuse a source that has some, or ignore them, likewise"
+    )
     synthetic: SyntheticJob = Field(default_factory=lambda: SyntheticJob(), description="the generated graph")
 
     @model_validator(mode="after")

@@ -52,6 +52,9 @@ def write(
         file.attrs["classes"] = graph.classes
         files.put_provenance(file, job.to_toml())
         file["provenance"].attrs["sections"] = canonical(sections(job))
+        file["provenance"].attrs["facts"] = canonical(asdict(graph.facts))
+        files.put(file["provenance"], "notes", list(graph.notes), "1", "what preparing had to say of the source")
+        file.attrs["split"] = graph.split
         listed = canonical([asdict(source) for source in graph.files])
         files.put(file["provenance"], "source_files", listed, "JSON", "files that the graph was read from")
         cost.put(file, spent())
@@ -120,6 +123,17 @@ class GraphFile:
     def source(self) -> str:
         """Where the graph comes from, as the job names it."""
         return str(self._attributes("/")["source"])
+
+    @property
+    def split(self) -> str:
+        """Which split was taken, in words; empty in a graph of an older version."""
+        return str(self._attributes("/").get("split", ""))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What preparing had to say of the source, one sentence each; nothing in a graph of an older version."""
+        with files.reading(self.path, _ADVICE):
+            return tuple(self.file["provenance/notes"].asstr()[()]) if "notes" in self.file["provenance"] else ()
 
     @property
     def job(self) -> str:
