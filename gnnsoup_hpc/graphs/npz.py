@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from gnnsoup_hpc import paths
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graphs.desk import Desk
 from gnnsoup_hpc.graphs.raw import RawGraph, source_file
@@ -29,7 +30,7 @@ def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
 
     Raises: GraphError for a missing, unreadable or incomplete archive, naming the key.
     """
-    path = Path(name).expanduser()
+    path = paths.expand(name, "graph.source")
     try:
         archive = np.load(path, allow_pickle=False)
         arrays = {key: archive[key] for key in archive.files} if isinstance(archive, np.lib.npyio.NpzFile) else None

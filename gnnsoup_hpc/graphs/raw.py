@@ -5,7 +5,6 @@ The structure is in memory as a whole, for METIS needs it so; features are looke
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from gnnsoup_hpc.errors import GraphError
-from gnnsoup_hpc.hashing import fingerprint
+from gnnsoup_hpc.hashing import file_sha256, fingerprint
 from gnnsoup_hpc.job import GraphJob
 from gnnsoup_hpc.records import ByteArray, Graph, IndexArray, IntArray, Role, Rows, SourceFile
 from gnnsoup_hpc.rows import blocks
@@ -40,10 +39,8 @@ class RawGraph:
 
 def source_file(path: Path) -> SourceFile:
     """A file of a source, with its hash."""
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    status = path.stat()
-    return SourceFile(str(path.absolute()), status.st_size, status.st_mtime_ns, sha256, status.st_ctime_ns)
+    status = path.stat()  # before it is hashed: one that is written meanwhile is looked at again
+    return SourceFile(str(path.absolute()), status.st_size, status.st_mtime_ns, file_sha256(path), status.st_ctime_ns)
 
 
 def sha256_of(files: Sequence[SourceFile]) -> str:
