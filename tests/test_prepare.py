@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc import identity, leases, metis_apart, partition, preparation, processes, rows
+from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc import prepare as room
 from gnnsoup_hpc.errors import PartError, RunError
 from gnnsoup_hpc.job import Job
