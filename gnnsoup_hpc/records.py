@@ -108,11 +108,14 @@ class Graph:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What was done to the features: (x - mean) / scale, or x / row sum. Shapes: mean, scale (F,) or empty."""
+    """What was done to the features: (x - mean) / scale, or x / row sum. Shapes: mean, scale (F,) or empty.
+
+    float64, in which it is computed; float32 in files of the first version.
+    """
 
     kind: str
-    mean: FloatArray
-    scale: FloatArray
+    mean: Doubles | FloatArray
+    scale: Doubles | FloatArray
 
 
 @dataclass(frozen=True)
