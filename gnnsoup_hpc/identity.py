@@ -54,9 +54,12 @@ def used(job: Job, facts: SourceFacts) -> dict[str, Any]:
     """
     graph, cut = job.graph, job.partition
     values: dict[str, Any] = {"graph.source": named(graph.source)}
-    values |= {f"graph.{key}": getattr(graph, key) for key in ("undirected", "self_loops", "features")}
-    if not graph.undirected:
+    values["graph.features"] = graph.features
+    values["graph.undirected"] = graph.undirected or facts.symmetric
+    if not values["graph.undirected"]:
         values["graph.reverse"] = graph.reverse
+    kept = {"remove": 0, "add": facts.nodes}.get(graph.self_loops) == facts.self_loops
+    values["graph.self_loops"] = "keep" if kept else graph.self_loops
     values["graph.split"] = split = resolved_split(graph, facts)
     if split == "random":
         values |= {f"graph.{key}": getattr(graph, key) for key in ("split_seed", "train_share", "validation_share")}

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from gnnsoup_hpc.records import FloatArray, Graph, IntArray, Preparation, Rows
+from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.records import Doubles, FloatArray, Graph, IntArray, Preparation, Rows
 from gnnsoup_hpc.rows import blocks
 
-_NOTHING = np.empty(0, dtype=np.float32)
-_BLOCK_BYTES = 16 << 20  # of float32, for statistics are taken in float64
+_NOTHING = np.empty(0)
+_BLOCK_BYTES = 16 << 20  # of float64, in which everything is computed
+_FEW = 4 * float(np.finfo(np.float64).eps)  # a spread that rounding alone may make, relative to the largest value
+_LEAST = float(np.finfo(np.float64).smallest_subnormal)
 
 
 @dataclass(frozen=True)
 class PreparedRows:
-    """Rows of features as a model sees them, (V, F) float32, prepared when they are asked for."""
+    """Rows of features as a model sees them, (V, F) float32, prepared in float64 when they are asked for."""
 
     raw: Rows
     preparation: Preparation
@@ -27,16 +30,32 @@ class PreparedRows:
         return self.raw.shape
 
     def __getitem__(self, which: slice | IntArray) -> FloatArray:
-        rows = np.asarray(self.raw[which], dtype=np.float32)
-        if self.preparation.kind == "none":
-            return rows
-        if self.preparation.kind == "row-normalise":
-            total = np.abs(rows).sum(1, keepdims=True)
-            normalised: FloatArray = rows / np.where(total == 0.0, np.ones_like(total), total)
-            return normalised
-        prepared: FloatArray = rows - self.preparation.mean
-        prepared /= self.preparation.scale
-        return prepared
+        if not isinstance(which, slice):
+            return self._prepared(np.asarray(self.raw[which], dtype=np.float64), np.asarray(which))
+        start, stop, _ = which.indices(self.shape[0])
+        out = np.empty((max(0, stop - start), self.shape[1]), dtype=np.float32)
+        for block in blocks(len(out), 8 * self.shape[1], _BLOCK_BYTES):
+            ids = np.arange(start + block.start, start + block.stop)
+            rows = np.array(self.raw[start + block.start : start + block.stop], dtype=np.float64)
+            out[block] = self._prepared(rows, ids)
+        return out
+
+    def _prepared(self, rows: Doubles, ids: IntArray) -> FloatArray:
+        if self.preparation.kind == "standardise":
+            rows = (rows - self.preparation.mean) / self.preparation.scale
+        elif self.preparation.kind == "row-normalise":
+            # By the largest first, so that no sum is beyond what float64 holds.
+            rows = _divided(rows, np.abs(rows).max(1, keepdims=True))
+            rows = _divided(rows, np.abs(rows).sum(1, keepdims=True))
+        with np.errstate(over="ignore"):
+            done = rows.astype(np.float32)
+        fine = np.isfinite(done).all(1)
+        if not fine.all():
+            raise GraphError(
+                f"x has a value that float32 does not hold, first at node {int(ids[~fine][0])}: with graph.features ="
+                " 'standardise' it is prepared in float64 first"
+            )
+        return done
 
 
 def prepared(graph: Graph, kind: str) -> tuple[Graph, Preparation]:
@@ -46,19 +65,35 @@ def prepared(graph: Graph, kind: str) -> tuple[Graph, Preparation]:
     return replace(graph, x=PreparedRows(graph.x, preparation)), preparation
 
 
-def _moments(x: Rows) -> tuple[FloatArray, FloatArray]:
-    """Mean and standard deviation of each feature, in float64; a constant feature keeps scale 1."""
-    count, width = x.shape
-    mean = _sum(x, np.zeros(width), squared=False) / count
-    scale = np.sqrt(_sum(x, mean, squared=True) / count)
-    constant = scale <= 1e-12 * np.maximum(1.0, np.abs(mean))
-    return mean.astype(np.float32), np.where(constant, 1.0, scale).astype(np.float32)
+def _divided(rows: Doubles, by: Doubles) -> Doubles:
+    quotient: Doubles = rows / np.where(by == 0.0, 1.0, by)
+    return quotient
 
 
-def _sum(x: Rows, centre: npt.NDArray[np.float64], squared: bool) -> npt.NDArray[np.float64]:
-    """Sum over all rows of x - centre, or of its squares."""
-    total = np.zeros(x.shape[1])
-    for block in blocks(x.shape[0], 4 * x.shape[1], _BLOCK_BYTES):
-        rows = np.asarray(x[block], dtype=np.float64) - centre
-        total += (rows**2 if squared else rows).sum(0)
-    return total
+def _moments(x: Rows) -> tuple[Doubles, Doubles]:
+    """Mean and standard deviation of each feature; a constant feature keeps scale 1.
+
+    They are taken of each column divided by its largest absolute value, so that nothing overflows or underflows, and
+    "constant" is relative to the column.
+    """
+    count = x.shape[0]
+    largest = np.zeros(x.shape[1])
+    for rows in _pieces(x):
+        np.maximum(largest, np.abs(rows).max(0), out=largest)
+    largest[largest == 0.0] = 1.0
+    mean, off, square = (np.zeros(x.shape[1]) for _ in range(3))
+    for rows in _pieces(x):
+        mean += (rows / largest).sum(0) / count
+    for rows in _pieces(x):
+        difference = rows / largest - mean
+        off += difference.sum(0) / count  # what rounding has made of the mean
+        square += (difference**2).sum(0) / count
+    mean += off
+    spread = np.sqrt(np.maximum(0.0, square - off**2))
+    scale = np.where(spread > _FEW, np.maximum(spread * largest, _LEAST), np.where(spread > 0.0, largest, 1.0))
+    return mean * largest, scale
+
+
+def _pieces(x: Rows) -> Iterator[Doubles]:
+    for block in blocks(x.shape[0], 8 * x.shape[1], _BLOCK_BYTES):
+        yield np.asarray(x[block], dtype=np.float64)

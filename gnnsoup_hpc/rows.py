@@ -17,7 +17,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from gnnsoup_hpc.errors import RunError
-from gnnsoup_hpc.records import FloatArray, IntArray
+from gnnsoup_hpc.records import IntArray
 
 BLOCK_BYTES = 64 << 20
 
@@ -102,8 +102,8 @@ class SparseRows:
         """(n, width)."""
         return tuple(self._matrix.shape)
 
-    def __getitem__(self, which: slice | IntArray) -> FloatArray:
-        return np.asarray(self._matrix[which].toarray(), dtype=np.float32)
+    def __getitem__(self, which: slice | IntArray) -> npt.NDArray[Any]:
+        return np.asarray(self._matrix[which].toarray())
 
 
 def save(path: Path, array: npt.NDArray[Any]) -> None:

@@ -26,8 +26,9 @@ def test_standardised_features_have_mean_0_and_deviation_1(seed: int, middle: fl
     rounding = 1e-6 * (1.0 + abs(middle) / width)
     np.testing.assert_allclose(done.x[:].mean(0, dtype=np.float64), 0.0, atol=rounding)
     np.testing.assert_allclose(done.x[:].std(0, dtype=np.float64), 1.0, atol=rounding)
-    assert done.x[:].dtype == record.mean.dtype == record.scale.dtype == np.float32
-    assert np.array_equal(done.x[:], (raw.x - record.mean) / record.scale)
+    assert done.x[:].dtype == np.float32
+    assert record.mean.dtype == record.scale.dtype == np.float64
+    assert np.array_equal(done.x[:], ((raw.x - record.mean) / record.scale).astype(np.float32))
 
 
 def test_a_constant_feature_becomes_zero() -> None:

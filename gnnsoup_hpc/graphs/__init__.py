@@ -8,7 +8,7 @@ from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.graphs import bundled, npz, ogb, pt, pyg, synthetic
 from gnnsoup_hpc.graphs.desk import Desk
 from gnnsoup_hpc.graphs.raw import RawGraph, finished
-from gnnsoup_hpc.graphs.split import roles
+from gnnsoup_hpc.graphs.split import roles, taken
 from gnnsoup_hpc.job import GraphJob
 from gnnsoup_hpc.records import Graph
 
@@ -28,7 +28,7 @@ def load(job: GraphJob, desk: Desk) -> Graph:
     Raises: JobError for a source that nobody knows; GraphError for one that cannot be read or used.
     """
     raw = read(job, desk)
-    return finished(raw, roles(raw, job), job)
+    return finished(raw, roles(raw, job), job, taken(raw, job))
 
 
 def read(job: GraphJob, desk: Desk) -> RawGraph:

@@ -10,7 +10,7 @@ from gnnsoup_hpc import paths
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graphs import npz
 from gnnsoup_hpc.graphs.desk import Desk
-from gnnsoup_hpc.graphs.raw import RawGraph
+from gnnsoup_hpc.graphs.raw import RawGraph, Split
 from gnnsoup_hpc.identity import DATA
 from gnnsoup_hpc.job import GraphJob
 from gnnsoup_hpc.records import Role
@@ -30,4 +30,4 @@ def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
     if name not in _PUBLIC:
         raise GraphError(f"graph.source = 'bundled:{name}': no such graph is bundled; there is: {', '.join(_PUBLIC)}")
     raw = npz.read(paths.literal(DATA / f"{name}.npz"), job, desk)
-    return replace(raw, where=f"bundled:{name}", splits={"public": _PUBLIC[name]})
+    return replace(raw, where=f"bundled:{name}", splits={"public": Split.of(_PUBLIC[name])})

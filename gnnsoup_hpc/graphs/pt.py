@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from torch import Tensor
 
 from gnnsoup_hpc import paths
 from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.graphs import named, pickled
 from gnnsoup_hpc.graphs.desk import Desk
-from gnnsoup_hpc.graphs.raw import RawGraph, sha256_of, source_file
+from gnnsoup_hpc.graphs.raw import RawGraph, few, sha256_of, source_file
 from gnnsoup_hpc.job import GraphJob
-from gnnsoup_hpc.records import IndexArray, IntArray, Role, Rows, SourceFile
-from gnnsoup_hpc.rows import SparseRows
+from gnnsoup_hpc.records import SourceFile
 
 # What torch.load raises for bytes that are no file of torch.save, or half of one.
 UNREADABLE = (
@@ -31,9 +32,10 @@ UNREADABLE = (
 )
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message about a class that it does not unpickle
 _SAVE = "torch.save(data.to_dict(), PATH)"
-_ROLES = {"train": Role.TRAIN, "val": Role.VALIDATION, "valid": Role.VALIDATION, "test": Role.TEST}
-_MASKS = {f"{name}_mask": role for name, role in _ROLES.items()}
-_IDS = {f"{name}_idx": role for name, role in _ROLES.items()}
+_HETERO = (
+    "it holds a HeteroData, a graph of several types of nodes; save the nodes of one type T and the edges R among them:"
+    " torch.save({'x': data[T].x, 'y': data[T].y, 'edge_index': data[T, R, T].edge_index}, PATH)"
+)
 
 
 def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
@@ -42,7 +44,7 @@ def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
     Raises: GraphError for a file that is missing, unreadable, or wants other classes; for attributes that do not fit.
     """
     path = paths.expand(name, "graph.source")
-    data = _tensors(_load(path), str(path))
+    data = _attributes(_load(path), str(path))
     return from_data(data, str(path), (source_file(path),), "stored", job)
 
 
@@ -51,23 +53,10 @@ def from_data(
 ) -> RawGraph:
     """The graph of a `Data`'s attributes; masks and ids become the split named `split`.
 
-    Shapes: x (V, F) dense or sparse, y (V,) or (V, 1), edge_index (2, E), masks (V,) or (V, n) with n splits.
     Raises: GraphError naming the attribute that is missing or does not fit.
     """
-    y = _labels(data, where)
-    source, destination = _edges(data, where, len(y))
-    # A random split is drawn from all labels, so that it matters to nobody which masks there are.
-    found = {} if job.split == "random" else _split(data, where, len(y), job.split_index)
-    return RawGraph(
-        where=where,
-        sha256=sha256_of(files),
-        x=_features(data, where),
-        y=y,
-        source=source,
-        destination=destination,
-        splits={split: found} if found else {},
-        files=files,
-    )
+    arrays = {str(key): _array(value, where, str(key)) for key, value in data.items()}
+    return replace(named.graph(arrays, where, sha256_of(files), split, job), files=files)
 
 
 def brief(error: Exception) -> str:
@@ -84,115 +73,87 @@ def _load(path: Path) -> Any:
     except UNREADABLE as error:
         refused = _REFUSED.search(str(error))
         if refused:
-            raise GraphError(
-                f"{path}: it holds a {refused[1]}, which is not unpickled, for a pickle can run any code; save plain"
-                f" tensors instead: {_SAVE}"
-            ) from None
+            raise GraphError(f"{path}: {_advice(pickled.look(refused[1], path))}") from None
         raise GraphError(f"{path}: not a readable file of torch.save, or a truncated one ({brief(error)})") from None
+
+
+def _advice(found: pickled.Found) -> str:
+    """What holds a class that is not unpickled, and one thing that works."""
+    if found.root.endswith(".HeteroData"):
+        return _HETERO
+    reason = f"a {found.kind}, which is not unpickled, for a pickle can run any code"
+    if not found.keys:
+        return f"it holds {reason}; save plain tensors instead: {_SAVE}, with data = dataset[0] of a dataset"
+    key, keys = found.keys[0], few(found.keys)
+    holds = "holds" if len(found.keys) == 1 else "each hold"
+    tensor = f" (or, of numbers, save torch.as_tensor(data[{key!r}]))" if found.kind.startswith("numpy.") else ""
+    return f"{keys} {holds} {reason}; leave it out: del data[{key!r}], then torch.save(data, PATH){tensor}"
 
 
 def _classes() -> list[Any]:
     """What a pickled `Data` consists of and torch does not unpickle yet."""
     from torch_geometric.data import Data
     from torch_geometric.data.data import DataEdgeAttr, DataTensorAttr
-    from torch_geometric.data.storage import GlobalStorage
+    from torch_geometric.data.feature_store import _FieldStatus
+    from torch_geometric.data.graph_store import EdgeLayout
+    from torch_geometric.data.storage import AttrType, GlobalStorage
 
-    wanted = (Data, DataEdgeAttr, DataTensorAttr, GlobalStorage)
+    # Transforms leave caches in a Data, in a defaultdict, which torch does not fill; a dict is as good.
+    caches = (AttrType, EdgeLayout, _FieldStatus, (_dict, "collections.defaultdict"))
+    wanted = (Data, DataEdgeAttr, DataTensorAttr, GlobalStorage, *caches)
     # torch forgets them all afterwards, those too that PyG has allowed for good and needs.
     return [kind for kind in wanted if kind not in torch.serialization.get_safe_globals()]
 
 
-def _tensors(content: Any, where: str) -> Mapping[str, Any]:
+def _dict(*_: Any) -> dict[Any, Any]:
+    return {}
+
+
+def _attributes(content: Any, where: str) -> Mapping[str, Any]:
     """The attributes of a `Data`, of a dict, or of the only graph of an InMemoryDataset's (data, slices, class)."""
     from torch_geometric.data import Data
 
     if isinstance(content, tuple) and len(content) in (2, 3) and content[1] is None:
         content = content[0]
-    if isinstance(content, Data) and "_store" in vars(content):
-        content = content.to_dict()
+    if isinstance(content, Data):
+        inside = vars(content)  # of PyG 1 the attributes themselves
+        if "_store" in inside:
+            return dict(content.to_dict())
+        return {key: inside[key] for key in inside if not key.startswith("_")} | {
+            "num_nodes": inside.get("__num_nodes__")
+        }
+    if type(content).__name__ == "HeteroData" or (isinstance(content, Mapping) and "_global_store" in content):
+        raise GraphError(f"{where}: {_HETERO}")
     if isinstance(content, Mapping):
         return content
+    several = isinstance(content, list | tuple) and any(isinstance(item, Data) for item in content)
+    save = "one of several: torch.save(data[0], PATH)" if several else _SAVE
     raise GraphError(
         f"{where}: it holds a {type(content).__name__}; expected one torch_geometric Data, or a dict of its tensors:"
-        f" {_SAVE}"
+        f" {save}"
     )
 
 
-def _features(data: Mapping[str, Any], where: str) -> Rows:
-    x = _take(data, "x", where)
-    if x.ndim != 2 or x.is_complex():
-        raise _unfit(where, "x", x, "numbers of shape (V, F)")
-    if x.layout is torch.strided or x.dense_dim():
-        return np.asarray(x.to_dense().to(torch.float32).numpy())
-    entries = x.to_sparse_coo().coalesce()  # type: ignore[no-untyped-call]
-    row, column = entries.indices().numpy()
-    values = entries.values().to(torch.float32).numpy()
-    return SparseRows(sp.csr_matrix((values, (row, column)), shape=tuple(x.shape)))
+def _array(value: Any, where: str, key: str) -> Any:
+    """A tensor as a NumPy array or SciPy matrix, numbers as arrays; of dicts and lists what they hold."""
+    if isinstance(value, Mapping):
+        return {inner: _array(item, where, f"{key}[{inner!r}]") for inner, item in value.items()}
+    if isinstance(value, list | tuple):
+        if all(isinstance(item, bool | int | float) for item in value):
+            return np.asarray(value)
+        return [_array(item, where, f"{key}[{number}]") for number, item in enumerate(value)]
+    if isinstance(value, bool | int | float):
+        return np.asarray(value)
+    return _of_tensor(value.detach(), where, key) if isinstance(value, Tensor) else value
 
 
-def _labels(data: Mapping[str, Any], where: str) -> IntArray:
-    y = _take(data, "y", where)
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.ndim != 1:
-        several = "one class a node, (V,), for several labels a node cannot be souped; y.argmax(1) makes one of one-hot"
-        raise _unfit(where, "y", y, several)
-    if y.is_floating_point() or y.is_complex():
-        raise _unfit(where, "y", y, "classes as integers from 0 on, with -1 = no label")
-    return np.asarray(y.numpy(), dtype=np.int64)
-
-
-def _edges(data: Mapping[str, Any], where: str, nodes: int) -> tuple[IndexArray, IndexArray]:
-    """(source, destination), int32 where that holds all of them."""
-    edges = _take(data, "edge_index", where)
-    if edges.ndim != 2 or edges.shape[0] != 2 or not _whole(edges):
-        raise _unfit(where, "edge_index", edges, "integers of shape (2, E): sources, destinations")
-    ends = edges.numpy()
-    # Ids out of range must stay so, for the check of the graph to find them.
-    fits = nodes < 2**31 and (not ends.size or (ends.min() >= -(2**31) and ends.max() < 2**31))
-    kind = np.int32 if fits else np.int64
-    return ends[0].astype(kind), ends[1].astype(kind)
-
-
-def _split(data: Mapping[str, Any], where: str, nodes: int, index: int) -> dict[Role, IntArray]:
-    """Ids by role, of column `index` where masks have several; a mask of shape (V,) is the same for all of them."""
-    masks = {key: _take(data, key, where) for key in _MASKS if data.get(key) is not None}
-    for key, mask in masks.items():
-        if mask.ndim not in (1, 2) or mask.shape[0] != nodes or mask.dtype not in (torch.bool, torch.uint8):
-            raise _unfit(where, key, mask, f"booleans of shape ({nodes},) or ({nodes}, n)")
-    count = min((mask.shape[1] for mask in masks.values() if mask.ndim == 2), default=1)
-    ids = {_IDS[key]: _ids(data, key, where) for key in _IDS if data.get(key) is not None}
-    if (masks or ids) and index >= count:
-        raise GraphError(
-            f"graph.split_index = {index}: {where} has {count} split{'s' if count != 1 else ''}, counted from 0"
-        )
-    columns = {key: mask if mask.ndim == 1 else mask[:, index] for key, mask in masks.items()}
-    return ids | {_MASKS[key]: np.flatnonzero(column.numpy()) for key, column in columns.items()}
-
-
-def _ids(data: Mapping[str, Any], key: str, where: str) -> IntArray:
-    ids = _take(data, key, where)
-    if ids.ndim != 1 or not _whole(ids):
-        raise _unfit(where, key, ids, "node ids, a row of integers")
-    return np.asarray(ids.numpy(), dtype=np.int64)
-
-
-def _whole(tensor: Tensor) -> bool:
-    return tensor.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
-
-def _take(data: Mapping[str, Any], key: str, where: str) -> Tensor:
-    value = data.get(key)
-    if value is None:
-        has = ", ".join(sorted(str(name) for name in data)) or "nothing"
-        raise GraphError(f"{where}: the attribute {key!r} is missing; it has: {has}")
-    if not isinstance(value, Tensor):
-        raise GraphError(f"{where}: {key} is a {type(value).__name__}; expected a tensor")
-    if value.device.type != "cpu" or (key != "x" and value.layout is not torch.strided):
-        raise _unfit(where, key, value, "a dense tensor with values")
-    return value.detach()
-
-
-def _unfit(where: str, key: str, value: Tensor, expected: str) -> GraphError:
-    kind = str(value.dtype).removeprefix("torch.")
-    return GraphError(f"{where}: {key} holds {kind} of shape {tuple(value.shape)}; expected {expected}")
+def _of_tensor(tensor: Tensor, where: str, key: str) -> Any:
+    if tensor.device.type != "cpu" or tensor.is_quantized:
+        raise GraphError(f"{where}: {key} is a tensor without plain values ({tensor.device.type}, {tensor.dtype})")
+    if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64):
+        tensor = tensor.to(torch.float32)  # bfloat16 and the like, which NumPy does not know
+    if tensor.layout is torch.strided or tensor.ndim != 2 or tensor.dense_dim():
+        return tensor.to_dense().resolve_conj().resolve_neg().numpy()
+    entries = tensor.to_sparse_coo()  # type: ignore[no-untyped-call]
+    values = entries._values().float() if tensor.dtype is torch.float16 else entries._values()
+    return sp.coo_matrix((values.numpy(), tuple(entries._indices().numpy())), shape=tuple(tensor.shape))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,15 +16,45 @@ import scipy.sparse as sp
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.hashing import file_sha256, fingerprint
 from gnnsoup_hpc.job import GraphJob
-from gnnsoup_hpc.records import ByteArray, Graph, IndexArray, IntArray, Role, Rows, SourceFile
+from gnnsoup_hpc.records import BoolArray, ByteArray, Graph, IndexArray, IntArray, Role, Rows, SourceFacts, SourceFile
 from gnnsoup_hpc.rows import blocks
+
+
+@dataclass(frozen=True)
+class Split:
+    """Nodes by role, in one way or several (columns): masks (V,) or (V, n), or ids, n times. `words` says what it is.
+
+    What has one column only is the same for all.
+    """
+
+    parts: Mapping[Role, BoolArray | tuple[IntArray, ...]]
+    columns: int = 1
+    words: str = "split"
+
+    @classmethod
+    def of(cls, ids: Mapping[Role, IntArray]) -> Split:
+        """A split of one column, of node ids by role."""
+        return cls({role: (one,) for role, one in ids.items()})
+
+    def ids(self, column: int) -> dict[Role, IntArray]:
+        """Node ids by role of one column."""
+        found = {}
+        for role, part in self.parts.items():
+            if isinstance(part, tuple):
+                found[role] = part[column if len(part) > 1 else 0]
+            else:
+                one = part if part.ndim == 1 else part[:, column if part.shape[1] > 1 else 0]
+                found[role] = np.flatnonzero(one)
+        return found
 
 
 @dataclass(frozen=True)
 class RawGraph:
     """Edges source -> destination as they come. Shapes: x (V, F), y (V,) with -1 = no label, source/destination (E,).
 
-    `splits` holds node ids of roles by the name of the split ("public", "stored"); `sha256` is of all that was read.
+    splits: by name ("public", "stored"); None where the job asks for a random one and the source's own is unreadable.
+    split_names: the arrays that are about splits. edge_values: names of arrays with values of edges, by the field of
+    [graph] that says what to do with them. `sha256` is of all that was read. inverse: the set means both directions.
     """
 
     where: str
@@ -33,8 +64,25 @@ class RawGraph:
     source: IndexArray
     destination: IndexArray
     classes: int | None = None
-    splits: Mapping[str, Mapping[Role, IntArray]] = field(default_factory=dict)
+    splits: Mapping[str, Split] | None = field(default_factory=dict)
     files: tuple[SourceFile, ...] = ()
+    split_names: tuple[str, ...] = ()
+    edge_values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    inverse: bool = False
+
+
+def shown(value: Any) -> str:
+    """What a value is, in words: "int64 of shape (5,)", "a list"."""
+    if isinstance(value, np.ndarray) or sp.issparse(value):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+def few(items: Sequence[Any]) -> str:
+    """The first of many, and how many more there are."""
+    more = f" and {len(items) - 8} more" if len(items) > 8 else ""
+    return ", ".join(map(str, items[:8])) + more
 
 
 def source_file(path: Path) -> SourceFile:
@@ -50,14 +98,18 @@ def sha256_of(files: Sequence[SourceFile]) -> str:
     return fingerprint(sorted([Path(file.path).name, file.sha256] for file in files))
 
 
-def finished(raw: RawGraph, role: ByteArray, job: GraphJob) -> Graph:
+def finished(raw: RawGraph, role: ByteArray, job: GraphJob, split: str = "") -> Graph:
     """The checked graph as the job wants it: edges turned, made symmetric, merged; each row's in-neighbours sorted.
 
-    Raises: GraphError saying what is wrong with the source, and where.
+    `split` says in words where the roles are from. Raises: GraphError saying what is wrong with the source, and where.
     """
     classes = _check(raw)
-    _check_roles(raw, role)
-    matrix = _structure(raw, job)
+    _check_roles(raw, role, split)
+    matrix, facts = _structure(raw, job)
+    check_asked(facts, job, raw.where)
+    ignored = [
+        f"{name} is ignored (graph.{field} = 'ignore')" for field in raw.edge_values for name in raw.edge_values[field]
+    ]
     return Graph(
         x=raw.x,
         y=raw.y,
@@ -69,30 +121,49 @@ def finished(raw: RawGraph, role: ByteArray, job: GraphJob) -> Graph:
         source_sha256=raw.sha256,
         files=raw.files,
         source_edges=len(raw.source),
-        symmetric=job.undirected,
+        symmetric=job.undirected or facts.symmetric,
+        facts=facts,
+        split=split,
+        notes=(*ignored, *raw.notes, *_notes_on_classes(raw, role, classes)),
     )
 
 
-def _structure(raw: RawGraph, job: GraphJob) -> sp.csr_matrix:
-    """The adjacency, row = destination, sorted, without duplicates."""
+def check_asked(facts: SourceFacts, job: GraphJob, where: str) -> None:
+    """Raise a GraphError where the job refuses what a source holds."""
+    if job.duplicates == "refuse" and facts.duplicates:
+        raise GraphError(
+            f"{where}: {facts.duplicates} edges are duplicates, and graph.duplicates = 'refuse'; 'merge' merges them"
+        )
+    meant = {"edge_weight": "weights", "edge_attr": "features or types"}
+    for name, values in facts.edge_values.items():
+        if getattr(job, name) == "refuse" and values:
+            raise GraphError(
+                f"{where}: {few(values)} gives {meant[name]} to edges, which no model here makes use of yet:"
+                f" graph.{name} = 'ignore' goes on without"
+            )
+
+
+def _structure(raw: RawGraph, job: GraphJob) -> tuple[sp.csr_matrix, SourceFacts]:
+    """The adjacency, row = destination, sorted, without duplicates; and what the source's own is like."""
     nodes = len(raw.y)
     source, destination = (raw.destination, raw.source) if job.reverse else (raw.source, raw.destination)
     ones = np.ones(len(source), dtype=np.int8)
     matrix = sp.coo_matrix((ones, (destination, source)), shape=(nodes, nodes)).tocsr()
-    if job.duplicates == "refuse" and matrix.nnz < len(source):
-        raise GraphError(
-            f"{raw.where}: {len(source) - matrix.nnz} edges are duplicates, and graph.duplicates = 'refuse'; 'merge'"
-            " merges them"
-        )
+    duplicates = len(source) - matrix.nnz
     matrix.data[:] = 1  # a sum of duplicates may have left any int8, zero among them
+    self_loops = int(matrix.diagonal().sum(dtype=np.int64))
     if job.self_loops != "keep":
         matrix = _without_diagonal(matrix)
-    if job.undirected:
-        matrix = (matrix + matrix.T).tocsr()
+    both = matrix + matrix.T
+    symmetric = raw.inverse or both.nnz == matrix.nnz
+    if job.undirected or symmetric:
+        matrix = both.tocsr()
+    del both
     if job.self_loops == "add":
         matrix = (matrix + sp.eye(nodes, dtype=np.int8, format="csr")).tocsr()
     matrix.sum_duplicates()
-    return matrix
+    columns = None if raw.splits is None else {name: own.columns for name, own in raw.splits.items()}
+    return matrix, SourceFacts(columns, duplicates, raw.edge_values, symmetric, self_loops, nodes)
 
 
 def _without_diagonal(matrix: sp.csr_matrix) -> sp.csr_matrix:
@@ -128,20 +199,44 @@ def _check(raw: RawGraph) -> int:
 
 
 def _check_finite(raw: RawGraph) -> None:
-    for block in blocks(raw.x.shape[0], 4 * raw.x.shape[1]):
-        fine = np.isfinite(raw.x[block]).all(1)
+    for block in blocks(raw.x.shape[0], 8 * raw.x.shape[1]):
+        with np.errstate(over="ignore"):  # a longdouble may be beyond float64
+            fine = np.isfinite(np.asarray(raw.x[block], dtype=np.float64)).all(1)
         if not fine.all():
             row = block.start + int(np.flatnonzero(~fine)[0])
             raise GraphError(f"{raw.where}: x has a value that is not finite, first at node {row}; clean the features")
 
 
-def _check_roles(raw: RawGraph, role: ByteArray) -> None:
+def _check_roles(raw: RawGraph, role: ByteArray, split: str) -> None:
+    told = f"the split ({split})" if split else "the split"
     for wanted in (Role.TRAIN, Role.VALIDATION, Role.TEST):
         if not (role == wanted).any():
             raise GraphError(
-                f"{raw.where}: the split has no {wanted.name.lower()} node; training, souping and testing each need"
-                " some: change graph.split or its shares"
+                f"{raw.where}: {told} has no {wanted.name.lower()} node; training, souping and testing each need"
+                " some: complete it, or change graph.split or its shares"
             )
     unlabelled = np.flatnonzero((role != Role.NONE) & (raw.y < 0))
     if len(unlabelled):
-        raise GraphError(f"{raw.where}: node {int(unlabelled[0])} is in the split but has no label")
+        raise GraphError(
+            f"{raw.where}: node {int(unlabelled[0])} is in the split but has no label; take nodes without one out of it"
+        )
+
+
+def _notes_on_classes(raw: RawGraph, role: ByteArray, classes: int) -> list[str]:
+    """What is odd about the labels: a mark for "no label", classes that no node or no training node has."""
+    present, counts = np.unique(raw.y[raw.y >= 0], return_counts=True)
+    notes, inside, last = [], present, int(present[-1])
+    gap = last - (int(present[-2]) + 1 if len(present) > 1 else 0)
+    if gap and raw.classes is None:
+        told = f"label {last} (nodes: {counts[-1]}) follows {gap} classes without a node"
+        notes.append(f"{told}: write -1 in its place if it means no label")
+        inside, classes = present[:-1], last - gap
+    missing = classes - len(inside)
+    if missing:
+        first = np.setdiff1d(np.arange(min(classes, len(inside) + 8)), inside)[:8]
+        told = f"{missing} classes have no node: {', '.join(map(str, first))}" + " …" * (missing > len(first))
+        notes.append(f"{told}; classes are numbered from 0 on, and -1 means no label")
+    untrained = np.setdiff1d(present, raw.y[role == Role.TRAIN])
+    if len(untrained):
+        notes.append(f"classes without a training node, which no model learns: {few(untrained.tolist())}")
+    return notes

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graphs.desk import Desk
-from gnnsoup_hpc.graphs.raw import RawGraph
+from gnnsoup_hpc.graphs.raw import RawGraph, Split
 from gnnsoup_hpc.hashing import fingerprint
 from gnnsoup_hpc.job import GraphJob
 from gnnsoup_hpc.records import FloatArray, IntArray, Role, Rows
@@ -93,7 +93,7 @@ def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
         source=source,
         destination=destination,
         classes=preset.classes,
-        splits={"public": _split(preset, nodes, seed)},
+        splits={"public": Split.of(_split(preset, nodes, seed))},
     )
 
 

@@ -315,11 +315,7 @@ def _first_difference(file: h5py.File, job: Job) -> tuple[str, Any, Any] | None:
 
 def _facts(file: h5py.File) -> SourceFacts:
     known = json.loads(file["provenance"].attrs["facts"])
-    return SourceFacts(
-        splits=known["splits"],
-        duplicates=known["duplicates"],
-        edge_values={field: tuple(names) for field, names in known["edge_values"].items()},
-    )
+    return SourceFacts(**known | {"edge_values": {name: tuple(of) for name, of in known["edge_values"].items()}})
 
 
 def _made_by_version_1(file: h5py.File) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def test_a_class_without_names_has_a_folder_of_its_own(tmp_path: Path) -> None:
     assert np.array_equal(found.x[:], theirs.x.numpy())
     assert np.array_equal(np.stack([found.source, found.destination]), theirs.edge_index.numpy())
     for part, role in (("train", Role.TRAIN), ("valid", Role.VALIDATION), ("test", Role.TEST)):
-        assert found.splits["public"][role].tolist() == sorted(holds.split[part].tolist())
+        assert found.splits["public"].ids(0)[role].tolist() == sorted(holds.split[part].tolist())
 
 
 @pytest.mark.parametrize("about", pyg.SETS, ids=lambda about: about.name)
@@ -81,13 +81,15 @@ def test_a_split_of_several_and_stopping_masks_left_out(tmp_path: Path) -> None:
         "test_mask": (rng.random(12) < 0.3).tolist(),
     }
     (raw / "data.json").write_text(json.dumps(wiki))
+    found = read("pyg:WikiCS", tmp_path)
+    assert (found.splits["public"].columns, found.notes) == (4, ("not used: stopping_mask",))
     for index in (0, 3):
-        split = read("pyg:WikiCS", tmp_path, split_index=index).splits["public"]
+        split = found.splits["public"].ids(index)
         assert split[Role.TRAIN].tolist() == np.flatnonzero(masks[index] == 0).tolist()
         assert split[Role.VALIDATION].tolist() == np.flatnonzero(masks[index] == 1).tolist()
         assert split[Role.TEST].tolist() == np.flatnonzero(wiki["test_mask"]).tolist()
     with pytest.raises(GraphError, match=r"graph.split_index = 4: pyg:WikiCS has 4 splits"):
-        read("pyg:WikiCS", tmp_path, split_index=4)
+        roles(found, GraphJob(split_index=4))
 
 
 @pytest.mark.parametrize(
@@ -284,8 +286,8 @@ def test_one_of_several_splits_is_chosen() -> None:
     data = columns(4)
     data["test_mask"] = data["test_mask"][:, 0]  # as WikiCS has it: one test set for all splits
     for index in (0, 3):
-        found = from_data(data, "it", (), "public", GraphJob(split_index=index)).splits["public"]
+        found = from_data(data, "it", (), "public", GraphJob()).splits["public"].ids(index)
         assert found[Role.TRAIN].tolist() == data["train_mask"][:, index].nonzero().flatten().tolist()
         assert found[Role.TEST].tolist() == data["test_mask"].nonzero().flatten().tolist()
     with pytest.raises(GraphError, match=r"graph.split_index = 4: it has 4 splits, counted from 0"):
-        from_data(data, "it", (), "public", GraphJob(split_index=4))
+        roles(from_data(data, "it", (), "public", GraphJob()), GraphJob(split_index=4))

@@ -34,7 +34,7 @@ def test_sizes_are_the_real_sets(case: tuple[str, RawGraph]) -> None:
     assert graph.x.shape == (len(graph.y), preset.features)
     assert len(graph.source) == pytest.approx(preset.edges * scale, rel=0.1)  # small graphs have more duplicates
     assert set(graph.y.tolist()) == set(range(preset.classes))
-    split = graph.splits["public"]
+    split = graph.splits["public"].ids(0)
     assert len(split[Role.TRAIN]) == round(preset.train / preset.nodes * len(graph.y))
     assert len(split[Role.VALIDATION]) == round(preset.validation / preset.nodes * len(graph.y))
     assert sorted(np.concatenate(list(split.values())).tolist()) == list(range(len(graph.y)))

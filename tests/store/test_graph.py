@@ -84,7 +84,7 @@ def test_the_file_says_what_it_holds(job: Job) -> None:
         original = graph.file["nodes/original_id"][:]
         x = np.empty((300, 12), dtype=np.float32)
         graph.x(0, 300, x)
-        assert np.array_equal(x, ((source.x[:] - record.mean) / record.scale)[original])
+        assert np.array_equal(x, ((source.x[:] - record.mean) / record.scale)[original].astype(np.float32))
         assert graph.file.attrs["source"] == job.graph.source
         assert graph.file.attrs["source_sha256"] == source.source_sha256
 

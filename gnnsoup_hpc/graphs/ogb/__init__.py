@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from gnnsoup_hpc import paths
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graphs.desk import Desk
 from gnnsoup_hpc.graphs.ogb import binary, table
 from gnnsoup_hpc.graphs.ogb.catalogue import Set, known
 from gnnsoup_hpc.graphs.ogb.download import fetch
-from gnnsoup_hpc.graphs.raw import RawGraph, sha256_of, source_file
+from gnnsoup_hpc.graphs.raw import RawGraph, Split, sha256_of, source_file
 from gnnsoup_hpc.job import GraphJob
 from gnnsoup_hpc.records import Role
 
@@ -34,8 +32,6 @@ def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
     home = _home(about, job, desk)
     layout = binary if about.binary else table
     source, destination, x, y, used = layout.read(home, about, desk)
-    if about.add_inverse_edge and not job.undirected:
-        source, destination = np.concatenate([source, destination]), np.concatenate([destination, source])
     folder = home / "split" / about.split / ("paper" if about.is_hetero else "")
     split = {role: table.column(folder / f"{part}.csv.gz", "split") for part, role in _SPLIT.items()}
     files = tuple(source_file(path) for path in [*used, *(folder / f"{part}.csv.gz" for part in _SPLIT)])
@@ -47,8 +43,9 @@ def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
         source=source,
         destination=destination,
         classes=about.classes,
-        splits={"public": split},
+        splits={"public": Split.of(split)},
         files=files,
+        inverse=about.add_inverse_edge,
     )
 
 

@@ -59,7 +59,7 @@ def _edges(path: Path, edges: int, nodes: int) -> npt.NDArray[Any]:
 def _features(path: Path, nodes: int, desk: Desk) -> Rows:
     rows, at = None, 0
     for chunk in _chunks(path, 128, "features"):
-        rows = rows or FileRows.create(desk.scratch / "node-feat", (nodes, chunk.shape[1]))
+        rows = rows or FileRows.create(desk.scratch / "node-feat", (nodes, chunk.shape[1]), np.float64)
         _fits(path, at + len(chunk), nodes, "rows")
         rows.write(at, chunk)
         at += len(chunk)
