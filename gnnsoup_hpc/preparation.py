@@ -23,6 +23,7 @@ class PreparedRows:
 
     raw: Rows
     preparation: Preparation
+    source: str = "the graph"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -36,7 +37,7 @@ class PreparedRows:
         out = np.empty((max(0, stop - start), self.shape[1]), dtype=np.float32)
         for block in blocks(len(out), 8 * self.shape[1], _BLOCK_BYTES):
             ids = np.arange(start + block.start, start + block.stop)
-            rows = np.array(self.raw[start + block.start : start + block.stop], dtype=np.float64)
+            rows = np.asarray(self.raw[start + block.start : start + block.stop], dtype=np.float64)
             out[block] = self._prepared(rows, ids)
         return out
 
@@ -51,8 +52,9 @@ class PreparedRows:
             done = rows.astype(np.float32)
         fine = np.isfinite(done).all(1)
         if not fine.all():
+            node = int(ids[~fine][0])
             raise GraphError(
-                f"x has a value that float32 does not hold, first at node {int(ids[~fine][0])}: with graph.features ="
+                f"{self.source}: x has a value that float32 does not hold, first at node {node}: with graph.features ="
                 " 'standardise' it is prepared in float64 first"
             )
         return done
@@ -62,7 +64,7 @@ def prepared(graph: Graph, kind: str) -> tuple[Graph, Preparation]:
     """The graph with its features prepared, and what is done to them. Statistics are over all nodes, no label used."""
     mean, scale = _moments(graph.x) if kind == "standardise" else (_NOTHING, _NOTHING)
     preparation = Preparation(kind, mean, scale)
-    return replace(graph, x=PreparedRows(graph.x, preparation)), preparation
+    return replace(graph, x=PreparedRows(graph.x, preparation, graph.source)), preparation
 
 
 def _divided(rows: Doubles, by: Doubles) -> Doubles:

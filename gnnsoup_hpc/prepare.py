@@ -155,9 +155,11 @@ def _say(job: Job, graph: Graph, partition: Partition, log: Log) -> None:
     counts = {role: int((graph.role == role).sum()) for role in Role}
     log.say(
         f"prepare: {graph.nodes} nodes, {graph.source_edges} edges in the source, {len(graph.indices)} directed"
-        f" entries, {graph.x.shape[1]} features ({job.graph.features}), {graph.classes} classes; split"
-        f" {graph.split or job.graph.split}: {counts[Role.TRAIN]} train, {counts[Role.VALIDATION]} validation,"
-        f" {counts[Role.TEST]} test"
+        f" entries, {graph.x.shape[1]} features ({job.graph.features}), {graph.classes} classes"
+    )
+    log.say(
+        f"prepare: {counts[Role.TRAIN]} nodes to train, {counts[Role.VALIDATION]} to validate, {counts[Role.TEST]} to"
+        f" test; split: {graph.split or job.graph.split}"
     )
     for note in graph.notes:
         log.say(f"prepare: {note}")

@@ -121,7 +121,9 @@ def _labels(named: _Named) -> IntArray:
     """One class a node, (V,), -1 = no label; of floating numbers NaN is none, the others must be whole."""
     y = named.take("y")
     if not isinstance(y, np.ndarray) or y.dtype.kind not in "iufb":
-        raise named.unfit("y", "classes as integers from 0 on, with -1 = no label")
+        text = isinstance(y, list) or (isinstance(y, np.ndarray) and y.dtype.kind in "US")
+        also = ", as of names np.unique(y, return_inverse=True)[1] gives" * text
+        raise named.unfit("y", f"classes as integers from 0 on, with -1 = no label{also}")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim == 2:

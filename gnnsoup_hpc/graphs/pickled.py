@@ -51,8 +51,8 @@ class _Inert(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> type[_StandIn]:
         return type("StandIn", (_StandIn,), {"name": f"{module}.{name}"})
 
-    def persistent_load(self, pid: Any) -> None:
-        return None
+    def persistent_load(self, pid: Any) -> Any:
+        return pid[1] if isinstance(pid, tuple) and pid[:1] == ("module",) and len(pid) > 1 else pid  # of old files
 
 
 class Found(NamedTuple):

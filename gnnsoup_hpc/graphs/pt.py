@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,12 +63,13 @@ def from_data(
 
 def brief(error: Exception) -> str:
     """What kind of error of a library it is, and the first line of what it says."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
+    said = str(error).rpartition("WeightsUnpickler error: ")[2]  # before it torch has general advice
+    return f"{type(error).__name__}: {(said.strip().splitlines() or [''])[0][:160]}"
 
 
 def _load(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(_classes()):
+        with _allowed():
             return torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise GraphError(f"graph.source: there is no file {path} (relative to {Path.cwd()})") from None
@@ -86,12 +89,28 @@ def _advice(found: pickled.Found) -> str:
         return f"it holds {reason}; save plain tensors instead: {_SAVE}, with data = dataset[0] of a dataset"
     key, keys = found.keys[0], few(found.keys)
     holds = "holds" if len(found.keys) == 1 else "each hold"
-    tensor = f" (or, of numbers, save torch.as_tensor(data[{key!r}]))" if found.kind.startswith("numpy.") else ""
-    return f"{keys} {holds} {reason}; leave it out: del data[{key!r}], then torch.save(data, PATH){tensor}"
+    tensor = f"data[{key!r}] = torch.as_tensor(data[{key!r}])"
+    if key in ("x", "y", "edge_index"):
+        return f"{keys} {holds} {reason}; make a tensor of it: {tensor}, then torch.save(data, PATH)"
+    also = f" (or, of numbers, {tensor})" if found.kind.startswith("numpy.") else ""
+    return f"{keys} {holds} {reason}; leave it out: del data[{key!r}]{also}, then torch.save(data, PATH)"
+
+
+@contextmanager
+def _allowed() -> Iterator[None]:
+    """Let torch unpickle what a `Data` consists of beside what it unpickles anyhow."""
+    ours = _classes()  # which imports PyG, and that allows some for good
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals([*(kind for kind in before if kind is not defaultdict), *ours])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
 
 def _classes() -> list[Any]:
-    """What a pickled `Data` consists of and torch does not unpickle yet."""
     from torch_geometric.data import Data
     from torch_geometric.data.data import DataEdgeAttr, DataTensorAttr
     from torch_geometric.data.feature_store import _FieldStatus
@@ -100,9 +119,7 @@ def _classes() -> list[Any]:
 
     # Transforms leave caches in a Data, in a defaultdict, which torch does not fill; a dict is as good.
     caches = (AttrType, EdgeLayout, _FieldStatus, (_dict, "collections.defaultdict"))
-    wanted = (Data, DataEdgeAttr, DataTensorAttr, GlobalStorage, *caches)
-    # torch forgets them all afterwards, those too that PyG has allowed for good and needs.
-    return [kind for kind in wanted if kind not in torch.serialization.get_safe_globals()]
+    return [Data, DataEdgeAttr, DataTensorAttr, GlobalStorage, *caches]
 
 
 def _dict(*_: Any) -> dict[Any, Any]:
@@ -148,7 +165,7 @@ def _array(value: Any, where: str, key: str) -> Any:
 
 
 def _of_tensor(tensor: Tensor, where: str, key: str) -> Any:
-    if tensor.device.type != "cpu" or tensor.is_quantized:
+    if tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_nested:
         raise GraphError(f"{where}: {key} is a tensor without plain values ({tensor.device.type}, {tensor.dtype})")
     if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64):
         tensor = tensor.to(torch.float32)  # bfloat16 and the like, which NumPy does not know

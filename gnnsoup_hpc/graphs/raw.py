@@ -29,7 +29,7 @@ class Split:
 
     parts: Mapping[Role, BoolArray | tuple[IntArray, ...]]
     columns: int = 1
-    words: str = "split"
+    words: str = ""
 
     @classmethod
     def of(cls, ids: Mapping[Role, IntArray]) -> Split:
@@ -137,9 +137,10 @@ def check_asked(facts: SourceFacts, job: GraphJob, where: str) -> None:
     meant = {"edge_weight": "weights", "edge_attr": "features or types"}
     for name, values in facts.edge_values.items():
         if getattr(job, name) == "refuse" and values:
+            gives = "gives edges" if len(values) == 1 else "give edges"
             raise GraphError(
-                f"{where}: {few(values)} gives {meant[name]} to edges, which no model here makes use of yet:"
-                f" graph.{name} = 'ignore' goes on without"
+                f"{where}: {few(values)} {gives} {meant[name]}, which no model here makes use of yet: graph.{name} ="
+                " 'ignore' goes on without"
             )
 
 
@@ -193,7 +194,8 @@ def _check(raw: RawGraph) -> int:
         raise GraphError(f"{raw.where}: no node has a label")
     if raw.classes is None and classes > nodes:
         raise GraphError(
-            f"{raw.where}: label {classes - 1} is out of range: more classes than {nodes} nodes; number them from 0"
+            f"{raw.where}: label {classes - 1} is out of range: more classes than {nodes} nodes; number"
+            " them from 0 on, and write -1 for no label"
         )
     return classes
 
@@ -234,8 +236,8 @@ def _notes_on_classes(raw: RawGraph, role: ByteArray, classes: int) -> list[str]
     missing = classes - len(inside)
     if missing:
         first = np.setdiff1d(np.arange(min(classes, len(inside) + 8)), inside)[:8]
-        told = f"{missing} classes have no node: {', '.join(map(str, first))}" + " …" * (missing > len(first))
-        notes.append(f"{told}; classes are numbered from 0 on, and -1 means no label")
+        told = ", ".join(map(str, first)) + f" … ({missing} in all)" * (missing > len(first))
+        notes.append(f"classes without a node: {told}; classes are numbered from 0 on, and -1 means no label")
     untrained = np.setdiff1d(present, raw.y[role == Role.TRAIN])
     if len(untrained):
         notes.append(f"classes without a training node, which no model learns: {few(untrained.tolist())}")

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from gnnsoup_hpc.errors import GraphError
-from gnnsoup_hpc.graphs.raw import RawGraph, Split, shown
+from gnnsoup_hpc.graphs.raw import RawGraph, Split, few, shown
 from gnnsoup_hpc.job import GraphJob
 from gnnsoup_hpc.records import BoolArray, ByteArray, IntArray, Role
 
@@ -65,6 +65,8 @@ def roles(raw: RawGraph, job: GraphJob) -> ByteArray:
     """Each node's role under the job's split, (V,)."""
     kind = chosen(raw, job)
     if kind == "random":
+        if job.split == "auto" and job.split_index:
+            raise GraphError(f"graph.split_index = {job.split_index}: {raw.where} has no split of its own")
         return _random(raw.y, job)
     split = (raw.splits or {}).get(kind)
     if split is None:
@@ -88,7 +90,7 @@ def taken(raw: RawGraph, job: GraphJob) -> str:
     kind, own = chosen(raw, job), raw.splits or {}
     if kind != "random":
         column = f", column {job.split_index} of {own[kind].columns}, counted from 0"
-        return f"{kind} {own[kind].words}" + column * (own[kind].columns > 1)
+        return f"{kind} {own[kind].words}".rstrip() + column * (own[kind].columns > 1)
     shares = (job.train_share, job.validation_share, 1.0 - job.train_share - job.validation_share)
     words = f"random {'/'.join(f'{100 * share:.4g}' for share in shares)}, seed {job.split_seed}"
     names = ", ".join(raw.split_names or tuple(f"{name} split" for name in own))
@@ -174,20 +176,21 @@ def _part(name: str, value: Any, nodes: int, where: str) -> Part:
         if flat.dtype.kind == "u" and flat.max() >= 2**63:
             raise GraphError(f"{where}: {name} has the id {int(flat.max())}, out of range [0, {nodes})")
         return (flat.astype(np.int64),)
-    expected = f"booleans, or 0 and 1, of shape ({nodes},) or ({nodes}, n)" + ", or node ids" * (not masked)
+    ids = f" (node ids are named {name.lower().replace('mask', 'idx')})" if masked else ", or node ids"
+    expected = f"booleans, or 0 and 1, of shape ({nodes},) or ({nodes}, n){ids}"
     raise GraphError(f"{where}: {name} holds {shown(value)}; expected {expected}; {_WORKS}")
 
 
 def _refuse_leftovers(left: Mapping[str, Any], found: bool, nodes: int, where: str) -> None:
     """Raise for arrays that seem to be about a split and were not read."""
-    for name, value in left.items():
-        if not _is_array(value) or not _mentions(name, value):
-            continue
-        if not _WHOLE.fullmatch(_plain(name)):
-            raise GraphError(
-                f"{where}: {name} seems to be about a split, and is not known: leave it out, or name it train_mask,"
-                f" val_mask or test_mask if it is one; {_WORKS}"
-            )
+    about = {name: value for name, value in left.items() if _is_array(value) and _mentions(name, value)}
+    unknown = [name for name in about if not _WHOLE.fullmatch(_plain(name))]
+    if unknown:
+        raise GraphError(
+            f"{where}: {few(unknown)}: about a split by name, and not known: leave out what is none, and name what is"
+            f" one train_mask, val_mask, test_mask; {_WORKS}"
+        )
+    for name, value in about.items():
         if not found and (not isinstance(value, np.ndarray) or len(value) == nodes):
             raise GraphError(
                 f"{where}: {name} ({shown(value)}) seems to give each node's role or fold, and is not read: write it"

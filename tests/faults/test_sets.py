@@ -52,7 +52,7 @@ def nothing_looks_complete(folder: Path) -> None:
 def test_a_whole_set_runs_with_standard_input_closed(arxiv: Path) -> None:
     shutil.rmtree(arxiv / "sets/ogbn_arxiv/mapping", ignore_errors=True)
     out = succeeds(command("run", "job.toml", "--offline", cwd=arxiv))
-    assert "split auto: 20 train, 20 validation, 20 test" in out
+    assert "20 nodes to train, 20 to validate, 20 to test; split: public" in out
     assert not (arxiv / "sets/ogbn_arxiv/processed").exists()
 
 

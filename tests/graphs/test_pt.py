@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
+from torch_geometric import EdgeIndex, transforms
 from torch_geometric.data import Data, HeteroData, InMemoryDataset
 
 from gnnsoup_hpc.errors import GraphError
-from gnnsoup_hpc.graphs import pt
+from gnnsoup_hpc.graphs import pickled, pt
 from gnnsoup_hpc.graphs.desk import Desk
 from gnnsoup_hpc.graphs.raw import RawGraph, finished, source_file
 from gnnsoup_hpc.graphs.split import roles
@@ -144,6 +148,11 @@ def test_features_in_a_graph_of_gradients_are_read() -> None:
     assert given(x=X.clone().requires_grad_()).x[:].tolist() == X.tolist()
 
 
+def test_an_edge_index_of_pygs_own_class_is_read(tmp_path: Path) -> None:
+    raw = read(saved(tmp_path, changed(edge_index=EdgeIndex(FIVE["edge_index"], sparse_size=(5, 5)))))
+    assert (raw.source.tolist(), raw.destination.tolist()) == ([0, 1, 4], [1, 2, 4])
+
+
 def test_hybrid_features_are_read() -> None:
     assert given(x=X.to_sparse(1)).x[:].tolist() == X.tolist()
 
@@ -208,7 +217,8 @@ def test_what_is_missing_is_named(tmp_path: Path, key: str) -> None:
         ({"x": X[:, 0]}, "x holds float32 of shape (5,)"),
         ({"x": X.to(torch.complex64)}, "x holds complex64"),
         ({"x": [[1.0]]}, "x is a list"),
-        ({"x": X.to("meta")}, "without plain values"),
+        ({"x": X.to("meta")}, "x is a tensor without plain values (meta, torch.float32)"),
+        ({"z": torch.nested.nested_tensor([X[0], X[1][:1]])}, "z is a tensor without plain values"),
         ({"y": torch.eye(5)}, "y holds float32 of shape (5, 5); expected one class a node"),
         ({"y": torch.full((5,), 0.5)}, "y holds 0.5 at node 0; expected classes as whole numbers"),
         ({"edge_index": torch.zeros(3, 2, dtype=torch.int64)}, "edge_index holds int64 of shape (3, 2)"),
@@ -248,10 +258,105 @@ def test_a_malicious_file_is_refused_and_not_run(tmp_path: Path, evil: Any, zipp
     assert trace.exists(), "the file is harmless, and this test would show nothing"
 
 
-def test_a_class_that_is_refused_is_named(tmp_path: Path) -> None:
-    message = refusal(saved(tmp_path, Data(**FIVE, note=Foreign())))
-    assert f"{__name__}.Foreign" in message
-    assert "note holds a" in message
+FOREIGN: list[tuple[dict[str, Any], str]] = [
+    ({"names": np.array(["a", "b"])}, "names holds a numpy.ndarray, which is not unpickled"),
+    ({"x": np.ones((5, 2))}, "data['x'] = torch.as_tensor(data['x']), then"),
+    ({"one": np.zeros(2), "two": np.zeros(2)}, "one, two each hold a numpy.ndarray"),
+    ({"meta": {"stats": [np.arange(3)]}}, "meta holds a numpy.ndarray"),
+    ({"gamma": np.float64(1.0)}, "gamma holds a numpy._core.multiarray.scalar"),
+    ({"adj": sp.eye(3, format="csr")}, "adj holds a scipy.sparse._csr.csr_matrix"),
+    ({"made": datetime.date(2020, 1, 1)}, "made holds a datetime.date"),
+    ({"part": slice(1, 2)}, "part holds a slice"),
+    ({"note": Foreign()}, f"note holds a {__name__}.Foreign"),
+    ({"model": torch.nn.Linear(2, 2)}, "model holds a torch.nn.modules.linear.Linear"),
+]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("wrap", [dict, lambda d: Data(**d)])
+@pytest.mark.parametrize(("more", "message"), FOREIGN, ids=[next(iter(more)) for more, _ in FOREIGN])
+def test_what_is_refused_is_named(tmp_path: Path, more: dict[str, Any], message: str, wrap: Any, zipped: bool) -> None:
+    path = saved(tmp_path, wrap(FIVE | more), _use_new_zipfile_serialization=zipped)
+    told = refusal(path)
+    assert message in told
+    advised = {key: value for key, value in FIVE.items() if key not in more or key == "x"}
+    assert ("leave it out: del data" in told) == ("x" not in more)
+    assert stored(read(saved(tmp_path, wrap(advised)))) == SPLIT
+
+
+def test_a_class_with_no_name_of_its_own(tmp_path: Path) -> None:
+    path = saved(tmp_path, Foreign())
+    assert f"it holds a {__name__}.Foreign" in refusal(path)
+    assert pickled.look("no.such", path) == pickled.Found(f"{__name__}.Foreign", (), "no.such")
+
+
+@pytest.mark.parametrize("evil", [Malicious, Runs])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_looking_for_a_class_runs_nothing(tmp_path: Path, evil: Any, zipped: bool) -> None:
+    trace, name = tmp_path / "trace", "exec" if evil is Runs else "pathlib.Path.touch"
+    path = saved(tmp_path, {"a": {"b": [evil(trace)]}}, _use_new_zipfile_serialization=zipped)
+    found = pickled.look(name, path)
+    assert not trace.exists()
+    assert found.root == ""
+    assert found.keys == (("a",) if evil is Runs else ())
+
+
+HOSTILE = {
+    "calls what it has made": b"cos\nsystem\n(S'touch trace'\ntR(S'touch trace'\ntR.",
+    "sets a state": b"cos\nsystem\n(S'touch trace'\ntR}S'a'\ncos\nsystem\nsb.",
+    "makes an instance": b"(S'touch trace'\nios\nsystem\n.",
+    "a new object": b"\x80\x02cos\nsystem\nU\x0btouch trace\x85\x81.",
+    "an extension": b"\x80\x02\x82\x01.",
+    "no end": b"\x80\x02]",
+    "a state for a class": b"cos\nsystem\n}S'held'\nS'x'\nsb.",
+    "deep": b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".",
+    "doubled again and again": b"\x80\x02]q\x00" + b"".join(b"]q%c(h%ch%ce" % (n + 1, n, n) for n in range(60)) + b".",
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_pickles_are_looked_at_without_harm(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile(tmp_path / "it.pt", "w") as archive:
+        archive.writestr("it/data.pkl", content)
+    assert pickled.look("os.system", tmp_path / "it.pt").keys in ((), ("a",))
+    assert not (tmp_path / "trace").exists()
+
+
+def touched(data: Data) -> Data:
+    """With all caches that PyG keeps in a Data."""
+    data.is_node_attr("x")
+    data.put_edge_index(data.edge_index, layout="coo")
+    data.get_all_edge_attrs()
+    data.get_all_tensor_attrs()
+    return data
+
+
+TRANSFORMS = [touched, transforms.NormalizeFeatures(), transforms.ToUndirected(), transforms.ToSparseTensor()]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=["caches", "normalised", "undirected", "sparse"])
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_a_data_after_a_transform_is_read(tmp_path: Path, transform: Any, zipped: bool) -> None:
+    data = transform(Data(**FIVE))
+    data.is_node_attr("x")
+    raw = read(saved(tmp_path, data, _use_new_zipfile_serialization=zipped))
+    edges = {*zip(raw.source.tolist(), raw.destination.tolist(), strict=True)}
+    assert edges >= {(0, 1), (1, 2), (4, 4)}
+    assert stored(raw) == SPLIT
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_data_of_pyg_1_is_read(tmp_path: Path, zipped: bool) -> None:
+    old = Data.__new__(Data)
+    vars(old).update(FIVE | {"edge_attr": None, "pos": None, "__num_nodes__": 5})
+    path = saved(tmp_path, old, _use_new_zipfile_serialization=zipped)
+    assert stored(read(path)) == SPLIT
+    vars(old)["__num_nodes__"] = 6
+    assert "num_nodes is 6" in refusal(saved(tmp_path, old))
 
 
 def test_what_torch_may_unpickle_is_afterwards_as_before(tmp_path: Path) -> None:
@@ -284,6 +389,11 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path / "no.pt").startswith(f"graph.source: there is no file {tmp_path / 'no.pt'}")
+
+
+def test_one_of_several_is_to_be_saved(tmp_path: Path) -> None:
+    for several in ([Data(**FIVE)], (Data(**FIVE), Data(**FIVE), Data(**FIVE))):
+        assert "torch.save(data[0], PATH)" in refusal(saved(tmp_path, several))
 
 
 @pytest.mark.parametrize("content", [X, [1, 2], ({"x": X}, {"x": X}), (1, 2, 3, 4)])
