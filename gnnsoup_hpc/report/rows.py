@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf, isfinite
 from pathlib import Path
 
 from gnnsoup_hpc import job as jobs
@@ -178,5 +179,5 @@ def models_at_inference(soup: Soup) -> int:
 
 
 def _phase(name: str, spent: list[Measurement]) -> Phase:
-    highest = max(spent, key=above_baseline)
+    highest = max(spent, key=lambda one: above_baseline(one) if isfinite(above_baseline(one)) else -inf)
     return Phase(name, sum(m["seconds"] for m in spent), highest["peak_host_bytes"], highest["baseline_host_bytes"])

@@ -75,7 +75,7 @@ def _row(run: Contents, soup: Soup) -> tuple[str, ...]:
 
 def _phases(run: Contents) -> list[tuple[str, ...]]:
     return [
-        (phase.name, f"{phase.seconds:.2f}", _mebibytes(phase.peak_host_bytes - phase.baseline_host_bytes))
+        (phase.name, _seconds(phase.seconds), _mebibytes(phase.peak_host_bytes - phase.baseline_host_bytes))
         for phase in run.phases
     ]
 
@@ -84,6 +84,10 @@ def _passes(soup: Soup, kind: str) -> str:
     """Passes over the whole graph, or over unions of parts."""
     whole, union = soup.counts[f"{kind}_whole"], soup.counts[f"{kind}_union"]
     return f"{union} unions" if union else str(whole)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f}" if isfinite(value) else "-"
 
 
 def _ratio(value: float, reference: float) -> str:
