@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.records import FloatArray, Graph, IntArray, Preparation, Rows
 from gnnsoup_hpc.rows import blocks
 
@@ -62,3 +63,21 @@ def _sum(x: Rows, centre: npt.NDArray[np.float64], squared: bool) -> npt.NDArray
         rows = np.asarray(x[block], dtype=np.float64) - centre
         total += (rows**2 if squared else rows).sum(0)
     return total
+
+
+def applied(preparation: Preparation, rows: npt.ArrayLike) -> FloatArray:
+    """Raw rows (n, F) as a model sees them, (n, F) float32; computed in float64.
+
+    Raises: GraphError for a kind of preparation that this version does not know.
+    """
+    x = np.asarray(rows, dtype=np.float64)
+    if preparation.kind == "standardise":
+        x = (x - preparation.mean) / preparation.scale
+    elif preparation.kind == "row-normalise":
+        total = np.abs(x).sum(1, keepdims=True)
+        x = x / np.where(total == 0.0, 1.0, total)
+    elif preparation.kind != "none":
+        raise GraphError(
+            f"features were prepared by {preparation.kind!r}, which this version does not know: use a newer one"
+        )
+    return x.astype(np.float32)

@@ -154,7 +154,10 @@ def read_state(path: Path) -> tuple[Architecture, State]:
     """
     with files.opened(path, KIND, VERSION) as file, files.reading(path):
         if file["mixture"].attrs["of"] != "weights":
-            raise FileError(f"{path} is an ensemble, which has no weights of its own: read its ingredients")
+            raise FileError(
+                f"{path} is an ensemble, which has no weights of its own: read its ingredients, and average their"
+                " softmax outputs"
+            )
         architecture = Architecture(**json.loads(file["provenance"].attrs["architecture"]))
         state = states.get(file)
     states.check_finite(path, state)
