@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from pathlib import Path
 
+import numpy as np
+
 from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.job import Job
@@ -42,12 +44,16 @@ class Contents:
     job: Job
     graph: str
     test_nodes: int
+    test_classes: tuple[int, ...]  # test nodes of each class
     ingredients: tuple[Ingredient, ...]
     soups: tuple[Soup, ...]
     phases: tuple[Phase, ...]
     alignment: Made | None = None  # None where nothing was asked about it
     diagnosis: Diagnosis | None = None  # of these very ingredients
     cells: tuple[Tried, ...] = ()  # of sweeps
+    split: str = ""  # which split was taken, in words; not known of a graph of an older version
+    notes: tuple[str, ...] = ()  # what preparing had to say of the source
+    source_sha256: str = ""  # of what the graph was read from
 
     @property
     def units(self) -> str:
@@ -90,8 +96,10 @@ def contents(root: Path) -> Contents:
             f"{job.graph.source}, {graph.nodes} nodes, {graph.edges} directed entries, {graph.features} features"
             f" ({job.graph.features}), split {job.graph.split}, {graph.parts} parts"
         )
-        test_nodes = int((graph.role(0, graph.nodes) == Role.TEST).sum())
-        prepared = graph.measurement
+        labels = graph.y(0, graph.nodes)[graph.role(0, graph.nodes) == Role.TEST]
+        prepared, split, notes = graph.measurement, graph.split, graph.notes
+        test_classes = tuple(np.bincount(labels, minlength=graph.classes).tolist())
+        source_sha256 = str(graph.file.attrs["source_sha256"])
         _check_shelf(run, graph, ingredients, soups)
         diagnosis = _diagnosis(run, graph, ingredients)
     alignment, cells = _alignment(run, job, soups), tried(run, job, soups)
@@ -102,7 +110,22 @@ def contents(root: Path) -> Contents:
         *([_phase("sweep", [row.soup.measurement for row in cells if row.soup])] if cells else []),
         _phase("soup", [soup.measurement for soup in soups]),
     )
-    return Contents(run, job, about, test_nodes, ingredients, soups, phases, alignment, diagnosis, cells)
+    return Contents(
+        run=run,
+        job=job,
+        graph=about,
+        test_nodes=len(labels),
+        test_classes=test_classes,
+        ingredients=ingredients,
+        soups=soups,
+        phases=phases,
+        alignment=alignment,
+        diagnosis=diagnosis,
+        cells=cells,
+        split=split,
+        notes=notes,
+        source_sha256=source_sha256,
+    )
 
 
 def _alignment(run: RunDir, job: Job, soups: Sequence[Soup]) -> Made | None:
