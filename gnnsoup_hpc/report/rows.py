@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,14 +93,7 @@ def contents(root: Path) -> Contents:
     except FileError as error:
         raise RunError(f"{error}: run `gnnsoup train JOB`, which trains it again, then `gnnsoup soup JOB`") from None
     with graph_store.opened(run.graph, job) as graph:
-        about = (
-            f"{job.graph.source}, {graph.nodes} nodes, {graph.edges} directed entries, {graph.features} features"
-            f" ({job.graph.features}), split {job.graph.split}, {graph.parts} parts"
-        )
-        labels = graph.y(0, graph.nodes)[graph.role(0, graph.nodes) == Role.TEST]
-        prepared, split, notes = graph.measurement, graph.split, graph.notes
-        test_classes = tuple(np.bincount(labels, minlength=graph.classes).tolist())
-        source_sha256 = str(graph.file.attrs["source_sha256"])
+        prepared, facts = graph.measurement, _facts(job, graph)
         _check_shelf(run, graph, ingredients, soups)
         diagnosis = _diagnosis(run, graph, ingredients)
     alignment, cells = _alignment(run, job, soups), tried(run, job, soups)
@@ -113,19 +107,30 @@ def contents(root: Path) -> Contents:
     return Contents(
         run=run,
         job=job,
-        graph=about,
-        test_nodes=len(labels),
-        test_classes=test_classes,
+        **facts,
         ingredients=ingredients,
         soups=soups,
         phases=phases,
         alignment=alignment,
         diagnosis=diagnosis,
         cells=cells,
-        split=split,
-        notes=notes,
-        source_sha256=source_sha256,
     )
+
+
+def _facts(job: Job, graph: GraphFile) -> dict[str, Any]:
+    """What a report says of the graph, as fields of `Contents`."""
+    labels = graph.y(0, graph.nodes)[graph.role(0, graph.nodes) == Role.TEST]
+    return {
+        "graph": (
+            f"{job.graph.source}, {graph.nodes} nodes, {graph.edges} directed entries, {graph.features} features"
+            f" ({job.graph.features}), split {job.graph.split}, {graph.parts} parts"
+        ),
+        "test_nodes": len(labels),
+        "test_classes": tuple(np.bincount(labels, minlength=graph.classes).tolist()),
+        "split": graph.split,
+        "notes": graph.notes,
+        "source_sha256": str(graph.file.attrs["source_sha256"]),
+    }
 
 
 def _alignment(run: RunDir, job: Job, soups: Sequence[Soup]) -> Made | None:

@@ -19,7 +19,7 @@ def said(found: Diagnosis, features: str = "standardise") -> str:
     return "\n".join(verdict(found, Job(name="x", graph={"features": features})))
 
 
-def test_a_healthy_run_is_healthy_and_gets_no_advice() -> None:
+def test_a_run_in_one_basin_gets_no_advice() -> None:
     (line,) = verdict(diagnosis(0.9, 0.899), JOB)
     assert line.startswith(
         "One basin: all 3 ingredients lie in one basin with the best, 0000. The lowest midpoint, with 0002"
@@ -71,7 +71,7 @@ def test_shared_starts_are_told_from_different_ones() -> None:
 )
 def test_features_that_are_not_standardised_are_named(features: str, words: str) -> None:
     assert words in said(diagnosis(0.5), features)
-    assert words not in said(diagnosis(0.9), features)  # a healthy run is left alone
+    assert words not in said(diagnosis(0.9), features)  # a run in one basin is left alone
     assert "Features are" not in said(diagnosis(0.5))
 
 

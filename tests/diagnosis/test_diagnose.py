@@ -55,7 +55,7 @@ def test_permuted_copies_of_a_model_are_not_in_one_basin(collapsing: Job) -> Non
     assert found.lineups[1].mean.accuracy == found.ingredients[0].alone.accuracy
 
 
-def test_copies_of_one_model_are_healthy(stock: Job, tmp_path: Path) -> None:
+def test_copies_of_one_model_are_in_one_basin(stock: Job, tmp_path: Path) -> None:
     job = remade(pantry.copied(stock, tmp_path), lambda state, index: state)
     said = diagnose(job)
     assert "One basin: all 3 ingredients lie in one basin with the best, 0000" in said
