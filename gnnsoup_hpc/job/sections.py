@@ -12,7 +12,7 @@ from gnnsoup_hpc.job.base import Count, Section, Seed
 from gnnsoup_hpc.job.learned import LearnedJob, PartitionLearnedJob
 from gnnsoup_hpc.job.sweep import SweepJob, grids
 from gnnsoup_hpc.job.training import TrainJob
-from gnnsoup_hpc.records import Precision
+from gnnsoup_hpc.types import Precision
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 MemoryLimit = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
