@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gnnsoup_hpc import ranks
 from gnnsoup_hpc.errors import (
+    FileError,
     IngredientsError,
     Interrupted,
     JobError,
@@ -21,6 +22,7 @@ from gnnsoup_hpc.errors import (
     RunError,
     SoupError,
 )
+from gnnsoup_hpc.paths import expanded
 from gnnsoup_hpc.ranks import Place
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.terminal import terminal
@@ -81,7 +83,7 @@ def job_of_run(arguments: argparse.Namespace) -> Job:
 
     Raises: RunError where a folder is no run.
     """
-    root = Path(arguments.job).expanduser() if arguments.job else None
+    root = expanded(arguments.job) if arguments.job else None
     if root is None or not root.is_dir():
         return load_job(arguments)
     if not RunDir(root).job.is_file():
@@ -120,6 +122,11 @@ def _guarded(command: Command, here: Place, collective: bool, computing: bool) -
         return _ended(here, Interrupted("interrupted at once; the same command goes on from the last checkpoint"))
     except SoupError as error:
         return _ended(here, error)
+    except OSError as error:  # of a file, whichever room met it: too long a name, no permission, no room, no server
+        if error.filename is None:
+            raise
+        path = os.fsdecode(error.filename)
+        return _ended(here, FileError(f"{path} cannot be used: {error.strerror}; check the path and its permissions"))
     return 0
 
 

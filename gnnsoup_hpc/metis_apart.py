@@ -21,6 +21,7 @@ from gnnsoup_hpc.partition import Cut, metis
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.records import IndexArray, IntArray
 from gnnsoup_hpc.rows import save, save_text
+from gnnsoup_hpc.signals import kept_from_children
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -50,7 +51,9 @@ def _command(folder: Path) -> list[str]:
 
 def _run(command: list[str], log: Log) -> None:
     start = time.monotonic()
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as child:
+    with kept_from_children():
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    with child:
         try:
             while True:
                 try:

@@ -36,6 +36,19 @@ def loading() -> Iterator[None]:
         signal.signal(CTRL_C, before)
 
 
+@contextmanager
+def kept_from_children() -> Iterator[None]:
+    """A block in which a process is started that hears none of them: a terminal sends Ctrl-C to it too.
+
+    Whoever starts it must end it. What comes to us meanwhile is heard after the block.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*HEEDED, CTRL_C})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Stop:
     """Whether this process was asked to stop, and what then happens. Made by entry points, one a command.
 

@@ -5,6 +5,7 @@ What is said there is never worth a result: where it cannot be written, the comm
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import sys
@@ -105,6 +106,22 @@ def terminal() -> Iterator[Terminal]:
         here.out.flush()
         here.err.flush()
         sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def its_words_on_stderr() -> Iterator[None]:
+    """A block in which what a library written in C prints goes to stderr: stdout is for results."""
+    sys.stdout.flush()
+    flush = ctypes.CDLL(None).fflush
+    flush(None)
+    out = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        flush(None)
+        os.dup2(out, 1)
+        os.close(out)
 
 
 def _plug() -> None:

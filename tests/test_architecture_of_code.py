@@ -44,7 +44,8 @@ ORDER = [
     "run_dir ranks subgraph measure leases progress seeds sampling notes",
     "rows pool processes signals launchers terminal memory",
     "job kernels crew compiled dense",
-    "records errors hashing significance",
+    "records paths hashing significance",
+    "errors",
     "types",
     "__init__",
 ]

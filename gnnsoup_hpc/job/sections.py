@@ -166,7 +166,9 @@ class MachineJob(Section):
 class Job(Section):
     """One complete, named experiment."""
 
-    name: str = Field(..., pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run: runs/NAME")
+    name: str = Field(
+        ..., pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=255, description="names the run: runs/NAME"
+    )
     runs: str = Field("runs", min_length=1, description="folder of all runs, relative to where the command is given")
     graph: GraphJob = Field(default_factory=lambda: GraphJob(), description="the graph")
     partition: PartitionJob = Field(default_factory=lambda: PartitionJob(), description="its parts")
@@ -213,4 +215,5 @@ class Job(Section):
     def to_toml(self) -> str:
         """The resolved job: every field with its value, as a job file that gives this job again."""
         tree = self.model_dump(mode="json")
-        return tomli_w.dumps(tree if self.sweep else {key: tree[key] for key in tree if key != "sweep"})
+        text = tomli_w.dumps(tree if self.sweep else {key: tree[key] for key in tree if key != "sweep"})
+        return text.encode("utf-8", "replace").decode()  # a run's folder that was found may be named in no UTF-8

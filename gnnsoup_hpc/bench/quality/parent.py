@@ -14,6 +14,7 @@ from gnnsoup_hpc.bench.quality.order import LEARNED, METHODS, PLAIN, QualityOrde
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.paths import expanded
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.soup.selection import selected
@@ -70,7 +71,7 @@ def job_of(text: str) -> Job:
 
     Raises: RunError for a folder that is no run; JobError where there is no such job.
     """
-    folder = Path(text).expanduser()
+    folder = expanded(text)
     if not folder.is_dir():
         job = jobs.load(text)
         return job.model_copy(update={"runs": str(Path(job.runs).expanduser().absolute())})
