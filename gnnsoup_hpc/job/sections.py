@@ -149,7 +149,12 @@ class MachineJob(Section):
     """What the ranks may use; no result depends on it but through rounding."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU a rank where there is one")
-    threads: int = Field(0, ge=0, le=4096, description="threads a rank; 0: cores it may use / ranks on the node")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="threads a rank; 0: OMP_NUM_THREADS, else what Slurm gave a task, else cores / ranks on the node",
+    )
     memory_limit: MemoryLimit = Field(
         "auto",
         description="most resident memory of a rank, libraries included, for example '2 GiB': batches, unions and"
