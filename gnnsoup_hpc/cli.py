@@ -7,31 +7,38 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc import paths, ranks
 from gnnsoup_hpc.errors import (
+    FileError,
     IngredientsError,
     Interrupted,
     JobError,
+    LauncherError,
     MismatchError,
     MissingJobError,
     Preempted,
     RunError,
     SoupError,
 )
-from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.paths import expand_home
 from gnnsoup_hpc.ranks import Place
 from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.terminal import terminal
 
-EXIT_BROKEN_PIPE = 141  # as the shell has it: 128 + SIGPIPE
+if TYPE_CHECKING:
+    from gnnsoup_hpc.job import Job
+
+Command = Callable[[Place], None]
+NOWHERE = Place(0, 1, 0, 1, "")  # of a process whose launcher cannot be understood
 GRACE_SECONDS = 5.0
 PREEMPTED_SECONDS = 20.0  # for the other ranks' checkpoints; Slurm kills 30 s after SIGTERM
 EXIT_CODES = (
-    "exit codes: 0 done; 1 a file, a graph or the run is not as it must be; 2 the job or the arguments are wrong;"
-    " 3 it does not fit in the memory limit; 75 stopped by SIGTERM, SIGUSR1 or SIGUSR2 after a checkpoint: give the"
-    " same command again; 130 interrupted (Ctrl-C)"
+    "exit codes: 0 done; 1 a file, a graph or the run is not as it must be, or stdout cannot be written; 2 the job or"
+    " the arguments are wrong; 3 it does not fit in the memory limit; 75 stopped by SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2"
+    " after a checkpoint: give the same command again; 130 stopped by Ctrl-C after a checkpoint, or at once by a second"
+    " one"
 )
 JOB_HELP = "a job file, or the name of a bundled job (default: pubmed)"
 
@@ -64,6 +71,8 @@ def add_memory_limit(parser: argparse.ArgumentParser) -> None:
 
 def load_job(arguments: argparse.Namespace) -> Job:
     """The job that the arguments of `add_job`, and of `add_memory_limit` where the command has it, say."""
+    from gnnsoup_hpc import job as jobs
+
     limit = getattr(arguments, "memory_limit", None)
     bound = [] if limit is None else [f"machine.memory_limit={limit}"]
     return jobs.load(arguments.job, [*arguments.set, *bound])
@@ -74,7 +83,7 @@ def job_of_run(arguments: argparse.Namespace) -> Job:
 
     Raises: RunError where a folder is no run.
     """
-    root = Path(arguments.job).expanduser() if arguments.job else None
+    root = expand_home(arguments.job) if arguments.job else None
     if root is None or not root.is_dir():
         return load_job(arguments)
     if not RunDir(root).job.is_file():
@@ -84,32 +93,40 @@ def job_of_run(arguments: argparse.Namespace) -> Job:
     return load_job(arguments).model_copy(update={"runs": paths.literal(place.parent), "name": place.name})
 
 
-def guarded(command: Callable[[Place], None], collective: bool = False) -> int:
+def guarded(command: Command, collective: bool = False, computing: bool = False) -> int:
     """Run a command; its exit code. An error that a user can meet is one line; any other ends all ranks.
 
-    A collective command starts MPI first of all, so that whatever stops one rank can end the others.
+    A collective command starts MPI first of all, so that whatever stops one rank can end the others. Of a computing one
+    it is said where its compiled kernels are kept, if that is not the usual place.
     """
-    here = ranks.place()
-    ranks.show_tracebacks(here)
-    with here.stop.heard():
-        return _guarded(command, here, collective)
+    with terminal() as ours:
+        try:
+            here = ranks.place()
+        except LauncherError as error:
+            ranks.say_error(NOWHERE, error)
+            return ours.ended(error.exit_code)
+        ranks.show_tracebacks(here)
+        with here.stop.heard():
+            return ours.ended(_guarded(command, here, collective, computing), here.prefix)
 
 
-def _guarded(command: Callable[[Place], None], here: Place, collective: bool) -> int:
+def _guarded(command: Command, here: Place, collective: bool, computing: bool) -> int:
     try:
         if collective:
             ranks.world(here)
+        if computing and here.local_rank == 0 and (where := ranks.unusual_cache()):
+            print(f"{here.prefix}gnnsoup: {where}", file=sys.stderr, flush=True)
         command(here)
-        sys.stdout.flush()
         here.stop.no_more()
     except KeyboardInterrupt:
-        return _ended(here, Interrupted("interrupted; the same command goes on from here"))
-    except BrokenPipeError:  # whoever read our output, `head` for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        ranks.abort_others(EXIT_BROKEN_PIPE)
-        return EXIT_BROKEN_PIPE
+        return _ended(here, Interrupted("interrupted at once; the same command goes on from the last checkpoint"))
     except SoupError as error:
         return _ended(here, error)
+    except OSError as error:  # of a file, whichever room met it: too long a name, no permission, no room, no server
+        if error.filename is None:
+            raise
+        path = os.fsdecode(error.filename)
+        return _ended(here, FileError(f"{path} cannot be used: {error.strerror}; check the path and its permissions"))
     return 0
 
 
@@ -126,7 +143,7 @@ def _ended(here: Place, error: SoupError) -> int:
         if not ranks.mpi_runs():
             return error.exit_code
     ranks.say_error(here, error)
-    if isinstance(error, Preempted):
+    if isinstance(error, Preempted | Interrupted):
         ranks.wait_for_others(PREEMPTED_SECONDS)
     ranks.abort_others(error.exit_code)
     return error.exit_code

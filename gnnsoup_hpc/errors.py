@@ -64,12 +64,12 @@ class MismatchError(LauncherError):
 
 
 class Interrupted(SoupError):  # noqa: N818 - an event, not a mistake
-    """Stopped from outside; the same command goes on where this one stopped."""
+    """Stopped by Ctrl-C; the same command goes on where this one stopped, or from the last checkpoint."""
 
     exit_code = 130
 
 
 class Preempted(SoupError):  # noqa: N818 - an event, not a mistake
-    """Stopped by SIGTERM, SIGUSR1 or SIGUSR2, after a checkpoint; the same command goes on where this one stopped."""
+    """Stopped by another signal than Ctrl-C, after a checkpoint; the same command goes on where this one stopped."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: give the command again

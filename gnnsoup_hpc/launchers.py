@@ -10,7 +10,53 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 
+from gnnsoup_hpc.errors import LauncherError
+
 OPEN_MPI, MPICH = "Open MPI", "MPICH Version"
+# (rank, size, rank on the node, ranks on the node), by launcher; srun's variables are those of a step, for a batch
+# script itself has SLURM_NTASKS too but is one process.
+SLURM = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")
+_LAUNCHERS = (
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    SLURM,
+)
+_UNBOUNDED = 1 << 31
+
+
+def standing(environment: Mapping[str, str]) -> tuple[int, int, int, int]:
+    """(rank, size, rank on the node, ranks on the node); of one process alone where no launcher says more.
+
+    Raises: LauncherError where its variables make no sense.
+    """
+    for rank, size, local_rank, local_size in _LAUNCHERS:
+        if not (environment.get(rank) and environment.get(size)):
+            continue
+        if local_rank not in environment and environment.get("SLURM_PROCID") == environment[rank]:
+            _, _, local_rank, local_size = SLURM  # srun with PMI, which knows no node
+        mine, everyone = number(environment, rank), number(environment, size, least=1)
+        if mine >= everyone:
+            raise LauncherError(
+                f"{rank} = {mine} is no rank of {size} = {everyone}: start ranks by mpirun or srun, or unset both"
+            )
+        here = number(environment, local_rank, default=mine)
+        return mine, everyone, here, number(environment, local_size, default=everyone, least=1)
+    return 0, 1, 0, 1
+
+
+def number(environment: Mapping[str, str], name: str, default: int = 0, least: int = 0, most: int = _UNBOUNDED) -> int:
+    """The number that a variable begins with: Slurm writes "2(x3),1", OpenMP takes a list; empty is as not there.
+
+    Raises: LauncherError.
+    """
+    text = environment.get(name, "").strip()
+    first = text.split(",")[0].split("(")[0].strip()
+    if not text:
+        return default
+    if not (first.isascii() and first.isdecimal()) or not least <= int(first) <= most:
+        span = f"from {least} on" if most == _UNBOUNDED else f"from {least} to {most}"
+        raise LauncherError(f"{name} = {text!r} is not a number {span}: set it to one, or unset it")
+    return int(first)
 
 
 def started_by(environment: Mapping[str, str]) -> str:

@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
-
-import torch
+from typing import TYPE_CHECKING, Self
 
 from gnnsoup_hpc.records import Measurement
+
+if TYPE_CHECKING:
+    import torch
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -69,6 +70,8 @@ class Meter:
         can_reset = _reset_peak()
         self._values["baseline_host_bytes"] = host_bytes("VmRSS") if can_reset else math.nan
         if self._device.type == "cuda":
+            import torch
+
             torch.cuda.synchronize(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
             self._values["baseline_device_bytes"] = float(torch.cuda.memory_allocated(self._device))
@@ -87,6 +90,8 @@ class Meter:
     def read(self) -> Measurement:
         """Everything so far, within the block or at its end."""
         if self._device.type == "cuda":
+            import torch
+
             torch.cuda.synchronize(self._device)
             self._values["peak_device_bytes"] = float(torch.cuda.max_memory_allocated(self._device))
             self._values["peak_device_reserved_bytes"] = float(torch.cuda.max_memory_reserved(self._device))
@@ -118,6 +123,8 @@ def warm_up(device: torch.device) -> None:
 
     The first use of an optimiser imports tens of megabytes of modules; the first products start threads and buffers.
     """
+    import torch
+
     x = torch.ones(512, 512, device=device, requires_grad=True)
     rows = torch.arange(513, device=device, dtype=torch.int32)
     sparse = torch.sparse_csr_tensor(

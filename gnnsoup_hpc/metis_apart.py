@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from gnnsoup_hpc.partition import Cut, metis
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.records import IndexArray, IntArray
 from gnnsoup_hpc.rows import save, save_text
+from gnnsoup_hpc.signals import kept_from_children
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -49,22 +51,25 @@ def _command(folder: Path) -> list[str]:
 
 
 def _run(command: list[str], log: Log) -> None:
-    start = time.monotonic()
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as child:
-        try:
-            while True:
-                try:
-                    code = child.wait(SECONDS_BETWEEN_LINES)
-                    break
-                except subprocess.TimeoutExpired:
-                    log.say(f"prepare: METIS has been at it for {time.monotonic() - start:.0f} s")
-        finally:
-            child.kill()  # whatever ends us must not leave it behind; nothing happens where it has ended
+    with ExitStack() as ending:
+        with kept_from_children():
+            child = ending.enter_context(subprocess.Popen(command, stdin=subprocess.DEVNULL))
+            ending.callback(child.kill)  # whatever ends us must not leave it behind; nothing happens where it has ended
+        code = _waited_for(child, log)
     if code:
         raise PartError(
             f"METIS ended with exit code {code}; it needs some 90 bytes of memory for each directed entry of the graph:"
             " use a machine with more memory"
         )
+
+
+def _waited_for(child: subprocess.Popen[bytes], log: Log) -> int:
+    start = time.monotonic()
+    while True:
+        try:
+            return child.wait(SECONDS_BETWEEN_LINES)
+        except subprocess.TimeoutExpired:
+            log.say(f"prepare: METIS has been at it for {time.monotonic() - start:.0f} s")
 
 
 def main(folder: Path) -> None:

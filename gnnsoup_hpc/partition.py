@@ -18,6 +18,7 @@ import scipy.sparse as sp
 from gnnsoup_hpc.errors import PartError
 from gnnsoup_hpc.job import PartitionJob
 from gnnsoup_hpc.records import Graph, IndexArray, IntArray, Partition, Role
+from gnnsoup_hpc.terminal import its_words_on_stderr
 
 _ENTRIES = 1 << 23  # looked at together
 
@@ -27,13 +28,12 @@ Cut = Callable[[IntArray, IndexArray, IntArray, PartitionJob], IntArray]
 
 def metis(indptr: IntArray, indices: IndexArray, weights: IntArray, job: PartitionJob) -> IntArray:
     """Part of each node, (n,), by METIS in this process. indptr, indices: a symmetric CSR structure without loops."""
-    _, found = pymetis.part_graph(
-        job.parts,
-        adjacency=pymetis.CSRAdjacency(indptr.astype(np.int64, copy=False), indices.astype(np.int64, copy=False)),
-        vweights=weights,
-        recursive=False,
-        options=pymetis.Options(seed=job.seed, ufactor=job.imbalance),
-    )
+    adjacency = pymetis.CSRAdjacency(indptr.astype(np.int64, copy=False), indices.astype(np.int64, copy=False))
+    options = pymetis.Options(seed=job.seed, ufactor=job.imbalance)
+    with its_words_on_stderr():
+        _, found = pymetis.part_graph(
+            job.parts, adjacency=adjacency, vweights=weights, recursive=False, options=options
+        )
     return np.asarray(found, dtype=np.int64)
 
 

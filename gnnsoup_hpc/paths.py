@@ -1,4 +1,4 @@
-"""Fields of a job that name a place: `~` and environment variables in them."""
+"""Paths as people give them: `~` and, in fields of a job, environment variables are replaced."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from gnnsoup_hpc.errors import JobError
+from gnnsoup_hpc.errors import FileError, JobError
 
 _VARIABLE = re.compile(r"\$(?:\$|(\w+)|\{(\w+)\})")
 
@@ -41,3 +41,11 @@ def literal(path: Path) -> str:
     """The text of a field that names this very path, whatever characters are in it."""
     text = str(path).replace("$", "$$")
     return f"./{text}" if text.startswith("~") else text
+
+
+def expand_home(text: str) -> Path:
+    """The path of a command's argument, with ~ replaced by a home. Raises: FileError where none is known."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise FileError(f"{text}: no home folder is known for {Path(text).parts[0]}; write the whole path") from None

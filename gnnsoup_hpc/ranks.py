@@ -16,33 +16,28 @@ import traceback
 import uuid
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import torch
-
-from gnnsoup_hpc import launchers
+from gnnsoup_hpc import launchers, memory
 from gnnsoup_hpc.errors import LauncherError, MismatchError, SoupError
-from gnnsoup_hpc.job import MachineJob, sizes
-from gnnsoup_hpc.records import Precision
 from gnnsoup_hpc.signals import Stop
+from gnnsoup_hpc.types import Precision
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # each is loaded by what needs it
+    import torch
     from mpi4py.MPI import Intracomm
 
-# (rank, size, rank on the node, ranks on the node), by launcher; srun's variables are those of a step, for a batch
-# script itself has SLURM_NTASKS too but is one process.
-_SLURM = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")
+    from gnnsoup_hpc.job import MachineJob
+
 _LAST_WORDS_SECONDS = 0.5  # for the launcher to pass on what was said; a busy one has lost it
 _LOOK_SECONDS = 0.05
+_MOST_THREADS = 4096  # as for machine.threads
+_OF_A_PROCESS = ("machine.threads", "OMP_NUM_THREADS")  # they bound it also while the node's other ranks sleep
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # of x86 and ARM, in /proc/cpuinfo
-_LAUNCHERS = (
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-    _SLURM,
-)
 
 
 @dataclass(frozen=True)
@@ -63,29 +58,19 @@ class Place:
 
 
 def place(environment: Mapping[str, str] = os.environ) -> Place:
-    """This process's place, from the launcher's variables; alone where there are none."""
-    host = socket.gethostname()
-    for rank, size, local_rank, local_size in _LAUNCHERS:
-        if rank in environment and size in environment:
-            if local_rank not in environment and environment.get("SLURM_PROCID") == environment[rank]:
-                _, _, local_rank, local_size = _SLURM  # srun with PMI, which knows no node
-            everyone = int(environment[size])
-            local = environment.get(local_size, str(everyone))
-            return Place(
-                rank=int(environment[rank]),
-                size=everyone,
-                local_rank=int(environment.get(local_rank, environment[rank])),
-                local_size=int(local.split("(")[0].split(",")[0]),  # Slurm writes "2(x3),1"
-                host=host,
-            )
-    return Place(0, 1, 0, 1, host)
+    """This process's place, from the launcher's variables; alone where there are none, or empty ones.
+
+    Raises: LauncherError where they make no sense.
+    """
+    standing = launchers.standing(environment)
+    return Place(*standing, host=socket.gethostname(), stop=Stop(says=standing[0] == 0))
 
 
 def launch(here: Place, environment: Mapping[str, str] = os.environ) -> str:
     """A name that the ranks which one launcher started share, where that can be told, and no later start has."""
     if here.size == 1:
         return uuid.uuid4().hex
-    if all(name in environment for name in (*_SLURM[:2], "SLURM_JOB_ID", "SLURM_STEP_ID")):
+    if all(name in environment for name in (*launchers.SLURM[:2], "SLURM_JOB_ID", "SLURM_STEP_ID")):
         return ".".join([environment["SLURM_JOB_ID"], *slurm_job(environment).values(), environment["SLURM_STEP_ID"]])
     return environment.get("PMIX_NAMESPACE", f"{here.host}:{os.getppid()}")  # the launcher's own process on this node
 
@@ -105,6 +90,13 @@ def described(here: Place) -> dict[str, object]:
     return {"rank": here.rank, "ranks": here.size, "launch": launch(here)} | slurm_job()
 
 
+def unusual_cache() -> str:
+    """Where compiled kernels are kept, in words; empty where that is the usual place."""
+    from gnnsoup_hpc.compiled import base
+
+    return base.UNUSUAL
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(_affinity())
@@ -112,58 +104,48 @@ def cores() -> int:
 
 def memory_bytes(job: MachineJob, here: Place) -> int:
     """Bytes that this rank's process may fill: the job's limit, or its share of half of the memory here."""
-    return sizes.bytes_of(job.memory_limit) or _memory_of_node() // 2 // here.local_size
+    from gnnsoup_hpc.job import sizes
 
-
-def _memory_of_node() -> int:
-    """Physical memory, or what a control group allows this process (Slurm's --mem for one), if that is less."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    try:
-        groups = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return limits[0]
-    for line in groups:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            limits += _limits(Path("/sys/fs/cgroup"), path, "memory.max")
-        elif controllers == "memory":  # version 1
-            limits += _limits(Path("/sys/fs/cgroup/memory"), path, "memory.limit_in_bytes")
-    return min(limits)
-
-
-def _limits(root: Path, group: str, name: str) -> list[int]:
-    """What a control group and those around it allow."""
-    folder = root / group.lstrip("/")
-    found = []
-    for each in (folder, *folder.parents):
-        try:
-            text = (each / name).read_text(encoding="utf-8").strip()
-        except OSError:
-            continue
-        found += [int(text)] if text.isdecimal() else []
-    return found
+    return sizes.bytes_of(job.memory_limit) or memory.of_node() // 2 // here.local_size
 
 
 def threads() -> int:
     """Threads that this rank computes with."""
+    import torch
+
     return torch.get_num_threads()
 
 
 def threads_a_rank(job: MachineJob, here: Place) -> int:
-    """Threads for each rank of a node when all of them compute: what Slurm gave the task, or an equal share."""
+    """Threads for each rank of a node when all of them compute: what was asked for, or an equal share."""
+    return _asked_threads(job, here)[0] or max(1, cores() // here.local_size)
+
+
+def _asked_threads(job: MachineJob, here: Place) -> tuple[int, str]:
+    """How many threads were asked for, and by what; 0 where by nothing.
+
+    The job comes first, then OpenMP's variable, which is about threads, then Slurm's, which is about cores.
+    """
     if job.threads:
-        return job.threads
-    if "SLURM_CPUS_PER_TASK" in os.environ and here.size > 1:
-        return min(cores(), int(os.environ["SLURM_CPUS_PER_TASK"]))
-    return max(1, cores() // here.local_size)
+        return job.threads, "machine.threads"
+    if count := launchers.number(os.environ, "OMP_NUM_THREADS", least=1, most=_MOST_THREADS):
+        return count, "OMP_NUM_THREADS"
+    if here.size > 1 and (count := launchers.number(os.environ, "SLURM_CPUS_PER_TASK", least=1, most=_MOST_THREADS)):
+        return min(cores(), count), "SLURM_CPUS_PER_TASK"
+    return 0, ""
 
 
 def claim_machine(job: MachineJob, here: Place, alone: bool = False) -> torch.device:
     """Set this rank's threads and choose its device. With `alone`, the node's other ranks sleep meanwhile.
 
-    Raises: LauncherError where the job asks for a GPU and there is none.
+    Raises: LauncherError where the job asks for a GPU and there is none, or a variable makes no sense.
     """
-    torch.set_num_threads(job.threads or cores() if alone else threads_a_rank(job, here))
+    import torch
+
+    count, by = _asked_threads(job, here)
+    if alone and by not in _OF_A_PROCESS:
+        count = cores()
+    torch.set_num_threads(count or threads_a_rank(job, here))
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if job.device == "cuda" and not visible:
         raise LauncherError("machine.device = 'cuda', but no GPU is visible here; use 'auto' or 'cpu'")
@@ -174,10 +156,14 @@ def claim_machine(job: MachineJob, here: Place, alone: bool = False) -> torch.de
     return device
 
 
-def mapping(here: Place, device: torch.device) -> str:
+def mapping(job: MachineJob, here: Place, device: torch.device) -> str:
     """Where this rank computes: host, the cores that it may use, as `taskset -c` has them, threads, device."""
+    import torch
+
+    by = _asked_threads(job, here)[1]
+    count = f"{threads()} threads ({by})" if by else f"{threads()} threads"
     named = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
-    return f"on {here.host}, cores {_spans(_affinity())}, {threads()} threads, device {device}{named}"
+    return f"on {here.host}, cores {_spans(_affinity())}, {count}, device {device}{named}"
 
 
 def _affinity() -> set[int]:
@@ -198,6 +184,8 @@ def check_precision(precision: Precision, device: torch.device, cpuinfo: Path = 
     """
     if precision == "float32":
         return
+    import torch
+
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -249,7 +237,9 @@ def show_tracebacks(here: Place) -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         text = "".join(traceback.format_exception(kind, error, trace))
-        print("".join(f"{here.prefix}{line}\n" for line in text.splitlines()), end="", file=sys.stderr, flush=True)
+        lines = "".join(f"{here.prefix}{line}\n" for line in text.splitlines())
+        with suppress(OSError):  # the others must be ended, whether it can be said or not
+            print(lines, end="", file=sys.stderr, flush=True)
         abort_others(1)
 
     sys.excepthook = hook

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+
+from gnnsoup_hpc.types import Align, Draw, Grouping, Precision, Role, Start  # noqa: F401 - part of records too
+
+if TYPE_CHECKING:
+    from torch import Tensor  # records are read by commands that compute nothing, and torch takes a second to load
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -23,22 +26,8 @@ WordArray = npt.NDArray[np.uint32]
 IndexArray = npt.NDArray[np.int32] | npt.NDArray[np.int64]  # int32 where it holds, for half the memory
 Dense = npt.NDArray[Any]  # a matrix of float32 or float64
 Doubles = npt.NDArray[np.float64]
-Precision = Literal["float32", "bfloat16"]  # of dense products while souping
-State = dict[str, Tensor]
-Draw = Literal["order", "dropout", "edges"]  # what training draws at random
-Start = Literal["shared", "own"]  # whose initial state an ingredient starts from
+State = dict[str, "Tensor"]
 Permutation = Mapping[str, IntArray]  # of a model's units: an index array a set of them (alignment/symmetry.py)
-Align = Literal["none", "weights", "activations"]  # how ingredients' units are matched
-Grouping = Literal["layer", "tensor", "model"]  # of parameters that share one alpha vector
-
-
-class Role(IntEnum):
-    """What a node's label may be used for."""
-
-    NONE = 0
-    TRAIN = 1
-    VALIDATION = 2
-    TEST = 3
 
 
 class Rows(Protocol):

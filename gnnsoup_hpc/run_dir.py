@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gnnsoup_hpc import paths
-from gnnsoup_hpc.job import Job
+
+if TYPE_CHECKING:
+    from gnnsoup_hpc.job import Job
 
 
 @dataclass(frozen=True)

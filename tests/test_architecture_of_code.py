@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "gnnsoup_hpc"
 # From the top: a room imports from lines below its own, and within itself. A name stands for a module or a package.
 ORDER = [
     "__main__",
+    "commands",
     "diagnosis.__main__",
     "soup.__main__ train.__main__",
     "bench.__main__",
@@ -41,11 +42,12 @@ ORDER = [
     "plan",
     "shards",
     "run_dir ranks subgraph measure leases progress seeds sampling notes",
-    "rows pool processes signals launchers",
+    "rows pool processes signals launchers terminal memory",
     "identity",
     "job kernels crew compiled dense",
-    "paths",
-    "records errors hashing significance",
+    "records paths hashing significance",
+    "errors",
+    "types",
     "__init__",
 ]
 

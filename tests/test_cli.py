@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gnnsoup_hpc import __version__, cli
+from gnnsoup_hpc import __version__, cli, ranks
 from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.errors import FileError, Interrupted, JobError, Preempted, SoupError
@@ -37,7 +37,9 @@ def test_an_error_is_one_line_and_an_exit_code(error: SoupError, code: int, caps
 
 def test_an_interrupt_is_no_traceback(capsys: Captured) -> None:
     assert failing(KeyboardInterrupt()) == 130
-    assert capsys.readouterr().err == "gnnsoup: error: interrupted; the same command goes on from here\n"
+    assert capsys.readouterr().err == (
+        "gnnsoup: error: interrupted at once; the same command goes on from the last checkpoint\n"
+    )
 
 
 def test_a_defect_is_not_hidden() -> None:
@@ -46,7 +48,7 @@ def test_a_defect_is_not_hidden() -> None:
 
 
 def test_a_wrong_job_is_said_by_rank_0_alone(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    monkeypatch.setattr(cli.ranks, "place", lambda: Place(1, 2, 1, 2, "here"))
+    monkeypatch.setattr(ranks, "place", lambda: Place(1, 2, 1, 2, "here"))
     assert failing(JobError("no")) == 2
     assert capsys.readouterr().err == ""
     assert failing(FileError("no")) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gnnsoup_hpc import ranks
+from gnnsoup_hpc import memory, ranks
 from gnnsoup_hpc.errors import JobError, LauncherError
 from gnnsoup_hpc.job import MachineJob
 from gnnsoup_hpc.ranks import Place
@@ -37,6 +38,11 @@ def _threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+def without_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def place(**changes: int) -> Place:
@@ -77,12 +83,77 @@ def test_slurm_job_is_noted_under_slurm_alone() -> None:
 
 
 def test_threads_are_the_jobs_or_an_equal_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    without_variables(monkeypatch)
     monkeypatch.setattr(ranks, "cores", lambda: 8)
     assert ranks.threads_a_rank(MachineJob(), place()) == 8
     assert ranks.threads_a_rank(MachineJob(), place(size=4, local_size=4)) == 2
     assert ranks.threads_a_rank(MachineJob(), place(size=16, local_size=16)) == 1
     assert ranks.threads_a_rank(MachineJob(threads=3), place(size=4, local_size=4)) == 3
+
+
+@pytest.mark.parametrize(
+    ("variables", "size", "threads", "by"),
+    [
+        pytest.param({"OMP_NUM_THREADS": "3"}, 1, 3, "OMP_NUM_THREADS", id="OpenMP's"),
+        pytest.param({"OMP_NUM_THREADS": "4,2"}, 4, 4, "OMP_NUM_THREADS", id="OpenMP's list for nested teams"),
+        pytest.param({"OMP_NUM_THREADS": " 2 "}, 1, 2, "OMP_NUM_THREADS", id="spaces"),
+        pytest.param({"OMP_NUM_THREADS": ""}, 1, 8, "", id="empty is as unset"),
+        pytest.param({"SLURM_CPUS_PER_TASK": "2"}, 4, 2, "SLURM_CPUS_PER_TASK", id="Slurm's"),
+        pytest.param({"SLURM_CPUS_PER_TASK": "2"}, 1, 8, "", id="Slurm's, of a batch script"),
+        pytest.param({"SLURM_CPUS_PER_TASK": "64"}, 4, 8, "SLURM_CPUS_PER_TASK", id="Slurm's, more than the cores"),
+        pytest.param(
+            {"SLURM_CPUS_PER_TASK": "4", "OMP_NUM_THREADS": "1"}, 4, 1, "OMP_NUM_THREADS", id="OpenMP's before Slurm's"
+        ),
+    ],
+)
+@pytest.mark.usefixtures("_threads")
+def test_threads_by_variables(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], size: int, threads: int, by: str
+) -> None:
+    without_variables(monkeypatch)
+    monkeypatch.setattr(ranks, "cores", lambda: 8)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    here = place(size=size)
+    assert ranks.threads_a_rank(MachineJob(), here) == threads
+    assert ranks.threads_a_rank(MachineJob(threads=5), here) == 5
+    device = ranks.claim_machine(MachineJob(device="cpu"), here, alone=True)
+    assert ranks.threads() == (threads if by == "OMP_NUM_THREADS" else 8)
+    assert f" threads ({by})," in ranks.mapping(MachineJob(), here, device) or not by
+    assert " threads (machine.threads)," in ranks.mapping(MachineJob(threads=5), here, device)
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"])
+@pytest.mark.parametrize("value", ["many", "0", "-1", "1e3", "5000", "²", ",2"])
+def test_a_number_of_threads_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    without_variables(monkeypatch)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(LauncherError, match=f"^{name} = '{value}' is not a number from 1 to 4096: .*unset it$"):
+        ranks.threads_a_rank(MachineJob(), place(size=2, local_size=2))
+    assert ranks.threads_a_rank(MachineJob(threads=2), place(size=2, local_size=2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        pytest.param({"PMI_RANK": "x", "PMI_SIZE": "2"}, "PMI_RANK = 'x' is not a number from 0 on", id="rank"),
+        pytest.param({"PMI_RANK": "0", "PMI_SIZE": "two"}, "PMI_SIZE = 'two' is not a number from 1 on", id="size"),
+        pytest.param({"PMI_RANK": "0", "PMI_SIZE": "0"}, "PMI_SIZE = '0' is not a number from 1 on", id="no rank"),
+        pytest.param({"PMI_RANK": "-1", "PMI_SIZE": "2"}, "PMI_RANK = '-1' is not", id="below"),
+        pytest.param({"PMI_RANK": "2", "PMI_SIZE": "2"}, "PMI_RANK = 2 is no rank of PMI_SIZE = 2", id="beyond"),
+        pytest.param(SRUN | {"SLURM_STEP_TASKS_PER_NODE": "(x2)"}, "SLURM_STEP_TASKS_PER_NODE = ", id="a node's"),
+        pytest.param(OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "0"}, "LOCAL_SIZE = '0' is not", id="a node's, none"),
+        pytest.param(OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_RANK": "a"}, "LOCAL_RANK = 'a' is not", id="on the node"),
+    ],
+)
+def test_launchers_variables_that_make_no_sense_are_one_line(environment: dict[str, str], says: str) -> None:
+    with pytest.raises(LauncherError, match=re.escape(says)):
+        ranks.place(environment)
+
+
+@pytest.mark.parametrize("environment", [{"PMI_RANK": "", "PMI_SIZE": ""}, {"PMI_RANK": "0", "PMI_SIZE": ""}])
+def test_empty_variables_of_launchers_are_as_none(environment: dict[str, str]) -> None:
+    assert ranks.place(environment).size == 1
 
 
 def test_cores_are_those_that_this_process_may_use() -> None:
@@ -91,7 +162,7 @@ def test_cores_are_those_that_this_process_may_use() -> None:
 
 @pytest.mark.usefixtures("_threads")
 def test_a_rank_claims_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    without_variables(monkeypatch)
     monkeypatch.setattr(ranks, "cores", lambda: 2)
     shared = place(size=2, local_size=2)
     ranks.claim_machine(MachineJob(device="cpu"), shared)
@@ -137,8 +208,8 @@ def test_control_groups_bound_the_memory(tmp_path: Path) -> None:
     (inner / "memory.max").write_text("max\n")
     (inner.parent / "memory.max").write_text("5000\n")
     (tmp_path / "memory.max").write_text("9000\n")
-    assert sorted(ranks._limits(tmp_path, "/job_7/step_0", "memory.max")) == [5000, 9000]
-    assert ranks._limits(tmp_path, "/elsewhere", "memory.max") == [9000]
+    assert sorted(memory.limits(tmp_path, "/job_7/step_0", "memory.max")) == [5000, 9000]
+    assert memory.limits(tmp_path, "/elsewhere", "memory.max") == [9000]
 
 
 def test_a_memory_limit_is_each_ranks_own() -> None:
@@ -161,8 +232,9 @@ def test_bfloat16_is_refused_where_it_would_be_imitated(tmp_path: Path) -> None:
 
 
 def test_the_mapping_names_cores_threads_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_variables(monkeypatch)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5, 8, 9})
-    said = ranks.mapping(place(), torch.device("cpu"))
+    said = ranks.mapping(MachineJob(), place(), torch.device("cpu"))
     assert said == f"on here, cores 0-2,5,8-9, {torch.get_num_threads()} threads, device cpu"
     assert ranks.cores() == 6
 

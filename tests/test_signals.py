@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -141,9 +141,11 @@ def test_what_is_over_is_over() -> None:
 
 
 @contextmanager
-def started(bowl: Bowl, *words: str, ranks: int = 0, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """`gnnsoup WORDS`, killed at the end of the block."""
-    launcher = [mpirun(), "-n", str(ranks)] if ranks else []
+def started(
+    bowl: Bowl, *words: str, ranks: int = 0, before: Sequence[str] = (), **variables: str
+) -> Iterator[subprocess.Popen[str]]:
+    """`BEFORE gnnsoup WORDS` in a session of its own, killed at the end of the block."""
+    launcher = [mpirun(), "-n", str(ranks)] if ranks else list(before)
     with subprocess.Popen(
         [*launcher, sys.executable, "-m", "gnnsoup_hpc", *words[:1], JOB, *words[1:]],
         cwd=bowl.folder,
@@ -152,6 +154,7 @@ def started(bowl: Bowl, *words: str, ranks: int = 0, **variables: str) -> Iterat
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     ) as process:
         try:
             yield process

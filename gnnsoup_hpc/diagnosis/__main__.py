@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gnnsoup_hpc.diagnosis", description=__doc__)
     add_run(parser)
     parsed = parser.parse_args(arguments)
-    return cli.guarded(lambda here: diagnose(parsed, here), collective=True)
+    return cli.guarded(lambda here: diagnose(parsed, here), collective=True, computing=True)
 
 
 if __name__ == "__main__":

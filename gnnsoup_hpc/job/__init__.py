@@ -7,6 +7,7 @@ prints the resolved job with them. An unknown key is an error that names the key
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from gnnsoup_hpc.job.sections import (
 )
 from gnnsoup_hpc.job.sweep import Cell, SweepJob, grids
 from gnnsoup_hpc.job.training import TrainJob, VaryJob
+from gnnsoup_hpc.paths import expand_home
 
 __all__ = [
     "METHOD_NAMES",
@@ -67,8 +69,10 @@ def load(text: str | None = None, overrides: Sequence[str] = ()) -> Job:
     """
     path = find(text or "pubmed")
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a byte-order mark in front
+    except UnicodeDecodeError as error:
+        raise JobError(f"{path}: not UTF-8 text (at byte {error.start}): save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
         raise JobError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:
         raise MissingJobError(f"{path}: cannot be read: {error.strerror}") from None
@@ -88,15 +92,19 @@ def validated(tree: Mapping[str, Any], where: str) -> Job:
 
 def find(text: str) -> Path:
     """Path of the job that `text` names: a file, or else a bundled job."""
-    path = Path(text).expanduser()
-    if path.is_file():
-        return path
-    bundled = {job.stem: job for job in bundled_jobs()}
+    path, bundled = expand_home(text), {job.stem: job for job in bundled_jobs()}
+    try:
+        if path.is_file():
+            return path
+        kept = next((job for job in (path / "job.toml", Path("runs") / path / "job.toml") if job.is_file()), None)
+        link = os.readlink(path) if path.is_symlink() else ""
+    except OSError as error:  # too long a name, a folder that may not be looked into
+        raise MissingJobError(f"{path}: cannot be read: {error.strerror}") from None
     if text in bundled:
         return bundled[text]
     hint = f"the bundled job {path.stem!r} needs no path" if path.stem in bundled else f"bundled: {', '.join(bundled)}"
-    kept = next((job for job in (path / "job.toml", Path("runs") / path / "job.toml") if job.is_file()), None)
     hint = f"the job of that run is {str(kept)!r}" if kept else hint
+    hint = f"it is a link to {link!r}, where no file is" if link else hint
     raise MissingJobError(f"there is no job file {text!r} here ({Path.cwd()}); {hint}")
 
 

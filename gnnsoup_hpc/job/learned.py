@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from gnnsoup_hpc.job.base import Count, PartCount, Section
-from gnnsoup_hpc.records import Grouping
+from gnnsoup_hpc.types import Grouping
 
 Optimiser = Literal["paper", "lbfgs", "adam", "eg"]
 _OF_PAPER = {"learning_rate", "momentum", "restart", "restart_factor"}

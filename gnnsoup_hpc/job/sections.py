@@ -12,7 +12,7 @@ from gnnsoup_hpc.job.base import Count, Section, Seed
 from gnnsoup_hpc.job.learned import LearnedJob, PartitionLearnedJob
 from gnnsoup_hpc.job.sweep import SweepJob, grids
 from gnnsoup_hpc.job.training import TrainJob
-from gnnsoup_hpc.records import Precision
+from gnnsoup_hpc.types import Precision
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 MemoryLimit = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
@@ -149,7 +149,12 @@ class MachineJob(Section):
     """What the ranks may use; no result depends on it but through rounding."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU a rank where there is one")
-    threads: int = Field(0, ge=0, le=4096, description="threads a rank; 0: cores it may use / ranks on the node")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="threads a rank; 0: OMP_NUM_THREADS, else what Slurm gave a task, else cores / ranks on the node",
+    )
     memory_limit: MemoryLimit = Field(
         "auto",
         description="most resident memory of a rank, libraries included, for example '2 GiB': batches, unions and"
@@ -166,7 +171,9 @@ class MachineJob(Section):
 class Job(Section):
     """One complete, named experiment."""
 
-    name: str = Field(..., pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run: runs/NAME")
+    name: str = Field(
+        ..., pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=255, description="names the run: runs/NAME"
+    )
     runs: str = Field("runs", min_length=1, description="folder of all runs, relative to where the command is given")
     graph: GraphJob = Field(default_factory=lambda: GraphJob(), description="the graph")
     partition: PartitionJob = Field(default_factory=lambda: PartitionJob(), description="its parts")
@@ -213,4 +220,5 @@ class Job(Section):
     def to_toml(self) -> str:
         """The resolved job: every field with its value, as a job file that gives this job again."""
         tree = self.model_dump(mode="json")
-        return tomli_w.dumps(tree if self.sweep else {key: tree[key] for key in tree if key != "sweep"})
+        text = tomli_w.dumps(tree if self.sweep else {key: tree[key] for key in tree if key != "sweep"})
+        return text.encode("utf-8", "replace").decode()  # a run's folder that was found may be named in no UTF-8

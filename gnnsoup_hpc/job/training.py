@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from gnnsoup_hpc.job.base import Count, Decay, Dropout, Fanout, PartCount, Rate, Section, Seed
-from gnnsoup_hpc.records import Draw, Start
+from gnnsoup_hpc.types import Draw, Start
 
 
 class VaryJob(Section):

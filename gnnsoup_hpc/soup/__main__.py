@@ -43,7 +43,7 @@ def soup(job: Job, here: Place, again: bool = False) -> None:
         return
     device = ranks.claim_machine(job.machine, here, alone=True)
     ranks.check_precision(job.soup.precision, device)
-    Log(here.prefix, stop=here.stop).say(f"soup: {ranks.mapping(here, device)}")
+    Log(here.prefix, stop=here.stop).say(f"soup: {ranks.mapping(job.machine, here, device)}")
     _coordinate(job, here, Team(world, shared), device, again)
 
 
@@ -85,7 +85,7 @@ def assist(job: Job, here: Place, world: Intracomm, sweeps: bool = False) -> Non
     With `sweeps`, a sweep follows when rank 0 lets them go, which each takes its share of.
     """
     device = ranks.claim_machine(job.machine, here)
-    Log(here.prefix, stop=here.stop).say(f"soup: {ranks.mapping(here, device)}")
+    Log(here.prefix, stop=here.stop).say(f"soup: {ranks.mapping(job.machine, here, device)}")
     order, ids = receive(world, 0)
     if order == "open":
         run = RunDir.of(job)
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cli.add_memory_limit(parser)
     parser.add_argument("--again", action="store_true", help="make all soups anew, also those that are there")
     parsed = parser.parse_args(arguments)
-    return cli.guarded(lambda here: soup(cli.load_job(parsed), here, parsed.again), collective=True)
+    return cli.guarded(lambda here: soup(cli.load_job(parsed), here, parsed.again), collective=True, computing=True)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ from pathlib import Path
 from gnnsoup_hpc import identity
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.job import Job, grids
+from gnnsoup_hpc.job.turns import hyperparameters
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.status.estimate import Estimate, estimate
 from gnnsoup_hpc.status.piece import Piece, Watch, names
 from gnnsoup_hpc.store import glance
-from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store.glance import GraphGlance
 
 
@@ -64,8 +64,7 @@ def look(job: Job, run: RunDir) -> Status:
     trunk = _trunk(job, watch)
     there = names(run.ingredients)  # after the leases: what is published meanwhile is not missed
     ingredients = tuple(
-        watch.ingredient(index, there, ingredient_store.hyperparameters(job, index).epochs)
-        for index in range(job.train.ingredients)
+        watch.ingredient(index, there, hyperparameters(job, index).epochs) for index in range(job.train.ingredients)
     )
     return Status(
         root=str(run.root),

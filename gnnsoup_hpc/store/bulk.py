@@ -17,8 +17,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from gnnsoup_hpc.compiled.checksum import fletcher32
-from gnnsoup_hpc.records import IntArray
+from gnnsoup_hpc.records import IntArray, WordArray
 from gnnsoup_hpc.store import files
 
 _TAIL = 4  # bytes of Fletcher-32 at the end of a chunk
@@ -81,7 +80,7 @@ class Chunks:
         place: list[Any] = [out.reshape(-1).view(np.uint8).data, tail]
         if os.preadv(self.handle, place, int(self.offsets[chunk])) != out.nbytes + len(tail):
             raise OSError(f"it ends within {self.name}")
-        if self.summed and not _is_sum(tail, int(fletcher32(out.reshape(-1).view(np.uint32)))):
+        if self.summed and not _is_sum(tail, _sum(out.reshape(-1).view(np.uint32))):
             raise OSError(f"rows {chunk * self.rows} to {(chunk + 1) * self.rows - 1} of {self.name} were altered")
 
     def holds(self, dataset: h5py.Dataset) -> bool:
@@ -91,6 +90,13 @@ class Chunks:
         except OSError:
             return False
         return True
+
+
+def _sum(words: WordArray) -> int:
+    """Fletcher-32; numba is loaded by whoever reads rows, not by whoever looks at a file's head."""
+    from gnnsoup_hpc.compiled.checksum import fletcher32
+
+    return int(fletcher32(words))
 
 
 def _is_sum(tail: bytearray, found: int) -> bool:

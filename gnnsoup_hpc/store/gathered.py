@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def gather(path: Path, sources: Sequence[Path], state: State, job: Job) -> None:
             for row, source in enumerate(sources):
                 inside = f"state/{name}"
                 layout[row] = h5py.VirtualSource(source.relative_to(path.parent), inside, tuple(tensor.shape))
-            stack = group.create_virtual_dataset(name, layout)
+            stack = group.create_virtual_dataset(name, layout, fillvalue=math.nan)  # of files that are not there
             stack.attrs["units"], stack.attrs["long_name"] = "1", "parameter of every ingredient"
         files.put(file, "names", [source.stem for source in sources], "1", "ingredients, in the order of rows")
         files.put_provenance(file, job.to_toml())

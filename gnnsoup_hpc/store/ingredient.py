@@ -14,6 +14,7 @@ from gnnsoup_hpc import seeds
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
 from gnnsoup_hpc.hashing import canonical, content_sha256, fingerprint
 from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.job.turns import hyperparameters as hyperparameters
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Epoch, Hyperparameters, Ingredient, State
 from gnnsoup_hpc.run_dir import RunDir
@@ -127,13 +128,6 @@ def settled(job: Job, run: RunDir) -> Job:
         clusters = int(known.get("train.clusters", 1))
         return job.model_copy(update={"train": job.train.model_copy(update={"clusters": clusters})})
     return job
-
-
-def hyperparameters(job: Job, index: int) -> Hyperparameters:
-    """What ingredient `index` is trained with: the job's values, or its turn of what the job varies."""
-    base = Hyperparameters(**{known.name: getattr(job.train, known.name) for known in fields(Hyperparameters)})
-    varied = {name: values[index % len(values)] for name, values in dict(job.train.vary).items() if values}
-    return replace(base, **varied)
 
 
 def own_start(architecture: Architecture, seed: int, index: int) -> State:

@@ -19,7 +19,7 @@ def train(job: Job, here: Place, offline: bool = False, souping: bool = False) -
     """Prepare the graph if it is not there yet, and train what is missing; `souping` says that soups are to follow."""
     log = Log(here.prefix, stop=here.stop)
     device = ranks.claim_machine(job.machine, here)
-    log.say(f"train: {ranks.mapping(here, device)}")
+    log.say(f"train: {ranks.mapping(job.machine, here, device)}")
     if not is_made(job):
         limits.refuse_before_graph(Limit.of(job, here))
     prepare(job, here, log, offline=offline)
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cli.add_memory_limit(parser)
     cli.add_offline(parser)
     parsed = parser.parse_args(arguments)
-    return cli.guarded(lambda here: train(cli.load_job(parsed), here, parsed.offline))
+    return cli.guarded(lambda here: train(cli.load_job(parsed), here, parsed.offline), computing=True)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ def train_all(job: Job, here: Place, device: torch.device, log: Log, souping: bo
             log.say(f"train: {there} of {job.train.ingredients} ingredients are there already")
         failed = dict[int, str]()
         if missing:
+            _warn_of_idle_ranks(here, len(missing), log)
             _warn_of_copies(job, log)
             failed = _share(starts, missing)
     if here.rank == 0:
@@ -69,6 +70,14 @@ def _warn_of_copies(job: Job, log: Log) -> None:
             "train: nothing makes the ingredients differ, so all will be equal and no soup can gain: set train.dropout,"
             " train.drop_edges or train.vary, take mini-batches, or name less in train.shared_draws"
         )
+
+
+def _warn_of_idle_ranks(here: Place, missing: int, log: Log) -> None:
+    idle = here.size - missing
+    if idle > 0 and here.rank == 0:
+        what = "ingredient" if missing == 1 else "ingredients"
+        have = "has" if idle == 1 else "have"
+        log.say(f"train: {idle} of {here.size} ranks {have} nothing to train: {missing} {what}")
 
 
 def _within_limit(job: Job, run: RunDir, here: Place, sizes: Sizes, log: Log, souping: bool) -> Job:

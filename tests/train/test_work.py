@@ -6,10 +6,13 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from gnnsoup_hpc import leases
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.progress import Log
+from gnnsoup_hpc.ranks import Place
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.train import work
@@ -59,6 +62,26 @@ def test_an_initial_state_of_another_seed_is_not_used(job: Job, paths: list[Path
         path.unlink()
     with pytest.raises(RunError, match=r"initial.h5 was made with train.seed = 0, the job says 1"):
         pantry.train(pantry.changed(job, "train.seed=1"))
+
+
+@pytest.mark.parametrize(
+    ("rank", "ranks", "gone", "says"),
+    [
+        (0, 2, 1, "train: 1 of 2 ranks has nothing to train: 1 ingredient\n"),
+        (0, 5, 2, "train: 3 of 5 ranks have nothing to train: 2 ingredients\n"),
+        (1, 5, 2, ""),
+        (0, 2, 2, ""),
+        (0, 5, 0, ""),
+    ],
+)
+def test_ranks_that_have_nothing_to_train_are_said_once(
+    job: Job, paths: list[Path], capsys: pytest.CaptureFixture[str], rank: int, ranks: int, gone: int, says: str
+) -> None:
+    for path in paths[:gone]:
+        path.unlink()
+    work.train_all(job, Place(rank, ranks, 0, 1, "here"), torch.device("cpu"), Log())
+    said = capsys.readouterr().out
+    assert "".join(line for line in said.splitlines(keepends=True) if "nothing to train" in line) == says
 
 
 def test_no_lease_is_left(job: Job, paths: list[Path]) -> None:

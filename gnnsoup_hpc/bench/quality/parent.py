@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from gnnsoup_hpc import job as jobs
@@ -15,6 +14,7 @@ from gnnsoup_hpc.bench.quality.order import LEARNED, METHODS, PLAIN, QualityOrde
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.paths import expand_home
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.soup.selection import selected
@@ -71,7 +71,7 @@ def job_of(text: str) -> Job:
 
     Raises: RunError for a folder that is no run; JobError where there is no such job.
     """
-    folder = Path(text).expanduser()
+    folder = expand_home(text)
     if not folder.is_dir():
         job = jobs.load(text)
         return job.model_copy(update={"runs": paths.literal(RunDir.of(job).root.parent.absolute())})
