@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gnnsoup_hpc import job as jobs
-from gnnsoup_hpc import ranks
+from gnnsoup_hpc import paths, ranks
 from gnnsoup_hpc.errors import (
     IngredientsError,
     Interrupted,
@@ -81,7 +81,7 @@ def job_of_run(arguments: argparse.Namespace) -> Job:
         raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
     arguments.job = str(RunDir(root).job)
     place = root if root.name not in ("", "..") else root.resolve()
-    return load_job(arguments).model_copy(update={"runs": str(place.parent), "name": place.name})
+    return load_job(arguments).model_copy(update={"runs": paths.literal(place.parent), "name": place.name})
 
 
 def guarded(command: Callable[[Place], None], collective: bool = False) -> int:

@@ -1,8 +1,8 @@
 """prepare: source -> Graph -> METIS -> graph.h5, by whichever rank takes the lease; the others wait for the file.
 
-A prepared graph is kept once in `.graphs/` beside the runs, under the hash of all that it is a function of; the
-graph.h5 of a run is another name (a hard link) of the same file, so jobs that want the same graph share its making and
-its disk space, and removing a run removes nothing of the others.
+A prepared graph is kept once in `.graphs/` beside the runs, under the hash of all that it is a function of
+(identity.py); the graph.h5 of a run is another name (a hard link) of the same file, so jobs that want the same graph
+share its making and its disk space, and removing a run removes nothing of the others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from gnnsoup_hpc import graphs, leases, processes
+from gnnsoup_hpc import graphs, identity, leases, processes
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.graphs.desk import Desk
 from gnnsoup_hpc.job import Job
@@ -29,6 +29,7 @@ from gnnsoup_hpc.records import Graph, Partition, Role
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import files
 from gnnsoup_hpc.store import graph as graph_store
+from gnnsoup_hpc.store.graph import GraphFile
 
 POLL_SECONDS = 0.5
 ENTRIES_TO_CUT_APART = 5_000_000  # METIS takes some seconds for as many
@@ -46,14 +47,39 @@ def prepare(job: Job, here: Place, log: Log, again: bool = False, offline: bool 
         return
     _obtain(job, run, here, log, again, offline)
     if here.rank == 0:
-        _tidy(run.shared_graph(graph_store.key(job)))
+        leases.clear(run.graph_lease(identity.request(job)))
+        # What killed processes have left of a graph that is made: features may be as large as the graph.
+        processes.sweep(run.shared_graphs)
     with graph_store.opened(run.graph, job, verify=here.rank == 0) as graph:
-        changed = graphs.changed(graph.source_files) if here.rank == 0 else None
-        if changed:
-            raise RunError(
-                f"{changed} has changed since {run.graph} was made from it: give the job a name of its own"
-                f" (--set name=…), or run `gnnsoup prepare JOB --again`, and move {run.ingredients} away"
-            )
+        if here.rank == 0:
+            check_source(job, graph, log)
+
+
+def check_source(job: Job, graph: GraphFile, log: Log) -> None:
+    """See that what the job names as its source is what the graph was read from; say where that cannot be seen.
+
+    Raises: RunError where other content lies there.
+    """
+    found = identity.find(job.graph, graph.source_files, graph.source_sha256)
+    if found.gone:
+        log.say(f"prepare: {found.gone} is not there; {graph.path}, which was made from it, is used as it is")
+    if found.changed:
+        there = any(file.path == str(found.changed) for file in graph.source_files)
+        what = (
+            f"{found.changed} has changed since {graph.path} was made from it"
+            if there
+            else f"{graph.path} was not made from {found.changed}, which holds other content than its source"
+        )
+        raise RunError(
+            f"{what}: give the job a name of its own (--set name=…), or run `gnnsoup prepare JOB --again`, and move"
+            f" {graph.path.parent / 'ingredients'} away"
+        )
+
+
+def is_made(job: Job) -> bool:
+    """Whether the job's graph is there, in its run or among those that runs share, so that preparing is but a link."""
+    run = RunDir.of(job)
+    return run.graph.exists() or graph_store.made_for(job, run.shared_graphs) is not None
 
 
 def note_job(job: Job) -> None:
@@ -67,44 +93,32 @@ def note_job(job: Job) -> None:
 
 def _obtain(job: Job, run: RunDir, here: Place, log: Log, again: bool, offline: bool) -> None:
     """Return when graph.h5 is there, made or linked by us or by whoever was first."""
-    shared = run.shared_graph(graph_store.key(job))
-    lease = shared.with_suffix(".lease")
+    lease = run.graph_lease(identity.request(job))
     watch, said = Watch(), False
     while again or not run.graph.exists():
         with leases.held(lease, described(here), watch) as ours:
             if ours:
-                if again or not _is_there(shared, job, log):
-                    _make(job, shared, log, offline)
+                shared = None if again else graph_store.made_for(job, run.shared_graphs)
+                if shared is None or not _is_whole(shared, job, log):
+                    shared = _make(job, run, log, again, offline)
                 if again or not run.graph.exists():
                     _link(shared, run.graph, log)
                 return
         if not said:
-            log.say(f"prepare: waiting for {leases.holder(lease)}, who prepares {shared}")
+            log.say(f"prepare: waiting for {leases.holder(lease)}, who prepares {job.graph.source}")
             said = True
         time.sleep(POLL_SECONDS)
 
 
-def _tidy(shared: Path) -> None:
-    """Remove what killed processes have left of a graph that is made: features may be as large as the graph."""
-    leases.clear(shared.with_suffix(".lease"))
-    processes.sweep(shared.parent, shared.name)
-
-
-def _is_there(shared: Path, job: Job, log: Log) -> bool:
-    """Whether the shared graph is there, whole, and its source unchanged."""
-    if not shared.exists():
-        return False
+def _is_whole(shared: Path, job: Job, log: Log) -> bool:
+    """Whether a shared graph that is there is whole."""
     try:
-        with graph_store.opened(shared, job, verify=True) as graph:
-            changed = graphs.changed(graph.source_files)
+        with graph_store.opened(shared, job, verify=True):
+            log.say(f"prepare: {shared} is there already")
+            return True
     except RunError as error:
         log.say(f"prepare: {error}; made again")
         return False
-    if changed:
-        log.say(f"prepare: {changed} has changed since {shared} was made from it; made again")
-        return False
-    log.say(f"prepare: {shared} is there already")
-    return True
 
 
 def _link(shared: Path, graph: Path, log: Log) -> None:
@@ -117,11 +131,16 @@ def _link(shared: Path, graph: Path, log: Log) -> None:
             shutil.copyfile(shared, private)
 
 
-def _make(job: Job, shared: Path, log: Log, offline: bool) -> None:
+def _make(job: Job, run: RunDir, log: Log, again: bool, offline: bool) -> Path:
+    """Read the source, and make the graph among those that runs share, unless it turns out to be there; its path."""
     log.say(f"prepare: reading {job.graph.source}")
-    with files.scratch(shared) as folder, Meter(torch.device("cpu")) as meter:
+    place = run.shared_graph(identity.request(job))
+    with files.scratch(place) as folder, Meter(torch.device("cpu")) as meter:
         with meter.phase("graph"):
             raw = graphs.load(job.graph, Desk(folder, offline, log.say))
+        shared = run.shared_graph(identity.key(job, raw.facts, raw.source_sha256))
+        if shared.exists() and not again and _is_whole(shared, job, log):
+            return shared
         graph, preparation = prepared(raw, job.graph.features)
         apart = len(graph.indices) > ENTRIES_TO_CUT_APART
         partition = partitioned(graph, job.partition, metis_apart(folder, meter, log) if apart else metis)
@@ -129,6 +148,7 @@ def _make(job: Job, shared: Path, log: Log, offline: bool) -> None:
         graph_store.write(shared, graph, preparation, partition, job, meter.read)
     spent = meter.measurement
     log.say(f"prepare: {spent['seconds']:.1f} s, peak memory {spent['peak_host_bytes'] / 2**20:.0f} MiB -> {shared}")
+    return shared
 
 
 def _say(job: Job, graph: Graph, partition: Partition, log: Log) -> None:
@@ -143,6 +163,8 @@ def _say(job: Job, graph: Graph, partition: Partition, log: Log) -> None:
     )
     for note in graph.notes:
         log.say(f"prepare: {note}")
+    if names := ", ".join(identity.without_effect(job, graph.facts)):
+        log.say(f"prepare: without effect on this graph: {names}")
     log.say(
         f"prepare: {partition.parts} parts, {partition.edge_cut} of {partition.edges} edges cut"
         f" ({partition.edge_cut / max(1, partition.edges):.1%}), largest part {partition.balance:.2f} times the mean,"

@@ -71,11 +71,15 @@ class SourceFacts:
     asked for a random split and the source's own could not be read.
     duplicates: edges that the source has more than once, surplus copies counted.
     edge_values: names of its arrays with values of edges, by the field of [graph] that says what to do with them.
+    symmetric: it has the reverse of every edge; self_loops: nodes that have one, of `nodes`.
     """
 
     splits: Mapping[str, int] | None = field(default_factory=dict)
     duplicates: int = 0
     edge_values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    symmetric: bool = False
+    self_loops: int = 0
+    nodes: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gnnsoup_hpc import paths
 from gnnsoup_hpc.job import Job
 
 
@@ -17,7 +18,7 @@ class RunDir:
     @classmethod
     def of(cls, job: Job) -> RunDir:
         """The run of `job`."""
-        return cls(Path(job.runs).expanduser() / job.name)
+        return cls(paths.expand(job.runs, "runs") / job.name)
 
     @property
     def job(self) -> Path:
@@ -33,9 +34,18 @@ class RunDir:
         """The first hop of a kind of model on the whole graph."""
         return self.root / f"first-hop-{kind}.h5"
 
+    @property
+    def shared_graphs(self) -> Path:
+        """Folder of the prepared graphs that all runs beside this one share."""
+        return self.root.parent / ".graphs"
+
     def shared_graph(self, key: str) -> Path:
-        """A prepared graph that all runs of this folder share; `graph` is another name of the same file."""
-        return self.root.parent / ".graphs" / f"{key}.h5"
+        """One of them; `graph` is another name of the same file."""
+        return self.shared_graphs / f"{key}.h5"
+
+    def graph_lease(self, request: str) -> Path:
+        """The lease on making the graph that jobs ask for in those words."""
+        return self.shared_graphs / f"{request}.lease"
 
     @property
     def initial(self) -> Path:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gnnsoup_hpc import identity, leases, metis_apart, partition, preparation, processes, rows
 from gnnsoup_hpc import job as jobs
-from gnnsoup_hpc import leases, metis_apart, partition, preparation, processes, rows
 from gnnsoup_hpc import prepare as room
 from gnnsoup_hpc.errors import GraphError, PartError, RunError
 from gnnsoup_hpc.job import Job
@@ -50,7 +50,7 @@ def test_while_somebody_prepares_the_others_wait(tmp_path: Path, monkeypatch: py
     job = pantry.job_in(tmp_path / "waits", f"graph.source={done.graph.source}")
     graph, content = RunDir.of(job).graph, RunDir.of(done).graph.read_bytes()
     monkeypatch.setattr(room, "partitioned", lambda *_: pytest.fail("prepared what somebody else was preparing"))
-    lease = RunDir.of(job).shared_graph(graph_store.key(job)).with_suffix(".lease")
+    lease = RunDir.of(job).graph_lease(identity.request(job))
     held, finish = threading.Event(), threading.Event()
 
     def somebody_else() -> None:
@@ -134,15 +134,19 @@ def test_making_a_graph_again_leaves_other_runs_theirs(job: Job) -> None:
     assert RunDir.of(other).graph.stat().st_ino == before.st_ino != RunDir.of(job).graph.stat().st_ino
 
 
-@pytest.mark.parametrize("hurt", ["damaged", "truncated", "its source has changed"])
-def test_a_shared_graph_that_is_not_right_is_made_again(hurt: str, job: Job, tmp_path: Path) -> None:
-    shared = RunDir.of(job).shared_graph(graph_store.key(job))
+def shared_by(job: Job) -> Path:
+    """The only graph that runs share."""
+    (shared,) = RunDir.of(job).shared_graphs.glob("*.h5")
+    return shared
+
+
+@pytest.mark.parametrize("hurt", ["damaged", "truncated", "no HDF5"])
+def test_a_shared_graph_that_is_not_right_is_made_again(hurt: str, job: Job) -> None:
+    shared = shared_by(job)
     whole = shared.read_bytes()
-    if hurt == "its source has changed":
-        np.savez(tmp_path / "tiny.npz", **tiny.planted(seed=1))
-    else:
-        RunDir.of(job).graph.unlink()
-        shared.write_bytes(whole[:-100] if hurt == "truncated" else whole[:5000] + b"?" + whole[5001:])
+    RunDir.of(job).graph.unlink()
+    ways = {"damaged": whole[:5000] + b"?" + whole[5001:], "truncated": whole[:-100], "no HDF5": b"x" * 2000}
+    shared.write_bytes(ways[hurt])
     other = another(job, "other")
     said: list[str] = []
     log = Log()
@@ -171,13 +175,13 @@ def test_where_there_are_no_hard_links_a_run_gets_a_copy(job: Job, monkeypatch: 
 
 def test_scratch_folders_of_the_dead_are_swept_and_none_is_left(tmp_path: Path) -> None:
     job = pantry.job_in(tmp_path)
-    shared = RunDir.of(job).shared_graph(graph_store.key(job))
-    ours = processes.private(shared, "scratch")
+    request = RunDir.of(job).shared_graph(identity.request(job))
+    ours = processes.private(request, "scratch")
     dead = ours.with_name(ours.name.removesuffix(str(os.getpid())) + "999999999")
     dead.mkdir(parents=True)
     (dead / "features").write_bytes(b"x")
     room.prepare(job, pantry.ALONE, pantry.QUIET)
-    assert [path.name for path in shared.parent.iterdir()] == [shared.name]
+    assert list(request.parent.iterdir()) == [shared_by(job)]
 
 
 def test_metis_in_a_process_of_its_own_cuts_the_same(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

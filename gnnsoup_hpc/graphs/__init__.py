@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.graphs import bundled, npz, ogb, pt, pyg, synthetic
 from gnnsoup_hpc.graphs.desk import Desk
-from gnnsoup_hpc.graphs.raw import RawGraph, finished, source_file
+from gnnsoup_hpc.graphs.raw import RawGraph, finished
 from gnnsoup_hpc.graphs.split import roles, taken
 from gnnsoup_hpc.job import GraphJob
-from gnnsoup_hpc.records import Graph, SourceFile
+from gnnsoup_hpc.records import Graph
 
 SOURCES: dict[str, Callable[[str, GraphJob, Desk], RawGraph]] = {
     "bundled": bundled.read,
@@ -30,20 +29,6 @@ def load(job: GraphJob, desk: Desk) -> Graph:
     """
     raw = read(job, desk)
     return finished(raw, roles(raw, job), job, taken(raw, job))
-
-
-def changed(files: Iterable[SourceFile]) -> str | None:
-    """The first of a source's files that is not any more what it was; one that is gone has not changed."""
-    for file in files:
-        path = Path(file.path)
-        if not path.is_file():
-            continue
-        status = path.stat()
-        if (status.st_size, status.st_mtime_ns) != (file.size, file.modified_ns) and (
-            status.st_size != file.size or source_file(path).sha256 != file.sha256
-        ):
-            return file.path
-    return None
 
 
 def read(job: GraphJob, desk: Desk) -> RawGraph:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
+from gnnsoup_hpc import paths
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graphs import npz
 from gnnsoup_hpc.graphs.desk import Desk
 from gnnsoup_hpc.graphs.raw import RawGraph, Split
+from gnnsoup_hpc.identity import DATA
 from gnnsoup_hpc.job import GraphJob
 from gnnsoup_hpc.records import Role
-
-DATA = Path(__file__).resolve().parent.parent / "data"
 
 # Planetoid's public split, arXiv 1603.08861: 20 labels a class, 500 and 1000 nodes.
 _PUBLIC = {
@@ -30,5 +29,5 @@ def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
     """The bundled graph `name`, with its public split. Raises: GraphError naming those that there are."""
     if name not in _PUBLIC:
         raise GraphError(f"graph.source = 'bundled:{name}': no such graph is bundled; there is: {', '.join(_PUBLIC)}")
-    raw = npz.read(str(DATA / f"{name}.npz"), job, desk)
+    raw = npz.read(paths.literal(DATA / f"{name}.npz"), job, desk)
     return replace(raw, where=f"bundled:{name}", splits={"public": Split.of(_PUBLIC[name])})

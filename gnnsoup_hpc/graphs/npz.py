@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gnnsoup_hpc import paths
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graphs import named
 from gnnsoup_hpc.graphs.desk import Desk
@@ -26,7 +27,7 @@ def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
 
     Raises: GraphError for a missing, unreadable or incomplete archive, naming the key.
     """
-    path = Path(name).expanduser()
+    path = paths.expand(name, "graph.source")
     arrays = _arrays(path)
     file = source_file(path)
     return replace(from_arrays(arrays, str(path), file.sha256, job), files=(file,))

@@ -19,6 +19,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from gnnsoup_hpc import paths
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graphs import named, pickled
 from gnnsoup_hpc.graphs.desk import Desk
@@ -44,7 +45,7 @@ def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
 
     Raises: GraphError for a file that is missing, unreadable, or wants other classes; for attributes that do not fit.
     """
-    path = Path(name).expanduser()
+    path = paths.expand(name, "graph.source")
     data = _attributes(_load(path), str(path))
     return from_data(data, str(path), (source_file(path),), "stored", job)
 

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gnnsoup_hpc import paths
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graphs import pt
 from gnnsoup_hpc.graphs.desk import Desk
@@ -40,7 +41,7 @@ class Set(NamedTuple):
 
     def arguments(self, root: str) -> dict[str, Any]:
         """What the class is made with."""
-        folder = Path(root).expanduser()
+        folder = paths.expand(root, "graph.root")
         said = {"is_undirected": True} if self.kind == "WikiCS" else {}  # its default, about which it warns
         return said | ({"root": str(folder), "name": self.called} if self.called else {"root": str(folder / self.name)})
 

@@ -5,7 +5,6 @@ The structure is in memory as a whole, for METIS needs it so; features are looke
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from gnnsoup_hpc.errors import GraphError
-from gnnsoup_hpc.hashing import fingerprint
+from gnnsoup_hpc.hashing import file_sha256, fingerprint
 from gnnsoup_hpc.job import GraphJob
 from gnnsoup_hpc.records import BoolArray, ByteArray, Graph, IndexArray, IntArray, Role, Rows, SourceFacts, SourceFile
 from gnnsoup_hpc.rows import blocks
@@ -88,10 +87,8 @@ def few(items: Sequence[Any]) -> str:
 
 def source_file(path: Path) -> SourceFile:
     """A file of a source, with its hash."""
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    status = path.stat()
-    return SourceFile(str(path.absolute()), status.st_size, status.st_mtime_ns, sha256, status.st_ctime_ns)
+    status = path.stat()  # before it is hashed: one that is written meanwhile is looked at again
+    return SourceFile(str(path.absolute()), status.st_size, status.st_mtime_ns, file_sha256(path), status.st_ctime_ns)
 
 
 def sha256_of(files: Sequence[SourceFile]) -> str:
@@ -108,9 +105,7 @@ def finished(raw: RawGraph, role: ByteArray, job: GraphJob, split: str = "") -> 
     """
     classes = _check(raw)
     _check_roles(raw, role, split)
-    matrix, duplicates = _structure(raw, job)
-    columns = None if raw.splits is None else {name: own.columns for name, own in raw.splits.items()}
-    facts = SourceFacts(columns, duplicates, raw.edge_values)
+    matrix, facts = _structure(raw, job)
     check_asked(facts, job, raw.where)
     ignored = [
         f"{name} is ignored (graph.{field} = 'ignore')" for field in raw.edge_values for name in raw.edge_values[field]
@@ -126,7 +121,7 @@ def finished(raw: RawGraph, role: ByteArray, job: GraphJob, split: str = "") -> 
         source_sha256=raw.sha256,
         files=raw.files,
         source_edges=len(raw.source),
-        symmetric=job.undirected or raw.inverse,
+        symmetric=job.undirected or facts.symmetric,
         facts=facts,
         split=split,
         notes=(*ignored, *raw.notes, *_notes_on_classes(raw, role, classes)),
@@ -149,22 +144,27 @@ def check_asked(facts: SourceFacts, job: GraphJob, where: str) -> None:
             )
 
 
-def _structure(raw: RawGraph, job: GraphJob) -> tuple[sp.csr_matrix, int]:
-    """The adjacency, row = destination, sorted, without duplicates; and how many duplicates the source has."""
+def _structure(raw: RawGraph, job: GraphJob) -> tuple[sp.csr_matrix, SourceFacts]:
+    """The adjacency, row = destination, sorted, without duplicates; and what the source's own is like."""
     nodes = len(raw.y)
     source, destination = (raw.destination, raw.source) if job.reverse else (raw.source, raw.destination)
     ones = np.ones(len(source), dtype=np.int8)
     matrix = sp.coo_matrix((ones, (destination, source)), shape=(nodes, nodes)).tocsr()
     duplicates = len(source) - matrix.nnz
     matrix.data[:] = 1  # a sum of duplicates may have left any int8, zero among them
+    self_loops = int(matrix.diagonal().sum(dtype=np.int64))
     if job.self_loops != "keep":
         matrix = _without_diagonal(matrix)
-    if job.undirected or raw.inverse:
-        matrix = (matrix + matrix.T).tocsr()
+    both = matrix + matrix.T
+    symmetric = raw.inverse or both.nnz == matrix.nnz
+    if job.undirected or symmetric:
+        matrix = both.tocsr()
+    del both
     if job.self_loops == "add":
         matrix = (matrix + sp.eye(nodes, dtype=np.int8, format="csr")).tocsr()
     matrix.sum_duplicates()
-    return matrix, duplicates
+    columns = None if raw.splits is None else {name: own.columns for name, own in raw.splits.items()}
+    return matrix, SourceFacts(columns, duplicates, raw.edge_values, symmetric, self_loops, nodes)
 
 
 def _without_diagonal(matrix: sp.csr_matrix) -> sp.csr_matrix:

@@ -15,7 +15,7 @@ from gnnsoup_hpc.diagnosis.work import Examination
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.limits import Limit
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.prepare import note_job
+from gnnsoup_hpc.prepare import check_source, note_job
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.ranks import Place
 from gnnsoup_hpc.report.__main__ import report
@@ -50,6 +50,7 @@ def soup(job: Job, here: Place, again: bool = False) -> None:
 def _coordinate(job: Job, here: Place, team: Team, device: torch.device, again: bool) -> None:
     run, log = RunDir.of(job), Log(here.prefix, stop=here.stop)
     with graph_store.opened(run.graph, job, verify=True) as graph:
+        check_source(job, graph, log)
         architecture = Architecture.of(job.model, graph.features, graph.classes)
         job, memory = within_limit(ingredient_store.settled(job, run), here, graph, device, log)
         selection = selected(job, run, architecture, graph, log)

@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gnnsoup_hpc import identity
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.job import Job, grids
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.status.estimate import Estimate, estimate
 from gnnsoup_hpc.status.piece import Piece, Watch, names
 from gnnsoup_hpc.store import glance
-from gnnsoup_hpc.store import graph as graph_store
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store.glance import GraphGlance
 
@@ -88,7 +88,7 @@ def _graph(job: Job, watch: Watch) -> tuple[Piece, GraphGlance | None]:
         return Piece("graph", "finished"), glance.graph(run.graph)
     except FileError as error:
         why = str(error) if run.graph.exists() else ""
-    lease = run.shared_graph(graph_store.key(job)).with_suffix(".lease")
+    lease = run.graph_lease(identity.request(job))
     held = watch.held(lease, "graph")
     return held or Piece("graph", "damaged" if why else "waiting", why=why), None
 

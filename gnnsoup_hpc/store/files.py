@@ -15,6 +15,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,7 @@ def put_provenance(file: h5py.File, job: str, **more: object) -> None:
         group.attrs[name] = value
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
     names = ("torch", "numpy", "scipy", "h5py", "pymetis", "mpi4py", "torch_geometric")

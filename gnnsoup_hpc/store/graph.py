@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -14,8 +14,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from gnnsoup_hpc import identity
 from gnnsoup_hpc.errors import FileError, PartError, RunError
-from gnnsoup_hpc.hashing import canonical, fingerprint
+from gnnsoup_hpc.hashing import canonical
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.records import (
     ByteArray,
@@ -26,6 +27,7 @@ from gnnsoup_hpc.records import (
     Measurement,
     Partition,
     Preparation,
+    SourceFacts,
     SourceFile,
 )
 from gnnsoup_hpc.rows import picked
@@ -51,7 +53,9 @@ def write(
         file.attrs["source_edges"] = graph.source_edges
         file.attrs["classes"] = graph.classes
         files.put_provenance(file, job.to_toml())
-        file["provenance"].attrs["sections"] = canonical(sections(job))
+        sections = {"graph": job.graph, "partition": job.partition}
+        file["provenance"].attrs["sections"] = canonical({k: v.model_dump(mode="json") for k, v in sections.items()})
+        file["provenance"].attrs["used"] = canonical(identity.used(job, graph.facts))
         file["provenance"].attrs["facts"] = canonical(asdict(graph.facts))
         files.put(file["provenance"], "notes", list(graph.notes), "1", "what preparing had to say of the source")
         file.attrs["split"] = graph.split
@@ -140,6 +144,17 @@ class GraphFile:
         """The resolved job that the file was made by, as TOML."""
         with files.reading(self.path, _ADVICE):
             return str(self.file["provenance/job"].asstr()[()])
+
+    @property
+    def source_sha256(self) -> str:
+        """The hash of what was read: of the source's only file, or of the names and hashes of its files."""
+        return str(self._attributes("/")["source_sha256"])
+
+    @property
+    def facts(self) -> SourceFacts | None:
+        """What the source holds beside the graph; None in a graph of the first version."""
+        with files.reading(self.path, _ADVICE):
+            return _facts(self.file) if "facts" in self.file["provenance"].attrs else None
 
     @property
     def source_files(self) -> tuple[SourceFile, ...]:
@@ -258,50 +273,83 @@ def opened(path: Path, job: Job, verify: bool = False) -> Iterator[GraphFile]:
         try:
             file = stack.enter_context(files.opened(path, KIND, VERSION, verify))
             with files.reading(path):
-                made = json.loads(file["provenance"].attrs["sections"])
+                other = _first_difference(file, job)
         except FileError as error:
             raise RunError(f"{error}{_ADVICE}") from None
         except ValueError as error:
             raise RunError(f"{path} is damaged: {error}{_ADVICE}") from None
-        _same_sections(path, made, sections(job))
+        if other is not None:
+            raise RunError(_refusal(path, *other))
         yield GraphFile(path, file)
 
 
-def sections(job: Job) -> dict[str, Any]:
-    """What graph.h5 is a function of: of [graph], the fields that its source and split make use of."""
-    kind = job.graph.source.partition(":")[0]
-    unused = set() if job.graph.split in ("random", "auto") else {"split_seed", "train_share", "validation_share"}
-    unused |= set() if job.graph.split in ("public", "auto") else {"split_index"}
-    unused |= set() if kind in ("ogb", "pyg") else {"root"}
-    unused |= set() if kind == "synthetic" else {"synthetic"}
-    return {
-        "graph": job.graph.model_dump(mode="json", exclude=unused),
-        "partition": job.partition.model_dump(mode="json"),
-    }
+def made_for(job: Job, folder: Path) -> Path | None:
+    """The prepared graph in `folder` that is the job's: read with its fields, from what its source holds now.
+
+    Files that cannot be read, or are no graphs, are passed over: whoever makes a graph finds them damaged.
+    """
+    for path in sorted(folder.glob("*.h5")):
+        try:
+            with opened(path, job) as graph:
+                if identity.find(job.graph, graph.source_files, graph.source_sha256).same:
+                    return path
+        except RunError:
+            continue
+    return None
 
 
-def key(job: Job) -> str:
-    """Name of a prepared graph among those that runs share: its source, and the hash of all that it depends on."""
-    readable = re.sub(r"[^A-Za-z0-9]+", "-", job.graph.source).strip("-")[-40:]
-    return f"{readable}-{fingerprint(sections(job))[:16]}"
+def _first_difference(file: h5py.File, job: Job) -> tuple[str, Any, Any] | None:
+    """The first field in which a job asks for another graph: its name, its value in the file, that in the job."""
+    provenance = file["provenance"].attrs
+    if "used" in provenance:
+        made, wanted = json.loads(provenance["used"]), identity.used(job, _facts(file))
+    else:
+        known, wanted = _made_by_version_1(file), _wanted_of_version_1(job)
+        # A field that an older version did not know had the effect of what is its default now.
+        made = {key: known.get(key, default) for key, default in _wanted_of_version_1(job, Job(name="any")).items()}
+    key = next((key for key in [*wanted, *made] if made.get(key) != wanted.get(key)), None)
+    if key is None:
+        return None
+    return key, made.get(key), job.graph.split if key == "graph.split" else wanted.get(key)
 
 
-def _same_sections(path: Path, made: dict[str, Any], wanted: dict[str, Any]) -> None:
-    for section, values in wanted.items():
-        for key, value in values.items():
-            # A key that an older version did not know had the effect of what is its default now.
-            if made[section].get(key, _default(section, key)) != value:
-                then = (
-                    "or `gnnsoup prepare JOB --again` to cut it anew (ingredients stay valid)"
-                    if section == "partition"
-                    else f"or remove {path.parent}"
-                )
-                raise RunError(
-                    f"{path} was made with {section}.{key} = {made[section].get(key)!r}, the job says {value!r}:"
-                    f" give the job a name of its own (--set name=…), {then}"
-                )
+def _facts(file: h5py.File) -> SourceFacts:
+    known = json.loads(file["provenance"].attrs["facts"])
+    return SourceFacts(**known | {"edge_values": {name: tuple(of) for name, of in known["edge_values"].items()}})
 
 
-def _default(section: str, key: str) -> Any:
-    default: Any = Job.model_fields[section].default_factory()  # type: ignore[call-arg, misc]
-    return default.model_dump(mode="json")[key]
+def _made_by_version_1(file: h5py.File) -> dict[str, Any]:
+    """What a graph of the first version was made with, as far as it was asked for then."""
+    sections = json.loads(file["provenance"].attrs["sections"])
+    made = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    made["graph.source"] = identity.named(made["graph.source"])
+    if made["graph.split"] == "stored":  # where it mattered too, but was not among what was asked for
+        made["graph.split_index"] = tomllib.loads(file["provenance/job"].asstr()[()])["graph"].get("split_index", 0)
+    return made
+
+
+def _wanted_of_version_1(job: Job, values: Job | None = None) -> dict[str, Any]:
+    """The fields by which the first version told the graph of `job` from others, and their values there or in `values`.
+
+    A split was known by its name in the job, whatever the source had.
+    """
+    graph = job.graph
+    unused = {"root", "edge_weight", "edge_attr"} | (set() if graph.source.startswith("synthetic:") else {"synthetic"})
+    unused |= set() if graph.split in ("random", "auto") else {"split_seed", "train_share", "validation_share"}
+    unused |= {"split_index"} if graph.split == "random" else set()
+    known = (values or job).model_dump(mode="json", include={"graph", "partition"})
+    wanted = {f"graph.{key}": value for key, value in known["graph"].items() if key not in unused}
+    wanted |= {f"partition.{key}": value for key, value in known["partition"].items()}
+    return wanted | {"graph.source": identity.named((values or job).graph.source)}
+
+
+def _refusal(path: Path, key: str, made: Any, wanted: Any) -> str:
+    then = (
+        "or `gnnsoup prepare JOB --again` to cut it anew (ingredients stay valid)"
+        if key.startswith("partition.")
+        else f"or remove {path.parent}"
+    )
+    return (
+        f"{path} was made with {key} = {made!r}, the job says {wanted!r}: give the job a name of its own"
+        f" (--set name=…), {then}"
+    )

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from gnnsoup_hpc import cli, limits, ranks
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.limits import Limit
-from gnnsoup_hpc.prepare import prepare
+from gnnsoup_hpc.prepare import is_made, prepare
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.ranks import Place
-from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.store import graph as graph_store
 from gnnsoup_hpc.train.work import train_all
 
 
@@ -22,8 +20,7 @@ def train(job: Job, here: Place, offline: bool = False, souping: bool = False) -
     log = Log(here.prefix, stop=here.stop)
     device = ranks.claim_machine(job.machine, here)
     log.say(f"train: {ranks.mapping(here, device)}")
-    run = RunDir.of(job)
-    if not (run.graph.exists() or run.shared_graph(graph_store.key(job)).exists()):
+    if not is_made(job):
         limits.refuse_before_graph(Limit.of(job, here))
     prepare(job, here, log, offline=offline)
     train_all(job, here, device, log, souping)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gnnsoup_hpc import job as jobs
+from gnnsoup_hpc import paths
 from gnnsoup_hpc.bench import process
 from gnnsoup_hpc.bench.process import ChildFailedError
 from gnnsoup_hpc.bench.quality.order import LEARNED, METHODS, PLAIN, QualityOrder, evaluations
@@ -73,11 +74,11 @@ def job_of(text: str) -> Job:
     folder = Path(text).expanduser()
     if not folder.is_dir():
         job = jobs.load(text)
-        return job.model_copy(update={"runs": str(Path(job.runs).expanduser().absolute())})
+        return job.model_copy(update={"runs": paths.literal(RunDir.of(job).root.parent.absolute())})
     if not (folder / "job.toml").is_file():
         raise RunError(f"{folder} has no job.toml, so it is no run: name the folder of a run, or a job")
     job, folder = jobs.load(str(folder / "job.toml")), folder.resolve()
-    return job.model_copy(update={"runs": str(folder.parent), "name": folder.name})
+    return job.model_copy(update={"runs": paths.literal(folder.parent), "name": folder.name})
 
 
 def subject(job: Job, say: Callable[[str], None]) -> Subject:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gnnsoup_hpc import paths
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graphs.desk import Desk
 from gnnsoup_hpc.graphs.ogb import binary, table
@@ -62,7 +63,7 @@ def _wanted(name: str) -> Set:
 
 def _home(about: Set, job: GraphJob, desk: Desk) -> Path:
     """The set's folder, complete and of the version that ogb knows."""
-    root = Path(job.root).expanduser()
+    root = paths.expand(job.root, "graph.root")
     folders = [root / f"{about.folder}_pyg", root / about.folder]  # ogb looks in this order
     home = next((folder for folder in folders if folder.is_dir()), folders[-1])
     if not home.exists():

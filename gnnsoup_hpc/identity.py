@@ -1,0 +1,143 @@
+"""Which graph is this? A prepared graph is a function of its source's content and of the fields that its reader used.
+
+A path says where a source is looked for, and is no part of what the graph is: equal bytes at another place are the same
+graph, other bytes at the same place are another one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gnnsoup_hpc import paths
+from gnnsoup_hpc.hashing import file_sha256, fingerprint
+from gnnsoup_hpc.job import GraphJob, Job
+from gnnsoup_hpc.records import SourceFacts, SourceFile
+
+DATA = Path(__file__).resolve().parent / "data"  # of `bundled:` sources
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies where a job looks for a source whose content is known: the same, nothing (`gone`), or other content."""
+
+    gone: Path | None = None
+    changed: Path | None = None
+
+    @property
+    def same(self) -> bool:
+        """Whether the same content lies there."""
+        return self.gone is None and self.changed is None
+
+
+def request(job: Job) -> str:
+    """The words in which a job asks for its graph, hashed: jobs of equal words wait for each other while it is made."""
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", job.graph.source).strip("-")[-40:]
+    return f"{readable}-{fingerprint([section.model_dump(mode='json') for section in (job.graph, job.partition)])[:16]}"
+
+
+def key(job: Job, facts: SourceFacts, source_sha256: str) -> str:
+    """Name of a prepared graph among those that runs share: the kind of its source, and the hash of what it is."""
+    kind = job.graph.source.partition(":")[0]
+    return f"{kind}-{fingerprint({'source_sha256': source_sha256} | used(job, facts))[:16]}"
+
+
+def used(job: Job, facts: SourceFacts) -> dict[str, Any]:
+    """The fields of [graph] and [partition] that a prepared graph is a function of, by dotted name.
+
+    Not among them: where the source lies, what only checks it, and what has no effect beside the other fields or on a
+    source of these facts. The split is the one that `auto` stands for; it is "" where the facts do not tell.
+    """
+    graph, cut = job.graph, job.partition
+    values: dict[str, Any] = {"graph.source": named(graph.source)}
+    values["graph.features"] = graph.features
+    values["graph.undirected"] = graph.undirected or facts.symmetric
+    if not values["graph.undirected"]:
+        values["graph.reverse"] = graph.reverse
+    kept = {"remove": 0, "add": facts.nodes}.get(graph.self_loops) == facts.self_loops
+    values["graph.self_loops"] = "keep" if kept else graph.self_loops
+    values["graph.split"] = split = resolved_split(graph, facts)
+    if split == "random":
+        values |= {f"graph.{key}": getattr(graph, key) for key in ("split_seed", "train_share", "validation_share")}
+    elif facts.splits is not None and (graph.split_index or facts.splits.get(split, 1) > 1):
+        values["graph.split_index"] = graph.split_index
+    if graph.source.startswith("synthetic:"):
+        values |= {f"graph.synthetic.{key}": value for key, value in graph.synthetic}
+    values["partition.parts"] = cut.parts
+    if cut.parts > 1:
+        values |= {"partition.seed": cut.seed, "partition.imbalance": cut.imbalance}
+    return values
+
+
+def without_effect(job: Job, facts: SourceFacts) -> Iterator[str]:
+    """Fields of [graph] and [partition] that the job sets to other than their defaults, and that change nothing."""
+    known = used(job, facts)
+    checks = {"source", "root", "duplicates", "edge_weight", "edge_attr", "split"}
+    sections = {"graph": job.graph, "graph.synthetic": job.graph.synthetic, "partition": job.partition}
+    for table, section in sections.items():
+        for key, value in section:
+            name, default = f"{table}.{key}", type(section).model_fields[key].get_default(call_default_factory=True)
+            if name not in known and key not in checks and key != "synthetic" and value != default:
+                yield name
+
+
+def resolved_split(job: GraphJob, facts: SourceFacts) -> str:
+    """The split that a job means: for `auto`, the first of public, stored, random that the source has; "": unknown."""
+    if job.split != "auto":
+        return job.split
+    if facts.splits is None:
+        return ""
+    return next((kind for kind in ("public", "stored") if kind in facts.splits), "random")
+
+
+def named(source: str) -> str:
+    """A source without its place: the kind alone of what is named by a path, and of sets the name, however written."""
+    kind, _, name = source.partition(":")
+    if kind in ("npz", "pt"):
+        return kind
+    return f"{kind}:{re.sub(r'[^a-z0-9]', '', name.lower()) if kind == 'pyg' else name}"
+
+
+def find(job: GraphJob, files: Sequence[SourceFile], sha256: str) -> Found:
+    """Look where the job looks for a source that was read from `files`, of the hash `sha256`.
+
+    A file at its old place of the same size and times is taken for the same; any other is read and hashed.
+    Raises: JobError for a path that cannot be expanded.
+    """
+    kind, _, name = job.source.partition(":")
+    if not files and kind not in ("npz", "pt"):  # generated, or of a version that recorded no files
+        return Found()
+    for file in files or [SourceFile("", -1, 0, sha256)]:
+        path = _place(kind, name, job, file)
+        if not path.is_absolute():
+            path = Path.cwd() / path
+        if not os.path.isfile(path):
+            return Found(gone=path)
+        if not _is(path, file):
+            return Found(changed=path)
+    return Found()
+
+
+def _place(kind: str, name: str, job: GraphJob, file: SourceFile) -> Path:
+    """Where the job looks for a file of its source."""
+    if kind in ("npz", "pt"):
+        return paths.expand(name, "graph.source")
+    if kind == "bundled":
+        return DATA / f"{name}.npz"
+    # A set's folder lies under the root, whichever root that was: the longest end of the path that is there now.
+    root, parts = paths.expand(job.root, "graph.root"), Path(file.path).parts[1:]
+    tails = (root.joinpath(*parts[first:]) for first in range(len(parts)))
+    return next((place for place in tails if place.is_file()), root / parts[-1])
+
+
+def _is(path: Path, file: SourceFile) -> bool:
+    status = path.stat()
+    if file.size >= 0 and status.st_size != file.size:
+        return False
+    times = (status.st_mtime_ns, status.st_ctime_ns)
+    at_rest = str(path) == file.path and times == (file.modified_ns, file.changed_ns)
+    return at_rest or file_sha256(path) == file.sha256

@@ -1,0 +1,222 @@
+"""A field that changes a result changes its fingerprint: of ingredients those of [model] and [train], of soups [soup].
+
+And one that is known to change nothing leaves the fingerprint as it is, so that a run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+
+import h5py
+import pytest
+
+from gnnsoup_hpc.hashing import content_sha256
+from gnnsoup_hpc.job import Job, ModelJob, SoupJob, TrainJob, fields
+from gnnsoup_hpc.run_dir import RunDir
+from gnnsoup_hpc.soup.methods import configured
+from gnnsoup_hpc.soup.selection import Selection
+from gnnsoup_hpc.soup.team import Team
+from gnnsoup_hpc.soup.work import Stove
+from gnnsoup_hpc.store import graph as graph_store
+from gnnsoup_hpc.store import soup as soup_store
+from tests import pantry
+
+# Another value of every field of [model] and [train].
+TRAINED = {
+    "model.kind": "gcn",
+    "model.layers": "3",
+    "model.hidden": "8",
+    "model.heads": "4",
+    "model.norm": "layer",
+    "train.seed": "3",
+    "train.batch": "cluster",
+    "train.clusters": "2",
+    "train.batch_size": "50",
+    "train.fanout": "[2]",
+    "train.sampler": "own",
+    "train.epochs": "3",
+    "train.learning_rate": "0.05",
+    "train.weight_decay": "0.1",
+    "train.dropout": "0.2",
+    "train.drop_edges": "0.3",
+    "train.start": "own",
+    "train.trunk_epochs": "1",
+    "train.shared_draws": "['dropout', 'order']",
+    "train.vary.learning_rate": "[0.01, 0.07]",
+    "train.vary.weight_decay": "[0.0, 0.2]",
+    "train.vary.dropout": "[0.5, 0.1]",
+    "train.vary.drop_edges": "[0.0, 0.4]",
+    "train.vary.epochs": "[2, 4]",
+    "train.ingredients": "3",
+    "train.checkpoint_seconds": "0.5",
+}
+BASES = {
+    "full": ("model.kind=sage",),
+    "cluster": ("model.kind=sage", "train.batch=cluster"),
+    "neighbour": ("model.kind=sage", "train.batch=neighbour", "train.batch_size=64", "train.fanout=[3, 4]"),
+    "gat": ("model.kind=gat", "model.heads=2"),
+}
+# What has no effect in a base: mini-batches alone draw clusters, neighbour batches alone have sizes and a sampler.
+MINI, NEIGHBOUR = {"train.clusters"}, {"train.batch_size", "train.fanout", "train.sampler"}
+ALWAYS = {"train.ingredients", "train.checkpoint_seconds"}
+WITHOUT_EFFECT = {
+    "full": ALWAYS | MINI | NEIGHBOUR,
+    "cluster": ALWAYS | NEIGHBOUR,
+    "neighbour": ALWAYS,
+    "gat": ALWAYS | MINI | NEIGHBOUR,
+}
+NOT_ALLOWED = {(base, "model.heads") for base in BASES if base != "gat"} | {("gat", "model.kind")}
+
+
+def names(*sections: tuple[str, type]) -> set[str]:
+    """Dotted names of the fields of sections of a job, tables left out."""
+    every = {name for prefix, section in sections for name, _ in fields(section, f"{prefix}.")}
+    return {name for name in every if not any(other.startswith(f"{name}.") for other in every)}
+
+
+def test_every_field_is_under_the_law() -> None:
+    assert names(("model", ModelJob), ("train", TrainJob)) == set(TRAINED)
+    assert names(("soup", SoupJob)) == set(SOUPED) | set(NO_METHODS)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A job of two ingredients and two epochs, with its graph."""
+    small = ("model.hidden=16", "train.ingredients=2", "train.epochs=2", "partition.parts=4", "soup.pls.union=1")
+    return pantry.prepared(tmp_path_factory.mktemp("trained"), *small)
+
+
+def trained(job: Job, *overrides: str) -> tuple[str, str]:
+    """(fingerprint, hash of weights and losses) of ingredient 1, trained anew."""
+    job = pantry.changed(job, "name=other", *overrides)
+    pantry.prepare(job, pantry.ALONE, pantry.QUIET)
+    run = RunDir.of(job)
+    pantry.train(job)
+    with h5py.File(run.ingredient(1)) as file:
+        found = str(file.attrs["recipe"]), str(file.attrs["content_sha256"])
+    pantry.shutil.rmtree(run.root)
+    return found
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_field_that_changes_an_ingredient_changes_its_fingerprint(base: str, prepared: Job) -> None:
+    fingerprint, content = trained(prepared, *BASES[base])
+    assert trained(prepared, *BASES[base]) == (fingerprint, content)
+    for field, value in TRAINED.items():
+        if (base, field) in NOT_ALLOWED or (base == "gat" and field.startswith("train.vary.")):
+            continue
+        other, found = trained(prepared, *BASES[base], f"{field}={value}")
+        assert found == content or other != fingerprint, f"{field} changes weights, and no fingerprint"
+        if field in WITHOUT_EFFECT[base]:
+            assert (other, found) == (fingerprint, content), f"{field} has an effect on {base} batches"
+
+
+def test_another_graph_or_other_parts_of_mini_batches_are_other_ingredients(prepared: Job) -> None:
+    """Full batches do not depend on the parts."""
+    for base, differs in (("full", False), ("cluster", True), ("neighbour", True)):
+        parts = trained(prepared, *BASES[base])[0] != trained(prepared, *BASES[base], "partition.seed=5")[0]
+        assert parts == differs, base
+    assert trained(prepared, "graph.features=none")[0] != trained(prepared)[0]
+
+
+# Another value of every field of [soup], but for those that say which soups there are.
+NO_METHODS = {"soup.methods", "soup.unfit", "soup.diagnose"}
+SOUPED = {
+    "soup.seed": "3",
+    "soup.precision": "bfloat16",
+    "soup.align": "weights",
+    "soup.gis.granularity": "3",
+    **{
+        f"soup.{method}.{key}": value
+        for method in ("ls", "pls")
+        for key, value in {
+            "optimiser": "eg",
+            "epochs": "3",
+            "tolerance": "0.1",
+            "learning_rate": "0.7",
+            "momentum": "0.5",
+            "restart": "2",
+            "restart_factor": "3",
+            "start": "xavier",
+            "alpha": "model",
+            "weights": "affine",
+            "regularise": "0.5",
+            "holdout": "0.4",
+            "logit_scale": "false",
+        }.items()
+    },
+    "soup.pls.reuse": "2",
+    "soup.pls.union": "1",
+    "soup.pls.first_hop": "exact",
+    "soup.pls.prefetch": "false",
+}
+
+
+# What an optimiser has not, and the job refuses.
+_SEARCH = ("learning_rate", "momentum", "restart", "restart_factor")
+NOT_FOR = {
+    "soup.align=none": [
+        *(f"soup.ls.{key}" for key in _SEARCH),
+        *(f"soup.pls.{key}" for key in (*_SEARCH[1:], "tolerance")),
+    ],
+    "soup.ls.optimiser=paper": ["soup.ls.tolerance"],
+    "soup.pls.optimiser=paper": ["soup.pls.tolerance"],
+}
+
+
+@pytest.fixture(scope="module")
+def stocked(stock: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return pantry.copied(stock, tmp_path_factory.mktemp("souped"))
+
+
+def souped(job: Job, method: str, *overrides: str) -> tuple[str, str]:
+    """(fingerprint of what a soup is, hash of its alpha and weights), made anew."""
+    job = pantry.changed(job, f"soup.methods=['{method}']", "soup.diagnose=false", *overrides)
+    pantry.souped(job)
+    path = RunDir.of(job).soup(method)
+    soup = soup_store.read(path)
+    with h5py.File(path) as file:
+        recipe = str(file.attrs["recipe"])
+        assert json.loads(file["provenance"].attrs["recipe"])["method"] == method
+    state = {name: tensor.numpy() for name, tensor in (soup.state or {}).items()}
+    path.unlink()
+    return recipe, content_sha256({"alpha": soup.mixture.alpha.numpy()} | state)
+
+
+@pytest.mark.parametrize(
+    ("method", "base"),
+    [
+        *(("gis", ()), ("ls", ()), ("pls", ()), ("ls", ("soup.ls.optimiser=paper",))),
+        *(("pls", ("soup.pls.optimiser=paper",)), ("uniform", ()), ("greedy", ())),
+    ],
+)
+def test_a_field_that_changes_a_soup_changes_its_fingerprint(method: str, base: tuple[str, ...], stocked: Job) -> None:
+    base = ("soup.align=none", *base)
+    fingerprint, content = souped(stocked, method, *base)
+    for field, value in SOUPED.items():
+        if field in ("soup.precision", *NOT_FOR.get(base[-1], ())):
+            continue
+        section = field.split(".")[1] if field.count(".") > 1 else method
+        if section != method and method != "gis":  # once is enough
+            continue
+        # What the optimiser of the other methods has not is refused, and says nothing of this one.
+        also = [f"soup.{section}.optimiser=paper"] if section != method and section != "gis" else []
+        if also and field.endswith((".optimiser", ".holdout", ".reuse")):
+            continue
+        other, found = souped(stocked, method, *base, *also, f"{field}={value}")
+        assert found == content or other != fingerprint, f"{field} changes the {method} soup, and no fingerprint"
+        if section != method:
+            assert other == fingerprint, f"{field} is not of {method}"
+
+
+def test_precision_is_in_the_fingerprint(stocked: Job) -> None:
+    """Not every processor has its products, so nothing is souped."""
+    with pantry.station(stocked) as station, graph_store.opened(RunDir.of(stocked).graph, stocked) as graph:
+        selection = Selection({0: "a", 1: "b", 2: "c"}, {})
+        made = set()
+        for precision in ("float32", "bfloat16"):
+            job = pantry.changed(stocked, f"soup.precision={precision}")
+            team = Team(None, 1)
+            stove = Stove(job, RunDir.of(job), station.architecture, graph, selection, station, team, pantry.QUIET)
+            made.add(stove.recipe(configured(job.soup)["ls"]).sha256)
+    assert len(made) == 2
