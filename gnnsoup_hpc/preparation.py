@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.records import Doubles, FloatArray, Graph, IntArray, Preparation, Rows
@@ -42,14 +43,7 @@ class PreparedRows:
         return out
 
     def _prepared(self, rows: Doubles, ids: IntArray) -> FloatArray:
-        if self.preparation.kind == "standardise":
-            rows = (rows - self.preparation.mean) / self.preparation.scale
-        elif self.preparation.kind == "row-normalise":
-            # By the largest first, so that no sum is beyond what float64 holds.
-            rows = _divided(rows, np.abs(rows).max(1, keepdims=True))
-            rows = _divided(rows, np.abs(rows).sum(1, keepdims=True))
-        with np.errstate(over="ignore"):
-            done = rows.astype(np.float32)
+        done = applied(self.preparation, rows)
         fine = np.isfinite(done).all(1)
         if not fine.all():
             node = int(ids[~fine][0])
@@ -58,6 +52,26 @@ class PreparedRows:
                 " 'standardise' it is prepared in float64 first"
             )
         return done
+
+
+def applied(preparation: Preparation, rows: npt.ArrayLike) -> FloatArray:
+    """Raw rows (n, F) as a model sees them, (n, F) float32; computed in float64, inf where float32 holds no more.
+
+    Raises: GraphError for a kind of preparation that this version does not know.
+    """
+    x = np.asarray(rows, dtype=np.float64)
+    if preparation.kind == "standardise":
+        x = (x - preparation.mean) / preparation.scale
+    elif preparation.kind == "row-normalise":
+        # By the largest first, so that no sum is beyond what float64 holds.
+        x = _divided(x, np.abs(x).max(1, keepdims=True))
+        x = _divided(x, np.abs(x).sum(1, keepdims=True))
+    elif preparation.kind != "none":
+        raise GraphError(
+            f"features were prepared by {preparation.kind!r}, which this version does not know: use a newer one"
+        )
+    with np.errstate(over="ignore"):
+        return x.astype(np.float32)
 
 
 def prepared(graph: Graph, kind: str) -> tuple[Graph, Preparation]:

@@ -243,6 +243,15 @@ class Alignment:
 
 
 @dataclass(frozen=True)
+class Paired:
+    """A soup and the best ingredient on the same test nodes: how many only one of the two gets right."""
+
+    best: str
+    only_soup: int
+    only_best: int
+
+
+@dataclass(frozen=True)
 class Soup:
     """A mixture with its weights (None for an ensemble), its exact accuracies and what making it cost.
 
@@ -265,6 +274,7 @@ class Soup:
     counts: Mapping[str, int]
     alignment: Alignment | None = None  # of the ingredients before they were mixed; None: as they are
     test_right: ByteArray | None = None  # files of before had none
+    paired: Paired | None = None  # likewise
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,16 @@ WEAK = 0.1  # of accuracy below the best
 COARSE = 0.05  # twice an error that hides what matters
 
 
-def verdict(found: Diagnosis, job: Job) -> list[str]:
-    """A few sentences each; `job` is what the ingredients were trained by."""
-    return list(_sentences(found, job))
+def verdict(found: Diagnosis, job: Job, uniform_loses: bool | None = None) -> list[str]:
+    """A few sentences each; `job` is what the ingredients were trained by.
+
+    uniform_loses: whether the uniform soup, as it was made, is worse than the best ingredient on test nodes; None where
+    there is none.
+    """
+    return list(_sentences(found, job, uniform_loses))
 
 
-def _sentences(found: Diagnosis, job: Job) -> Iterator[str]:
+def _sentences(found: Diagnosis, job: Job, uniform_loses: bool | None) -> Iterator[str]:
     for reason in found.left_out:
         yield f"Left out: {reason}."
     if len(found.ingredients) == 1:
@@ -32,15 +36,29 @@ def _sentences(found: Diagnosis, job: Job) -> Iterator[str]:
     if outside or not mean.in_basin:
         yield f"{_broken(found, outside) if outside else _broken_together(found)} {_uniform(mean)}"
         yield from _remedies(found, job, outside)
+        avoid = ", and not uniform" if uniform_loses is not False else ""
+        yield f"Until then use greedy or gis, which mix only what improves on the best ingredient{avoid}."
     else:
-        yield _healthy(found, told)
+        yield f"{_one_basin(found, told)} {_uniform(mean)}"
+        if uniform_loses:
+            yield _unequal(found)
 
 
-def _healthy(found: Diagnosis, told: Sequence[Barrier]) -> str:
+def _unequal(found: Diagnosis) -> str:
+    """One basin is not enough where the ingredients differ in accuracy: their mean is no better than the best."""
+    lowest = min(ingredient.alone.accuracy for ingredient in found.ingredients)
+    return (
+        f"Even so the uniform soup loses to the best ingredient: it averages ingredients of {lowest:.4f} to"
+        f" {found.named(found.best).alone.accuracy:.4f} (validation). Use greedy or gis, which mix only what improves"
+        " on the best ingredient."
+    )
+
+
+def _one_basin(found: Diagnosis, told: Sequence[Barrier]) -> str:
     deepest = max(told, key=lambda barrier: barrier.fall)
     coarse = f" Falls of less are beyond {found.nodes} validation nodes." if deepest.error > COARSE / 2 else ""
     return (
-        f"Healthy: all {len(found.ingredients)} ingredients lie in one basin with the best, {found.best}. The lowest"
+        f"One basin: all {len(found.ingredients)} ingredients lie in one basin with the best, {found.best}. The lowest"
         f" midpoint, with {deepest.name}, is {_place(deepest)}.{coarse}"
     )
 
@@ -50,22 +68,26 @@ def _broken(found: Diagnosis, outside: Sequence[Barrier]) -> str:
     deepest = max(outside, key=lambda barrier: barrier.fall)
     are = "is" if len(outside) == 1 else "are"
     return (
-        f"Not one basin: {len(outside)} of {len(found.ingredients)} ingredients {are} not in one basin with the best,"
-        f" {found.best}: {names}. The midpoint with {deepest.name} is {_place(deepest)}."
+        f"Not one basin as trained: {len(outside)} of {len(found.ingredients)} ingredients {are} not in one basin with"
+        f" the best, {found.best}: {names}. The midpoint with {deepest.name} is {_place(deepest)}."
     )
 
 
 def _broken_together(found: Diagnosis) -> str:
-    return f"Not one basin: each midpoint with the best ingredient, {found.best}, holds, but the mean of all does not."
+    return (
+        f"Not one basin as trained: each midpoint with the best ingredient, {found.best}, holds, but the mean of all"
+        " does not."
+    )
 
 
 def _uniform(mean: Barrier) -> str:
     """What becomes of the mean of all."""
+    what = "The mean of all as trained, which is the uniform soup unless the job aligns hidden units,"
     if not isfinite(mean.mean.loss):
-        return "The mean of all, which is the uniform soup, gives scores that are not finite."
+        return f"{what} gives scores that are not finite."
     does = "collapses to" if collapsed(mean) else "has"
     where = f"{_points(abs(mean.fall))} {'below' if mean.fall > 0 else 'above'} the mean ingredient"
-    return f"The mean of all, which is the uniform soup, {does} {mean.mean.accuracy:.4f}, {where}."
+    return f"{what} {does} {mean.mean.accuracy:.4f}, {where}."
 
 
 def _unfit(found: Diagnosis) -> Iterator[str]:
@@ -108,7 +130,6 @@ def _remedies(found: Diagnosis, job: Job, outside: Sequence[Barrier]) -> Iterato
             "They share their initial state, so training drove them apart: train fewer epochs or at a lower learning"
             " rate, or branch them later from a shared trunk (train.trunk_epochs)."
         )
-    yield "Until then use greedy or gis, which mix only what improves on the best ingredient, and not uniform."
 
 
 def _lined_up(found: Diagnosis, job: Job) -> Iterator[str]:

@@ -128,5 +128,5 @@ class Examination:
     def _diagnosed(self, index: int, alone: Judgement) -> Diagnosed:
         path = self.run.ingredient(index)
         how = ingredient_store.read(path).hyperparameters
-        start = str(ingredient_store.origin(path)["initial_sha256"])
+        start = str(ingredient_store.origin(path).get("initial_sha256", ""))
         return Diagnosed(f"{index:04d}", alone, self.selection.fit[index], start, how.learning_rate, how.epochs)

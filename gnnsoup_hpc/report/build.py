@@ -33,7 +33,12 @@ def write(run: Contents) -> None:
         about = "one row a way to line up and an ingredient, or all: midpoints with the best one"
         tables["diagnosis"] = (columns(run.diagnosis), about)
     histories = {soup.method: soup.mixture.history for soup in run.soups if soup.mixture.history}
-    report_store.write(run.run.report, run.job, run.graph, tables, histories, verdicts(run), run.units)
+    facts = {"graph": run.graph, "split": run.split, "alignment": run.units}
+    texts = {
+        "verdicts": (verdicts(run), "what the numbers say, in words"),
+        "notes": (run.notes, "what preparing had to say of the source"),
+    }
+    report_store.write(run.run.report, run.job, facts, tables, histories, texts, run.test_classes)
 
 
 def _columns(rows: Sequence[Row], columns: Sequence[Column[Row]]) -> Columns:

@@ -1,4 +1,4 @@
-"""Several runs side by side, for example one a seed: mean and spread of each method's accuracy."""
+"""Several runs side by side; those that differ in their seeds alone, as mean and spread of each method's accuracy."""
 
 from __future__ import annotations
 
@@ -6,30 +6,64 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.report.groups import Settled, differences, grouped
 from gnnsoup_hpc.report.layout import aligned
 from gnnsoup_hpc.report.rows import Contents, best_ingredient, contents
 from gnnsoup_hpc.report.table import spread
 from gnnsoup_hpc.significance import FEWEST_RUNS, error_of_mean
 
+_SHOWN = 4  # settings in the table of runs that differ
+
 
 def comparison(roots: Sequence[Path]) -> str:
-    """A table of the methods that all runs have, mean ± standard deviation over runs.
+    """Tables of the runs in some folders; a folder that is given twice counts once."""
+    return compared([contents(root) for root in roots])
 
-    Raises: RunError where the runs have no method in common.
-    """
-    runs = [contents(root) for root in roots]
+
+def compared(runs: Sequence[Contents]) -> str:
+    """Tables of runs: of those that differ in their seeds alone a mean, of others a line a run."""
+    groups, repeats = grouped(runs)
+    lines = list(repeats)
+    if len(groups) > 1:
+        lines += ["", *_side_by_side(groups)]
+    for group in groups:
+        if len(group) > 1:
+            lines += ["", *_averaged([one.run for one in group])]
+    return "\n".join(lines).strip("\n")
+
+
+def _side_by_side(groups: Sequence[Sequence[Settled]]) -> list[str]:
+    """A line a run: what the groups differ in, and the test accuracies."""
+    runs = [one for group in groups for one in group]
+    keys = differences(groups)
+    methods = list(dict.fromkeys(soup.method for one in runs for soup in one.run.soups))
+    head = ("run", *keys[:_SHOWN], "mean ingredient", *methods)
+    rows = [(str(one.run.run.root), *map(one.shown, keys[:_SHOWN]), *_tests(one.run, methods)) for one in runs]
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    about = f"These runs differ in more than their seeds ({', '.join(keys[:_SHOWN])}{more}): no mean is taken over all."
+    return [about, "", *aligned([head, *rows]), "", "test accuracies; -: the run has no such soup."]
+
+
+def _tests(run: Contents, methods: Sequence[str]) -> list[str]:
+    soups = [run.soup(method) for method in methods]
+    tests = [f"{soup.test_accuracy:.4f}" if soup else "-" for soup in soups]
+    return [f"{_mean_tests([run])[0]:.4f}", *tests]
+
+
+def _averaged(runs: Sequence[Contents]) -> list[str]:
+    """A table of the methods that all of these runs have, mean ± standard deviation over runs."""
     common = [soup.method for soup in runs[0].soups if all(run.soup(soup.method) for run in runs)]
-    if not common:
-        raise RunError(f"the runs {', '.join(map(str, roots))} have no method in common")
     head = ("", "validation", "test", "test - mean ingredient", "test - best", "runs above best", "error", "verdict")
     rows = [_ingredients_row(runs), *(_method_row(runs, method) for method in common)]
+    missing = sorted({soup.method for run in runs for soup in run.soups} - set(common))
     about = (
         "±: standard deviation over runs. error: half of the 95 % interval of the mean of test - best (Student's t),"
         " each run's\ntwo measured on the same nodes; a mean beyond it is a gain or a loss, and none is judged of fewer"
         f" than {FEWEST_RUNS} runs."
     )
-    return "\n".join([f"{len(runs)} runs: {', '.join(map(str, roots))}", "", *aligned([head, *rows]), "", about])
+    left_out = [f"Not in all of these runs, and so in no mean: {', '.join(missing)}."] if missing else []
+    named = f"{len(runs)} runs: {', '.join(str(run.run.root) for run in runs)}"
+    return [named, "", *aligned([head, *rows]), "", about, *left_out]
 
 
 def _ingredients_row(runs: Sequence[Contents]) -> tuple[str, ...]:

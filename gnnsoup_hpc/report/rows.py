@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf, isfinite
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc.errors import FileError, RunError
@@ -41,12 +45,17 @@ class Contents:
     job: Job
     graph: str
     test_nodes: int
+    test_classes: tuple[int, ...]  # test nodes of each class
     ingredients: tuple[Ingredient, ...]
     soups: tuple[Soup, ...]
     phases: tuple[Phase, ...]
     alignment: Made | None = None  # None where nothing was asked about it
     diagnosis: Diagnosis | None = None  # of these very ingredients
     cells: tuple[Tried, ...] = ()  # of sweeps
+    split: str = ""  # which split was taken, in words; not known of a graph of an older version
+    notes: tuple[str, ...] = ()  # what preparing had to say of the source
+    source_sha256: str = ""  # of what the graph was read from
+    graph_made_with: Mapping[str, Any] = field(default_factory=dict)  # fields of [graph] and [partition] that matter
 
     @property
     def units(self) -> str:
@@ -85,12 +94,7 @@ def contents(root: Path) -> Contents:
     except FileError as error:
         raise RunError(f"{error}: run `gnnsoup train JOB`, which trains it again, then `gnnsoup soup JOB`") from None
     with graph_store.opened(run.graph, job) as graph:
-        about = (
-            f"{job.graph.source}, {graph.nodes} nodes, {graph.edges} directed entries, {graph.features} features"
-            f" ({job.graph.features}), split {job.graph.split}, {graph.parts} parts"
-        )
-        test_nodes = int((graph.role(0, graph.nodes) == Role.TEST).sum())
-        prepared = graph.measurement
+        prepared, facts = graph.measurement, _facts(job, graph)
         _check_shelf(run, graph, ingredients, soups)
         diagnosis = _diagnosis(run, graph, ingredients)
     alignment, cells = _alignment(run, job, soups), tried(run, job, soups)
@@ -101,7 +105,34 @@ def contents(root: Path) -> Contents:
         *([_phase("sweep", [row.soup.measurement for row in cells if row.soup])] if cells else []),
         _phase("soup", [soup.measurement for soup in soups]),
     )
-    return Contents(run, job, about, test_nodes, ingredients, soups, phases, alignment, diagnosis, cells)
+    return Contents(
+        run=run,
+        job=job,
+        **facts,
+        ingredients=ingredients,
+        soups=soups,
+        phases=phases,
+        alignment=alignment,
+        diagnosis=diagnosis,
+        cells=cells,
+    )
+
+
+def _facts(job: Job, graph: GraphFile) -> dict[str, Any]:
+    """What a report says of the graph, as fields of `Contents`."""
+    labels = graph.y(0, graph.nodes)[graph.role(0, graph.nodes) == Role.TEST]
+    return {
+        "graph": (
+            f"{job.graph.source}, {graph.nodes} nodes, {graph.edges} directed entries, {graph.features} features"
+            f" ({job.graph.features}), split {job.graph.split}, {graph.parts} parts"
+        ),
+        "test_nodes": len(labels),
+        "test_classes": tuple(np.bincount(labels, minlength=graph.classes).tolist()),
+        "split": graph.split,
+        "notes": graph.notes,
+        "source_sha256": graph.source_sha256,
+        "graph_made_with": graph.made_with,
+    }
 
 
 def _alignment(run: RunDir, job: Job, soups: Sequence[Soup]) -> Made | None:
@@ -178,5 +209,5 @@ def models_at_inference(soup: Soup) -> int:
 
 
 def _phase(name: str, spent: list[Measurement]) -> Phase:
-    highest = max(spent, key=above_baseline)
+    highest = max(spent, key=lambda one: above_baseline(one) if isfinite(above_baseline(one)) else -inf)
     return Phase(name, sum(m["seconds"] for m in spent), highest["peak_host_bytes"], highest["baseline_host_bytes"])

@@ -28,6 +28,8 @@ def table(run: Contents) -> str:
             f"{run.run.root}: {model.kind}, {model.layers} layers, hidden {model.hidden}{heads}, on {run.graph}",
             f"{len(run.ingredients)} ingredients: validation {spread(validations)}, test {spread(tests)}"
             " (mean ± standard deviation)",
+            *([f"split: {run.split}"] if run.split else []),
+            *run.notes,
             *([run.units] if run.units else []),
             "",
             *aligned([_HEAD, *(_row(run, soup) for soup in run.soups)]),
@@ -36,8 +38,8 @@ def table(run: Contents) -> str:
             *aligned([("phase", "seconds", "peak MiB"), *_phases(run)]),
             "",
             "peak: host memory above where the method or phase began; of methods on rank 0, of phases the highest.",
-            "forward, backward: passes over the whole graph while souping. models: what one prediction runs through:",
-            "an ensemble costs nothing to make, and that many times as much at each inference.",
+            "forward, backward: passes over the whole graph while souping. models: forward passes of one prediction;",
+            f"ensemble: no souping cost, {len(run.ingredients)} x inference cost.",
             "seconds of train and soup: sums over ingredients and over methods.",
             *_diagnosed(run),
             *verdicts(run),
@@ -75,7 +77,7 @@ def _row(run: Contents, soup: Soup) -> tuple[str, ...]:
 
 def _phases(run: Contents) -> list[tuple[str, ...]]:
     return [
-        (phase.name, f"{phase.seconds:.2f}", _mebibytes(phase.peak_host_bytes - phase.baseline_host_bytes))
+        (phase.name, _seconds(phase.seconds), _mebibytes(phase.peak_host_bytes - phase.baseline_host_bytes))
         for phase in run.phases
     ]
 
@@ -84,6 +86,10 @@ def _passes(soup: Soup, kind: str) -> str:
     """Passes over the whole graph, or over unions of parts."""
     whole, union = soup.counts[f"{kind}_whole"], soup.counts[f"{kind}_union"]
     return f"{union} unions" if union else str(whole)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f}" if isfinite(value) else "-"
 
 
 def _ratio(value: float, reference: float) -> str:

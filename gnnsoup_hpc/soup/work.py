@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,15 +11,17 @@ from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.job import Job, grids
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.progress import Log
-from gnnsoup_hpc.records import Role, Soup
+from gnnsoup_hpc.records import BoolArray, Paired, Role, Soup
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.soup.kitchen import Kitchen
 from gnnsoup_hpc.soup.methods import configured
 from gnnsoup_hpc.soup.protocol import SoupMethod
+from gnnsoup_hpc.soup.ranking import by_falling_accuracy
 from gnnsoup_hpc.soup.selection import Selection
 from gnnsoup_hpc.soup.station import Station, Taste
 from gnnsoup_hpc.soup.team import Team
 from gnnsoup_hpc.store import alignment as alignment_store
+from gnnsoup_hpc.store import glance
 from gnnsoup_hpc.store import soup as soup_store
 from gnnsoup_hpc.store.graph import GraphFile
 from gnnsoup_hpc.store.soup import Recipe
@@ -37,6 +39,8 @@ class Stove:
     station: Station
     team: Team
     log: Log
+    # Test nodes that the best ingredient gets right, by its name, once they are known.
+    right_of_best: dict[str, BoolArray] = field(default_factory=dict, repr=False)
 
     def cook_all(self, again: bool) -> None:
         """Make every soup of the job that is not there yet in this very configuration (or `again`, all).
@@ -71,7 +75,8 @@ class Stove:
             state = self.station.state(taste)
         self._clear(exact=True)
         roles = Role.VALIDATION, Role.TEST
-        validation, test = self.team.marks(self.station, taste, roles)  # here alone is a test label seen
+        validation, test = self.team.marks(self.station, taste, roles)  # test labels are seen here and in _paired alone
+        paired = self._paired(test.right)
         self._clear()
         return Soup(
             method=method.name,
@@ -88,7 +93,23 @@ class Stove:
             counts=kitchen.counts,
             alignment=self.station.alignment,
             test_right=np.packbits(test.right),
+            paired=paired,
         )
+
+    def _paired(self, right: BoolArray) -> Paired:
+        """A soup's right test nodes against those of the best ingredient, which is the one that a report compares with.
+
+        So the error of their difference does not depend on which other methods the job lists.
+        """
+        ids = list(self.selection.fit)
+        told = [glance.model(self.run.ingredient(index), "ingredient").validation_accuracy for index in ids]
+        place = by_falling_accuracy(told, ids)[0]
+        name = f"{ids[place]:04d}"
+        if name not in self.right_of_best:
+            alone = Taste(torch.eye(len(ids), dtype=torch.float64)[place : place + 1])
+            self.right_of_best[name] = self.team.marks(self.station, alone, (Role.VALIDATION, Role.TEST))[1].right
+        best = self.right_of_best[name]
+        return Paired(name, int((right & ~best).sum()), int((best & ~right).sum()))
 
     def _clear(self, exact: bool = False) -> None:
         """On every rank, whatever it is still at."""

@@ -95,7 +95,7 @@ def read(path: Path, origin: Made) -> Checkpoint:
     Raises: FileError naming the file and what is wrong with it; ForeignFileError where it is sound, but of another job.
     """
     with files.opened(path, KIND, VERSION) as file, files.reading(path):
-        ingredient_store.same_origin(path, file, origin.recipe, origin.values)
+        ingredient_store.same_origin(path, file, origin.values)
         state = states.sound(path, file)
         return Checkpoint(
             history=ingredient_store.get_history(file),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import nan
+
 import h5py
 
 from gnnsoup_hpc.measure import QUANTITIES
 from gnnsoup_hpc.records import Measurement
-from gnnsoup_hpc.store import files
+from gnnsoup_hpc.store import files, values
 
 
 def put(file: h5py.File, spent: Measurement) -> h5py.Group:
@@ -18,5 +20,5 @@ def put(file: h5py.File, spent: Measurement) -> h5py.Group:
 
 
 def get(file: h5py.File) -> Measurement:
-    """The quantities of a file."""
-    return Measurement({name: float(file["cost"][name][()]) for name in QUANTITIES})
+    """The quantities of a file; NaN for what it does not have, as one that another program wrote may lack all."""
+    return Measurement({name: values.number(file, f"cost/{name}", nan) for name in QUANTITIES})

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from gnnsoup_hpc import __version__, processes
 from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.hashing import canonical
+from gnnsoup_hpc.store import values
 from gnnsoup_hpc.store.reserved import ReservedFile
 
 USER_BLOCK = 512
@@ -144,9 +145,8 @@ def opened(path: Path, kind: str, version: int, verify: bool = True) -> Iterator
     Raises: FileError naming the file, what is wrong with it and what to do.
     """
     head = _head(path)
-    if verify and head != _seal_block(digest := _digest(path)):
-        says = head[len(_SEAL) :].decode("ascii", "replace")[:12]
-        raise FileError(f"{path} is truncated or damaged: its SHA-256 is {digest[:12]}…, its seal says {says}…")
+    if verify:
+        _check_seal(path, head)
     try:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
@@ -180,16 +180,31 @@ def _head(path: Path) -> bytes:
     return head
 
 
+def _check_seal(path: Path, head: bytes) -> None:
+    """The digits are those of the file, and the rest of the user block is empty but for a newline, which MAY be there.
+
+    Raises: FileError.
+    """
+    digest = _digest(path)
+    says, rest = head[len(_SEAL) :][: len(digest)], head[len(_SEAL) + len(digest) :]
+    if says != digest.encode():
+        shown = says.decode("ascii", "replace")[:12]
+        raise FileError(f"{path} is truncated or damaged: its SHA-256 is {digest[:12]}…, its seal says {shown}…")
+    if rest.removeprefix(b"\n").strip(b"\0") or len(head) < USER_BLOCK:
+        raise FileError(
+            f"{path} is damaged: in its first {USER_BLOCK} bytes only a newline and NULs may follow the seal's digits"
+        )
+
+
 def _check_kind(file: h5py.File, path: Path, kind: str, version: int) -> None:
-    found = file.attrs.get("format")
+    found = values.text(file, "format", "nothing")
     if found != f"{CREATOR}/{kind}":
         raise FileError(f"{path} holds {found!r} where {CREATOR}/{kind} is expected")
-    if file.attrs["format_version"] > version:
+    if (newer := values.whole(file, "format_version")) > version:
         raise FileError(
-            f"{path} has format version {file.attrs['format_version']}; this {CREATOR} {__version__} reads up to"
-            f" {version}: use a newer one"
+            f"{path} has format version {newer}; this {CREATOR} {__version__} reads up to {version}: use a newer one"
         )
-    if not file.attrs.get("complete", 0):
+    if not values.whole(file, "complete", 0):
         raise FileError(f"{path} was never completed: remove it and give the command that makes it again")
 
 
@@ -248,8 +263,8 @@ def put_table(file: h5py.File, name: str, columns: Mapping[str, tuple[Any, str, 
     group = file.create_group(name, track_order=True)
     group.attrs["about"] = about
     group.attrs["columns"] = list(columns)
-    for column, (values, unit, meaning) in columns.items():
-        put(group, column, values, unit, meaning)
+    for column, (data, unit, meaning) in columns.items():
+        put(group, column, data, unit, meaning)
 
 
 def _chunks(row: np.ndarray[Any, Any], rows: int) -> tuple[int, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite, nan
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import h5py
 
 from gnnsoup_hpc.errors import FileError
-from gnnsoup_hpc.store import files
+from gnnsoup_hpc.store import files, values
 
 _NEWEST = 1 << 30  # whoever wants to rely on a file checks its version
 _Seen = TypeVar("_Seen")
@@ -18,11 +19,11 @@ _Seen = TypeVar("_Seen")
 
 @dataclass(frozen=True)
 class Glance:
-    """What an ingredient or a soup says of itself. seconds: wall time of its making."""
+    """What an ingredient or a soup says of itself. seconds: wall time of its making, None where it does not say."""
 
     validation_accuracy: float
     test_accuracy: float
-    seconds: float
+    seconds: float | None
     host: str
     rank: int | None
     created: str
@@ -61,14 +62,15 @@ def _seen(path: Path, kind: str, take: Callable[[h5py.File], _Seen]) -> _Seen:
 
 
 def _model(file: h5py.File) -> Glance:
-    made: Any = file["provenance"].attrs
+    made = file["provenance"]
+    seconds = values.number(file, "cost/seconds", nan)
     return Glance(
-        validation_accuracy=float(file["metrics/validation_accuracy"][()]),
-        test_accuracy=float(file["metrics/test_accuracy"][()]),
-        seconds=float(file["cost/seconds"][()]),
-        host=str(made["host"]),
-        rank=int(made["rank"]) if "rank" in made else None,
-        created=str(file.attrs["created"]),
+        validation_accuracy=values.number(file, "metrics/validation_accuracy"),
+        test_accuracy=values.number(file, "metrics/test_accuracy"),
+        seconds=seconds if isfinite(seconds) else None,
+        host=values.text(made, "host", "unknown"),
+        rank=values.whole(made, "rank") if "rank" in made.attrs else None,
+        created=values.text(file, "created", ""),
     )
 
 

@@ -157,6 +157,13 @@ class GraphFile:
             return _facts(self.file) if "facts" in self.file["provenance"].attrs else None
 
     @property
+    def made_with(self) -> dict[str, Any]:
+        """The fields of [graph] and [partition] that the graph is a function of, by dotted name."""
+        with files.reading(self.path, _ADVICE):
+            provenance = self.file["provenance"].attrs
+            return dict(json.loads(provenance["used"])) if "used" in provenance else _made_by_version_1(self.file)
+
+    @property
     def source_files(self) -> tuple[SourceFile, ...]:
         """The files that the graph was read from, as they were then; none known of a graph of an older version."""
         with files.reading(self.path, _ADVICE):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Epoch, Hyperparameters, Ingredient, State
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.sampling import resolved
-from gnnsoup_hpc.store import cost, files, states
+from gnnsoup_hpc.store import cost, files, states, values
 from gnnsoup_hpc.store.graph import GraphFile
 
 KIND, VERSION = "ingredient", 1
@@ -170,47 +169,62 @@ def read(path: Path, origin: Origin | None = None) -> Ingredient:
         state = states.sound(path, file)
         if origin is not None:
             states.check_shapes(path, state, origin.architecture)
-            same_origin(path, file, origin.recipe, origin.values)
+            same_origin(path, file, origin.values)
         return _ingredient(file, state)
 
 
 def origin(path: Path) -> dict[str, Any]:
     """The values of an ingredient's origin, as `Origin.values` names them. Raises: FileError."""
     with files.opened(path, KIND, VERSION) as file, files.reading(path):
-        return dict(json.loads(file["provenance"].attrs["origin"]))
+        return _origin(file)
+
+
+def _origin(file: h5py.File) -> dict[str, Any]:
+    return values.document(file["provenance"], "origin")
 
 
 def _ingredient(file: h5py.File, state: State) -> Ingredient:
-    known = _DEFAULTS | json.loads(file["provenance"].attrs["origin"])
-    trained = {name: known[f"train.{name}"] for name in Hyperparameters.__dataclass_fields__}
-    trained["shared_draws"] = tuple(trained["shared_draws"])
+    known = _DEFAULTS | _origin(file)
+    trained: dict[str, Any] = {name: known.get(f"train.{name}") for name in Hyperparameters.__dataclass_fields__}
+    for name in ("index", "train.epochs", "train.learning_rate", "train.weight_decay", "train.dropout"):
+        if not isinstance(known.get(name), int | float):
+            raise FileError(f"{file.filename}: its origin has {name} = {known.get(name)!r}, where a number is expected")
+    trained["shared_draws"] = tuple(known["train.shared_draws"])
     return Ingredient(
-        index=int(file.attrs["index"]),
+        index=int(known["index"]),
         state=state,
         history=get_history(file),
-        best_epoch=int(file["metrics/best_epoch"][()]),
-        validation_accuracy=float(file["metrics/validation_accuracy"][()]),
-        test_accuracy=float(file["metrics/test_accuracy"][()]),
+        best_epoch=int(values.number(file, "metrics/best_epoch", 0)),
+        validation_accuracy=_accuracy(file, "metrics/validation_accuracy"),
+        test_accuracy=_accuracy(file, "metrics/test_accuracy"),
         hyperparameters=Hyperparameters(**trained),
-        stopped=str(file["metrics"].attrs["stopped"]),
+        stopped=values.text(file["metrics"], "stopped", ""),
         measurement=cost.get(file),
     )
 
 
-def same_origin(path: Path, file: h5py.File, recipe: str, wanted: Mapping[str, Any]) -> None:
-    """Refuse a file of another recipe, naming the first thing in which it differs from what is wanted.
+def _accuracy(file: h5py.File, name: str) -> float:
+    found = values.number(file, name)
+    if not 0.0 <= found <= 1.0:
+        raise FileError(f"{file.filename}: {name} is {found}, where an accuracy from 0 to 1 is expected")
+    return found
 
+
+def same_origin(path: Path, file: h5py.File, wanted: Mapping[str, Any]) -> None:
+    """Refuse a file of another origin, naming the first thing in which it differs from what is wanted.
+
+    Values are compared, and not the recipe, which is their hash: a file that another program wrote may lack it.
     Raises: ForeignFileError.
     """
-    if file.attrs["recipe"] == recipe:
-        return
-    found = json.loads(file["provenance"].attrs["origin"])
+    found = _origin(file)
     was, says = _DEFAULTS | found, _DEFAULTS | dict(wanted)
     # Where a start differs, what the job says of starts tells more than a hash.
     keys = sorted([*wanted, *found], key=lambda key: key in ("initial_sha256", "trunk_sha256"))
-    key = next((key for key in keys if was.get(key) != says.get(key)), "index")
+    key = next((key for key in keys if was.get(key) != says.get(key)), None)
+    if key is None:
+        return
     if key == "graph_sha256":
-        raise ForeignFileError(f"{path} was trained on another graph ({found.get(key, '?')[:12]}…) than the run's")
+        raise ForeignFileError(f"{path} was trained on another graph ({str(found.get(key))[:12]}…) than the run's")
     if key == "initial_sha256":
         raise ForeignFileError(f"{path} started from another initial state than the run's")
     if key == "trunk_sha256":
@@ -229,8 +243,11 @@ def put_history(file: h5py.File, history: Mapping[str, Any]) -> None:
 
 
 def get_history(file: h5py.File) -> tuple[Epoch, ...]:
-    """The training history of a file."""
-    rows = zip(*(file["history"][name][:] for name in HISTORY), strict=True)
+    """The training history of a file; empty where it has none."""
+    if "history" not in file:
+        return ()
+    table = file["history"]
+    rows = zip(*(values.column(table, name, len(table["epoch"])) for name in HISTORY), strict=True)
     return tuple(Epoch(int(e), float(a), float(b), float(c)) for e, a, b, c in rows)
 
 
@@ -255,8 +272,8 @@ def read_initial(path: Path, architecture: Architecture, seed: int) -> State:
     Raises: FileError where it is damaged; RunError where it is of another architecture or seed.
     """
     with files.opened(path, INITIAL, INITIAL_VERSION) as file, files.reading(path):
-        state = states.get(file)
-        made = _as_in_job(json.loads(file.attrs["architecture"]), int(file.attrs["seed"]))
+        state = states.sound(path, file)
+        made = _as_in_job(values.document(file, "architecture"), values.whole(file, "seed"))
     wanted = _as_in_job(asdict(architecture), seed)
     key = next((key for key in wanted if made.get(key) != wanted[key]), None)
     if key is not None:
@@ -264,7 +281,6 @@ def read_initial(path: Path, architecture: Architecture, seed: int) -> State:
             f"{path} was made with {key} = {made.get(key)!r}, the job says {wanted[key]!r}: give the job a name of its"
             f" own (--set name=…), or remove {path.parent}"
         )
-    states.check_finite(path, state)
     states.check_shapes(path, state, architecture)
     return state
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.records import Step
 from gnnsoup_hpc.store import files
@@ -19,19 +21,21 @@ Columns = Mapping[str, tuple[Any, str, str]]
 def write(
     path: Path,
     job: Job,
-    graph: str,
+    facts: Mapping[str, str],
     tables: Mapping[str, tuple[Columns, str]],
     histories: Mapping[str, Sequence[Step]],
-    verdicts: Sequence[str],
-    units: str = "",
+    texts: Mapping[str, tuple[Sequence[str], str]],
+    test_classes: Sequence[int],
 ) -> None:
-    """Publish a report: tables as groups, each method's steps under histories/; verdicts and `units` in words."""
+    """Publish a report: facts as root attributes, tables as groups, each method's steps under histories/, sentences."""
     with files.created(path, KIND, VERSION, f"report of the run {job.name}") as file:
-        file.attrs["graph"], file.attrs["alignment"] = graph, units
+        file.attrs.update(facts)
         for name, (columns, about) in tables.items():
             files.put_table(file, name, columns, about)
         group = file.create_group("histories", track_order=True)
         for method, history in histories.items():
             put_history(group, method, history)
-        files.put(file, "verdicts", list(verdicts), "1", "what the numbers say, in words")
+        for name, (sentences, about) in texts.items():
+            files.put(file, name, list(sentences), "1", about)
+        files.put(file, "test_classes", np.array(test_classes, dtype=np.int64), "1", "test nodes of each class")
         files.put_provenance(file, job.to_toml())

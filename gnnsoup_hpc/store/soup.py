@@ -17,7 +17,7 @@ from gnnsoup_hpc.hashing import canonical, fingerprint
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.measure import COUNTS
 from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Mixture, Preparation, Soup, State, Step
+from gnnsoup_hpc.records import Mixture, Paired, Preparation, Soup, State, Step
 from gnnsoup_hpc.store import alignment as alignment_store
 from gnnsoup_hpc.store import cost, files, states
 from gnnsoup_hpc.store.graph import put_preparation
@@ -91,6 +91,12 @@ def write(
         files.put(metrics, "test_accuracy", soup.test_accuracy, "1", "exact, on test nodes")
         if soup.test_right is not None:
             files.put(metrics, "test_right", soup.test_right, "1", "a bit a test node: 1 = right")
+        if soup.paired is not None:
+            metrics.attrs["best_ingredient"] = soup.paired.best
+            files.put(metrics, "only_soup_right", soup.paired.only_soup, "1", "test nodes that the best gets wrong")
+            files.put(
+                metrics, "only_best_right", soup.paired.only_best, "1", "test nodes that only the best gets right"
+            )
         passes = file.create_group("passes", track_order=True)
         for name, count in soup.counts.items():
             files.put(passes, name, count, "1", COUNTS[name])
@@ -144,7 +150,15 @@ def read(path: Path) -> Soup:
             counts={name: int(file["passes"][name][()]) for name in COUNTS},
             alignment=alignment_store.get(mix) if "alignment" in mix else None,
             test_right=file["metrics/test_right"][:] if "test_right" in file["metrics"] else None,
+            paired=_paired(file["metrics"]),
         )
+
+
+def _paired(metrics: h5py.Group) -> Paired | None:
+    if "only_soup_right" not in metrics:
+        return None
+    counts = (int(metrics[name][()]) for name in ("only_soup_right", "only_best_right"))
+    return Paired(str(metrics.attrs["best_ingredient"]), *counts)
 
 
 def read_state(path: Path) -> tuple[Architecture, State]:
@@ -154,7 +168,10 @@ def read_state(path: Path) -> tuple[Architecture, State]:
     """
     with files.opened(path, KIND, VERSION) as file, files.reading(path):
         if file["mixture"].attrs["of"] != "weights":
-            raise FileError(f"{path} is an ensemble, which has no weights of its own: read its ingredients")
+            raise FileError(
+                f"{path} is an ensemble, which has no weights of its own: read its ingredients, and average their"
+                " softmax outputs"
+            )
         architecture = Architecture(**json.loads(file["provenance"].attrs["architecture"]))
         state = states.get(file)
     states.check_finite(path, state)

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
-import numpy as np
 import torch
 
 from gnnsoup_hpc.errors import FileError, ForeignFileError
 from gnnsoup_hpc.hashing import content_sha256
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import State
-from gnnsoup_hpc.store import files
+from gnnsoup_hpc.store import files, values
 
 ABOUT = "parameter, named and laid out as in PyG"
 
@@ -27,14 +26,14 @@ def put(file: h5py.File, state: State, name: str = "state", about: str = ABOUT) 
 
 
 def get(file: h5py.File, name: str = "state") -> State:
-    """The state of a file, in the order it was written in."""
-    return {parameter: torch.from_numpy(np.asarray(data[...])) for parameter, data in file[name].items()}
+    """The state of a file, in the order it was written in, as float32 whatever floating type it is stored in."""
+    return {parameter: torch.from_numpy(values.floats(file[name], parameter)) for parameter in file[name]}
 
 
 def sound(path: Path, file: h5py.File) -> State:
-    """The state of a file, if it has the hash that the file states, and is finite. Raises: FileError."""
+    """The state of a file, if it is finite, and has the hash that the file states, if any. Raises: FileError."""
     state = get(file)
-    if sha256(state) != file["state"].attrs["sha256"]:
+    if (found := sha256(state)) != values.text(file["state"], "sha256", found):
         raise FileError(f"{path} is damaged: its weights do not have the hash that it states")
     check_finite(path, state)
     return state

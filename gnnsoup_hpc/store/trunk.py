@@ -74,5 +74,5 @@ def read(path: Path, origin: TrunkOrigin | None = None) -> Trunk:
         state = states.sound(path, file)
         if origin is not None:
             states.check_shapes(path, state, origin.ingredient.architecture)
-            ingredient_store.same_origin(path, file, origin.recipe, origin.values)
+            ingredient_store.same_origin(path, file, origin.values)
         return Trunk(state, ingredient_store.get_history(file), cost.get(file))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -103,6 +104,15 @@ def _is_there(starts: Starts, index: int) -> bool:
     return True
 
 
+def _damage(path: Path) -> str:
+    """What is wrong with a file that could not be read."""
+    try:
+        ingredient_store.read(path)
+    except FileError as error:
+        return str(error)
+    return f"{path} was damaged"
+
+
 def _share(starts: Starts, missing: list[int]) -> dict[int, str]:
     """Train what is missing, one lease after the other; wait for what others hold, and take over what they drop.
 
@@ -163,7 +173,7 @@ def _train_one(starts: Starts, index: int, lease: Lease) -> None:
     bench = starts.bench
     path, origin = bench.run.ingredient(index), starts.origin(index)
     if path.exists():
-        bench.log.say(f"train: {path} is damaged; set aside as {files.set_aside(path).name}, and trained again")
+        bench.log.say(f"train: {_damage(path)}; set aside as {files.set_aside(path).name}, and trained again")
     title, how, seed = f"ingredient {index:04d}", origin.hyperparameters, bench.job.train.seed
     keeper = bench.keeper(_work(index), title, origin, lease)
     with bench.board.watched(_work(index), title, how.epochs) as bar:

@@ -19,10 +19,10 @@ def said(found: Diagnosis, features: str = "standardise") -> str:
     return "\n".join(verdict(found, Job(name="x", graph={"features": features})))
 
 
-def test_a_healthy_run_is_healthy_and_gets_no_advice() -> None:
+def test_a_run_in_one_basin_gets_no_advice() -> None:
     (line,) = verdict(diagnosis(0.9, 0.899), JOB)
     assert line.startswith(
-        "Healthy: all 3 ingredients lie in one basin with the best, 0000. The lowest midpoint, with 0002"
+        "One basin: all 3 ingredients lie in one basin with the best, 0000. The lowest midpoint, with 0002"
     )
     assert "0.10 points below the mean of its ends" in line
     assert "Falls of less are beyond" not in line
@@ -30,7 +30,7 @@ def test_a_healthy_run_is_healthy_and_gets_no_advice() -> None:
 
 def test_few_validation_nodes_tell_little_and_it_is_said() -> None:
     (line,) = verdict(diagnosis(0.9, 0.8, mean=0.9, nodes=30), JOB)
-    assert line.endswith("Falls of less are beyond 30 validation nodes.")
+    assert "Falls of less are beyond 30 validation nodes." in line
 
 
 def test_a_collapse_is_said_with_its_figures() -> None:
@@ -38,10 +38,10 @@ def test_a_collapse_is_said_with_its_figures() -> None:
     assert "2 of 4 ingredients are not in one basin with the best, 0000: 0002, 0003." in text
     assert "The midpoint with 0002 is 40.00 points below the mean of its ends" in text
     assert (
-        "The mean of all, which is the uniform soup, collapses to 0.4500, 45.00 points below the mean ingredient."
-        in text
+        "The mean of all as trained, which is the uniform soup unless the job aligns hidden units, collapses to 0.4500,"
+        " 45.00 points below the mean ingredient." in text
     )
-    assert "Healthy" not in text
+    assert "One basin" not in text
 
 
 def test_a_mean_of_all_that_falls_alone_is_seen() -> None:
@@ -71,7 +71,7 @@ def test_shared_starts_are_told_from_different_ones() -> None:
 )
 def test_features_that_are_not_standardised_are_named(features: str, words: str) -> None:
     assert words in said(diagnosis(0.5), features)
-    assert words not in said(diagnosis(0.9), features)  # a healthy run is left alone
+    assert words not in said(diagnosis(0.9), features)  # a run in one basin is left alone
     assert "Features are" not in said(diagnosis(0.5))
 
 
@@ -126,3 +126,17 @@ def test_what_the_job_does_already_is_no_advice() -> None:
     assert 'the job matches them before mixing (soup.align = "weights")' in with_it
     assert ': set soup.align = "weights".' in without
     assert ": set soup" not in with_it
+
+
+def test_the_verdict_does_not_contradict_what_a_report_says_of_the_uniform_soup() -> None:
+    found = diagnosis(0.9, 0.899)
+    one, unequal = verdict(found, JOB, uniform_loses=True)
+    assert verdict(found, JOB, uniform_loses=False) == verdict(found, JOB) == [one]
+    assert one.endswith("has 0.9000, 0.00 points above the mean ingredient.")
+    assert unequal.startswith(
+        "Even so the uniform soup loses to the best ingredient: it averages ingredients of 0.9000"
+    )
+    broken = diagnosis(0.5, mean=0.45)
+    for loses, avoid in ((None, ", and not uniform."), (True, ", and not uniform."), (False, "the best ingredient.")):
+        assert verdict(broken, JOB, loses)[-1].endswith(avoid)
+    assert "Not one basin as trained" in said(broken)

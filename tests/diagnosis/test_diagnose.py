@@ -44,7 +44,7 @@ def diagnose(job: Job, *words: object) -> str:
 def test_permuted_copies_of_a_model_are_not_in_one_basin(collapsing: Job) -> None:
     said = diagnose(collapsing)
     assert "5 of 6 ingredients are not in one basin with the best, 0000" in said
-    assert "which is the uniform soup, collapses to" in said
+    assert "which is the uniform soup unless the job aligns hidden units, collapses to" in said
     assert "They started from 6 different initial states" in said
     assert 'soup.align = "weights"' in said
     found = diagnosis_store.read(RunDir.of(collapsing).diagnosis)
@@ -55,10 +55,10 @@ def test_permuted_copies_of_a_model_are_not_in_one_basin(collapsing: Job) -> Non
     assert found.lineups[1].mean.accuracy == found.ingredients[0].alone.accuracy
 
 
-def test_copies_of_one_model_are_healthy(stock: Job, tmp_path: Path) -> None:
+def test_copies_of_one_model_are_in_one_basin(stock: Job, tmp_path: Path) -> None:
     job = remade(pantry.copied(stock, tmp_path), lambda state, index: state)
     said = diagnose(job)
-    assert "Healthy: all 3 ingredients lie in one basin with the best, 0000" in said
+    assert "One basin: all 3 ingredients lie in one basin with the best, 0000" in said
     found = diagnosis_store.read(RunDir.of(job).diagnosis)
     alone = found.ingredients[0].alone
     assert len(found.lineups) == 1  # nothing is wrong, so nothing else is asked
@@ -96,7 +96,7 @@ def test_a_run_may_lie_elsewhere_and_a_job_does_too(stock: Job, tmp_path: Path) 
     assert said.splitlines()[-1] == "-> moved/diagnosis.h5"
     job = pantry.copied(stock, tmp_path)
     (tmp_path / "job.toml").write_text(job.to_toml())
-    assert "Healthy" in kit.succeeds(kit.here("diagnose", "job.toml", cwd=tmp_path))
+    assert "One basin" in kit.succeeds(kit.here("diagnose", "job.toml", cwd=tmp_path))
 
 
 def test_what_is_no_run_is_said_in_a_line(tmp_path: Path, stock: Job) -> None:
@@ -115,7 +115,7 @@ def test_an_ingredient_that_is_not_finite_is_left_out_and_named(stock: Job, tmp_
     said = diagnose(remade(pantry.copied(stock, tmp_path), spoilt))  # type: ignore[arg-type]
     assert "Left out: " in said
     assert "0001.h5 has weights that are not finite" in said
-    assert "Healthy: all 2 ingredients" in said
+    assert "One basin: all 2 ingredients" in said
 
 
 def test_one_ingredient_is_no_error(stock: Job, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_souping_ends_with_a_diagnosis_unless_it_is_told_not_to(stock: Job, serv
     run = RunDir.of(served)
     assert kit.dataset(run.report, "diagnosis/in_basin").tolist() == [1, 1, 1]
     assert kit.texts(run.report, "diagnosis/ingredient")[-1] == "all"
-    assert any(line.startswith("Healthy") for line in kit.texts(run.report, "verdicts"))
+    assert any(line.startswith("One basin") for line in kit.texts(run.report, "verdicts"))
     job = pantry.changed(pantry.copied(stock, tmp_path), "soup.diagnose=false", 'soup.methods=["uniform"]')
     pantry.souped(job)
     run = RunDir.of(job)

@@ -286,9 +286,9 @@ def test_facts_do_not_depend_on_the_job(kind: str) -> None:
         {"self_loops": "remove"},
         {"split": "random"},
     ]
-    facts = [graph(kind, arrays, **job).facts for job in jobs]
-    assert facts == [facts[0]] * len(jobs)
-    assert (facts[0].splits, facts[0].duplicates, facts[0].edge_values) == ({"stored": 1}, 1, {})
+    assert [graph(kind, arrays, **job).facts for job in jobs] == [SourceFacts({"stored": 1}, 1, {}, True, 1, 20)] * len(
+        jobs
+    )
     assert "1 edges are duplicates" in refusal(kind, arrays, duplicates="refuse")
 
 

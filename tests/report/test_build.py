@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -12,6 +14,8 @@ import pytest
 
 from gnnsoup_hpc.job import METHOD_NAMES, Job
 from gnnsoup_hpc.measure import COUNTS, QUANTITIES
+from gnnsoup_hpc.report import build
+from gnnsoup_hpc.report.rows import contents
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import ingredient as ingredient_store
 from gnnsoup_hpc.store import soup as soup_store
@@ -102,3 +106,15 @@ def test_the_report_stands_alone(report: h5py.File, served: Job) -> None:
     assert report["provenance/job"].asstr()[()] == served.to_toml()
     assert "300 nodes" in report.attrs["graph"]
     assert len(report["verdicts"]) >= len(METHOD_NAMES) - 1
+
+
+def test_the_report_repeats_what_the_graph_says(served: Job, tmp_path: Path) -> None:
+    """Which split was taken, what preparing had to say, and how many test nodes each class has."""
+    run = replace(contents(RunDir.of(served).root), split="random", notes=("Two edges were merged.", "No more."))
+    copy = RunDir(tmp_path)
+    build.write(replace(run, run=copy))
+    with h5py.File(copy.report) as file, h5py.File(RunDir.of(served).graph) as graph:
+        assert file.attrs["split"] == "random"
+        assert file["notes"].asstr()[:].tolist() == ["Two edges were merged.", "No more."]
+        labels = graph["nodes/y"][:][graph["nodes/split"][:] == 3]
+        assert file["test_classes"][:].tolist() == np.bincount(labels).tolist()

@@ -12,20 +12,19 @@ import torch
 
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.job import METHOD_NAMES, Job
-from gnnsoup_hpc.records import Mixture, Soup
-from gnnsoup_hpc.report.compare import comparison
+from gnnsoup_hpc.records import Mixture, Paired, Soup
 from gnnsoup_hpc.report.compare import judged as compared
 from gnnsoup_hpc.report.layout import aligned
-from gnnsoup_hpc.report.rows import Contents, contents
+from gnnsoup_hpc.report.rows import Contents, best_ingredient, contents
 from gnnsoup_hpc.report.table import spread, table
-from gnnsoup_hpc.report.words import disguised, verdicts
+from gnnsoup_hpc.report.words import only_ingredient, verdicts
 from gnnsoup_hpc.run_dir import RunDir
 from tests import pantry
 
 
 @pytest.fixture(scope="module")
 def run(served: Job) -> Contents:
-    """The LS soup's weights are made even, so that it is no ingredient in disguise."""
+    """The LS soup's weights are made even, so that it is not equal to one ingredient."""
     found = contents(RunDir.of(served).root)
     return replace(found, soups=tuple(even(soup) if soup.method == "ls" else soup for soup in found.soups))
 
@@ -33,6 +32,9 @@ def run(served: Job) -> Contents:
 def even(soup: Soup) -> Soup:
     alpha = torch.full_like(soup.mixture.alpha, 1 / soup.mixture.alpha.shape[1])
     return replace(soup, mixture=replace(soup.mixture, alpha=alpha))
+
+
+UNPAIRED = ", as if on different nodes: the soup's file, of an older version, lacks the pairs"
 
 
 def judged(run: Contents, best: float, soup: float, nodes: int = 100, **changes: object) -> str:
@@ -45,7 +47,7 @@ def sentences(run: Contents, best: float, soup: float, nodes: int = 100, **chang
     ingredients = tuple(replace(i, validation_accuracy=0.5, test_accuracy=best) for i in run.ingredients)
     ls = run.soup("ls")
     assert ls is not None
-    made = replace(ls, test_accuracy=soup, **{"test_right": None, **changes})
+    made = replace(ls, test_accuracy=soup, **{"test_right": None, "paired": None, **changes})
     found = verdicts(replace(run, ingredients=ingredients, soups=(made,), test_nodes=nodes))
     return [line for line in found if line.startswith("The ls soup")]
 
@@ -53,18 +55,19 @@ def sentences(run: Contents, best: float, soup: float, nodes: int = 100, **chang
 def test_a_difference_within_the_error_is_no_gain(run: Contents) -> None:
     """Without the nodes, both count as measured on nodes of their own: sqrt(2) * 2 * 5 points at 0.5 of 100."""
     assert judged(run, 0.5, 0.54) == (
-        "The ls soup is 4.00 points above the best ingredient, a difference within its error of 14.12 points."
+        "The ls soup is 4.00 points above the best ingredient, a difference within its error of 14.12 points"
+        f"{UNPAIRED}."
     )
     assert judged(run, 0.5, 0.46).startswith(
         "The ls soup is 4.00 points below the best ingredient, a difference within"
     )
-    assert judged(run, 0.5, 0.63).endswith("a difference within its error of 13.92 points.")
+    assert judged(run, 0.5, 0.63).endswith(f"a difference within its error of 13.92 points{UNPAIRED}.")
     assert judged(run, 0.5, 0.5) == "The ls soup does exactly as well as the best ingredient."
 
 
 def test_a_larger_difference_is_said(run: Contents) -> None:
     assert judged(run, 0.5, 0.54, nodes=10_000) == (
-        "The ls soup beats the best ingredient by 4.00 points; the error is 1.41 points."
+        f"The ls soup beats the best ingredient by 4.00 points; the error is 1.41 points{UNPAIRED}."
     )
     assert judged(run, 0.5, 0.49, nodes=100_000).startswith("The ls soup loses to the best ingredient by 1.00 points;")
 
@@ -83,11 +86,22 @@ def test_soups_and_best_are_compared_on_the_same_nodes(run: Contents) -> None:
     def against(gained: int, lost: int) -> str:
         right = right_of_best.copy()
         right[50 : 50 + gained], right[:lost] = True, False
-        soups = (
-            replace(best, test_right=np.packbits(right_of_best)),
-            replace(ls, test_right=np.packbits(right), test_accuracy=float(right.mean())),
+        pair = Paired(f"{index:04d}", int((right & ~right_of_best).sum()), int((right_of_best & ~right).sum()))
+        old = (
+            replace(best, test_right=np.packbits(right_of_best), paired=None),
+            replace(ls, test_right=np.packbits(right), test_accuracy=float(right.mean()), paired=None),
         )
-        return verdicts(replace(run, ingredients=ingredients, soups=soups, test_nodes=100))[1]
+        new = (replace(old[1], test_right=None, paired=pair),)  # without the soup `best`
+        said = [
+            [
+                line
+                for line in verdicts(replace(run, ingredients=ingredients, soups=soups, test_nodes=100))
+                if line.startswith("The ls soup")
+            ]
+            for soups in (old, new)
+        ]
+        assert said[0] == said[1]
+        return said[0][0]
 
     assert against(7, 2).endswith(
         "5.00 points above the best ingredient, a difference within its error of 6.00 points."
@@ -112,29 +126,29 @@ def weighed(run: Contents, *rows: tuple[float, ...]) -> Mixture:
 def test_a_soup_that_is_one_ingredient_is_called_so(run: Contents) -> None:
     best = weighed(run, (0.995, 0.0, 0.005), (1.0, 0.0, 0.0))
     assert judged(run, 0.5, 0.5, mixture=best) == (
-        "The ls soup is the best ingredient in disguise: all but a hundredth of the weight, or more, is 0000's."
+        "The ls soup equals the best ingredient, 0000 (99 % or more of the weight)."
     )
     other = weighed(run, (0.0, 1.0, 0.0), (0.0, 1.0, 0.0))
-    assert "above the best ingredient (it is ingredient 0001 in disguise), a diff" in judged(
+    assert "above the best ingredient (it equals ingredient 0001: 99 % or more of the weight), a diff" in judged(
         run, 0.5, 0.54, mixture=other
     )
     for mixed in (weighed(run, (0.98, 0.02, 0.0), (1.0, 0.0, 0.0)), weighed(run, (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))):
-        assert "disguise" not in judged(run, 0.5, 0.5, mixture=mixed)
+        assert "equals" not in judged(run, 0.5, 0.5, mixture=mixed)
 
 
 @pytest.mark.parametrize("row", [(2.0, -1.0, 0.0), (1.0, 0.9, 0.9), (1e13, 2e13, 1e13), (float("nan"),) * 3])
 def test_weights_that_are_no_shares_are_not_taken_for_one(run: Contents, row: tuple[float, float, float]) -> None:
     ls = run.soup("ls")
     assert ls is not None
-    assert disguised(replace(ls, mixture=weighed(run, row, row))) == ""
+    assert only_ingredient(replace(ls, mixture=weighed(run, row, row))) == ""
 
 
-def test_an_ensemble_is_never_in_disguise(run: Contents) -> None:
+def test_an_ensemble_never_equals_an_ingredient(run: Contents) -> None:
     ensemble = replace(weighed(run, (1.0, 0.0, 0.0)), of="predictions")
     ls = run.soup("ls")
     assert ls is not None
-    assert disguised(replace(ls, mixture=ensemble)) == ""
-    assert disguised(replace(ls, mixture=replace(ensemble, of="weights"))) == "0000"
+    assert only_ingredient(replace(ls, mixture=ensemble)) == ""
+    assert only_ingredient(replace(ls, mixture=replace(ensemble, of="weights"))) == "0000"
 
 
 def test_a_collapse_is_said_aloud(run: Contents) -> None:
@@ -176,7 +190,7 @@ def test_every_method_but_the_best_gets_a_verdict(run: Contents) -> None:
 
 
 def test_the_diagnosis_comes_last_and_its_lack_is_said(run: Contents) -> None:
-    assert verdicts(run)[-1].startswith("Healthy: all 3 ingredients")
+    assert verdicts(run)[-1].startswith("One basin: all 3 ingredients")
     lines = table(run).splitlines()
     assert any(line.startswith("midpoints with the best ingredient") for line in lines)
     assert [line.split()[-1] for line in lines if line.startswith(("0000", "0001", "0002", "mean of all"))].count(
@@ -207,22 +221,6 @@ def test_columns_are_aligned() -> None:
 def test_spread_is_the_sample_deviation() -> None:
     assert spread([1.0, 2.0, 3.0]) == "2.0000 ± 1.0000"
     assert spread([0.5]) == "0.5000 ± 0.0000"
-
-
-def test_runs_are_compared_by_the_methods_they_share(served: Job, tmp_path: Path) -> None:
-    other = RunDir.of(pantry.copied(served, tmp_path))
-    other.soup("uniform").unlink()
-    text = comparison([RunDir.of(served).root, other.root])
-    heads = [line.split()[0] for line in text.splitlines() if line]
-    assert heads[0] == "2"
-    assert heads[3:-2] == [name for name in METHOD_NAMES if name != "uniform"]
-    for name in METHOD_NAMES:
-        if name != "gis":
-            other.soup(name).unlink(missing_ok=True)
-    one = RunDir.of(pantry.copied(served, tmp_path / "one"))
-    one.soup("gis").unlink()
-    with pytest.raises(RunError, match="have no method in common"):
-        comparison([one.root, other.root])
 
 
 def test_a_mean_over_runs_is_a_gain_only_beyond_its_error() -> None:
@@ -265,3 +263,72 @@ def test_ingredients_that_are_not_the_soups_are_not_reported_beside_them(copy: R
     shutil.copy(copy.ingredient(0), copy.ingredient(2))
     with pytest.raises(RunError, match="run `gnnsoup soup JOB`"):
         contents(copy.root)
+
+
+def test_the_error_does_not_depend_on_the_other_methods(run: Contents) -> None:
+    whole = {line.split()[1]: line for line in verdicts(run) if line.startswith(("The ls", "The pls", "The uniform"))}
+    assert set(whole) == {"ls", "pls", "uniform"}
+    for method, line in whole.items():
+        alone = replace(run, soups=tuple(soup for soup in run.soups if soup.method == method))
+        assert [said for said in verdicts(alone) if said.startswith(f"The {method}")] == [line]
+        assert "older version" not in line
+
+
+def test_souping_pairs_each_soup_with_the_best_ingredient(run: Contents) -> None:
+    best = run.soup("best")
+    assert best is not None
+    for soup in run.soups:
+        pair = soup.paired
+        assert pair is not None
+        assert pair.best == f"{best_ingredient(run).index:04d}"
+        assert pair.only_soup - pair.only_best == round((soup.test_accuracy - best.test_accuracy) * run.test_nodes)
+
+
+def classes(run: Contents, accuracy: float, counts: tuple[int, ...]) -> str:
+    """What is said of accuracies on test nodes of such classes, where all soups have one accuracy."""
+    ingredients = tuple(replace(i, test_accuracy=accuracy) for i in run.ingredients)
+    soups = tuple(replace(soup, test_accuracy=accuracy) for soup in run.soups)
+    made = replace(run, ingredients=ingredients, soups=soups, test_nodes=sum(counts), test_classes=counts)
+    return "\n".join(line for line in verdicts(made) if "class" in line)
+
+
+def test_an_accuracy_that_a_majority_vote_has_too_is_said(run: Contents) -> None:
+    assert classes(run, 0.96, (950, 50)) == (
+        "The highest test accuracy, 0.9600, is no better than a majority vote: 0.9500 of test nodes are of class 0, and"
+        " the error is 1.27 points."
+    )
+    assert "is worse than a majority vote: 0.9500 of test nodes are of class 1" in classes(run, 0.5, (50, 950))
+    assert "is no better than a majority vote: 1.0000 of test nodes are of class 0" in classes(run, 1.0, (1000,))
+    assert classes(run, 0.99, (950, 50)) == ""
+    assert classes(run, 0.5, (250, 250, 250, 250)) == ""
+
+
+def test_classes_that_are_rarer_than_the_error_are_named(run: Contents) -> None:
+    assert classes(run, 0.9, (500, 490, 10, 0)) == (
+        "Test accuracy does not show whether rare classes are predicted: 2 of 4 classes have no more test nodes than"
+        " the error, 19 of 1000: class 2 (10), 3 (0)."
+    )
+    assert classes(run, 0.9, (500, 490, *[2] * 8)).endswith("class 2 (2), 3 (2), 4 (2), 5 (2), 6 (2) and 3 more.")
+
+
+def test_what_was_found_in_preparing_is_repeated(run: Contents) -> None:
+    told = replace(run, split="stored masks, column 3 of 10", notes=("2 edges were duplicates and are merged.",))
+    lines = table(told).splitlines()
+    assert lines[2:4] == ["split: stored masks, column 3 of 10", "2 edges were duplicates and are merged."]
+    assert "split:" not in table(replace(run, split=""))
+    assert "ensemble: no souping cost, 3 x inference cost." in lines
+
+
+def test_the_verdict_says_that_a_uniform_soup_loses_in_one_basin_too(run: Contents) -> None:
+    uniform = run.soup("uniform")
+    assert uniform is not None
+    pair = Paired(f"{best_ingredient(run).index:04d}", 0, 40)
+    worse = replace(uniform, paired=pair, test_accuracy=best_ingredient(run).test_accuracy - 40 / run.test_nodes)
+    said = verdicts(replace(run, soups=(worse,)))
+    assert any(line.startswith("The uniform soup loses to the best ingredient") for line in said)
+    assert said[-1].startswith("Even so the uniform soup loses to the best ingredient: it averages")
+
+
+def test_of_ingredients_that_tie_the_first_is_the_best(run: Contents) -> None:
+    even_ones = tuple(replace(i, validation_accuracy=0.5, test_accuracy=0.5) for i in reversed(run.ingredients))
+    assert verdicts(replace(run, ingredients=even_ones))[0].startswith("The best ingredient on validation is 0000,")
