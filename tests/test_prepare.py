@@ -14,7 +14,7 @@ import pytest
 from gnnsoup_hpc import identity, leases, metis_apart, partition, preparation, processes, rows
 from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc import prepare as room
-from gnnsoup_hpc.errors import PartError, RunError
+from gnnsoup_hpc.errors import GraphError, PartError, RunError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.run_dir import RunDir
@@ -234,3 +234,31 @@ def test_a_source_that_has_changed_is_refused(tmp_path: Path) -> None:
     room.prepare(job, pantry.ALONE, pantry.QUIET, again=True)
     (tmp_path / "tiny.npz").unlink()
     room.prepare(job, pantry.ALONE, pantry.QUIET)
+
+
+def test_what_was_done_with_a_source_is_said_and_kept(tmp_path: Path) -> None:
+    job = pantry.job_in(tmp_path, "graph.edge_weight=ignore", "graph.split=auto")
+    arrays = tiny.planted()
+    masks = {f"{name}_mask": np.arange(tiny.NODES) % 3 == k for k, name in enumerate(("train", "val", "test"))}
+    weights = {"edge_weight": np.linspace(0.0, 1.0, arrays["edge_index"].shape[1])}
+    np.savez(tmp_path / "tiny.npz", **arrays, **masks, **weights, pos=arrays["x"])
+    said: list[str] = []
+    log = Log()
+    log.say = said.append  # type: ignore[method-assign]
+    room.prepare(job, pantry.ALONE, log)
+    third = tiny.NODES // 3
+    assert f"prepare: {third} nodes to train, {third} to validate, {third} to test; split: stored masks" in said
+    notes = ("edge_weight is ignored (graph.edge_weight = 'ignore')", "not used: pos")
+    assert [f"prepare: {note}" for note in notes] == [line for line in said if "edge_weight" in line or "pos" in line]
+    with graph_store.opened(RunDir.of(job).graph, job, verify=True) as graph:
+        assert (graph.split, graph.notes) == ("stored masks", notes)
+
+
+def test_features_that_float32_does_not_hold_leave_no_graph(tmp_path: Path) -> None:
+    job = pantry.job_in(tmp_path, "graph.features=none")
+    arrays = tiny.planted()
+    np.savez(tmp_path / "tiny.npz", **arrays | {"x": arrays["x"].astype(np.float64) * 1e40})
+    with pytest.raises(GraphError, match=r"^npz:.*tiny.npz: x has a value that float32 does not hold"):
+        room.prepare(job, pantry.ALONE, pantry.QUIET)
+    assert not RunDir.of(job).graph.exists()
+    assert not list(RunDir.of(job).shared_graph("x").parent.iterdir())

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graphs import split
-from gnnsoup_hpc.graphs.raw import RawGraph, few, shown
+from gnnsoup_hpc.graphs.raw import RawGraph, shown
 from gnnsoup_hpc.job import GraphJob
 from gnnsoup_hpc.records import IndexArray, IntArray, Rows
 from gnnsoup_hpc.rows import SparseRows
@@ -101,7 +101,7 @@ def graph(values: Mapping[str, Any], where: str, sha256: str, kind: str, job: Gr
     if job.split == "random":
         used |= set(names)
     unread = sorted(named.unread.keys() - used)
-    notes += [f"not used: {few(unread)}"] if unread else []
+    notes += [f"not used: {', '.join(unread)}"] if unread else []
     return RawGraph(
         where=where,
         sha256=sha256,

@@ -57,7 +57,7 @@ def from_data(
 
     Raises: GraphError naming the attribute that is missing or does not fit.
     """
-    arrays = {str(key): _array(value, where, str(key)) for key, value in data.items()}
+    arrays = {str(key): _array(value) for key, value in data.items()}
     return replace(named.graph(arrays, where, sha256_of(files), split, job), files=files)
 
 
@@ -151,22 +151,25 @@ def _attributes(content: Any, where: str) -> Mapping[str, Any]:
     )
 
 
-def _array(value: Any, where: str, key: str) -> Any:
+class TensorWithoutValues:
+    """In place of a tensor whose values NumPy cannot have: on another device, quantised, nested."""
+
+
+def _array(value: Any) -> Any:
     """A tensor as a NumPy array or SciPy matrix, numbers as arrays; of dicts and lists what they hold."""
     if isinstance(value, Mapping):
-        return {inner: _array(item, where, f"{key}[{inner!r}]") for inner, item in value.items()}
+        return {key: _array(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        if all(isinstance(item, bool | int | float) for item in value):
-            return np.asarray(value)
-        return [_array(item, where, f"{key}[{number}]") for number, item in enumerate(value)]
+        plain = all(isinstance(item, bool | int | float) for item in value)
+        return np.asarray(value) if plain else [_array(item) for item in value]
     if isinstance(value, bool | int | float):
         return np.asarray(value)
-    return _of_tensor(value.detach(), where, key) if isinstance(value, Tensor) else value
+    return _of_tensor(value.detach()) if isinstance(value, Tensor) else value
 
 
-def _of_tensor(tensor: Tensor, where: str, key: str) -> Any:
+def _of_tensor(tensor: Tensor) -> Any:
     if tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_nested:
-        raise GraphError(f"{where}: {key} is a tensor without plain values ({tensor.device.type}, {tensor.dtype})")
+        return TensorWithoutValues()
     if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64):
         tensor = tensor.to(torch.float32)  # bfloat16 and the like, which NumPy does not know
     if tensor.layout is torch.strided or tensor.ndim != 2 or tensor.dense_dim():

@@ -65,6 +65,7 @@ def test_every_layout_is_read_as_ogb_reads_it(name: str, tmp_path: Path) -> None
     both = np.concatenate([edges, edges[::-1]], axis=1) if found.inverse else edges
     assert pairs(*both) == pairs(*wanted["edges"])
     assert found.source.dtype == np.int32
+    assert found.x[:2].dtype == (np.float32 if "papers" in name else np.float64)  # a table's numbers as they are read
     assert np.array_equal(found.y, np.where(np.isnan(holds.y[:, 0]), -1, holds.y[:, 0]).astype(np.int64))
     roles = {"train": Role.TRAIN, "valid": Role.VALIDATION, "test": Role.TEST}
     for part, role in roles.items():
