@@ -128,6 +128,14 @@ def test_the_page_names_every_key_of_an_origin() -> None:
     assert [key for key in origin.values if not re.search(rf"^\|[^|]*\b{re.escape(key)}\b[^|]*\|", page, re.M)] == []
 
 
+@pytest.mark.parametrize("kind", ["sage", "gcn", "gat"])
+def test_the_page_names_every_parameter(kind: str) -> None:
+    (row,) = re.findall(rf"^\| {kind} \|.*$", PAGE.read_text(), re.M)
+    names = {name for name in Architecture(kind, 2, 3, 4, 2, norm="layer").shapes() if name.startswith("convs.0.")}
+    assert set(re.findall(r"`([a-z_.]+)`", row)) == {name.removeprefix("convs.0.") for name in names}
+    assert all(f"`norms.L.{name}`" in PAGE.read_text() for name in ("weight", "bias"))
+
+
 def imports(source: str) -> set[str]:
     return {alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import) for alias in node.names}
 
