@@ -56,7 +56,9 @@ def _unequal(found: Diagnosis) -> str:
 
 def _one_basin(found: Diagnosis, told: Sequence[Barrier]) -> str:
     deepest = max(told, key=lambda barrier: barrier.fall)
-    coarse = f" Falls of less are beyond {found.nodes} validation nodes." if deepest.error > COARSE / 2 else ""
+    coarse = (
+        f" Smaller falls cannot be detected with {found.nodes} validation nodes." if deepest.error > COARSE / 2 else ""
+    )
     return (
         f"One basin: all {len(found.ingredients)} ingredients lie in one basin with the best, {found.best}. The lowest"
         f" midpoint, with {deepest.name}, is {_place(deepest)}.{coarse}"

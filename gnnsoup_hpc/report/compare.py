@@ -12,6 +12,7 @@ from gnnsoup_hpc.report.rows import Contents, best_ingredient, contents
 from gnnsoup_hpc.report.table import spread
 from gnnsoup_hpc.significance import FEWEST_RUNS, error_of_mean
 
+_EQUAL = 1e-9  # differences of accuracies that are equal but for rounding
 _SHOWN = 4  # settings in the table of runs that differ
 
 
@@ -87,6 +88,8 @@ def judged(differences: Sequence[float]) -> tuple[str, str]:
         return "", "the same"
     if len(differences) < FEWEST_RUNS:
         return "", "too few runs"
+    if max(differences) - min(differences) < _EQUAL:
+        return "", "equal in all runs"  # no spread, so nothing to judge a mean by
     error, middle = error_of_mean(differences), mean(differences)
     verdict = "within its error" if abs(middle) <= error else "gain" if middle > 0 else "loss"
     return f"{error:.4f}", verdict

@@ -99,9 +99,9 @@ def _diagnosed(run: Contents, against: Mapping[str, Against]) -> Iterator[str]:
 def _in_words(run: Contents, soup: Soup, found: Against) -> str:
     """How one soup stands to the best ingredient on test nodes."""
     best, name, only = f"{best_ingredient(run).index:04d}", _name(soup), only_ingredient(soup)
-    if only == best:
+    if only == best and found.difference == 0.0:
         return f"{name} equals the best ingredient, {only} ({_WHOLE} of the weight)."
-    whose = f" (it equals ingredient {only}: {_WHOLE} of the weight)" if only else ""
+    whose = f" ({_WHOLE} of its weight is ingredient {only})" if only else ""
     if found.difference == 0.0:
         return f"{name} does exactly as well as the best ingredient{whose}."
     how = "" if found.paired else ", as if on different nodes: the soup's file, of an older version, lacks the pairs"

@@ -25,12 +25,12 @@ def test_a_run_in_one_basin_gets_no_advice() -> None:
         "One basin: all 3 ingredients lie in one basin with the best, 0000. The lowest midpoint, with 0002"
     )
     assert "0.10 points below the mean of its ends" in line
-    assert "Falls of less are beyond" not in line
+    assert "Smaller falls" not in line
 
 
 def test_few_validation_nodes_tell_little_and_it_is_said() -> None:
     (line,) = verdict(diagnosis(0.9, 0.8, mean=0.9, nodes=30), JOB)
-    assert "Falls of less are beyond 30 validation nodes." in line
+    assert "Smaller falls cannot be detected with 30 validation nodes." in line
 
 
 def test_a_collapse_is_said_with_its_figures() -> None:

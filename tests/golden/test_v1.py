@@ -14,6 +14,7 @@ from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.models import Architecture
 from gnnsoup_hpc.records import Hyperparameters, Role
 from gnnsoup_hpc.report.rows import contents
+from gnnsoup_hpc.report.words import verdicts
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import diagnosis as diagnosis_store
 from gnnsoup_hpc.store import files, gathered, states
@@ -157,6 +158,13 @@ def test_run_can_be_reported_again() -> None:
     run = contents(RUN.root)
     assert [soup.method for soup in run.soups] == ["gis", "pls", "ensemble"]
     assert run.test_nodes == 7
+    assert (run.test_classes, run.split, run.notes) == ((4, 3), "", ())
+    said = [line for line in verdicts(run) if line.startswith(("The pls", "The ensemble"))]
+    assert len(said) == 2
+    assert all(
+        line.endswith("as if on different nodes: the soup's file, of an older version, lacks the pairs.")
+        for line in said
+    )
 
 
 def test_diagnosis() -> None:

@@ -128,8 +128,11 @@ def test_a_soup_that_is_one_ingredient_is_called_so(run: Contents) -> None:
     assert judged(run, 0.5, 0.5, mixture=best) == (
         "The ls soup equals the best ingredient, 0000 (99 % or more of the weight)."
     )
+    assert "is 4.00 points above the best ingredient (99 % or more of its weight is ingredient 0000), a diff" in judged(
+        run, 0.5, 0.54, mixture=best
+    )
     other = weighed(run, (0.0, 1.0, 0.0), (0.0, 1.0, 0.0))
-    assert "above the best ingredient (it equals ingredient 0001: 99 % or more of the weight), a diff" in judged(
+    assert "above the best ingredient (99 % or more of its weight is ingredient 0001), a diff" in judged(
         run, 0.5, 0.54, mixture=other
     )
     for mixed in (weighed(run, (0.98, 0.02, 0.0), (1.0, 0.0, 0.0)), weighed(run, (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))):
@@ -231,6 +234,7 @@ def test_a_mean_over_runs_is_a_gain_only_beyond_its_error() -> None:
     assert compared([0.01, -0.008, 0.011, 0.0])[1] == "within its error"
     assert compared([0.01, 0.012]) == ("", "too few runs")
     assert compared([0.0, 0.0, 0.0]) == ("", "the same")
+    assert compared([1 / 60, 0.85 - 0.85 + 1 / 60, 51 / 60 - 50 / 60]) == ("", "equal in all runs")
 
 
 @pytest.fixture
@@ -266,8 +270,10 @@ def test_ingredients_that_are_not_the_soups_are_not_reported_beside_them(copy: R
 
 
 def test_the_error_does_not_depend_on_the_other_methods(run: Contents) -> None:
-    whole = {line.split()[1]: line for line in verdicts(run) if line.startswith(("The ls", "The pls", "The uniform"))}
-    assert set(whole) == {"ls", "pls", "uniform"}
+    whole = {
+        line.split()[1]: line for line in verdicts(run) if line.startswith(("The ls", "The pls", "The uni", "The ens"))
+    }
+    assert set(whole) == {"ls", "pls", "uniform", "ensemble"}
     for method, line in whole.items():
         alone = replace(run, soups=tuple(soup for soup in run.soups if soup.method == method))
         assert [said for said in verdicts(alone) if said.startswith(f"The {method}")] == [line]

@@ -18,9 +18,12 @@ from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.hashing import canonical, fingerprint
 from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.records import Hyperparameters
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.store import ingredient as store
 from gnnsoup_hpc.store import states
+from gnnsoup_hpc.store.ingredient import Origin
 from tests import pantry
 from tests.store import foreign
 
@@ -106,6 +109,31 @@ def test_train_says_what_is_wrong_with_a_file_that_it_replaces(job: Job, capsys:
     (run.root / "given.toml").write_text(job.to_toml())
     said = lines_of(capsys, "train", run.root / "given.toml")
     assert "may follow the seal's digits; set aside as 0001.h5.damaged, and trained again" in said
+
+
+@pytest.mark.usefixtures("own_excepthook")
+def test_souping_needs_no_train_before_it(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunDir.of(job)
+    foreign.write_run(run.root, 3)
+    (run.root / "given.toml").write_text(job.to_toml())
+    assert "3 ingredients: validation" in lines_of(capsys, "soup", run.root / "given.toml")
+
+
+def test_the_page_names_every_key_of_an_origin() -> None:
+    net = Architecture("gat", 2, 3, 4, 2, heads=2, norm="layer")
+    how = Hyperparameters(3, 0.01, 0.0, 0.5, 0.1, ("order",), "own", 2)
+    batches = dict.fromkeys(("part_sha256", "train.clusters", "train.batch_size", "train.fanout"), 1)
+    origin = Origin("a", "b", net, "neighbour", 0, 1, how, batches | {"train.sampler": "own"}, "c")
+    page = PAGE.read_text()
+    assert [key for key in origin.values if not re.search(rf"^\|[^|]*\b{re.escape(key)}\b[^|]*\|", page, re.M)] == []
+
+
+@pytest.mark.parametrize("kind", ["sage", "gcn", "gat"])
+def test_the_page_names_every_parameter(kind: str) -> None:
+    (row,) = re.findall(rf"^\| {kind} \|.*$", PAGE.read_text(), re.M)
+    names = {name for name in Architecture(kind, 2, 3, 4, 2, norm="layer").shapes() if name.startswith("convs.0.")}
+    assert set(re.findall(r"`([a-z_.]+)`", row)) == {name.removeprefix("convs.0.") for name in names}
+    assert all(f"`norms.L.{name}`" in PAGE.read_text() for name in ("weight", "bias"))
 
 
 def imports(source: str) -> set[str]:
