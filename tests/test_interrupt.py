@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +18,7 @@ from gnnsoup_hpc import leases, signals
 from gnnsoup_hpc.errors import Interrupted
 from gnnsoup_hpc.signals import CTRL_C, Stop
 from tests.faults import kit
-from tests.faults.kit import MARK, Bowl, content
+from tests.faults.kit import JOB, MARK, Bowl, content
 from tests.test_signals import (
     GUARD,
     LONG,
@@ -43,6 +46,14 @@ class Slow:
             time.sleep(240)
 
 sys.meta_path.insert(0, Slow())
+"""
+
+# Makes stdin the terminal of a new session, and becomes the command.
+TAKE_TERMINAL = """\
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
 """
 
 # Cuts every graph apart from the command, and never ends.
@@ -242,6 +253,30 @@ def test_nohup_and_the_background_keep_it_going(bowl: Bowl) -> None:
         out, err = process.communicate(timeout=GUARD)
     assert process.returncode == 75, out + err
     assert err.startswith(f"{MARK}stopped by SIGTERM: ")
+
+
+def test_a_terminal_that_closes_leaves_a_checkpoint(bowl: Bowl) -> None:
+    """The kernel sends SIGHUP, and no word can be written any more."""
+    mine, theirs = os.openpty()
+    words = [sys.executable, "-c", TAKE_TERMINAL, sys.executable, "-m", "gnnsoup_hpc", "train", JOB, *LONG]
+    with subprocess.Popen(words, cwd=bowl.folder, stdin=theirs, stdout=theirs, stderr=theirs, text=True) as process:
+        os.close(theirs)
+        reader = threading.Thread(target=drain, args=(mine, closing := threading.Event()))
+        reader.start()
+        wait_until(lambda: epochs_of(bowl) > 0, process)
+        closing.set()
+        reader.join()
+        assert process.wait(GUARD) == 75
+    assert (bowl.root / "checkpoints" / "ingredient-0000.h5").exists()
+    no_litter(bowl)
+
+
+def drain(terminal: int, closing: threading.Event) -> None:
+    """Read what is written to a terminal, until it is to be closed."""
+    while not closing.is_set():
+        if select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 1 << 16)
+    os.close(terminal)
 
 
 @pytest.mark.mpi
