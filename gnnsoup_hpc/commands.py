@@ -31,22 +31,22 @@ def prepare(arguments: argparse.Namespace) -> Command:
 
 def train(arguments: argparse.Namespace) -> Command:
     """Train the ingredients that are missing; `mpirun -n P` shares them among ranks."""
-    from gnnsoup_hpc.train.__main__ import train
+    from gnnsoup_hpc.train.command import train
 
     return lambda here: train(cli.load_job(arguments), here, arguments.offline)
 
 
 def soup(arguments: argparse.Namespace) -> Command:
     """Mix the ingredients by all methods of the job, and report."""
-    from gnnsoup_hpc.soup.__main__ import soup
+    from gnnsoup_hpc.soup.command import soup
 
     return lambda here: soup(cli.load_job(arguments), here, arguments.again)
 
 
 def run(arguments: argparse.Namespace) -> Command:
     """Everything: prepare, train, soup, report; goes on where it was stopped."""
-    from gnnsoup_hpc.soup.__main__ import soup
-    from gnnsoup_hpc.train.__main__ import train
+    from gnnsoup_hpc.soup.command import soup
+    from gnnsoup_hpc.train.command import train
 
     def command(here: Place) -> None:
         job = cli.load_job(arguments)
@@ -58,28 +58,28 @@ def run(arguments: argparse.Namespace) -> Command:
 
 def report(arguments: argparse.Namespace) -> Command:
     """Write a run's report.h5 anew and print its table; several runs are compared."""
-    from gnnsoup_hpc.report.__main__ import report_all
+    from gnnsoup_hpc.report.command import report_all
 
     return lambda here: report_all(arguments.runs)
 
 
 def status(arguments: argparse.Namespace) -> Command:
     """Say how a run stands: what is finished, running, failed or missing, and when training will end."""
-    from gnnsoup_hpc.status.__main__ import status
+    from gnnsoup_hpc.status.command import status
 
     return lambda here: status(arguments)
 
 
 def diagnose(arguments: argparse.Namespace) -> Command:
     """Say whether a run's ingredients lie in one basin, so that a soup can pay, and what to do where they do not."""
-    from gnnsoup_hpc.diagnosis.__main__ import diagnose
+    from gnnsoup_hpc.diagnosis.command import diagnose
 
     return lambda here: diagnose(arguments, here)
 
 
 def bench(arguments: argparse.Namespace) -> Command:
     """Time and memory of evaluation, LS, PLS and GIS beside PyG's own classes, every cell in processes of its own."""
-    from gnnsoup_hpc.bench.__main__ import bench
+    from gnnsoup_hpc.bench.command import bench
 
     return lambda here: bench(arguments, here)
 
@@ -129,13 +129,13 @@ def _add(
     if not chosen:
         return
     if command is report:
-        from gnnsoup_hpc.report.__main__ import add_runs as add
+        from gnnsoup_hpc.report.command import add_runs as add
     elif command is status:
-        from gnnsoup_hpc.status.__main__ import add_status as add
+        from gnnsoup_hpc.status.command import add_status as add
     elif command is diagnose:
-        from gnnsoup_hpc.diagnosis.__main__ import add_run as add
+        from gnnsoup_hpc.diagnosis.command import add_run as add
     elif command is bench:
-        from gnnsoup_hpc.bench.__main__ import add_bench as add
+        from gnnsoup_hpc.bench.command import add_bench as add
     else:
         add = cli.add_job
     add(parser)

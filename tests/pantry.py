@@ -19,7 +19,7 @@ from gnnsoup_hpc.progress import Log
 from gnnsoup_hpc.ranks import Place
 from gnnsoup_hpc.records import Mixture
 from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.soup.__main__ import soup
+from gnnsoup_hpc.soup.command import soup
 from gnnsoup_hpc.soup.kitchen import Kitchen
 from gnnsoup_hpc.soup.protocol import SoupMethod
 from gnnsoup_hpc.soup.station import Station

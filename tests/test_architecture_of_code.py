@@ -16,12 +16,13 @@ PACKAGE = Path(__file__).resolve().parent.parent / "gnnsoup_hpc"
 
 # From the top: a room imports from lines below its own, and within itself. A name stands for a module or a package.
 ORDER = [
+    "soup.__main__ train.__main__ report.__main__ status.__main__ diagnosis.__main__ bench.__main__",
     "__main__",
     "commands",
-    "diagnosis.__main__",
-    "soup.__main__ train.__main__",
-    "bench.__main__",
-    "report.__main__ status.__main__",
+    "diagnosis.command",
+    "soup.command train.command",
+    "bench.command",
+    "report.command status.command",
     "cli",
     "bench",
     "soup.sweep",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,6 @@ from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.errors import FileError, Interrupted, JobError, Preempted, SoupError
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.ranks import Place
-from gnnsoup_hpc.report.__main__ import main as report_main
 from gnnsoup_hpc.run_dir import RunDir
 
 pytestmark = pytest.mark.usefixtures("own_excepthook")
@@ -104,12 +105,26 @@ def test_every_command_explains_itself(command: str, capsys: Captured) -> None:
     assert ("RUN" if command == "report" else "--set KEY=VALUE") in said
 
 
+ROOMS = {"soup": "soup", "train": "train", "report": "report", "status": "status", "diagnosis": "diagnose"}
+
+
+@pytest.mark.parametrize(("room", "command"), [*ROOMS.items(), ("bench", "bench")])
+def test_the_module_of_a_room_is_its_command(room: str, command: str, capsys: Captured) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    with pytest.raises(SystemExit, match="0"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["__main__.py", "--help"])
+        runpy.run_module(f"gnnsoup_hpc.{room}", run_name="__main__")
+    one, _, other = capsys.readouterr().out.partition("usage: ")[2].partition("usage: ")
+    assert one == other
+
+
 def test_report_prints_the_table_of_each_run_and_compares(served: Job, capsys: Captured) -> None:
     root = str(RunDir.of(served).root)
-    assert report_main([root]) == 0
+    assert main(["report", root]) == 0
     one = capsys.readouterr().out
     assert f"-> {RunDir.of(served).report}" in one
     assert main(["report", root, root]) == 0
-    assert f"2 runs: {root}, {root}" in capsys.readouterr().out
+    assert f"{root} is the same experiment as {root}, and is counted once." in capsys.readouterr().out
     assert main(["report", "nowhere"]) == 1
     assert "nowhere is not the folder of a run" in capsys.readouterr().err

@@ -162,6 +162,23 @@ def test_while_modules_are_loaded(bowl: Bowl, module: str) -> None:
         ends_with_130(process, f"{MARK}interrupted before it began")
 
 
+@pytest.mark.parametrize("room", ["train", "soup"])
+def test_the_modules_of_rooms_hear_it_as_soon(bowl: Bowl, room: str) -> None:
+    environment = os.environ | customised(bowl, SLOW_IMPORT, SLOW="torch")
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"gnnsoup_hpc.{room}", JOB],
+        cwd=bowl.folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        wait_until((bowl.folder / "reached").exists, process)
+        process.send_signal(CTRL_C)
+        ends_with_130(process, f"{MARK}interrupted before it began")
+
+
 def test_sigterm_while_modules_are_loaded_has_its_usual_effect(bowl: Bowl) -> None:
     with started(bowl, "train", **customised(bowl, SLOW_IMPORT, SLOW="torch")) as process:
         wait_until((bowl.folder / "reached").exists, process)

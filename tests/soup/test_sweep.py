@@ -19,7 +19,7 @@ from gnnsoup_hpc import notes, processes
 from gnnsoup_hpc.errors import DivergedError, MemoryLimitError, RunError
 from gnnsoup_hpc.job import Job, grids
 from gnnsoup_hpc.records import Mixture
-from gnnsoup_hpc.report.__main__ import report
+from gnnsoup_hpc.report.command import report
 from gnnsoup_hpc.run_dir import RunDir
 from gnnsoup_hpc.soup.kitchen import Kitchen
 from gnnsoup_hpc.soup.methods.partition_learned import PartitionLearned

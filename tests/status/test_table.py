@@ -11,7 +11,6 @@ from gnnsoup_hpc import notes
 from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.job import Job
 from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.status.__main__ import main as status_main
 from tests import pantry
 
 pytestmark = pytest.mark.usefixtures("own_excepthook")
@@ -46,7 +45,7 @@ def test_many_ingredients_are_counted_and_those_in_trouble_listed(root: Path, ca
 
 
 def test_all_lists_everything(root: Path, capsys: Captured) -> None:
-    assert status_main([str(root), "--all"]) == 0
+    assert main(["status", str(root), "--all"]) == 0
     listed = lines(capsys.readouterr().out)
     assert listed["0000"].startswith("finished")
     assert listed["0039"].startswith("waiting")
