@@ -109,11 +109,13 @@ ROOMS = {"soup": "soup", "train": "train", "report": "report", "status": "status
 
 
 @pytest.mark.parametrize(("room", "command"), [*ROOMS.items(), ("bench", "bench")])
-def test_the_module_of_a_room_is_its_command(room: str, command: str, capsys: Captured) -> None:
+def test_the_module_of_a_room_is_its_command(
+    room: str, command: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
-    with pytest.raises(SystemExit, match="0"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["__main__.py", "--help"])
+    monkeypatch.setattr(sys, "argv", ["__main__.py", "--help"])
+    with pytest.raises(SystemExit, match="0"):
         runpy.run_module(f"gnnsoup_hpc.{room}", run_name="__main__")
     one, _, other = capsys.readouterr().out.partition("usage: ")[2].partition("usage: ")
     assert one == other
