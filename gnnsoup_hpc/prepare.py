@@ -63,6 +63,11 @@ def check_source(job: Job, graph: GraphFile, log: Log) -> None:
     found = identity.find(job.graph, graph.source_files, graph.source_sha256)
     if found.gone:
         log.say(f"prepare: {found.gone} is not there; {graph.path}, which was made from it, is used as it is")
+    if graph.facts is None and job.graph.source.startswith(("npz:", "pt:")):
+        log.say(
+            f"prepare: {graph.path} was made by an earlier version, which passed over edge weights and some names of"
+            " masks and ids without a word; a job of another name (--set name=…) reads the source anew"
+        )
     if found.changed:
         there = any(file.path == str(found.changed) for file in graph.source_files)
         what = (

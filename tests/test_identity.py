@@ -344,26 +344,37 @@ def of_version_1(path: Path, job: Job) -> None:
     resealed(path)
 
 
-def test_a_graph_of_the_first_version_goes_on_and_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_the_first_version_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = job_on(tmp_path, npz(tmp_path), "name=old")
     room.prepare(job, pantry.ALONE, pantry.QUIET)
     of_version_1(RunDir.of(job).graph, job)
-    monkeypatch.setattr(room, "partitioned", lambda *_: pytest.fail("made what is there"))
-    room.prepare(job, pantry.ALONE, pantry.QUIET)
-    new = job.model_copy(update={"name": "new"})
-    room.prepare(new, pantry.ALONE, pantry.QUIET)
-    assert RunDir.of(job).graph.samefile(RunDir.of(new).graph)
-    shutil.move(tmp_path / "graph.npz", tmp_path / "moved.npz")
-    room.prepare(job_on(tmp_path, f"npz:{tmp_path / 'moved.npz'}", "name=old"), pantry.ALONE, pantry.QUIET)
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "partitioned", lambda *_: pytest.fail("made what is there"))
+        log, said = listening()
+        room.prepare(job, pantry.ALONE, log)
+        assert any("made by an earlier version, which passed over" in line for line in said)
+        shutil.move(tmp_path / "graph.npz", tmp_path / "moved.npz")
+        moved = job_on(tmp_path, f"npz:{tmp_path / 'moved.npz'}", "name=old")
+        room.prepare(moved, pantry.ALONE, pantry.QUIET)
     with pytest.raises(RunError, match=r"graph.features = 'standardise', the job says 'none'"):
-        room.prepare(
-            job_on(tmp_path, f"npz:{tmp_path / 'moved.npz'}", "graph.features=none", "name=old"),
-            pantry.ALONE,
-            pantry.QUIET,
-        )
+        room.prepare(pantry.changed(moved, "graph.features=none"), pantry.ALONE, pantry.QUIET)
     np.savez(tmp_path / "moved.npz", **arrays(seed=1))
     with pytest.raises(RunError, match=r"was not made from .*moved.npz"):
-        room.prepare(job_on(tmp_path, f"npz:{tmp_path / 'moved.npz'}", "name=old"), pantry.ALONE, pantry.QUIET)
+        room.prepare(moved, pantry.ALONE, pantry.QUIET)
+
+
+def test_a_new_run_takes_no_graph_of_the_first_version(tmp_path: Path) -> None:
+    """It may have drawn a random split over masks that it passed over."""
+    job = job_on(tmp_path, npz(tmp_path), "name=old")
+    room.prepare(job, pantry.ALONE, pantry.QUIET)
+    (shared,) = RunDir.of(job).shared_graphs.glob("*.h5")
+    of_version_1(shared, job)
+    shared.rename(shared.with_name("npz-of-then.h5"))
+    new = job.model_copy(update={"name": "new"})
+    room.prepare(new, pantry.ALONE, pantry.QUIET)
+    assert not RunDir.of(job).graph.samefile(RunDir.of(new).graph)
+    with graph_store.opened(RunDir.of(new).graph, new) as graph:
+        assert graph.split == "stored ids"
 
 
 def test_columns_of_stored_splits_of_the_first_version_are_told_apart(tmp_path: Path) -> None:

@@ -293,12 +293,13 @@ def opened(path: Path, job: Job, verify: bool = False) -> Iterator[GraphFile]:
 def made_for(job: Job, folder: Path) -> Path | None:
     """The prepared graph in `folder` that is the job's: read with its fields, from what its source holds now.
 
-    Files that cannot be read, or are no graphs, are passed over: whoever makes a graph finds them damaged.
+    Files that cannot be read, or are no graphs, are passed over: whoever makes a graph finds them damaged. So are those
+    of the first version, which may have been read otherwise than today; runs that have one go on with it.
     """
     for path in sorted(folder.glob("*.h5")):
         try:
             with opened(path, job) as graph:
-                if identity.find(job.graph, graph.source_files, graph.source_sha256).same:
+                if graph.facts is not None and identity.find(job.graph, graph.source_files, graph.source_sha256).same:
                     return path
         except RunError:
             continue
