@@ -76,7 +76,8 @@ def used(job: Job, facts: SourceFacts) -> dict[str, Any]:
 def without_effect(job: Job, facts: SourceFacts) -> Iterator[str]:
     """Fields of [graph] and [partition] that the job sets to other than their defaults, and that change nothing."""
     known = used(job, facts)
-    checks = {"source", "root", "duplicates", "edge_weight", "edge_attr", "split"}
+    checks = {"source", "duplicates", "edge_weight", "edge_attr", "split"}
+    checks |= {"root"} if job.graph.source.startswith(("ogb:", "pyg:")) else set()
     sections = {"graph": job.graph, "graph.synthetic": job.graph.synthetic, "partition": job.partition}
     for table, section in sections.items():
         for key, value in section:

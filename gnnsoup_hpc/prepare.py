@@ -68,17 +68,18 @@ def check_source(job: Job, graph: GraphFile, log: Log) -> None:
             f"prepare: {graph.path} was made by an earlier version, which passed over edge weights and some names of"
             " masks and ids without a word; a job of another name (--set name=…) reads the source anew"
         )
-    if found.changed:
-        there = any(file.path == str(found.changed) for file in graph.source_files)
-        what = (
-            f"{found.changed} has changed since {graph.path} was made from it"
-            if there
-            else f"{graph.path} was not made from {found.changed}, which holds other content than its source"
-        )
+    if not found.changed:
+        return
+    if all(file.path != str(found.changed) for file in graph.source_files):
         raise RunError(
-            f"{what}: give the job a name of its own (--set name=…), or run `gnnsoup prepare JOB --again`, and move"
-            f" {graph.path.parent / 'ingredients'} away"
+            f"{graph.path} was not made from {found.changed}, which holds other content than its source: name the one"
+            " that it was made from (--set graph.source=… or graph.root=…), or give the job a name of its own"
+            " (--set name=…)"
         )
+    raise RunError(
+        f"{found.changed} has changed since {graph.path} was made from it: give the job a name of its own"
+        f" (--set name=…), or run `gnnsoup prepare JOB --again`, and move {graph.path.parent / 'ingredients'} away"
+    )
 
 
 def is_made(job: Job) -> bool:

@@ -309,10 +309,16 @@ def test_a_variable_that_is_not_set_is_an_error(tmp_path: Path, monkeypatch: pyt
 
 def test_fields_without_effect_are_said(tmp_path: Path) -> None:
     log, said = listening()
-    fields = ["graph.split_seed=3", "graph.reverse=true", "graph.synthetic.seed=2", "partition.parts=1"]
+    fields = [
+        "graph.root=elsewhere",
+        "graph.split_seed=3",
+        "graph.reverse=true",
+        "graph.synthetic.seed=2",
+        "partition.parts=1",
+    ]
     room.prepare(job_on(tmp_path, npz(tmp_path), *fields, "partition.seed=7"), pantry.ALONE, log)
     (line,) = (line for line in said if "without effect" in line)
-    names = ("graph.split_seed", "graph.reverse", "graph.synthetic.seed", "partition.seed")
+    names = ("graph.root", "graph.split_seed", "graph.reverse", "graph.synthetic.seed", "partition.seed")
     assert all(name in line for name in names)
     assert "partition.parts" not in line
 
