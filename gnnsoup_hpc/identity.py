@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def used(job: Job, facts: SourceFacts) -> dict[str, Any]:
         values["graph.reverse"] = graph.reverse
     kept = {"remove": 0, "add": facts.nodes}.get(graph.self_loops) == facts.self_loops
     values["graph.self_loops"] = "keep" if kept else graph.self_loops
-    values["graph.split"] = split = resolved_split(graph, facts)
+    values["graph.split"] = split = resolve_split(graph, facts.splits)
     if split == "random":
         values |= {f"graph.{key}": getattr(graph, key) for key in ("split_seed", "train_share", "validation_share")}
     elif facts.splits is not None and (graph.split_index or facts.splits.get(split, 1) > 1):
@@ -86,13 +86,13 @@ def without_effect(job: Job, facts: SourceFacts) -> Iterator[str]:
                 yield name
 
 
-def resolved_split(job: GraphJob, facts: SourceFacts) -> str:
-    """The split that a job means: for `auto`, the first of public, stored, random that the source has; "": unknown."""
+def resolve_split(job: GraphJob, splits: Collection[str] | None) -> str:
+    """The split that a job means, of a source with these; `auto`: the first of public, stored, random. "": unknown."""
     if job.split != "auto":
         return job.split
-    if facts.splits is None:
+    if splits is None:
         return ""
-    return next((kind for kind in ("public", "stored") if kind in facts.splits), "random")
+    return next((kind for kind in ("public", "stored") if kind in splits), "random")
 
 
 def named(source: str) -> str:

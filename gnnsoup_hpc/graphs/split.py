@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graphs.raw import RawGraph, Split, few, shown
+from gnnsoup_hpc.identity import resolve_split
 from gnnsoup_hpc.job import GraphJob
 from gnnsoup_hpc.records import BoolArray, ByteArray, IntArray, Role
 
@@ -63,7 +64,7 @@ def about(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 def roles(raw: RawGraph, job: GraphJob) -> ByteArray:
     """Each node's role under the job's split, (V,)."""
-    kind = chosen(raw, job)
+    kind = resolve_split(job, raw.splits)
     if kind == "random":
         if job.split == "auto" and job.split_index:
             raise GraphError(f"graph.split_index = {job.split_index}: {raw.where} has no split of its own")
@@ -78,16 +79,9 @@ def roles(raw: RawGraph, job: GraphJob) -> ByteArray:
     return _given(raw, split.ids(job.split_index))
 
 
-def chosen(raw: RawGraph, job: GraphJob) -> str:
-    """The split that a job means by its name: for `auto`, the first of public, stored, random that the source has."""
-    if job.split != "auto":
-        return job.split
-    return next((kind for kind in ("public", "stored") if kind in (raw.splits or {})), "random")
-
-
 def taken(raw: RawGraph, job: GraphJob) -> str:
     """Which split the job takes, in words."""
-    kind, own = chosen(raw, job), raw.splits or {}
+    kind, own = resolve_split(job, raw.splits), raw.splits or {}
     if kind != "random":
         column = f", column {job.split_index} of {own[kind].columns}, counted from 0"
         return f"{kind} {own[kind].words}".rstrip() + column * (own[kind].columns > 1)
