@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch_geometric.utils import to_torch_csr_tensor
 
 from gnnsoup_hpc import stream
-from gnnsoup_hpc.bench import __main__ as entry
+from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.bench import cell as child
 from gnnsoup_hpc.bench import grid, roofline, stock, table
 from gnnsoup_hpc.bench import task as tasks
@@ -306,7 +306,7 @@ def test_the_whole_command(
     monkeypatch.setattr(grid, "cells", lambda *_: [cell_of(small)])
     out = tmp_path / "bench.json"
     words = ["--graph", str(job), "--threads", "1", "--repeats", "1", "--rounds", "1", "--output", str(out)]
-    assert entry.main(words) == 0
+    assert main(["bench", *words]) == 0
     printed = capsys.readouterr()
     results = json.loads(out.read_text(encoding="utf-8"))
     assert table.markdown(results) == printed.out.strip()

@@ -193,6 +193,10 @@ def _edges(named: _Named, nodes: int) -> tuple[IndexArray, IndexArray, dict[str,
         if len(edges) != 2:
             hint = ": transpose it" if edges.shape[1] == 2 else ""
             raise named.unfit("edge_index", f"integers of shape (2, E), sources and destinations{hint}")
+        if entries is not None and not np.array_equal(
+            np.unique(edges[0] + nodes * edges[1]), np.unique(entries.col + nodes * entries.row.astype(np.int64))
+        ):
+            raise GraphError(f"{named.where}: edge_index and adj_t hold different edges; leave one of them out")
         return _narrow(edges[0], nodes), _narrow(edges[1], nodes), weights
     if entries is not None:
         return _narrow(entries.col, nodes), _narrow(entries.row, nodes), weights

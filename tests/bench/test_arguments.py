@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gnnsoup_hpc.bench import __main__ as entry
+from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.bench import arguments, grid
+from gnnsoup_hpc.bench import command as entry
 from gnnsoup_hpc.bench.grid import Options
 from gnnsoup_hpc.errors import RunError
 from tests import pantry
@@ -93,7 +94,7 @@ def test_bad_values_are_refused(words: list[str], message: str, capsys: pytest.C
 def test_where_no_result_can_be_put_nothing_is_measured(
     place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], own_excepthook: None
 ) -> None:
-    assert entry.main(["--output", str(tmp_path / place)]) == RunError.exit_code
+    assert main(["bench", "--output", str(tmp_path / place)]) == RunError.exit_code
     (line,) = capsys.readouterr().err.splitlines()
     assert str(tmp_path) in line
     assert ("is a folder" in line) == (not place)
@@ -105,7 +106,7 @@ def test_more_parts_than_there_are_is_one_line(
 ) -> None:
     job = tmp_path / "job.toml"
     job.write_text(pantry.prepared(tmp_path).to_toml(), encoding="utf-8")
-    assert entry.main(["--graph", str(job), "--unions", "4", "9"]) == RunError.exit_code
+    assert main(["bench", "--graph", str(job), "--unions", "4", "9"]) == RunError.exit_code
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert "--unions 9" in line
     assert "8 parts" in line

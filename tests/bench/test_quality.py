@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from gnnsoup_hpc.bench import __main__ as entry
+from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.bench.quality import child, ours, parent, plain, results, table
 from gnnsoup_hpc.bench.quality.order import METHODS, PLAIN, QualityOrder, evaluations
 from gnnsoup_hpc.bench.quality.parent import Found, QualityOptions
@@ -233,7 +233,7 @@ def test_an_untrained_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     job = pantry.prepared(tmp_path)
     path = tmp_path / "job.toml"
     path.write_text(job.to_toml(), encoding="utf-8")
-    assert entry.main(["--quality", str(path)]) == RunError.exit_code
+    assert main(["bench", "--quality", str(path)]) == RunError.exit_code
     printed = capsys.readouterr()
     assert printed.out == ""
     (line,) = printed.err.splitlines()
@@ -260,7 +260,7 @@ def test_the_whole_command(
 ) -> None:
     out = tmp_path / "quality.json"
     words = ["--quality", str(RunDir.of(stock).root), "--methods", "pls", "--threads", "1", "--output", str(out)]
-    assert entry.main(words) == 0
+    assert main(["bench", *words]) == 0
     document = json.loads(out.read_text(encoding="utf-8"))
     assert table.markdown(document) == capsys.readouterr().out.strip()
     first, pls = document["methods"]

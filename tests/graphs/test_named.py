@@ -261,8 +261,13 @@ def test_a_transposed_adjacency_gives_edges(layout: torch.layout) -> None:
     found = graph("pt", arrays | {"adj_t": sparse}, undirected=False)
     assert np.array_equal(found.indptr, CSR.indptr)
     assert np.array_equal(found.indices, CSR.sorted_indices().indices)
-    for others in (arrays, MASKS):
+    for others in (arrays, MASKS | {"edge_index": np.stack([CSR.tocoo().col, CSR.tocoo().row])}):
         assert "adj_t gives edges weights" in refusal("pt", others | {"adj_t": dense.to_sparse()})
+    ends = np.stack([CSR.tocoo().col, CSR.tocoo().row])
+    assert graph("pt", MASKS | {"edge_index": ends, "adj_t": sparse}).facts.edge_values == {}
+    assert "edge_index and adj_t hold different edges" in refusal(
+        "pt", MASKS | {"edge_index": ends[:, 1:], "adj_t": sparse}
+    )
     assert "adj_t holds float32 of shape (20, 20); expected a sparse matrix" in refusal(
         "pt", arrays | {"adj_t": adjacency}
     )
