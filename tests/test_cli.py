@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -41,6 +43,34 @@ def test_an_interrupt_is_no_traceback(capsys: Captured) -> None:
     assert capsys.readouterr().err == (
         "gnnsoup: error: interrupted at once; the same command goes on from the last checkpoint\n"
     )
+
+
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.EACCES, errno.ESTALE, errno.EDQUOT, errno.EIO])
+def test_a_file_that_cannot_be_used_is_one_line(number: int, capsys: Captured) -> None:
+    error = OSError(number, os.strerror(number), "runs/mine/x.h5")
+    assert failing(error) == 1
+    why = f"{os.strerror(number)}; check the path and its permissions"
+    assert capsys.readouterr().err == f"gnnsoup: error: runs/mine/x.h5 cannot be used: {why}\n"
+
+
+def test_an_error_of_the_system_that_names_no_file_is_not_hidden() -> None:
+    with pytest.raises(OSError, match="Cannot allocate"):
+        failing(OSError(errno.ENOMEM, "Cannot allocate memory"))
+
+
+@pytest.mark.parametrize("variables", [{"PMI_RANK": "0", "PMI_SIZE": "x"}, {"PMI_RANK": "3", "PMI_SIZE": "2"}])
+def test_a_launcher_that_cannot_be_understood_is_one_line(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for name in ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["job", "pubmed"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("gnnsoup: error: PMI_")
+    assert said.err.count("\n") == 1
 
 
 def test_a_defect_is_not_hidden() -> None:

@@ -59,8 +59,8 @@ def _grid(arguments: argparse.Namespace, here: Place) -> None:
     rows = grid.carried_out(cells, options, _say)
     bounds = [_bound(cell, rates[cell.precision], options.repeats) for cell in cells]
     results = table.document(table.machine(options.threads), rates, rows, bounds)
-    print(table.markdown(results), flush=True)
     _keep(results, arguments.output)
+    print(table.markdown(results), flush=True)
     failed = [row.cell.name for row in rows if row.ours.errors]
     if failed:
         raise RunError(f"{len(failed)} of {len(rows)} cells of ours gave no result: {', '.join(failed)}")
@@ -71,8 +71,8 @@ def _quality(arguments: argparse.Namespace) -> None:
     subject = parent.subject(parent.job_of(arguments.quality), _say)
     found = parent.carried_out(list(parent.orders(subject, options)), options.timeout, _say)
     results = quality_results.document(subject.about, table.machine(options.threads), found)
-    print(quality_table.markdown(results), flush=True)
     _keep(results, arguments.output)
+    print(quality_table.markdown(results), flush=True)
     failed = [one.what for one in found if one.errors and one.what != PLAIN]
     if failed:
         raise RunError(f"{len(failed)} of our methods gave no result: {', '.join(failed)}")

@@ -72,4 +72,4 @@ def test_a_missing_job_file_is_named_with_the_bundled_ones(empty: Bowl) -> None:
 
 def test_a_job_file_that_is_no_text(empty: Bowl) -> None:
     (empty.folder / JOB).write_bytes(b"\xff\xfe\x00name")
-    fails(empty.gnnsoup_here("run"), JOB, "not valid TOML")
+    fails(empty.gnnsoup_here("run"), JOB, "not UTF-8 text", "save it as UTF-8")
