@@ -23,7 +23,7 @@ _ROLES = {
 _FORM = r"(?:masks?|idxs?|index(?:es)?|indices|n?ids?|nodes?|sets?|splits?)"  # train_idx, idx_train, id_train_mask
 _NAMES = {role: re.compile(f"{_FORM}*{word}{_FORM}*") for role, word in _ROLES.items()}
 _MENTION = re.compile(
-    rf"(?:train(?:ing)?|val|valid|validation|tests?|testing|eval|evaluation|holdout)|.*(?:{'|'.join(_ROLES.values())}){_FORM}+"
+    rf"(?:train.*|val|valid.*|tests?|testing|eval|evaluation|holdout)|.*(?:{'|'.join(_ROLES.values())}){_FORM}+"
 )
 _WHOLE = re.compile(r"(?:node|idx|index|ids?|dict)*(?:splits?|folds?|roles?)(?:idx|index|ids?|dict)*")
 _WORKS = "graph.split = 'random' takes none of the source's own"

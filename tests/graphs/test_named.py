@@ -164,6 +164,10 @@ REFUSED = [
     (MASKS | {"train_mask_0": MASKS["train_mask"], "train_mask_1": MASKS["train_mask"]}, "train_mask_0, train_mask_1"),
     ({"y_train": np.arange(3)}, "y_train"),
     (MASKS | {"eval_mask": MASKS["val_mask"]}, "eval_mask"),
+    (
+        MASKS | {"trainval_mask": MASKS["train_mask"], "non_test_mask": MASKS["val_mask"]},
+        "trainval_mask, non_test_mask",
+    ),
     ({"split": np.arange(V) % 3}, "split (int64 of shape (20,)) seems to give each node's role"),
     ({"fold": np.arange(V) % 10}, "fold (int64"),
     ({"train_mask": IDS["train_idx"]}, "train_mask holds int64 of shape (10,); expected booleans"),
