@@ -152,7 +152,7 @@ def test_edges_that_are_none_are_refused() -> None:
 
 
 def test_a_preparation_of_a_newer_version_is_refused() -> None:
-    with pytest.raises(GraphError, match="prepared by 'whiten', which needs a newer version"):
+    with pytest.raises(GraphError, match="prepared by 'whiten', which this version does not know: use a newer one"):
         trained("whiten").features([[1.0, 2.0, 3.0]])
 
 
