@@ -22,8 +22,10 @@ def text(group: h5py.Group, name: str, default: str = _REQUIRED) -> str:
 
 
 def whole(group: h5py.Group, name: str, default: int = _REQUIRED) -> int:
-    """An attribute that is an integer. Raises: as `text` does."""
+    """An attribute that is an integer, or a floating number of that value. Raises: as `text` does."""
     value = _attribute(group, name, default)
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return int(value)
     if not isinstance(value, int | np.integer | np.bool_):
         raise _wrong(group, f"attribute {name}", value, "an integer")
     return int(value)
