@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from enum import Enum, EnumType
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +119,19 @@ def _classes() -> list[Any]:
     from torch_geometric.data.storage import AttrType, GlobalStorage
 
     # Transforms leave caches in a Data, in a defaultdict, which torch does not fill; a dict is as good.
-    caches = (AttrType, EdgeLayout, _FieldStatus, (_dict, "collections.defaultdict"))
+    caches = (AttrType, EdgeLayout, _FieldStatus, (_dict, "collections.defaultdict"), (_member, "builtins.getattr"))
     return [Data, DataEdgeAttr, DataTensorAttr, GlobalStorage, *caches]
 
 
 def _dict(*_: Any) -> dict[Any, Any]:
     return {}
+
+
+def _member(kind: Any, name: str) -> Enum:
+    """What Python before 3.11.4 pickles a member of an enumeration as: an attribute, here of no other class."""
+    if isinstance(kind, EnumType):
+        return kind[name]
+    raise pickle.UnpicklingError(f"GLOBAL getattr of {kind}")
 
 
 def _attributes(content: Any, where: str) -> Mapping[str, Any]:

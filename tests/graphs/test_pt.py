@@ -13,6 +13,7 @@ import scipy.sparse as sp
 import torch
 from torch_geometric import EdgeIndex, transforms
 from torch_geometric.data import Data, HeteroData, InMemoryDataset
+from torch_geometric.data.storage import AttrType
 
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graphs import pickled, pt
@@ -323,6 +324,24 @@ def test_hostile_pickles_are_looked_at_without_harm(
         archive.writestr("it/data.pkl", content)
     assert pickled.look("os.system", tmp_path / "it.pt").keys in ((), ("a",))
     assert not (tmp_path / "trace").exists()
+
+
+class Gets:
+    """Unpickled, it is an attribute of something."""
+
+    def __init__(self, of: Any, name: str) -> None:
+        self.of, self.name = of, name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self.of, self.name)
+
+
+def test_a_member_of_an_enumeration_is_read_as_older_pythons_pickle_it(tmp_path: Path) -> None:
+    """And no attribute of anything else."""
+    assert read(saved(tmp_path, FIVE | {"cache": Gets(AttrType, "NODE")})).x.shape == FIVE["x"].shape
+    for of, name in ((Data, "to_dict"), (AttrType, "__subclasses__")):
+        with pytest.raises(GraphError, match=r"graph\.pt: "):
+            read(saved(tmp_path, FIVE | {"cache": Gets(of, name)}))
 
 
 def touched(data: Data) -> Data:
