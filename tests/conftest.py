@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -25,6 +26,14 @@ settings.load_profile("steady")
 def one_thread() -> None:
     """One thread for everything, unless a test is about threads."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def heard() -> None:
+    """Whoever runs the tests may ignore Ctrl-C or a hang-up, as nohup does, and their processes would."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,15 +66,6 @@ elif "gnnsoup_hpc" in sys.orig_argv:
     from gnnsoup_hpc import prepare
     prepare.ENTRIES_TO_CUT_APART = 0
 """
-
-
-@pytest.fixture(autouse=True)
-def _heard() -> Iterator[None]:
-    """Whoever runs the tests may ignore Ctrl-C or a hang-up, and their processes would."""
-    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGHUP)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

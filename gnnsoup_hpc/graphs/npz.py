@@ -35,11 +35,13 @@ def read(name: str, job: GraphJob, desk: Desk) -> RawGraph:
 
 def _arrays(path: Path) -> dict[str, Any]:
     key, arrays = "", {}
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise GraphError(
+            f"{path}: not a readable .npz archive, or a truncated one: write it with np.savez, arrays by name and no"
+            " pickles (docs/format.md has the names)"
+        )
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise GraphError(f"{path}: one array, and no .npz archive of several; docs/format.md has the layout")
-        with archive:
+        with np.load(path, allow_pickle=False) as archive:
             for key in archive.files:
                 arrays[key] = archive[key]
     except FileNotFoundError:

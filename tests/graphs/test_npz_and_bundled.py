@@ -194,7 +194,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "one.npz"
     with path.open("wb") as file:
         np.save(file, SIX["x"])
-    with pytest.raises(GraphError, match=r"one.npz: .*no .npz archive"):
+    with pytest.raises(GraphError, match=r"one.npz: not a readable .npz archive"):
         npz.read(str(path), GraphJob(), DESK)
     with pytest.raises(GraphError, match="there is no file"):
         npz.read(str(tmp_path / "none.npz"), GraphJob(), DESK)
