@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gnnsoup_hpc import paths
+from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.hashing import file_sha256, fingerprint
 from gnnsoup_hpc.job import GraphJob, Job
 from gnnsoup_hpc.records import SourceFacts, SourceFile
@@ -71,6 +72,22 @@ def used(job: Job, facts: SourceFacts) -> dict[str, Any]:
     if cut.parts > 1:
         values |= {"partition.seed": cut.seed, "partition.imbalance": cut.imbalance}
     return values
+
+
+def check_asked(facts: SourceFacts, job: GraphJob, where: str) -> None:
+    """See that a source holds nothing that the job refuses. Raises: GraphError naming it."""
+    if job.duplicates == "refuse" and facts.duplicates:
+        raise GraphError(
+            f"{where}: {facts.duplicates} edges are duplicates, and graph.duplicates = 'refuse'; 'merge' merges them"
+        )
+    meant = {"edge_weight": "weights", "edge_attr": "features or types"}
+    for name, values in facts.edge_values.items():
+        if getattr(job, name) == "refuse" and values:
+            gives = "gives edges" if len(values) == 1 else "give edges"
+            raise GraphError(
+                f"{where}: {', '.join(values)} {gives} {meant[name]}, which no model here makes use of yet:"
+                f" graph.{name} = 'ignore' goes on without"
+            )
 
 
 def without_effect(job: Job, facts: SourceFacts) -> Iterator[str]:

@@ -76,9 +76,12 @@ def applied(preparation: Preparation, rows: npt.ArrayLike) -> FloatArray:
 
 def prepared(graph: Graph, kind: str) -> tuple[Graph, Preparation]:
     """The graph with its features prepared, and what is done to them. Statistics are over all nodes, no label used."""
-    mean, scale = _moments(graph.x) if kind == "standardise" else (_NOTHING, _NOTHING)
+    mean, scale, constant = _moments(graph.x) if kind == "standardise" else (_NOTHING, _NOTHING, 0)
     preparation = Preparation(kind, mean, scale)
-    return replace(graph, x=PreparedRows(graph.x, preparation, graph.source)), preparation
+    notes = graph.notes
+    if constant:
+        notes += (f"features that are the same for every node, and say nothing: {constant} of {len(mean)}",)
+    return replace(graph, x=PreparedRows(graph.x, preparation, graph.source), notes=notes), preparation
 
 
 def _divided(rows: Doubles, by: Doubles) -> Doubles:
@@ -86,8 +89,8 @@ def _divided(rows: Doubles, by: Doubles) -> Doubles:
     return quotient
 
 
-def _moments(x: Rows) -> tuple[Doubles, Doubles]:
-    """Mean and standard deviation of each feature; a constant feature keeps scale 1.
+def _moments(x: Rows) -> tuple[Doubles, Doubles, int]:
+    """Mean and standard deviation of each feature, and how many are constant; such a one keeps scale 1.
 
     They are taken of each column divided by its largest absolute value, so that nothing overflows or underflows, and
     "constant" is relative to the column.
@@ -107,7 +110,7 @@ def _moments(x: Rows) -> tuple[Doubles, Doubles]:
     mean += off
     spread = np.sqrt(np.maximum(0.0, square - off**2))
     scale = np.where(spread > _FEW, np.maximum(spread * largest, _LEAST), np.where(spread > 0.0, largest, 1.0))
-    return mean * largest, scale
+    return mean * largest, scale, int((spread <= _FEW).sum())
 
 
 def _pieces(x: Rows) -> Iterator[Doubles]:

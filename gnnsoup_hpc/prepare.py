@@ -12,6 +12,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from gnnsoup_hpc import graphs, identity, leases, processes
@@ -53,13 +54,18 @@ def prepare(job: Job, here: Place, log: Log, again: bool = False, offline: bool 
     with graph_store.opened(run.graph, job, verify=here.rank == 0) as graph:
         if here.rank == 0:
             check_source(job, graph, log)
+            _say_what_was_read(job, graph, log)
+        elif graph.facts is not None:
+            identity.check_asked(graph.facts, job.graph, job.graph.source)
 
 
 def check_source(job: Job, graph: GraphFile, log: Log) -> None:
     """See that what the job names as its source is what the graph was read from; say where that cannot be seen.
 
-    Raises: RunError where other content lies there.
+    Raises: RunError where other content lies there; GraphError where it holds what the job refuses.
     """
+    if graph.facts is not None:
+        identity.check_asked(graph.facts, job.graph, job.graph.source)
     found = identity.find(job.graph, graph.source_files, graph.source_sha256)
     if found.gone:
         log.say(f"prepare: {found.gone} is not there; {graph.path}, which was made from it, is used as it is")
@@ -158,21 +164,25 @@ def _make(job: Job, run: RunDir, log: Log, again: bool, offline: bool) -> Path:
 
 
 def _say(job: Job, graph: Graph, partition: Partition, log: Log) -> None:
-    counts = {role: int((graph.role == role).sum()) for role in Role}
     log.say(
         f"prepare: {graph.nodes} nodes, {graph.source_edges} edges in the source, {len(graph.indices)} directed"
         f" entries, {graph.x.shape[1]} features ({job.graph.features}), {graph.classes} classes"
     )
+    log.say(
+        f"prepare: {partition.parts} parts, {partition.edge_cut} of {partition.edges} edges cut"
+        f" ({partition.edge_cut / max(1, partition.edges):.1%}), largest part {partition.balance:.2f} times the mean,"
+        f" {partition.validation_balance:.2f} by validation nodes"
+    )
+
+
+def _say_what_was_read(job: Job, graph: GraphFile, log: Log) -> None:
+    """Which split was taken, what preparing had to say of the source, and what the job sets in vain."""
+    counts = np.bincount(graph.role(0, graph.nodes), minlength=len(Role))
     log.say(
         f"prepare: {counts[Role.TRAIN]} nodes to train, {counts[Role.VALIDATION]} to validate, {counts[Role.TEST]} to"
         f" test; split: {graph.split or job.graph.split}"
     )
     for note in graph.notes:
         log.say(f"prepare: {note}")
-    if names := ", ".join(identity.without_effect(job, graph.facts)):
+    if graph.facts is not None and (names := ", ".join(identity.without_effect(job, graph.facts))):
         log.say(f"prepare: without effect on this graph: {names}")
-    log.say(
-        f"prepare: {partition.parts} parts, {partition.edge_cut} of {partition.edges} edges cut"
-        f" ({partition.edge_cut / max(1, partition.edges):.1%}), largest part {partition.balance:.2f} times the mean,"
-        f" {partition.validation_balance:.2f} by validation nodes"
-    )

@@ -162,6 +162,7 @@ def mapping(job: MachineJob, here: Place, device: torch.device) -> str:
 
     by = _asked_threads(job, here)[1]
     count = f"{threads()} threads ({by})" if by else f"{threads()} threads"
+    count += f", more than the {cores()} cores" if threads() > cores() else ""
     named = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     return f"on {here.host}, cores {_spans(_affinity())}, {count}, device {device}{named}"
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +322,34 @@ def test_fields_without_effect_are_said(tmp_path: Path) -> None:
     names = ("graph.root", "graph.split_seed", "graph.reverse", "graph.synthetic.seed", "partition.seed")
     assert all(name in line for name in names)
     assert "partition.parts" not in line
+
+
+@pytest.mark.parametrize("same_run", [True, False], ids=["in one run", "in two runs"])
+@pytest.mark.parametrize("field", ["edge_weight", "edge_attr", "duplicates"])
+def test_what_is_refused_is_refused_of_a_graph_that_is_there(field: str, same_run: bool, tmp_path: Path) -> None:
+    """Whoever prepared it first may have let it pass."""
+    more = {} if field == "duplicates" else {field: np.arange(arrays()["edge_index"].shape[1]) / 7.0}
+    np.savez(tmp_path / "graph.npz", **arrays(), **ids(), **more)
+    source, passing = f"npz:{tmp_path / 'graph.npz'}", "merge" if field == "duplicates" else "ignore"
+    job = job_on(tmp_path, source, f"graph.{field}={passing}")
+    room.prepare(job, pantry.ALONE, pantry.QUIET)
+    strict = job_on(tmp_path, source, f"graph.{field}=refuse", *([] if same_run else ["name=other"]))
+    for rank in (0, 1):
+        with pytest.raises(GraphError, match=rf"graph.{field} = '(refuse|ignore)'"):
+            room.prepare(strict, replace(pantry.ALONE, rank=rank, size=2), pantry.QUIET)
+    room.prepare(job, pantry.ALONE, pantry.QUIET)
+
+
+def test_what_was_read_is_said_of_a_graph_that_is_there_too(tmp_path: Path) -> None:
+    np.savez(tmp_path / "graph.npz", **arrays(), **ids(), names=np.array(["a"]))
+    job = job_on(tmp_path, f"npz:{tmp_path / 'graph.npz'}", "graph.split_seed=3")
+    every = []
+    for name in ("first", "first", "second"):
+        log, said = listening()
+        room.prepare(job.model_copy(update={"name": name}), pantry.ALONE, log)
+        every.append([line for line in said if "split: stored ids" in line or "not used" in line or "without" in line])
+    assert len(every[0]) == 3
+    assert every[0] == every[1] == every[2]
 
 
 def of_version_1(path: Path, job: Job) -> None:

@@ -15,6 +15,7 @@ from gnnsoup_hpc import hashing
 from gnnsoup_hpc import job as jobs
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.job import METHOD_NAMES, Job
+from gnnsoup_hpc.job.turns import without_effect
 
 FOLDER = Path(__file__).resolve().parent.parent / "jobs"
 FILES = sorted(FOLDER.glob("*.toml"))
@@ -242,3 +243,20 @@ def test_canonical_text_is_one_per_value() -> None:
 )
 def test_whether_anything_makes_ingredients_differ(words: list[str], differ: bool) -> None:
     assert jobs.load("pubmed", words).train.differ == differ
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        ((), []),
+        (("train.fanout=[3]", "train.batch_size=7"), ["train.batch_size", "train.fanout"]),
+        (("train.batch=cluster", "train.clusters=2", "train.sampler=own"), ["train.sampler"]),
+        (("train.clusters=2",), ["train.clusters"]),
+        (("train.batch=neighbour", "train.fanout=[3, 4, 5]"), ["train.fanout beyond its first 2, one a layer"]),
+        (("train.batch=neighbour", "train.fanout=[3, 4]"), []),
+        (("train.dropout=0.9", "train.vary.dropout=[0.1, 0.2]"), ["train.dropout"]),
+        (("train.dropout=0.9", "train.vary.dropout=[0.1, 0.2]", "train.trunk_epochs=2"), []),
+    ],
+)
+def test_fields_of_training_without_effect_are_known(overrides: tuple[str, ...], found: list[str]) -> None:
+    assert without_effect(jobs.load("pubmed", overrides)) == found

@@ -82,6 +82,8 @@ def graph(values: Mapping[str, Any], where: str, sha256: str, kind: str, job: Gr
     named = _Named(where, {name: value for name, value in values.items() if value is not None})
     y = _labels(named)
     x = _features(named, len(y))
+    if x.shape[0] != len(y):
+        raise GraphError(f"{where}: x has {x.shape[0]} rows, and y has {len(y)} labels; both are one a node")
     source, destination, weights = _edges(named, len(y))
     classes = named.number("num_classes")
     for name, have in (("num_nodes", len(y)), ("num_features", x.shape[-1])):
@@ -133,6 +135,7 @@ def _labels(named: _Named) -> IntArray:
     if y.ndim != 1:
         raise named.unfit("y", "one class a node, (V,)")
     if y.dtype.kind == "f":
+        y = y.astype(np.float64)
         given = np.where(np.isnan(y), np.asarray(-1, dtype=y.dtype), y)
         odd = np.flatnonzero(given != np.floor(given))
         if len(odd) or (np.abs(given) >= 2.0**62).any():
@@ -202,11 +205,25 @@ def _edges(named: _Named, nodes: int) -> tuple[IndexArray, IndexArray, dict[str,
         return _narrow(entries.col, nodes), _narrow(entries.row, nodes), weights
     if "indptr" not in named:
         named.take("edge_index")
+    _check_csr(named, nodes)
     indptr, indices = named.integers("indptr"), named.integers("indices")
     counts = np.diff(indptr)
     if len(indptr) != nodes + 1 or indptr[0] != 0 or (counts < 0).any() or indptr[-1] != len(indices):
         raise GraphError(f"{named.where}: indptr must rise from 0 to {len(indices)} in {nodes + 1} steps")
     return _narrow(indices, nodes), _narrow(np.repeat(np.arange(nodes), counts), nodes), weights
+
+
+def _check_csr(named: _Named, nodes: int) -> None:
+    """See that what scipy.sparse.save_npz adds to a matrix says what its rows and columns are read as."""
+    if "format" in named:
+        told = np.asarray(named.take("format")).item()
+        told = told.decode("ascii", "replace") if isinstance(told, bytes) else str(told)
+        if told != "csr":
+            raise GraphError(
+                f"{named.where}: format is {told!r}; expected csr, row = destination: A.tocsr() makes it that"
+            )
+    if "shape" in named and named.integers("shape").tolist() != [nodes, nodes]:
+        raise GraphError(f"{named.where}: shape is {named.values['shape'].tolist()}; expected [{nodes}, {nodes}]")
 
 
 def _narrow(ids: npt.NDArray[Any], nodes: int) -> IndexArray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ UNREADABLE = (
 )
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message about a class that it does not unpickle
 _SAVE = "torch.save(data.to_dict(), PATH)"
+_DICT = "torch.save({'x': x, 'y': y, 'edge_index': edge_index}, PATH)"
 _HETERO = (
     "it holds a HeteroData, a graph of several types of nodes; save the nodes of one type T and the edges R among them:"
     " torch.save({'x': data[T].x, 'y': data[T].y, 'edge_index': data[T, R, T].edge_index}, PATH)"
@@ -58,7 +60,9 @@ def from_data(
 
     Raises: GraphError naming the attribute that is missing or does not fit.
     """
-    arrays = {str(key): _array(value) for key, value in data.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # likewise
+        arrays = {str(key): _array(value) for key, value in data.items()}
     return replace(named.graph(arrays, where, sha256_of(files), split, job), files=files)
 
 
@@ -70,7 +74,8 @@ def brief(error: Exception) -> str:
 
 def _load(path: Path) -> Any:
     try:
-        with _allowed():
+        with _allowed(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch's, of kinds of tensors that are new or old to it
             return torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise GraphError(f"graph.source: there is no file {path} (relative to {Path.cwd()})") from None
@@ -151,8 +156,8 @@ def _attributes(content: Any, where: str) -> Mapping[str, Any]:
         raise GraphError(f"{where}: {_HETERO}")
     if isinstance(content, Mapping):
         return content
-    several = isinstance(content, list | tuple) and any(isinstance(item, Data) for item in content)
-    save = "one of several: torch.save(data[0], PATH)" if several else _SAVE
+    several = isinstance(content, list | tuple) and any(isinstance(item, Data | Mapping) for item in content)
+    save = "one of several: torch.save(data[0], PATH)" if several else _DICT
     raise GraphError(
         f"{where}: it holds a {type(content).__name__}; expected one torch_geometric Data, or a dict of its tensors:"
         f" {save}"
@@ -160,7 +165,9 @@ def _attributes(content: Any, where: str) -> Mapping[str, Any]:
 
 
 class TensorWithoutValues:
-    """In place of a tensor whose values NumPy cannot have: on another device, quantised, nested."""
+    """In place of a tensor whose values NumPy cannot have."""
+
+    told = "a tensor on another device, quantised or nested"
 
 
 def _array(value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from gnnsoup_hpc import identity
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.hashing import file_sha256, fingerprint
 from gnnsoup_hpc.job import GraphJob
@@ -76,7 +77,7 @@ def shown(value: Any) -> str:
     """What a value is, in words: "int64 of shape (5,)", "a list"."""
     if isinstance(value, np.ndarray) or sp.issparse(value):
         return f"{value.dtype} of shape {tuple(value.shape)}"
-    return f"a {type(value).__name__}"
+    return str(getattr(value, "told", f"a {type(value).__name__}"))
 
 
 def few(items: Sequence[Any]) -> str:
@@ -106,7 +107,7 @@ def finished(raw: RawGraph, role: ByteArray, job: GraphJob, split: str = "") -> 
     classes = _check(raw)
     _check_roles(raw, role, split)
     matrix, facts = _structure(raw, job)
-    check_asked(facts, job, raw.where)
+    identity.check_asked(facts, job, raw.where)
     ignored = [
         f"{name} is ignored (graph.{field} = 'ignore')" for field in raw.edge_values for name in raw.edge_values[field]
     ]
@@ -126,22 +127,6 @@ def finished(raw: RawGraph, role: ByteArray, job: GraphJob, split: str = "") -> 
         split=split,
         notes=(*ignored, *raw.notes, *_notes_on_classes(raw, role, classes)),
     )
-
-
-def check_asked(facts: SourceFacts, job: GraphJob, where: str) -> None:
-    """Raise a GraphError where the job refuses what a source holds."""
-    if job.duplicates == "refuse" and facts.duplicates:
-        raise GraphError(
-            f"{where}: {facts.duplicates} edges are duplicates, and graph.duplicates = 'refuse'; 'merge' merges them"
-        )
-    meant = {"edge_weight": "weights", "edge_attr": "features or types"}
-    for name, values in facts.edge_values.items():
-        if getattr(job, name) == "refuse" and values:
-            gives = "gives edges" if len(values) == 1 else "give edges"
-            raise GraphError(
-                f"{where}: {few(values)} {gives} {meant[name]}, which no model here makes use of yet: graph.{name} ="
-                " 'ignore' goes on without"
-            )
 
 
 def _structure(raw: RawGraph, job: GraphJob) -> tuple[sp.csr_matrix, SourceFacts]:
@@ -176,8 +161,10 @@ def _without_diagonal(matrix: sp.csr_matrix) -> sp.csr_matrix:
 def _check(raw: RawGraph) -> int:
     """Check what can be wrong with a source; return the number of classes."""
     nodes = len(raw.y)
-    if nodes == 0 or len(raw.x.shape) != 2 or raw.x.shape[0] != nodes or raw.x.shape[1] == 0:
+    if nodes == 0 or len(raw.x.shape) != 2 or raw.x.shape[0] != nodes:
         raise GraphError(f"{raw.where}: x has shape {raw.x.shape}, y has {nodes} labels; expected (V, F) and (V,)")
+    if raw.x.shape[1] == 0:
+        raise GraphError(f"{raw.where}: x has shape {raw.x.shape}; expected at least one feature a node")
     _check_finite(raw)
     for name, ends in (("source", raw.source), ("destination", raw.destination)):
         if len(ends) and (ends.min() < 0 or ends.max() >= nodes):
@@ -229,7 +216,7 @@ def _notes_on_classes(raw: RawGraph, role: ByteArray, classes: int) -> list[str]
     present, counts = np.unique(raw.y[raw.y >= 0], return_counts=True)
     notes, inside, last = [], present, int(present[-1])
     gap = last - (int(present[-2]) + 1 if len(present) > 1 else 0)
-    if gap and raw.classes is None:
+    if gap and raw.classes is None and last - gap == len(present) - 1:  # all classes before the gap are there
         told = f"label {last} (nodes: {counts[-1]}) follows {gap} classes without a node"
         notes.append(f"{told}: write -1 in its place if it means no label")
         inside, classes = present[:-1], last - gap
@@ -238,6 +225,8 @@ def _notes_on_classes(raw: RawGraph, role: ByteArray, classes: int) -> list[str]
         first = np.setdiff1d(np.arange(min(classes, len(inside) + 8)), inside)[:8]
         told = ", ".join(map(str, first)) + f" … ({missing} in all)" * (missing > len(first))
         notes.append(f"classes without a node: {told}; classes are numbered from 0 on, and -1 means no label")
+    if len(present) == 1:
+        notes.append(f"every label is {last}: there is nothing to learn")
     untrained = np.setdiff1d(present, raw.y[role == Role.TRAIN])
     if len(untrained):
         notes.append(f"classes without a training node, which no model learns: {few(untrained.tolist())}")

@@ -165,12 +165,14 @@ def _part(name: str, value: Any, nodes: int, where: str) -> Part:
         return np.asarray(value != 0)
     if not masked and value.ndim == 1 and not value.size:
         return (np.empty(0, dtype=np.int64),)
+    if value.dtype.kind == "f" and bool((value == np.floor(value)).all()) and np.abs(value).max(initial=0) < 2.0**53:
+        value = value.astype(np.int64)  # as float labels are taken
     if not masked and value.dtype.kind in "iu" and (value.ndim == 1 or (value.ndim == 2 and value.shape[1] == 1)):
         flat = value.reshape(-1)
         if flat.dtype.kind == "u" and flat.max() >= 2**63:
             raise GraphError(f"{where}: {name} has the id {int(flat.max())}, out of range [0, {nodes})")
         return (flat.astype(np.int64),)
-    ids = f" (node ids are named {name.lower().replace('mask', 'idx')})" if masked else ", or node ids"
+    ids = f" (node ids are named {name.lower().replace('mask', 'idx')})" if masked else ", or a row of node ids"
     expected = f"booleans, or 0 and 1, of shape ({nodes},) or ({nodes}, n){ids}"
     raise GraphError(f"{where}: {name} holds {shown(value)}; expected {expected}; {_WORKS}")
 
@@ -237,8 +239,12 @@ def _given(raw: RawGraph, split: Mapping[Role, IntArray]) -> ByteArray:
         if len(ids) and (ids.min() < 0 or ids.max() >= len(role)):
             raise GraphError(f"{raw.where}: the split's {called} ids leave the range [0, {len(role)})")
         if (role[ids] != Role.NONE).any():
-            node = int(ids[role[ids] != Role.NONE][0])
-            raise GraphError(f"{raw.where}: node {node} has two roles in the split")
+            twice = ids[role[ids] != Role.NONE]
+            other = Role(int(role[twice[0]])).name.lower()
+            raise GraphError(
+                f"{raw.where}: node {twice[0]} has two roles in the split, {other} and {called}, and so have"
+                f" {len(twice) - 1} more: give each node one"
+            )
         role[ids] = name
         if np.count_nonzero(role == name) < len(ids):
             ordered = np.sort(ids)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from gnnsoup_hpc.job.turns import without_effect
 from gnnsoup_hpc.report.rows import Contents
 
 # Fields of a job in which runs of one average may differ: they decide what is drawn at random, and nothing else.
@@ -29,7 +30,8 @@ class Settled:
         """Fields of the job that have an effect, by their dotted names; seeds too."""
         tree = self.run.job.model_dump(mode="json", exclude={"machine", "graph", "partition"})
         fields = dict(_flat(tree)) | dict(self.run.graph_made_with)
-        return {key: value for key, value in fields.items() if key not in _WITHOUT_EFFECT}
+        unused = {*_WITHOUT_EFFECT, *without_effect(self.run.job)}
+        return {key: value for key, value in fields.items() if key not in unused}
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:

@@ -78,6 +78,8 @@ def contents(root: Path) -> Contents:
     its files is damaged.
     """
     run = RunDir(root)
+    if not root.exists():
+        raise RunError(f"there is no {root} here ({Path.cwd()}); name the folder of a run, runs/NAME")
     if not run.job.is_file():
         raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
     job = jobs.load(str(run.job))

@@ -12,6 +12,7 @@ from gnnsoup_hpc import leases, limits, ranks
 from gnnsoup_hpc.budget import Sizes
 from gnnsoup_hpc.errors import DivergedError, FileError, ForeignFileError, IngredientsError, RunError
 from gnnsoup_hpc.job import Job
+from gnnsoup_hpc.job.turns import without_effect
 from gnnsoup_hpc.leases import Lease, Watch
 from gnnsoup_hpc.limits import Limit
 from gnnsoup_hpc.models import Architecture
@@ -47,6 +48,7 @@ def train_all(job: Job, here: Place, device: torch.device, log: Log, souping: bo
         missing = [index for index in range(job.train.ingredients) if not _is_there(starts, index)]
         if here.rank == 0:
             note_job(job)
+            _say_what_is_left_out(job, run, log)
         if len(missing) < job.train.ingredients:
             there = job.train.ingredients - len(missing)
             log.say(f"train: {there} of {job.train.ingredients} ingredients are there already")
@@ -62,6 +64,18 @@ def train_all(job: Job, here: Place, device: torch.device, log: Log, souping: bo
     paths = [run.ingredient(index) for index in range(job.train.ingredients)]
     if missing or gathered.names(run.gathered) != [path.stem for path in paths]:
         gathered.gather(run.gathered, paths, starts.initial, job)
+
+
+def _say_what_is_left_out(job: Job, run: RunDir, log: Log) -> None:
+    if names := ", ".join(without_effect(job)):
+        log.say(f"train: without effect on these ingredients: {names}")
+    more = [path.stem for path in run.ingredients.glob("*.h5") if path.stem.isdecimal()]
+    more = sorted(name for name in more if int(name) >= job.train.ingredients)
+    if more:
+        log.say(
+            f"train: {', '.join(more)} {'is' if len(more) == 1 else 'are'} there too, and beyond train.ingredients ="
+            f" {job.train.ingredients}: not souped"
+        )
 
 
 def _warn_of_copies(job: Job, log: Log) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from gnnsoup_hpc import graphs
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graphs import npz, pt
 from gnnsoup_hpc.graphs.desk import Desk
-from gnnsoup_hpc.graphs.raw import RawGraph, check_asked, finished
+from gnnsoup_hpc.graphs.raw import RawGraph, finished
 from gnnsoup_hpc.graphs.split import roles, taken
+from gnnsoup_hpc.identity import check_asked
 from gnnsoup_hpc.job import GraphJob
 from gnnsoup_hpc.records import Graph, Role, SourceFacts
 
@@ -426,3 +428,40 @@ def test_ids_of_edges_of_any_type(kind: str) -> None:
     huge = np.array([[2**64 - 1], [0]], dtype=np.uint64)
     assert "edge_index has the value 18446744073709551615" in refusal(kind, {"edge_index": huge})
     assert "destinations: transpose it" in refusal(kind, {"edge_index": CORE["edge_index"].T})
+
+
+@pytest.mark.parametrize("told", [b"csr", "csr"])
+def test_a_matrix_of_scipy_says_how_it_lies(told: str | bytes) -> None:
+    rows = MASKS | {"edge_index": None, "indptr": CSR.indptr, "indices": CSR.indices, "shape": np.array([V, V])}
+    assert not graph("npz", rows | {"format": np.array(told)}).notes
+    assert "format is 'csc'; expected csr" in refusal("npz", rows | {"format": np.array(b"csc")})
+    assert "shape is [20, 3]; expected [20, 20]" in refusal("npz", rows | {"shape": np.array([V, 3])})
+
+
+def test_features_and_labels_of_different_lengths_are_named_before_their_masks(kind: str) -> None:
+    assert "x has 20 rows, and y has 19 labels" in refusal(kind, MASKS | {"y": CORE["y"][:-1]})
+
+
+def test_features_that_are_none_are_said(kind: str) -> None:
+    assert "expected at least one feature a node" in refusal(kind, MASKS | {"x": np.zeros((V, 0))})
+
+
+def test_ids_that_are_whole_floating_numbers_are_ids(kind: str) -> None:
+    ids = {name: found * 1.0 for name, found in IDS.items()}
+    assert (graph(kind, ids).role == graph(kind, IDS).role).all()
+
+
+def test_labels_with_gaps_are_no_marks(kind: str) -> None:
+    found = graph(kind, MASKS | {"y": np.arange(V) % 3 * 3})
+    assert any("classes without a node: 1, 2, 4, 5;" in note for note in found.notes)
+    assert not any("write -1 in its place" in note for note in found.notes)
+    assert any(
+        "every label is 0: there is nothing to learn" in note
+        for note in graph(kind, MASKS | {"y": np.zeros(V, int)}).notes
+    )
+
+
+def test_labels_of_half_precision_overflow_nothing(kind: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (graph(kind, MASKS | {"y": (np.arange(V) % 3).astype(np.float16)}).y == np.arange(V) % 3).all()

@@ -147,7 +147,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"y": np.full(6, -1)}, "no node has a label"),
     ({"num_classes": np.array(2)}, r"label 2 of node 2 is out of range \[0, 2\)"),
     ({"num_classes": np.array([3, 3])}, r"num_classes holds int64 of shape \(2,\)"),
-    ({"x": np.ones((5, 2))}, r"x has shape \(5, 2\)"),
+    ({"x": np.ones((5, 2))}, r"x has 5 rows, and y has 6 labels"),
     ({"x": np.ones(6)}, r"x holds float64 of shape \(6,\)"),
     ({"x": np.ones((6, 0))}, r"x has shape \(6, 0\)"),
     ({"x": np.full((6, 2), "a")}, "x holds <U1 .*; expected numbers"),
@@ -161,7 +161,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"edge_index": None, "indptr": np.zeros((7, 1), dtype=int), "indices": np.array([], dtype=int)}, "indptr holds"),
     ({"edge_index": None, "indptr": np.array([0, 1, 1, 1, 1, 1, 1]), "indices": np.array([[0]])}, "indices holds"),
     ({"train_idx": np.array([0, 6])}, r"the split's train ids leave the range \[0, 6\)"),
-    ({"train_idx": np.array([0, 2])}, "node 2 has two roles in the split"),
+    ({"train_idx": np.array([0, 2])}, "node 2 has two roles in the split, train and validation, and so have 0 more"),
     ({"train_idx": np.array([0, 5])}, "node 5 is in the split but has no label"),
     ({"valid_idx": None}, "the split has no validation node"),
 ]
