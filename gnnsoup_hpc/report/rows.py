@@ -79,7 +79,7 @@ def contents(root: Path) -> Contents:
     """
     run = RunDir(root)
     if not root.exists():
-        raise RunError(f"there is no {root} here ({Path.cwd()}); name the folder of a run, runs/NAME")
+        raise RunError(f"{root} is not the folder of a run: nothing of that name is there (from {Path.cwd()})")
     if not run.job.is_file():
         raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
     job = jobs.load(str(run.job))
