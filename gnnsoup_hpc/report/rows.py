@@ -79,7 +79,10 @@ def contents(root: Path) -> Contents:
     """
     run = RunDir(root)
     if not root.exists():
-        raise RunError(f"{root} is not the folder of a run: nothing of that name is there (from {Path.cwd()})")
+        raise RunError(
+            f"{root} is not the folder of a run: nothing of that name is there (from {Path.cwd()});"
+            " `gnnsoup run JOB` makes one"
+        )
     if not run.job.is_file():
         raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
     job = jobs.load(str(run.job))
