@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -158,4 +159,10 @@ def _is(path: Path, file: SourceFile) -> bool:
         return False
     times = (status.st_mtime_ns, status.st_ctime_ns)
     at_rest = str(path) == file.path and times == (file.modified_ns, file.changed_ns)
-    return at_rest or file_sha256(path) == file.sha256
+    return at_rest or _sha256(path, status.st_size, *times) == file.sha256
+
+
+@cache
+def _sha256(path: Path, size: int, modified_ns: int, changed_ns: int) -> str:
+    """The hash of a file as it is now: one command looks at it for each graph that it may be, and again for its run."""
+    return file_sha256(path)

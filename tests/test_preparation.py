@@ -43,6 +43,9 @@ def test_a_constant_feature_becomes_zero() -> None:
         done, record = prepared(with_features(np.full((NODES, 2), value)), "standardise")
         assert (done.x[:] == 0.0).all()
         assert (record.scale == 1.0).all()
+        assert done.notes == ("features that are the same for every node, and say nothing: 2 of 2",)
+    varied = np.random.default_rng(0).normal(size=(NODES, 2))
+    assert prepared(with_features(varied), "standardise")[0].notes == ()
 
 
 def test_rows_are_normalised_and_empty_ones_stay() -> None:

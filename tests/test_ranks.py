@@ -231,6 +231,14 @@ def test_bfloat16_is_refused_where_it_would_be_imitated(tmp_path: Path) -> None:
         ranks.check_precision("bfloat16", cpu, tmp_path / "nowhere")
 
 
+def test_more_threads_than_cores_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_variables(monkeypatch)
+    monkeypatch.setattr(ranks, "cores", lambda: 2)
+    for count, said in ((3, "3 threads, more than the 2 cores,"), (2, "2 threads, device")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+        assert said in ranks.mapping(MachineJob(), place(), torch.device("cpu"))
+
+
 def test_the_mapping_names_cores_threads_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
     without_variables(monkeypatch)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5, 8, 9})

@@ -64,6 +64,19 @@ def test_an_initial_state_of_another_seed_is_not_used(job: Job, paths: list[Path
         pantry.train(pantry.changed(job, "train.seed=1"))
 
 
+def test_what_is_there_and_not_asked_for_is_said(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    few = pantry.changed(job, "train.ingredients=1", "train.fanout=[3]")
+    work.train_all(few, pantry.ALONE, torch.device("cpu"), Log())
+    said = capsys.readouterr().out
+    assert "train: without effect on these ingredients: train.fanout\n" in said
+    names = [f"{index:04d}" for index in range(1, job.train.ingredients)]
+    assert f"train: {', '.join(names)} {'is' if len(names) == 1 else 'are'} there too" in said
+    work.train_all(job, pantry.ALONE, torch.device("cpu"), Log())
+    said = capsys.readouterr().out
+    assert "there too" not in said
+    assert "without effect" not in said
+
+
 @pytest.mark.parametrize(
     ("rank", "ranks", "gone", "says"),
     [
