@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from gnnsoup_hpc.signals import loading
-from gnnsoup_hpc.terminal import terminal
+from gnnsoup_hpc.runtime.signals import ignore_while_loading
+from gnnsoup_hpc.runtime.terminal import terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
-    with loading(), terminal() as here:
-        from gnnsoup_hpc import commands
+    with ignore_while_loading(), terminal() as here:
+        from gnnsoup_hpc.cli import commands
 
         return commands.main(sys.argv[1:] if arguments is None else arguments, here)
 

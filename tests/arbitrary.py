@@ -9,9 +9,10 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gnnsoup_hpc.kernels import Adjacency
-from gnnsoup_hpc.records import Graph, Role
-from gnnsoup_hpc.subgraph import Subgraph
+from gnnsoup_hpc.graph.graph import Graph
+from gnnsoup_hpc.graph.sparse import Adjacency
+from gnnsoup_hpc.graph.subgraph import Subgraph
+from gnnsoup_hpc.types import Role
 
 SEEDS = st.integers(0, 2**16)
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from gnnsoup_hpc import shards
-from gnnsoup_hpc.job import Job
-from tests import pantry
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.engine.compiled import sharding
+from tests import runs
 
 # The same examples at each run, so that a red build is red for everybody.
 settings.register_profile(
@@ -54,18 +54,18 @@ def own_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A run with three GraphSAGE ingredients. Tests read it; one that changes a run copies it first."""
-    return pantry.stocked(tmp_path_factory.mktemp("stock"))
+    return runs.stocked(tmp_path_factory.mktemp("stock"))
 
 
 @pytest.fixture(scope="session")
 def served(stock: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """The same run with all soups and its report."""
-    return pantry.souped(pantry.copied(stock, tmp_path_factory.mktemp("served")))
+    return runs.souped(runs.copied(stock, tmp_path_factory.mktemp("served")))
 
 
 @pytest.fixture(scope="module")
 def sections_of_three_rows() -> Iterator[None]:
     """Or a small graph would be one section, and one rank's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "_SECTION_ROWS", 3)
+        patch.setattr(sharding, "_SECTION_ROWS", 3)
         yield

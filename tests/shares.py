@@ -9,20 +9,20 @@ import torch
 
 from gnnsoup_hpc import engine
 from gnnsoup_hpc.engine import Planned
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Dense, State
-from gnnsoup_hpc.shards import Split
-from gnnsoup_hpc.soup.team import swap_over
-from gnnsoup_hpc.subgraph import Subgraph, View
+from gnnsoup_hpc.engine.compiled.sharding import NodeShare
+from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.soup.team import exchange_over
+from gnnsoup_hpc.types import Dense, State
 from tests.arbitrary import Structure, normal
 from tests.world import World, on_all_ranks
 
 HIDDEN, CLASSES, FEATURES = 6, 3, 5
 
 
-def a_view(shape: Structure, asked: list[int], seed: int, features: int = FEATURES) -> View:
+def a_view(shape: Structure, asked: list[int], seed: int, features: int = FEATURES) -> Batch:
     graph = Subgraph(normal(seed, shape.nodes, features).float(), shape.adjacency())
-    return View(graph, torch.tensor(asked), torch.zeros(len(asked), dtype=torch.int64))
+    return Batch(graph, torch.tensor(asked), torch.zeros(len(asked), dtype=torch.int64))
 
 
 def a_state(net: Architecture) -> State:
@@ -32,18 +32,18 @@ def a_state(net: Architecture) -> State:
 
 def scored(net: Architecture, plan: Planned, world: World | None) -> Dense:
     """One rank's class scores, by a pass without a way back."""
-    swap = None if world is None else swap_over(world)  # type: ignore[arg-type]
-    return engine.begun(net, a_state(net), plan, swap, keep=False).forward()
+    swap = None if world is None else exchange_over(world)  # type: ignore[arg-type]
+    return engine.begin(net, a_state(net), plan, swap, keep=False).forward()
 
 
 def _passed(net: Architecture, plan: Planned, grad: Dense, world: World | None) -> tuple:
     """(asked nodes, class scores, gradients) of one rank."""
-    run = engine.begun(net, a_state(net), plan, None if world is None else swap_over(world))  # type: ignore[arg-type]
+    run = engine.begin(net, a_state(net), plan, None if world is None else exchange_over(world))  # type: ignore[arg-type]
     scores = run.forward().copy()
     return plan.shard.asked, scores, run.backward(grad[slice(*plan.shard.asked)].copy())
 
 
-def compare(net: Architecture, planned: Callable[[Split | None], Planned], size: int, tolerance: float) -> None:
+def compare(net: Architecture, planned: Callable[[NodeShare | None], Planned], size: int, tolerance: float) -> None:
     """Ranks together against one alone, by the plans of each: rows bit for bit, sums to rounding."""
     whole = planned(None)
     count = len(whole.labels)
@@ -51,7 +51,7 @@ def compare(net: Architecture, planned: Callable[[Split | None], Planned], size:
     _, wanted, gradients = _passed(net, whole, grad, None)
 
     def rank(world: World) -> tuple:
-        plan = planned(Split(world.rank, size))
+        plan = planned(NodeShare(world.rank, size))
         found = _passed(net, plan, grad, world)
         np.testing.assert_array_equal(scored(net, plan, world), found[1])
         return found

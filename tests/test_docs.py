@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gnnsoup_hpc import job as jobs
-from gnnsoup_hpc.job import METHOD_NAMES
-from gnnsoup_hpc.measure import QUANTITIES
+from gnnsoup_hpc import config as jobs
+from gnnsoup_hpc.config import METHOD_NAMES
+from gnnsoup_hpc.runtime.profiling import QUANTITIES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -54,7 +54,7 @@ def test_jobs_that_are_shown_are_jobs(page: Path) -> None:
     for kind, block in FENCE.findall(text(page)):
         if kind == "toml":
             tree = tomllib.loads(block)
-            jobs.validated(tree if "name" in tree else {"name": "shown", **tree}, str(page))
+            jobs.validate(tree if "name" in tree else {"name": "shown", **tree}, str(page))
 
 
 @every_page

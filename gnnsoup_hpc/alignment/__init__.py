@@ -8,30 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gnnsoup_hpc.alignment.activations import by_activations
-from gnnsoup_hpc.alignment.symmetry import identity, layouts, permuted
-from gnnsoup_hpc.alignment.together import together
-from gnnsoup_hpc.alignment.weights import by_weights
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Permutation, State
+from gnnsoup_hpc.alignment.activations import match_by_activations
+from gnnsoup_hpc.alignment.symmetry import identity_permutation, permute, unit_layouts
+from gnnsoup_hpc.alignment.together import match_together
+from gnnsoup_hpc.alignment.weights import match_by_weights
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.types import Permutation, State
 
-__all__ = ["aligned", "all_by_weights", "by_activations", "by_weights", "identity", "layouts", "permuted", "together"]
+__all__ = [
+    "align_states",
+    "identity_permutation",
+    "match_all_by_weights",
+    "match_by_activations",
+    "match_by_weights",
+    "match_together",
+    "permute",
+    "unit_layouts",
+]
 
 
-def aligned(net: Architecture, states: Sequence[State], reference: int = 0, seed: int = 0) -> list[State]:
+def align_states(net: Architecture, states: Sequence[State], reference: int = 0, seed: int = 0) -> list[State]:
     """Each of `states` with its hidden units in the order of states[reference]'s, by weights; same outputs as before.
 
     The reference itself comes back as it is.
     """
-    orders = all_by_weights(net, states, reference, seed)
-    return [permuted(net, state, order) for state, order in zip(states, orders, strict=True)]
+    orders = match_all_by_weights(net, states, reference, seed)
+    return [permute(net, state, order) for state, order in zip(states, orders, strict=True)]
 
 
-def all_by_weights(net: Architecture, states: Sequence[State], reference: int, seed: int) -> list[Permutation]:
+def match_all_by_weights(net: Architecture, states: Sequence[State], reference: int, seed: int) -> list[Permutation]:
     """For each of `states` the permutation that matches it to the reference, then to all others together."""
     first = states[reference]
     orders = [
-        identity(net) if number == reference else by_weights(net, first, state, seed)
+        identity_permutation(net) if number == reference else match_by_weights(net, first, state, seed)
         for number, state in enumerate(states)
     ]
-    return together(net, states, orders, reference, seed)
+    return match_together(net, states, orders, reference, seed)

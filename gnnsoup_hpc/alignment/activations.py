@@ -15,20 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.alignment.assignment import best_order
-from gnnsoup_hpc.alignment.symmetry import hidden, layouts
+from gnnsoup_hpc.alignment.assignment import solve_assignment
+from gnnsoup_hpc.alignment.symmetry import hidden, unit_layouts
 from gnnsoup_hpc.alignment.weights import Pair
-from gnnsoup_hpc.crew import Crew
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Doubles, IntArray, Permutation, State
-from gnnsoup_hpc.subgraph import View
+from gnnsoup_hpc.engine.compiled.threads import ThreadTeam
+from gnnsoup_hpc.graph.subgraph import Batch
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.types import Doubles, IntArray, Permutation, State
 
 _CONSTANT = 1e-9  # variance over mean square: less is rounding, so the unit never changes
 _TIE = 1e-6  # share of the weights' say beside a correlation: it decides only where correlations do not
 
 
-def by_activations(
-    net: Architecture, reference: State, states: Sequence[State], views: Iterable[View]
+def match_by_activations(
+    net: Architecture, reference: State, states: Sequence[State], views: Iterable[Batch]
 ) -> list[Permutation]:
     """For each of `states`, the permutation that best matches `reference`; the same for any number of threads.
 
@@ -36,7 +36,7 @@ def by_activations(
     Holds, beside a view and a layer's states of it, a (hidden, hidden) float64 matrix a state and layer.
     """
     seen = [[Moments(net.hidden) for _ in range(net.layers - 1)] for _ in states]
-    with Crew():  # one thread a product, so that sums do not depend on how many there are
+    with ThreadTeam():  # one thread a product, so that sums do not depend on how many there are
         for view in views if seen else ():
             wanted = list(_hidden_states(net, reference, view))
             for state, moments in zip(states, seen, strict=True):
@@ -47,7 +47,7 @@ def by_activations(
 
 
 @torch.no_grad()
-def _hidden_states(net: Architecture, state: Mapping[str, Tensor], view: View) -> Iterator[Doubles]:
+def _hidden_states(net: Architecture, state: Mapping[str, Tensor], view: Batch) -> Iterator[Doubles]:
     """States of the asked nodes after each hidden layer, (n, hidden)."""
     x = view.graph.x
     for layer in range(net.layers - 1):
@@ -88,8 +88,8 @@ def _matched(net: Architecture, pair: Pair, seen: Sequence[Moments]) -> Permutat
     """Sets from the first layer on; each gain is a correlation where there is one, and the weights' say besides."""
     found = {hidden(layer): moments.correlation() for layer, moments in enumerate(seen)}
     orders: dict[str, IntArray] = {}
-    for name, layout in layouts(net).items():
+    for name, layout in unit_layouts(net).items():
         weights = pair.gain(name, orders)
         largest = float(np.abs(weights).max(initial=0.0)) or 1.0
-        orders[name] = best_order(found.get(name, np.zeros_like(weights)) + _TIE * weights / largest, layout)
+        orders[name] = solve_assignment(found.get(name, np.zeros_like(weights)) + _TIE * weights / largest, layout)
     return orders

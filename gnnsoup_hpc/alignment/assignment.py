@@ -6,10 +6,10 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from gnnsoup_hpc.alignment.symmetry import Layout
-from gnnsoup_hpc.records import Doubles, IntArray
+from gnnsoup_hpc.types import Doubles, IntArray
 
 
-def best_order(gain: Doubles, layout: Layout) -> IntArray:
+def solve_assignment(gain: Doubles, layout: Layout) -> IntArray:
     """Order (units,) with the highest sum of gain[i, order[i]] among those that keep groups together.
 
     gain (units, units) float64: of unit j at place i. For each pair of groups the best assignment within it, then that
@@ -27,6 +27,6 @@ def best_order(gain: Doubles, layout: Layout) -> IntArray:
     return np.asarray(groups[:, None] * layout.size + inner[places, groups]).reshape(-1)
 
 
-def total(gain: Doubles, order: IntArray) -> float:
+def total_gain(gain: Doubles, order: IntArray) -> float:
     """What an order gains."""
     return float(gain[np.arange(len(order)), order].sum())

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Permutation, State
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.types import Permutation, State
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Carrier:
     columns: str | None
 
 
-def layouts(net: Architecture) -> dict[str, Layout]:
+def unit_layouts(net: Architecture) -> dict[str, Layout]:
     """The sets of units of an architecture by name, from the first layer on; none where nothing may be permuted."""
     groups = net.heads if net.kind == "gat" else 1
     sets = {hidden(layer): Layout(groups, net.hidden // groups) for layer in range(net.layers - 1)}
@@ -84,36 +84,36 @@ def _layer(name: str) -> int:
     return int(name.split(".")[1])
 
 
-def matrix(name: str, tensor: Tensor) -> Tensor:
+def as_matrix(name: str, tensor: Tensor) -> Tensor:
     """A parameter as a matrix (rows, columns), a view of it; see above."""
     return tensor if name.startswith("convs.") and name.endswith("weight") else tensor.reshape(-1, 1)
 
 
-def identity(net: Architecture) -> Permutation:
+def identity_permutation(net: Architecture) -> Permutation:
     """The permutation that leaves everything where it is."""
-    return {name: np.arange(layout.units) for name, layout in layouts(net).items()}
+    return {name: np.arange(layout.units) for name, layout in unit_layouts(net).items()}
 
 
-def permuted(net: Architecture, state: Mapping[str, Tensor], permutation: Permutation) -> State:
+def permute(net: Architecture, state: Mapping[str, Tensor], permutation: Permutation) -> State:
     """The state with its units moved along, parameters bit for bit, in PyG's order; outputs are the same.
 
     Shapes: as they were. Raises: ValueError for a permutation of other sets than the architecture's.
     """
-    if permutation.keys() != layouts(net).keys():
-        raise ValueError(f"a permutation of {list(permutation)}; the model has {list(layouts(net))}")
+    if permutation.keys() != unit_layouts(net).keys():
+        raise ValueError(f"a permutation of {list(permutation)}; the model has {list(unit_layouts(net))}")
     moved = {name: state[name] for name in net.shapes()}
     for carrier in carriers(net):
         tensor = state[carrier.parameter]
-        values = matrix(carrier.parameter, tensor)
+        values = as_matrix(carrier.parameter, tensor)
         if carrier.rows:
-            values = values[spread(permutation[carrier.rows], len(values)).to(values.device)]
+            values = values[expand_order(permutation[carrier.rows], len(values)).to(values.device)]
         if carrier.columns:
             values = values[:, torch.from_numpy(permutation[carrier.columns]).to(values.device)]
         moved[carrier.parameter] = values.contiguous().view(tensor.shape)
     return moved
 
 
-def spread(order: np.ndarray, rows: int) -> Tensor:
+def expand_order(order: np.ndarray, rows: int) -> Tensor:
     """An order of units as one of rows, of which each unit has rows / units in succession."""
     repeat = rows // len(order)
     return torch.from_numpy((order[:, None] * repeat + np.arange(repeat)).reshape(-1))

@@ -13,17 +13,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from gnnsoup_hpc.alignment.symmetry import carriers, permuted
-from gnnsoup_hpc.alignment.weights import Pair, descended
-from gnnsoup_hpc.crew import Crew
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Permutation
-from gnnsoup_hpc.seeds import numpy_generator
+from gnnsoup_hpc.alignment.symmetry import carriers, permute
+from gnnsoup_hpc.alignment.weights import Pair, descend
+from gnnsoup_hpc.engine.compiled.threads import ThreadTeam
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.types import Permutation
+from gnnsoup_hpc.utils.rng import numpy_generator
 
 SETTLED = 1e-3  # growth of the sum's squared norm, relative, for which another round does not pay
 
 
-def together(
+def match_together(
     net: Architecture, states: Sequence[Mapping[str, Tensor]], orders: Sequence[Permutation], reference: int, seed: int
 ) -> list[Permutation]:
     """Better permutations of `states` than `orders`, or those; the reference's is kept. The same on any threads.
@@ -32,14 +32,14 @@ def together(
     """
     found, generator = list(orders), numpy_generator(seed)
     others = [number for number in range(len(states)) if number != reference]
-    with Crew():  # products on one thread, so that they do not depend on how many there are
+    with ThreadTeam():  # products on one thread, so that they do not depend on how many there are
         whole = _sum([_moved(net, state, order) for state, order in zip(states, found, strict=True)])
         grows = len(others) > 1  # of two, the other is matched to the reference already
         while grows:
             before = _square(whole)
             for number in generator.permutation(others).tolist():
                 rest = {name: whole[name] - part for name, part in _moved(net, states[number], found[number]).items()}
-                found[number] = descended(Pair(net, rest, states[number]), found[number], seed)
+                found[number] = descend(Pair(net, rest, states[number]), found[number], seed)
                 whole = _sum([rest, _moved(net, states[number], found[number])])
             grows = _square(whole) > before * (1.0 + SETTLED)
     return found
@@ -47,7 +47,7 @@ def together(
 
 def _moved(net: Architecture, state: Mapping[str, Tensor], order: Permutation) -> dict[str, Tensor]:
     """A state's parameters that carry units, in an order, in float64."""
-    moved = permuted(net, state, order)
+    moved = permute(net, state, order)
     return {each.parameter: moved[each.parameter].detach().cpu().double() for each in carriers(net)}
 
 

@@ -14,17 +14,24 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from torch import Tensor
 
-from gnnsoup_hpc.alignment.assignment import best_order, total
-from gnnsoup_hpc.alignment.symmetry import Carrier, carriers, identity, layouts, matrix, spread
-from gnnsoup_hpc.crew import Crew
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Doubles, IntArray, Permutation
-from gnnsoup_hpc.seeds import numpy_generator
+from gnnsoup_hpc.alignment.assignment import solve_assignment, total_gain
+from gnnsoup_hpc.alignment.symmetry import (
+    Carrier,
+    as_matrix,
+    carriers,
+    expand_order,
+    identity_permutation,
+    unit_layouts,
+)
+from gnnsoup_hpc.engine.compiled.threads import ThreadTeam
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.types import Doubles, IntArray, Permutation
+from gnnsoup_hpc.utils.rng import numpy_generator
 
 _ROUNDING = 1e-12  # of the largest possible inner product: less is no improvement
 
 
-def by_weights(
+def match_by_weights(
     net: Architecture, reference: Mapping[str, Tensor], state: Mapping[str, Tensor], seed: int
 ) -> Permutation:
     """The permutation of `state` that best matches `reference`; the same for any number of threads.
@@ -32,14 +39,14 @@ def by_weights(
     `seed` is that of the order in which sets are visited. Holds both states in float64.
     """
     pair = Pair(net, reference, state)
-    with Crew():  # products on one thread, so that they do not depend on how many there are
+    with ThreadTeam():  # products on one thread, so that they do not depend on how many there are
         names = list(pair.layouts)
-        starts = [identity(net), pair.one_by_one(names), pair.one_by_one(names[::-1])]
+        starts = [identity_permutation(net), pair.one_by_one(names), pair.one_by_one(names[::-1])]
         similar = [pair.similarity(start) for start in starts]
-        return descended(pair, starts[int(np.argmax(similar))], seed)
+        return descend(pair, starts[int(np.argmax(similar))], seed)
 
 
-def descended(pair: Pair, start: Permutation, seed: int) -> Permutation:
+def descend(pair: Pair, start: Permutation, seed: int) -> Permutation:
     """Where coordinate descent from `start` ends.
 
     A set is looked at again once one that shares a weight with it has changed.
@@ -49,8 +56,8 @@ def descended(pair: Pair, start: Permutation, seed: int) -> Permutation:
         for name in generator.permutation(sorted(stale)).tolist():
             stale.discard(name)
             gain = pair.gain(name, orders)
-            order = best_order(gain, pair.layouts[name])
-            if total(gain, order) > total(gain, orders[name]) + _ROUNDING * pair.scale:
+            order = solve_assignment(gain, pair.layouts[name])
+            if total_gain(gain, order) > total_gain(gain, orders[name]) + _ROUNDING * pair.scale:
                 orders[name] = order
                 stale |= pair.neighbours[name]
     return orders
@@ -60,7 +67,7 @@ class Pair:
     """A reference and a state to be permuted, both in float64."""
 
     def __init__(self, net: Architecture, reference: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        self.layouts = layouts(net)
+        self.layouts = unit_layouts(net)
         self._carriers = carriers(net)
         self.neighbours = {
             name: {s for c in self._carriers if name in (c.rows, c.columns) for s in (c.rows, c.columns) if s} - {name}
@@ -84,7 +91,7 @@ class Pair:
                 moved = there if carrier.columns is None else there[:, orders[carrier.columns]]
                 found += here.reshape(units, -1) @ moved.reshape(units, -1).T
             if carrier.columns == name and _known(carrier.rows, orders):
-                moved = there if carrier.rows is None else there[spread(orders[carrier.rows], len(there)).numpy()]
+                moved = there if carrier.rows is None else there[expand_order(orders[carrier.rows], len(there)).numpy()]
                 found += here.T @ moved
         return found
 
@@ -92,7 +99,7 @@ class Pair:
         """Sets matched in turn, each by weights whose other side is known by then."""
         orders: dict[str, IntArray] = {}
         for name in names:
-            orders[name] = best_order(self.gain(name, orders), self.layouts[name])
+            orders[name] = solve_assignment(self.gain(name, orders), self.layouts[name])
         return {name: orders[name] for name in self.layouts}
 
     def similarity(self, orders: Permutation) -> float:
@@ -104,7 +111,7 @@ class Pair:
     def _moved(self, carrier: Carrier, orders: Permutation) -> Doubles:
         there = self._there[carrier.parameter]
         if carrier.rows:
-            there = there[spread(orders[carrier.rows], len(there)).numpy()]
+            there = there[expand_order(orders[carrier.rows], len(there)).numpy()]
         return there[:, orders[carrier.columns]] if carrier.columns else there
 
 
@@ -113,4 +120,4 @@ def _known(side: str | None, orders: Permutation) -> bool:
 
 
 def _double(state: Mapping[str, Tensor], name: str) -> Doubles:
-    return matrix(name, state[name].detach().cpu().double()).numpy()
+    return as_matrix(name, state[name].detach().cpu().double()).numpy()

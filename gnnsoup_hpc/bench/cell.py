@@ -10,30 +10,30 @@ from typing import Any
 
 import torch
 
-from gnnsoup_hpc import measure
 from gnnsoup_hpc.bench import process
 from gnnsoup_hpc.bench import task as tasks
-from gnnsoup_hpc.bench.task import Cell, Order, Task, Way
-from gnnsoup_hpc.store.graph import GraphFile
+from gnnsoup_hpc.bench.task import BenchTask, Cell, Order, Way
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.runtime import profiling
 
 _CPU = torch.device("cpu")
 
 
-def made(cell: Cell, way: Way, graph: GraphFile) -> Task:
+def make_task(cell: Cell, way: Way, graph: GraphFile) -> BenchTask:
     """One way of a cell's task; only that way's modules are imported."""
     if way == "stock":
         from gnnsoup_hpc.bench import stock
 
-        return stock.made(cell, graph)
+        return stock.make(cell, graph)
     from gnnsoup_hpc.bench import ours
 
     ours.warm_up(cell)
-    return ours.made(cell, graph)
+    return ours.make(cell, graph)
 
 
-def timed(task: Task, repeats: int) -> dict[str, Any]:
+def time_steps(task: BenchTask, repeats: int) -> dict[str, Any]:
     """Wall time of preparing and of each repeat; the first is not counted, but its value is kept with the others."""
-    baseline = measure.host_bytes("VmRSS")
+    baseline = profiling.host_bytes("VmRSS")
     start = time.perf_counter()
     task.prepare()
     prepared = time.perf_counter() - start
@@ -46,9 +46,9 @@ def timed(task: Task, repeats: int) -> dict[str, Any]:
     return {"seconds": seconds, "prepare_seconds": prepared, "values": values, "baseline_bytes": _known(baseline)}
 
 
-def weighed(task: Task) -> dict[str, Any]:
+def measure_memory(task: BenchTask) -> dict[str, Any]:
     """Peak memory of preparing and one repeat together, and of preparing alone; both include the baseline."""
-    with measure.Meter(_CPU) as meter:
+    with profiling.Meter(_CPU) as meter:
         task.prepare()
         prepared = meter.read()["peak_host_bytes"]
         value = task.once()
@@ -61,21 +61,21 @@ def weighed(task: Task) -> dict[str, Any]:
     }
 
 
-def carried_out(order: Order) -> dict[str, Any]:
+def run_order(order: Order) -> dict[str, Any]:
     """What one order measures. The baseline is taken when all is imported and warm, before the graph is read."""
     process.bound_memory(order.memory_bytes)
     torch.set_num_threads(order.threads)
-    measure.warm_up(_CPU)
-    with tasks.opened(order.cell) as graph:
-        task = made(order.cell, order.way, graph)
-        result = timed(task, order.repeats) if order.passing == "time" else weighed(task)
+    profiling.warm_up(_CPU)
+    with tasks.open_graph(order.cell) as graph:
+        task = make_task(order.cell, order.way, graph)
+        result = time_steps(task, order.repeats) if order.passing == "time" else measure_memory(task)
         del task  # it may read ahead: its thread ends before the file is closed
         return result
 
 
 def main() -> int:
     """Entry point."""
-    return process.serve(lambda text: carried_out(Order.from_json(text)))
+    return process.serve(lambda text: run_order(Order.from_json(text)))
 
 
 def _known(value: float) -> float | None:

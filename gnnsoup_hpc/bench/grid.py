@@ -10,7 +10,7 @@ from typing import Any
 from gnnsoup_hpc.bench import process
 from gnnsoup_hpc.bench.process import ChildFailedError
 from gnnsoup_hpc.bench.task import Cell, ModelKind, Order, Passing, TaskName, Way
-from gnnsoup_hpc.records import Precision
+from gnnsoup_hpc.types import Precision
 
 MODELS: tuple[ModelKind, ...] = ("sage", "gcn", "gat")
 TASKS: tuple[TaskName, ...] = ("evaluation", "ls_epoch", "pls_step", "gis_step")
@@ -87,7 +87,7 @@ def cells(graph: str, graph_h5: Path, choice: Choice) -> list[Cell]:
     ]
 
 
-def carried_out(cells: Sequence[Cell], options: Options, say: Callable[[str], None]) -> list[Row]:
+def run_orders(cells: Sequence[Cell], options: Options, say: Callable[[str], None]) -> list[Row]:
     """The figures of every cell; one line of `say` for each process, and for each that failed what failed."""
     rows = []
     for number, cell in enumerate(cells, 1):

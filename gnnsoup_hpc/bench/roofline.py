@@ -20,9 +20,9 @@ import torch
 
 from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.task import Cell
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import IntArray, Role
-from gnnsoup_hpc.store.graph import GraphFile
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.types import IntArray, Role
 
 Mask = npt.NDArray[np.bool_]
 

@@ -27,16 +27,16 @@ from torch_geometric.utils import to_torch_csr_tensor
 from torch_geometric.utils.map import map_index
 
 from gnnsoup_hpc.bench import task as tasks
-from gnnsoup_hpc.bench.task import Cell, Task
+from gnnsoup_hpc.bench.task import BenchTask, Cell
 from gnnsoup_hpc.errors import RunError
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Role, State
-from gnnsoup_hpc.rows import index_type
-from gnnsoup_hpc.store.graph import GraphFile
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.types import Role, State
+from gnnsoup_hpc.utils.out_of_core import index_type
 
 
 @dataclass(frozen=True)
-class Held:
+class StockHeld:
     """A graph in memory. Shapes: x (V, F), adjacency (V, V) sparse CSR or edge_index (2, E), nodes and labels (n,)."""
 
     x: Tensor
@@ -66,7 +66,7 @@ def adjacency(kind: str, edge_index: Tensor, nodes: int) -> Tensor:
     return _narrow(to_torch_csr_tensor(edge_index.flip(0), weight, (nodes, nodes)))
 
 
-def whole(graph: GraphFile, architecture: Architecture) -> Held:
+def whole(graph: GraphFile, architecture: Architecture) -> StockHeld:
     """The whole graph as validation sees it."""
     data = _data(graph)
     indptr, indices = (torch.from_numpy(array) for array in tasks.structure(graph))
@@ -77,33 +77,33 @@ def whole(graph: GraphFile, architecture: Architecture) -> Held:
     else:
         row = torch.arange(graph.nodes).repeat_interleave(indptr.diff(), output_size=len(indices))
         adjacent = adjacency(architecture.kind, torch.stack([indices, row]), graph.nodes)
-    return Held(data.x, adjacent, nodes, data.y[nodes])
+    return StockHeld(data.x, adjacent, nodes, data.y[nodes])
 
 
-def logits(module: Module, state: State, held: Held) -> Tensor:
+def logits(module: Module, state: State, held: StockHeld) -> Tensor:
     """Class scores of all nodes, (V, C)."""
     scores: Tensor = functional_call(module, state, (held.x, held.adjacency))
     return scores
 
 
 @torch.no_grad()
-def evaluation(module: Module, state: State, held: Held) -> float:
+def evaluation(module: Module, state: State, held: StockHeld) -> float:
     """Accuracy of one model on the held nodes."""
     predicted = logits(module, state, held)[held.nodes].argmax(1)
     return int((predicted == held.labels).sum()) / len(held.labels)
 
 
-def mixed(states: Sequence[State], raw_LN: Tensor) -> State:
+def mix(states: Sequence[State], raw_LN: Tensor) -> State:
     """Sum over i of softmax(raw)[layer, i] W_i, parameter by parameter, in autograd's sight."""
     alpha = raw_LN.softmax(1).float()
     return {name: _sum(states, name, alpha[int(name.split(".")[1])]) for name in states[0]}
 
 
-def ls_step(module: Module, states: Sequence[State], raw_LN: Tensor, held: Held) -> float:
+def ls_step(module: Module, states: Sequence[State], raw_LN: Tensor, held: StockHeld) -> float:
     """One step of SGD on raw alphas (layers, N), on the held nodes; the loss before it."""
     optimiser = torch.optim.SGD([raw_LN], lr=tasks.LEARNING_RATE)
     optimiser.zero_grad(set_to_none=True)
-    scores = logits(module, mixed(states, raw_LN), held)[held.nodes]
+    scores = logits(module, mix(states, raw_LN), held)[held.nodes]
     loss = functional.cross_entropy(scores, held.labels)
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
@@ -111,13 +111,13 @@ def ls_step(module: Module, states: Sequence[State], raw_LN: Tensor, held: Held)
 
 
 @torch.no_grad()
-def gis_step(module: Module, soup: State, other: State, ratios: Sequence[float], held: Held) -> float:
+def gis_step(module: Module, soup: State, other: State, ratios: Sequence[float], held: StockHeld) -> float:
     """The best accuracy of a * soup + (1 - a) * other over the ratios a."""
     candidates = ({name: a * soup[name] + (1.0 - a) * other[name] for name in soup} for a in ratios)
     return max(evaluation(module, candidate, held) for candidate in candidates)
 
 
-class Whole:
+class StockWhole:
     """evaluation, ls_epoch and gis_step: the whole graph is held."""
 
     def __init__(self, cell: Cell, graph: GraphFile) -> None:
@@ -141,7 +141,7 @@ class Whole:
         return gis_step(self._module, soup, other, tasks.ratios(self._cell), self._held)
 
 
-class Unions:
+class StockUnions:
     """pls_step: ClusterLoader gives one union after another out of the whole graph in memory."""
 
     def __init__(self, cell: Cell, graph: GraphFile) -> None:
@@ -162,21 +162,21 @@ class Unions:
         """Loss of the step."""
         return ls_step(self._module, self._states, self._raw, self._next())
 
-    def _next(self) -> Held:
+    def _next(self) -> StockHeld:
         batch = next(self._batches)
         nodes = (batch.role == int(Role.VALIDATION)).nonzero().flatten()
         adjacent = adjacency(self._net.kind, batch.edge_index, len(batch.y))
-        return Held(batch.x, adjacent, nodes, batch.y[nodes])
+        return StockHeld(batch.x, adjacent, nodes, batch.y[nodes])
 
 
-def made(cell: Cell, graph: GraphFile) -> Task:
+def make(cell: Cell, graph: GraphFile) -> BenchTask:
     """The stock way of a cell's task.
 
     Raises: RunError for a precision that is not float32: what PyG does as it comes is the yardstick.
     """
     if cell.precision != "float32":
         raise RunError(f"{cell.name}: the stock path is float32")
-    return Unions(cell, graph) if cell.task == "pls_step" else Whole(cell, graph)
+    return StockUnions(cell, graph) if cell.task == "pls_step" else StockWhole(cell, graph)
 
 
 def _data(graph: GraphFile) -> Any:

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc import stream
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import IntArray, Precision, State
-from gnnsoup_hpc.seeds import numpy_generator
-from gnnsoup_hpc.soup.weighing import xavier_normal
-from gnnsoup_hpc.store import files
-from gnnsoup_hpc.store import graph as graph_store
-from gnnsoup_hpc.store.graph import GraphFile
+from gnnsoup_hpc.data import loader
+from gnnsoup_hpc.io import files
+from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.soup.optim.weights import draw_xavier
+from gnnsoup_hpc.types import IntArray, Precision, State
+from gnnsoup_hpc.utils.rng import numpy_generator
 
 ModelKind = Literal["sage", "gcn", "gat"]
 TaskName = Literal["evaluation", "ls_epoch", "pls_step", "gis_step"]
@@ -37,7 +37,7 @@ LEARNING_RATE = 100.0
 BLOCK_NODES = 1 << 16
 
 
-class Task(Protocol):
+class BenchTask(Protocol):
     """One way of doing one task."""
 
     def prepare(self) -> None:
@@ -101,7 +101,7 @@ class Order:
 
 
 @contextmanager
-def opened(cell: Cell) -> Iterator[GraphFile]:
+def open_graph(cell: Cell) -> Iterator[GraphFile]:
     """The cell's graph.h5; nothing of its bulk is read yet."""
     path = Path(cell.graph_h5)
     with files.opened(path, graph_store.KIND, graph_store.VERSION, verify=False) as file:
@@ -120,7 +120,7 @@ def states(cell: Cell, net: Architecture) -> list[State]:
 
 def start(cell: Cell) -> Tensor:
     """Raw alphas (layers, N), float64, as LS and PLS draw them."""
-    return xavier_normal(SEED, cell.layers, tuple(range(cell.ingredients)))
+    return draw_xavier(SEED, cell.layers, tuple(range(cell.ingredients)))
 
 
 def ratios(cell: Cell) -> list[float]:
@@ -130,7 +130,7 @@ def ratios(cell: Cell) -> list[float]:
 
 def unions(cell: Cell, graph: GraphFile) -> Iterator[list[int]]:
     """The parts of each step of PLS, endlessly."""
-    return stream.draws(graph.validation_counts, cell.union, numpy_generator(SEED, 1))
+    return loader.draw_unions(graph.validation_counts, cell.union, numpy_generator(SEED, 1))
 
 
 def structure(graph: GraphFile) -> tuple[IntArray, IntArray]:

@@ -22,19 +22,20 @@ import numpy as np
 import torch
 
 from gnnsoup_hpc import alignment as matching
-from gnnsoup_hpc import stream
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.errors import FileError
-from gnnsoup_hpc.hashing import fingerprint
-from gnnsoup_hpc.job import Job
-from gnnsoup_hpc.progress import Log
-from gnnsoup_hpc.records import Align, Alignment, Permutation, Role, State
-from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.significance import binomial_error
-from gnnsoup_hpc.soup.station import Station, Taste
-from gnnsoup_hpc.store import alignment as alignment_store
-from gnnsoup_hpc.store import ingredient as ingredient_store
-from gnnsoup_hpc.store.alignment import Made
-from gnnsoup_hpc.subgraph import View
+from gnnsoup_hpc.graph.subgraph import Batch
+from gnnsoup_hpc.io import alignment as alignment_store
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io.alignment import AlignmentRecord
+from gnnsoup_hpc.io.records import Alignment
+from gnnsoup_hpc.runtime.progress import Log
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.soup.station import Candidate, MixtureEvaluator
+from gnnsoup_hpc.types import Align, Permutation, Role, State
+from gnnsoup_hpc.utils.hashing import fingerprint
+from gnnsoup_hpc.utils.stats import binomial_error
 
 _WAY = 2  # counts up when other orders may be found for the same ingredients
 
@@ -45,14 +46,18 @@ class Aligner:
 
     job: Job
     run: RunDir
-    station: Station
+    station: MixtureEvaluator
     weights: dict[int, str]
     memory: int
     log: Log
 
     def brought(self, again: bool = False) -> Alignment | None:
         """The run's alignment, found and published first where it is not there (or `again`); None: leave all as is."""
-        if self.job.soup.align == "none" or not matching.layouts(self.station.architecture) or len(self.weights) == 1:
+        if (
+            self.job.soup.align == "none"
+            or not matching.unit_layouts(self.station.architecture)
+            or len(self.weights) == 1
+        ):
             return None
         made = self._there() if not again else None
         if made is None:
@@ -60,7 +65,7 @@ class Aligner:
             alignment_store.write(self.run.alignment, made, self.job)
         return None if made.alignment.by == "none" else made.alignment
 
-    def _there(self) -> Made | None:
+    def _there(self) -> AlignmentRecord | None:
         if not self.run.alignment.exists():
             return None
         try:
@@ -70,17 +75,17 @@ class Aligner:
             return None
         return made if made.recipe == self._recipe else None
 
-    def _found(self) -> Made:
+    def _found(self) -> AlignmentRecord:
         self.station.clear()
         with self.station.meter as meter:
             by, orders, why = self._decided()
         self.station.clear()
         what = "left as they are" if by == "none" else f"put in the order of {self.reference:04d}'s, matched by {by}"
         self.log.say(f"soup: hidden units {what}: {why} ({meter.measurement['seconds']:.2f} s)")
-        return Made(self._alignment(by, orders), why, meter.measurement, self._recipe)
+        return AlignmentRecord(self._alignment(by, orders), why, meter.measurement, self._recipe)
 
     def _alignment(self, by: Align, orders: list[Permutation]) -> Alignment:
-        names = matching.layouts(self.station.architecture) if orders else ()
+        names = matching.unit_layouts(self.station.architecture) if orders else ()
         stacked = {name: np.stack([order[name] for order in orders]) for name in names}
         return Alignment(by, self.reference, tuple(self.weights), stacked)
 
@@ -103,35 +108,35 @@ class Aligner:
 
     def _accuracy_of_mean(self) -> float:
         count = len(self.weights)
-        return self.station.accuracy(Taste(torch.full((1, count), 1.0 / count, dtype=torch.float64)))
+        return self.station.accuracy(Candidate(torch.full((1, count), 1.0 / count, dtype=torch.float64)))
 
     def _by_weights(self) -> list[Permutation]:
         """To the reference, then all together; the reference is left as it is."""
         states = [self._state(index) for index in self.weights]
         reference = list(self.weights).index(self.reference)
-        return matching.all_by_weights(self.station.architecture, states, reference, self.job.soup.seed)
+        return matching.match_all_by_weights(self.station.architecture, states, reference, self.job.soup.seed)
 
     def _by_activations(self) -> list[Permutation]:
         """As many ingredients at once as there is room for their sums; the graph is streamed for each such lot."""
         net, here = self.station.architecture, self._state(self.reference)
         others = [index for index in self.weights if index != self.reference]
         sums = 8 * net.hidden**2 * max(1, net.layers - 1)
-        found = {self.reference: matching.identity(net)}
+        found = {self.reference: matching.identity_permutation(net)}
         size = max(1, self.memory // 4 // sums)
         for first in range(0, len(others), size):
             lot = others[first : first + size]
             with closing(self._views()) as views:
-                orders = matching.by_activations(net, here, [self._state(index) for index in lot], views)
+                orders = matching.match_by_activations(net, here, [self._state(index) for index in lot], views)
             found |= dict(zip(lot, orders, strict=True))
         return [found[index] for index in self.weights]
 
-    def _views(self) -> Generator[View]:
+    def _views(self) -> Generator[Batch]:
         """Every part once, in unions of neighbours, as validation nodes see them."""
         graph, device = self.station.graph, self.station.device
         size, parts = self.job.soup.pls.union, range(graph.parts)
         unions = (parts[first : first + size] for first in range(0, len(parts), size))
         asked = [union for union in unions if graph.validation_counts[union.start : union.stop].any()]
-        return stream.unions(graph, asked, Role.VALIDATION, lambda view: view.to(device), prefetch=False)
+        return loader.stream_unions(graph, asked, Role.VALIDATION, lambda view: view.to(device), prefetch=False)
 
     def _state(self, index: int) -> State:
         shelf = self.station.shelf

@@ -14,22 +14,24 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc import engine, evaluate, stream
-from gnnsoup_hpc.attention.passes import Pass as AttentionPass
-from gnnsoup_hpc.crew import Space, Span
+from gnnsoup_hpc import engine
+from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import Planned, Ready
-from gnnsoup_hpc.passes import Pass, Swap
-from gnnsoup_hpc.plan import Plan
-from gnnsoup_hpc.records import Dense, Grouping, IntArray, Role, State
-from gnnsoup_hpc.seeds import numpy_generator
-from gnnsoup_hpc.shards import Split
+from gnnsoup_hpc.engine.compiled.gat.passes import GatForwardBackward as AttentionPass
+from gnnsoup_hpc.engine.compiled.passes import ForwardBackward, HaloExchange
+from gnnsoup_hpc.engine.compiled.plan import Plan
+from gnnsoup_hpc.engine.compiled.sharding import NodeShare
+from gnnsoup_hpc.engine.compiled.threads import Span, Workspace
+from gnnsoup_hpc.evaluation import evaluator
+from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.soup import mixing
-from gnnsoup_hpc.soup.station import Station, Taste
-from gnnsoup_hpc.subgraph import View
+from gnnsoup_hpc.soup.station import Candidate, MixtureEvaluator
+from gnnsoup_hpc.types import Dense, Grouping, IntArray, Role, State
+from gnnsoup_hpc.utils.rng import numpy_generator
 
 
 @dataclass(frozen=True)
-class Unions:
+class PartDraws:
     """Which unions of parts are gone through: `steps` of `size` random parts, or without end.
 
     prefetch: a thread reads the next one meanwhile. exact: the first hop is the whole graph's.
@@ -42,18 +44,20 @@ class Unions:
     exact: bool = False
 
 
-class Side:
+class RankPasses:
     """One rank's side: its views one after the other, and one pass at a time."""
 
-    def __init__(self, station: Station, split: Split | None = None, swap: Swap | None = None) -> None:
+    def __init__(
+        self, station: MixtureEvaluator, split: NodeShare | None = None, swap: HaloExchange | None = None
+    ) -> None:
         self._station, self._split, self._swap = station, split, swap
-        self._space = Space()  # of one union after the other
+        self._space = Workspace()  # of one union after the other
         self._views: Generator[Ready] | None = None
         self._ready: Ready | None = None
-        self._pass: Pass | AttentionPass | None = None
+        self._pass: ForwardBackward | AttentionPass | None = None
         self._by: Grouping = "model"
 
-    def open(self, unions: Unions | None) -> None:
+    def open(self, unions: PartDraws | None) -> None:
         """Begin to go through unions; None: the whole graph again and again."""
         self._views = self._whole() if unions is None else self._unions(unions)
 
@@ -76,26 +80,26 @@ class Side:
         while True:
             yield whole
 
-    def _unions(self, which: Unions) -> Generator[Ready]:
+    def _unions(self, which: PartDraws) -> Generator[Ready]:
         station = self._station
-        draws = stream.draws(station.graph.validation_counts, which.size, numpy_generator(which.seed, 1))
+        draws = loader.draw_unions(station.graph.validation_counts, which.size, numpy_generator(which.seed, 1))
         with ExitStack() as stack:
             hop = stack.enter_context(station.first_hop(lambda line: None)) if which.exact else None
             drawn = islice(draws, which.steps)
-            made = stream.unions(station.graph, drawn, Role.VALIDATION, self._prepared, which.prefetch, hop)
+            made = loader.stream_unions(station.graph, drawn, Role.VALIDATION, self._prepared, which.prefetch, hop)
             yield from stack.enter_context(closing(made))
 
-    def _prepared(self, view: View) -> Ready:
+    def _prepared(self, view: Batch) -> Ready:
         station = self._station
         view = view.to(station.device)
-        return engine.prepared(station.architecture, view, self._space, station.precision, self._split)
+        return engine.plan_batch(station.architecture, view, self._space, station.precision, self._split)
 
     @torch.no_grad()
-    def classes(self, tastes: Sequence[Taste], roles: Sequence[Role]) -> list[IntArray]:
+    def classes(self, tastes: Sequence[Candidate], roles: Sequence[Role]) -> list[IntArray]:
         """Of each mixture, predicted classes of this rank's share of the nodes of some roles, (n,)."""
         return [self._classes(taste, self._shard(roles)) for taste in tastes]
 
-    def _classes(self, taste: Taste, plan: Planned) -> IntArray:
+    def _classes(self, taste: Candidate, plan: Planned) -> IntArray:
         station = self._station
         state = station.state(taste)
         if state is not None:
@@ -108,15 +112,17 @@ class Side:
 
     def _scores(self, state: State, plan: Planned) -> Tensor:
         assert self._swap is not None
-        return engine.shard_scores(self._station.architecture, state, plan, self._swap)
+        return engine.compute_local_logits(self._station.architecture, state, plan, self._swap)
 
     def along(self, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[IntArray]:
         """The same of share * start + (1 - share) * end, alphas (1, N) of whole models, on validation nodes."""
         station, plan = self._station, self._shard((Role.VALIDATION,))
         if not isinstance(plan, Plan):  # whose first layer is not linear in the weights
-            return self.classes([Taste(share * start + (1.0 - share) * end) for share in shares], (Role.VALIDATION,))
+            return self.classes(
+                [Candidate(share * start + (1.0 - share) * end) for share in shares], (Role.VALIDATION,)
+            )
         first, last = (station.mixture(alpha, "model") for alpha in (start, end))
-        line = engine.Line.between(station.architecture, first, last, plan, self._swap)
+        line = engine.LinearInterpolator.between(station.architecture, first, last, plan, self._swap)
         found = []
         for share in shares:
             state = station.mixture(share * start + (1.0 - share) * end, "model")
@@ -130,7 +136,7 @@ class Side:
 
     @staticmethod
     def _predicted(scores: Tensor) -> IntArray:
-        found: IntArray = evaluate.predicted(scores).numpy()
+        found: IntArray = evaluator.predict(scores).numpy()
         return found
 
     def forward(self, alpha_GN: Tensor, by: Grouping, ready: Ready | None = None) -> tuple[Span, Dense]:
@@ -142,7 +148,7 @@ class Side:
         assert isinstance(ready, Planned), "a view on a GPU has no pass of its own"
         state = self._station.mixture(alpha_GN, by)
         self._by = by
-        self._pass = engine.begun(self._station.architecture, state, ready, self._swap)
+        self._pass = engine.begin(self._station.architecture, state, ready, self._swap)
         return ready.shard.asked, self._pass.forward()
 
     def backward(self, grad: Dense) -> Tensor:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gnnsoup_hpc.compiled import mixing as kernels
-from gnnsoup_hpc.records import Dense, Grouping, IntArray, State
-from gnnsoup_hpc.soup.shelf import Shelf
+from gnnsoup_hpc.engine.compiled.kernels import mixing as kernels
+from gnnsoup_hpc.soup.parameter_matrix import ParameterMatrix
+from gnnsoup_hpc.types import Dense, Grouping, IntArray, State
 
 
-def mixed(shelf: Shelf, alpha_GN: Tensor, by: Grouping) -> State:
+def mix(shelf: ParameterMatrix, alpha_GN: Tensor, by: Grouping) -> State:
     """The state that alpha (G, N) mixes, differentiable in alpha; one weight of 1 gives that ingredient exactly."""
     spans = list(shelf.groups(by).values())
     if alpha_GN.shape != (len(spans), len(shelf)):
@@ -29,7 +29,7 @@ def mixed(shelf: Shelf, alpha_GN: Tensor, by: Grouping) -> State:
     return shelf.state(row)
 
 
-def gradient(shelf: Shelf, grads: Mapping[str, Dense], by: Grouping) -> Tensor:
+def gradient(shelf: ParameterMatrix, grads: Mapping[str, Dense], by: Grouping) -> Tensor:
     """The gradient in alpha, (G, N) float64, of gradients in the parameters of a mixture on the CPU."""
     row = np.empty(shelf.weights.shape[1])
     for name, (start, stop) in shelf.spans.items():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from gnnsoup_hpc.records import Mixture
-from gnnsoup_hpc.soup.kitchen import Kitchen
+from gnnsoup_hpc.io.records import MixingWeights
+from gnnsoup_hpc.soup.context import SoupContext
 
 
 class SoupMethod(Protocol):
@@ -19,5 +19,5 @@ class SoupMethod(Protocol):
     def source(self) -> str:
         """Paper and section."""
 
-    def cook(self, kitchen: Kitchen) -> Mixture:
+    def cook(self, kitchen: SoupContext) -> MixingWeights:
         """How much of each ingredient, by group of parameters."""

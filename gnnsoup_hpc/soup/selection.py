@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
-from gnnsoup_hpc.job import Job
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.progress import Log
-from gnnsoup_hpc.records import State
-from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.store import ingredient as ingredient_store
-from gnnsoup_hpc.store import states
-from gnnsoup_hpc.store import trunk as trunk_store
-from gnnsoup_hpc.store.graph import GraphFile
-from gnnsoup_hpc.store.ingredient import Origin
-from gnnsoup_hpc.store.trunk import TrunkOrigin
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io import states
+from gnnsoup_hpc.io import trunk as trunk_store
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.io.ingredient import Origin
+from gnnsoup_hpc.io.trunk import TrunkOrigin
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime.progress import Log
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.types import State
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Selection:
     unfit: dict[int, str]
 
 
-def selected(job: Job, run: RunDir, architecture: Architecture, graph: GraphFile, log: Log) -> Selection:
+def select_ingredients(job: Job, run: RunDir, architecture: Architecture, graph: GraphFile, log: Log) -> Selection:
     """Look at every ingredient of the job.
 
     Raises: RunError where none is trained, none is fit, or one is not fit and the job says to refuse.

@@ -15,49 +15,50 @@ from pathlib import Path
 
 import torch
 
-from gnnsoup_hpc import leases, limits, ranks
-from gnnsoup_hpc.budget import Sizes
+from gnnsoup_hpc.config import Job, Trial, expand_grids
 from gnnsoup_hpc.errors import DivergedError, FileError, RunError
-from gnnsoup_hpc.hashing import fingerprint
-from gnnsoup_hpc.job import Cell, Job, grids
-from gnnsoup_hpc.leases import Watch
-from gnnsoup_hpc.limits import Limit
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.ranks import Place
-from gnnsoup_hpc.soup.methods import configured
+from gnnsoup_hpc.io import files, glance
+from gnnsoup_hpc.io import soup as soup_store
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.io.soup import SoupFingerprint
+from gnnsoup_hpc.memory import limits
+from gnnsoup_hpc.memory.estimate import Sizes
+from gnnsoup_hpc.memory.limits import Limit
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime import launch, leases
+from gnnsoup_hpc.runtime.launch import RankInfo
+from gnnsoup_hpc.runtime.leases import LeaseMonitor
+from gnnsoup_hpc.soup.methods import make_methods
+from gnnsoup_hpc.soup.runner import SoupRunner
 from gnnsoup_hpc.soup.team import Team
-from gnnsoup_hpc.soup.work import Stove
-from gnnsoup_hpc.store import files, glance
-from gnnsoup_hpc.store import soup as soup_store
-from gnnsoup_hpc.store.graph import GraphFile
-from gnnsoup_hpc.store.soup import Recipe
-from gnnsoup_hpc.train.noticeboard import Board
-from gnnsoup_hpc.train.tidy import tidy
+from gnnsoup_hpc.train.cleanup import remove_leftovers
+from gnnsoup_hpc.train.task_board import TaskBoard
+from gnnsoup_hpc.utils.hashing import fingerprint
 
 POLL_SECONDS = 0.5
 _OF_MEASUREMENT = {"ranks", "threads", "device", "streamed"}  # what a recipe says of how, and not of what
 
 
-def refuse_what_does_not_fit(job: Job, here: Place, graph: GraphFile, device: torch.device) -> None:
+def refuse_trials_beyond_limit(job: Job, here: RankInfo, graph: GraphFile, device: torch.device) -> None:
     """Before anything is made: a cell is one rank's, whatever ranks could do together.
 
     Raises: MemoryLimitError where one would not stay within the memory limit.
     """
     architecture = Architecture.of(job.model, graph.features, graph.classes)
     sizes, limit = Sizes.of(graph, architecture, device.type == "cuda"), Limit.of(job, here)
-    for method, cells in grids(job).items():
+    for method, cells in expand_grids(job).items():
         for soup in {cell.job.soup.pls.union: cell.job.soup for cell in cells}.values():
             alone = job.model_copy(update={"soup": soup.model_copy(update={"methods": (method,)})})
-            limits.refuse(limit, limits.decided_souping(alone, sizes, limit)[1])
+            limits.refuse(limit, limits.plan_souping(alone, sizes, limit)[1])
 
 
 @dataclass(frozen=True)
-class Dish:
+class SweepTask:
     """A cell with what it takes to make it."""
 
-    cell: Cell[Job]
-    stove: Stove
-    recipe: Recipe
+    cell: Trial[Job]
+    stove: SoupRunner
+    recipe: SoupFingerprint
 
     @property
     def name(self) -> str:
@@ -76,7 +77,7 @@ class Dish:
 
     def make(self) -> None:
         """Soup it, and publish it."""
-        method = configured(self.cell.job.soup)[self.cell.method]
+        method = make_methods(self.cell.job.soup)[self.cell.method]
         soup = self.stove.cook(method, self.recipe)
         preparation = self.stove.graph.preparation
         soup_store.write(self.path, soup, self.recipe, self.stove.architecture, preparation, self.cell.job)
@@ -89,14 +90,16 @@ class Dish:
 class Sweep:
     """One rank's side. `stove` is that of the resolved job, on this rank's own station."""
 
-    def __init__(self, stove: Stove, here: Place) -> None:
+    def __init__(self, stove: SoupRunner, here: RankInfo) -> None:
         self._stove, self._here = stove, here
-        self._dishes = {method: tuple(self._dish(cell) for cell in cells) for method, cells in grids(stove.job).items()}
+        self._dishes = {
+            method: tuple(self._dish(cell) for cell in cells) for method, cells in expand_grids(stove.job).items()
+        }
         self._known: set[Path] = set()
 
-    def _dish(self, cell: Cell[Job]) -> Dish:
+    def _dish(self, cell: Trial[Job]) -> SweepTask:
         stove = replace(self._stove, job=cell.job, team=Team(None, torch.get_num_threads()))
-        return Dish(cell, stove, stove.recipe(configured(cell.job.soup)[cell.method]))
+        return SweepTask(cell, stove, stove.recipe(make_methods(cell.job.soup)[cell.method]))
 
     def forget(self) -> None:
         """Take away the cells that are there, so that all are made anew. Raises: RunError."""
@@ -112,7 +115,7 @@ class Sweep:
         Ranks begin at different cells, so that they rarely ask for the same lease.
         """
         self._stove.station.warm_up()
-        board, watch = Board(self._stove.run, self._here, self._stove.log), Watch()
+        board, watch = TaskBoard(self._stove.run, self._here, self._stove.log), LeaseMonitor()
         dishes = list(self._all())
         first = self._here.rank * len(dishes) // self._here.size
         todo = [dish for dish in dishes[first:] + dishes[:first] if not self._is_there(dish)]
@@ -122,16 +125,16 @@ class Sweep:
                 time.sleep(POLL_SECONDS)
             todo = held_by_others
         if self._here.rank == 0:
-            tidy(self._stove.run, [dish.work for dish in self._all() if self._is_there(dish)])
+            remove_leftovers(self._stove.run, [dish.work for dish in self._all() if self._is_there(dish)])
 
-    def _settled(self, dish: Dish, board: Board, watch: Watch) -> bool:
+    def _settled(self, dish: SweepTask, board: TaskBoard, watch: LeaseMonitor) -> bool:
         """Whether a cell is there or has failed by now; not, where somebody else is at it."""
-        with leases.held(self._stove.run.lease(dish.work), ranks.described(self._here), watch) as ours:
+        with leases.hold(self._stove.run.lease(dish.work), launch.describe(self._here), watch) as ours:
             if ours and not self._is_there(dish) and not board.failed(dish.work):
                 self._make(dish, board)
         return ours is not None
 
-    def _make(self, dish: Dish, board: Board) -> None:
+    def _make(self, dish: SweepTask, board: TaskBoard) -> None:
         """A combination that diverges is one that is not chosen; it ends nothing."""
         try:
             with board.watched(dish.work, f"{dish.cell.method} with {dish.cell.text}", 0):
@@ -150,40 +153,40 @@ class Sweep:
             best = _best(made)
             path = self._stove.run.soup(method)
             if not self._is_published(path, best):
-                with files.published(path) as private:
+                with files.publish(path) as private:
                     shutil.copyfile(best.path, private)
             self._stove.log.say(f"soup: {method} is best with {best.cell.text}, on validation; {_of(made, dishes)}")
 
-    def _is_published(self, path: Path, best: Dish) -> bool:
+    def _is_published(self, path: Path, best: SweepTask) -> bool:
         try:
-            return path.exists() and soup_store.recipe_of(path) == soup_store.recipe_of(best.path)
+            return path.exists() and soup_store.read_fingerprint(path) == soup_store.read_fingerprint(best.path)
         except FileError as error:
             self._stove.log.say(f"soup: {error}; made again")
             return False
 
-    def _is_there(self, dish: Dish) -> bool:
+    def _is_there(self, dish: SweepTask) -> bool:
         """Whether a cell is there and whole, which is looked at once; one that is damaged is made again."""
         if dish.path in self._known:
             return True
         if not dish.path.exists():
             return False
         try:
-            soup_store.recipe_of(dish.path)
+            soup_store.read_fingerprint(dish.path)
         except FileError as error:
             self._stove.log.say(f"soup: {error}; made again")
             return False
         self._known.add(dish.path)
         return True
 
-    def _all(self) -> Iterator[Dish]:
+    def _all(self) -> Iterator[SweepTask]:
         for dishes in self._dishes.values():
             yield from dishes
 
 
-def _best(dishes: Sequence[Dish]) -> Dish:
+def _best(dishes: Sequence[SweepTask]) -> SweepTask:
     return max(dishes, key=lambda dish: glance.model(dish.path, "soup").validation_accuracy)  # of equals the first
 
 
-def _of(made: Sequence[Dish], dishes: Sequence[Dish]) -> str:
+def _of(made: Sequence[SweepTask], dishes: Sequence[SweepTask]) -> str:
     failed = len(dishes) - len(made)
     return f"{len(dishes)} combinations" + (f", {failed} of which failed" if failed else "")

@@ -18,16 +18,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gnnsoup_hpc import engine
-from gnnsoup_hpc.diagnosis.scales import Load
 from gnnsoup_hpc.engine import Ready
-from gnnsoup_hpc.evaluate import Marks
-from gnnsoup_hpc.passes import Moves, Swap
-from gnnsoup_hpc.records import Dense, Grouping, IntArray, Judgement, Role
-from gnnsoup_hpc.shards import Split
+from gnnsoup_hpc.engine.compiled.passes import HaloExchange, Moves
+from gnnsoup_hpc.engine.compiled.sharding import NodeShare
+from gnnsoup_hpc.evaluation.averages import AverageSpec
+from gnnsoup_hpc.evaluation.evaluator import Predictions
+from gnnsoup_hpc.graph.subgraph import Batch
+from gnnsoup_hpc.io.records import EvalResult
 from gnnsoup_hpc.soup import mixing
-from gnnsoup_hpc.soup.joint import Side, Unions
-from gnnsoup_hpc.soup.station import Station, Taste
-from gnnsoup_hpc.subgraph import View
+from gnnsoup_hpc.soup.joint import PartDraws, RankPasses
+from gnnsoup_hpc.soup.station import Candidate, MixtureEvaluator
+from gnnsoup_hpc.types import Dense, Grouping, IntArray, Role
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
@@ -47,7 +48,7 @@ class Team:
     def __init__(self, communicator: Intracomm | None, threads_shared: int) -> None:
         self._world = communicator
         self._threads_shared = threads_shared
-        self._side: Side | None = None  # while there are joint passes
+        self._side: RankPasses | None = None  # while there are joint passes
         self._asked: list[tuple[int, int]] = []  # of a joint pass, each rank's asked nodes
 
     @property
@@ -55,24 +56,24 @@ class Team:
         """Number of ranks."""
         return 1 if self._world is None else int(self._world.size)
 
-    def accuracies(self, station: Station, tastes: Sequence[Taste]) -> list[float]:
+    def accuracies(self, station: MixtureEvaluator, tastes: Sequence[Candidate]) -> list[float]:
         """Validation accuracies, in the order of `tastes`: each by all ranks together, or rank r takes every P-th."""
         if self._joint(station, len(tastes)):
             return [marks[0].accuracy for marks in self._marked(station, tastes, (Role.VALIDATION,))]
         return self._shared("taste", tastes, lambda mine: [station.accuracy(taste) for taste in mine])
 
-    def along(self, station: Station, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
+    def along(self, station: MixtureEvaluator, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
         """Validation accuracies of share * start + (1 - share) * end, alphas (1, N), in the order of `shares`."""
         if self._joint(station, len(shares)):
             found = self._classes(station, "line", (start, end, shares), lambda side: side.along(start, end, shares))
             return [station.marked(classes, (Role.VALIDATION,))[0].accuracy for classes in found]
         return self._shared("along", shares, lambda mine: station.along(start, end, mine), (start, end))
 
-    def marks(self, station: Station, taste: Taste, roles: Sequence[Role]) -> list[Marks]:
+    def marks(self, station: MixtureEvaluator, taste: Candidate, roles: Sequence[Role]) -> list[Predictions]:
         """Exact accuracies of a mixture on the nodes of some roles, node by node."""
         return self._marked(station, [taste], roles)[0] if self._joint(station, 1) else station.marks(taste, roles)
 
-    def _joint(self, station: Station, count: int) -> bool:
+    def _joint(self, station: MixtureEvaluator, count: int) -> bool:
         """Whether all ranks tell each of so many accuracies together.
 
         They do so unless each can hold the whole graph and dividing the number, and reading the graph for it, leaves
@@ -83,18 +84,20 @@ class Team:
         busy = (_READING + count) / (self.size * (_READING + math.ceil(count / self.size)))
         return station.streams or busy < _JOINT_EFFICIENCY
 
-    def _marked(self, station: Station, tastes: Sequence[Taste], roles: Sequence[Role]) -> list[list[Marks]]:
+    def _marked(
+        self, station: MixtureEvaluator, tastes: Sequence[Candidate], roles: Sequence[Role]
+    ) -> list[list[Predictions]]:
         found = self._classes(station, "classes", (tastes, roles), lambda side: side.classes(tastes, roles))
         return [station.marked(classes, roles) for classes in found]
 
     def _classes(
-        self, station: Station, order: str, content: Any, mine: Callable[[Side], list[IntArray]]
+        self, station: MixtureEvaluator, order: str, content: Any, mine: Callable[[RankPasses], list[IntArray]]
     ) -> list[IntArray]:
         """Predicted classes, of each mixture, that all ranks find by an order: each of its own nodes."""
         assert self._world is not None
         self.tell(order, content)
         with self._abreast():
-            found = [mine(Side(station, Split(0, self.size), swap_over(self._world)))]
+            found = [mine(RankPasses(station, NodeShare(0, self.size), exchange_over(self._world)))]
             found += [receive(self._world, rank) for rank in range(1, self.size)]
         return [np.concatenate(pieces) for pieces in zip(*found, strict=True)]
 
@@ -108,7 +111,7 @@ class Team:
         finally:
             torch.set_num_threads(threads)
 
-    def weighed(self, station: Station, loads: Sequence[Load]) -> list[Judgement]:
+    def weighed(self, station: MixtureEvaluator, loads: Sequence[AverageSpec]) -> list[EvalResult]:
         """What means of ingredients are worth on validation nodes, in the order of `loads`."""
         return self._shared("weigh", loads, station.weighed)
 
@@ -142,20 +145,20 @@ class Team:
             receive(self._world, rank)
 
     @contextmanager
-    def views(self, station: Station, which: Unions | None) -> Iterator[Callable[[], Ready | None]]:
+    def views(self, station: MixtureEvaluator, which: PartDraws | None) -> Iterator[Callable[[], Ready | None]]:
         """Yield what gives one view after the other, None after the last: of unions, or of the whole graph for ever.
 
         Where ranks can compute on a view together, each has its part of it, until the block ends.
         """
         if self._world is None or not station.splits:
-            side = Side(station)
+            side = RankPasses(station)
             side.open(which)
             try:
                 yield side.turn
             finally:
                 side.close()
             return
-        self._side = side = Side(station, Split(0, self.size), swap_over(self._world))
+        self._side = side = RankPasses(station, NodeShare(0, self.size), exchange_over(self._world))
         self.tell("views", which)
 
         def turn() -> Ready | None:
@@ -171,14 +174,14 @@ class Team:
             self._side = None
             self.tell("end")
 
-    def scores(self, station: Station, alpha_GN: Tensor, by: Grouping, view: Ready) -> Tensor:
+    def scores(self, station: MixtureEvaluator, alpha_GN: Tensor, by: Grouping, view: Ready) -> Tensor:
         """Class scores (n, C) of a mixture on a view's asked nodes, differentiable in alpha."""
-        if isinstance(view, View):
-            return engine.scores(station.architecture, mixing.mixed(station.shelf, alpha_GN, by), view)
-        found: Tensor = _Scores.apply(alpha_GN, self, self._side or Side(station), by, view)  # type: ignore[no-untyped-call]
+        if isinstance(view, Batch):
+            return engine.compute_logits(station.architecture, mixing.mix(station.shelf, alpha_GN, by), view)
+        found: Tensor = _Scores.apply(alpha_GN, self, self._side or RankPasses(station), by, view)  # type: ignore[no-untyped-call]
         return found
 
-    def forward(self, side: Side, alpha_GN: Tensor, by: Grouping, view: Ready) -> Dense:
+    def forward(self, side: RankPasses, alpha_GN: Tensor, by: Grouping, view: Ready) -> Dense:
         """Class scores of all asked nodes, each rank's from that rank."""
         if side is self._side:
             self.tell("forward", (alpha_GN, by))
@@ -188,7 +191,7 @@ class Team:
         self._asked = [asked for asked, _ in found]
         return found[0][1] if len(found) == 1 else np.concatenate([scores for _, scores in found])
 
-    def backward(self, side: Side, grad: Dense) -> Tensor:
+    def backward(self, side: RankPasses, grad: Dense) -> Tensor:
         """The gradient of alpha, (G, N) float64: the sum of what each rank's rows add to it, in the ranks' order."""
         others = range(1, len(self._asked))
         for rank in others:
@@ -205,7 +208,7 @@ class _Scores(torch.autograd.Function):
     """Everything between alpha (G, N) and class scores (n, C) as one step of autograd."""
 
     @staticmethod
-    def forward(ctx: Any, alpha: Tensor, team: Team, side: Side, by: Grouping, view: Ready) -> Tensor:
+    def forward(ctx: Any, alpha: Tensor, team: Team, side: RankPasses, by: Grouping, view: Ready) -> Tensor:
         ctx.team, ctx.side, ctx.kind = team, side, alpha.dtype
         return torch.from_numpy(team.forward(side, alpha.detach(), by, view))
 
@@ -215,9 +218,9 @@ class _Scores(torch.autograd.Function):
         return ctx.team.backward(ctx.side, grad.contiguous().numpy()).to(ctx.kind), None, None, None, None
 
 
-def serve(communicator: Intracomm, station: Station) -> None:
+def serve(communicator: Intracomm, station: MixtureEvaluator) -> None:
     """The other ranks' side: do as rank 0 asks until it says to leave."""
-    side = Side(station, Split(communicator.rank, communicator.size), swap_over(communicator))
+    side = RankPasses(station, NodeShare(communicator.rank, communicator.size), exchange_over(communicator))
 
     def answer(content: Any) -> None:
         communicator.send(content, dest=0, tag=_ORDERS)
@@ -255,7 +258,7 @@ def receive(communicator: Intracomm, source: int) -> Any:
     return communicator.recv(source=source, tag=_ORDERS)
 
 
-def swap_over(communicator: Intracomm) -> Swap:
+def exchange_over(communicator: Intracomm) -> HaloExchange:
     """What exchanges border rows between the ranks of a world."""
 
     def swap(matrix: Dense, moves: Moves) -> None:

@@ -16,18 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc import evaluate, sampling, stream
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import FloatArray, IndexArray, IntArray, Role, State
-from gnnsoup_hpc.rows import index_type
-from gnnsoup_hpc.store.graph import GraphFile
-from gnnsoup_hpc.subgraph import Subgraph, View
+from gnnsoup_hpc.data import loader
+from gnnsoup_hpc.evaluation import evaluator
+from gnnsoup_hpc.graph import sampling
+from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray, Role, State
+from gnnsoup_hpc.utils.out_of_core import index_type
 
 
 class Batches(Protocol):
     """A way to train."""
 
-    def epoch(self, generator: np.random.Generator) -> Iterator[View]:
+    def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
         """An epoch's views, each with training nodes; one at a time in memory."""
 
     def validation_accuracy(self, architecture: Architecture, state: State) -> float:
@@ -38,10 +40,10 @@ class Batches(Protocol):
 class FullBatches:
     """One step an epoch on the whole graph. `train` and `validation` share features and structure."""
 
-    train: View
-    validation: View
+    train: Batch
+    validation: Batch
 
-    def epoch(self, generator: np.random.Generator) -> Iterator[View]:
+    def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
         """The whole graph."""
         yield self.train
 
@@ -51,7 +53,7 @@ class FullBatches:
 
 
 @dataclass(frozen=True)
-class Unions:
+class PartValidation:
     """Validation on every union of `clusters` consecutive parts by itself."""
 
     graph: GraphFile
@@ -64,7 +66,7 @@ class Unions:
         for first in range(0, self.graph.parts, self.clusters):
             chosen = range(first, min(first + self.clusters, self.graph.parts))
             if self.graph.validation_counts[list(chosen)].any():
-                view = stream.union_of_parts(self.graph, chosen, Role.VALIDATION).to(self.device)
+                view = loader.load_union(self.graph, chosen, Role.VALIDATION).to(self.device)
                 found = _hits(architecture, state, view)
                 if found[0] is None:
                     return math.nan
@@ -74,7 +76,7 @@ class Unions:
 
 
 @dataclass(frozen=True)
-class ClusterBatches(Unions):
+class ClusterBatches(PartValidation):
     """Cluster-GCN: an epoch goes once over all parts, `clusters` random ones a step, read from graph.h5.
 
     Edges between the parts of a step are kept, degrees are counted inside it. Source: arXiv 1905.07953, section 3.2.
@@ -85,7 +87,7 @@ class ClusterBatches(Unions):
         bounds = zip(self.graph.ptr[:-1].tolist(), self.graph.ptr[1:].tolist(), strict=True)
         return np.array([int((self.graph.role(start, stop) == Role.TRAIN).sum()) for start, stop in bounds])
 
-    def epoch(self, generator: np.random.Generator) -> Iterator[View]:
+    def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
         """Unions that have a training node, in random order."""
         order = generator.permutation(self.graph.parts)
         for first in range(0, len(order), self.clusters):
@@ -93,12 +95,12 @@ class ClusterBatches(Unions):
             if self._train_counts[chosen].any():
                 yield self._union([int(part) for part in chosen])
 
-    def _union(self, chosen: list[int]) -> View:
-        return stream.union_of_parts(self.graph, chosen, Role.TRAIN).to(self.device)
+    def _union(self, chosen: list[int]) -> Batch:
+        return loader.load_union(self.graph, chosen, Role.TRAIN).to(self.device)
 
 
 @dataclass(frozen=True)
-class NeighbourBatches(Unions):
+class NeighbourBatches(PartValidation):
     """GraphSAGE's mini-batches: `size` training nodes a step and the sampled neighbourhood that they need.
 
     Features and structure are in host memory; a sample's degrees are counted inside it. Source: arXiv 1706.02216,
@@ -129,18 +131,18 @@ class NeighbourBatches(Unions):
     def _training(self) -> IntArray:
         return np.flatnonzero(self.graph.role(0, self.graph.nodes) == Role.TRAIN)
 
-    def epoch(self, generator: np.random.Generator) -> Iterator[View]:
+    def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
         """Batches of training nodes in random order, each with its sample."""
-        draw = sampling.pyg_samples if self.sampler == "pyg" else sampling.samples
+        draw = sampling.draw_pyg_samples if self.sampler == "pyg" else sampling.draw_samples
         for sample in draw(self._structure, self._training, self.size, self.fanout, self.layers, generator):
             x = torch.from_numpy(self._x[sample.nodes])
-            graph = Subgraph(x, stream.adjacency(sample.indptr, sample.indices))
-            yield View(graph, torch.arange(sample.seeds), self._labels[sample.nodes[: sample.seeds]]).to(self.device)
+            graph = Subgraph(x, loader.make_adjacency(sample.indptr, sample.indices))
+            yield Batch(graph, torch.arange(sample.seeds), self._labels[sample.nodes[: sample.seeds]]).to(self.device)
 
 
-def _hits(architecture: Architecture, state: State, view: View) -> tuple[int | None, int]:
+def _hits(architecture: Architecture, state: State, view: Batch) -> tuple[int | None, int]:
     """(right predictions or None where a score is not finite, nodes)."""
-    scores = evaluate.logits(architecture, state, view)
+    scores = evaluator.logits(architecture, state, view)
     if not bool(torch.isfinite(scores).all()):
         return None, len(view.nodes)
     return int((scores.argmax(1) == view.labels).sum()), len(view.nodes)

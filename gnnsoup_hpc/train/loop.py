@@ -13,31 +13,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.errors import DivergedError
-from gnnsoup_hpc.evaluate import Evaluator
-from gnnsoup_hpc.measure import Meter, together
-from gnnsoup_hpc.models import Architecture, Drop
-from gnnsoup_hpc.progress import Bar
-from gnnsoup_hpc.records import (
-    Draw,
-    Epoch,
-    Hyperparameters,
-    Ingredient,
-    Measurement,
-    Role,
-    State,
-    Trunk,
-)
-from gnnsoup_hpc.seeds import TRUNK, derived, numpy_generator, torch_generator
-from gnnsoup_hpc.store.checkpoint import Best, Checkpoint
-from gnnsoup_hpc.subgraph import View
+from gnnsoup_hpc.evaluation.evaluator import Evaluator
+from gnnsoup_hpc.graph.subgraph import Batch
+from gnnsoup_hpc.io.checkpoint import BestEpoch, Checkpoint
+from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk
+from gnnsoup_hpc.models.gnn import Architecture, Dropout
+from gnnsoup_hpc.runtime.profiling import Measurement, Meter, combine
+from gnnsoup_hpc.runtime.progress import Bar
 from gnnsoup_hpc.train.batches import Batches
-from gnnsoup_hpc.train.edges import thinned
-from gnnsoup_hpc.train.keeper import Keeper
+from gnnsoup_hpc.train.checkpointing import CheckpointManager
+from gnnsoup_hpc.train.dropout_edge import dropout_edge
+from gnnsoup_hpc.types import Draw, Role, State
+from gnnsoup_hpc.utils.rng import TRUNK, derive_seed, numpy_generator, torch_generator
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainData:
     """What ingredients of a run are trained and judged on."""
 
     architecture: Architecture
@@ -47,7 +40,13 @@ class Course:
 
 
 def train(
-    course: Course, initial: State, how: Hyperparameters, seed: int, index: int, bar: Bar, keeper: Keeper | None = None
+    course: TrainData,
+    initial: State,
+    how: Hyperparameters,
+    seed: int,
+    index: int,
+    bar: Bar,
+    keeper: CheckpointManager | None = None,
 ) -> Ingredient:
     """Train ingredient `index` from `initial`. The same arguments give the same weights, bit for bit, on one machine.
 
@@ -76,7 +75,12 @@ def train(
 
 
 def train_trunk(
-    course: Course, initial: State, how: Hyperparameters, seed: int, bar: Bar, keeper: Keeper | None = None
+    course: TrainData,
+    initial: State,
+    how: Hyperparameters,
+    seed: int,
+    bar: Bar,
+    keeper: CheckpointManager | None = None,
 ) -> Trunk:
     """Train the state that all ingredients branch from: that of the last epoch, whichever was the best.
 
@@ -90,7 +94,13 @@ def train_trunk(
 
 
 def _trained(
-    course: Course, initial: State, how: Hyperparameters, seed: int, index: int, bar: Bar, keeper: Keeper | None
+    course: TrainData,
+    initial: State,
+    how: Hyperparameters,
+    seed: int,
+    index: int,
+    bar: Bar,
+    keeper: CheckpointManager | None,
 ) -> tuple[Training, Epoch | None, Measurement]:
     """All epochs, the first that diverges being the last; that one, if there is; and what all of it cost."""
     with (meter := Meter(course.device)):
@@ -98,7 +108,7 @@ def _trained(
         bar.begin(len(training.history))
 
         def spent() -> Measurement:
-            return meter.read() if before is None else together(before, meter.read())
+            return meter.read() if before is None else combine(before, meter.read())
 
         def look() -> None:
             if keeper:
@@ -116,7 +126,7 @@ def _trained(
 
 
 def _begun(
-    course: Course, initial: State, how: Hyperparameters, seed: int, index: int, keeper: Keeper | None
+    course: TrainData, initial: State, how: Hyperparameters, seed: int, index: int, keeper: CheckpointManager | None
 ) -> tuple[Training, Measurement | None]:
     """A training at its beginning, or where its checkpoint left it, and what that had cost until there."""
     found = keeper.found(course.device) if keeper else None
@@ -133,13 +143,13 @@ class Training:
     Batches and dropped edges are functions of seed, index and epoch; nothing else has a state.
     """
 
-    def __init__(self, course: Course, initial: State, how: Hyperparameters, seed: int, index: int) -> None:
+    def __init__(self, course: TrainData, initial: State, how: Hyperparameters, seed: int, index: int) -> None:
         self._course, self._how, self._seed, self._index = course, how, seed, index
         self._parameters = {name: tensor.to(course.device).clone().requires_grad_() for name, tensor in initial.items()}
         self._adam = torch.optim.Adam(self._parameters.values(), lr=how.learning_rate, weight_decay=how.weight_decay)
-        self._drop = Drop(how.dropout, torch_generator(course.device, seed, _drawer("dropout", how, index)))
+        self._drop = Dropout(how.dropout, torch_generator(course.device, seed, _drawer("dropout", how, index)))
         self.history: list[Epoch] = []
-        self.best: Best | None = None
+        self.best: BestEpoch | None = None
 
     @property
     def over(self) -> bool:
@@ -166,7 +176,7 @@ class Training:
         if not math.isnan(reached):
             self.history.append(epoch)
             if self.best is None or reached > self.best.accuracy:
-                self.best = Best(number, reached, _copy(self._parameters))
+                self.best = BestEpoch(number, reached, _copy(self._parameters))
         return epoch
 
     def checkpoint(self, spent: Measurement) -> Checkpoint:
@@ -199,7 +209,7 @@ class Training:
         self._drop.generator.set_state(checkpoint.generator)
         self.history = list(checkpoint.history)
         if (best := checkpoint.best) is not None:
-            self.best = Best(
+            self.best = BestEpoch(
                 best.epoch, best.accuracy, {name: t.to(self._course.device) for name, t in best.state.items()}
             )
 
@@ -209,9 +219,9 @@ def _drawer(draw: Draw, how: Hyperparameters, index: int) -> int:
     return 0 if draw in how.shared_draws else index
 
 
-def _thinned(how: Hyperparameters, seed: int, index: int, epoch: int, view: View, step: int) -> View:
+def _thinned(how: Hyperparameters, seed: int, index: int, epoch: int, view: Batch, step: int) -> Batch:
     """What edge dropping leaves of a step's view."""
-    return thinned(view, how.drop_edges, derived(seed, _drawer("edges", how, index), epoch, step))
+    return dropout_edge(view, how.drop_edges, derive_seed(seed, _drawer("edges", how, index), epoch, step))
 
 
 def _diverged(epoch: Epoch) -> str:
@@ -219,7 +229,7 @@ def _diverged(epoch: Epoch) -> str:
 
 
 def _step(
-    architecture: Architecture, parameters: State, optimiser: torch.optim.Optimizer, drop: Drop, view: View
+    architecture: Architecture, parameters: State, optimiser: torch.optim.Optimizer, drop: Dropout, view: Batch
 ) -> tuple[float, int]:
     """One step; the mean cross-entropy on the view's nodes, and their number."""
     optimiser.zero_grad(set_to_none=True)

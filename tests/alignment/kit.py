@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from gnnsoup_hpc.alignment import layouts
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Permutation, State
-from gnnsoup_hpc.subgraph import Subgraph, View
+from gnnsoup_hpc.alignment import unit_layouts
+from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.types import Permutation, State
 from tests.arbitrary import Structure, normal, random_structure
 
 FEATURES, HIDDEN, CLASSES = 7, 12, 3
@@ -46,7 +46,7 @@ def shuffle(net: Architecture, seed: int) -> Permutation:
         name: np.concatenate(
             [group * layout.size + rng.permutation(layout.size) for group in rng.permutation(layout.groups)]
         )
-        for name, layout in layouts(net).items()
+        for name, layout in unit_layouts(net).items()
     }
 
 
@@ -54,13 +54,13 @@ def subgraph(shape: Structure = GRAPH, seed: int = 0) -> Subgraph:
     return Subgraph(normal(seed, shape.nodes, FEATURES, kind=torch.float32), shape.adjacency())
 
 
-def views(count: int = 3) -> list[View]:
+def views(count: int = 3) -> list[Batch]:
     """Some subgraphs, of whose nodes every second is asked for."""
     made = []
     for seed in range(count):
         graph = subgraph(random_structure(60, 240, seed), seed)
         nodes = torch.arange(0, 60, 2)
-        made.append(View(graph, nodes, torch.zeros(len(nodes), dtype=torch.int64)))
+        made.append(Batch(graph, nodes, torch.zeros(len(nodes), dtype=torch.int64)))
     return made
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 
-from gnnsoup_hpc.alignment import identity, layouts, permuted
+from gnnsoup_hpc.alignment import identity_permutation, permute, unit_layouts
 from gnnsoup_hpc.alignment.symmetry import carriers
-from gnnsoup_hpc.models import Architecture
+from gnnsoup_hpc.models.gnn import Architecture
 from tests.alignment.kit import HIDDEN, every_architecture, same, shuffle, state_of, subgraph
 from tests.arbitrary import SEEDS, Structure, in_double, structures
 
@@ -17,7 +17,7 @@ from tests.arbitrary import SEEDS, Structure, in_double, structures
 @every_architecture
 def test_no_permutation_changes_an_output(net: Architecture) -> None:
     state, graph = state_of(net), subgraph()
-    moved = permuted(net, state, shuffle(net, 1))
+    moved = permute(net, state, shuffle(net, 1))
     torch.testing.assert_close(net.logits(moved, graph), net.logits(state, graph), atol=1e-5, rtol=1e-5)
     exact, doubled = ({name: tensor.double() for name, tensor in each.items()} for each in (state, moved))
     double = in_double(graph)
@@ -29,7 +29,7 @@ def test_no_permutation_changes_an_output(net: Architecture) -> None:
 def test_on_any_graph(shape: Structure, seed: int) -> None:
     net = Architecture("gat", 3, 7, HIDDEN, 3, heads=2, norm="layer")
     state, graph = state_of(net), subgraph(shape, seed)
-    moved = permuted(net, state, shuffle(net, seed))
+    moved = permute(net, state, shuffle(net, seed))
     torch.testing.assert_close(net.logits(moved, graph), net.logits(state, graph), atol=1e-5, rtol=1e-5)
 
 
@@ -37,22 +37,24 @@ def test_on_any_graph(shape: Structure, seed: int) -> None:
 def test_a_permutation_and_its_inverse_are_nothing(net: Architecture) -> None:
     state, there = state_of(net), shuffle(net, 2)
     back = {name: np.argsort(order) for name, order in there.items()}
-    assert same(permuted(net, permuted(net, state, there), back), state)
-    assert same(permuted(net, state, identity(net)), state)
+    assert same(permute(net, permute(net, state, there), back), state)
+    assert same(permute(net, state, identity_permutation(net)), state)
 
 
 def test_what_may_be_permuted() -> None:
-    assert layouts(Architecture("sage", 1, 7, 12, 3)) == {}
-    assert [(name, each.groups, each.size) for name, each in layouts(Architecture("gcn", 3, 7, 12, 3)).items()] == [
+    assert unit_layouts(Architecture("sage", 1, 7, 12, 3)) == {}
+    assert [
+        (name, each.groups, each.size) for name, each in unit_layouts(Architecture("gcn", 3, 7, 12, 3)).items()
+    ] == [
         ("layer 0", 1, 12),
         ("layer 1", 1, 12),
     ]
-    gat = layouts(Architecture("gat", 2, 7, 12, 3, heads=3))
+    gat = unit_layouts(Architecture("gat", 2, 7, 12, 3, heads=3))
     assert [(name, each.groups, each.size) for name, each in gat.items()] == [
         ("layer 0", 3, 4),
         ("layer 1 heads", 3, 1),
     ]
-    assert list(layouts(Architecture("gat", 1, 7, 12, 3, heads=3))) == ["layer 0 heads"]
+    assert list(unit_layouts(Architecture("gat", 1, 7, 12, 3, heads=3))) == ["layer 0 heads"]
 
 
 def test_carriers_of_sage_with_norms() -> None:
@@ -73,7 +75,7 @@ def test_carriers_of_sage_with_norms() -> None:
 def test_place_i_takes_what_was_unit_order_i() -> None:
     net = Architecture("gcn", 2, 7, 3, 2)
     state = state_of(net)
-    moved = permuted(net, state, {"layer 0": np.array([2, 0, 1])})
+    moved = permute(net, state, {"layer 0": np.array([2, 0, 1])})
     assert torch.equal(moved["convs.0.bias"], state["convs.0.bias"][[2, 0, 1]])
     assert torch.equal(moved["convs.0.lin.weight"], state["convs.0.lin.weight"][[2, 0, 1]])
     assert torch.equal(moved["convs.1.lin.weight"], state["convs.1.lin.weight"][:, [2, 0, 1]])
@@ -83,4 +85,4 @@ def test_place_i_takes_what_was_unit_order_i() -> None:
 def test_a_permutation_of_another_architecture_is_refused() -> None:
     net = Architecture("gcn", 2, 7, 12, 3)
     with pytest.raises(ValueError, match="the model has"):
-        permuted(net, state_of(net), identity(Architecture("gcn", 3, 7, 12, 3)))
+        permute(net, state_of(net), identity_permutation(Architecture("gcn", 3, 7, 12, 3)))

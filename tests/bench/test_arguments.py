@@ -9,10 +9,10 @@ import pytest
 
 from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.bench import arguments, grid
-from gnnsoup_hpc.bench import command as entry
 from gnnsoup_hpc.bench.grid import Options
+from gnnsoup_hpc.cli import bench as entry
 from gnnsoup_hpc.errors import RunError
-from tests import pantry
+from tests import runs
 
 
 def parsed(*words: str) -> argparse.Namespace:
@@ -105,7 +105,7 @@ def test_more_parts_than_there_are_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], own_excepthook: None
 ) -> None:
     job = tmp_path / "job.toml"
-    job.write_text(pantry.prepared(tmp_path).to_toml(), encoding="utf-8")
+    job.write_text(runs.prepared(tmp_path).to_toml(), encoding="utf-8")
     assert main(["bench", "--graph", str(job), "--unions", "4", "9"]) == RunError.exit_code
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert "--unions 9" in line

@@ -14,16 +14,16 @@ import torch
 from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.bench.quality import child, ours, parent, plain, results, table
 from gnnsoup_hpc.bench.quality.order import METHODS, PLAIN, QualityOrder, evaluations
-from gnnsoup_hpc.bench.quality.parent import Found, QualityOptions
+from gnnsoup_hpc.bench.quality.parent import QualityOptions, QualityResult
+from gnnsoup_hpc.config import GisJob, Job
 from gnnsoup_hpc.errors import JobError, RunError
-from gnnsoup_hpc.job import GisJob, Job
-from gnnsoup_hpc.records import Mixture, Step
-from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.soup.fitting import Served, fitted
-from gnnsoup_hpc.soup.kitchen import Kitchen
+from gnnsoup_hpc.io.records import MixingWeights, Step
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.soup.context import SoupContext
 from gnnsoup_hpc.soup.methods.gis import Gis
+from gnnsoup_hpc.soup.optim.fitting import BatchStream, fit
 from gnnsoup_hpc.soup.team import Team
-from tests import pantry
+from tests import runs as pantry
 
 KINDS = [("sage", 1), ("gcn", 1), ("gat", 2)]
 
@@ -47,7 +47,7 @@ def silent(_: str) -> None:
 
 
 def test_plain_gis_reaches_what_ours_reaches_step_by_step(run: Job) -> None:
-    theirs, mine = child.carried_out(order(run)), child.carried_out(order(run, "gis"))
+    theirs, mine = child.run_order(order(run)), child.run_order(order(run, "gis"))
     assert [accuracy for _, _, accuracy in theirs["curve"]] == [accuracy for _, _, accuracy in mine["curve"]]
     assert theirs["validation_accuracy"] == mine["validation_accuracy"]
     assert len(theirs["evaluation_seconds"]) == theirs["evaluations"] == evaluations(4, 5) == 19
@@ -56,7 +56,7 @@ def test_plain_gis_reaches_what_ours_reaches_step_by_step(run: Job) -> None:
 @pytest.mark.parametrize("what", ["ls", "pls"])
 def test_learned_methods_are_judged_along_the_way(run: Job, what: str) -> None:
     job = run.model_copy(update={"soup": run.soup.model_copy(update={what: long(getattr(run.soup, what))})})
-    found = child.carried_out(order(job, what, judge_every=5))
+    found = child.run_order(order(job, what, judge_every=5))
     assert [step for step, _, _ in found["curve"]] == [*range(1, 11), 13]
     assert found["curve"][-1][2] == found["validation_accuracy"]
     seconds = [seconds for _, seconds, _ in found["curve"]]
@@ -73,10 +73,10 @@ def test_a_trace_has_the_alphas_of_every_step(stock: Job) -> None:
     options = stock.soup.ls.model_copy(update={"epochs": 4})
     trace = ours.Trace()
     with pantry.station(stock) as station:
-        traced = Kitchen(station, Team(None, 1), 0, pantry.QUIET, trace)
-        found = fitted(traced, options, Served(traced.whole_for_ever()), "ls")
+        traced = SoupContext(station, Team(None, 1), 0, pantry.QUIET, trace)
+        found = fit(traced, options, BatchStream(traced.whole_for_ever()), "ls")
         kitchen = pantry.kitchen(station)
-        shorter = fitted(kitchen, options.model_copy(update={"epochs": 2}), Served(kitchen.whole_for_ever()), "ls")
+        shorter = fit(kitchen, options.model_copy(update={"epochs": 2}), BatchStream(kitchen.whole_for_ever()), "ls")
     assert [number for number, _, _ in trace.steps] == [1, 2, 3, 4]
     assert torch.equal(trace.steps[-1][2], found.alpha)
     assert torch.equal(trace.steps[1][2], shorter.alpha)
@@ -86,37 +86,37 @@ def test_seconds_of_a_steps_end_are_counted_back_from_gis_own_end() -> None:
     history = tuple(
         Step(n, 0.0, accuracy, 0.0, seconds) for n, accuracy, seconds in [(1, 0.5, 0), (2, 0.6, 2), (3, 0.7, 3)]
     )
-    curve = ours.told(Mixture(torch.ones(1, 3), ("model",), history=history), 10.0)
+    curve = ours.describe_step(MixingWeights(torch.ones(1, 3), ("model",), history=history), 10.0)
     assert curve == [[1, 5.0, 0.5], [2, 7.0, 0.6], [3, 10.0, 0.7]]
 
 
 def test_which_steps_are_judged() -> None:
-    assert ours.judged_steps(23, 5) == [*range(1, 11), 15, 20, 23]
-    assert ours.judged_steps(3, 5) == [1, 2, 3]
-    assert ours.judged_steps(12, 100) == [*range(1, 11), 12]
+    assert ours.choose_judged_steps(23, 5) == [*range(1, 11), 15, 20, 23]
+    assert ours.choose_judged_steps(3, 5) == [1, 2, 3]
+    assert ours.choose_judged_steps(12, 100) == [*range(1, 11), 12]
 
 
 def test_greedy_interpolation_of_made_up_accuracies() -> None:
     """A model is one number, and the nearer to 0.6 the better: from 0.5 it is reached with 0.9 at a = 0.75."""
     states = [{"w": torch.tensor(value)} for value in (0.0, 0.5, 0.9)]
-    reached = list(plain.in_full(states, 5, lambda state: 1.0 - abs(float(state["w"]) - 0.6)))
+    reached = list(plain.run_in_full(states, 5, lambda state: 1.0 - abs(float(state["w"]) - 0.6)))
     assert reached == pytest.approx([0.9, 1.0, 1.0], abs=1e-6)
 
 
 def test_extrapolation_counts_samples_once_and_the_rest_as_their_median() -> None:
-    assert plain.extrapolated(10.0, [1.0, 2.0, 6.0], 148) == 10.0 + 9.0 + 145 * 2.0
-    assert plain.extrapolated(10.0, [1.0, 2.0], 2) == 13.0
+    assert plain.extrapolate(10.0, [1.0, 2.0, 6.0], 148) == 10.0 + 9.0 + 145 * 2.0
+    assert plain.extrapolate(10.0, [1.0, 2.0], 2) == 13.0
 
 
 def test_a_sample_knows_no_accuracy(stock: Job) -> None:
-    found = child.carried_out(order(stock, sampled=3))
+    found = child.run_order(order(stock, sampled=3))
     assert (found["validation_accuracy"], found["curve"], len(found["evaluation_seconds"])) == (None, [], 3)
     assert found["evaluations"] == 13
     assert found["seconds"] > sum(found["evaluation_seconds"]) + found["prepare_seconds"]
 
 
 def test_a_sample_of_all_is_the_whole(stock: Job) -> None:
-    assert child.carried_out(order(stock, sampled=13))["validation_accuracy"] is not None
+    assert child.run_order(order(stock, sampled=13))["validation_accuracy"] is not None
 
 
 def test_the_stop_rule() -> None:
@@ -160,21 +160,21 @@ def test_gis_accuracy_must_come_from_somewhere(stock: Job) -> None:
         list(parent.orders(subject, QualityOptions(methods=("pls",), sampled=2)))
 
 
-def found_of(what: str, times: Sequence[float], accuracies: Sequence[float], peak: float = 3e6) -> Found:
+def found_of(what: str, times: Sequence[float], accuracies: Sequence[float], peak: float = 3e6) -> QualityResult:
     """One run a time, each with one judged step at half of it."""
     runs = [
         {"seed": seed, "seconds": time, "curve": [[1, time / 2, accuracy]], "validation_accuracy": accuracy}
         for seed, (time, accuracy) in enumerate(zip(times, accuracies, strict=True))
     ]
-    return Found(what, runs, peak, 1e6)
+    return QualityResult(what, runs, peak, 1e6)
 
 
-def plain_found(seconds: float) -> Found:
+def plain_found(seconds: float) -> QualityResult:
     run = {"seed": 0, "seconds": seconds, "curve": [], "validation_accuracy": None}
-    return Found(PLAIN, [run | {"evaluation_seconds": [1.0, 1.0], "evaluations": 148}], 11e6, 1e6)
+    return QualityResult(PLAIN, [run | {"evaluation_seconds": [1.0, 1.0], "evaluations": 148}], 11e6, 1e6)
 
 
-def made_up(*found: Found, job: Job) -> dict[str, Any]:
+def made_up(*found: QualityResult, job: Job) -> dict[str, Any]:
     cores = {"cpu": "some", "cores": 2, "threads": 1, "date": "2026-01-01T00:00:00+00:00"}
     return results.document(parent.subject(job, silent).about, cores, found)
 
@@ -193,7 +193,7 @@ def test_figures_of_the_document(stock: Job) -> None:
 
 
 def test_the_table_says_what_must_be_said(stock: Job) -> None:
-    failed = Found("ls", errors=["time: ended by SIGKILL"])
+    failed = QualityResult("ls", errors=["time: ended by SIGKILL"])
     never = found_of("pls", [4.0], [0.6])
     text = table.markdown(made_up(plain_found(200.0), found_of("gis", [20.0], [0.7]), failed, never, job=stock))
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
@@ -208,7 +208,7 @@ def test_the_table_says_what_must_be_said(stock: Job) -> None:
 
 
 def test_without_gis_accuracy_nothing_is_said_to_have_reached_it(stock: Job) -> None:
-    text = table.markdown(made_up(plain_found(200.0), Found("gis", errors=["time: no"]), job=stock))
+    text = table.markdown(made_up(plain_found(200.0), QualityResult("gis", errors=["time: no"]), job=stock))
     assert "not known" in text
     assert "never" not in text
 
@@ -248,7 +248,7 @@ def test_one_ingredient_is_refused(tmp_path: Path) -> None:
 def test_a_failing_child_is_one_line_and_given_up(stock: Job, tmp_path: Path) -> None:
     said: list[str] = []
     broken = order(stock.model_copy(update={"runs": str(tmp_path)}), "pls")
-    (found,) = parent.carried_out([broken, replace(broken, passing="memory")], 120.0, said.append)
+    (found,) = parent.run_orders([broken, replace(broken, passing="memory")], 120.0, said.append)
     (line,) = said
     assert "graph.h5" in line
     assert found.errors

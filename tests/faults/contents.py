@@ -11,10 +11,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gnnsoup_hpc import job as jobs
+from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.errors import SoupError
-from gnnsoup_hpc.hashing import content_sha256, fingerprint
-from gnnsoup_hpc.store import files
+from gnnsoup_hpc.io import files
+from gnnsoup_hpc.utils.hashing import content_sha256, fingerprint
 from tests.faults import kit
 
 # Dates, times, memory, when a source was written: of these alone may two runs of one job differ.

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 import torch
 
-from gnnsoup_hpc import processes
 from gnnsoup_hpc.__main__ import main
+from gnnsoup_hpc.runtime import processes
 from tests.tiny import command, write_job
 
 JOB = "tiny.toml"
@@ -179,7 +179,7 @@ def flip(path: Path, position: float) -> None:
 
 def left_by_the_dead(path: Path) -> Path:
     """What a killed process left beside `path` under its private name; the folder is made."""
-    private = processes.private(path)
+    private = processes.private_name(path)
     left = private.with_name(private.name.removesuffix(str(os.getpid())) + "999999999")  # above any process's number
     left.parent.mkdir(parents=True, exist_ok=True)
     left.touch()

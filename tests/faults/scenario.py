@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from gnnsoup_hpc import leases, metis_apart, prepare
+from gnnsoup_hpc.data import metis_process, prepare
 from gnnsoup_hpc.errors import DivergedError
-from gnnsoup_hpc.evaluate import Evaluator
-from gnnsoup_hpc.store import files
-from gnnsoup_hpc.train import noticeboard, work
+from gnnsoup_hpc.evaluation.evaluator import Evaluator
+from gnnsoup_hpc.io import files
+from gnnsoup_hpc.runtime import leases
+from gnnsoup_hpc.train import runner, task_board
 from gnnsoup_hpc.train.loop import train
 from tests.faults import kit
 
@@ -111,7 +112,7 @@ def everything_on_disk() -> Iterator[None]:
         begin(self, graph, net, 1, *rest, **more)
 
     def cut(command: list[str], log: Any) -> None:
-        metis_apart.main(Path(command[-1]))  # in this process, which spares the start of another
+        metis_process.main(Path(command[-1]))  # in this process, which spares the start of another
 
     def diverging(course: Any, initial: Any, how: Any, *rest: Any) -> Any:
         if how.learning_rate == 999:
@@ -120,10 +121,10 @@ def everything_on_disk() -> Iterator[None]:
 
     with (
         mock.patch.object(Evaluator, "__init__", tight),
-        mock.patch.object(work, "train", diverging),
-        mock.patch.object(metis_apart, "_run", cut),
+        mock.patch.object(runner, "train", diverging),
+        mock.patch.object(metis_process, "_run", cut),
         mock.patch.object(prepare, "ENTRIES_TO_CUT_APART", 0),
-        mock.patch.object(noticeboard, "SECONDS_BETWEEN_POSTS", 0.0),
+        mock.patch.object(task_board, "SECONDS_BETWEEN_POSTS", 0.0),
         mock.patch.object(leases, "RENEW_SECONDS", 1e9),
         mock.patch.object(files, "_version", functools.cache(files._version)),  # which is slow, and stays the same
     ):

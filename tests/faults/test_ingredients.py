@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from gnnsoup_hpc import job as jobs
+from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.errors import FileError
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Ingredient, State
-from gnnsoup_hpc.store import graph as graph_store
-from gnnsoup_hpc.store import ingredient as ingredient_store
-from gnnsoup_hpc.store import states
-from gnnsoup_hpc.store.ingredient import Origin
+from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io import states
+from gnnsoup_hpc.io.ingredient import Origin
+from gnnsoup_hpc.io.records import Ingredient
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.types import State
 from tests.faults import kit
 from tests.faults.kit import JOB, Bowl, content, fails, flip, succeeds, truncate, unchanged
 
@@ -27,7 +28,7 @@ LEAVE_OUT = ("--set", "soup.unfit=leave out")
 def _known(bowl: Bowl, index: int) -> tuple[Ingredient, Origin]:
     """Ingredient `index` and its origin, as training would state it."""
     job = jobs.load(str(bowl.folder / JOB))
-    with graph_store.opened(bowl.graph, job) as graph:
+    with graph_store.open_graph(bowl.graph, job) as graph:
         architecture = Architecture.of(job.model, graph.features, graph.classes)
         initial = ingredient_store.read_initial(bowl.initial, architecture, job.train.seed)
         of = Origin.of(job, architecture, graph, states.sha256(initial), index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gnnsoup_hpc.job import METHOD_NAMES
+from gnnsoup_hpc.config import METHOD_NAMES
 from tests.faults import kit
 from tests.faults.kit import Bowl, fails, succeeds, unchanged
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import h5py
 import pytest
 
+from tests.data.sources import layouts
 from tests.faults import kit
 from tests.faults.kit import fails, here, mounted, succeeds
-from tests.graphs import layouts
 from tests.tiny import command
 
 ARXIV = """\

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gnnsoup_hpc.job import METHOD_NAMES
+from gnnsoup_hpc.config import METHOD_NAMES
 from tests.faults import kit
 from tests.faults.kit import Bowl, fails, flip, succeeds, truncate, unchanged
 

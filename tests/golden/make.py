@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from gnnsoup_hpc.__main__ import main
-from gnnsoup_hpc.store import diagnosis, graph, ingredient, report, soup, trunk
+from gnnsoup_hpc.io import diagnosis, graph, ingredient, report, soup, trunk
 
 VERSION = max(graph.VERSION, ingredient.VERSION, soup.VERSION, report.VERSION, diagnosis.VERSION)
 FOLDER = Path(__file__).resolve().parent / f"v{VERSION}"

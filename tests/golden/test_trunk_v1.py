@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from gnnsoup_hpc import job as jobs
-from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.store import files, states
-from gnnsoup_hpc.store import graph as graph_store
-from gnnsoup_hpc.store import ingredient as ingredient_store
-from gnnsoup_hpc.store import trunk as trunk_store
-from gnnsoup_hpc.store.ingredient import Origin
-from gnnsoup_hpc.store.trunk import TrunkOrigin
+from gnnsoup_hpc import config as jobs
+from gnnsoup_hpc.io import files, states
+from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io import trunk as trunk_store
+from gnnsoup_hpc.io.ingredient import Origin
+from gnnsoup_hpc.io.trunk import TrunkOrigin
+from gnnsoup_hpc.runtime.run_dir import RunDir
 from tests.golden.make import TRUNK
 from tests.golden.test_v1 import NAMES, NET
 
@@ -31,7 +31,7 @@ def test_trunk_and_ingredients_are_those_of_the_job() -> None:
     job = jobs.load(str(RUN.job))
     assert job.train.trunk_epochs == 2
     initial = states.sha256(ingredient_store.read_initial(RUN.initial, NET, 0))
-    with graph_store.opened(RUN.graph, job) as graph:
+    with graph_store.open_graph(RUN.graph, job) as graph:
         of = TrunkOrigin.of(job, NET, graph, initial)
         assert of.recipe == RECIPE
         trunk = trunk_store.read(RUN.trunk, of)

@@ -8,21 +8,22 @@ import h5py
 import numpy as np
 import pytest
 
-from gnnsoup_hpc import job as jobs
-from gnnsoup_hpc import stream
-from gnnsoup_hpc.job import Job
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Hyperparameters, Role
-from gnnsoup_hpc.report.rows import contents
-from gnnsoup_hpc.report.words import verdicts
-from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.store import diagnosis as diagnosis_store
-from gnnsoup_hpc.store import files, gathered, states
-from gnnsoup_hpc.store import graph as graph_store
-from gnnsoup_hpc.store import ingredient as ingredient_store
-from gnnsoup_hpc.store import report as report_store
-from gnnsoup_hpc.store import soup as soup_store
-from gnnsoup_hpc.store.ingredient import Origin
+from gnnsoup_hpc import config as jobs
+from gnnsoup_hpc.analysis.report.rows import contents
+from gnnsoup_hpc.analysis.report.words import verdicts
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config.turns import Hyperparameters
+from gnnsoup_hpc.data import loader
+from gnnsoup_hpc.io import diagnosis as diagnosis_store
+from gnnsoup_hpc.io import files, gathered, states
+from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io import report as report_store
+from gnnsoup_hpc.io import soup as soup_store
+from gnnsoup_hpc.io.ingredient import Origin
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.types import Role
 from tests.golden.make import NODES, ring
 
 RUN = RunDir(Path(__file__).resolve().parent / "v1")
@@ -70,7 +71,7 @@ def test_job(job: Job) -> None:
 
 def test_graph(job: Job) -> None:
     source = ring()
-    with graph_store.opened(RUN.graph, job, verify=True) as graph:
+    with graph_store.open_graph(RUN.graph, job, verify=True) as graph:
         assert (graph.nodes, graph.edges, graph.features, graph.classes, graph.parts) == (NODES, 45, 3, 2, 4)
         assert graph.sha256 == GRAPH_SHA256
         assert graph.ptr.tolist() == [0, 6, 12, 18, 24]
@@ -88,13 +89,13 @@ def test_graph(job: Job) -> None:
         for role, name in ((Role.TRAIN, "train_idx"), (Role.VALIDATION, "valid_idx"), (Role.TEST, "test_idx")):
             assert sorted(ids[graph.role(0, NODES) == role].tolist()) == source[name].tolist()
 
-        whole = stream.whole(graph, Role.VALIDATION)
+        whole = loader.load_whole(graph, Role.VALIDATION)
         assert whole.graph.adjacency.indices.tolist()[:6] == [1, 22, 0, 2, 1, 3]
         x = whole.graph.x.numpy() * graph.preparation.scale + graph.preparation.mean
         np.testing.assert_allclose(x, source["x"][ids], atol=1e-6)
         assert len(whole.labels) == 8
 
-        union = stream.union_of_parts(graph, [3, 1], Role.VALIDATION)
+        union = loader.load_union(graph, [3, 1], Role.VALIDATION)
         assert union.graph.x.shape == (12, 3)
         assert union.labels.tolist() == [0, 0, 0, 1]
 
@@ -109,7 +110,7 @@ def test_initial_state() -> None:
 
 def test_ingredients(job: Job) -> None:
     initial = states.sha256(ingredient_store.read_initial(RUN.initial, NET, 0))
-    with graph_store.opened(RUN.graph, job) as graph:
+    with graph_store.open_graph(RUN.graph, job) as graph:
         assert graph.sha256 == GRAPH_SHA256
         origins = [Origin.of(job, NET, graph, initial, index) for index in range(2)]
     found = [ingredient_store.read(RUN.ingredient(index), origins[index]) for index in range(2)]

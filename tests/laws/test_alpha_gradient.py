@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.nn import functional
 
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Grouping
-from gnnsoup_hpc.soup.mixing import mixed
-from gnnsoup_hpc.soup.shelf import Shelf
-from gnnsoup_hpc.subgraph import Subgraph
+from gnnsoup_hpc.graph.subgraph import Subgraph
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.soup.mixing import mix
+from gnnsoup_hpc.soup.parameter_matrix import ParameterMatrix
+from gnnsoup_hpc.types import Grouping
 from tests.arbitrary import in_double, normal, random_structure
 
 INGREDIENTS, NODES = 3, 20
@@ -20,7 +20,7 @@ KINDS = [("gcn", 1), ("sage", 1), ("gat", 2)]
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind[0])
-def shelf(request: pytest.FixtureRequest) -> Shelf:
+def shelf(request: pytest.FixtureRequest) -> ParameterMatrix:
     """Three ingredients in float64, with norms."""
     kind, heads = request.param
     net = Architecture(kind, 2, features=4, hidden=6, classes=3, heads=heads, norm="layer")
@@ -28,8 +28,8 @@ def shelf(request: pytest.FixtureRequest) -> Shelf:
         {name: t + 0.2 * normal(index, *t.shape, kind=torch.float32) for name, t in net.initial_state(index).items()}
         for index in range(INGREDIENTS)
     ]
-    single = Shelf.of(net, range(INGREDIENTS), states, torch.device("cpu"))
-    return Shelf(net, single.ids, single.weights.double())
+    single = ParameterMatrix.of(net, range(INGREDIENTS), states, torch.device("cpu"))
+    return ParameterMatrix(net, single.ids, single.weights.double())
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,14 @@ def graph() -> Subgraph:
     return in_double(Subgraph(normal(7, NODES, 4, kind=torch.float32), shape.adjacency()))
 
 
-def loss_of(shelf: Shelf, graph: Subgraph, alpha: Tensor, by: Grouping) -> Tensor:
+def loss_of(shelf: ParameterMatrix, graph: Subgraph, alpha: Tensor, by: Grouping) -> Tensor:
     nodes = torch.arange(0, NODES, 2)
-    logits = shelf.architecture.logits(mixed(shelf, alpha, by), graph)[nodes]
+    logits = shelf.architecture.logits(mix(shelf, alpha, by), graph)[nodes]
     return functional.cross_entropy(logits, nodes % 3)
 
 
 @pytest.mark.parametrize("by", ["layer", "tensor", "model"])
-def test_gradient_is_what_central_differences_say(shelf: Shelf, graph: Subgraph, by: Grouping) -> None:
+def test_gradient_is_what_central_differences_say(shelf: ParameterMatrix, graph: Subgraph, by: Grouping) -> None:
     raw = normal(3, len(shelf.groups(by)), INGREDIENTS)
     alpha = raw.softmax(1).requires_grad_()
     assert gradcheck(lambda a: loss_of(shelf, graph, a, by), (alpha,), eps=1e-6, atol=1e-7, rtol=1e-5)
@@ -54,12 +54,12 @@ def test_gradient_is_what_central_differences_say(shelf: Shelf, graph: Subgraph,
     )
 
 
-def test_gradient_is_the_inner_product_with_each_ingredient(shelf: Shelf, graph: Subgraph) -> None:
+def test_gradient_is_the_inner_product_with_each_ingredient(shelf: ParameterMatrix, graph: Subgraph) -> None:
     """dL/dalpha[g, i] = <dL/dW^g, W_i^g>."""
     alpha = normal(3, 2, INGREDIENTS).softmax(1).requires_grad_()
     loss_of(shelf, graph, alpha, "layer").backward()
 
-    state = {name: tensor.detach().requires_grad_() for name, tensor in mixed(shelf, alpha, "layer").items()}
+    state = {name: tensor.detach().requires_grad_() for name, tensor in mix(shelf, alpha, "layer").items()}
     nodes = torch.arange(0, NODES, 2)
     functional.cross_entropy(shelf.architecture.logits(state, graph)[nodes], nodes % 3).backward()
     for row, names in enumerate(shelf.architecture.groups("layer").values()):

@@ -10,16 +10,16 @@ import json
 import h5py
 import pytest
 
-from gnnsoup_hpc.hashing import content_sha256
-from gnnsoup_hpc.job import Job, ModelJob, SoupJob, TrainJob, fields
-from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.soup.methods import configured
+from gnnsoup_hpc.config import Job, ModelJob, SoupJob, TrainJob, fields
+from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.io import soup as soup_store
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.soup.methods import make_methods
+from gnnsoup_hpc.soup.runner import SoupRunner
 from gnnsoup_hpc.soup.selection import Selection
 from gnnsoup_hpc.soup.team import Team
-from gnnsoup_hpc.soup.work import Stove
-from gnnsoup_hpc.store import graph as graph_store
-from gnnsoup_hpc.store import soup as soup_store
-from tests import pantry
+from gnnsoup_hpc.utils.hashing import content_sha256
+from tests import runs
 
 # Another value of every field of [model] and [train].
 TRAINED = {
@@ -83,18 +83,18 @@ def test_every_field_is_under_the_law() -> None:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A job of two ingredients and two epochs, with its graph."""
     small = ("model.hidden=16", "train.ingredients=2", "train.epochs=2", "partition.parts=4", "soup.pls.union=1")
-    return pantry.prepared(tmp_path_factory.mktemp("trained"), *small)
+    return runs.prepared(tmp_path_factory.mktemp("trained"), *small)
 
 
 def trained(job: Job, *overrides: str) -> tuple[str, str]:
     """(fingerprint, hash of weights and losses) of ingredient 1, trained anew."""
-    job = pantry.changed(job, "name=other", *overrides)
-    pantry.prepare(job, pantry.ALONE, pantry.QUIET)
+    job = runs.changed(job, "name=other", *overrides)
+    runs.prepare(job, runs.ALONE, runs.QUIET)
     run = RunDir.of(job)
-    pantry.train(job)
+    runs.train(job)
     with h5py.File(run.ingredient(1)) as file:
         found = str(file.attrs["recipe"]), str(file.attrs["content_sha256"])
-    pantry.shutil.rmtree(run.root)
+    runs.shutil.rmtree(run.root)
     return found
 
 
@@ -166,13 +166,13 @@ NOT_FOR = {
 
 @pytest.fixture(scope="module")
 def stocked(stock: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    return pantry.copied(stock, tmp_path_factory.mktemp("souped"))
+    return runs.copied(stock, tmp_path_factory.mktemp("souped"))
 
 
 def souped(job: Job, method: str, *overrides: str) -> tuple[str, str]:
     """(fingerprint of what a soup is, hash of its alpha and weights), made anew."""
-    job = pantry.changed(job, f"soup.methods=['{method}']", "soup.diagnose=false", *overrides)
-    pantry.souped(job)
+    job = runs.changed(job, f"soup.methods=['{method}']", "soup.diagnose=false", *overrides)
+    runs.souped(job)
     path = RunDir.of(job).soup(method)
     soup = soup_store.read(path)
     with h5py.File(path) as file:
@@ -211,12 +211,12 @@ def test_a_field_that_changes_a_soup_changes_its_fingerprint(method: str, base: 
 
 def test_precision_is_in_the_fingerprint(stocked: Job) -> None:
     """Not every processor has its products, so nothing is souped."""
-    with pantry.station(stocked) as station, graph_store.opened(RunDir.of(stocked).graph, stocked) as graph:
+    with runs.station(stocked) as station, graph_store.open_graph(RunDir.of(stocked).graph, stocked) as graph:
         selection = Selection({0: "a", 1: "b", 2: "c"}, {})
         made = set()
         for precision in ("float32", "bfloat16"):
-            job = pantry.changed(stocked, f"soup.precision={precision}")
+            job = runs.changed(stocked, f"soup.precision={precision}")
             team = Team(None, 1)
-            stove = Stove(job, RunDir.of(job), station.architecture, graph, selection, station, team, pantry.QUIET)
-            made.add(stove.recipe(configured(job.soup)["ls"]).sha256)
+            stove = SoupRunner(job, RunDir.of(job), station.architecture, graph, selection, station, team, runs.QUIET)
+            made.add(stove.recipe(make_methods(job.soup)["ls"]).sha256)
     assert len(made) == 2

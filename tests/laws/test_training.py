@@ -11,22 +11,25 @@ import h5py
 import pytest
 import torch
 
-from gnnsoup_hpc import evaluate, stream
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config.turns import Hyperparameters
+from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.errors import RunError
-from gnnsoup_hpc.evaluate import Evaluator
-from gnnsoup_hpc.job import Job
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Hyperparameters, Ingredient, Role, State
-from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.seeds import derived
-from gnnsoup_hpc.store import graph as graph_store
-from gnnsoup_hpc.store import ingredient as ingredient_store
-from gnnsoup_hpc.store.graph import GraphFile
-from gnnsoup_hpc.subgraph import View
-from gnnsoup_hpc.train import edges, loop
+from gnnsoup_hpc.evaluation import evaluator as evaluate
+from gnnsoup_hpc.evaluation.evaluator import Evaluator
+from gnnsoup_hpc.graph.subgraph import Batch
+from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.io.records import Ingredient
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.train import dropout_edge, loop
 from gnnsoup_hpc.train.batches import FullBatches
-from gnnsoup_hpc.train.loop import Course, train
-from tests import pantry, tiny
+from gnnsoup_hpc.train.loop import TrainData, train
+from gnnsoup_hpc.types import Role, State
+from gnnsoup_hpc.utils.rng import derive_seed
+from tests import runs, tiny
 
 HOW = Hyperparameters(epochs=6, learning_rate=0.02, weight_decay=0.0, dropout=0.5)
 NETS = [
@@ -42,17 +45,17 @@ class Views:
 
     graph: GraphFile
     folder: Path
-    train: View
-    validation: View
-    test: View
+    train: Batch
+    validation: Batch
+    test: Batch
 
 
 @pytest.fixture(scope="module")
 def views(stock: Job) -> Iterator[Views]:
     run = RunDir.of(stock)
-    with graph_store.opened(run.graph, stock) as graph:
-        view = stream.whole(graph, Role.TRAIN)
-        others = (stream.same_graph(graph, view, role) for role in (Role.VALIDATION, Role.TEST))
+    with graph_store.open_graph(run.graph, stock) as graph:
+        view = loader.load_whole(graph, Role.TRAIN)
+        others = (loader.share_graph(graph, view, role) for role in (Role.VALIDATION, Role.TEST))
         yield Views(graph, run.root, view, *others)
 
 
@@ -65,9 +68,9 @@ def trained(
     seed: int = 0,
 ) -> Ingredient:
     start = net.initial_state(0) if initial is None else initial
-    evaluator = Evaluator(views.graph, net, 1 << 30, views.folder, pantry.CPU)
-    course = Course(net, FullBatches(views.train, views.validation), evaluator, pantry.CPU)
-    return train(course, start, how, seed, index, pantry.QUIET.bar(how.epochs, "test"))
+    evaluator = Evaluator(views.graph, net, 1 << 30, views.folder, runs.CPU)
+    course = TrainData(net, FullBatches(views.train, views.validation), evaluator, runs.CPU)
+    return train(course, start, how, seed, index, runs.QUIET.bar(how.epochs, "test"))
 
 
 def same(one: State, other: State) -> bool:
@@ -85,7 +88,7 @@ def contents(job: Job) -> list[str]:
 @pytest.mark.parametrize(("kind", "heads"), [("gcn", 1), ("sage", 1), ("gat", 2)])
 def test_a_job_trained_twice_gives_the_same_bits(kind: str, heads: int, tmp_path: Path) -> None:
     small = ("train.epochs=3", "train.ingredients=2")
-    jobs = [pantry.stocked(tmp_path / place, *small, kind=kind, heads=heads) for place in ("here", "there")]
+    jobs = [runs.stocked(tmp_path / place, *small, kind=kind, heads=heads) for place in ("here", "there")]
     here, there = (contents(job) for job in jobs)
     assert here == there
     assert here[0] != here[1]
@@ -110,7 +113,7 @@ def test_without_dropout_all_ingredients_are_one(net: Architecture, views: Views
 
 
 def test_a_job_without_dropout_trains_one_model_n_times(tmp_path: Path) -> None:
-    job = pantry.stocked(tmp_path, "train.dropout=0.0", "train.epochs=3")
+    job = runs.stocked(tmp_path, "train.dropout=0.0", "train.epochs=3")
     assert len(set(contents(job))) == 1
 
 
@@ -226,28 +229,28 @@ def test_each_step_drops_its_own_edges(views: Views, monkeypatch: pytest.MonkeyP
     keys: list[int] = []
 
     class Thrice:
-        def epoch(self, generator: object) -> Iterator[View]:
+        def epoch(self, generator: object) -> Iterator[Batch]:
             yield from (views.train,) * 3
 
         def validation_accuracy(self, architecture: Architecture, state: State) -> float:
             return evaluate.of_weights(architecture, state, views.validation)
 
-    def noted(view: View, rate: float, key: int) -> View:
+    def noted(view: Batch, rate: float, key: int) -> Batch:
         keys.append(key)
-        return edges.thinned(view, rate, key)
+        return dropout_edge.dropout_edge(view, rate, key)
 
     monkeypatch.setattr(loop, "thinned", noted)
-    evaluator = Evaluator(views.graph, NETS[0], 1 << 30, views.folder, pantry.CPU)
-    course = Course(NETS[0], Thrice(), evaluator, pantry.CPU)
+    evaluator = Evaluator(views.graph, NETS[0], 1 << 30, views.folder, runs.CPU)
+    course = TrainData(NETS[0], Thrice(), evaluator, runs.CPU)
     how = replace(HOW, epochs=2, drop_edges=0.3)
-    found = train(course, NETS[0].initial_state(0), how, 0, 5, pantry.QUIET.bar(2, "test"))
-    assert keys == [derived(0, 5, epoch, step) for epoch in (1, 2) for step in range(3)]
+    found = train(course, NETS[0].initial_state(0), how, 0, 5, runs.QUIET.bar(2, "test"))
+    assert keys == [derive_seed(0, 5, epoch, step) for epoch in (1, 2) for step in range(3)]
     assert len(set(keys)) == 6
     assert found.validation_accuracy == max(epoch.validation_accuracy for epoch in found.history)
 
 
 def test_vary_is_applied_in_turn(tmp_path: Path) -> None:
-    job = pantry.stocked(tmp_path, "train.vary.epochs=[2, 4]", "train.vary.dropout=[0.1, 0.2, 0.3]")
+    job = runs.stocked(tmp_path, "train.vary.epochs=[2, 4]", "train.vary.dropout=[0.1, 0.2, 0.3]")
     found = [ingredient_store.read(RunDir.of(job).ingredient(index)) for index in range(3)]
     assert [len(ingredient.history) for ingredient in found] == [2, 4, 2]
     assert [ingredient.hyperparameters.dropout for ingredient in found] == [0.1, 0.2, 0.3]

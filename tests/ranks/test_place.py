@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gnnsoup_hpc.ranks import place, slurm_job
+from gnnsoup_hpc.runtime.launch import read_rank_info, read_slurm_job
 
 SRUN = {
     "SLURM_JOB_ID": "7",
@@ -56,12 +56,12 @@ SRUN = {
     ],
 )
 def test_place(environment: dict[str, str], expected: tuple[int, int, int, int]) -> None:
-    here = place(environment)
+    here = read_rank_info(environment)
     assert (here.rank, here.size, here.local_rank, here.local_size) == expected
     assert here.prefix == (f"[rank {expected[0]}/{expected[1]}] " if expected[1] > 1 else "")
 
 
 def test_the_slurm_job_is_known() -> None:
-    assert slurm_job({}) == {}
-    assert slurm_job(SRUN) == {"slurm_job": "7", "slurm_restarts": "0"}
-    assert slurm_job(SRUN | {"SLURM_RESTART_COUNT": "2"}) == {"slurm_job": "7", "slurm_restarts": "2"}
+    assert read_slurm_job({}) == {}
+    assert read_slurm_job(SRUN) == {"slurm_job": "7", "slurm_restarts": "0"}
+    assert read_slurm_job(SRUN | {"SLURM_RESTART_COUNT": "2"}) == {"slurm_job": "7", "slurm_restarts": "2"}

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gnnsoup_hpc import job as jobs
-from gnnsoup_hpc.job import METHOD_NAMES
-from tests import pantry
+from gnnsoup_hpc import config as jobs
+from gnnsoup_hpc.config import METHOD_NAMES
+from tests import runs
 from tests.faults import kit
 from tests.faults.kit import Bowl, content, succeeds
 
@@ -46,7 +46,7 @@ def test_aligned_soups_are_the_same_on_any_number_of_ranks(
 ) -> None:
     """Rank 0 finds the orders of units; the others, which tell accuracies, must permute what they read alike."""
     bowl = kit.copied(kit.finished(tmp_path_factory.getbasetemp()), tmp_path)
-    pantry.shuffled(jobs.load(str(bowl.folder / kit.JOB), [f"runs={bowl.folder / 'runs'}"]))
+    runs.shuffled(jobs.load(str(bowl.folder / kit.JOB), [f"runs={bowl.folder / 'runs'}"]))
     aligned = ("--set", "soup.align=weights", "--set", 'soup.methods=["greedy", "gis"]')
     alphas, orders = [], []
     for ranks in (1, 3):

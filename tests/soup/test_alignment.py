@@ -10,22 +10,23 @@ import numpy as np
 import pytest
 import torch
 
-from gnnsoup_hpc import job as jobs
-from gnnsoup_hpc.alignment import permuted
+from gnnsoup_hpc import config as jobs
+from gnnsoup_hpc.alignment import permute
+from gnnsoup_hpc.analysis.report.rows import contents
+from gnnsoup_hpc.config import METHOD_NAMES, Job
 from gnnsoup_hpc.errors import JobError, RunError
-from gnnsoup_hpc.job import METHOD_NAMES, Job
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Alignment, State
-from gnnsoup_hpc.report.rows import contents
-from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.significance import binomial_error
+from gnnsoup_hpc.io import alignment as alignment_store
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io import soup as soup_store
+from gnnsoup_hpc.io import states
+from gnnsoup_hpc.io.records import Alignment
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.alignment import Aligner
-from gnnsoup_hpc.soup.station import Station, Taste
-from gnnsoup_hpc.store import alignment as alignment_store
-from gnnsoup_hpc.store import ingredient as ingredient_store
-from gnnsoup_hpc.store import soup as soup_store
-from gnnsoup_hpc.store import states
-from tests import pantry
+from gnnsoup_hpc.soup.station import Candidate, MixtureEvaluator
+from gnnsoup_hpc.types import State
+from gnnsoup_hpc.utils.stats import binomial_error
+from tests import runs
 from tests.faults.kit import flip
 
 MODELS = {"sage": {}, "gat": {"kind": "gat", "heads": 2, "norm": "layer"}}
@@ -34,42 +35,42 @@ MODELS = {"sage": {}, "gat": {"kind": "gat", "heads": 2, "norm": "layer"}}
 @pytest.fixture(scope="module", params=MODELS)
 def strangers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A run whose ingredients have shuffled units."""
-    return pantry.shuffled(pantry.stocked(tmp_path_factory.mktemp(request.param), **MODELS[request.param]))
+    return runs.shuffled(runs.stocked(tmp_path_factory.mktemp(request.param), **MODELS[request.param]))
 
 
 @pytest.fixture
 def run(strangers: Job, tmp_path: Path) -> Job:
-    return pantry.copied(strangers, tmp_path)
+    return runs.copied(strangers, tmp_path)
 
 
 def ingredient(job: Job, index: int) -> State:
     return ingredient_store.read(RunDir.of(job).ingredient(index)).state
 
 
-def aligner(job: Job, station: Station, memory: int = 1 << 30) -> Aligner:
+def aligner(job: Job, station: MixtureEvaluator, memory: int = 1 << 30) -> Aligner:
     fit = {i: states.sha256(ingredient(job, i)) for i in range(job.train.ingredients)}
-    return Aligner(job, RunDir.of(job), station, fit, memory, pantry.QUIET)
+    return Aligner(job, RunDir.of(job), station, fit, memory, runs.QUIET)
 
 
 def found(job: Job, *overrides: str, memory: int = 1 << 30) -> Alignment | None:
-    job = pantry.changed(job, *overrides)
-    with pantry.station(job) as station:
+    job = runs.changed(job, *overrides)
+    with runs.station(job) as station:
         return aligner(job, station, memory).brought(again=True)
 
 
 @pytest.mark.parametrize("by", ["weights", "activations"])
 def test_soups_are_reproduced_from_what_their_files_hold(run: Job, by: str) -> None:
     """The state is alpha times the ingredients, each permuted as the file says."""
-    pantry.souped(pantry.changed(run, f"soup.align={by}"))
+    runs.souped(runs.changed(run, f"soup.align={by}"))
     for name in METHOD_NAMES:
         soup = soup_store.read(RunDir.of(run).soup(name))
         assert soup.alignment is not None
         assert soup.alignment.by == by
         if soup.state is None:
             continue
-        with pantry.station(run) as station:
+        with runs.station(run) as station:
             net = station.architecture
-        permuted_ones = [permuted(net, ingredient(run, i), soup.alignment.of(i)) for i in soup.alignment.ids]
+        permuted_ones = [permute(net, ingredient(run, i), soup.alignment.of(i)) for i in soup.alignment.ids]
         groups = net.groups(soup.mixture.by)
         for row, group in zip(soup.mixture.alpha, soup.mixture.groups, strict=True):
             for parameter in groups[group]:
@@ -84,12 +85,12 @@ def test_units_are_found_again(run: Job, stock: Job) -> None:
     reference = ingredient_store.read(RunDir.of(run).ingredient(original.reference))
     recorded = [ingredient_store.read(RunDir.of(run).ingredient(i)).validation_accuracy for i in range(3)]
     assert original.reference == recorded.index(max(recorded))
-    with pantry.station(run) as station:
+    with runs.station(run) as station:
         net = station.architecture
     first = next(iter(original.orders))
     assert (original.of(original.reference)[first] == np.arange(16)).all()
     for index in range(3):
-        moved = permuted(net, ingredient(run, index), original.of(index))
+        moved = permute(net, ingredient(run, index), original.of(index))
         name = "convs.0.lin.weight" if net.kind == "gat" else "convs.0.lin_l.weight"
         nearest = torch.cdist(reference.state[name], moved[name]).argmin(1)
         assert float((nearest == torch.arange(16)).float().mean()) > 0.8
@@ -97,8 +98,8 @@ def test_units_are_found_again(run: Job, stock: Job) -> None:
 
 @pytest.mark.parametrize("by", ["weights", "activations"])
 def test_the_uniform_soup_of_shuffled_copies_is_the_model(stock: Job, tmp_path: Path, by: str) -> None:
-    job = pantry.shuffled(pantry.copied(stock, tmp_path), copies=True)
-    pantry.souped(pantry.changed(job, f"soup.align={by}", "soup.methods=['uniform']"))
+    job = runs.shuffled(runs.copied(stock, tmp_path), copies=True)
+    runs.souped(runs.changed(job, f"soup.align={by}", "soup.methods=['uniform']"))
     soup = soup_store.read(RunDir.of(job).soup("uniform"))
     assert soup.state is not None
     for name, tensor in ingredient(job, 0).items():
@@ -108,7 +109,7 @@ def test_the_uniform_soup_of_shuffled_copies_is_the_model(stock: Job, tmp_path: 
 def test_best_and_ensemble_do_not_change(run: Job) -> None:
     accuracies = []
     for by in ("none", "weights"):
-        pantry.souped(pantry.changed(run, f"soup.align={by}", "soup.methods=['best', 'ensemble']"))
+        runs.souped(runs.changed(run, f"soup.align={by}", "soup.methods=['best', 'ensemble']"))
         soups = [soup_store.read(RunDir.of(run).soup(name)) for name in ("best", "ensemble")]
         accuracies.append(
             [(soup.validation_accuracy, soup.test_accuracy, soup.mixture.alpha.tolist()) for soup in soups]
@@ -152,12 +153,12 @@ def test_auto_by_the_barrier(
     own = sum(recorded) / 3
     starts = iter("aaa" if shared else "abc")
     monkeypatch.setattr(ingredient_store, "origin", lambda path: {"initial_sha256": next(starts)})
-    with pantry.station(run) as station:
+    with runs.station(run) as station:
         error = 2 * binomial_error(own, int(station.graph.validation_counts.sum()))
         told = iter([own + times * error for times in (before, after) if times is not None])
         aligned_then: list[bool] = []
 
-        def accuracy(taste: Taste) -> float:
+        def accuracy(taste: Candidate) -> float:
             aligned_then.append(station.alignment is not None)
             assert taste.alpha.tolist() == [[1 / 3] * 3]
             return next(told)
@@ -180,17 +181,17 @@ def test_lots_do_not_change_what_activations_find(run: Job) -> None:
 
 def test_other_unions_see_the_same_nodes(run: Job) -> None:
     """Every part once, whatever the union."""
-    with pantry.station(run) as station:
+    with runs.station(run) as station:
         validation = int(station.graph.validation_counts.sum())
         for size in (1, 3, 8):
-            job = pantry.changed(run, f"soup.pls.union={size}", "soup.align=activations")
+            job = runs.changed(run, f"soup.pls.union={size}", "soup.align=activations")
             assert sum(len(view.nodes) for view in aligner(job, station)._views()) == validation
 
 
 def test_what_is_there_is_kept(run: Job) -> None:
-    job = pantry.changed(run, "soup.align=weights")
+    job = runs.changed(run, "soup.align=weights")
     path = RunDir.of(job).alignment
-    with pantry.station(job) as station:
+    with runs.station(job) as station:
         first = aligner(job, station).brought()
         inode = path.stat().st_ino
         second = aligner(job, station).brought()
@@ -203,21 +204,21 @@ def test_what_is_there_is_kept(run: Job) -> None:
         assert path.stat().st_ino != inode
         assert third is not None
         assert alignment_store.sha256(third) == alignment_store.sha256(first)
-        assert aligner(pantry.changed(run, "soup.align=none"), station).brought() is None
+        assert aligner(runs.changed(run, "soup.align=none"), station).brought() is None
 
 
 def test_soups_are_made_again_where_the_alignment_changes(run: Job, capsys: pytest.CaptureFixture[str]) -> None:
     only = "soup.methods=['uniform']"
     for by, made in (("none", True), ("none", False), ("weights", True), ("weights", False), ("none", True)):
-        pantry.souped(pantry.changed(run, f"soup.align={by}", only))
+        runs.souped(runs.changed(run, f"soup.align={by}", only))
         assert ("soup: uniform done" in capsys.readouterr().out) == made, by
 
 
 def test_a_report_refuses_soups_of_another_alignment(run: Job) -> None:
     only = "soup.methods=['uniform', 'best']"
-    pantry.souped(pantry.changed(run, "soup.align=none", only))
+    runs.souped(runs.changed(run, "soup.align=none", only))
     old = RunDir.of(run).soup("best").read_bytes()
-    pantry.souped(pantry.changed(run, "soup.align=weights", only))
+    runs.souped(runs.changed(run, "soup.align=weights", only))
     report = contents(RunDir.of(run).root)
     assert "matched by weights: the job says so" in report.units
     assert [phase.name for phase in report.phases] == ["prepare", "train", "align", "soup"]
@@ -229,7 +230,7 @@ def test_a_report_refuses_soups_of_another_alignment(run: Job) -> None:
 @pytest.mark.parametrize("ids", [[0], [0, 1]])
 def test_where_nothing_can_be_aligned_nothing_is_asked(stock: Job, ids: Sequence[int]) -> None:
     """One ingredient; or models of one layer."""
-    with pantry.station(stock, ids) as station:
+    with runs.station(stock, ids) as station:
         if len(ids) > 1:
             station.architecture = Architecture("sage", 1, 12, 16, 3)
         ours = replace(aligner(stock, station), weights=dict.fromkeys(ids, ""))

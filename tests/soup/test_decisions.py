@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gnnsoup_hpc.job import GisJob
-from gnnsoup_hpc.soup.methods.best import Best
+from gnnsoup_hpc.config import GisJob
+from gnnsoup_hpc.soup.methods.best import BestIngredient
 from gnnsoup_hpc.soup.methods.gis import Gis
 from gnnsoup_hpc.soup.methods.greedy import Greedy
 from gnnsoup_hpc.soup.protocol import SoupMethod
-from gnnsoup_hpc.soup.ranking import by_falling_accuracy
-from gnnsoup_hpc.soup.station import Taste
-from tests.pantry import QUIET
+from gnnsoup_hpc.soup.ranking import rank_by_accuracy
+from gnnsoup_hpc.soup.station import Candidate
+from tests.runs import QUIET
 
 Formula = Callable[[list[float]], float]
 
@@ -30,16 +30,16 @@ class FormulaKitchen:
         self.bar = QUIET.bar
         self._formula = formula
 
-    def accuracies(self, tastes: Sequence[Taste]) -> list[float]:
+    def accuracies(self, tastes: Sequence[Candidate]) -> list[float]:
         alphas = [taste.alpha[0].tolist() for taste in tastes]
         self.tasted += alphas
         return [self._formula(alpha) for alpha in alphas]
 
     def along(self, start: torch.Tensor, end: torch.Tensor, shares: Sequence[float]) -> list[float]:
-        return self.accuracies([Taste(share * start + (1.0 - share) * end) for share in shares])
+        return self.accuracies([Candidate(share * start + (1.0 - share) * end) for share in shares])
 
     def each_ingredient(self) -> list[float]:
-        return self.accuracies([Taste(row[None]) for row in torch.eye(self.ingredients)])
+        return self.accuracies([Candidate(row[None]) for row in torch.eye(self.ingredients)])
 
 
 def cooked(method: SoupMethod, kitchen: FormulaKitchen) -> list[float]:
@@ -54,12 +54,12 @@ def near(target: list[float]) -> Formula:
 
 
 def test_the_most_accurate_comes_first_and_equals_go_by_their_number() -> None:
-    assert by_falling_accuracy([0.5, 0.9, 0.7], [0, 1, 2]) == [1, 2, 0]
-    assert by_falling_accuracy([0.7, 0.9, 0.7, 0.9], [4, 3, 2, 1]) == [3, 1, 2, 0]
+    assert rank_by_accuracy([0.5, 0.9, 0.7], [0, 1, 2]) == [1, 2, 0]
+    assert rank_by_accuracy([0.7, 0.9, 0.7, 0.9], [4, 3, 2, 1]) == [3, 1, 2, 0]
 
 
 def test_best_takes_the_lowest_number_among_equals() -> None:
-    assert cooked(Best(), FormulaKitchen(3, lambda alpha: 0.5, ids=[7, 2, 5])) == [0.0, 1.0, 0.0]
+    assert cooked(BestIngredient(), FormulaKitchen(3, lambda alpha: 0.5, ids=[7, 2, 5])) == [0.0, 1.0, 0.0]
 
 
 def test_greedy_keeps_what_does_no_harm() -> None:

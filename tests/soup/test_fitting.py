@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gnnsoup_hpc import stream
-from gnnsoup_hpc.job import Job, LearnedJob
-from gnnsoup_hpc.records import Grouping, Role
-from gnnsoup_hpc.soup.fitting import Served, fitted
-from gnnsoup_hpc.soup.shelf import Shelf
-from gnnsoup_hpc.soup.weighing import xavier_normal
-from gnnsoup_hpc.subgraph import View
-from tests import pantry
+from gnnsoup_hpc.config import Job, LearnedJob
+from gnnsoup_hpc.data import loader
+from gnnsoup_hpc.graph.subgraph import Batch
+from gnnsoup_hpc.soup.optim.fitting import BatchStream, fit
+from gnnsoup_hpc.soup.optim.weights import draw_xavier
+from gnnsoup_hpc.soup.parameter_matrix import ParameterMatrix
+from gnnsoup_hpc.types import Grouping, Role
+from tests import runs
 
 
-def plain(shelf: Shelf, view: View, options: LearnedJob, seed: int) -> Tensor:
+def plain(shelf: ParameterMatrix, view: Batch, options: LearnedJob, seed: int) -> Tensor:
     """Alpha after all steps of gradient descent, by its definition."""
     groups = list(shelf.groups(options.alpha).values())
-    raw, velocity = xavier_normal(seed, len(groups), shelf.ids), torch.zeros(len(groups), len(shelf))
+    raw, velocity = draw_xavier(seed, len(groups), shelf.ids), torch.zeros(len(groups), len(shelf))
     for step in range(options.epochs):
         raw = raw.detach().requires_grad_()
         shares = raw.softmax(1).float()
@@ -40,21 +40,21 @@ def plain(shelf: Shelf, view: View, options: LearnedJob, seed: int) -> Tensor:
 @pytest.mark.parametrize("by", ["layer", "tensor", "model"])
 def test_alpha_is_that_of_plain_gradient_descent(stock: Job, by: Grouping, momentum: float) -> None:
     options = LearnedJob(epochs=7, learning_rate=5.0, restart=3, momentum=momentum, alpha=by)
-    with pantry.station(stock) as station:
-        kitchen = pantry.kitchen(station, seed=3)
-        found = fitted(kitchen, options, Served(kitchen.whole_for_ever()), "ls")
-        wanted = plain(station.shelf, stream.whole(station.graph, Role.VALIDATION), options, seed=3)
+    with runs.station(stock) as station:
+        kitchen = runs.kitchen(station, seed=3)
+        found = fit(kitchen, options, BatchStream(kitchen.whole_for_ever()), "ls")
+        wanted = plain(station.shelf, loader.load_whole(station.graph, Role.VALIDATION), options, seed=3)
     torch.testing.assert_close(found.alpha, wanted, atol=1e-5, rtol=1e-5)
     assert float((wanted - wanted.mean(1, keepdim=True)).abs().max()) > 0.05  # it went somewhere
 
 
 def test_raw_alphas_start_with_glorots_deviation() -> None:
-    raw = xavier_normal(0, 400, tuple(range(100)))
+    raw = draw_xavier(0, 400, tuple(range(100)))
     assert raw.dtype == torch.float64
     assert float(raw.std()) == pytest.approx(math.sqrt(2 / 500), rel=0.02)  # of 40 000 draws
     assert float(raw.mean()) == pytest.approx(0.0, abs=0.002)
 
 
 def test_an_ingredient_draws_its_start_from_its_own_number() -> None:
-    full = xavier_normal(1, 3, (0, 1, 2, 3))
-    assert torch.equal(xavier_normal(1, 3, (3, 1, 0, 2)), full[:, [3, 1, 0, 2]])
+    full = draw_xavier(1, 3, (0, 1, 2, 3))
+    assert torch.equal(draw_xavier(1, 3, (3, 1, 0, 2)), full[:, [3, 1, 0, 2]])

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from gnnsoup_hpc import shards
+from gnnsoup_hpc.config import Job, LearnedJob, PartitionLearnedJob
+from gnnsoup_hpc.engine.compiled import sharding
 from gnnsoup_hpc.errors import RunError
-from gnnsoup_hpc.evaluate import Marks
-from gnnsoup_hpc.job import Job, LearnedJob, PartitionLearnedJob
-from gnnsoup_hpc.records import Mixture, Role
-from gnnsoup_hpc.soup.kitchen import Kitchen
-from gnnsoup_hpc.soup.methods import configured
+from gnnsoup_hpc.evaluation.evaluator import Predictions
+from gnnsoup_hpc.io.records import MixingWeights
+from gnnsoup_hpc.soup.context import SoupContext
+from gnnsoup_hpc.soup.methods import make_methods
 from gnnsoup_hpc.soup.protocol import SoupMethod
-from gnnsoup_hpc.soup.station import Station, Taste
+from gnnsoup_hpc.soup.station import Candidate, MixtureEvaluator
 from gnnsoup_hpc.soup.team import Team, serve
-from tests import pantry
+from gnnsoup_hpc.types import Role
+from tests import runs
 from tests.world import World, on_all_ranks
 
 ROLES = (Role.VALIDATION, Role.TEST)
@@ -28,10 +29,10 @@ ROLES = (Role.VALIDATION, Role.TEST)
 @pytest.fixture(autouse=True)
 def small_sections(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the small graph of tests would have one section alone."""
-    monkeypatch.setattr(shards, "_SECTION_ROWS", 20)
+    monkeypatch.setattr(sharding, "_SECTION_ROWS", 20)
 
 
-def assert_same_marks(found: Sequence[Sequence[Marks]], wanted: Sequence[Sequence[Marks]]) -> None:
+def assert_same_marks(found: Sequence[Sequence[Predictions]], wanted: Sequence[Sequence[Predictions]]) -> None:
     """Of each mixture, on the nodes of each role."""
     for one, other in zip(found, wanted, strict=True):
         for a, b in zip(one, other, strict=True):
@@ -43,7 +44,7 @@ def together(size: int, job: Job, task: Any, memory: int = 1 << 30) -> Any:
     """What rank 0 makes of `task(station, team)` while the other ranks serve."""
 
     def rank(world: World) -> Any:
-        with pantry.station(job, memory=memory) as station:
+        with runs.station(job, memory=memory) as station:
             if world.rank:
                 serve(world, station)  # type: ignore[arg-type]
                 return station.alignment
@@ -56,14 +57,14 @@ def together(size: int, job: Job, task: Any, memory: int = 1 << 30) -> Any:
     return on_all_ranks(size, rank)[0]
 
 
-def cooked(size: int, job: Job, method: SoupMethod) -> Mixture:
-    return together(size, job, lambda station, team: method.cook(Kitchen(station, team, 0, pantry.QUIET)))
+def cooked(size: int, job: Job, method: SoupMethod) -> MixingWeights:
+    return together(size, job, lambda station, team: method.cook(SoupContext(station, team, 0, runs.QUIET)))
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 @pytest.mark.parametrize("name", ["best", "uniform", "greedy", "gis", "ls", "pls", "ensemble"])
 def test_alphas_do_not_depend_on_the_number_of_ranks(name: str, size: int, stock: Job) -> None:
-    method = configured(stock.soup)[name]
+    method = make_methods(stock.soup)[name]
     alone, found = cooked(1, stock, method), cooked(size, stock, method)
     np.testing.assert_allclose(found.alpha, alone.alpha, atol=1e-10)
     assert [step.accuracy for step in found.history] == pytest.approx([s.accuracy for s in alone.history], abs=1e-12)
@@ -73,7 +74,7 @@ def test_alphas_do_not_depend_on_the_number_of_ranks(name: str, size: int, stock
 def test_nor_do_those_of_any_optimiser_or_option(optimiser: str, stock: Job) -> None:
     ways = {"epochs": 8, "optimiser": optimiser, "alpha": "tensor", "regularise": 0.01, "logit_scale": True}
     held = {"holdout": 0.3} if optimiser != "lbfgs" else {}
-    methods = configured(stock.soup)
+    methods = make_methods(stock.soup)
     for method in (
         type(methods["ls"])(LearnedJob(**ways, holdout=0.3)),
         type(methods["pls"])(PartitionLearnedJob(**ways, **held, union=4, reuse=2, first_hop="exact")),
@@ -84,8 +85,8 @@ def test_nor_do_those_of_any_optimiser_or_option(optimiser: str, stock: Job) -> 
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_accuracies_are_those_of_one_rank_node_by_node(size: int, stock: Job) -> None:
-    tastes = [Taste(row[None]) for row in torch.eye(3, dtype=torch.float64)]
-    tastes += [Taste(torch.full((1, 3), 1 / 3)), Taste(torch.full((1, 3), 1 / 3), of="predictions")]
+    tastes = [Candidate(row[None]) for row in torch.eye(3, dtype=torch.float64)]
+    tastes += [Candidate(torch.full((1, 3), 1 / 3)), Candidate(torch.full((1, 3), 1 / 3), of="predictions")]
 
     def marked(station: Any, team: Team) -> Any:
         return [team.marks(station, taste, ROLES) for taste in tastes], team.accuracies(station, tastes)
@@ -97,7 +98,7 @@ def test_accuracies_are_those_of_one_rank_node_by_node(size: int, stock: Job) ->
 
 def test_a_rank_reads_only_the_features_of_its_share(stock: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """One mixture is told by all ranks, and no rank then holds the whole graph."""
-    from gnnsoup_hpc.evaluate import Evaluator
+    from gnnsoup_hpc.evaluation.evaluator import Evaluator
 
     held = []
     made = Evaluator.shard
@@ -109,7 +110,7 @@ def test_a_rank_reads_only_the_features_of_its_share(stock: Job, monkeypatch: py
 
     monkeypatch.setattr(Evaluator, "shard", shard)
     monkeypatch.setattr(Evaluator, "ready", lambda *_: pytest.fail("the whole graph is read"))
-    taste = Taste(torch.full((1, 3), 1 / 3))
+    taste = Candidate(torch.full((1, 3), 1 / 3))
     together(4, stock, lambda station, team: team.accuracies(station, [taste]))
     assert len(held) == 4
     assert max(held) < sum(held) / 2
@@ -117,10 +118,10 @@ def test_a_rank_reads_only_the_features_of_its_share(stock: Job, monkeypatch: py
 
 def test_without_room_for_shares_candidates_are_divided(stock: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """With hardly any memory each rank streams, as one does, and by itself."""
-    monkeypatch.setattr(Station, "accuracy", lambda _, taste: float(taste.alpha[0, 0]))
-    tastes = [Taste(torch.tensor([[number / 10]])) for number in range(5)]
+    monkeypatch.setattr(MixtureEvaluator, "accuracy", lambda _, taste: float(taste.alpha[0, 0]))
+    tastes = [Candidate(torch.tensor([[number / 10]])) for number in range(5)]
 
-    def told(station: Station, team: Team) -> list[float]:
+    def told(station: MixtureEvaluator, team: Team) -> list[float]:
         assert not station.fits_shared(team.size)
         return team.accuracies(station, tastes)
 
@@ -131,4 +132,4 @@ def test_without_room_for_shares_candidates_are_divided(stock: Job, monkeypatch:
 def test_a_course_that_leaves_the_numbers_is_an_error_on_any_number_of_ranks(size: int, stock: Job) -> None:
     lost = LearnedJob(epochs=50, optimiser="paper", weights="free", learning_rate=1000.0)
     with pytest.raises(RunError, match="ls diverged"):
-        cooked(size, stock, type(configured(stock.soup)["ls"])(lost))
+        cooked(size, stock, type(make_methods(stock.soup)["ls"])(lost))

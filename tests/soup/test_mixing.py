@@ -7,12 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Grouping, State
-from gnnsoup_hpc.soup.mixing import mixed
-from gnnsoup_hpc.soup.shelf import Shelf
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.soup.mixing import mix
+from gnnsoup_hpc.soup.parameter_matrix import ParameterMatrix
+from gnnsoup_hpc.types import Grouping, State
 from tests.arbitrary import SEEDS, normal
-from tests.pantry import CPU
+from tests.runs import CPU
 
 GROUPINGS: list[Grouping] = ["layer", "tensor", "model"]
 NETS = [
@@ -31,8 +31,8 @@ def states(net: Architecture, seed: int, count: int = 3) -> list[State]:
     ]
 
 
-def shelf_of(net: Architecture, rows: list[State]) -> Shelf:
-    return Shelf.of(net, range(len(rows)), rows, CPU)
+def shelf_of(net: Architecture, rows: list[State]) -> ParameterMatrix:
+    return ParameterMatrix.of(net, range(len(rows)), rows, CPU)
 
 
 @given(nets, SEEDS)
@@ -62,7 +62,7 @@ def test_a_mixture_is_the_weighted_sum_of_each_group(net: Architecture, by: Grou
     rows = states(net, seed)
     shelf = shelf_of(net, rows)
     alpha = normal(seed, len(shelf.groups(by)), 3).softmax(1)
-    found = mixed(shelf, alpha, by)
+    found = mix(shelf, alpha, by)
     for share, group in zip(alpha, shelf.groups(by), strict=True):
         for name in net.groups(by)[group]:
             wanted = sum(part * row[name].double() for part, row in zip(share, rows, strict=True))
@@ -74,7 +74,7 @@ def test_one_weight_of_one_gives_that_ingredient_bit_for_bit(net: Architecture, 
     rows = states(net, 5)
     shelf = shelf_of(net, rows)
     alpha = torch.eye(3, dtype=torch.float64)[index].expand(len(shelf.groups(by)), 3)
-    found = mixed(shelf, alpha, by)
+    found = mix(shelf, alpha, by)
     assert all(torch.equal(found[name], tensor) for name, tensor in rows[index].items())
 
 
@@ -82,4 +82,4 @@ def test_one_weight_of_one_gives_that_ingredient_bit_for_bit(net: Architecture, 
 def test_an_alpha_of_another_shape_is_refused(shape: tuple[int, int]) -> None:
     net = Architecture("gcn", 2, 4, 6, 3)
     with pytest.raises(ValueError, match=r"expected \(2, 3\)"):
-        mixed(shelf_of(net, states(net, 0)), torch.ones(shape, dtype=torch.float64), "layer")
+        mix(shelf_of(net, states(net, 0)), torch.ones(shape, dtype=torch.float64), "layer")

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from gnnsoup_hpc.config import Job, LearnedJob, PartitionLearnedJob, validate
 from gnnsoup_hpc.errors import JobError, RunError
-from gnnsoup_hpc.job import Job, LearnedJob, PartitionLearnedJob, validated
-from gnnsoup_hpc.records import Mixture
-from gnnsoup_hpc.soup.fitting import Served, fitted
+from gnnsoup_hpc.io.records import MixingWeights
 from gnnsoup_hpc.soup.methods.learned import Learned
 from gnnsoup_hpc.soup.methods.partition_learned import PartitionLearned
-from gnnsoup_hpc.soup.optimisers import descended, searched
-from gnnsoup_hpc.soup.weighing import alpha_of, distance_to_uniform, start_of
-from tests import pantry
+from gnnsoup_hpc.soup.optim.fitting import BatchStream, fit
+from gnnsoup_hpc.soup.optim.optimisers import descend, search
+from gnnsoup_hpc.soup.optim.weights import choose_start, compute_alpha, squared_distance_to_uniform
+from tests import runs
 
 NEW = ["lbfgs", "adam", "eg"]
 GOAL = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
@@ -58,42 +58,42 @@ def zeros() -> Tensor:
 
 def test_lbfgs_finds_the_bottom_in_few_evaluations() -> None:
     bowl = Bowl()
-    torch.testing.assert_close(searched(bowl, zeros(), 0.0), GOAL, atol=1e-6, rtol=0.0)
+    torch.testing.assert_close(search(bowl, zeros(), 0.0), GOAL, atol=1e-6, rtol=0.0)
     assert len(bowl.seen) <= 20
 
 
 def test_lbfgs_returns_the_lowest_that_it_saw_when_it_is_cut_short() -> None:
     bowl = Bowl(most=4)
-    found = searched(bowl, zeros(), 0.0)
+    found = search(bowl, zeros(), 0.0)
     assert len(bowl.seen) == 4
     assert float((STEEP * (found - GOAL).square()).sum() / 2) == min(bowl.seen)
 
 
 def test_lbfgs_stops_by_its_tolerance() -> None:
     eager, lazy = Bowl(), Bowl()
-    searched(eager, zeros(), 0.0)
-    searched(lazy, zeros(), 1.0)
+    search(eager, zeros(), 0.0)
+    search(lazy, zeros(), 1.0)
     assert len(lazy.seen) < len(eager.seen)
 
 
 @pytest.mark.parametrize(("optimiser", "rate"), [("adam", 0.3), ("eg", 0.01), ("paper", 0.01)])
 def test_the_others_make_one_step_an_evaluation(optimiser: str, rate: float) -> None:
     bowl = Bowl()
-    descended(bowl, zeros(), LearnedJob(optimiser=optimiser, learning_rate=rate, epochs=60))
+    descend(bowl, zeros(), LearnedJob(optimiser=optimiser, learning_rate=rate, epochs=60))
     assert len(bowl.seen) == len(bowl.moves) == 60
     assert bowl.seen[-1] < bowl.seen[0] / 2
     assert bowl.rates[0] == rate
     assert bowl.natural == {optimiser == "eg"}
 
 
-def cook(job: Job, optimiser: str, **options: Any) -> Mixture:
+def cook(job: Job, optimiser: str, **options: Any) -> MixingWeights:
     """Of the plain loss, the one that all optimisers have in common."""
-    return pantry.cook(Learned(LearnedJob(optimiser=optimiser, logit_scale=False, **options)), job)
+    return runs.cook(Learned(LearnedJob(optimiser=optimiser, logit_scale=False, **options)), job)
 
 
-def loss_at(job: Job, mixture: Mixture) -> float:
-    with pantry.station(job) as station:
-        kitchen = pantry.kitchen(station)
+def loss_at(job: Job, mixture: MixingWeights) -> float:
+    with runs.station(job) as station:
+        kitchen = runs.kitchen(station)
         with torch.no_grad():
             return float(kitchen.loss(mixture.alpha, mixture.by, station.whole).loss)
 
@@ -111,9 +111,9 @@ def test_keeps_the_best_alpha_seen(stock: Job, optimiser: str) -> None:
 
 
 def test_never_more_evaluations_than_epochs(stock: Job) -> None:
-    with pantry.station(stock) as station:
-        kitchen = pantry.kitchen(station)
-        fitted(kitchen, LearnedJob(epochs=3, tolerance=0.0), Served(kitchen.whole_for_ever()), "ls")
+    with runs.station(stock) as station:
+        kitchen = runs.kitchen(station)
+        fit(kitchen, LearnedJob(epochs=3, tolerance=0.0), BatchStream(kitchen.whole_for_ever()), "ls")
     assert kitchen.counts["backward_whole"] == 3
 
 
@@ -131,8 +131,8 @@ def test_free_and_affine_weights_go_where_shares_cannot(stock: Job) -> None:
 @pytest.mark.parametrize("start", ["uniform", "xavier"])
 def test_all_weights_start_alike(weights: str, start: str) -> None:
     options = LearnedJob(optimiser="adam", weights=weights, start=start)
-    alpha = alpha_of(start_of(options, 3, 2, (0, 1, 2)), weights)
-    shares = alpha_of(start_of(options.model_copy(update={"weights": "softmax"}), 3, 2, (0, 1, 2)), "softmax")
+    alpha = compute_alpha(choose_start(options, 3, 2, (0, 1, 2)), weights)
+    shares = compute_alpha(choose_start(options.model_copy(update={"weights": "softmax"}), 3, 2, (0, 1, 2)), "softmax")
     torch.testing.assert_close(alpha, shares)
     assert (float((alpha - 1 / 3).abs().max()) < 1e-12) == (start == "uniform")
 
@@ -140,13 +140,13 @@ def test_all_weights_start_alike(weights: str, start: str) -> None:
 @pytest.mark.parametrize("optimiser", NEW)
 def test_regularisation_pulls_towards_uniform(stock: Job, optimiser: str) -> None:
     far, near = (cook(stock, optimiser, regularise=strength, epochs=20) for strength in (0.0, 10.0))
-    assert distance_to_uniform(near.alpha) < distance_to_uniform(far.alpha) / 2
+    assert squared_distance_to_uniform(near.alpha) < squared_distance_to_uniform(far.alpha) / 2
 
 
 def gradient(job: Job, holdout: float, flip: str) -> tuple[float, Tensor]:
     """Loss of what is fitted on and its gradient, labels of one side of the held-out mask changed."""
-    with pantry.station(job) as station:
-        kitchen = pantry.kitchen(station)
+    with runs.station(job) as station:
+        kitchen = runs.kitchen(station)
         mask = next(kitchen.kept_out(holdout, "soup.ls.holdout"))
         assert mask is not None
         labels = station.whole.labels
@@ -171,8 +171,8 @@ def test_held_out_nodes_have_no_part_in_the_gradient(stock: Job) -> None:
 
 
 def test_a_node_is_held_out_of_unions_as_it_is_of_the_whole(stock: Job) -> None:
-    with pantry.station(stock) as station:
-        kitchen = pantry.kitchen(station)
+    with runs.station(stock) as station:
+        kitchen = runs.kitchen(station)
         whole = next(kitchen.kept_out(0.4, "x"))
         counts = station.graph.validation_counts
         parts = whole.split(counts.tolist())
@@ -189,8 +189,8 @@ def triples(count: int) -> list[tuple[int, int, int]]:
 
 
 def test_the_union_of_all_parts_holds_out_what_the_whole_does(stock: Job) -> None:
-    with pantry.station(stock) as station:
-        kitchen = pantry.kitchen(station)
+    with runs.station(stock) as station:
+        kitchen = runs.kitchen(station)
         parts = stock.partition.parts
         assert torch.equal(next(kitchen.unions(parts, 1)).labels, station.whole.labels)
         assert torch.equal(next(kitchen.kept_out(0.4, "x", parts)), next(kitchen.kept_out(0.4, "x")))
@@ -199,8 +199,8 @@ def test_the_union_of_all_parts_holds_out_what_the_whole_does(stock: Job) -> Non
 @pytest.mark.parametrize("optimiser", ["paper", *NEW])
 def test_held_out_choice_is_the_lowest_held_out_loss(stock: Job, optimiser: str) -> None:
     mixture = cook(stock, optimiser, holdout=0.5, epochs=8)
-    with pantry.station(stock) as station:
-        kitchen = pantry.kitchen(station)
+    with runs.station(stock) as station:
+        kitchen = runs.kitchen(station)
         mask = next(kitchen.kept_out(0.5, "x"))
 
         def held_out(alpha: Tensor) -> float:
@@ -215,14 +215,14 @@ def test_held_out_choice_is_the_lowest_held_out_loss(stock: Job, optimiser: str)
 @pytest.mark.parametrize("optimiser", [name for name in NEW if name != "lbfgs"])
 def test_pls_with_a_holdout(stock: Job, optimiser: str) -> None:
     options = PartitionLearnedJob(optimiser=optimiser, epochs=8, reuse=2, union=3, holdout=0.4)
-    alpha = pantry.cook(PartitionLearned(options), stock).alpha
+    alpha = runs.cook(PartitionLearned(options), stock).alpha
     torch.testing.assert_close(alpha.sum(1), torch.ones(2, dtype=torch.float64))
 
 
 def test_a_union_serves_as_many_evaluations_as_it_is_to(stock: Job) -> None:
     options = PartitionLearnedJob(optimiser="adam", epochs=7, reuse=3, union=3)
-    with pantry.station(stock) as station:
-        kitchen = pantry.kitchen(station)
+    with runs.station(stock) as station:
+        kitchen = runs.kitchen(station)
         served = []
         taken = kitchen.unions
 
@@ -251,14 +251,14 @@ def test_a_union_serves_as_many_evaluations_as_it_is_to(stock: Job) -> None:
 )
 def test_a_wrong_option_is_one_line(soup: dict[str, Any], message: str) -> None:
     with pytest.raises(JobError, match=message) as error:
-        validated({"name": "a", "soup": soup}, "a.toml")
+        validate({"name": "a", "soup": soup}, "a.toml")
     assert "\n" not in str(error.value)
 
 
 def test_a_holdout_that_would_never_be_looked_at_is_refused(stock: Job) -> None:
     options = PartitionLearnedJob(optimiser="adam", epochs=2, union=1, holdout=0.4)
     with pytest.raises(JobError, match=r"soup.pls.holdout = 0.4 judges alpha by the mean of .* raise epochs"):
-        pantry.cook(PartitionLearned(options), stock)
+        runs.cook(PartitionLearned(options), stock)
 
 
 def test_a_course_that_leaves_the_numbers_is_an_error(stock: Job) -> None:
@@ -278,7 +278,7 @@ def test_a_holdout_of_no_node_is_refused(stock: Job) -> None:
 
 
 def test_jobs_from_before_there_was_a_choice_mean_the_papers() -> None:
-    older = validated({"name": "a", "soup": {"ls": {"restart": 16}, "pls": {"learning_rate": 9.0}}}, "a.toml").soup
+    older = validate({"name": "a", "soup": {"ls": {"restart": 16}, "pls": {"learning_rate": 9.0}}}, "a.toml").soup
     assert (older.ls.optimiser, older.pls.optimiser) == ("paper", "paper")
     assert (older.ls.rate, older.pls.rate) == (10.0, 9.0)
     assert (older.ls.epochs, older.pls.epochs) == (50, 100)

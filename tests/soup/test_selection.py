@@ -7,29 +7,29 @@ from pathlib import Path
 
 import pytest
 
+from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import RunError
-from gnnsoup_hpc.job import Job
-from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.soup.selection import Selection, selected
-from gnnsoup_hpc.store import ingredient as ingredient_store
-from gnnsoup_hpc.store import states
-from tests import pantry
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io import states
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.soup.selection import Selection, select_ingredients
+from tests import runs
 
 
 @pytest.fixture
 def job(stock: Job, tmp_path: Path) -> Job:
-    return pantry.copied(stock, tmp_path)
+    return runs.copied(stock, tmp_path)
 
 
 def select(job: Job, *overrides: str) -> Selection:
-    job = pantry.changed(job, *overrides)
-    with pantry.station(job) as station:
-        return selected(job, RunDir.of(job), station.architecture, station.graph, pantry.QUIET)
+    job = runs.changed(job, *overrides)
+    with runs.station(job) as station:
+        return select_ingredients(job, RunDir.of(job), station.architecture, station.graph, runs.QUIET)
 
 
 def spoil(job: Job, index: int) -> None:
     """Put a number that is none among the weights of an ingredient."""
-    with pantry.station(job) as station:
+    with runs.station(job) as station:
         path, initial = RunDir.of(job).ingredient(index), RunDir.of(job).initial
         start = ingredient_store.read_initial(initial, station.architecture, job.train.seed)
         origin = ingredient_store.Origin.of(job, station.architecture, station.graph, states.sha256(start), index)

@@ -15,17 +15,17 @@ import h5py
 import numpy as np
 import pytest
 
-from gnnsoup_hpc import notes, processes
+from gnnsoup_hpc.analysis.status.look import read_status
+from gnnsoup_hpc.cli.report import report
+from gnnsoup_hpc.config import Job, expand_grids
 from gnnsoup_hpc.errors import DivergedError, MemoryLimitError, RunError
-from gnnsoup_hpc.job import Job, grids
-from gnnsoup_hpc.records import Mixture
-from gnnsoup_hpc.report.command import report
-from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.soup.kitchen import Kitchen
+from gnnsoup_hpc.io import soup as soup_store
+from gnnsoup_hpc.io.records import MixingWeights
+from gnnsoup_hpc.runtime import processes, status_files
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.soup.context import SoupContext
 from gnnsoup_hpc.soup.methods.partition_learned import PartitionLearned
-from gnnsoup_hpc.status.look import look
-from gnnsoup_hpc.store import soup as soup_store
-from tests import pantry
+from tests import runs
 from tests.faults import kit
 from tests.faults.kit import JOB, Bowl, succeeds
 
@@ -35,19 +35,19 @@ WORDS = tuple(word for override in (METHODS, *SWEEP) for word in ("--set", overr
 
 
 def souped(job: Job, *overrides: str) -> tuple[Job, RunDir]:
-    job = pantry.changed(job, METHODS, "soup.diagnose=false", *overrides)
-    return pantry.souped(job), RunDir.of(job)
+    job = runs.changed(job, METHODS, "soup.diagnose=false", *overrides)
+    return runs.souped(job), RunDir.of(job)
 
 
 @pytest.fixture
 def job(stock: Job, tmp_path: Path) -> Job:
-    return pantry.copied(stock, tmp_path)
+    return runs.copied(stock, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def swept(stock: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A run with a sweep; not to be changed."""
-    return souped(pantry.copied(stock, tmp_path_factory.mktemp("swept")), *SWEEP)[0]
+    return souped(runs.copied(stock, tmp_path_factory.mktemp("swept")), *SWEEP)[0]
 
 
 def cells(run: RunDir, method: str = "pls") -> dict[str, Path]:
@@ -64,7 +64,7 @@ def table(path: Path, name: str) -> dict[str, Any]:
 
 
 def test_a_sweep_of_one_cell_is_the_plain_soup(job: Job, tmp_path: Path) -> None:
-    _, plain = souped(pantry.copied(job, tmp_path / "plain"), "soup.pls.union=2", "soup.seed=5")
+    _, plain = souped(runs.copied(job, tmp_path / "plain"), "soup.pls.union=2", "soup.seed=5")
     _, run = souped(job, "sweep.pls.union=[2]", "sweep.seed=[5]")
     found, wanted = (soup_store.read(r.soup("pls")) for r in (run, plain))
     assert found.options == wanted.options
@@ -85,7 +85,7 @@ def test_every_cell_is_the_soup_of_its_own_job(swept: Job, job: Job) -> None:
 
 def test_the_cell_with_the_highest_validation_accuracy_is_the_soup(swept: Job) -> None:
     run = RunDir.of(swept)
-    for method, grid in grids(swept).items():
+    for method, grid in expand_grids(swept).items():
         made = {path: soup_store.read(path) for path in cells(run, method).values()}
         assert len(made) == len(grid)
         chosen = soup_store.read(run.soup(method))
@@ -96,9 +96,9 @@ def test_the_cell_with_the_highest_validation_accuracy_is_the_soup(swept: Job) -
 def test_of_equals_the_first_in_the_order_of_the_lists_is_chosen(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """All cells are the best ingredient; and by validation alone, whatever the test accuracies are."""
 
-    def cook(self: PartitionLearned, kitchen: Kitchen) -> Mixture:
+    def cook(self: PartitionLearned, kitchen: SoupContext) -> MixingWeights:
         alpha = np.eye(3)[[0 if self.options.union == 2 else 1]]
-        return Mixture(pantry.torch.from_numpy(alpha), ("model",))
+        return MixingWeights(runs.torch.from_numpy(alpha), ("model",))
 
     monkeypatch.setattr(PartitionLearned, "cook", cook)
     _, run = souped(job, "sweep.pls.union=[3, 2]", "sweep.seed=[7, 6]")
@@ -129,7 +129,7 @@ def test_cells_that_are_there_are_not_made_again(job: Job, monkeypatch: pytest.M
 def test_again_makes_all_cells_anew(job: Job) -> None:
     asked, run = souped(job, *SWEEP)
     before = {path: path.stat().st_ino for path in cells(run).values()}
-    pantry.soup(asked, pantry.ALONE, again=True)
+    runs.soup(asked, runs.ALONE, again=True)
     assert {path: path.stat().st_ino for path in cells(run).values()}.keys() == before.keys()
     assert all(path.stat().st_mtime_ns > 0 and path.stat().st_ino != inode for path, inode in before.items())
 
@@ -148,7 +148,7 @@ def test_what_a_killed_process_left_of_a_cell_that_is_there_is_removed(job: Job)
     work = f"cell-gis-{next(iter(cells(run, 'gis')))}"
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    gone = processes.here() | {"pid": ended.pid, "started": "0"}
+    gone = processes.this_process() | {"pid": ended.pid, "started": "0"}
     run.lease(work).write_text(json.dumps(gone))
     kit.left_by_the_dead(run.progress(work))
     souped(job, *SWEEP)
@@ -158,18 +158,18 @@ def test_what_a_killed_process_left_of_a_cell_that_is_there_is_removed(job: Job)
 def test_the_number_of_threads_names_no_other_cell(job: Job) -> None:
     _, run = souped(job, *SWEEP)
     names = set(cells(run))
-    pantry.torch.set_num_threads(2)
+    runs.torch.set_num_threads(2)
     try:
         souped(job, *SWEEP, "machine.threads=2")
     finally:
-        pantry.torch.set_num_threads(1)
+        runs.torch.set_num_threads(1)
     assert set(cells(run)) == names
 
 
 def test_a_cell_that_diverges_is_not_chosen_and_ends_nothing(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     real = PartitionLearned.cook
 
-    def cook(self: PartitionLearned, kitchen: Kitchen) -> Mixture:
+    def cook(self: PartitionLearned, kitchen: SoupContext) -> MixingWeights:
         if self.options.union == 2:
             raise DivergedError("its loss is not a number")
         return real(self, kitchen)
@@ -182,7 +182,7 @@ def test_a_cell_that_diverges_is_not_chosen_and_ends_nothing(job: Job, monkeypat
     assert failed.sum() == 2
     assert np.isnan(rows["validation_accuracy"][failed]).all()
     assert not np.isnan(rows["validation_accuracy"][~failed]).any()
-    status = look(asked, run)
+    status = read_status(asked, run)
     assert [piece.why for piece in status.cells] == ["its loss is not a number"] * 2
     assert status.cells[0].title.startswith("pls with seed = ")
     pls = next(s for s in status.soups if s.method == "pls")
@@ -191,7 +191,7 @@ def test_a_cell_that_diverges_is_not_chosen_and_ends_nothing(job: Job, monkeypat
         souped(job, "sweep.pls.union=[2]")
     monkeypatch.undo()
     souped(job, *SWEEP)
-    assert not [note for note in run.failures.iterdir() if "union = 2" in str(notes.read(note))]
+    assert not [note for note in run.failures.iterdir() if "union = 2" in str(status_files.read(note))]
     assert len(cells(run)) == 4
 
 
@@ -242,7 +242,7 @@ def test_without_a_sweep_nothing_is_told_of_any(served: Job) -> None:
 
 def test_soups_of_another_sweep_are_not_reported(job: Job) -> None:
     asked, run = souped(job, *SWEEP)
-    run.job.write_text(pantry.changed(asked, "sweep.pls.union=[4]", "sweep.seed=[9]").to_toml())
+    run.job.write_text(runs.changed(asked, "sweep.pls.union=[4]", "sweep.seed=[9]").to_toml())
     with pytest.raises(RunError, match="run `gnnsoup soup JOB`, which brings all soups up to date"):
         report(run.root)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from gnnsoup_hpc.evaluate import Marks
-from gnnsoup_hpc.soup.station import Taste
+from gnnsoup_hpc.evaluation.evaluator import Predictions
+from gnnsoup_hpc.soup.station import Candidate
 from gnnsoup_hpc.soup.team import Team, serve
 from tests.world import worlds
 
@@ -22,7 +22,7 @@ class Scale:
     def __init__(self) -> None:
         self.tasted = self.cleared = 0
 
-    def accuracy(self, taste: Taste) -> float:
+    def accuracy(self, taste: Candidate) -> float:
         self.tasted += 1
         return float(taste.alpha[0, 0])
 
@@ -50,8 +50,8 @@ def team_of(size: int) -> Iterator[tuple[Team, list[Scale]]]:
             helper.join()
 
 
-def tastes(count: int) -> list[Taste]:
-    return [Taste(torch.tensor([[float(number)]])) for number in range(count)]
+def tastes(count: int) -> list[Candidate]:
+    return [Candidate(torch.tensor([[float(number)]])) for number in range(count)]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5, 7])
@@ -84,7 +84,9 @@ def test_few_accuracies_are_told_together_and_many_are_divided(
     """For whoever is given a candidate of its own must read the whole graph first."""
     monkeypatch.setattr(Scale, "fits_shared", lambda *_: True)
     monkeypatch.setattr(Scale, "streams", False, raising=False)
-    monkeypatch.setattr(Team, "_marked", lambda _, __, all_of, ___: [[Marks(-1.0, np.ones(0, bool))] for _ in all_of])
+    monkeypatch.setattr(
+        Team, "_marked", lambda _, __, all_of, ___: [[Predictions(-1.0, np.ones(0, bool))] for _ in all_of]
+    )
     with team_of(2) as (team, scales):
         found = team.accuracies(scales[0], tastes(count))
     assert found == ([-1.0] * count if together else [float(number) for number in range(count)])

@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from gnnsoup_hpc import evaluate, stream
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.errors import RunError
-from gnnsoup_hpc.evaluate import Evaluator
-from gnnsoup_hpc.job import Job
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Role
-from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.store import graph as graph_store
-from gnnsoup_hpc.store import ingredient as ingredient_store
-from gnnsoup_hpc.store.graph import GraphFile
-from gnnsoup_hpc.train.batches import ClusterBatches, NeighbourBatches, Unions
-from tests import pantry, tiny
+from gnnsoup_hpc.evaluation import evaluator as evaluate
+from gnnsoup_hpc.evaluation.evaluator import Evaluator
+from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.train.batches import ClusterBatches, NeighbourBatches, PartValidation
+from gnnsoup_hpc.types import Role
+from tests import runs, tiny
 
 CLUSTER = ("train.batch=cluster", "train.clusters=2")
 NEIGHBOUR = ("train.batch=neighbour", "train.batch_size=50", "train.fanout=[6, 4]", "train.clusters=3")
@@ -32,12 +33,12 @@ NETS = {kind: Architecture(kind, 3, tiny.FEATURES, 16, tiny.CLASSES) for kind in
 
 @pytest.fixture(scope="module")
 def graph(stock: Job) -> Iterator[GraphFile]:
-    with graph_store.opened(RunDir.of(stock).graph, stock) as opened:
+    with graph_store.open_graph(RunDir.of(stock).graph, stock) as opened:
         yield opened
 
 
 def neighbours(graph: GraphFile, size: int, *fanout: int) -> NeighbourBatches:
-    return NeighbourBatches(graph, 1, pantry.CPU, size, fanout, 3, "own")
+    return NeighbourBatches(graph, 1, runs.CPU, size, fanout, 3, "own")
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -47,7 +48,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 def test_an_epoch_of_clusters_sees_every_training_node_once(graph: GraphFile) -> None:
     labels = graph.y(0, graph.nodes)[graph.role(0, graph.nodes) == Role.TRAIN]
     for clusters in (1, 3, 8):
-        views = list(ClusterBatches(graph, clusters, pantry.CPU).epoch(rng()))
+        views = list(ClusterBatches(graph, clusters, runs.CPU).epoch(rng()))
         assert len(views) <= math.ceil(graph.parts / clusters)
         assert sum(len(view.nodes) for view in views) == len(labels)
         assert np.array_equal(np.bincount(torch.cat([v.labels for v in views])), np.bincount(labels))
@@ -56,7 +57,7 @@ def test_an_epoch_of_clusters_sees_every_training_node_once(graph: GraphFile) ->
 
 def test_clusters_come_in_an_order_of_the_generator(graph: GraphFile) -> None:
     sizes = [
-        [view.graph.adjacency.nodes for view in ClusterBatches(graph, 1, pantry.CPU).epoch(rng(seed))]
+        [view.graph.adjacency.nodes for view in ClusterBatches(graph, 1, runs.CPU).epoch(rng(seed))]
         for seed in (0, 0, 1)
     ]
     assert sizes[0] == sizes[1]
@@ -65,8 +66,8 @@ def test_clusters_come_in_an_order_of_the_generator(graph: GraphFile) -> None:
 
 
 def test_all_parts_in_one_cluster_are_the_whole_graph(graph: GraphFile) -> None:
-    (view,) = ClusterBatches(graph, graph.parts, pantry.CPU).epoch(rng())
-    whole = stream.whole(graph, Role.TRAIN)
+    (view,) = ClusterBatches(graph, graph.parts, runs.CPU).epoch(rng())
+    whole = loader.load_whole(graph, Role.TRAIN)
     assert torch.equal(view.graph.x, whole.graph.x)
     assert torch.equal(view.graph.adjacency.indices, whole.graph.adjacency.indices)
     assert torch.equal(view.nodes, whole.nodes)
@@ -76,7 +77,7 @@ def test_clusters_never_read_more_than_a_union(graph: GraphFile, monkeypatch: py
     read: list[int] = []
     x = GraphFile.x
     monkeypatch.setattr(GraphFile, "x", lambda self, a, b, out: read.append(b - a) or x(self, a, b, out))
-    batches = ClusterBatches(graph, 2, pantry.CPU)
+    batches = ClusterBatches(graph, 2, runs.CPU)
     for _ in batches.epoch(rng()):
         assert sum(read) <= 2 * int(np.diff(graph.ptr).max())
         read.clear()
@@ -94,7 +95,7 @@ def test_a_union_without_training_nodes_is_no_step(graph: GraphFile, monkeypatch
         return np.where((ids >= start) & (ids < stop), np.uint8(Role.NONE), found)
 
     monkeypatch.setattr(GraphFile, "role", without)
-    views = list(ClusterBatches(graph, 1, pantry.CPU).epoch(rng()))
+    views = list(ClusterBatches(graph, 1, runs.CPU).epoch(rng()))
     assert len(views) == graph.parts - 1
     assert all(len(view.nodes) for view in views)
 
@@ -102,7 +103,7 @@ def test_a_union_without_training_nodes_is_no_step(graph: GraphFile, monkeypatch
 @pytest.mark.parametrize("kind", ["sage", "gat"])
 def test_all_neighbours_give_the_whole_graphs_scores(graph: GraphFile, kind: str) -> None:
     """Of GCN the outermost nodes' degrees are those of the sample, as PyG has it."""
-    net, whole = NETS[kind], stream.whole(graph, Role.TRAIN)
+    net, whole = NETS[kind], loader.load_whole(graph, Role.TRAIN)
     state = net.initial_state(0)
     wanted = {tuple(row) for row in evaluate.logits(net, state, whole).round(decimals=3).tolist()}
     for view in neighbours(graph, 40, -1).epoch(rng()):
@@ -117,7 +118,7 @@ def test_an_epoch_of_neighbourhoods_sees_every_training_node_once(graph: GraphFi
     assert [len(view.nodes) for view in views] == [40, 40, 40, 40, 20]
     assert np.array_equal(np.bincount(torch.cat([v.labels for v in views])), np.bincount(labels))
     assert max(view.graph.adjacency.degree.max() for view in views) == 5
-    features = {tuple(row) for row in stream.whole(graph, Role.TRAIN).graph.x.tolist()}
+    features = {tuple(row) for row in loader.load_whole(graph, Role.TRAIN).graph.x.tolist()}
     assert all(tuple(row) in features for view in views for row in view.graph.x.tolist())
 
 
@@ -126,20 +127,20 @@ def test_between_epochs_all_parts_together_tell_the_exact_accuracy(
     graph: GraphFile, net: Architecture, tmp_path: Path
 ) -> None:
     state = net.initial_state(1)
-    (exact,) = Evaluator(graph, net, 1 << 30, tmp_path, pantry.CPU).accuracies(state, (Role.VALIDATION,))
-    assert Unions(graph, graph.parts, pantry.CPU).validation_accuracy(net, state) == exact
-    assert abs(Unions(graph, 3, pantry.CPU).validation_accuracy(net, state) - exact) < 0.25
+    (exact,) = Evaluator(graph, net, 1 << 30, tmp_path, runs.CPU).accuracies(state, (Role.VALIDATION,))
+    assert PartValidation(graph, graph.parts, runs.CPU).validation_accuracy(net, state) == exact
+    assert abs(PartValidation(graph, 3, runs.CPU).validation_accuracy(net, state) - exact) < 0.25
     next(tensor for name, tensor in state.items() if name.endswith("bias"))[0] = float("nan")
-    assert math.isnan(Unions(graph, 3, pantry.CPU).validation_accuracy(net, state))
+    assert math.isnan(PartValidation(graph, 3, runs.CPU).validation_accuracy(net, state))
 
 
 @every_kind
 def test_mini_batches_learn_and_record_exact_accuracies(kind: str, tmp_path: Path) -> None:
-    job = pantry.stocked(tmp_path, *KINDS[kind])
+    job = runs.stocked(tmp_path, *KINDS[kind])
     run = RunDir.of(job)
-    with graph_store.opened(run.graph, job) as graph:
+    with graph_store.open_graph(run.graph, job) as graph:
         net = Architecture.of(job.model, graph.features, graph.classes)
-        evaluator = Evaluator(graph, net, 1 << 30, tmp_path, pantry.CPU)
+        evaluator = Evaluator(graph, net, 1 << 30, tmp_path, runs.CPU)
         for index in range(job.train.ingredients):
             found = ingredient_store.read(run.ingredient(index))
             exact = evaluator.accuracies(found.state, (Role.VALIDATION, Role.TEST))
@@ -154,7 +155,7 @@ def test_mini_batches_learn_and_record_exact_accuracies(kind: str, tmp_path: Pat
 def test_the_same_job_gives_the_same_bits(kind: str, tmp_path: Path) -> None:
     states = []
     for name in ("one", "other"):
-        job = pantry.stocked(tmp_path / name, *KINDS[kind], "train.epochs=3", ingredients=2)
+        job = runs.stocked(tmp_path / name, *KINDS[kind], "train.epochs=3", ingredients=2)
         states.append([ingredient_store.read(RunDir.of(job).ingredient(index)).state for index in range(2)])
     for one, other in zip(*states, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
@@ -166,7 +167,7 @@ def test_the_order_of_batches_can_be_shared(kind: str, tmp_path: Path) -> None:
     """It then is all that two ingredients without dropout share or do not share."""
     for draws, alike in (("[]", False), ('["order"]', True)):
         words = (*KINDS[kind], "train.epochs=2", "train.dropout=0.0", f"train.shared_draws={draws}")
-        job = pantry.stocked(tmp_path / str(alike), *words, ingredients=2)
+        job = runs.stocked(tmp_path / str(alike), *words, ingredients=2)
         one, other = (ingredient_store.read(RunDir.of(job).ingredient(index)).state for index in range(2))
         assert all(torch.equal(one[name], other[name]) for name in one) == alike
 
@@ -174,8 +175,8 @@ def test_the_order_of_batches_can_be_shared(kind: str, tmp_path: Path) -> None:
 @every_kind
 def test_mini_batches_drop_edges(kind: str, tmp_path: Path) -> None:
     words = (*KINDS[kind], "train.epochs=3", "train.drop_edges=0.5", "train.dropout=0.0")
-    with_all = pantry.stocked(tmp_path / "all", *words[:-2], "train.dropout=0.0", ingredients=1)
-    without = pantry.stocked(tmp_path / "some", *words, ingredients=1)
+    with_all = runs.stocked(tmp_path / "all", *words[:-2], "train.dropout=0.0", ingredients=1)
+    without = runs.stocked(tmp_path / "some", *words, ingredients=1)
     one, other = (ingredient_store.read(RunDir.of(job).ingredient(0)) for job in (with_all, without))
     assert one.history[0].loss != other.history[0].loss
     assert other.history[-1].loss < other.history[0].loss
@@ -191,18 +192,18 @@ def test_mini_batches_drop_edges(kind: str, tmp_path: Path) -> None:
     ],
 )
 def test_ingredients_of_other_batches_are_refused(kind: str, override: str, message: str, tmp_path: Path) -> None:
-    job = pantry.stocked(tmp_path, *KINDS[kind], "train.epochs=1", ingredients=1)
+    job = runs.stocked(tmp_path, *KINDS[kind], "train.epochs=1", ingredients=1)
     with pytest.raises(RunError, match=message):
-        pantry.train(pantry.changed(job, override))
+        runs.train(runs.changed(job, override))
 
 
 def test_mini_batches_depend_on_the_parts_and_full_batches_do_not(tmp_path: Path) -> None:
     for kind in ("full", "cluster"):
-        job = pantry.stocked(tmp_path / kind, f"train.batch={kind}", "train.epochs=1", ingredients=1)
-        other = pantry.changed(job, "partition.parts=4")
-        pantry.prepare(other, pantry.ALONE, pantry.QUIET, again=True)
+        job = runs.stocked(tmp_path / kind, f"train.batch={kind}", "train.epochs=1", ingredients=1)
+        other = runs.changed(job, "partition.parts=4")
+        runs.prepare(other, runs.ALONE, runs.QUIET, again=True)
         if kind == "full":
-            pantry.train(other)
+            runs.train(other)
         else:
             with pytest.raises(RunError, match="part_sha256 was"):
-                pantry.train(other)
+                runs.train(other)

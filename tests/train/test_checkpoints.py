@@ -17,21 +17,21 @@ import h5py
 import pytest
 import torch
 
-from gnnsoup_hpc import sampling
+from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import Preempted, RunError
-from gnnsoup_hpc.job import Job
-from gnnsoup_hpc.leases import Lease
-from gnnsoup_hpc.measure import QUANTITIES, together
-from gnnsoup_hpc.progress import Log
-from gnnsoup_hpc.records import Epoch, Measurement
-from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.store import ingredient as ingredient_store
-from gnnsoup_hpc.store import trunk as trunk_store
-from gnnsoup_hpc.store.checkpoint import Checkpoint
-from gnnsoup_hpc.train import keeper
+from gnnsoup_hpc.graph import sampling
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io import trunk as trunk_store
+from gnnsoup_hpc.io.checkpoint import Checkpoint
+from gnnsoup_hpc.io.records import Epoch
+from gnnsoup_hpc.runtime.leases import Lease
+from gnnsoup_hpc.runtime.profiling import QUANTITIES, Measurement, combine
+from gnnsoup_hpc.runtime.progress import Log
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.train import checkpointing
 from gnnsoup_hpc.train.loop import Training
-from gnnsoup_hpc.train.work import train_all
-from tests import pantry
+from gnnsoup_hpc.train.runner import train_all
+from tests import runs
 from tests.faults import kit
 
 EPOCHS = 4
@@ -68,11 +68,11 @@ class Interrupter:
 
     def stop(self, job: Job, after: int, quiet: bool = True) -> str:
         """Train until that many epochs are done; the error's text."""
-        here = replace(pantry.ALONE)
+        here = replace(runs.ALONE)
         here = replace(here, stop=type(here.stop)())
         self.after, self.done = after, 0
         with here.stop.heard(), pytest.raises(Preempted) as ended:
-            train_all(job, here, pantry.CPU, Log(quiet=quiet, stop=here.stop))
+            train_all(job, here, runs.CPU, Log(quiet=quiet, stop=here.stop))
         self.after = math.inf
         return str(ended.value)
 
@@ -90,7 +90,7 @@ def interrupter(monkeypatch: pytest.MonkeyPatch) -> Interrupter:
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Iterator[Job]:
-    return pantry.prepared(tmp_path / "disturbed", *ONE)
+    return runs.prepared(tmp_path / "disturbed", *ONE)
 
 
 def content(job: Job, index: int = 0) -> str:
@@ -103,9 +103,9 @@ def checkpoint(job: Job, work: str = "ingredient-0000") -> Path:
 
 def undisturbed(job: Job, folder: Path) -> str:
     """What the job's ingredient 0 is where nobody disturbs its training; nothing is kept of it."""
-    quiet = pantry.copied(job, folder)
+    quiet = runs.copied(job, folder)
     shutil.rmtree(RunDir.of(quiet).root / "checkpoints", ignore_errors=True)
-    pantry.train(quiet)
+    runs.train(quiet)
     return content(quiet)
 
 
@@ -116,13 +116,13 @@ def undisturbed(job: Job, folder: Path) -> str:
 def test_an_ingredient_stopped_after_every_epoch_is_the_undisturbed_one(
     way: str, kind: str, heads: int, norm: str, tmp_path: Path, interrupter: Interrupter
 ) -> None:
-    if way == "pyg" and not sampling.pyg_sampler_is_there():
+    if way == "pyg" and not sampling.has_pyg_sampler():
         pytest.skip("neither pyg-lib nor torch-sparse is installed")
-    job = pantry.prepared(tmp_path / "a", *ONE, *WAYS[way], kind=kind, heads=heads, norm=norm)
+    job = runs.prepared(tmp_path / "a", *ONE, *WAYS[way], kind=kind, heads=heads, norm=norm)
     wanted = undisturbed(job, tmp_path / "b")
     for epoch in range(1, EPOCHS + 1):
         assert f"kept after epoch {epoch} in {checkpoint(job)}" in interrupter.stop(job, 1)
-    pantry.train(job)
+    runs.train(job)
     assert interrupter.done == 1  # the last session had nothing to train
     assert content(job) == wanted
     assert not checkpoint(job).exists()
@@ -135,7 +135,7 @@ def test_an_ingredient_goes_on_from_any_epoch(
     wanted = undisturbed(prepared, tmp_path / "b")
     interrupter.stop(prepared, epoch)
     interrupter.done = 0
-    pantry.train(prepared)
+    runs.train(prepared)
     assert interrupter.done == EPOCHS - epoch
     assert content(prepared) == wanted
     found = ingredient_store.read(RunDir.of(prepared).ingredient(0))
@@ -144,20 +144,20 @@ def test_an_ingredient_goes_on_from_any_epoch(
 
 
 def test_without_dropout_the_generator_does_not_matter(tmp_path: Path, interrupter: Interrupter) -> None:
-    job = pantry.prepared(tmp_path / "a", *ONE, "train.dropout=0")
+    job = runs.prepared(tmp_path / "a", *ONE, "train.dropout=0")
     wanted = undisturbed(job, tmp_path / "b")
     interrupter.stop(job, 2)
-    pantry.train(job)
+    runs.train(job)
     assert content(job) == wanted
 
 
 def test_a_trunk_goes_on_too(tmp_path: Path, interrupter: Interrupter) -> None:
-    job = pantry.prepared(tmp_path / "a", *ONE, "train.trunk_epochs=4")
-    quiet = pantry.copied(job, tmp_path / "b")
-    pantry.train(quiet)
+    job = runs.prepared(tmp_path / "a", *ONE, "train.trunk_epochs=4")
+    quiet = runs.copied(job, tmp_path / "b")
+    runs.train(quiet)
     for _ in range(4):
         assert "the trunk is kept after epoch" in interrupter.stop(job, 1)
-    pantry.train(job)
+    runs.train(job)
     one, other = (trunk_store.read(RunDir.of(each).trunk) for each in (job, quiet))
     assert all(torch.equal(one.state[name], other.state[name]) for name in other.state)
     assert [replace(e, seconds=0.0) for e in one.history] == [replace(e, seconds=0.0) for e in other.history]
@@ -167,27 +167,27 @@ def test_a_trunk_goes_on_too(tmp_path: Path, interrupter: Interrupter) -> None:
 
 def test_a_best_epoch_before_the_checkpoint_is_kept(tmp_path: Path, interrupter: Interrupter) -> None:
     """At this rate accuracy falls after the first epochs."""
-    job = pantry.prepared(tmp_path / "a", *ONE, "train.learning_rate=3.0")
+    job = runs.prepared(tmp_path / "a", *ONE, "train.learning_rate=3.0")
     wanted = undisturbed(job, tmp_path / "b")
     interrupter.stop(job, 3)
-    pantry.train(job)
+    runs.train(job)
     assert content(job) == wanted
     assert ingredient_store.read(RunDir.of(job).ingredient(0)).best_epoch < 3
 
 
 def test_checkpoints_are_written_as_time_goes_by(prepared: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    write = keeper.checkpoint_store.write
+    write = checkpointing.checkpoint_store.write
 
     def noted(path: Path, kept: Checkpoint, *words: object, **more: object) -> None:
         written.append(len(kept.history))
         write(path, kept, *words, **more)
 
-    monkeypatch.setattr(keeper.checkpoint_store, "write", noted)
+    monkeypatch.setattr(checkpointing.checkpoint_store, "write", noted)
     for seconds, epochs in ((1.0, [1, 2, 3]), (50.0, [2]), (0.0, []), (1e9, [])):  # what is over is published instead
         looks = itertools.count(0.0, 20.0)
-        monkeypatch.setattr(keeper, "time", SimpleNamespace(monotonic=partial(next, looks)))
-        pantry.train(job := pantry.changed(prepared, f"train.checkpoint_seconds={seconds}"))
+        monkeypatch.setattr(checkpointing, "time", SimpleNamespace(monotonic=partial(next, looks)))
+        runs.train(job := runs.changed(prepared, f"train.checkpoint_seconds={seconds}"))
         RunDir.of(job).ingredient(0).unlink()
         assert written == epochs, seconds
         written.clear()
@@ -196,9 +196,9 @@ def test_checkpoints_are_written_as_time_goes_by(prepared: Job, monkeypatch: pyt
 def test_how_often_is_no_part_of_a_recipe(prepared: Job, interrupter: Interrupter) -> None:
     interrupter.stop(prepared, 2)
     interrupter.done = 0
-    pantry.train(pantry.changed(prepared, "train.checkpoint_seconds=0"))
+    runs.train(runs.changed(prepared, "train.checkpoint_seconds=0"))
     assert interrupter.done == EPOCHS - 2
-    pantry.train(pantry.changed(prepared, "train.checkpoint_seconds=7.5"))  # refuses nothing
+    runs.train(runs.changed(prepared, "train.checkpoint_seconds=7.5"))  # refuses nothing
 
 
 @pytest.mark.parametrize("position", [0.0, 0.02, 0.5, 1.0])
@@ -209,7 +209,7 @@ def test_a_damaged_checkpoint_is_said_and_not_used(
     interrupter.stop(prepared, 3)
     kit.flip(checkpoint(prepared), position)
     interrupter.done = 0
-    train_all(prepared, pantry.ALONE, pantry.CPU, Log())
+    train_all(prepared, runs.ALONE, runs.CPU, Log())
     assert f"{checkpoint(prepared)} is " in (said := capsys.readouterr().out)
     assert "ingredient 0000 begins anew" in said
     assert interrupter.done == EPOCHS
@@ -222,20 +222,20 @@ def test_a_checkpoint_of_another_recipe_is_said_and_not_used(
     override: str, prepared: Job, tmp_path: Path, interrupter: Interrupter, capsys: Captured
 ) -> None:
     interrupter.stop(prepared, 2)
-    other = pantry.changed(prepared, override)
-    train_all(other, pantry.ALONE, pantry.CPU, Log())
+    other = runs.changed(prepared, override)
+    train_all(other, runs.ALONE, runs.CPU, Log())
     said = capsys.readouterr().out
     assert f"{checkpoint(prepared)} is of another recipe: {override.split('=')[0]} was" in said
     assert "ingredient 0000 begins anew" in said
-    assert content(other) == undisturbed(pantry.prepared(tmp_path / "c", *ONE, override), tmp_path / "d")
+    assert content(other) == undisturbed(runs.prepared(tmp_path / "c", *ONE, override), tmp_path / "d")
 
 
 def test_a_checkpoint_of_another_ingredient_is_not_used(tmp_path: Path, interrupter: Interrupter) -> None:
-    job = pantry.prepared(tmp_path / "a", ONE[0], "train.ingredients=2")
+    job = runs.prepared(tmp_path / "a", ONE[0], "train.ingredients=2")
     interrupter.stop(job, 2)
     shutil.copy(checkpoint(job), checkpoint(job, "ingredient-0001"))
     interrupter.done = 0
-    pantry.train(job)
+    runs.train(job)
     assert interrupter.done == EPOCHS - 2 + EPOCHS
     assert content(job, 0) != content(job, 1)
 
@@ -249,7 +249,7 @@ def test_a_checkpoint_of_another_kind_of_device_is_not_used(
         patch.setattr(Training, "checkpoint", lambda training, spent: replace(made(training, spent), device="cuda"))
         interrupter.stop(prepared, 2)
     interrupter.done = 0
-    train_all(prepared, pantry.ALONE, pantry.CPU, Log())
+    train_all(prepared, runs.ALONE, runs.CPU, Log())
     assert "is of a training on cuda, and this is cpu" in capsys.readouterr().out
     assert interrupter.done == EPOCHS
 
@@ -260,9 +260,9 @@ def test_a_checkpoint_that_cannot_be_written_is_said_once_and_training_goes_on(
     def full(*_: object, **__: object) -> None:
         raise RunError("there cannot be written: No space left on device")
 
-    monkeypatch.setattr(keeper.checkpoint_store, "write", full)
-    often = pantry.changed(prepared, "train.checkpoint_seconds=1e-9")
-    train_all(often, pantry.ALONE, pantry.CPU, Log())
+    monkeypatch.setattr(checkpointing.checkpoint_store, "write", full)
+    often = runs.changed(prepared, "train.checkpoint_seconds=1e-9")
+    train_all(often, runs.ALONE, runs.CPU, Log())
     said = capsys.readouterr().out
     assert said.count("No space left on device") == 1
     assert "Training goes on" in said
@@ -275,9 +275,9 @@ def test_a_checkpoint_that_cannot_be_written_is_said_once_and_training_goes_on(
 def test_what_a_kill_left_of_a_finished_ingredient_is_taken_away(prepared: Job, interrupter: Interrupter) -> None:
     interrupter.stop(prepared, 2)
     left = checkpoint(prepared).read_bytes()
-    pantry.train(prepared)
+    runs.train(prepared)
     checkpoint(prepared).write_bytes(left)
-    pantry.train(prepared)
+    runs.train(prepared)
     assert not checkpoint(prepared).exists()
 
 
@@ -287,7 +287,7 @@ def test_whoever_lost_its_lease_lets_the_other_train(
     """A process that was suspended comes back in the middle of an epoch, and finds another one at its work."""
     lost = iter([False, False, True])
     monkeypatch.setattr(Lease, "lost", property(lambda _: next(lost, False)))
-    train_all(prepared, pantry.ALONE, pantry.CPU, Log())
+    train_all(prepared, runs.ALONE, runs.CPU, Log())
     assert "ingredient-0000 was taken over by" in capsys.readouterr().out
     assert interrupter.done == 2 + EPOCHS  # the other one is gone, and it begins again
 
@@ -299,7 +299,7 @@ def test_seconds_add_up_and_the_higher_peak_counts() -> None:
         return Measurement(values | times | {"peak_host_bytes": peak, "baseline_host_bytes": baseline})
 
     for one, other in ((spent(1.0, 9.0, 3.0), spent(2.0, 5.0, 4.0)), (spent(2.0, 5.0, 4.0), spent(1.0, 9.0, 3.0))):
-        both = together(one, other)
+        both = combine(one, other)
         assert (both["seconds"], both["seconds_compute"]) == (3.0, 3.0)
         assert (both["peak_host_bytes"], both["baseline_host_bytes"]) == (9.0, 3.0)
         assert math.isnan(both["peak_device_bytes"])

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gnnsoup_hpc import job as jobs
-from gnnsoup_hpc.job import Job
+from gnnsoup_hpc import config as jobs
+from gnnsoup_hpc.config import Job
 
 PLAIN = "plain"  # GIS as the published program does it, by stock PyG
 METHODS = ("gis", "ls", "pls")
@@ -37,7 +37,7 @@ class QualityOrder:
     @property
     def its_job(self) -> Job:
         """The job that it is about."""
-        return jobs.validated(self.job, "the order")
+        return jobs.validate(self.job, "the order")
 
     def to_json(self) -> str:
         """As a child reads it."""

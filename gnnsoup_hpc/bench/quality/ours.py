@@ -10,17 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc import engine, ranks
+from gnnsoup_hpc import engine
 from gnnsoup_hpc.bench.quality.order import LEARNED, QualityOrder
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.progress import Log
-from gnnsoup_hpc.records import Measurement, Mixture
-from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.soup.kitchen import Kitchen
-from gnnsoup_hpc.soup.methods import configured
-from gnnsoup_hpc.soup.station import Station, Taste
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.io.records import MixingWeights
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime import launch
+from gnnsoup_hpc.runtime.profiling import Measurement
+from gnnsoup_hpc.runtime.progress import Log
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.soup.context import SoupContext
+from gnnsoup_hpc.soup.methods import make_methods
+from gnnsoup_hpc.soup.station import Candidate, MixtureEvaluator
 from gnnsoup_hpc.soup.team import Team
-from gnnsoup_hpc.store.graph import GraphFile
 
 EACH_OF_THE_FIRST = 10
 
@@ -44,9 +46,9 @@ class OurMethod:
         self._order = order
         job = order.its_job
         net = Architecture.of(job.model, graph.features, graph.classes)
-        memory = ranks.memory_bytes(job.machine, ranks.place())
-        self._station = Station(RunDir.of(job), net, order.ids, graph, torch.device("cpu"), memory)
-        self._method = next(method for name, method in configured(job.soup).items() if name == order.what)
+        memory = launch.memory_limit_bytes(job.machine, launch.read_rank_info())
+        self._station = MixtureEvaluator(RunDir.of(job), net, order.ids, graph, torch.device("cpu"), memory)
+        self._method = next(method for name, method in make_methods(job.soup).items() if name == order.what)
         self._trace = Trace()
         engine.warm_up(job.model.kind)
 
@@ -56,7 +58,7 @@ class OurMethod:
         spent = self._station.meter.measurement
         self._station.clear()
         learned = self._order.what in LEARNED
-        curve = self._judged(mixture, mixing) if learned else told(mixture, spent["seconds"])
+        curve = self._judged(mixture, mixing) if learned else describe_step(mixture, spent["seconds"])
         return {
             "seconds": spent["seconds"],
             "seconds_ingredients": spent["seconds_ingredients"],
@@ -70,37 +72,37 @@ class OurMethod:
         self._cooked()
         return self._station.meter.measurement
 
-    def _cooked(self) -> tuple[Mixture, float]:
+    def _cooked(self) -> tuple[MixingWeights, float]:
         """What the method makes, and the seconds that mixing its weights took at the end, which are its own too."""
-        kitchen = Kitchen(
+        kitchen = SoupContext(
             self._station, Team(None, self._order.threads), self._order.seed, Log(quiet=True), self._trace
         )
         with self._station.meter:
             self._trace.start = time.perf_counter()
             mixture = self._method.cook(kitchen)
             cooked = time.perf_counter()
-            self._station.state(Taste(mixture.alpha, mixture.by, mixture.of))
+            self._station.state(Candidate(mixture.alpha, mixture.by, mixture.of))
             return mixture, time.perf_counter() - cooked
 
-    def _judged(self, mixture: Mixture, mixing: float) -> list[list[float]]:
+    def _judged(self, mixture: MixingWeights, mixing: float) -> list[list[float]]:
         """[step, seconds, accuracy] of steps, the seconds as if the soup were mixed right after them."""
-        chosen = set(judged_steps(len(self._trace.steps), self._order.judge_every))
+        chosen = set(choose_judged_steps(len(self._trace.steps), self._order.judge_every))
         return [
             [number, seconds + mixing, self._accuracy(alpha, mixture)]
             for number, seconds, alpha in self._trace.steps
             if number in chosen
         ]
 
-    def _accuracy(self, alpha_GN: Tensor, mixture: Mixture) -> float:
-        return self._station.accuracy(Taste(alpha_GN, mixture.by, mixture.of))
+    def _accuracy(self, alpha_GN: Tensor, mixture: MixingWeights) -> float:
+        return self._station.accuracy(Candidate(alpha_GN, mixture.by, mixture.of))
 
 
-def told(mixture: Mixture, seconds: float) -> list[list[float]]:
+def describe_step(mixture: MixingWeights, seconds: float) -> list[list[float]]:
     """[step, seconds, accuracy] of GIS, which knows its accuracy itself; its end is counted as its last step's."""
     left = [step.seconds for step in mixture.history[1:]]
     return [[step.step, seconds - sum(left[number:]), step.accuracy] for number, step in enumerate(mixture.history)]
 
 
-def judged_steps(steps: int, every: int) -> Sequence[int]:
+def choose_judged_steps(steps: int, every: int) -> Sequence[int]:
     """Of steps 1 to `steps`, each of the first 10, then each `every`-th, and the last."""
     return [n for n in range(1, steps + 1) if n <= EACH_OF_THE_FIRST or n % every == 0 or n == steps]

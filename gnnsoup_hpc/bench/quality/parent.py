@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gnnsoup_hpc import job as jobs
-from gnnsoup_hpc import paths
+from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.bench import process
 from gnnsoup_hpc.bench.process import ChildFailedError
 from gnnsoup_hpc.bench.quality.order import LEARNED, METHODS, PLAIN, QualityOrder, evaluations
+from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import RunError
-from gnnsoup_hpc.job import Job
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.paths import expand_home
-from gnnsoup_hpc.progress import Log
-from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.soup.selection import selected
-from gnnsoup_hpc.store import graph as graph_store
-from gnnsoup_hpc.store.graph import GraphFile
+from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime.progress import Log
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.soup.selection import select_ingredients
+from gnnsoup_hpc.utils import paths
+from gnnsoup_hpc.utils.paths import expand_home
 
 SMALL_NODES = 50_000  # of a graph on which plain GIS runs in full unless it is told otherwise
 SAMPLED = 10
@@ -40,7 +40,7 @@ class QualityOptions:
 
 
 @dataclass
-class Found:
+class QualityResult:
     """What is known of plain GIS or of a method: a timed run a seed, peak memory, and what went wrong."""
 
     what: str
@@ -74,11 +74,11 @@ def job_of(text: str) -> Job:
     folder = expand_home(text)
     if not folder.is_dir():
         job = jobs.load(text)
-        return job.model_copy(update={"runs": paths.literal(RunDir.of(job).root.parent.absolute())})
+        return job.model_copy(update={"runs": paths.quote(RunDir.of(job).root.parent.absolute())})
     if not (folder / "job.toml").is_file():
         raise RunError(f"{folder} has no job.toml, so it is no run: name the folder of a run, or a job")
     job, folder = jobs.load(str(folder / "job.toml")), folder.resolve()
-    return job.model_copy(update={"runs": paths.literal(folder.parent), "name": folder.name})
+    return job.model_copy(update={"runs": paths.quote(folder.parent), "name": folder.name})
 
 
 def subject(job: Job, say: Callable[[str], None]) -> Subject:
@@ -87,9 +87,9 @@ def subject(job: Job, say: Callable[[str], None]) -> Subject:
     Raises: RunError where its graph or ingredients are missing, unfit or too few; the message says what to do.
     """
     run = RunDir.of(job)
-    with graph_store.opened(run.graph, job) as graph:
+    with graph_store.open_graph(run.graph, job) as graph:
         net = Architecture.of(job.model, graph.features, graph.classes)
-        chosen = selected(job, run, net, graph, Log(quiet=True))
+        chosen = select_ingredients(job, run, net, graph, Log(quiet=True))
         about = _about(job, graph, len(chosen.fit))
     for reason in chosen.unfit.values():
         say(f"left out: {reason}")
@@ -127,9 +127,9 @@ def orders(what: Subject, options: QualityOptions) -> Iterator[QualityOrder]:
         yield replace(first, what=name, passing="memory")
 
 
-def carried_out(ordered: Sequence[QualityOrder], timeout: float, say: Callable[[str], None]) -> list[Found]:
+def run_orders(ordered: Sequence[QualityOrder], timeout: float, say: Callable[[str], None]) -> list[QualityResult]:
     """What each method's children measured; what failed once is given up."""
-    found = {order.what: Found(order.what) for order in ordered}
+    found = {order.what: QualityResult(order.what) for order in ordered}
     for number, order in enumerate(ordered, 1):
         mine = found[order.what]
         if mine.errors:

@@ -15,14 +15,15 @@ from typing import Any
 
 import torch
 
-from gnnsoup_hpc import measure
 from gnnsoup_hpc.bench import stock
 from gnnsoup_hpc.bench.quality.order import QualityOrder, evaluations
-from gnnsoup_hpc.models import Architecture
-from gnnsoup_hpc.records import Measurement, State
-from gnnsoup_hpc.run_dir import RunDir
-from gnnsoup_hpc.store import ingredient as ingredient_store
-from gnnsoup_hpc.store.graph import GraphFile
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime import profiling
+from gnnsoup_hpc.runtime.profiling import Measurement
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.types import State
 
 Evaluate = Callable[[State], float]
 
@@ -44,9 +45,9 @@ class PlainGis:
         states, evaluate = self._prepared()
         prepared = time.perf_counter() - start
         if 0 < self._order.sampled < total:
-            found = sampled(states, self._order.sampled, granularity, evaluate)
+            found = run_sampled(states, self._order.sampled, granularity, evaluate)
             return {
-                "seconds": extrapolated(prepared, found, total),
+                "seconds": extrapolate(prepared, found, total),
                 "prepare_seconds": prepared,
                 "evaluation_seconds": found,
                 "evaluations": total,
@@ -56,7 +57,7 @@ class PlainGis:
         clocked = Clocked(evaluate)
         curve = [
             [number, time.perf_counter() - start, reached]
-            for number, reached in enumerate(in_full(states, granularity, clocked), 1)
+            for number, reached in enumerate(run_in_full(states, granularity, clocked), 1)
         ]
         return {
             "seconds": time.perf_counter() - start,
@@ -69,9 +70,9 @@ class PlainGis:
 
     def weighed(self) -> Measurement:
         """Peak memory of reading all and of one evaluation of a candidate; more of them take no more."""
-        with measure.Meter(torch.device("cpu")) as meter:
+        with profiling.Meter(torch.device("cpu")) as meter:
             states, evaluate = self._prepared()
-            sampled(states, 1, self._job.soup.gis.granularity, evaluate)
+            run_sampled(states, 1, self._job.soup.gis.granularity, evaluate)
         return meter.measurement
 
     def _prepared(self) -> tuple[list[State], Evaluate]:
@@ -97,7 +98,7 @@ class Clocked:
         return found
 
 
-def in_full(states: Sequence[State], granularity: int, evaluate: Evaluate) -> Iterator[float]:
+def run_in_full(states: Sequence[State], granularity: int, evaluate: Evaluate) -> Iterator[float]:
     """The soup's accuracy with the best ingredient alone, and with each next one."""
     found = [evaluate(state) for state in states]
     first, *others = sorted(range(len(states)), key=lambda i: (-found[i], i))
@@ -110,7 +111,7 @@ def in_full(states: Sequence[State], granularity: int, evaluate: Evaluate) -> It
         yield max(tried)
 
 
-def sampled(states: Sequence[State], count: int, granularity: int, evaluate: Evaluate) -> list[float]:
+def run_sampled(states: Sequence[State], count: int, granularity: int, evaluate: Evaluate) -> list[float]:
     """Wall times of evaluating `count` candidates of a step, mixing included."""
     seconds = []
     for a in islice(cycle(_ratios(granularity)), count):
@@ -121,7 +122,7 @@ def sampled(states: Sequence[State], count: int, granularity: int, evaluate: Eva
     return seconds
 
 
-def extrapolated(prepared: float, samples: Sequence[float], total: int) -> float:
+def extrapolate(prepared: float, samples: Sequence[float], total: int) -> float:
     """Seconds of reading and of `total` evaluations, those not among the samples as long as the samples' median."""
     return prepared + sum(samples) + (total - len(samples)) * median(samples)
 

@@ -8,13 +8,13 @@ from statistics import median
 from typing import Any
 
 from gnnsoup_hpc.bench.quality.order import LEARNED, PLAIN
-from gnnsoup_hpc.bench.quality.parent import Found
+from gnnsoup_hpc.bench.quality.parent import QualityResult
 
 WITHIN = 0.001  # 0.1 points
 _ROUNDING = 1e-9  # of a difference of two shares
 
 
-def document(about: Mapping[str, Any], machine: Mapping[str, Any], found: Sequence[Found]) -> dict[str, Any]:
+def document(about: Mapping[str, Any], machine: Mapping[str, Any], found: Sequence[QualityResult]) -> dict[str, Any]:
     """Everything that was measured, of nothing but what JSON has."""
     target = target_of(found)
     rows = [_row(one, target) for one in found]
@@ -32,7 +32,7 @@ def document(about: Mapping[str, Any], machine: Mapping[str, Any], found: Sequen
     }
 
 
-def target_of(found: Iterable[Found]) -> float | None:
+def target_of(found: Iterable[QualityResult]) -> float | None:
     """GIS's validation accuracy; should rounding set plain GIS and ours apart, the higher one."""
     known = [
         run["validation_accuracy"]
@@ -51,7 +51,7 @@ def first_within(curve: Iterable[Sequence[float]], target: float | None) -> Sequ
     return next((point for point in curve if point[2] >= target - WITHIN - _ROUNDING), None)
 
 
-def _row(found: Found, target: float | None) -> dict[str, Any]:
+def _row(found: QualityResult, target: float | None) -> dict[str, Any]:
     runs = [_run(run, target) for run in found.runs]
     times = [run["seconds_to_quality"] for run in runs]
     reached = [run for run in runs if run["seconds_to_quality"] is not None]

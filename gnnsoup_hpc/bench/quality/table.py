@@ -59,7 +59,7 @@ def _row(row: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         _title(row["method"]),
         "failed" if failed else _shown(row["seconds"], ".2f") + star,
-        "-" if failed or unjudged(row, results) else _or_never(row["seconds_to_quality"]),
+        "-" if failed or count_unjudged(row, results) else _or_never(row["seconds_to_quality"]),
         _range(row),
         f"{row['reached']} of {len(row['runs'])}" if row["method"] in LEARNED else "-",
         _shown(row["step"], "g"),
@@ -102,7 +102,7 @@ def is_extrapolated(row: Mapping[str, Any]) -> bool:
     return any(len(run["evaluation_seconds"]) < run["evaluations"] for run in runs)
 
 
-def unjudged(row: Mapping[str, Any], results: Mapping[str, Any]) -> bool:
+def count_unjudged(row: Mapping[str, Any], results: Mapping[str, Any]) -> bool:
     """Whether there is no telling when a method got there."""
     return results["target"] is None or not any(run["curve"] for run in row["runs"])
 

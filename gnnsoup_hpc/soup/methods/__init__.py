@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gnnsoup_hpc.job import METHOD_NAMES, MethodName, SoupJob
-from gnnsoup_hpc.soup.methods.best import Best
+from gnnsoup_hpc.config import METHOD_NAMES, MethodName, SoupJob
+from gnnsoup_hpc.soup.methods.best import BestIngredient
 from gnnsoup_hpc.soup.methods.ensemble import Ensemble
 from gnnsoup_hpc.soup.methods.gis import Gis
 from gnnsoup_hpc.soup.methods.greedy import Greedy
@@ -15,10 +15,10 @@ from gnnsoup_hpc.soup.protocol import SoupMethod
 __all__ = ["METHOD_NAMES", "configured"]
 
 
-def configured(job: SoupJob) -> dict[MethodName, SoupMethod]:
+def make_methods(job: SoupJob) -> dict[MethodName, SoupMethod]:
     """Every method by name, with the job's options."""
     return {
-        "best": Best(),
+        "best": BestIngredient(),
         "uniform": Uniform(),
         "greedy": Greedy(),
         "gis": Gis(job.gis),

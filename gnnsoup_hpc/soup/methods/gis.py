@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from gnnsoup_hpc.job import GisJob
-from gnnsoup_hpc.records import Mixture, Step
-from gnnsoup_hpc.soup.kitchen import Kitchen
-from gnnsoup_hpc.soup.ranking import by_falling_accuracy
+from gnnsoup_hpc.config import GisJob
+from gnnsoup_hpc.io.records import MixingWeights, Step
+from gnnsoup_hpc.soup.context import SoupContext
+from gnnsoup_hpc.soup.ranking import rank_by_accuracy
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Gis:
     name: str = "gis"
     source: str = "Jaiswal et al., Graph Ladling, ICML 2023, arXiv 2306.10466, section on interpolated souping"
 
-    def cook(self, kitchen: Kitchen) -> Mixture:
+    def cook(self, kitchen: SoupContext) -> MixingWeights:
         """N + (granularity - 2) * (N - 1) evaluations: a = 1 and a = 0 are known. Those of one step are independent."""
         accuracies = kitchen.each_ingredient()
-        first, *others = by_falling_accuracy(accuracies, kitchen.shelf.ids)
+        first, *others = rank_by_accuracy(accuracies, kitchen.shelf.ids)
         pure = torch.eye(kitchen.ingredients, dtype=torch.float64)
         ratios = torch.linspace(1.0, 0.0, self.options.granularity, dtype=torch.float64).tolist()
         alpha, reached = pure[first], accuracies[first]
@@ -43,4 +43,4 @@ class Gis:
             history.append(Step(number, float("nan"), reached, float("nan"), time.perf_counter() - start))
             bar.advance(f"validation {reached:.4f}")
         bar.close()
-        return Mixture(alpha[None], ("model",), history=tuple(history))
+        return MixingWeights(alpha[None], ("model",), history=tuple(history))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.records import Mixture, Step
-from gnnsoup_hpc.soup.kitchen import Kitchen
-from gnnsoup_hpc.soup.ranking import by_falling_accuracy
-from gnnsoup_hpc.soup.station import Taste
+from gnnsoup_hpc.io.records import MixingWeights, Step
+from gnnsoup_hpc.soup.context import SoupContext
+from gnnsoup_hpc.soup.ranking import rank_by_accuracy
+from gnnsoup_hpc.soup.station import Candidate
 
 
 @dataclass(frozen=True)
@@ -21,22 +21,22 @@ class Greedy:
     name: str = "greedy"
     source: str = "Wortsman et al., Model soups, ICML 2022, arXiv 2203.05482, algorithm 1"
 
-    def cook(self, kitchen: Kitchen) -> Mixture:
+    def cook(self, kitchen: SoupContext) -> MixingWeights:
         """2N - 1 evaluations."""
         accuracies = kitchen.each_ingredient()
-        first, *others = by_falling_accuracy(accuracies, kitchen.shelf.ids)
+        first, *others = rank_by_accuracy(accuracies, kitchen.shelf.ids)
         kept, reached = [first], accuracies[first]
         history = [Step(1, float("nan"), reached, float("nan"), 0.0)]
         bar = kitchen.bar(len(others), self.name)
         for number, other in enumerate(others, 2):
             start = time.perf_counter()
-            (tried,) = kitchen.accuracies([Taste(_mean_of([*kept, other], kitchen.ingredients))])
+            (tried,) = kitchen.accuracies([Candidate(_mean_of([*kept, other], kitchen.ingredients))])
             if tried >= reached:
                 kept, reached = [*kept, other], tried
             history.append(Step(number, float("nan"), reached, float("nan"), time.perf_counter() - start))
             bar.advance(f"validation {reached:.4f}")
         bar.close()
-        return Mixture(_mean_of(kept, kitchen.ingredients), ("model",), history=tuple(history))
+        return MixingWeights(_mean_of(kept, kitchen.ingredients), ("model",), history=tuple(history))
 
 
 def _mean_of(kept: list[int], count: int) -> Tensor:

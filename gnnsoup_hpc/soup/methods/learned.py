@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gnnsoup_hpc.job import LearnedJob
-from gnnsoup_hpc.records import Mixture
-from gnnsoup_hpc.soup.fitting import Served, fitted
-from gnnsoup_hpc.soup.kitchen import Kitchen
+from gnnsoup_hpc.config import LearnedJob
+from gnnsoup_hpc.io.records import MixingWeights
+from gnnsoup_hpc.soup.context import SoupContext
+from gnnsoup_hpc.soup.optim.fitting import BatchStream, fit
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Learned:
     name: str = "ls"
     source: str = "Zuber et al., Enhanced Soups for Graph Neural Networks, arXiv 2503.11612, Learned Souping"
 
-    def cook(self, kitchen: Kitchen) -> Mixture:
+    def cook(self, kitchen: SoupContext) -> MixingWeights:
         """At most `epochs` forward and backward passes over the whole graph."""
         masks = kitchen.kept_out(self.options.holdout, "soup.ls.holdout")
-        return fitted(kitchen, self.options, Served(kitchen.whole_for_ever(), masks), self.name)
+        return fit(kitchen, self.options, BatchStream(kitchen.whole_for_ever(), masks), self.name)

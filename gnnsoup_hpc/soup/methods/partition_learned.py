@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from gnnsoup_hpc.config import PartitionLearnedJob
 from gnnsoup_hpc.errors import JobError
-from gnnsoup_hpc.job import PartitionLearnedJob
-from gnnsoup_hpc.records import Mixture
-from gnnsoup_hpc.soup.fitting import Served, fitted
-from gnnsoup_hpc.soup.kitchen import Kitchen
+from gnnsoup_hpc.io.records import MixingWeights
+from gnnsoup_hpc.soup.context import SoupContext
+from gnnsoup_hpc.soup.optim.fitting import BatchStream, fit
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class PartitionLearned:
     name: str = "pls"
     source: str = "Zuber et al., Enhanced Soups for Graph Neural Networks, arXiv 2503.11612, Partition Learned Souping"
 
-    def cook(self, kitchen: Kitchen) -> Mixture:
+    def cook(self, kitchen: SoupContext) -> MixingWeights:
         """`epochs` forward and backward passes over unions of `union` parts."""
         options, whole = self.options, self.options.union == kitchen.parts
         steps = None if options.optimiser == "lbfgs" else math.ceil(options.epochs / options.reuse)
@@ -32,4 +32,4 @@ class PartitionLearned:
                 f"soup.pls.holdout = {options.holdout} judges alpha by the mean of {window} evaluations, about once"
                 f" every part, and there are soup.pls.epochs = {options.epochs}: raise epochs, or soup.pls.union"
             )
-        return fitted(kitchen, options, Served(unions, masks, whole, options.reuse, window), self.name)
+        return fit(kitchen, options, BatchStream(unions, masks, whole, options.reuse, window), self.name)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from gnnsoup_hpc.records import Mixture
-from gnnsoup_hpc.soup.kitchen import Kitchen
+from gnnsoup_hpc.io.records import MixingWeights
+from gnnsoup_hpc.soup.context import SoupContext
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Uniform:
     name: str = "uniform"
     source: str = "Wortsman et al., Model soups, ICML 2022, arXiv 2203.05482, section 2"
 
-    def cook(self, kitchen: Kitchen) -> Mixture:
+    def cook(self, kitchen: SoupContext) -> MixingWeights:
         """No evaluation."""
         count = kitchen.ingredients
-        return Mixture(torch.full((1, count), 1.0 / count, dtype=torch.float64), ("model",))
+        return MixingWeights(torch.full((1, count), 1.0 / count, dtype=torch.float64), ("model",))

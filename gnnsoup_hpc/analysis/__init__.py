@@ -1,0 +1,1 @@
+"""What a run is told by: its report, its diagnosis, its status."""

@@ -1,0 +1,125 @@
+"""From a run's contents to report.h5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gnnsoup_hpc.analysis.diagnosis.columns import make_columns
+from gnnsoup_hpc.analysis.report.cells import tables as cell_tables
+from gnnsoup_hpc.analysis.report.rows import Contents, Phase, best_ingredient, models_at_inference
+from gnnsoup_hpc.analysis.report.words import verdicts
+from gnnsoup_hpc.io import report as report_store
+from gnnsoup_hpc.io.records import Ingredient, Soup
+from gnnsoup_hpc.io.report import Columns
+from gnnsoup_hpc.runtime.profiling import COUNTS, QUANTITIES, subtract_baseline
+
+Row = TypeVar("Row")
+# (name, how to take it from a row, unit, meaning)
+Column = tuple[str, Callable[[Row], Any], str, str]
+
+
+def write(run: Contents) -> None:
+    """Publish the run's report.h5."""
+    tables: dict[str, tuple[Columns, str]] = {
+        "methods": (_columns(run.soups, _method_columns(run)), "one row a method"),
+        "ingredients": (_columns(run.ingredients, _ingredient_columns()), "one row an ingredient that was souped"),
+        "phases": (_columns(run.phases, _phase_columns()), "one row a phase"),
+    }
+    tables |= cell_tables(run.cells)
+    if run.diagnosis is not None:
+        about = "one row a way to line up and an ingredient, or all: midpoints with the best one"
+        tables["diagnosis"] = (make_columns(run.diagnosis), about)
+    histories = {soup.method: soup.mixture.history for soup in run.soups if soup.mixture.history}
+    facts = {"graph": run.graph, "split": run.split, "alignment": run.units}
+    texts = {
+        "verdicts": (verdicts(run), "what the numbers say, in words"),
+        "notes": (run.notes, "what preparing had to say of the source"),
+    }
+    report_store.write(run.run.report, run.job, facts, tables, histories, texts, run.test_classes)
+
+
+def _columns(rows: Sequence[Row], columns: Sequence[Column[Row]]) -> Columns:
+    taken = {name: [take(row) for row in rows] for name, take, _, _ in columns}
+    return {
+        name: (taken[name] if isinstance(taken[name][0], str) else np.array(taken[name]), unit, meaning)
+        for name, _, unit, meaning in columns
+    }
+
+
+def _method_columns(run: Contents) -> list[Column[Soup]]:
+    gis, nan = run.soup("gis"), float("nan")
+    reference = best_ingredient(run).test_accuracy
+    seconds = gis.measurement["seconds"] if gis else nan
+    peak = subtract_baseline(gis.measurement) if gis else nan
+    return [
+        ("method", lambda s: s.method, "1", "souping method"),
+        ("validation_accuracy", lambda s: s.validation_accuracy, "1", "exact, on validation nodes"),
+        ("test_accuracy", lambda s: s.test_accuracy, "1", "exact, on test nodes"),
+        ("test_minus_best", lambda s: s.test_accuracy - reference, "1", "test accuracy above the best ingredient's"),
+        ("models_at_inference", models_at_inference, "1", "models that one prediction runs through"),
+        *(_cost_column(name, quantity.unit, quantity.long_name) for name, quantity in QUANTITIES.items()),
+        (
+            "peak_above_baseline_bytes",
+            lambda s: subtract_baseline(s.measurement),
+            "B",
+            "peak host memory less baseline",
+        ),
+        ("seconds_over_gis", lambda s: s.measurement["seconds"] / seconds, "1", "wall time over that of GIS"),
+        (
+            "peak_over_gis",
+            lambda s: _over(subtract_baseline(s.measurement), peak),
+            "1",
+            "peak above baseline over GIS's",
+        ),
+        *(_count_column(name, meaning) for name, meaning in COUNTS.items()),
+    ]
+
+
+def _cost_column(name: str, unit: str, meaning: str) -> Column[Soup]:
+    return name, lambda soup: soup.measurement[name], unit, meaning
+
+
+def _count_column(name: str, meaning: str) -> Column[Soup]:
+    return name, lambda soup: soup.counts[name], "1", meaning
+
+
+def _over(value: float, reference: float) -> float:
+    return value / reference if reference else float("nan")
+
+
+def _ingredient_columns() -> list[Column[Ingredient]]:
+    return [
+        ("ingredient", lambda i: f"{i.index:04d}", "1", "name of the ingredient's file"),
+        ("validation_accuracy", lambda i: i.validation_accuracy, "1", "exact, on validation nodes"),
+        ("test_accuracy", lambda i: i.test_accuracy, "1", "exact, on test nodes"),
+        ("best_epoch", lambda i: i.best_epoch, "1", "epoch whose weights were kept"),
+        ("seconds", lambda i: i.measurement["seconds"], "s", "wall time of training"),
+        ("peak_host_bytes", lambda i: i.measurement["peak_host_bytes"], "B", QUANTITIES["peak_host_bytes"].long_name),
+        ("baseline_host_bytes", lambda i: i.measurement["baseline_host_bytes"], "B", "resident memory at the start"),
+        ("learning_rate", lambda i: i.hyperparameters.learning_rate, "1", "Adam's learning rate"),
+        ("weight_decay", lambda i: i.hyperparameters.weight_decay, "1", "Adam's weight decay"),
+        ("dropout", lambda i: i.hyperparameters.dropout, "1", "dropout rate"),
+        ("drop_edges", lambda i: i.hyperparameters.drop_edges, "1", "share of edges that a step leaves out"),
+        ("epochs", lambda i: i.hyperparameters.epochs, "1", "epochs asked for, after those of a trunk"),
+        ("trunk_epochs", lambda i: i.hyperparameters.trunk_epochs, "1", "epochs of the trunk that it branched from"),
+        ("start", lambda i: i.hyperparameters.start, "1", "initial state: shared by all, or its own"),
+        ("shared_draws", lambda i: " ".join(i.hyperparameters.shared_draws), "1", "what all ingredients drew alike"),
+        ("stopped", lambda i: i.stopped, "1", "why training ended"),
+    ]
+
+
+def _phase_columns() -> list[Column[Phase]]:
+    return [
+        ("phase", lambda p: p.name, "1", "phase of the run"),
+        ("seconds", lambda p: p.seconds, "s", "wall time, summed over ingredients or methods"),
+        (
+            "peak_host_bytes",
+            lambda p: p.peak_host_bytes,
+            "B",
+            "peak of the ingredient or method that rose highest above its baseline",
+        ),
+        ("baseline_host_bytes", lambda p: p.baseline_host_bytes, "B", "resident memory where that one began"),
+    ]

@@ -1,0 +1,219 @@
+"""What a report is made from: every ingredient, every soup, every phase of a run, read from its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf, isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gnnsoup_hpc import config as jobs
+from gnnsoup_hpc.analysis.report.cells import TriedTrial, options, read_trials, trials_of
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.errors import FileError, RunError
+from gnnsoup_hpc.io import alignment as alignment_store
+from gnnsoup_hpc.io import diagnosis as diagnosis_store
+from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io import soup as soup_store
+from gnnsoup_hpc.io import states
+from gnnsoup_hpc.io.alignment import AlignmentRecord
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.io.records import Diagnosis, Ingredient, Soup
+from gnnsoup_hpc.runtime.profiling import Measurement, subtract_baseline
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.types import Role
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Cost of one phase: seconds summed over ingredients or methods, and the highest peak above its baseline."""
+
+    name: str
+    seconds: float
+    peak_host_bytes: float
+    baseline_host_bytes: float
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A run, as a report sees it: the ingredients are those in the soups."""
+
+    run: RunDir
+    job: Job
+    graph: str
+    test_nodes: int
+    test_classes: tuple[int, ...]  # test nodes of each class
+    ingredients: tuple[Ingredient, ...]
+    soups: tuple[Soup, ...]
+    phases: tuple[Phase, ...]
+    alignment: AlignmentRecord | None = None  # None where nothing was asked about it
+    diagnosis: Diagnosis | None = None  # of these very ingredients
+    cells: tuple[TriedTrial, ...] = ()  # of sweeps
+    split: str = ""  # which split was taken, in words; not known of a graph of an older version
+    notes: tuple[str, ...] = ()  # what preparing had to say of the source
+    source_sha256: str = ""  # of what the graph was read from
+    graph_made_with: Mapping[str, Any] = field(default_factory=dict)  # fields of [graph] and [partition] that matter
+
+    @property
+    def units(self) -> str:
+        """What was done to hidden units before anything was mixed, in words; empty where nothing was asked."""
+        if self.alignment is None:
+            return ""
+        by, reference = self.alignment.alignment.by, self.alignment.alignment.reference
+        what = "left as they are" if by == "none" else f"put in the order of {reference:04d}'s, matched by {by}"
+        return f"hidden units {what}: {self.alignment.why}"
+
+    def soup(self, method: str) -> Soup | None:
+        """The soup of one method, if there is one."""
+        return next((soup for soup in self.soups if soup.method == method), None)
+
+
+def contents(root: Path) -> Contents:
+    """Read the run in folder `root`.
+
+    Raises: RunError where it is no run, holds no soup yet, or soups that do not belong together; FileError where one of
+    its files is damaged.
+    """
+    run = RunDir(root)
+    if not root.exists():
+        raise RunError(
+            f"{root} is not the folder of a run: nothing of that name is there (from {Path.cwd()});"
+            " `gnnsoup run JOB` makes one"
+        )
+    if not run.job.is_file():
+        raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
+    job = jobs.load(str(run.job))
+    try:
+        soups = tuple(soup_store.read(run.soup(name)) for name in job.soup.methods if run.soup(name).exists())
+    except FileError as error:
+        raise RunError(f"{error}: run `gnnsoup soup JOB`, which makes it again") from None
+    if not soups:
+        raise RunError(f"{root} holds no soup yet: run `gnnsoup soup JOB` first")
+    for soup in soups:
+        _check_options(run, job, soup)
+    try:
+        ingredients = tuple(ingredient_store.read(run.ingredient(int(name))) for name in soups[0].ingredients)
+    except FileError as error:
+        raise RunError(f"{error}: run `gnnsoup train JOB`, which trains it again, then `gnnsoup soup JOB`") from None
+    with graph_store.open_graph(run.graph, job) as graph:
+        prepared, facts = graph.measurement, _facts(job, graph)
+        _check_shelf(run, graph, ingredients, soups)
+        diagnosis = _diagnosis(run, graph, ingredients)
+    alignment, cells = _alignment(run, job, soups), read_trials(run, job, soups)
+    phases = (
+        _phase("prepare", [prepared]),
+        _phase("train", [ingredient.measurement for ingredient in ingredients]),
+        *([_phase("align", [alignment.measurement])] if alignment else []),
+        *([_phase("sweep", [row.soup.measurement for row in cells if row.soup])] if cells else []),
+        _phase("soup", [soup.measurement for soup in soups]),
+    )
+    return Contents(
+        run=run,
+        job=job,
+        **facts,
+        ingredients=ingredients,
+        soups=soups,
+        phases=phases,
+        alignment=alignment,
+        diagnosis=diagnosis,
+        cells=cells,
+    )
+
+
+def _facts(job: Job, graph: GraphFile) -> dict[str, Any]:
+    """What a report says of the graph, as fields of `Contents`."""
+    labels = graph.y(0, graph.nodes)[graph.role(0, graph.nodes) == Role.TEST]
+    return {
+        "graph": (
+            f"{job.graph.source}, {graph.nodes} nodes, {graph.edges} directed entries, {graph.features} features"
+            f" ({job.graph.features}), split {job.graph.split}, {graph.parts} parts"
+        ),
+        "test_nodes": len(labels),
+        "test_classes": tuple(np.bincount(labels, minlength=graph.classes).tolist()),
+        "split": graph.split,
+        "notes": graph.notes,
+        "source_sha256": graph.source_sha256,
+        "graph_made_with": graph.made_with,
+    }
+
+
+def _alignment(run: RunDir, job: Job, soups: Sequence[Soup]) -> AlignmentRecord | None:
+    """What is known of the ingredients' alignment. Raises: RunError where a soup was made with another one."""
+    try:
+        asked = job.soup.align != "none" and run.alignment.exists()
+        made = alignment_store.read(run.alignment) if asked else None
+    except FileError as error:
+        raise RunError(f"{error}: run `gnnsoup soup JOB`, which makes it again") from None
+    here = alignment_store.sha256(made.alignment) if made else ""
+    for soup in soups:
+        if (alignment_store.sha256(soup.alignment) if soup.alignment else "") != here:
+            raise RunError(
+                f"{run.soup(soup.method)} was made of ingredients that were aligned otherwise than the run's job says:"
+                " run `gnnsoup soup JOB`, which brings all soups up to date"
+            )
+    return made
+
+
+def _diagnosis(run: RunDir, graph: GraphFile, ingredients: Sequence[Ingredient]) -> Diagnosis | None:
+    """The run's diagnosis; None where there is none, or one of other ingredients or of another graph.
+
+    Raises: RunError where the file is damaged.
+    """
+    if not run.diagnosis.exists():
+        return None
+    try:
+        found = diagnosis_store.read(run.diagnosis)
+    except FileError as error:
+        raise RunError(f"{error}: run `gnnsoup diagnose {run.root}`, which makes it again") from None
+    weights = {f"{ingredient.index:04d}": states.sha256(ingredient.state) for ingredient in ingredients}
+    same = {ingredient.name: ingredient.state_sha256 for ingredient in found.ingredients} == weights
+    return found if same and found.graph_sha256 == graph.sha256 else None
+
+
+def _check_options(run: RunDir, job: Job, soup: Soup) -> None:
+    """Refuse a soup that the job, as it is now, would make otherwise."""
+    if any(dict(soup.options) | options(cell) == soup.options for cell in trials_of(job, soup.method)):
+        return
+    section = getattr(job.soup, soup.method, None)
+    wanted = {"seed": job.soup.seed} | (section.model_dump(mode="json") if section is not None else {})
+    made = dict(soup.options)
+    if len(soup.ingredients) + len(soup.left_out) != job.train.ingredients:
+        wanted["train.ingredients"] = job.train.ingredients
+        made["train.ingredients"] = len(soup.ingredients) + len(soup.left_out)
+    key = next((key for key in wanted if made.get(key, wanted[key]) != wanted[key]), None)
+    if key is not None:
+        raise RunError(
+            f"{run.soup(soup.method)} was made with {key} = {made[key]!r}, the run's job now says {wanted[key]!r}:"
+            " run `gnnsoup soup JOB`, which brings all soups up to date"
+        )
+
+
+def _check_shelf(run: RunDir, graph: GraphFile, ingredients: Sequence[Ingredient], soups: Sequence[Soup]) -> None:
+    """Refuse soups that are not made of the graph, the parts and the ingredients that are here now."""
+    weights = {f"{ingredient.index:04d}": states.sha256(ingredient.state) for ingredient in ingredients}
+    here = soup_store.ingredients_sha256(graph.sha256, str(graph.cut["part_sha256"]), weights)
+    other = next((soup.method for soup in soups if soup.shelf_sha256 != here), None)
+    if other is not None:
+        raise RunError(
+            f"{run.soup(other)} is made of other ingredients or parts than those that are here: run `gnnsoup soup JOB`,"
+            " which brings all soups up to date"
+        )
+
+
+def best_ingredient(run: Contents) -> Ingredient:
+    """The ingredient with the highest validation accuracy; of equals, that with the lowest number."""
+    return max(run.ingredients, key=lambda i: (i.validation_accuracy, -i.index))
+
+
+def models_at_inference(soup: Soup) -> int:
+    """How many models one prediction of a soup runs through: one, but all of them for an ensemble."""
+    return int((soup.mixture.alpha[0] != 0).sum()) if soup.mixture.of == "predictions" else 1
+
+
+def _phase(name: str, spent: list[Measurement]) -> Phase:
+    highest = max(spent, key=lambda one: subtract_baseline(one) if isfinite(subtract_baseline(one)) else -inf)
+    return Phase(name, sum(m["seconds"] for m in spent), highest["peak_host_bytes"], highest["baseline_host_bytes"])

@@ -1,0 +1,178 @@
+"""Verdicts: what the numbers say, in words, and never a gain that lies within its error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+import torch
+
+from gnnsoup_hpc.analysis.diagnosis.advice import verdict
+from gnnsoup_hpc.analysis.diagnosis.basin import COLLAPSE
+from gnnsoup_hpc.analysis.report.rows import Contents, best_ingredient
+from gnnsoup_hpc.io.records import Soup
+from gnnsoup_hpc.types import ByteArray
+from gnnsoup_hpc.utils.stats import binomial_error, error_below_mean, paired_error
+
+WHOLE = 0.99  # the least weight, in every group, of the one ingredient that a soup equals
+_WHOLE = "99 % or more"
+_NAMED = 5  # rare classes
+
+
+def verdicts(run: Contents) -> list[str]:
+    """One sentence each on what to notice about the run's soups, then the diagnosis's."""
+    return list(_sentences(run))
+
+
+def _sentences(run: Contents) -> Iterator[str]:
+    for reason in run.soups[0].left_out:
+        yield f"Left out: {reason}."
+    if len(run.ingredients) == 1:
+        yield "There is one ingredient, so there is nothing to mix: every soup is that ingredient."
+        yield from _classes(run)
+        return
+    best = best_ingredient(run)
+    error = 2.0 * binomial_error(best.test_accuracy, run.test_nodes)
+    yield (
+        f"The best ingredient on validation is {best.index:04d}, with test accuracy {best.test_accuracy:.4f};"
+        f" twice the binomial error of {run.test_nodes} test nodes is {_points(error)}."
+    )
+    yield from _classes(run)
+    against = {soup.method: _against_best(run, soup) for soup in run.soups if soup.method != "best"}
+    for soup in run.soups:
+        if soup.method != "best":
+            yield _in_words(run, soup, against[soup.method])
+            yield from _collapse(run, soup)
+    yield from _diagnosed(run, against)
+
+
+def _classes(run: Contents) -> Iterator[str]:
+    """Where an accuracy says little: a majority vote is as good, or a class is rarer than the error."""
+    nodes = run.test_nodes
+    highest = max([best_ingredient(run).test_accuracy, *(soup.test_accuracy for soup in run.soups)])
+    error = 2.0 * binomial_error(highest, nodes)
+    most = max(range(len(run.test_classes)), key=lambda number: run.test_classes[number])
+    share = run.test_classes[most] / nodes
+    if highest - share <= error:
+        than = "worse than" if share - highest > error else "no better than"
+        yield (
+            f"The highest test accuracy, {highest:.4f}, is {than} a majority vote: {share:.4f} of test nodes are of"
+            f" class {most}, and the error is {_points(error)}."
+        )
+    rare = [number for number, count in enumerate(run.test_classes) if count <= error * nodes]
+    if rare and len(run.test_classes) > 1:
+        named = ", ".join(f"{number} ({run.test_classes[number]})" for number in rare[:_NAMED])
+        more = f" and {len(rare) - _NAMED} more" if len(rare) > _NAMED else ""
+        yield (
+            f"Test accuracy does not show whether rare classes are predicted: {len(rare)} of {len(run.test_classes)}"
+            f" classes have no more test nodes than the error, {error * nodes:.0f} of {nodes}: class {named}{more}."
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A soup's test accuracy less the best ingredient's, and twice its standard error.
+
+    paired: from the nodes that only one of the two gets right; else as if each were measured on nodes of its own, which
+    is more than the error.
+    """
+
+    difference: float
+    error: float
+    paired: bool
+
+    @property
+    def loses(self) -> bool:
+        """Whether the soup is worse beyond the error."""
+        return self.difference < -self.error
+
+
+def _diagnosed(run: Contents, against: Mapping[str, Comparison]) -> Iterator[str]:
+    if run.diagnosis is None:
+        yield f"Whether the ingredients lie in one basin is not known: run `gnnsoup diagnose {run.run.root}`."
+        return
+    uniform = against.get("uniform")
+    yield from verdict(run.diagnosis, run.job, None if uniform is None else uniform.loses)
+
+
+def _in_words(run: Contents, soup: Soup, found: Comparison) -> str:
+    """How one soup stands to the best ingredient on test nodes."""
+    best, name, only = f"{best_ingredient(run).index:04d}", _name(soup), only_ingredient(soup)
+    if only == best and found.difference == 0.0:
+        return f"{name} equals the best ingredient, {only} ({_WHOLE} of the weight)."
+    whose = f" ({_WHOLE} of its weight is ingredient {only})" if only else ""
+    if found.difference == 0.0:
+        return f"{name} does exactly as well as the best ingredient{whose}."
+    how = "" if found.paired else ", as if on different nodes: the soup's file, of an older version, lacks the pairs"
+    if abs(found.difference) > found.error:
+        did = "loses to" if found.loses else "beats"
+        return (
+            f"{name} {did} the best ingredient by {_points(abs(found.difference))}{whose}; the error is"
+            f" {_points(found.error)}{how}."
+        )
+    place = "above" if found.difference > 0 else "below"
+    return (
+        f"{name} is {_points(abs(found.difference))} {place} the best ingredient{whose}, a difference within its error"
+        f" of {_points(found.error)}{how}."
+    )
+
+
+def _collapse(run: Contents, soup: Soup) -> Iterator[str]:
+    """Said aloud where a mixture of weights is far worse than what it is made of."""
+    tests = [ingredient.test_accuracy for ingredient in run.ingredients]
+    below = fmean(tests) - soup.test_accuracy
+    error = 2.0 * error_below_mean(soup.test_accuracy, tests, run.test_nodes)
+    if soup.mixture.of == "weights" and below > max(COLLAPSE, error):
+        yield f"{_name(soup)} collapsed: {_points(below)} below the mean ingredient, {fmean(tests):.4f}."
+
+
+def only_ingredient(soup: Soup) -> str:
+    """The ingredient that has 99 % or more of the weight in every group; empty where there is none.
+
+    Weights that are no shares are: its own is 1, and the others' are 0, within a hundredth.
+    """
+    alpha = soup.mixture.alpha
+    columns = set(alpha.argmax(1).tolist())
+    if soup.mixture.of != "weights" or len(columns) > 1:
+        return ""
+    alone = torch.zeros_like(alpha)
+    alone[:, list(columns)] = 1.0
+    # Sums on both sides: shares that leave 1 by a hundredth give as much to others.
+    if not bool((alpha - alone).abs().sum(1).max() <= 2.0 * (1.0 - WHOLE) + 1e-12):
+        return ""
+    return str(soup.ingredients[columns.pop()])
+
+
+def _against_best(run: Contents, soup: Soup) -> Comparison:
+    """From the soup's own file; one of an older version has no pairs, but that of the method `best` may help."""
+    best, nodes = best_ingredient(run), run.test_nodes
+    right, pair = _right_of_best(run), soup.paired
+    if pair is not None and pair.best == f"{best.index:04d}":
+        alone, of_best = pair.only_soup, pair.only_best
+    elif right is not None and soup.test_right is not None:
+        alone, of_best = _count(soup.test_right & ~right), _count(right & ~soup.test_right)
+    else:
+        error = error_below_mean(soup.test_accuracy, [best.test_accuracy], nodes)
+        return Comparison(soup.test_accuracy - best.test_accuracy, 2.0 * error, paired=False)
+    return Comparison((alone - of_best) / nodes, 2.0 * paired_error(alone, of_best, nodes), paired=True)
+
+
+def _right_of_best(run: Contents) -> ByteArray | None:
+    """Test nodes that the best ingredient gets right, if a soup is that ingredient and no more."""
+    soup, name = run.soup("best"), f"{best_ingredient(run).index:04d}"
+    is_it = soup is not None and soup.ingredients[int(soup.mixture.alpha[0].argmax())] == name
+    return soup.test_right if soup is not None and is_it else None
+
+
+def _count(bits: ByteArray) -> int:
+    return int(np.unpackbits(bits).sum())
+
+
+def _name(soup: Soup) -> str:
+    return "The ensemble" if soup.mixture.of == "predictions" else f"The {soup.method} soup"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.2f} points"

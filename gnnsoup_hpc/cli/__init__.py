@@ -1,0 +1,1 @@
+"""The `gnnsoup` command, a file for each of its commands."""

@@ -1,0 +1,157 @@
+"""What all entry points share: arguments, the job, one clear line for an error."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gnnsoup_hpc.errors import (
+    FileError,
+    IngredientsError,
+    Interrupted,
+    JobError,
+    LauncherError,
+    MismatchError,
+    MissingJobError,
+    Preempted,
+    RunError,
+    SoupError,
+)
+from gnnsoup_hpc.runtime import launch
+from gnnsoup_hpc.runtime.launch import RankInfo
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.runtime.terminal import terminal
+from gnnsoup_hpc.utils import paths
+from gnnsoup_hpc.utils.paths import expand_home
+
+if TYPE_CHECKING:
+    from gnnsoup_hpc.config import Job
+
+Command = Callable[[RankInfo], None]
+NOWHERE = RankInfo(0, 1, 0, 1, "")  # of a process whose launcher cannot be understood
+GRACE_SECONDS = 5.0
+PREEMPTED_SECONDS = 20.0  # for the other ranks' checkpoints; Slurm kills 30 s after SIGTERM
+EXIT_CODES = (
+    "exit codes: 0 done; 1 a file, a graph or the run is not as it must be, or stdout cannot be written; 2 the job or"
+    " the arguments are wrong; 3 it does not fit in the memory limit; 75 stopped by SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2"
+    " after a checkpoint: give the same command again; 130 stopped by Ctrl-C after a checkpoint, or at once by a second"
+    " one"
+)
+JOB_HELP = "a job file, or the name of a bundled job (default: pubmed)"
+
+
+def add_job(parser: argparse.ArgumentParser, called: str = "JOB", about: str = JOB_HELP) -> None:
+    """Arguments that say which job."""
+    parser.add_argument("job", nargs="?", metavar=called, help=about)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one field of the job, for example soup.pls.union=8; may be repeated",
+    )
+
+
+def add_offline(parser: argparse.ArgumentParser) -> None:
+    """The argument that forbids downloads."""
+    parser.add_argument("--offline", action="store_true", help="never reach out; a set that is not there is an error")
+
+
+def add_memory_limit(parser: argparse.ArgumentParser) -> None:
+    """The argument that bounds a rank's memory."""
+    parser.add_argument(
+        "--memory-limit",
+        metavar="SIZE",
+        help="most resident memory of a rank, for example '2 GiB'; stands for --set machine.memory_limit=SIZE",
+    )
+
+
+def load_job(arguments: argparse.Namespace) -> Job:
+    """The job that the arguments of `add_job`, and of `add_memory_limit` where the command has it, say."""
+    from gnnsoup_hpc import config as jobs
+
+    limit = getattr(arguments, "memory_limit", None)
+    bound = [] if limit is None else [f"machine.memory_limit={limit}"]
+    return jobs.load(arguments.job, [*arguments.set, *bound])
+
+
+def job_of_run(arguments: argparse.Namespace) -> Job:
+    """The job of a run's folder, wherever the folder is now; or a job like that of any command.
+
+    Raises: RunError where a folder is no run.
+    """
+    root = expand_home(arguments.job) if arguments.job else None
+    if root is None or not root.is_dir():
+        return load_job(arguments)
+    if not RunDir(root).job.is_file():
+        raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
+    arguments.job = str(RunDir(root).job)
+    place = root if root.name not in ("", "..") else root.resolve()
+    return load_job(arguments).model_copy(update={"runs": paths.quote(place.parent), "name": place.name})
+
+
+def guarded(command: Command, collective: bool = False, computing: bool = False) -> int:
+    """Run a command; its exit code. An error that a user can meet is one line; any other ends all ranks.
+
+    A collective command starts MPI first of all, so that whatever stops one rank can end the others. Of a computing one
+    it is said where its compiled kernels are kept, if that is not the usual place.
+    """
+    with terminal() as ours:
+        try:
+            here = launch.read_rank_info()
+        except LauncherError as error:
+            launch.say_error(NOWHERE, error)
+            return ours.ended(error.exit_code)
+        launch.show_tracebacks(here)
+        with here.stop.heard():
+            return ours.ended(_guarded(command, here, collective, computing), here.prefix)
+
+
+def _guarded(command: Command, here: RankInfo, collective: bool, computing: bool) -> int:
+    try:
+        if collective:
+            launch.start_mpi(here)
+        if computing and here.local_rank == 0 and (where := _describe_kernel_cache()):
+            print(f"{here.prefix}gnnsoup: {where}", file=sys.stderr, flush=True)
+        command(here)
+        here.stop.no_more()
+    except KeyboardInterrupt:
+        return _ended(here, Interrupted("interrupted at once; the same command goes on from the last checkpoint"))
+    except SoupError as error:
+        return _ended(here, error)
+    except OSError as error:  # of a file, whichever room met it: too long a name, no permission, no room, no server
+        if error.filename is None:
+            raise
+        path = os.fsdecode(error.filename)
+        return _ended(here, FileError(f"{path} cannot be used: {error.strerror}; check the path and its permissions"))
+    return 0
+
+
+def _ended(here: RankInfo, error: SoupError) -> int:
+    """Say an error, end the other ranks, and return the exit code.
+
+    What is wrong in a job, with ingredients or between launcher and MPI is wrong on every rank alike, so rank 0 alone
+    says it, unless it turns out to have no error.
+    """
+    here.stop.no_more()
+    alike = isinstance(error, JobError | IngredientsError | MismatchError) and not isinstance(error, MissingJobError)
+    if here.rank > 0 and alike:
+        time.sleep(GRACE_SECONDS)  # rank 0 ends us meanwhile; and a mpirun that ends all with the first lets it speak
+        if not launch.mpi_is_running():
+            return error.exit_code
+    launch.say_error(here, error)
+    if isinstance(error, Preempted | Interrupted):
+        launch.wait_for_others(PREEMPTED_SECONDS)
+    launch.abort_others(error.exit_code)
+    return error.exit_code
+
+
+def _describe_kernel_cache() -> str:
+    """Where compiled kernels are kept, in words; empty where that is the usual place."""
+    from gnnsoup_hpc.engine.compiled.kernels import base
+
+    return base.UNUSUAL

@@ -1,0 +1,49 @@
+"""`gnnsoup report`: write a run's report.h5 and print its table; several runs are compared."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+from collections.abc import Sequence
+from pathlib import Path
+
+from gnnsoup_hpc import config as jobs
+from gnnsoup_hpc.analysis.report import build
+from gnnsoup_hpc.analysis.report.compare import comparison
+from gnnsoup_hpc.analysis.report.rows import contents
+from gnnsoup_hpc.analysis.report.table import table
+from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.runtime.run_dir import RunDir
+
+_READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+def report(root: Path, must_write: bool = True) -> None:
+    """Write the report.h5 of the run in folder `root`, and print its table, whether it could be written or not.
+
+    Raises: RunError where it could not; unless `must_write`, a run that may only be read is no error, but a line.
+    """
+    run = contents(root)
+    try:
+        build.write(run)
+    except RunError as error:
+        print(f"\n{table(run)}", flush=True)
+        cause = error.__cause__
+        if must_write or not (isinstance(cause, OSError) and cause.errno in _READ_ONLY):
+            raise
+        print(f"{run.run.report} is not written: the run may only be read here ({cause.strerror})", flush=True)
+        return
+    print(f"\n{table(run)}\n-> {run.run.report}", flush=True)
+
+
+def report_all(roots: Sequence[Path]) -> None:
+    """Report each run; where there are several, compare them too."""
+    for root in roots or [RunDir.of(jobs.load()).root]:
+        report(root, must_write=False)
+    if len(roots) > 1:
+        print(f"\n{comparison(roots)}", flush=True)
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """The argument that says which runs."""
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs (default: that of pubmed)")

@@ -1,0 +1,23 @@
+"""`gnnsoup train`: train the job's ingredients."""
+
+from __future__ import annotations
+
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.data.prepare import is_made, prepare
+from gnnsoup_hpc.memory import limits
+from gnnsoup_hpc.memory.limits import Limit
+from gnnsoup_hpc.runtime import launch
+from gnnsoup_hpc.runtime.launch import RankInfo
+from gnnsoup_hpc.runtime.progress import Log
+from gnnsoup_hpc.train.runner import train_all
+
+
+def train(job: Job, here: RankInfo, offline: bool = False, souping: bool = False) -> None:
+    """Prepare the graph if it is not there yet, and train what is missing; `souping` says that soups are to follow."""
+    log = Log(here.prefix, stop=here.stop)
+    device = launch.claim_machine(job.machine, here)
+    log.say(f"train: {launch.describe_mapping(job.machine, here, device)}")
+    if not is_made(job):
+        limits.refuse_before_graph(Limit.of(job, here))
+    prepare(job, here, log, offline=offline)
+    train_all(job, here, device, log, souping)

@@ -1,0 +1,176 @@
+"""From graph.h5 to what a model computes on: the whole graph, a union of parts, a stream of unions.
+
+A union is read with a few contiguous slices into memory that the next one uses again; nothing here has the size of the
+whole graph unless all parts are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnnsoup_hpc.engine.compiled.kernels.checksum import fletcher32
+from gnnsoup_hpc.engine.compiled.kernels.union import localise
+from gnnsoup_hpc.engine.compiled.threads import Span
+from gnnsoup_hpc.graph.sparse import Adjacency
+from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
+from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray, Role
+from gnnsoup_hpc.utils.buffers import BufferPool
+from gnnsoup_hpc.utils.out_of_core import index_type
+
+Made = TypeVar("Made")
+
+
+def load_whole(graph: GraphFile, role: Role) -> Batch:
+    """The whole graph as `role` sees it."""
+    return load_union(graph, range(graph.parts), role)
+
+
+def load_structure(graph: GraphFile, chosen: Sequence[int]) -> Subgraph:
+    """The same subgraph, features without columns: whoever needs some of them reads those."""
+    found = _structure(graph, graph.runs_of(chosen), BufferPool())
+    return Subgraph(torch.empty(found.nodes, 0), found)
+
+
+def share_graph(graph: GraphFile, view: Batch, role: Role) -> Batch:
+    """Another role's view of the whole graph that `view` holds, sharing its features and structure."""
+    nodes = np.flatnonzero(graph.role(0, graph.nodes) == role)
+    other = Batch(view.graph, torch.from_numpy(nodes), torch.from_numpy(graph.y(0, graph.nodes)[nodes]))
+    return other.to(view.graph.x.device)
+
+
+def load_union(
+    graph: GraphFile,
+    chosen: Sequence[int],
+    role: Role,
+    pool: BufferPool | None = None,
+    hop: FirstAggregationFile | None = None,
+) -> Batch:
+    """Subgraph induced by the union of `chosen` parts as `role` sees it; cut edges between them are kept.
+
+    Large arrays come from `pool`. With `hop`, the first hop is the whole graph's, and features that it replaces are not
+    read.
+    Shapes: x (V', F), adjacency (V', V') with V' the sum of the parts' sizes, nodes and labels (n,).
+    Raises: PartError for a repeated or unknown part, naming it; FileError for a file that is damaged.
+    Source: arXiv 2503.11612, section on Partition Learned Souping.
+    """
+    runs = graph.runs_of(chosen)
+    memory = pool or BufferPool()
+    structure = _structure(graph, runs, memory)
+    x = _features(graph.x, runs, 0 if hop is not None and hop.alone else graph.features, "x", memory)
+    aggregated = None if hop is None else _features(hop.into, runs, graph.features, "hop", memory)
+    nodes, labels = _asked(graph, runs, role)
+    return Batch(Subgraph(x, structure, aggregated, pool), nodes, labels)
+
+
+def _features(
+    read: Callable[[int, int, FloatArray], None], runs: Sequence[Span], width: int, purpose: str, memory: BufferPool
+) -> Tensor:
+    """Rows of all runs, one run after the other, (V', width)."""
+    out = memory.array(purpose, (sum(stop - start for start, stop in runs), width), np.float32)
+    at = 0
+    for start, stop in runs if width else ():
+        read(start, stop, out[at : at + stop - start])
+        at += stop - start
+    return torch.from_numpy(out)
+
+
+def _structure(graph: GraphFile, runs: Sequence[Span], memory: BufferPool) -> Adjacency:
+    """The induced structure. What is read of the file is overwritten, from its beginning on, with what is kept."""
+    starts, stops = (np.array(ends, dtype=np.int64) for ends in zip(*runs, strict=True))
+    firsts = np.concatenate([[0], np.cumsum(stops - starts)])
+    bounds = [graph.bounds(start, stop) for start, stop in runs]
+    entries = memory.array("entries", (sum(int(each[-1] - each[0]) for each in bounds),), graph.id_type)
+    indptr = np.zeros(firsts[-1] + 1, dtype=index_type(len(entries)))
+    read = kept = 0
+    for row, each in zip(firsts[:-1].tolist(), bounds, strict=True):
+        raw = entries[read : read + int(each[-1] - each[0])]
+        graph.neighbours(int(each[0]), int(each[-1]), raw)
+        read += len(raw)
+        kept = localise(each, raw, starts, stops, starts - firsts[:-1], indptr, row, entries, kept)
+    return make_adjacency(indptr, entries[:kept])
+
+
+def _asked(graph: GraphFile, runs: Sequence[Span], role: Role) -> tuple[Tensor, Tensor]:
+    """Nodes of `role`, by their ids in the union, and their labels, (n,) each."""
+    nodes, labels, at = [], [], 0
+    for start, stop in runs:
+        mine = np.flatnonzero(graph.role(start, stop) == role)
+        nodes.append(mine + at)
+        labels.append(graph.y(start, stop)[mine])
+        at += stop - start
+    return torch.from_numpy(np.concatenate(nodes)), torch.from_numpy(np.concatenate(labels))
+
+
+def stream_unions(
+    graph: GraphFile,
+    drawn: Iterable[Sequence[int]],
+    role: Role,
+    ready: Callable[[Batch], Made],
+    prefetch: bool = True,
+    hop: FirstAggregationFile | None = None,
+) -> Generator[Made]:
+    """What `ready` makes of each union of `drawn`; with `prefetch`, the next one is read while the last is in use.
+
+    Buffers are used again. So there are two of features where what is made keeps the union's own, and one where it does
+    not. Close the stream, or let go of it, to end its thread.
+    Raises: what `union_of_parts` and `ready` do, when the union that it concerns is asked for.
+    """
+    turn = iter(drawn)
+    for first in islice(turn, 1):
+        turn = chain([first], turn)
+        pool = BufferPool(int(np.sort(np.diff(graph.ptr))[-len(first) :].sum()))
+
+    def read(chosen: Sequence[int]) -> Batch:
+        return load_union(graph, chosen, role, pool, hop)
+
+    if prefetch:
+        yield from _ahead(read, ready, turn)
+    else:
+        for chosen in turn:
+            yield ready(read(chosen))
+
+
+def _ahead(
+    read: Callable[[Sequence[int]], Batch], ready: Callable[[Batch], Made], turn: Iterator[Sequence[int]]
+) -> Generator[Made]:
+    """The stream with a thread that reads ahead by one union. No name is kept, for it would keep buffers in use."""
+    with ThreadPoolExecutor(1, "unions") as thread:
+        coming = [thread.submit(read, chosen) for chosen in islice(turn, 1)]
+        while coming:
+            made = ready(coming.pop().result())
+            coming += [thread.submit(read, chosen) for chosen in islice(turn, 1)]
+            yield made
+            del made
+
+
+def warm_up() -> None:
+    """Compile, or load, the kernels of reading, so that the first union is not blamed for it."""
+    one, ids = np.arange(2), np.zeros(1, dtype=np.int32)
+    localise(one, ids, one[:1], one[1:], one[:1], np.zeros(2, dtype=np.int32), 0, ids, 0)
+    fletcher32(ids.view(np.uint32))
+
+
+def draw_unions(validation_counts: IntArray, size: int, generator: np.random.Generator) -> Iterator[list[int]]:
+    """Endless draws of `size` of K parts without replacement; a union with no validation node is drawn again."""
+    parts = len(validation_counts)
+    while True:
+        chosen = generator.choice(parts, size, replace=False)
+        if validation_counts[chosen].any():
+            yield sorted(int(part) for part in chosen)
+
+
+def make_adjacency(indptr: IndexArray, indices: IndexArray) -> Adjacency:
+    """A square structure, int32 where it holds: half the memory traffic, and what the sparse libraries compute in."""
+    kind = index_type(len(indices))
+    return Adjacency(
+        torch.from_numpy(indptr.astype(kind, copy=False)), torch.from_numpy(indices.astype(kind, copy=False))
+    )

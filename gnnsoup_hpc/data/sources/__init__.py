@@ -1,0 +1,40 @@
+"""Where a graph comes from: `load` turns a job's [graph] into a Graph. One room a kind of source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gnnsoup_hpc.config import GraphJob
+from gnnsoup_hpc.data.sources import bundled, npz, ogb, pt, pyg, synthetic
+from gnnsoup_hpc.data.sources.context import SourceContext
+from gnnsoup_hpc.data.sources.raw import RawGraph, finish
+from gnnsoup_hpc.data.sources.split import roles, take_split
+from gnnsoup_hpc.errors import JobError
+from gnnsoup_hpc.graph.graph import Graph
+
+SOURCES: dict[str, Callable[[str, GraphJob, SourceContext], RawGraph]] = {
+    "bundled": bundled.read,
+    "npz": npz.read,
+    "ogb": ogb.read,
+    "pyg": pyg.read,
+    "pt": pt.read,
+    "synthetic": synthetic.read,
+}
+
+
+def load(job: GraphJob, desk: SourceContext) -> Graph:
+    """The graph that a job asks for, checked, symmetric where asked, with its split; features as in the source.
+
+    Raises: JobError for a source that nobody knows; GraphError for one that cannot be read or used.
+    """
+    raw = read(job, desk)
+    return finish(raw, roles(raw, job), job, take_split(raw, job))
+
+
+def read(job: GraphJob, desk: SourceContext) -> RawGraph:
+    """The graph of `KIND:NAME` as its source has it."""
+    kind, colon, name = job.source.partition(":")
+    if not colon or kind not in SOURCES or not name:
+        known = ", ".join(f"{kind}:…" for kind in SOURCES)
+        raise JobError(f"graph.source = {job.source!r}: expected one of {known}")
+    return SOURCES[kind](name, job, desk)

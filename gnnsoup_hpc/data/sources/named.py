@@ -1,0 +1,260 @@
+"""A graph of named arrays: what `npz:`, `pt:` and `pyg:` have in common. docs/format.md has the names.
+
+Nothing is passed over in silence: what no name stands for is refused where it may matter, and else said in a note.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from gnnsoup_hpc.config import GraphJob
+from gnnsoup_hpc.data.sources import split
+from gnnsoup_hpc.data.sources.raw import RawGraph, show_values
+from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.types import IndexArray, IntArray
+from gnnsoup_hpc.utils.out_of_core import Rows, SparseRows
+
+_WEIGHTS = re.compile(r"(edge)?weights?|edgew")
+
+
+@dataclass
+class _Named:
+    """A source's values by name, and which of them nothing has read yet."""
+
+    where: str
+    values: Mapping[str, Any]
+    unread: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.unread = dict(self.values)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def take(self, name: str) -> Any:
+        if name not in self.values:
+            raise GraphError(
+                f"{self.where}: {name!r} is missing; it has: {', '.join(sorted(self.values)) or 'nothing'}"
+            )
+        self.unread.pop(name, None)
+        return self.values[name]
+
+    def array(self, name: str, expected: str, kinds: str, dimensions: int) -> npt.NDArray[Any]:
+        """An array of so many dimensions whose type is one of `kinds`."""
+        value = self.take(name)
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds or value.ndim != dimensions:
+            raise self.unfit(name, expected)
+        return value
+
+    def integers(self, name: str, dimensions: int = 1) -> npt.NDArray[Any]:
+        """Integers, none of which int64 cannot hold."""
+        expected = ("a single integer", "a row of integers", "a matrix of integers")[dimensions]
+        return _signed(self.array(name, expected, "iu", dimensions), name, self.where)
+
+    def number(self, name: str) -> int | None:
+        """A single integer, if it is there; PyG's transforms may have made an array of it."""
+        if name not in self:
+            return None
+        value = self.take(name)
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu" or value.size != 1:
+            raise self.unfit(name, "a single integer")
+        return int(value.reshape(()))
+
+    def unfit(self, name: str, expected: str) -> GraphError:
+        value = self.values[name]
+        holds = "holds" if isinstance(value, np.ndarray) or sp.issparse(value) else "is"
+        return GraphError(f"{self.where}: {name} {holds} {show_values(value)}; expected {expected}")
+
+
+def graph(values: Mapping[str, Any], where: str, sha256: str, kind: str, job: GraphJob) -> RawGraph:
+    """The graph of named arrays and SciPy matrices; its split, if any, gets the name `kind`.
+
+    Shapes: x (V, F) dense or sparse, y (V,) or (V, 1), edge_index (2, E), masks (V,) or (V, n) with n splits.
+    Raises: GraphError naming what is missing, does not fit, or would be passed over.
+    """
+    named = _Named(where, {name: value for name, value in values.items() if value is not None})
+    y = _labels(named)
+    x = _features(named, len(y))
+    if x.shape[0] != len(y):
+        raise GraphError(f"{where}: x has {x.shape[0]} rows, and y has {len(y)} labels; both are one a node")
+    source, destination, weights = _edges(named, len(y))
+    classes = named.number("num_classes")
+    for name, have in (("num_nodes", len(y)), ("num_features", x.shape[-1])):
+        if name in named.unread and named.number(name) != have:
+            raise GraphError(
+                f"{where}: {name} is {named.number(name)}, but the arrays have {have}; correct one of them"
+            )
+    edge_values, notes = _edge_values(named, weights)
+    names = split.describe_problem(named.unread)
+    try:
+        found, used = split.read(named.unread, len(y), where)
+        splits = {kind: found} if found else {}
+    except GraphError:
+        if job.split != "random":
+            raise
+        splits, used = None, set(names)
+    if job.split == "random":
+        used |= set(names)
+    unread = sorted(named.unread.keys() - used)
+    notes += [f"not used: {', '.join(unread)}"] if unread else []
+    return RawGraph(
+        where=where,
+        sha256=sha256,
+        x=x,
+        y=y,
+        source=source,
+        destination=destination,
+        classes=classes,
+        splits=splits,
+        split_names=names,
+        edge_values=edge_values,
+        notes=tuple(notes),
+    )
+
+
+def _labels(named: _Named) -> IntArray:
+    """One class a node, (V,), -1 = no label; of floating numbers NaN is none, the others must be whole."""
+    y = named.take("y")
+    if not isinstance(y, np.ndarray) or y.dtype.kind not in "iufb":
+        text = isinstance(y, list) or (isinstance(y, np.ndarray) and y.dtype.kind in "US")
+        also = ", as of names np.unique(y, return_inverse=True)[1] gives" * text
+        raise named.unfit("y", f"classes as integers from 0 on, with -1 = no label{also}")
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim == 2:
+        one_hot = y.shape[1] > 0 and bool(((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all())
+        also = "; each row has exactly one 1, so y.argmax(1) says the same" if one_hot else ""
+        raise named.unfit("y", f"one class a node, (V,): several labels a node cannot be souped yet{also}")
+    if y.ndim != 1:
+        raise named.unfit("y", "one class a node, (V,)")
+    if y.dtype.kind == "f":
+        y = y.astype(np.float64)
+        given = np.where(np.isnan(y), np.asarray(-1, dtype=y.dtype), y)
+        odd = np.flatnonzero(given != np.floor(given))
+        if len(odd) or (np.abs(given) >= 2.0**62).any():
+            node = int(odd[0] if len(odd) else np.argmax(np.abs(given)))
+            raise GraphError(
+                f"{named.where}: y holds {y[node]} at node {node}; expected classes as whole numbers from 0 on, with"
+                " -1 or NaN = no label (targets of a regression cannot be souped)"
+            )
+        y = given
+    return _signed(y, "y", named.where).astype(np.int64, copy=False)
+
+
+def _features(named: _Named, nodes: int) -> Rows:
+    """Features in the source's own type of number."""
+    if "x" in named:
+        x = named.take("x")
+        if getattr(x, "ndim", 0) != 2 or x.dtype.kind not in "fiub":
+            raise named.unfit("x", "numbers of shape (V, F)")
+        if isinstance(x, np.ndarray):
+            return x
+        entries = x.tocoo()
+        return SparseRows(sp.csr_matrix((_plain(entries.data), (entries.row, entries.col)), shape=x.shape))
+    if "x_indptr" not in named:
+        named.take("x")
+    indptr, indices = named.integers("x_indptr"), named.integers("x_indices")
+    data = named.array("x_data", "a row of numbers", "fiub", 1)
+    width = int(indices.max()) + 1 if len(indices) else 0
+    width = named.number("num_features") if "num_features" in named else width  # type: ignore[assignment]
+    try:
+        matrix = sp.csr_matrix((_plain(data), indices, indptr), shape=(nodes, width))
+        matrix.check_format(full_check=True)
+    except ValueError as error:
+        raise GraphError(
+            f"{named.where}: x_indptr, x_indices, x_data are no CSR matrix of {nodes} rows: {error}"
+        ) from None
+    return SparseRows(matrix)
+
+
+def _plain(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Entries of a sparse matrix in a type that SciPy knows, and in which duplicates can be summed."""
+    if data.dtype.kind == "f" and data.dtype.itemsize >= 4:
+        return data.astype(data.dtype.newbyteorder("="), copy=False)
+    return data.astype(np.float32 if data.dtype.itemsize <= 2 else np.float64)
+
+
+def _edges(named: _Named, nodes: int) -> tuple[IndexArray, IndexArray, dict[str, Any]]:
+    """(source, destination) of every edge, and weights that belong to the layout: edge_index, adj_t or CSR rows."""
+    weights: dict[str, Any] = {
+        name: named.take(name) for name in ("data", "values") if {name, "indptr"} <= named.values.keys()
+    }
+    adjacency = named.take("adj_t") if "adj_t" in named else None
+    if adjacency is not None and (not sp.issparse(adjacency) or adjacency.shape != (nodes, nodes)):
+        raise named.unfit("adj_t", f"a sparse matrix of shape ({nodes}, {nodes}), row = destination")
+    entries = None if adjacency is None else adjacency.tocoo()
+    weights |= {} if entries is None else {"adj_t": entries.data}
+    if "edge_index" in named:
+        edges = named.integers("edge_index", 2)
+        if len(edges) != 2:
+            hint = ": transpose it" if edges.shape[1] == 2 else ""
+            raise named.unfit("edge_index", f"integers of shape (2, E), sources and destinations{hint}")
+        if entries is not None and not np.array_equal(
+            np.unique(edges[0] + nodes * edges[1]), np.unique(entries.col + nodes * entries.row.astype(np.int64))
+        ):
+            raise GraphError(f"{named.where}: edge_index and adj_t hold different edges; leave one of them out")
+        return _narrow(edges[0], nodes), _narrow(edges[1], nodes), weights
+    if entries is not None:
+        return _narrow(entries.col, nodes), _narrow(entries.row, nodes), weights
+    if "indptr" not in named:
+        named.take("edge_index")
+    _check_csr(named, nodes)
+    indptr, indices = named.integers("indptr"), named.integers("indices")
+    counts = np.diff(indptr)
+    if len(indptr) != nodes + 1 or indptr[0] != 0 or (counts < 0).any() or indptr[-1] != len(indices):
+        raise GraphError(f"{named.where}: indptr must rise from 0 to {len(indices)} in {nodes + 1} steps")
+    return _narrow(indices, nodes), _narrow(np.repeat(np.arange(nodes), counts), nodes), weights
+
+
+def _check_csr(named: _Named, nodes: int) -> None:
+    """See that what scipy.sparse.save_npz adds to a matrix says what its rows and columns are read as."""
+    if "format" in named:
+        told = np.asarray(named.take("format")).item()
+        told = told.decode("ascii", "replace") if isinstance(told, bytes) else str(told)
+        if told != "csr":
+            raise GraphError(
+                f"{named.where}: format is {told!r}; expected csr, row = destination: A.tocsr() makes it that"
+            )
+    if "shape" in named and named.integers("shape").tolist() != [nodes, nodes]:
+        raise GraphError(f"{named.where}: shape is {named.values['shape'].tolist()}; expected [{nodes}, {nodes}]")
+
+
+def _narrow(ids: npt.NDArray[Any], nodes: int) -> IndexArray:
+    """Node ids as int32 where it holds them; ids out of range stay so, for the check of the graph to find them."""
+    fits = nodes < 2**31 and (not ids.size or (ids.min() >= -(2**31) and ids.max() < 2**31))
+    return ids.astype(np.int32, copy=False) if fits else ids.astype(np.int64, copy=False)
+
+
+def _edge_values(named: _Named, weights: dict[str, Any]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Names of arrays with values of edges, by the field of [graph] that is about them; notes on those that are 1."""
+    values = {name: ("edge_weight", value) for name, value in weights.items()}
+    for name, value in list(named.unread.items()):
+        plain = re.sub(r"[^a-z0-9]", "", name.lower())
+        alone = isinstance(value, str | bytes) or (isinstance(value, np.ndarray) and value.ndim == 0)
+        if not alone and (_WEIGHTS.fullmatch(plain) or plain.startswith("edge")):
+            values[name] = ("edge_weight" if _WEIGHTS.fullmatch(plain) else "edge_attr", named.take(name))
+    ones = [name for name, (_, value) in values.items() if _ones(value)]
+    found = {
+        kind: tuple(name for name, (its, _) in values.items() if its == kind and name not in ones)
+        for kind in ("edge_weight", "edge_attr")
+    }
+    notes = [f"{name} is 1 for every edge, which says nothing" for name in ones]
+    return {kind: names for kind, names in found.items() if names}, notes
+
+
+def _ones(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and bool((value == 1).all())
+
+
+def _signed(array: npt.NDArray[Any], name: str, where: str) -> npt.NDArray[Any]:
+    """Integers as int64 at most. Raises: GraphError for those that it cannot hold."""
+    if array.dtype.kind == "u" and array.dtype.itemsize == 8 and array.size and array.max() >= 2**63:
+        raise GraphError(f"{where}: {name} has the value {int(array.max())}, which is out of range")
+    return array.astype(np.int64, copy=False) if array.dtype.kind in "bfu" or not array.dtype.isnative else array

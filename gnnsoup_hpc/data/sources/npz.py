@@ -1,0 +1,61 @@
+"""`npz:PATH`: a graph in one NumPy archive. docs/format.md has the layout."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gnnsoup_hpc.config import GraphJob
+from gnnsoup_hpc.data.sources import named
+from gnnsoup_hpc.data.sources.context import SourceContext
+from gnnsoup_hpc.data.sources.raw import RawGraph, describe_file
+from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.utils import paths
+
+# What NumPy and zipfile raise for bytes that are no archive, or are one that they cannot read.
+_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+
+
+def read(name: str, job: GraphJob, desk: SourceContext) -> RawGraph:
+    """The graph in the archive at path `name`.
+
+    Raises: GraphError for a missing, unreadable or incomplete archive, naming the key.
+    """
+    path = paths.expand(name, "graph.source")
+    arrays = _arrays(path)
+    file = describe_file(path)
+    return replace(from_arrays(arrays, str(path), file.sha256, job), files=(file,))
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    key, arrays = "", {}
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise GraphError(
+            f"{path}: not a readable .npz archive, or a truncated one: write it with np.savez, arrays by name and no"
+            " pickles (docs/format.md has the names)"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for key in archive.files:
+                arrays[key] = archive[key]
+    except FileNotFoundError:
+        raise GraphError(f"graph.source: there is no file {path} (relative to {Path.cwd()})") from None
+    except _UNREADABLE as error:
+        if key and "Object arrays" in str(error):
+            raise GraphError(
+                f"{path}: {key} holds Python objects, which are not unpickled, for a pickle can run any code: leave it"
+                " out, or save it as numbers or text"
+            ) from None
+        raise GraphError(f"{path}: not a readable .npz archive without pickles: {error}") from None
+    return arrays
+
+
+def from_arrays(arrays: Mapping[str, Any], where: str, sha256: str, job: GraphJob | None = None) -> RawGraph:
+    """The graph of the layout's arrays."""
+    return named.graph(arrays, where, sha256, "stored", job or GraphJob())

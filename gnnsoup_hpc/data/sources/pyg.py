@@ -1,0 +1,202 @@
+"""`pyg:NAME`: PyTorch Geometric's sets of one homogeneous graph with one class a node.
+
+PyG's classes download and parse the raw files, where they always have them. Their cache `processed` is neither read nor
+written: PyG does not notice that one is older than its raw files, or made with some `pre_transform`. So a graph is what
+its hashed files say, and a root may be read-only. Some classes unpickle raw files: `graph.root` must be to be trusted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import http.client
+import os
+import re
+import shutil
+import socket
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gnnsoup_hpc.config import GraphJob
+from gnnsoup_hpc.data.sources import pt
+from gnnsoup_hpc.data.sources.context import SourceContext
+from gnnsoup_hpc.data.sources.raw import RawGraph, describe_file
+from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.utils import paths
+
+_HEAD_SECONDS, _SILENCE_SECONDS = 10.0, 120.0
+# What PyG's classes raise over raw files that are truncated or not what they should be.
+_DAMAGED = (*pt.UNREADABLE, ImportError, zipfile.BadZipFile, zlib.error)
+
+
+class PygDataset(NamedTuple):
+    """A set: its class in torch_geometric.datasets, and its name there; a class without one has `name` as folder."""
+
+    name: str
+    kind: str
+    called: str = ""
+
+    def arguments(self, root: str) -> dict[str, Any]:
+        """What the class is made with."""
+        folder = paths.expand(root, "graph.root")
+        said = {"is_undirected": True} if self.kind == "WikiCS" else {}  # its default, about which it warns
+        return said | ({"root": str(folder), "name": self.called} if self.called else {"root": str(folder / self.name)})
+
+
+def _named(kind: str, names: str, prefix: str = "") -> tuple[PygDataset, ...]:
+    return tuple(PygDataset(prefix + name, kind, name) for name in names.split())
+
+
+SETS = (
+    *_named("Planetoid", "Cora CiteSeer PubMed"),
+    *_named("Amazon", "Computers Photo"),
+    *_named("Coauthor", "CS Physics"),
+    *_named("CitationFull", "Cora_ML DBLP"),
+    *_named("CitationFull", "CiteSeer PubMed", prefix="CitationFull-"),
+    *_named("WikipediaNetwork", "Chameleon Squirrel"),
+    *_named("WebKB", "Cornell Texas Wisconsin"),
+    *_named("HeterophilousGraphDataset", "Roman-empire Amazon-ratings Minesweeper Tolokers Questions"),
+    *_named("LINKXDataset", "Penn94 Reed98 Amherst41 Cornell5 JohnsHopkins55 Genius"),
+    *_named("LINKXDataset", "Wiki", prefix="LINKX-"),
+    *_named("Airports", "USA Brazil Europe", prefix="Airports-"),
+    *_named("Twitch", "DE EN ES FR PT RU"),
+    *(PygDataset(n, n) for n in ("Flickr", "Reddit", "Reddit2", "WikiCS", "Actor", "CoraFull", "LastFMAsia", "GitHub")),
+    *(PygDataset(n, n) for n in ("FacebookPagePage", "DeezerEurope")),
+)
+REFUSED = {
+    **dict.fromkeys(("Yelp", "AmazonProducts"), "its nodes have several labels each"),
+    "PPI": "it is 24 graphs, whose nodes have several labels each",
+}
+
+
+def read(name: str, job: GraphJob, desk: SourceContext) -> RawGraph:
+    """The set `name` under `graph.root`, with its public split if it has one; downloaded first where it is not there.
+
+    Of sets with several splits, `graph.split_index` takes one; WikiCS's additional stopping masks are left out.
+    Raises: GraphError for an unknown or multi-label set; raw files that cannot be had or are damaged.
+    """
+    about = _wanted(name)
+    dataset = _opened(about, job, desk)
+    files = tuple(map(describe_file, map(Path, dataset.raw_paths)))
+    return pt.from_data(dataset.kept[0].to_dict(), f"pyg:{about.name}", files, "public", job)
+
+
+def _wanted(name: str) -> PygDataset:
+    """The set meant by `name`, whatever its case and punctuation."""
+    wanted = _plain(name)
+    for refused, reason in REFUSED.items():
+        if wanted == _plain(refused):
+            raise GraphError(f"graph.source = 'pyg:{name}': {reason}; only one class a node can be souped here")
+    known = {_plain(about.name): about for about in SETS}
+    if wanted not in known:
+        near = ", ".join(known[key].name for key in difflib.get_close_matches(wanted, known) or known)
+        raise GraphError(f"graph.source = 'pyg:{name}': no such set with one class a node is known; there is: {near}")
+    return known[wanted]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _opened(about: PygDataset, job: GraphJob, desk: SourceContext) -> Any:
+    """PyG's dataset, parsed from its raw files."""
+    from torch_geometric import datasets
+
+    careful = type(about.kind, (_Careful, getattr(datasets, about.kind)), {"about": about, "desk": desk})
+    return careful(**about.arguments(job.root))
+
+
+class _Careful:
+    """Goes before a class of PyG's: downloads only when asked to and only whole files, keeps what it parses."""
+
+    about: PygDataset
+    desk: SourceContext
+    staging: Path | None = None  # where raw files are put while they are downloaded
+    kept: Sequence[Any] = ()
+    raw_paths: list[str]
+
+    @property
+    def raw_dir(self) -> str:
+        return str(self.staging or super().raw_dir)  # type: ignore[misc]
+
+    @property
+    def processed_dir(self) -> str:
+        return str(self.desk.scratch / "pyg")
+
+    def save(self, data_list: Sequence[Any], path: str) -> None:
+        self.kept = data_list
+
+    def load(self, path: str, data_cls: Any = None) -> None:
+        """Nothing: it is kept already."""
+
+    def process(self) -> None:
+        try:
+            super().process()  # type: ignore[misc]
+        except PermissionError as error:
+            raise GraphError(f"pyg:{self.about.name}: {error.filename} cannot be read") from None
+        except _DAMAGED as error:
+            raise GraphError(
+                f"pyg:{self.about.name}: files in {self.raw_dir} are truncated or damaged ({pt.brief(error)}): remove"
+                " that folder and prepare again, which downloads the set anew"
+            ) from None
+
+    def _download(self) -> None:
+        # PyG's own makes the raw folder first, even where nothing may be downloaded or written.
+        if not all(map(os.path.isfile, self.raw_paths)):
+            self.download()
+
+    def download(self) -> None:
+        raw, address = Path(self.raw_dir), _address(self)
+        size = _size(address) if address and not self.desk.offline else None
+        told = f"{size / 2**20:.1f} MiB from {address}" if size else "size unknown"
+        self.desk.ask_to_download(f"pyg:{self.about.name}", raw, told)
+        private = raw.with_name(f".{raw.name}.{os.getpid()}.part")
+        before = socket.getdefaulttimeout()
+        try:
+            private.mkdir(parents=True)
+            self.staging = private
+            socket.setdefaulttimeout(_SILENCE_SECONDS)  # PyG sets none, and would wait for ever
+            super().download()  # type: ignore[misc]
+            self._publish(raw, size)
+        except _network_errors() as error:
+            what = f"pyg:{self.about.name} cannot be downloaded ({pt.brief(error)})"
+            raise GraphError(f"{what}: prepare where there is a network, or put its files in {raw}") from None
+        finally:
+            socket.setdefaulttimeout(before)
+            self.staging = None
+            shutil.rmtree(private, ignore_errors=True)
+
+    def _publish(self, raw: Path, size: int | None) -> None:
+        """Move the raw files to the folder that they are read from. Raises: OSError for one that is not whole."""
+        paths = [Path(path) for path in self.raw_paths]
+        if size and len(paths) == 1 and paths[0].stat().st_size != size:
+            raise OSError(f"the connection ended after {paths[0].stat().st_size} of {size} bytes")
+        raw.mkdir(exist_ok=True)
+        for path in paths:
+            path.replace(raw / path.name)
+
+
+def _address(dataset: Any) -> str | None:
+    """Where the one file of a set is downloaded from, as far as its class tells."""
+    url = getattr(dataset, "url", None)
+    first, *others = (Path(path) for path in dataset.raw_paths)
+    if url is None or others or url.endswith(first.name):
+        return url if url and url.endswith((".zip", first.name)) else None
+    return str(url.format(first.stem)) if "{}" in url else f"{url.rstrip('/')}/{first.name}"
+
+
+def _size(address: str) -> int | None:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_HEAD_SECONDS) as answer:
+            return int(answer.headers["Content-Length"])
+    except (OSError, ValueError, TypeError, http.client.HTTPException):
+        return None
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    from aiohttp import ClientError  # PyG reaches some sets through it
+
+    return (OSError, ValueError, http.client.HTTPException, zipfile.BadZipFile, zlib.error, ClientError)

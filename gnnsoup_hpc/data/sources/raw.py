@@ -1,0 +1,234 @@
+"""A graph as its source has it, and its way to a checked `Graph`.
+
+The structure is in memory as a whole, for METIS needs it so; features are looked at a block of rows at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from gnnsoup_hpc.config import GraphJob
+from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.graph import identity
+from gnnsoup_hpc.graph.graph import Graph, SourceFacts, SourceFile
+from gnnsoup_hpc.types import BoolArray, ByteArray, IndexArray, IntArray, Role
+from gnnsoup_hpc.utils.hashing import file_sha256, fingerprint
+from gnnsoup_hpc.utils.out_of_core import Rows, blocks
+
+
+@dataclass(frozen=True)
+class SourceSplit:
+    """Nodes by role, in one way or several (columns): masks (V,) or (V, n), or ids, n times. `words` says what it is.
+
+    What has one column only is the same for all.
+    """
+
+    parts: Mapping[Role, BoolArray | tuple[IntArray, ...]]
+    columns: int = 1
+    words: str = ""
+
+    @classmethod
+    def of(cls, ids: Mapping[Role, IntArray]) -> SourceSplit:
+        """A split of one column, of node ids by role."""
+        return cls({role: (one,) for role, one in ids.items()})
+
+    def ids(self, column: int) -> dict[Role, IntArray]:
+        """Node ids by role of one column."""
+        found = {}
+        for role, part in self.parts.items():
+            if isinstance(part, tuple):
+                found[role] = part[column if len(part) > 1 else 0]
+            else:
+                one = part if part.ndim == 1 else part[:, column if part.shape[1] > 1 else 0]
+                found[role] = np.flatnonzero(one)
+        return found
+
+
+@dataclass(frozen=True)
+class RawGraph:
+    """Edges source -> destination as they come. Shapes: x (V, F), y (V,) with -1 = no label, source/destination (E,).
+
+    splits: by name ("public", "stored"); None where the job asks for a random one and the source's own is unreadable.
+    split_names: the arrays that are about splits. edge_values: names of arrays with values of edges, by the field of
+    [graph] that says what to do with them. `sha256` is of all that was read. inverse: the set means both directions.
+    """
+
+    where: str
+    sha256: str
+    x: Rows
+    y: IntArray
+    source: IndexArray
+    destination: IndexArray
+    classes: int | None = None
+    splits: Mapping[str, SourceSplit] | None = field(default_factory=dict)
+    files: tuple[SourceFile, ...] = ()
+    split_names: tuple[str, ...] = ()
+    edge_values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    inverse: bool = False
+
+
+def show_values(value: Any) -> str:
+    """What a value is, in words: "int64 of shape (5,)", "a list"."""
+    if isinstance(value, np.ndarray) or sp.issparse(value):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return str(getattr(value, "told", f"a {type(value).__name__}"))
+
+
+def list_few(items: Sequence[Any]) -> str:
+    """The first of many, and how many more there are."""
+    more = f" and {len(items) - 8} more" if len(items) > 8 else ""
+    return ", ".join(map(str, items[:8])) + more
+
+
+def describe_file(path: Path) -> SourceFile:
+    """A file of a source, with its hash."""
+    status = path.stat()  # before it is hashed: one that is written meanwhile is looked at again
+    return SourceFile(str(path.absolute()), status.st_size, status.st_mtime_ns, file_sha256(path), status.st_ctime_ns)
+
+
+def sha256_of(files: Sequence[SourceFile]) -> str:
+    """The hash of a source: that of its only file, or of the names and hashes of its files."""
+    if len(files) == 1:
+        return files[0].sha256
+    return fingerprint(sorted([Path(file.path).name, file.sha256] for file in files))
+
+
+def finish(raw: RawGraph, role: ByteArray, job: GraphJob, split: str = "") -> Graph:
+    """The checked graph as the job wants it: edges turned, made symmetric, merged; each row's in-neighbours sorted.
+
+    `split` says in words where the roles are from. Raises: GraphError saying what is wrong with the source, and where.
+    """
+    classes = _check(raw)
+    _check_roles(raw, role, split)
+    matrix, facts = _structure(raw, job)
+    identity.check_asked(facts, job, raw.where)
+    ignored = [
+        f"{name} is ignored (graph.{field} = 'ignore')" for field in raw.edge_values for name in raw.edge_values[field]
+    ]
+    return Graph(
+        x=raw.x,
+        y=raw.y,
+        indptr=matrix.indptr.astype(np.int64),
+        indices=matrix.indices,
+        role=role,
+        classes=classes,
+        source=job.source,
+        source_sha256=raw.sha256,
+        files=raw.files,
+        source_edges=len(raw.source),
+        symmetric=job.undirected or facts.symmetric,
+        facts=facts,
+        split=split,
+        notes=(*ignored, *raw.notes, *_notes_on_classes(raw, role, classes)),
+    )
+
+
+def _structure(raw: RawGraph, job: GraphJob) -> tuple[sp.csr_matrix, SourceFacts]:
+    """The adjacency, row = destination, sorted, without duplicates; and what the source's own is like."""
+    nodes = len(raw.y)
+    source, destination = (raw.destination, raw.source) if job.reverse else (raw.source, raw.destination)
+    ones = np.ones(len(source), dtype=np.int8)
+    matrix = sp.coo_matrix((ones, (destination, source)), shape=(nodes, nodes)).tocsr()
+    duplicates = len(source) - matrix.nnz
+    matrix.data[:] = 1  # a sum of duplicates may have left any int8, zero among them
+    self_loops = int(matrix.diagonal().sum(dtype=np.int64))
+    if job.self_loops != "keep":
+        matrix = _without_diagonal(matrix)
+    both = matrix + matrix.T
+    symmetric = raw.inverse or both.nnz == matrix.nnz
+    if job.undirected or symmetric:
+        matrix = both.tocsr()
+    del both
+    if job.self_loops == "add":
+        matrix = (matrix + sp.eye(nodes, dtype=np.int8, format="csr")).tocsr()
+    matrix.sum_duplicates()
+    columns = None if raw.splits is None else {name: own.columns for name, own in raw.splits.items()}
+    return matrix, SourceFacts(columns, duplicates, raw.edge_values, symmetric, self_loops, nodes)
+
+
+def _without_diagonal(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    entries = matrix.tocoo()
+    keep = entries.row != entries.col
+    return sp.coo_matrix((entries.data[keep], (entries.row[keep], entries.col[keep])), shape=matrix.shape).tocsr()
+
+
+def _check(raw: RawGraph) -> int:
+    """Check what can be wrong with a source; return the number of classes."""
+    nodes = len(raw.y)
+    if nodes == 0 or len(raw.x.shape) != 2 or raw.x.shape[0] != nodes:
+        raise GraphError(f"{raw.where}: x has shape {raw.x.shape}, y has {nodes} labels; expected (V, F) and (V,)")
+    if raw.x.shape[1] == 0:
+        raise GraphError(f"{raw.where}: x has shape {raw.x.shape}; expected at least one feature a node")
+    _check_finite(raw)
+    for name, ends in (("source", raw.source), ("destination", raw.destination)):
+        if len(ends) and (ends.min() < 0 or ends.max() >= nodes):
+            bad = int(ends.min() if ends.min() < 0 else ends.max())
+            raise GraphError(f"{raw.where}: an edge's {name} is {bad}, out of range for {nodes} nodes")
+    classes = int(raw.y.max()) + 1 if raw.classes is None else raw.classes
+    wrong = np.flatnonzero((raw.y < -1) | (raw.y >= classes))
+    if len(wrong):
+        node = int(wrong[0])
+        raise GraphError(
+            f"{raw.where}: label {int(raw.y[node])} of node {node} is out of range [0, {classes}) (-1 = no label)"
+        )
+    if classes < 1:
+        raise GraphError(f"{raw.where}: no node has a label")
+    if raw.classes is None and classes > nodes:
+        raise GraphError(
+            f"{raw.where}: label {classes - 1} is out of range: more classes than {nodes} nodes; number"
+            " them from 0 on, and write -1 for no label"
+        )
+    return classes
+
+
+def _check_finite(raw: RawGraph) -> None:
+    for block in blocks(raw.x.shape[0], 8 * raw.x.shape[1]):
+        with np.errstate(over="ignore"):  # a longdouble may be beyond float64
+            fine = np.isfinite(np.asarray(raw.x[block], dtype=np.float64)).all(1)
+        if not fine.all():
+            row = block.start + int(np.flatnonzero(~fine)[0])
+            raise GraphError(f"{raw.where}: x has a value that is not finite, first at node {row}; clean the features")
+
+
+def _check_roles(raw: RawGraph, role: ByteArray, split: str) -> None:
+    told = f"the split ({split})" if split else "the split"
+    for wanted in (Role.TRAIN, Role.VALIDATION, Role.TEST):
+        if not (role == wanted).any():
+            raise GraphError(
+                f"{raw.where}: {told} has no {wanted.name.lower()} node; training, souping and testing each need"
+                " some: complete it, or change graph.split or its shares"
+            )
+    unlabelled = np.flatnonzero((role != Role.NONE) & (raw.y < 0))
+    if len(unlabelled):
+        raise GraphError(
+            f"{raw.where}: node {int(unlabelled[0])} is in the split but has no label; take nodes without one out of it"
+        )
+
+
+def _notes_on_classes(raw: RawGraph, role: ByteArray, classes: int) -> list[str]:
+    """What is odd about the labels: a mark for "no label", classes that no node or no training node has."""
+    present, counts = np.unique(raw.y[raw.y >= 0], return_counts=True)
+    notes, inside, last = [], present, int(present[-1])
+    gap = last - (int(present[-2]) + 1 if len(present) > 1 else 0)
+    if gap and raw.classes is None and last - gap == len(present) - 1:  # all classes before the gap are there
+        told = f"label {last} (nodes: {counts[-1]}) follows {gap} classes without a node"
+        notes.append(f"{told}: write -1 in its place if it means no label")
+        inside, classes = present[:-1], last - gap
+    missing = classes - len(inside)
+    if missing:
+        first = np.setdiff1d(np.arange(min(classes, len(inside) + 8)), inside)[:8]
+        told = ", ".join(map(str, first)) + f" … ({missing} in all)" * (missing > len(first))
+        notes.append(f"classes without a node: {told}; classes are numbered from 0 on, and -1 means no label")
+    if len(present) == 1:
+        notes.append(f"every label is {last}: there is nothing to learn")
+    untrained = np.setdiff1d(present, raw.y[role == Role.TRAIN])
+    if len(untrained):
+        notes.append(f"classes without a training node, which no model learns: {list_few(untrained.tolist())}")
+    return notes

@@ -1,0 +1,105 @@
+"""What is done to a block of rows between dense products, in one pass while it is in the core's cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gnnsoup_hpc.engine.compiled.kernels.base import compile_kernel, compile_reassociating
+
+
+@compile_kernel
+def finish(out: Any, other: Any, bias: Any, relu: bool) -> None:
+    """Out += other (n, C) or nothing (0, C), + bias (C,); then ReLU where asked."""
+    both = len(other) > 0
+    zero = out.dtype.type(0)
+    for r in range(len(out)):
+        row = out[r]
+        if both:
+            addend = other[r]
+            for j in range(len(row)):
+                row[j] += addend[j]
+        for j in range(len(row)):
+            value = row[j] + bias[j]
+            row[j] = max(value, zero) if relu else value
+
+
+@compile_reassociating
+def normalise(out: Any, weight: Any, shift: Any, eps: float, kept: Any, scales: Any) -> None:
+    """Layer norm of each row and ReLU, in place; kept (n, C): before weight and shift, scales (n,): 1 / deviation.
+
+    `kept` and `scales` of length 0 keep nothing.
+    """
+    zero = out.dtype.type(0)
+    width = out.shape[1]
+    share = out.dtype.type(1) / out.dtype.type(width)
+    for r in range(len(out)):
+        row = out[r]
+        mean = zero
+        for j in range(width):
+            mean += row[j]
+        mean *= share
+        variance = zero
+        for j in range(width):
+            centred = row[j] - mean
+            variance += centred * centred
+        scale = out.dtype.type(1) / (variance * share + out.dtype.type(eps)) ** out.dtype.type(0.5)
+        for j in range(width):
+            row[j] = (row[j] - mean) * scale
+        if len(kept) > 0:
+            scales[r] = scale
+            for j in range(width):
+                kept[r, j] = row[j]
+        for j in range(width):
+            row[j] = max(row[j] * weight[j] + shift[j], zero)
+
+
+@compile_kernel
+def mask(hidden: Any, grad: Any) -> None:
+    """Overwrite what ReLU gave with the gradient of what it was given."""
+    zero = grad.dtype.type(0)
+    for r in range(len(hidden)):
+        states, mine = hidden[r], grad[r]
+        for j in range(len(states)):
+            states[j] = mine[j] if states[j] > zero else zero
+
+
+@compile_reassociating
+def backpropagate_norm(grad: Any, weight: Any, kept: Any, scales: Any, of_weight: Any, of_shift: Any) -> None:
+    """Overwrite the gradient of layer norm's output with that of its input; add those of its weight and shift."""
+    zero = grad.dtype.type(0)
+    width = grad.shape[1]
+    share = grad.dtype.type(1) / grad.dtype.type(width)
+    for r in range(len(grad)):
+        row, states = grad[r], kept[r]
+        mean, product = zero, zero
+        for j in range(width):
+            of_shift[j] += row[j]
+            of_weight[j] += row[j] * states[j]
+            row[j] *= weight[j]
+        for j in range(width):
+            mean += row[j]
+            product += row[j] * states[j]
+        mean *= share
+        product *= share
+        for j in range(width):
+            row[j] = (row[j] - mean - states[j] * product) * scales[r]
+
+
+@compile_kernel
+def add_column_sums(x: Any, total: Any) -> None:
+    """Total (C,) += the sum of the rows of x (n, C)."""
+    for r in range(len(x)):
+        row = x[r]
+        for j in range(len(row)):
+            total[j] += row[j]
+
+
+@compile_kernel
+def blend(share: float, x: Any, y: Any, out: Any) -> None:
+    """Out = share * x + (1 - share) * y, all (n, C)."""
+    a = out.dtype.type(share)
+    b = out.dtype.type(1.0 - share)
+    for r in range(len(out)):
+        left, right, row = x[r], y[r], out[r]
+        for j in range(len(row)):
+            row[j] = a * left[j] + b * right[j]

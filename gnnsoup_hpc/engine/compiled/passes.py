@@ -1,0 +1,286 @@
+"""One pass of GCN or GraphSAGE over a plan, forward and backward: gradients of the weights alone, in bounded memory.
+
+Both models are one computation: a layer adds up products of a matrix with a weight matrix, [mean(h) | h] of GraphSAGE,
+GCN's normalised sum of h. A lane of rows goes through all of a layer block by block: aggregated, multiplied, activated
+while it is in the core's cache. Training keeps what the backward pass needs (aggregated and hidden states), which that
+pass overwrites with their gradients. Where ranks split the rows, each tells the others of its border between two
+layers, and has its own share of the gradients. Its oracle is autograd through `Architecture.logits` on all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gnnsoup_hpc.engine.compiled.dense import choose_product
+from gnnsoup_hpc.engine.compiled.kernels import rowwise
+from gnnsoup_hpc.engine.compiled.plan import Plan
+from gnnsoup_hpc.engine.compiled.threads import Span, ThreadTeam, blocks
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.types import Dense, IndexArray
+
+Moves = Sequence[tuple[int, IndexArray, IndexArray]]  # another rank, rows that go there, rows that come from there
+HaloExchange = Callable[[Dense, Moves], None]  # sends rows of a matrix, and puts what comes in its place there
+
+_ROWS = 1536  # of a block: what one step writes the next finds in the core's own cache
+_FIRST = "first"  # names the gradient of all weights of the first layer, side by side
+_EPS = 1e-5  # of layer norm, as in models.py
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """share * start + (1 - share) * end, (rows[0], C) each: what the first weights make of the first hop, no bias."""
+
+    start: Dense
+    end: Dense
+    share: float
+
+
+class ForwardBackward:
+    """One forward pass and, if `keep`, its backward pass. hidden[l] is what layer l has made, (rows[l], C).
+
+    `swap` exchanges border rows with other ranks, where the plan is a rank's shard.
+    """
+
+    def __init__(
+        self,
+        net: Architecture,
+        plan: Plan,
+        state: Mapping[str, Dense],
+        keep: bool,
+        first: Interpolation | None = None,
+        swap: HaloExchange | None = None,
+    ) -> None:
+        self._swap = swap
+        self.net, self.plan, self.state, self.keep, self._first = net, plan, state, keep, first
+        self._multiply = choose_product(plan.precision)
+        self._dtype = next(iter(state.values())).dtype
+        self._hidden: list[Dense] = []
+        self._aggregated: list[Dense] = []  # of the layers after the first
+        self._normed: list[tuple[Dense, Dense]] = []  # before layer norm's weight, 1 / deviation
+
+    def forward(self) -> Dense:
+        """Class scores of this rank's asked nodes, (n, C)."""
+        with ThreadTeam() as crew:
+            for layer in range(self.net.layers):
+                out = self._layer(crew, layer)
+                if layer and not self.keep:
+                    self.plan.space.give(self._hidden.pop())
+                self._hidden.append(out)
+                if layer < self.net.layers - 1:
+                    self._exchange(out, [(b.rank, *b.states[layer]) for b in self.plan.shard.borders])
+        return self._hidden.pop()[slice(*self.plan.own)]
+
+    def _exchange(self, matrix: Dense, moves: Moves) -> None:
+        """Tell other ranks the rows that they need, and put theirs in place."""
+        if self._swap is not None and moves:
+            self._swap(matrix, moves)
+
+    def _layer(self, crew: ThreadTeam, layer: int) -> Dense:
+        rows, last = self.plan.rows[layer], layer == self.net.layers - 1
+        weights, bias = self._matrices(layer), self.state[f"convs.{layer}.{_bias(self.net)}"]
+        out = self._empty(rows, len(bias)) if last else self._taken(rows)
+        if layer and self.keep:
+            self._aggregated.append(self._taken(rows))
+        if self._norms(layer) and self.keep:
+            self._normed.append((self._taken(rows), self._empty(rows)))
+
+        def lane(start: int, stop: int) -> None:
+            scratch = self._empty(_ROWS, self.net.hidden if layer else 0)
+            other = self._empty(_ROWS if len(weights) > 1 else 0, len(bias))
+            for first, end in blocks(start, stop, _ROWS):
+                block, more = out[first:end], other[: end - first]
+                self._products(layer, first, end, weights, (block, more, scratch))
+                rowwise.finish(block, more, bias, not last and not self._norms(layer))
+                if self._norms(layer):
+                    self._normalise(layer, first, end, block)
+
+        crew.each(lane, self.plan.lanes(layer))
+        return out
+
+    def _products(
+        self, layer: int, first: int, end: int, weights: list[Dense], room: tuple[Dense, Dense, Dense]
+    ) -> None:
+        """Products of a block's inputs with the weights, one each into the first two matrices of `room`."""
+        if layer == 0 and self._first is not None:
+            rowwise.blend(self._first.share, self._first.start[first:end], self._first.end[first:end], room[0])
+            return
+        for input_, weight, out in zip(self._inputs(layer, first, end, room[2]), weights, room, strict=False):
+            self._multiply(input_, weight, out)
+
+    def _matrices(self, layer: int) -> list[Dense]:
+        """What the layer's inputs are multiplied by, (width, C) each; the first hop is one input."""
+        weights = [self.state[name].T for name in name_weights(self.net, layer)]
+        return [np.ascontiguousarray(weight) for weight in weights] if layer else [np.concatenate(weights)]
+
+    def _inputs(self, layer: int, first: int, end: int, scratch: Dense) -> list[Dense]:
+        """Rows of the matrices that the layer's weights multiply."""
+        if layer == 0:
+            return [self.plan.first.numpy()[first:end]]
+        aggregated = self._aggregated[layer - 1][first:end] if self.keep else scratch[: end - first]
+        below = self._hidden[-1]
+        self.plan.layers[layer - 1].sums.into(first, end, below, aggregated)
+        return [aggregated, below[first:end]] if self.net.kind == "sage" else [aggregated]
+
+    def _normalise(self, layer: int, first: int, end: int, block: Dense) -> None:
+        weight, shift = self.state[f"norms.{layer}.weight"], self.state[f"norms.{layer}.bias"]
+        kept, scales = self._normed[layer] if self.keep else (block[:0], block[:0, 0])
+        rowwise.normalise(block, weight, shift, _EPS, kept[first:end], scales[first:end])
+
+    def backward(self, grad: Dense) -> dict[str, Dense]:
+        """Gradients of all parameters, float64, given that of the scores (n, C): what this rank's rows add to them."""
+        grads: dict[str, Dense] = {}
+        grad = self._spread(grad)
+        with ThreadTeam() as crew:
+            for layer in range(self.net.layers - 1, -1, -1):
+                grad = self._back(crew, layer, grad, grads)
+                if layer:
+                    moves = [(b.rank, *b.gradients[layer - 1]) for b in self.plan.shard.borders]
+                    self._exchange(self._aggregated[-1], moves)
+        if self.net.layers > 1:
+            self.plan.space.give(grad)
+        return grads
+
+    def _spread(self, grad: Dense) -> Dense:
+        """The gradient of the scores, in the places of the last layer's rows."""
+        start, stop = self.plan.own
+        if stop - start == self.plan.rows[-1]:
+            return grad
+        out = self._empty(self.plan.rows[-1], grad.shape[1])
+        out[start:stop] = grad
+        return out
+
+    def _back(self, crew: ThreadTeam, layer: int, above: Dense, grads: dict[str, Dense]) -> Dense:
+        """Gradients of one layer's parameters, and of what it gave to its activation, which is returned.
+
+        `above` is the same of the layer above; of the scores for the last. Hidden and aggregated states are overwritten
+        with their gradients.
+        """
+        last = layer == self.net.layers - 1
+        mine = above if last else self._hidden.pop()
+        of_aggregated = None if last else self._aggregated.pop()
+        normed = self._normed.pop() if self._norms(layer) else None
+
+        def section(*spans: Span) -> dict[str, Dense]:
+            totals = self._totals(layer)
+            piece = self._empty(*totals[self._matrices_of(layer)[0]].shape)
+            scratch = self._empty(_ROWS, self.net.hidden)
+            every = [block for span in spans for block in blocks(*span, _ROWS)]
+            for first, end in every:
+                block = mine[first:end]
+                if of_aggregated is not None:
+                    self._below(layer, first, end, (above, of_aggregated), scratch)
+                    rowwise.mask(block, scratch[: end - first])
+                if normed is not None:
+                    weight, shift = f"norms.{layer}.weight", f"norms.{layer}.bias"
+                    kept, scales = normed[0][first:end], normed[1][first:end]
+                    rowwise.backpropagate_norm(block, self.state[weight], kept, scales, totals[weight], totals[shift])
+                self._add(layer, first, end, block, totals, None if first == every[0][0] else piece)
+            return totals
+
+        pieces = crew.each(section, self.plan.sections(layer))
+        found = {name: _summed(shape, [piece[name] for piece in pieces]) for name, shape in self._shapes(layer).items()}
+        if layer == 0:  # of the first hop's two halves in GraphSAGE
+            names = name_weights(self.net, 0)
+            found |= dict(zip(names, np.split(found.pop(_FIRST), len(names), 1), strict=True))
+        grads |= found
+        for matrix in (above if layer < self.net.layers - 2 else None, of_aggregated, normed and normed[0]):
+            if matrix is not None:
+                self.plan.space.give(matrix)
+        return mine
+
+    def _below(self, layer: int, first: int, end: int, above: tuple[Dense, Dense], out: Dense) -> None:
+        """Gradient of a block of the layer's output, from those of what the next one summed up and aggregated."""
+        summed, aggregated = above
+        out, sage = out[: end - first], self.net.kind == "sage"
+        if sage:
+            own = summed[first:end]
+            self._multiply(own, self.state[name_weights(self.net, layer + 1)[1]], out[: len(own)])
+            out[len(own) :] = 0
+        self.plan.layers[layer].transpose.into(first, end, aggregated, out, add=sage)
+
+    def _totals(self, layer: int) -> dict[str, Dense]:
+        """Room for a lane's gradients; those of matrices are first written, then added to."""
+        shapes = self._shapes(layer)
+        rooms = {name: self._empty(*shape) for name, shape in shapes.items()}
+        for name, room in rooms.items():
+            if name not in self._matrices_of(layer):
+                room[...] = 0
+        return rooms
+
+    def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
+        """Of a layer's gradients."""
+        vectors = {name: self.state[name].shape for name in self._of(layer) if self.state[name].ndim == 1}
+        width = self.plan.first.shape[1] if layer == 0 else self.net.hidden
+        return vectors | {name: (self.net.widths(layer)[1], width) for name in self._matrices_of(layer)}
+
+    def _matrices_of(self, layer: int) -> list[str]:
+        """Names of the gradients of matrices: of the first layer one for all that the first hop is multiplied by."""
+        return name_weights(self.net, layer) if layer else [_FIRST]
+
+    def _add(
+        self, layer: int, first: int, end: int, block: Dense, totals: Mapping[str, Dense], piece: Dense | None
+    ) -> None:
+        """Add a block's share of the gradients of weights, or with no room for a piece of it put it there.
+
+        What was aggregated becomes its gradient.
+        """
+        rowwise.add_column_sums(block, totals[f"convs.{layer}.{_bias(self.net)}"])
+        if layer == 0:
+            inputs = [self.plan.first.numpy()[first:end]]
+        else:
+            inputs = [self._aggregated[-1][first:end], self._hidden[-1][first:end]]
+        for name, input_ in zip(self._matrices_of(layer), inputs, strict=False):
+            self._multiply(block.T, input_, totals[name] if piece is None else piece)
+            if piece is not None:
+                totals[name] += piece
+        if layer:
+            self._multiply(block, self.state[name_weights(self.net, layer)[0]], inputs[0])
+
+    def _of(self, layer: int) -> list[str]:
+        """Names of the layer's parameters."""
+        return [name for name in self.state if name.split(".")[1] == str(layer)]
+
+    def _norms(self, layer: int) -> bool:
+        return self.net.norm == "layer" and layer < self.net.layers - 1
+
+    def _taken(self, rows: int) -> Dense:
+        return self.plan.space.take(rows, self.net.hidden, self._dtype)
+
+    def _empty(self, *shape: int) -> Dense:
+        return np.empty(shape, self._dtype)
+
+
+def _bias(net: Architecture) -> str:
+    return "lin_l.bias" if net.kind == "sage" else "bias"
+
+
+def name_weights(net: Architecture, layer: int) -> list[str]:
+    """Names of the weights of a layer: of what is aggregated and, in GraphSAGE, of the node's own."""
+    names = ["lin_l.weight", "lin_r.weight"] if net.kind == "sage" else ["lin.weight"]
+    return [f"convs.{layer}.{name}" for name in names]
+
+
+def _summed(shape: tuple[int, ...], pieces: list[Dense]) -> Dense:
+    """Their sum in float64, where the order of so few does not tell."""
+    total = np.zeros(shape)
+    for piece in pieces:
+        total += piece
+    return total
+
+
+def multiply_first(net: Architecture, state: Mapping[str, Dense], plan: Plan) -> Dense:
+    """What the first weights make of the first hop, (rows[0], C), in room of the plan's space."""
+    first, multiply = plan.first.numpy(), choose_product(plan.precision)
+    weights = np.concatenate([state[name].T for name in name_weights(net, 0)])
+    out = plan.space.take(len(first), weights.shape[1], first.dtype)
+
+    def lane(start: int, stop: int) -> None:
+        for one, end in blocks(start, stop, _ROWS):
+            multiply(first[one:end], weights, out[one:end])
+
+    with ThreadTeam() as crew:
+        crew.each(lane, plan.lanes(0))
+    return out

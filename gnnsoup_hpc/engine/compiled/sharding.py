@@ -1,0 +1,227 @@
+"""What one rank computes of a subgraph, and what it sends and receives meanwhile: nodes are split, borders exchanged.
+
+Nodes are cut into sections, ranges of ids of about equal work, which depend on the subgraph alone. A rank takes
+consecutive sections. It holds the features and the states of its own nodes and of its border: others' nodes that are
+neighbours of its own, whose states their ranks send. Each row is summed up by one rank, in the order that it has on a
+single one, and sums over sections run in float64; so results do not depend on the number of ranks.
+
+Border exchange instead of recomputing borders, as in distributed full-batch training: Md et al., DistGNN, SC 2021,
+arXiv 2104.06700.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gnnsoup_hpc.engine.compiled.kernels import shards, structure
+from gnnsoup_hpc.engine.compiled.threads import LANES, Span
+from gnnsoup_hpc.types import BoolArray, ByteArray, IndexArray, IntArray
+
+Scale = npt.NDArray[Any]  # (n,), or empty for 1 everywhere
+_SECTION_ROWS = 2048  # at least: fewer are not worth a product of their own in each layer
+_NEVER = 255  # more than any class
+
+
+@dataclass(frozen=True)
+class NodeShare:
+    """This rank's place among those that compute one pass together."""
+
+    rank: int = 0
+    size: int = 1
+
+
+@dataclass(frozen=True)
+class Halo:
+    """Rows, by their places in the rank's order, that go to and come from one other rank, in the same order there.
+
+    states[l]: of layer l's output, before layer l + 1 sums them up. gradients[l]: of what layer l + 1 has aggregated,
+    before layer l sums these up. Each is (rows to send, rows to receive).
+    """
+
+    rank: int
+    states: tuple[tuple[IndexArray, IndexArray], ...]
+    gradients: tuple[tuple[IndexArray, IndexArray], ...]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A rank's part of a subgraph; all of it where there is one rank.
+
+    Shapes: ids (n,): its nodes, own ones and others', by their ids in the subgraph, rising; None for all. indptr,
+    indices: rows of own nodes, and what others' have of own ones, in places in `ids`. scale (n,). order: places in
+    `ids` of nodes that the asked ones depend on, those of the same distance together, each distance's rising; place
+    (n,): where they are there, or -1. counts (depth,): how many lie within 0, 1, ... hops. sections: of each, its rows'
+    span in each distance's part of `order`. asked: which of all asked nodes, in their order, are this rank's.
+    """
+
+    ids: IntArray | None
+    indptr: IndexArray
+    indices: IndexArray
+    scale: Scale
+    order: IndexArray
+    place: IndexArray
+    counts: IntArray
+    sections: tuple[tuple[Span, ...], ...]
+    asked: Span
+    borders: tuple[Halo, ...] = ()
+
+    @property
+    def inner(self) -> int:
+        """Rows of layers after the first."""
+        return int(self.counts[-2]) if len(self.counts) > 1 else 0
+
+    def sections_of(self, layer: int) -> list[tuple[Span, ...]]:
+        """This rank's rows of a layer, in sections: a rank's sums run over each by itself."""
+        found = (spans[: len(self.counts) - layer] for spans in self.sections)
+        return [spans for spans in found if any(start < stop for start, stop in spans)]
+
+    def lanes(self, layer: int) -> list[Span]:
+        """The same rows in shares for threads."""
+        return [(start, stop) for spans in self.sections_of(layer) for start, stop in spans if start < stop]
+
+    @property
+    def own(self) -> Span:
+        """This rank's rows of the last layer."""
+        spans = [spans[0] for spans in self.sections]
+        return (spans[0][0], spans[-1][1]) if spans else (0, 0)
+
+    @property
+    def bare(self) -> Shard:
+        """What a pass needs of it: the spans of rows and the borders."""
+        none = self.order[:0]
+        return replace(self, ids=None, indptr=none, indices=none, scale=self.scale[:0], order=none, place=none)
+
+    @classmethod
+    def of(
+        cls,
+        structure_of: tuple[IndexArray, IndexArray],
+        scale: Scale,
+        nodes: IntArray,
+        row_work: Sequence[int],
+        split: NodeShare | None = None,
+        first_sums: bool = True,
+    ) -> Shard:
+        """A rank's shard; `nodes`, rising, are those that are asked for.
+
+        row_work (depth,): what a row's dense products cost in each layer, in entries that are summed up. first_sums:
+        whether the first layer's rows are sums too, for which neighbours outside of `order` are held.
+        """
+        depth = len(row_work)
+        indptr, indices = structure_of
+        order = np.empty(len(indptr) - 1, dtype=indices.dtype)
+        place = np.full(len(order), -1, dtype=indices.dtype)
+        counts = structure.find_frontiers(indptr, indices, nodes, depth - 1, order, place)
+        order = order[: counts[-1]]
+        cuts = _cuts(indptr, order, counts, row_work)
+        everything = cls(
+            ids=None,
+            indptr=indptr,
+            indices=indices,
+            scale=scale,
+            order=order,
+            place=place,
+            counts=counts,
+            sections=_sections(order, counts, cuts),
+            asked=(0, len(nodes)),
+        )
+        if split is None or split.size == 1:
+            return everything
+        return _part(everything, split, cuts, len(order) if first_sums else everything.inner)
+
+
+def _cuts(indptr: IndexArray, order: IndexArray, counts: IntArray, row_work: Sequence[int]) -> IntArray:
+    """Ids (S + 1,) between which nodes cost about as much, over all layers that make their states."""
+    count = min(LANES, max(1, len(order) // _SECTION_ROWS))
+    load = np.zeros(len(indptr), dtype=np.int64)
+    before = 0
+    for hops, upto in enumerate(counts.tolist()):
+        mine, layers = order[before:upto], len(counts) - hops
+        load[mine + 1] = sum(row_work[:layers]) + (layers - 1) * (indptr[mine + 1] - indptr[mine])
+        before = upto
+    np.cumsum(load, out=load)
+    inner = np.searchsorted(load, load[-1] * np.arange(1, count) // count)
+    return np.concatenate([[0], inner, [len(indptr) - 1]])
+
+
+def _sections(order: IndexArray, counts: IntArray, cuts: IntArray) -> tuple[tuple[Span, ...], ...]:
+    """For each pair of cuts, where the nodes between them are among those of each distance."""
+    ends = [before + np.searchsorted(order[before:upto], cuts) for before, upto in pairwise([0, *counts.tolist()])]
+    return tuple(tuple((int(each[number]), int(each[number + 1])) for each in ends) for number in range(len(cuts) - 1))
+
+
+def _part(every: Shard, split: NodeShare, cuts: IntArray, held: int) -> Shard:
+    """One rank's part of what one rank alone would hold; the first `held` of `order` are sums."""
+    numbers = np.arange(split.size + 1) * (len(cuts) - 1) // split.size  # of each rank's first cut
+    bounds = cuts[numbers]
+    first, last = int(bounds[split.rank]), int(bounds[split.rank + 1])
+    flag = np.zeros(len(every.place), dtype=np.bool_)
+    shards.mark_needed(every.indptr, every.indices, every.order, every.inner, held, first, last, flag)
+    ids = np.flatnonzero(flag)
+    local = np.full(len(flag), -1, dtype=every.indices.dtype)
+    local[ids] = np.arange(len(ids))
+    indptr, indices = shards.cut_out(
+        every.indptr, every.indices, ids, local, every.place, every.inner, held, first, last
+    )
+    kept = flag[every.order]
+    order = local[every.order[kept]]
+    place = np.full(len(ids), -1, dtype=order.dtype)
+    place[order] = np.arange(len(order))
+    counts = np.concatenate([[0], np.cumsum(kept)])[every.counts]
+    mine = np.searchsorted(ids, cuts[numbers[split.rank] : numbers[split.rank + 1] + 1])
+    asked = np.searchsorted(every.order[: every.counts[0]], [first, last])
+    shard = Shard(
+        ids=ids,
+        indptr=indptr,
+        indices=indices,
+        scale=every.scale[ids] if len(every.scale) else every.scale,
+        order=order,
+        place=place,
+        counts=counts,
+        sections=_sections(order, counts, mine),
+        asked=(int(asked[0]), int(asked[1])),
+    )
+    return replace(shard, borders=_borders(shard, split.rank, np.searchsorted(ids, bounds)))
+
+
+def _borders(shard: Shard, mine: int, bounds: IntArray) -> tuple[Halo, ...]:
+    """What rank `mine` exchanges with each other one. bounds (P + 1,): where in `ids` each rank's nodes begin."""
+    spans = list(pairwise(bounds.tolist()))
+    classes = np.searchsorted(shard.counts, shard.place, "right").astype(np.uint8)
+    classes[shard.place < 0] = _NEVER
+    wanted = _needed_by(shard, classes, spans[mine])
+    others = [rank for rank in range(len(spans)) if rank != mine]
+    return tuple(_border(shard, rank, classes, wanted, (spans[mine], spans[rank])) for rank in others)
+
+
+def _border(shard: Shard, rank: int, classes: ByteArray, wanted: ByteArray, spans: tuple[Span, Span]) -> Halo:
+    """What is exchanged with `rank`. `spans`: own nodes, and that rank's."""
+    depth, place = len(shard.counts), shard.place
+    own, other = spans
+    asked = _needed_by(shard, classes, other)
+    given, taken = _rows_with(shard, classes, own, other), _rows_with(shard, classes, other, own)
+    states, gradients = [], []
+    for most in range(depth - 2, -1, -1):  # the greatest distance of the next layer's rows
+        sent, got = np.flatnonzero(asked[slice(*own)] <= most), np.flatnonzero(wanted[slice(*other)] <= most)
+        states.append((place[sent + own[0]], place[got + other[0]]))
+        gradients.append((place[given[classes[given] <= most]], place[taken[classes[taken] <= most]]))
+    return Halo(rank, tuple(states), tuple(gradients))
+
+
+def _needed_by(shard: Shard, classes: ByteArray, span: Span) -> ByteArray:
+    """Of each node, the least distance of a row of `span` that sums up its state, (n,)."""
+    out = np.full(len(classes), _NEVER, dtype=np.uint8)
+    shards.least_class_above(shard.indptr, shard.indices, classes, len(shard.counts) - 2, *span, out)
+    return out
+
+
+def _rows_with(shard: Shard, classes: ByteArray, rows: Span, entries: Span) -> IntArray:
+    """The nodes of `rows`, of layers after the first, that sum up a node of `entries`."""
+    inner = np.flatnonzero(classes[slice(*rows)] <= len(shard.counts) - 2) + rows[0]
+    with_entry: BoolArray = shards.rows_with_entry(shard.indptr, shard.indices, inner, *entries)
+    return inner[with_entry]

@@ -1,0 +1,119 @@
+"""The first hop of GraphSAGE and GCN on the whole graph, out of core: made once, kept as a file of the run.
+
+Rows are aggregated a block at a time, while the features pass by in slabs, in the order of the file; each row has a
+cursor in its rising entries. So memory holds one block and one slab, and features are read once a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gnnsoup_hpc.engine.compiled.kernels.first import add_slab_sums, count_looped_degrees
+from gnnsoup_hpc.engine.compiled.threads import ThreadTeam, cut_chunks
+from gnnsoup_hpc.errors import FileError
+from gnnsoup_hpc.io import first_aggregation as store
+from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray
+from gnnsoup_hpc.utils.out_of_core import blocks
+
+MEMORY = 1 << 30  # bytes that are of use at most: more would save few passes over the features
+_ROW_BYTES = 32  # a row beside its sums and entries: cursor, end, degree
+
+
+@contextmanager
+def open_first_aggregation(
+    graph: GraphFile, kind: str, path: Path, say: Callable[[str], None], memory: int = MEMORY
+) -> Iterator[FirstAggregationFile]:
+    """Yield the first hop of models of `kind`, gcn or sage; it is made where there is none, or none that is right.
+
+    `say` is told why a file that is there is made again. Raises: RunError where it cannot be written.
+    """
+    if not _is_there(graph, kind, path, say):
+        store.write(path, graph, kind, compute(graph, kind, min(memory, MEMORY)))
+    with store.open_file(path, graph, kind, verify=False) as hop:
+        yield hop
+
+
+def _is_there(graph: GraphFile, kind: str, path: Path, say: Callable[[str], None]) -> bool:
+    if not path.exists():
+        return False
+    try:
+        with store.open_file(path, graph, kind):
+            return True
+    except FileError as error:
+        say(f"{error}; made again")
+        return False
+
+
+def compute(graph: GraphFile, kind: str, memory: int) -> Iterator[tuple[int, FloatArray]]:
+    """Blocks (first node, rows (n, F)) of the first hop, in order, within about `memory` bytes and 16 a node."""
+    bounds = graph.bounds(0, graph.nodes)
+    spans = list(_spans(bounds, 4 * graph.features + _ROW_BYTES, graph.id_type.itemsize, memory // 2))
+    degree = np.empty(graph.nodes, dtype=np.int64)
+    for start, stop in spans:
+        if kind == "gcn":
+            mine = bounds[start : stop + 1] - bounds[start]
+            degree[start:stop] = count_looped_degrees(mine, _entries(graph, bounds, start, stop), start)
+        else:
+            degree[start:stop] = np.maximum(np.diff(bounds[start : stop + 1]), 1)
+    divisor: FloatArray = degree.astype(np.float32)
+    scale: FloatArray = np.reciprocal(np.sqrt(divisor) if kind == "gcn" else divisor)
+    loopless = degree > np.diff(bounds) if kind == "gcn" else np.zeros(0, dtype=np.bool_)
+    for start, stop in spans:
+        yield start, _block(graph, bounds, start, stop, scale, loopless, memory // 4)
+
+
+def _spans(bounds: IntArray, row_bytes: int, entry_bytes: int, memory: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows that take about `memory` bytes each, and one row at least."""
+    load = bounds * entry_bytes + np.arange(len(bounds)) * row_bytes
+    start = 0
+    while start < len(bounds) - 1:
+        stop = max(start + 1, int(np.searchsorted(load, load[start] + memory, side="right")) - 1)
+        yield start, stop
+        start = stop
+
+
+def _entries(graph: GraphFile, bounds: IntArray, start: int, stop: int) -> IndexArray:
+    """In-neighbours of nodes start to stop - 1."""
+    out: IndexArray = np.empty(bounds[stop] - bounds[start], dtype=graph.id_type)
+    graph.neighbours(int(bounds[start]), int(bounds[stop]), out)
+    return out
+
+
+def _block(
+    graph: GraphFile,
+    bounds: IntArray,
+    start: int,
+    stop: int,
+    scale: FloatArray,
+    loopless: np.ndarray[tuple[int], np.dtype[np.bool_]],
+    memory: int,
+) -> FloatArray:
+    """Rows start to stop - 1. `loopless` (V,): nodes whose own features GCN adds; of length 0 for GraphSAGE."""
+    indices = _entries(graph, bounds, start, stop)
+    cursor, end = bounds[start:stop] - bounds[start], bounds[start + 1 : stop + 1] - bounds[start]
+    out = np.zeros((stop - start, graph.features), dtype=np.float32)
+    lanes = cut_chunks(bounds[start : stop + 1])
+    with ThreadTeam() as crew:
+        for slab in blocks(graph.nodes, 4 * max(1, graph.features), memory):
+            low, high = slab.start, slab.stop
+            x = np.empty((high - low, graph.features), dtype=np.float32)
+            graph.x(low, high, x)
+            weight = scale[slab] if len(loopless) else np.ones(high - low, dtype=np.float32)
+            crew.each(partial(_add, (cursor, end, indices, low, high, weight, x, out)), lanes)
+            here = max(start, low)
+            own = here + np.flatnonzero(loopless[here : max(here, min(stop, high))])
+            out[own - start] += scale[own, None] * x[own - low]
+    out *= scale[start:stop, None]
+    return out
+
+
+def _add(rest: tuple[Any, ...], first: int, last: int) -> None:
+    add_slab_sums(first, last, *rest)

@@ -1,0 +1,71 @@
+"""What a model computes on: a whole graph, the subgraph of a union of parts or of a sample, or a block of rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from gnnsoup_hpc.graph.sparse import Adjacency
+from gnnsoup_hpc.types import Precision
+from gnnsoup_hpc.utils.buffers import BufferPool
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """Features and structure. Shapes: x (U, F) float32, adjacency (V, U); V = U but in a block of rows.
+
+    The first hop of GCN and GraphSAGE does not depend on any weight, so it is computed once a subgraph, unless `hop`
+    (V, F) says what it is on a graph that this is a part of; x may then be without columns where it has no other use.
+    What is derived takes its memory from `pool`, if there is one.
+    """
+
+    x: Tensor
+    adjacency: Adjacency
+    hop: Tensor | None = None
+    pool: BufferPool | None = None
+
+    @cached_property
+    def mean_x(self) -> Tensor:
+        """Mean of the in-neighbours' features, (V, F)."""
+        return self.adjacency.mean @ self.x if self.hop is None else self.hop
+
+    @cached_property
+    def gcn_x(self) -> Tensor:
+        """GCN's normalised sum of features, (V, F)."""
+        return self.adjacency.gcn @ self.x if self.hop is None else self.hop
+
+    def to(self, device: torch.device) -> Subgraph:
+        """The same on `device`, from pinned memory where that device is a GPU."""
+        if self.x.device == device:
+            return self
+        hop = None if self.hop is None else _moved(self.hop, device)
+        return Subgraph(_moved(self.x, device), self.adjacency.to(device), hop)
+
+
+def _moved(x: Tensor, device: torch.device) -> Tensor:
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A subgraph as one role sees it: the nodes that its loss or accuracy is taken on, and only their labels.
+
+    Shapes: nodes (n,) int64 in [0, V), labels (n,) int64.
+    """
+
+    graph: Subgraph
+    nodes: Tensor
+    labels: Tensor
+    precision: Precision = "float32"  # of dense products while souping
+
+    @property
+    def size(self) -> int:
+        """Nodes of the subgraph."""
+        return self.graph.adjacency.nodes
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on `device`."""
+        return Batch(self.graph.to(device), self.nodes.to(device), self.labels.to(device), self.precision)

@@ -1,0 +1,113 @@
+"""diagnosis.h5. Format: docs/format.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.io import files
+from gnnsoup_hpc.io.records import Diagnosed, Diagnosis, EvalResult, Midpoints
+from gnnsoup_hpc.io.report import Columns
+from gnnsoup_hpc.utils.hashing import fingerprint
+
+KIND, VERSION = "diagnosis", 1
+ALL = "all"  # in the column of ingredients: the mean of all of them
+
+_INGREDIENTS = {
+    "ingredient": ("1", "name of the ingredient's file"),
+    "accuracy": ("1", "exact, on validation nodes"),
+    "loss": ("nat", "mean cross-entropy on validation nodes"),
+    "state_sha256": ("1", "hash of the weights"),
+    "initial_sha256": ("1", "hash of the state that training started from"),
+    "learning_rate": ("1", "Adam's learning rate"),
+    "epochs": ("1", "epochs asked for"),
+}
+
+
+def fingerprint_of(
+    graph_sha256: str, weights: Mapping[str, str], left_out: Sequence[str], lineups: Sequence[str]
+) -> str:
+    """Hash of what a diagnosis is a function of: graph, hash of each ingredient's weights by its name, ways."""
+    return fingerprint([graph_sha256, dict(weights), list(left_out), list(lineups)])
+
+
+def write(path: Path, found: Diagnosis, midpoints: Columns, words: Sequence[str], made_by: str, job: Job) -> None:
+    """Publish a diagnosis; `midpoints` has `lineup`, `setting`, `ingredient`, `accuracy`, `loss` and what follows."""
+    with files.create_file(path, KIND, VERSION, "whether ingredients lie in one basin") as file:
+        file.attrs["recipe"] = made_by
+        file.attrs["graph_sha256"] = found.graph_sha256
+        file.attrs["best"] = found.best
+        files.put(file, "nodes", found.nodes, "1", "validation nodes")
+        files.put(file, "seconds", found.seconds, "s", "wall time of the diagnosis")
+        files.put(file, "left_out", list(found.left_out), "1", "why other ingredients are not in the diagnosis")
+        rows = [_row(ingredient) for ingredient in found.ingredients]
+        taken = {name: [row[number] for row in rows] for number, name in enumerate(_INGREDIENTS)}
+        files.put_table(
+            file,
+            "ingredients",
+            {
+                name: (values if isinstance(values[0], str) else np.array(values), *_INGREDIENTS[name])
+                for name, values in taken.items()
+            },
+            "one row an ingredient",
+        )
+        files.put_table(file, "midpoints", midpoints, "one row a way to line up and an ingredient, or all")
+        files.put(file, "verdict", list(words), "1", "what the numbers say, in words")
+        files.put_provenance(file, job.to_toml())
+
+
+def _row(ingredient: Diagnosed) -> tuple[str | float, ...]:
+    alone, hashes = ingredient.alone, (ingredient.state_sha256, ingredient.initial_sha256)
+    return (ingredient.name, alone.accuracy, alone.loss, *hashes, ingredient.learning_rate, ingredient.epochs)
+
+
+def read_fingerprint(path: Path) -> str:
+    """The recipe's hash of the diagnosis in a file."""
+    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
+        return str(file.attrs["recipe"])
+
+
+def read(path: Path) -> Diagnosis:
+    """The diagnosis in a file. Raises: FileError naming the file and what is wrong with it."""
+    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
+        return Diagnosis(
+            graph_sha256=str(file.attrs["graph_sha256"]),
+            nodes=int(file["nodes"][()]),
+            best=str(file.attrs["best"]),
+            ingredients=tuple(_ingredients(file["ingredients"])),
+            left_out=tuple(file["left_out"].asstr()[:]),
+            lineups=tuple(_lineups(file["midpoints"])),
+            seconds=float(file["seconds"][()]),
+        )
+
+
+def _ingredients(table: h5py.Group) -> list[Diagnosed]:
+    texts = {name: table[name].asstr()[:] for name in ("ingredient", "state_sha256", "initial_sha256")}
+    numbers = {name: table[name][:] for name in ("accuracy", "loss", "learning_rate", "epochs")}
+    return [
+        Diagnosed(
+            name=str(name),
+            alone=EvalResult(float(numbers["accuracy"][row]), float(numbers["loss"][row])),
+            state_sha256=str(texts["state_sha256"][row]),
+            initial_sha256=str(texts["initial_sha256"][row]),
+            learning_rate=float(numbers["learning_rate"][row]),
+            epochs=int(numbers["epochs"][row]),
+        )
+        for row, name in enumerate(texts["ingredient"])
+    ]
+
+
+def _lineups(table: h5py.Group) -> list[Midpoints]:
+    names, settings, of = (table[column].asstr()[:] for column in ("lineup", "setting", "ingredient"))
+    told = [EvalResult(float(a), float(b)) for a, b in zip(table["accuracy"][:], table["loss"][:], strict=True)]
+    found = []
+    for way in dict.fromkeys(names):
+        rows = [row for row, name in enumerate(names) if name == way]
+        by_name = {str(of[row]): told[row] for row in rows}
+        mean = by_name.pop(ALL)
+        found.append(Midpoints(str(way), str(settings[rows[0]]), by_name, mean))
+    return found

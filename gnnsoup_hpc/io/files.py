@@ -1,0 +1,301 @@
+"""What all files share: atomic publication, provenance, the seal, and one clear line for any file that is not right.
+
+A file is written under a private name beside its place, flushed, synced and renamed. Its first 512 bytes (an HDF5 user
+block, which HDF5 tools skip) hold the SHA-256 of all that follows, so any truncated or flipped byte is known before
+HDF5 is asked to parse it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from gnnsoup_hpc import __version__
+from gnnsoup_hpc.errors import FileError, RunError
+from gnnsoup_hpc.io import values
+from gnnsoup_hpc.io.reserved import ReservedFile
+from gnnsoup_hpc.runtime import processes
+from gnnsoup_hpc.utils.hashing import canonical
+
+USER_BLOCK = 512
+CREATOR = "gnnsoup_hpc"
+_SEAL = b"gnnsoup_hpc sha256 of the bytes from 512 on: "
+_BLOCK = 1 << 20
+_LAYOUT: dict[str, Any] = {"libver": ("v110", "v110"), "track_order": True}
+
+
+@contextmanager
+def publish(path: Path) -> Iterator[Path]:
+    """Yield a private sibling of `path`; it becomes `path` only if the block succeeds.
+
+    Raises: RunError where the folder cannot be written or the disk is full; `path` is then as it was.
+    """
+    private = processes.private_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        processes.remove_leftovers(path.parent, path.name)
+        try:
+            yield private
+            _sync(private)
+            os.replace(private, path)
+            _sync(path.parent)
+        finally:
+            private.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(
+            f"{path} cannot be written: {reason}. Nothing finished is lost; make room or make the folder writable,"
+            " then give the same command again"
+        ) from error
+
+
+def check_writable(path: Path) -> None:
+    """See, before hours of work, that their result can be put there.
+
+    Raises: RunError where `path` is a folder, or its folder is not there or not to be written to.
+    """
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise RunError(f"{path} is a folder: name a file")
+    if not folder.is_dir():
+        raise RunError(f"{path} cannot be written: there is no folder {folder}; make it, or name another file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RunError(f"{path} cannot be written: the folder {folder} may not be written to")
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """Yield a private folder beside `path`, for what its making does not keep in memory; it is removed afterwards."""
+    private = processes.private_name(path, "scratch")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        processes.remove_leftovers(path.parent, path.name)
+        private.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{private} cannot be made: {error.strerror}; make the folder writable") from None
+    try:
+        yield private
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that it can be made again and nothing is thrown away; its new path."""
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        path.replace(aside)
+    except OSError as error:
+        raise RunError(f"{path} is damaged and cannot be renamed: {error.strerror}; make its folder writable") from None
+    return aside
+
+
+@contextmanager
+def create_file(path: Path, kind: str, version: int, about: str, bulk_bytes: int = 0) -> Iterator[h5py.File]:
+    """Yield a new HDF5 file of `kind`, sealed and published at `path` if the block succeeds.
+
+    It is built in memory and written in one go, for HDF5 crashes on a disk that fills up while it writes; with
+    `bulk_bytes`, the size of a file too large for that, it is built in disk space that is reserved for it.
+    """
+    with publish(path) as private:
+        if bulk_bytes:
+            with ReservedFile(private, bulk_bytes) as space:
+                with h5py.File(space, "w", userblock_size=USER_BLOCK, **_LAYOUT) as file:
+                    _stamp(file, kind, version, about)
+                    yield file
+                    file.attrs["complete"] = 1
+                space.settle()
+        else:
+            with h5py.File(private, "w", driver="core", backing_store=False, **_LAYOUT) as file:
+                _stamp(file, kind, version, about)
+                yield file
+                file.attrs["complete"] = 1
+                file.flush()
+                image = file.id.get_file_image()
+            private.write_bytes(bytes(USER_BLOCK) + image)
+        _seal(private)
+
+
+def _stamp(file: h5py.File, kind: str, version: int, about: str) -> None:
+    file.attrs["format"] = f"{CREATOR}/{kind}"
+    file.attrs["format_version"] = version
+    file.attrs["about"] = about
+    file.attrs["creator"] = CREATOR
+    file.attrs["creator_version"] = __version__
+    file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def opened(path: Path, kind: str, version: int, verify: bool = True) -> Iterator[h5py.File]:
+    """Yield the file of `kind` at `path`, read-only, once it has shown to be whole and of a version that we know.
+
+    `verify=False` leaves out the seal, for a large file whose chunks carry checksums of their own.
+    Raises: FileError naming the file, what is wrong with it and what to do.
+    """
+    head = _head(path)
+    if verify:
+        _check_seal(path, head)
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise FileError(f"{path} is truncated or damaged: {error}") from None
+    with file:
+        with open_file(path):
+            _check_kind(file, path, kind, version)
+        yield file
+
+
+@contextmanager
+def open_file(path: Path, advice: str = "") -> Iterator[None]:
+    """Around reads of an open file: a checksum that fails or a part that is missing becomes a FileError."""
+    try:
+        yield
+    except (OSError, KeyError) as error:
+        raise FileError(f"{path} is damaged or incomplete: {error}{advice}") from error
+
+
+def _head(path: Path) -> bytes:
+    """The user block. Raises: FileError where there is no file, or one that is not ours."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(USER_BLOCK)
+    except FileNotFoundError:
+        raise FileError(f"{path} does not exist") from None
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}") from None
+    if not head.startswith(_SEAL):
+        raise FileError(f"{path} is not a file of {CREATOR}, or its beginning is damaged")
+    return head
+
+
+def _check_seal(path: Path, head: bytes) -> None:
+    """The digits are those of the file, and the rest of the user block is empty but for a newline, which MAY be there.
+
+    Raises: FileError.
+    """
+    digest = _digest(path)
+    says, rest = head[len(_SEAL) :][: len(digest)], head[len(_SEAL) + len(digest) :]
+    if says != digest.encode():
+        shown = says.decode("ascii", "replace")[:12]
+        raise FileError(f"{path} is truncated or damaged: its SHA-256 is {digest[:12]}…, its seal says {shown}…")
+    if rest.removeprefix(b"\n").strip(b"\0") or len(head) < USER_BLOCK:
+        raise FileError(
+            f"{path} is damaged: in its first {USER_BLOCK} bytes only a newline and NULs may follow the seal's digits"
+        )
+
+
+def _check_kind(file: h5py.File, path: Path, kind: str, version: int) -> None:
+    found = values.text(file, "format", "nothing")
+    if found != f"{CREATOR}/{kind}":
+        raise FileError(f"{path} holds {found!r} where {CREATOR}/{kind} is expected")
+    if (newer := values.whole(file, "format_version")) > version:
+        raise FileError(
+            f"{path} has format version {newer}; this {CREATOR} {__version__} reads up to {version}: use a newer one"
+        )
+    if not values.whole(file, "complete", 0):
+        raise FileError(f"{path} was never completed: remove it and give the command that makes it again")
+
+
+def put(group: h5py.Group, name: str, data: Any, unit: str, about: str) -> h5py.Dataset:
+    """Write a dataset with its unit and meaning; bulk data is chunked and carries a checksum a chunk."""
+    if isinstance(data, str | list):
+        dataset = group.create_dataset(name, data=data, dtype=h5py.string_dtype())
+    else:
+        array = np.asarray(data)
+        options = {"chunks": _chunks(array[:1], len(array)), "fletcher32": True} if array.size and array.ndim else {}
+        dataset = group.create_dataset(name, data=array, **options)
+    dataset.attrs["units"] = unit
+    dataset.attrs["long_name"] = about
+    return dataset
+
+
+def write_space(
+    group: h5py.Group, name: str, shape: tuple[int, ...], kind: npt.DTypeLike, unit: str, about: str
+) -> h5py.Dataset:
+    """An empty dataset of that shape, as `put` makes them, to be filled block by block."""
+    row = np.empty((1, *shape[1:]), dtype=kind)
+    options = {"chunks": _chunks(row, shape[0]), "fletcher32": True} if all(shape) else {}
+    dataset = group.create_dataset(name, shape=shape, dtype=kind, **options)
+    dataset.attrs["units"] = unit
+    dataset.attrs["long_name"] = about
+    return dataset
+
+
+def put_provenance(file: h5py.File, job: str, **more: object) -> None:
+    """Write where a file comes from: the resolved job, the machine, the versions of what computed it."""
+    group = file.create_group("provenance", track_order=True)
+    put(group, "job", job, "TOML", "the resolved job")
+    put(group, "versions", canonical(versions()), "JSON", "versions of what computed this file")
+    where = {"host": socket.gethostname(), "machine": platform.machine(), "system": platform.platform()}
+    for name, value in (where | more).items():
+        group.attrs[name] = value
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    names = ("torch", "numpy", "scipy", "h5py", "pymetis", "mpi4py", "torch_geometric")
+    return {"python": platform.python_version(), CREATOR: __version__} | {name: _version(name) for name in names}
+
+
+def _version(package: str) -> str:
+    """Version of an installed package; MPI's, for one, may be missing where one rank runs alone."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def put_table(file: h5py.File, name: str, columns: Mapping[str, tuple[Any, str, str]], about: str) -> None:
+    """Write a table as a group of equally long columns, (values, unit, meaning) each; `columns` keeps their order."""
+    group = file.create_group(name, track_order=True)
+    group.attrs["about"] = about
+    group.attrs["columns"] = list(columns)
+    for column, (data, unit, meaning) in columns.items():
+        put(group, column, data, unit, meaning)
+
+
+def _chunks(row: np.ndarray[Any, Any], rows: int) -> tuple[int, ...]:
+    """Whole rows, about 256 KiB a chunk, so that reading a part reads little beside it."""
+    return (min(rows, max(1, (1 << 18) // max(1, row.nbytes))), *row.shape[1:])
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(USER_BLOCK)
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _seal_block(digest: str) -> bytes:
+    """The user block of a file whose other bytes have that SHA-256."""
+    return (_SEAL + digest.encode() + b"\n").ljust(USER_BLOCK, b"\0")
+
+
+def _seal(path: Path) -> None:
+    block = _seal_block(_digest(path))
+    with path.open("r+b") as file:
+        file.write(block)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

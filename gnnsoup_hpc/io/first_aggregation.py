@@ -1,0 +1,72 @@
+"""first-hop-KIND.h5: the first aggregation of a kind of model on the whole graph, nodes in the order of graph.h5.
+
+Format: docs/format.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gnnsoup_hpc.errors import ForeignFileError
+from gnnsoup_hpc.io import files
+from gnnsoup_hpc.io.bulk import BulkRows
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.types import FloatArray
+from gnnsoup_hpc.utils.hashing import fingerprint
+
+KIND, VERSION = "first-hop", 1
+_ADVICE = ": give the same command again, which makes it again"
+_MEANING = {"sage": "mean of the in-neighbours' features", "gcn": "GCN's normalised sum of features"}
+
+
+@dataclass(frozen=True)
+class FirstAggregationFile:
+    """The open file: rows of the first hop by ranges of nodes, for models of `kind`."""
+
+    kind: str
+    rows: BulkRows
+
+    @property
+    def alone(self) -> bool:
+        """Whether it stands in for the features, which GraphSAGE's first layer needs beside it."""
+        return self.kind == "gcn"
+
+    def into(self, start: int, stop: int, out: FloatArray) -> None:
+        """Read rows of nodes start to stop - 1 into `out` (stop - start, F). Raises: FileError."""
+        self.rows.into(start, stop, out)
+
+
+def fingerprint_of(graph: GraphFile, kind: str) -> str:
+    """Hash of everything that the file is a function of."""
+    return fingerprint({"graph": graph.sha256, "parts": str(graph.cut["part_sha256"]), "kind": kind})
+
+
+def write(path: Path, graph: GraphFile, kind: str, blocks: Iterable[tuple[int, FloatArray]]) -> None:
+    """Publish the file from blocks of rows (first node, (n, F)) as they come."""
+    shape = graph.nodes, graph.features
+    with files.create_file(path, KIND, VERSION, f"first hop of {kind}", 4 * shape[0] * shape[1] + (1 << 20)) as file:
+        rows = files.write_space(file, "first_hop", shape, np.float32, "1", _MEANING[kind])
+        for start, block in blocks:
+            rows[start : start + len(block)] = block
+        file.attrs["kind"] = kind
+        file.attrs["recipe"] = fingerprint_of(graph, kind)
+        files.put_provenance(file, graph.job)
+
+
+@contextmanager
+def open_file(path: Path, graph: GraphFile, kind: str, verify: bool = True) -> Iterator[FirstAggregationFile]:
+    """Yield the file of that graph and kind of model.
+
+    Raises: FileError where it is missing or damaged, ForeignFileError where it is another's.
+    """
+    with files.opened(path, KIND, VERSION, verify) as file:
+        with files.open_file(path):
+            found, dataset = str(file.attrs["recipe"]), file["first_hop"]
+        if found != fingerprint_of(graph, kind):
+            raise ForeignFileError(f"{path} is of another graph, other parts or another kind of model")
+        yield FirstAggregationFile(kind, BulkRows(path, dataset, _ADVICE))

@@ -1,0 +1,82 @@
+"""A glance at files of a run: a few numbers near their heads, without reading and verifying all that they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite, nan
+from pathlib import Path
+from typing import TypeVar
+
+import h5py
+
+from gnnsoup_hpc.errors import FileError
+from gnnsoup_hpc.io import files, values
+
+_NEWEST = 1 << 30  # whoever wants to rely on a file checks its version
+_Seen = TypeVar("_Seen")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What an ingredient or a soup says of itself. seconds: wall time of its making, None where it does not say."""
+
+    validation_accuracy: float
+    test_accuracy: float
+    seconds: float | None
+    host: str
+    rank: int | None
+    created: str
+
+
+@dataclass(frozen=True)
+class GraphSummary:
+    """Sizes of a prepared graph."""
+
+    nodes: int
+    entries: int
+    parts: int
+
+
+def model(path: Path, kind: str) -> Summary:
+    """An ingredient's or a soup's numbers. Raises: FileError where there is no such file, or one cut short."""
+    return _seen(path, kind, _model)
+
+
+def seconds(path: Path, kind: str) -> float:
+    """Wall time that the making of a file took. Raises: FileError where there is no such file, or one cut short."""
+    return _seen(path, kind, lambda file: float(file["cost/seconds"][()]))
+
+
+def graph(path: Path) -> GraphSummary:
+    """A graph's sizes. Raises: FileError where there is no such file, or one cut short."""
+    return _seen(path, "graph", _graph)
+
+
+def _seen(path: Path, kind: str, take: Callable[[h5py.File], _Seen]) -> _Seen:
+    try:
+        with files.opened(path, kind, _NEWEST, verify=False) as file, files.open_file(path):
+            return take(file)
+    except (ValueError, RuntimeError, TypeError) as error:  # what h5py makes of bytes that are none of HDF5's
+        raise FileError(f"{path} is damaged: {error}") from None
+
+
+def _model(file: h5py.File) -> Summary:
+    made = file["provenance"]
+    seconds = values.number(file, "cost/seconds", nan)
+    return Summary(
+        validation_accuracy=values.number(file, "metrics/validation_accuracy"),
+        test_accuracy=values.number(file, "metrics/test_accuracy"),
+        seconds=seconds if isfinite(seconds) else None,
+        host=values.text(made, "host", "unknown"),
+        rank=values.whole(made, "rank") if "rank" in made.attrs else None,
+        created=values.text(file, "created", ""),
+    )
+
+
+def _graph(file: h5py.File) -> GraphSummary:
+    return GraphSummary(
+        nodes=int(file["nodes/y"].shape[0]),
+        entries=int(file["edges/indices"].shape[0]),
+        parts=int(file["parts/validation"].shape[0]),
+    )

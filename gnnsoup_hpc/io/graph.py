@@ -1,0 +1,354 @@
+"""graph.h5: the prepared graph, nodes renumbered so that each part is contiguous. Format: docs/format.md."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.errors import FileError, PartError, RunError
+from gnnsoup_hpc.graph import identity
+from gnnsoup_hpc.graph.graph import Graph, Partition, Preparation, SourceFacts, SourceFile
+from gnnsoup_hpc.io import cost, files, graph_bulk
+from gnnsoup_hpc.io.bulk import BulkRows
+from gnnsoup_hpc.runtime.profiling import Measurement
+from gnnsoup_hpc.types import ByteArray, FloatArray, IndexArray, IntArray
+from gnnsoup_hpc.utils.hashing import canonical
+from gnnsoup_hpc.utils.out_of_core import read_by_ids
+
+KIND, VERSION = "graph", 1
+_ADVICE = ": run `gnnsoup prepare JOB --again`, which makes it again"
+
+
+def write(
+    path: Path, graph: Graph, preparation: Preparation, partition: Partition, job: Job, spent: Callable[[], Measurement]
+) -> None:
+    """Publish graph.h5, block by block; `spent` tells at the end what making it cost."""
+    about = "graph, prepared and cut into contiguous parts"
+    bulk = graph.x.shape[0] * (4 * graph.x.shape[1] + 25) + graph.indices.nbytes
+    with files.create_file(path, KIND, VERSION, about, bulk_bytes=bulk) as file:
+        file.attrs["graph_sha256"] = graph_bulk.fill(file, graph, partition)
+        graph_bulk.put_parts(file, graph, partition)
+        put_preparation(file, preparation)
+        file.attrs["source"] = graph.source
+        file.attrs["source_sha256"] = graph.source_sha256
+        file.attrs["source_edges"] = graph.source_edges
+        file.attrs["classes"] = graph.classes
+        files.put_provenance(file, job.to_toml())
+        sections = {"graph": job.graph, "partition": job.partition}
+        file["provenance"].attrs["sections"] = canonical({k: v.model_dump(mode="json") for k, v in sections.items()})
+        file["provenance"].attrs["used"] = canonical(identity.fields_used(job, graph.facts))
+        file["provenance"].attrs["facts"] = canonical(asdict(graph.facts))
+        files.put(file["provenance"], "notes", list(graph.notes), "1", "what preparing had to say of the source")
+        file.attrs["split"] = graph.split
+        listed = canonical([asdict(source) for source in graph.files])
+        files.put(file["provenance"], "source_files", listed, "JSON", "files that the graph was read from")
+        cost.put(file, spent())
+
+
+def put_preparation(file: h5py.File, preparation: Preparation) -> None:
+    """Write how features were prepared; what is to be done to new ones."""
+    group = file.create_group("preparation", track_order=True)
+    group.attrs["kind"] = preparation.kind
+    files.put(group, "mean", preparation.mean, "1", "mean subtracted from each feature; empty = none")
+    files.put(group, "scale", preparation.scale, "1", "divisor of each feature after that; empty = none")
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """An open graph.h5: sizes at hand, bulk data read part by part."""
+
+    path: Path
+    file: h5py.File
+    # To open a dataset takes longer than to read a few rows of it.
+    _open: dict[str, BulkRows] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the prepared graph, independent of the partition."""
+        return str(self._attributes("/")["graph_sha256"])
+
+    @property
+    def features(self) -> int:
+        """F."""
+        with files.open_file(self.path, _ADVICE):
+            return int(self.file["nodes/x"].shape[1])
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return int(self._attributes("/")["classes"])
+
+    @cached_property
+    def ptr(self) -> IntArray:
+        """First node of each part, (K + 1,)."""
+        return np.asarray(self._read("parts/ptr"), dtype=np.int64)
+
+    @cached_property
+    def validation_counts(self) -> IntArray:
+        """Validation nodes of each part, (K,)."""
+        return np.asarray(self._read("parts/validation"), dtype=np.int64)
+
+    @property
+    def parts(self) -> int:
+        """K."""
+        return len(self.ptr) - 1
+
+    @property
+    def nodes(self) -> int:
+        """|V|."""
+        return int(self.ptr[-1])
+
+    @property
+    def edges(self) -> int:
+        """|E|, directed entries."""
+        with files.open_file(self.path, _ADVICE):
+            return int(self.file["edges/indices"].shape[0])
+
+    @property
+    def source(self) -> str:
+        """Where the graph comes from, as the job names it."""
+        return str(self._attributes("/")["source"])
+
+    @property
+    def split(self) -> str:
+        """Which split was taken, in words; empty in a graph of an older version."""
+        return str(self._attributes("/").get("split", ""))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What preparing had to say of the source, one sentence each; nothing in a graph of an older version."""
+        with files.open_file(self.path, _ADVICE):
+            return tuple(self.file["provenance/notes"].asstr()[()]) if "notes" in self.file["provenance"] else ()
+
+    @property
+    def job(self) -> str:
+        """The resolved job that the file was made by, as TOML."""
+        with files.open_file(self.path, _ADVICE):
+            return str(self.file["provenance/job"].asstr()[()])
+
+    @property
+    def source_sha256(self) -> str:
+        """The hash of what was read: of the source's only file, or of the names and hashes of its files."""
+        return str(self._attributes("/")["source_sha256"])
+
+    @property
+    def facts(self) -> SourceFacts | None:
+        """What the source holds beside the graph; None in a graph of the first version."""
+        with files.open_file(self.path, _ADVICE):
+            return _facts(self.file) if "facts" in self.file["provenance"].attrs else None
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """The fields of [graph] and [partition] that the graph is a function of, by dotted name."""
+        with files.open_file(self.path, _ADVICE):
+            provenance = self.file["provenance"].attrs
+            return dict(json.loads(provenance["used"])) if "used" in provenance else _made_by_version_1(self.file)
+
+    @property
+    def source_files(self) -> tuple[SourceFile, ...]:
+        """The files that the graph was read from, as they were then; none known of a graph of an older version."""
+        with files.open_file(self.path, _ADVICE):
+            if "source_files" not in self.file["provenance"]:
+                return ()
+            listed = json.loads(self.file["provenance/source_files"].asstr()[()])
+        return tuple(SourceFile(**source) for source in listed)
+
+    @property
+    def measurement(self) -> Measurement:
+        """What making the file cost."""
+        with files.open_file(self.path, _ADVICE):
+            return cost.get(self.file)
+
+    @property
+    def cut(self) -> dict[str, Any]:
+        """METIS's options and what came of them."""
+        return self._attributes("parts")
+
+    @property
+    def preparation(self) -> Preparation:
+        """How features were prepared."""
+        kind = str(self._attributes("preparation")["kind"])
+        return Preparation(kind, self._read("preparation/mean"), self._read("preparation/scale"))
+
+    def runs_of(self, chosen: Sequence[int]) -> list[tuple[int, int]]:
+        """Node ranges that hold the chosen parts, neighbours merged, so that a union is few slices.
+
+        Raises: PartError for a repeated or unknown part, naming it.
+        """
+        ordered = sorted(chosen)
+        if not ordered:
+            raise PartError(f"no part of {self.path} is chosen")
+        for part, following in zip(ordered, [*ordered[1:], None], strict=True):
+            if not 0 <= part < self.parts:
+                raise PartError(f"there is no part {part} in {self.path}; it has parts 0 to {self.parts - 1}")
+            if part == following:
+                raise PartError(f"part {part} is chosen twice")
+        runs: list[tuple[int, int]] = []
+        for part in ordered:
+            start, stop = int(self.ptr[part]), int(self.ptr[part + 1])
+            if runs and runs[-1][1] == start:
+                runs[-1] = (runs[-1][0], stop)
+            else:
+                runs.append((start, stop))
+        return runs
+
+    def x(self, start: int, stop: int, out: FloatArray) -> None:
+        """Read features of nodes start to stop into `out` (stop - start, F), contiguous float32."""
+        self._rows("nodes/x").into(start, stop, out)
+
+    def x_of(self, ids: IntArray) -> FloatArray:
+        """Features of the nodes `ids`, (n, F)."""
+
+        def read(start: int, stop: int) -> FloatArray:
+            out = np.empty((stop - start, self.features), dtype=np.float32)
+            self.x(start, stop, out)
+            return out
+
+        return read_by_ids(read, (self.nodes, self.features), np.float32, ids)
+
+    def y(self, start: int, stop: int) -> IntArray:
+        """Labels of nodes start to stop."""
+        return np.asarray(self._read("nodes/y", start, stop), dtype=np.int64)
+
+    def role(self, start: int, stop: int) -> ByteArray:
+        """Roles of nodes start to stop."""
+        return np.asarray(self._read("nodes/split", start, stop), dtype=np.uint8)
+
+    def rows(self, start: int, stop: int) -> tuple[IntArray, IntArray]:
+        """(in-degree of, all in-neighbours of) nodes start to stop."""
+        bounds = self.bounds(start, stop)
+        neighbours = np.empty(bounds[-1] - bounds[0], dtype=self.id_type)
+        self.neighbours(int(bounds[0]), int(bounds[-1]), neighbours)
+        return np.diff(bounds), neighbours.astype(np.int64, copy=False)
+
+    def bounds(self, start: int, stop: int) -> IntArray:
+        """Where the in-neighbours of nodes start to stop begin, and the last ones end: (stop - start + 1,)."""
+        return np.asarray(self._read("edges/indptr", start, stop + 1), dtype=np.int64)
+
+    def neighbours(self, first: int, last: int, out: IndexArray) -> None:
+        """Read entries first to last - 1 of the adjacency into `out`, contiguous and of `id_type`."""
+        self._rows("edges/indices").into(first, last, out)
+
+    @cached_property
+    def id_type(self) -> Any:
+        """In-neighbours' ids in the file: int32, or int64 from 2^31 nodes on."""
+        return self._rows("edges/indices").dataset.dtype
+
+    def _rows(self, name: str) -> BulkRows:
+        if name not in self._open:
+            with files.open_file(self.path, _ADVICE):
+                self._open[name] = BulkRows(self.path, self.file[name], _ADVICE)
+        return self._open[name]
+
+    def _read(self, name: str, start: int = 0, stop: int | None = None) -> Any:
+        with files.open_file(self.path, _ADVICE):
+            return self._rows(name).dataset[start:stop]
+
+    def _attributes(self, name: str) -> dict[str, Any]:
+        with files.open_file(self.path, _ADVICE):
+            return dict(self.file[name].attrs)
+
+
+@contextmanager
+def open_graph(path: Path, job: Job, verify: bool = False) -> Iterator[GraphFile]:
+    """Yield the graph of a run, once it has shown to be the one that `job` describes.
+
+    Raises: RunError where it is missing, damaged, or was made from another [graph] or [partition].
+    """
+    if not path.exists():
+        raise RunError(f"{path} does not exist yet: run `gnnsoup train JOB` first, which prepares the graph")
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(files.opened(path, KIND, VERSION, verify))
+            with files.open_file(path):
+                other = _first_difference(file, job)
+        except FileError as error:
+            raise RunError(f"{error}{_ADVICE}") from None
+        except ValueError as error:
+            raise RunError(f"{path} is damaged: {error}{_ADVICE}") from None
+        if other is not None:
+            raise RunError(_refusal(path, *other))
+        yield GraphFile(path, file)
+
+
+def find_graph(job: Job, folder: Path) -> Path | None:
+    """The prepared graph in `folder` that is the job's: read with its fields, from what its source holds now.
+
+    Files that cannot be read, or are no graphs, are passed over: whoever makes a graph finds them damaged. So are those
+    of the first version, which may have been read otherwise than today; runs that have one go on with it.
+    """
+    for path in sorted(folder.glob("*.h5")):
+        try:
+            with open_graph(path, job) as graph:
+                if graph.facts is not None and identity.find(job.graph, graph.source_files, graph.source_sha256).same:
+                    return path
+        except RunError:
+            continue
+    return None
+
+
+def _first_difference(file: h5py.File, job: Job) -> tuple[str, Any, Any] | None:
+    """The first field in which a job asks for another graph: its name, its value in the file, that in the job."""
+    provenance = file["provenance"].attrs
+    if "used" in provenance:
+        made, wanted = json.loads(provenance["used"]), identity.fields_used(job, _facts(file))
+    else:
+        known, wanted = _made_by_version_1(file), _wanted_of_version_1(job)
+        # A field that an older version did not know had the effect of what is its default now.
+        made = {key: known.get(key, default) for key, default in _wanted_of_version_1(job, Job(name="any")).items()}
+    key = next((key for key in [*wanted, *made] if made.get(key) != wanted.get(key)), None)
+    if key is None:
+        return None
+    return key, made.get(key), job.graph.split if key == "graph.split" else wanted.get(key)
+
+
+def _facts(file: h5py.File) -> SourceFacts:
+    known = json.loads(file["provenance"].attrs["facts"])
+    return SourceFacts(**known | {"edge_values": {name: tuple(of) for name, of in known["edge_values"].items()}})
+
+
+def _made_by_version_1(file: h5py.File) -> dict[str, Any]:
+    """What a graph of the first version was made with, as far as it was asked for then."""
+    sections = json.loads(file["provenance"].attrs["sections"])
+    made = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    made["graph.source"] = identity.name_fields(made["graph.source"])
+    if made["graph.split"] == "stored":  # where it mattered too, but was not among what was asked for
+        made["graph.split_index"] = tomllib.loads(file["provenance/job"].asstr()[()])["graph"].get("split_index", 0)
+    return made
+
+
+def _wanted_of_version_1(job: Job, values: Job | None = None) -> dict[str, Any]:
+    """The fields by which the first version told the graph of `job` from others, and their values there or in `values`.
+
+    A split was known by its name in the job, whatever the source had.
+    """
+    graph = job.graph
+    unused = {"root", "edge_weight", "edge_attr"} | (set() if graph.source.startswith("synthetic:") else {"synthetic"})
+    unused |= set() if graph.split in ("random", "auto") else {"split_seed", "train_share", "validation_share"}
+    unused |= {"split_index"} if graph.split == "random" else set()
+    known = (values or job).model_dump(mode="json", include={"graph", "partition"})
+    wanted = {f"graph.{key}": value for key, value in known["graph"].items() if key not in unused}
+    wanted |= {f"partition.{key}": value for key, value in known["partition"].items()}
+    return wanted | {"graph.source": identity.name_fields((values or job).graph.source)}
+
+
+def _refusal(path: Path, key: str, made: Any, wanted: Any) -> str:
+    then = (
+        "or `gnnsoup prepare JOB --again` to cut it anew (ingredients stay valid)"
+        if key.startswith("partition.")
+        else f"or remove {path.parent}"
+    )
+    return (
+        f"{path} was made with {key} = {made!r}, the job says {wanted!r}: give the job a name of its own"
+        f" (--set name=…), {then}"
+    )

@@ -1,0 +1,285 @@
+"""ingredients/NNNN.h5 and initial.h5. Format: docs/format.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config.turns import Hyperparameters
+from gnnsoup_hpc.config.turns import hyperparameters as hyperparameters
+from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
+from gnnsoup_hpc.graph.sampling import resolve_sampler
+from gnnsoup_hpc.io import cost, files, states, values
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.io.records import Epoch, Ingredient
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.types import State
+from gnnsoup_hpc.utils import rng
+from gnnsoup_hpc.utils.hashing import canonical, content_sha256, fingerprint
+
+KIND, VERSION = "ingredient", 1
+INITIAL, INITIAL_VERSION = "initial-state", 1
+
+HISTORY = {
+    "epoch": ("1", "epoch, from 1"),
+    "loss": ("nat", "mean cross-entropy on training nodes, with dropout"),
+    "validation_accuracy": ("1", "accuracy on validation nodes after the epoch"),
+    "seconds": ("s", "wall time of the epoch, validation included"),
+}
+# Not in an origin where they are so: recipes of files that were written before a field was there do not change.
+_DEFAULTS: dict[str, Any] = {"trunk_sha256": "", "train.shared_draws": []} | {
+    f"train.{known.name}": known.default
+    for known in fields(Hyperparameters)
+    if known.default is not MISSING and known.name != "shared_draws"
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What one ingredient is a function of; equal origins give equal ingredients on the same machine.
+
+    initial_sha256 is the hash of the state that its training began at, before any trunk: ingredients for which it is
+    the same share their start.
+    """
+
+    graph_sha256: str
+    initial_sha256: str
+    architecture: Architecture
+    batch: str
+    seed: int
+    index: int
+    hyperparameters: Hyperparameters
+    batches: Mapping[str, Any] = field(default_factory=dict)  # what mini-batches depend on besides
+    trunk_sha256: str = ""  # of the state that it branched from, where there is a trunk
+
+    @classmethod
+    def of(
+        cls,
+        job: Job,
+        architecture: Architecture,
+        graph: GraphFile,
+        initial_sha256: str,
+        index: int,
+        trunk_sha256: str = "",
+    ) -> Origin:
+        """The origin of a job's ingredient `index`; `initial_sha256` is that of the shared initial state."""
+        how = hyperparameters(job, index)
+        if how.start == "own":
+            initial_sha256 = states.sha256(make_own_start(architecture, job.train.seed, index))
+        return cls(
+            graph_sha256=graph.sha256,
+            initial_sha256=initial_sha256,
+            architecture=architecture,
+            batch=job.train.batch,
+            seed=job.train.seed,
+            index=index,
+            hyperparameters=how,
+            batches=_batches(job, graph),
+            trunk_sha256=trunk_sha256,
+        )
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Everything, flat and named as in the job; what has its default is left out where older files lack it."""
+        known = asdict(replace(self, batches={}))
+        model = {f"model.{key}": value for key, value in known.pop("architecture").items()}
+        trained = {f"train.{key}": value for key, value in known.pop("hyperparameters").items()}
+        trained["train.shared_draws"] = sorted(trained["train.shared_draws"])
+        named = {"train.batch": self.batch, "train.seed": self.seed, "index": self.index}
+        starts = {key: known[key] for key in ("initial_sha256", "trunk_sha256")}
+        values = {"graph_sha256": self.graph_sha256} | model | trained | named | dict(self.batches) | starts
+        return {key: value for key, value in values.items() if key not in _DEFAULTS or value != _DEFAULTS[key]}
+
+    @property
+    def recipe(self) -> str:
+        """Hash of everything."""
+        return fingerprint(self.values)
+
+
+def _batches(job: Job, graph: GraphFile) -> dict[str, Any]:
+    """What the job's mini-batches are drawn from; nothing more than the graph for full batches."""
+    how = job.train
+    if how.batch == "full":
+        return {}
+    parts = {"part_sha256": str(graph.cut["part_sha256"]), "train.clusters": how.clusters}
+    if how.batch == "cluster":
+        return parts
+    drawn = {"train.batch_size": how.batch_size, "train.fanout": list(how.fanout)}
+    return parts | drawn | {"train.sampler": resolve_sampler(how.sampler)}
+
+
+def resolve_job(job: Job, run: RunDir) -> Job:
+    """The job; where it leaves train.clusters open (0), with the number that the run's ingredients were trained with.
+
+    Then the number does not change with the memory of whoever goes on with a run. Still 0 where there are none.
+    """
+    if job.train.clusters:
+        return job
+    for index in range(job.train.ingredients):
+        try:
+            known = origin(run.ingredient(index))
+        except FileError:
+            continue
+        clusters = int(known.get("train.clusters", 1))
+        return job.model_copy(update={"train": job.train.model_copy(update={"clusters": clusters})})
+    return job
+
+
+def make_own_start(architecture: Architecture, seed: int, index: int) -> State:
+    """The initial state of ingredient `index` with train.start = "own"."""
+    return architecture.initial_state(rng.derive_seed(seed, rng.START, index))
+
+
+def write(path: Path, ingredient: Ingredient, origin: Origin, job: Job, **provenance: object) -> None:
+    """Publish one ingredient."""
+    history = columns(ingredient.history)
+    with files.create_file(path, KIND, VERSION, f"ingredient {ingredient.index}: one trained model") as file:
+        file.attrs["index"] = ingredient.index
+        file.attrs["recipe"] = origin.recipe
+        file.attrs["content_sha256"] = _content(ingredient.state, history)
+        states.put(file, ingredient.state)
+        put_history(file, history)
+        metrics = file.create_group("metrics", track_order=True)
+        files.put(metrics, "best_epoch", ingredient.best_epoch, "1", "epoch whose weights were kept")
+        files.put(metrics, "validation_accuracy", ingredient.validation_accuracy, "1", "exact, on validation nodes")
+        files.put(metrics, "test_accuracy", ingredient.test_accuracy, "1", "exact, on test nodes")
+        metrics.attrs["stopped"] = ingredient.stopped
+        cost.put(file, ingredient.measurement)
+        files.put_provenance(file, job.to_toml(), **provenance)
+        file["provenance"].attrs["origin"] = canonical(origin.values)
+
+
+def read(path: Path, origin: Origin | None = None) -> Ingredient:
+    """The ingredient in a file, if its weights are finite; with `origin`, only if it is of that origin.
+
+    Raises: FileError naming the file and what is wrong with it; ForeignFileError where it is sound, but of another job.
+    """
+    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
+        state = states.is_finite(path, file)
+        if origin is not None:
+            states.check_shapes(path, state, origin.architecture)
+            same_origin(path, file, origin.values)
+        return _ingredient(file, state)
+
+
+def origin(path: Path) -> dict[str, Any]:
+    """The values of an ingredient's origin, as `Origin.values` names them. Raises: FileError."""
+    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
+        return _origin(file)
+
+
+def _origin(file: h5py.File) -> dict[str, Any]:
+    return values.document(file["provenance"], "origin")
+
+
+def _ingredient(file: h5py.File, state: State) -> Ingredient:
+    known = _DEFAULTS | _origin(file)
+    trained: dict[str, Any] = {name: known.get(f"train.{name}") for name in Hyperparameters.__dataclass_fields__}
+    for name in ("index", "train.epochs", "train.learning_rate", "train.weight_decay", "train.dropout"):
+        if not isinstance(known.get(name), int | float):
+            raise FileError(f"{file.filename}: its origin has {name} = {known.get(name)!r}, where a number is expected")
+    trained["shared_draws"] = tuple(known["train.shared_draws"])
+    return Ingredient(
+        index=int(known["index"]),
+        state=state,
+        history=get_history(file),
+        best_epoch=int(values.number(file, "metrics/best_epoch", 0)),
+        validation_accuracy=_accuracy(file, "metrics/validation_accuracy"),
+        test_accuracy=_accuracy(file, "metrics/test_accuracy"),
+        hyperparameters=Hyperparameters(**trained),
+        stopped=values.text(file["metrics"], "stopped", ""),
+        measurement=cost.get(file),
+    )
+
+
+def _accuracy(file: h5py.File, name: str) -> float:
+    found = values.number(file, name)
+    if not 0.0 <= found <= 1.0:
+        raise FileError(f"{file.filename}: {name} is {found}, where an accuracy from 0 to 1 is expected")
+    return found
+
+
+def same_origin(path: Path, file: h5py.File, wanted: Mapping[str, Any]) -> None:
+    """Refuse a file of another origin, naming the first thing in which it differs from what is wanted.
+
+    Values are compared, and not the recipe, which is their hash: a file that another program wrote may lack it.
+    Raises: ForeignFileError.
+    """
+    found = _origin(file)
+    was, says = _DEFAULTS | found, _DEFAULTS | dict(wanted)
+    # Where a start differs, what the job says of starts tells more than a hash.
+    keys = sorted([*wanted, *found], key=lambda key: key in ("initial_sha256", "trunk_sha256"))
+    key = next((key for key in keys if was.get(key) != says.get(key)), None)
+    if key is None:
+        return
+    if key == "graph_sha256":
+        raise ForeignFileError(f"{path} was trained on another graph ({str(found.get(key))[:12]}…) than the run's")
+    if key == "initial_sha256":
+        raise ForeignFileError(f"{path} started from another initial state than the run's")
+    if key == "trunk_sha256":
+        raise ForeignFileError(f"{path} branched from another trunk than the run's")
+    raise ForeignFileError(f"{path} is of another recipe: {key} was {was.get(key)!r}, the job says {says.get(key)!r}")
+
+
+def columns(history: Sequence[Epoch]) -> dict[str, Any]:
+    """A training history as columns."""
+    return {name: np.array([getattr(epoch, name) for epoch in history]) for name in HISTORY}
+
+
+def put_history(file: h5py.File, history: Mapping[str, Any]) -> None:
+    """Write the columns of a training history."""
+    files.put_table(file, "history", {name: (history[name], *HISTORY[name]) for name in HISTORY}, "one row an epoch")
+
+
+def get_history(file: h5py.File) -> tuple[Epoch, ...]:
+    """The training history of a file; empty where it has none."""
+    if "history" not in file:
+        return ()
+    table = file["history"]
+    rows = zip(*(values.column(table, name, len(table["epoch"])) for name in HISTORY), strict=True)
+    return tuple(Epoch(int(e), float(a), float(b), float(c)) for e, a, b, c in rows)
+
+
+def _content(state: State, history: dict[str, Any]) -> str:
+    """Hash of what is a function of the origin alone: weights, losses and accuracies, but no time."""
+    arrays = {f"state/{name}": tensor.detach().cpu().numpy() for name, tensor in state.items()}
+    return content_sha256(arrays | {name: history[name] for name in ("epoch", "loss", "validation_accuracy")})
+
+
+def write_initial(path: Path, state: State, architecture: Architecture, job: Job) -> None:
+    """Publish the state that all ingredients start from."""
+    with files.create_file(path, INITIAL, INITIAL_VERSION, "initial state that all ingredients start from") as file:
+        states.put(file, state)
+        file.attrs["seed"] = job.train.seed
+        file.attrs["architecture"] = canonical(asdict(architecture))
+        files.put_provenance(file, job.to_toml())
+
+
+def read_initial(path: Path, architecture: Architecture, seed: int) -> State:
+    """The initial state.
+
+    Raises: FileError where it is damaged; RunError where it is of another architecture or seed.
+    """
+    with files.opened(path, INITIAL, INITIAL_VERSION) as file, files.open_file(path):
+        state = states.is_finite(path, file)
+        made = _as_in_job(values.document(file, "architecture"), values.whole(file, "seed"))
+    wanted = _as_in_job(asdict(architecture), seed)
+    key = next((key for key in wanted if made.get(key) != wanted[key]), None)
+    if key is not None:
+        raise RunError(
+            f"{path} was made with {key} = {made.get(key)!r}, the job says {wanted[key]!r}: give the job a name of its"
+            f" own (--set name=…), or remove {path.parent}"
+        )
+    states.check_shapes(path, state, architecture)
+    return state
+
+
+def _as_in_job(architecture: dict[str, Any], seed: int) -> dict[str, Any]:
+    return {f"model.{key}": value for key, value in architecture.items()} | {"train.seed": seed}

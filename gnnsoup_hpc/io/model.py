@@ -1,0 +1,125 @@
+"""A model taken out of a run: weights, and what is done to raw features and edges before it sees them."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from gnnsoup_hpc.config import GraphJob
+from gnnsoup_hpc.errors import FileError, GraphError
+from gnnsoup_hpc.graph.graph import Preparation
+from gnnsoup_hpc.io import files, states, values
+from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io import soup as soup_store
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.types import State
+
+if TYPE_CHECKING:
+    from torch_geometric.nn.models.basic_gnn import BasicGNN
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A soup or an ingredient. `graph` is [graph] of the job: what was done to edges."""
+
+    architecture: Architecture
+    state: State
+    preparation: Preparation
+    graph: GraphJob
+
+    def as_pyg(self) -> BasicGNN:
+        """The torch_geometric.nn module with these weights, ready to predict."""
+        module = self.architecture.as_pyg()
+        module.load_state_dict(self.state, strict=True)
+        return module.eval()
+
+    def features(self, raw: Any) -> Tensor:
+        """Raw features (V, F), as the source has them, in the form the model was trained on, (V, F) float32.
+
+        `raw` is what NumPy takes for an array, or a SciPy sparse matrix. Raises: GraphError for other shapes.
+        """
+        rows = np.asarray(raw.toarray() if sp.issparse(raw) else raw)
+        if rows.ndim != 2 or rows.shape[1] != self.architecture.features:
+            raise GraphError(
+                f"features have shape {rows.shape}, and the model was trained on {self.architecture.features} features"
+                f" a node: give raw features of shape (V, {self.architecture.features})"
+            )
+        return torch.from_numpy(self.preparation.apply(rows))
+
+    def edges(self, raw: Any, nodes: int) -> Tensor:
+        """Edges (2, E) of a graph of so many nodes, as the source has them, in the form the model was trained on.
+
+        As the job says: turned round, self-loops removed or added, reverse edges added; duplicates are merged.
+        Raises: GraphError for other shapes, or ids out of range.
+        """
+        found = np.asarray(raw)
+        if found.ndim != 2 or len(found) != 2:
+            raise GraphError(f"edges have shape {found.shape}: give sources and destinations, of shape (2, E)")
+        if found.size and (found.min() < 0 or found.max() >= nodes):
+            raise GraphError(
+                f"an edge's end is {int(found.min())} or {int(found.max())}, out of range for {nodes} nodes"
+            )
+        source, destination = found[::-1].astype(np.int64) if self.graph.reverse else found.astype(np.int64)
+        if self.graph.self_loops != "keep":
+            kept = source != destination
+            source, destination = source[kept], destination[kept]
+        if self.graph.undirected:
+            source, destination = np.concatenate([source, destination]), np.concatenate([destination, source])
+        if self.graph.self_loops == "add":
+            loops = np.arange(nodes)
+            source, destination = np.concatenate([source, loops]), np.concatenate([destination, loops])
+        keys = np.unique(destination * nodes + source)
+        return torch.from_numpy(np.stack([keys % nodes, keys // nodes]))
+
+
+def read_model(path: Path) -> Trained:
+    """The model in a soup's file, which is enough for it, or in an ingredient's, with graph.h5 of its run.
+
+    Raises: FileError where a file is damaged, or an ensemble's, which has no weights.
+    """
+    if path.parent.name == "ingredients":
+        return _ingredient(path)
+    architecture, state = soup_store.read_state(path)
+    with files.opened(path, soup_store.KIND, soup_store.VERSION) as file, files.open_file(path):
+        group = file["preparation"]
+        preparation = Preparation(values.text(group, "kind"), group["mean"][:], group["scale"][:])
+        return Trained(architecture, state, preparation, _graph_job(path, file))
+
+
+def _ingredient(path: Path) -> Trained:
+    found, origin = ingredient_store.read(path), ingredient_store.origin(path)
+    architecture = _architecture(path, origin)
+    states.check_shapes(path, found.state, architecture)
+    graph = path.parent.parent / "graph.h5"
+    with files.opened(graph, graph_store.KIND, graph_store.VERSION, verify=False) as file, files.open_file(graph):
+        prepared = graph_store.GraphFile(graph, file)
+        if prepared.sha256 != origin.get("graph_sha256"):
+            raise FileError(f"{path} was trained on another graph than {graph}: put it beside its own graph.h5")
+        return Trained(architecture, found.state, prepared.preparation, _graph_job(graph, file))
+
+
+def _architecture(path: Path, origin: Mapping[str, Any]) -> Architecture:
+    known = {field.name: origin.get(f"model.{field.name}") for field in fields(Architecture)}
+    missing = [name for name, value in known.items() if value is None]
+    if missing:
+        raise FileError(f"{path}: its origin lacks model.{missing[0]}")
+    return Architecture(**known)  # type: ignore[arg-type]
+
+
+def _graph_job(path: Path, file: h5py.File) -> GraphJob:
+    """What the job says of edges; fields that an older version did not know had the effect of what is their default."""
+    try:
+        told = tomllib.loads(file["provenance/job"].asstr()[()]).get("graph", {})
+    except tomllib.TOMLDecodeError as error:
+        raise FileError(f"{path}: provenance/job is no TOML: {error}") from None
+    return GraphJob(**{name: told[name] for name in ("undirected", "reverse", "self_loops") if name in told})

@@ -1,0 +1,180 @@
+"""What the files of a run hold, as plain records.
+
+Shape suffixes: N ingredients, G groups of parameters, P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gnnsoup_hpc.config.turns import Hyperparameters
+from gnnsoup_hpc.runtime.profiling import Measurement
+from gnnsoup_hpc.types import Align, ByteArray, Grouping, IntArray, Permutation, State
+
+if TYPE_CHECKING:
+    from torch import Tensor  # read by commands that compute nothing, and torch takes a second to load
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of a training history."""
+
+    epoch: int
+    loss: float
+    validation_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """The state that ingredients branch from: that of its last epoch."""
+
+    state: State
+    history: tuple[Epoch, ...]
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """A trained model and where it comes from."""
+
+    index: int
+    state: State
+    history: tuple[Epoch, ...]
+    best_epoch: int
+    validation_accuracy: float
+    test_accuracy: float
+    hyperparameters: Hyperparameters
+    stopped: str
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
+class Step:
+    """One gradient step on alpha, or one decision of a greedy method."""
+
+    step: int
+    loss: float
+    accuracy: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class MixingWeights:
+    """What a method returns. alpha (G, N) float64, a row a group of parameters; rows sum to 1 but for "free" weights.
+
+    `by` says how parameters are grouped (layer, tensor, model), `of` what is mixed: weights or predictions.
+    """
+
+    alpha: Tensor
+    groups: tuple[str, ...]
+    by: Grouping = "model"
+    history: tuple[Step, ...] = ()
+    of: str = "weights"
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Ingredients' hidden units in the order of one of them's, before anything is mixed.
+
+    Shapes: orders, one a set of units, (N, units): a row an ingredient, in the order of `ids`; empty for by = none.
+    """
+
+    by: Align
+    reference: int
+    ids: tuple[int, ...]
+    orders: Mapping[str, IntArray]
+
+    def of(self, index: int) -> Permutation:
+        """The permutation of the ingredient `index`."""
+        row = self.ids.index(index)
+        return {name: order[row] for name, order in self.orders.items()}
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A soup and the best ingredient on the same test nodes: how many only one of the two gets right."""
+
+    best: str
+    only_soup: int
+    only_best: int
+
+
+@dataclass(frozen=True)
+class Soup:
+    """A mixture with its weights (None for an ensemble), its exact accuracies and what making it cost.
+
+    `options` are the method's, and the seed; `ingredients` names what alpha's columns weigh, `shelf_sha256` is the hash
+    of their weights and of the graph, and `left_out` says of each other ingredient why it is not there. `test_right`
+    has a bit a test node, in the order of graph.h5, padded with 0 to whole bytes: 1 where it is right.
+    """
+
+    method: str
+    source: str
+    options: Mapping[str, Any]
+    ingredients: tuple[str, ...]
+    shelf_sha256: str
+    left_out: tuple[str, ...]
+    mixture: MixingWeights
+    state: State | None
+    validation_accuracy: float
+    test_accuracy: float
+    measurement: Measurement
+    counts: Mapping[str, int]
+    alignment: Alignment | None = None  # of the ingredients before they were mixed; None: as they are
+    test_right: ByteArray | None = None  # files of before had none
+    paired: Paired | None = None  # likewise
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """What one model is worth on some nodes: accuracy, and mean cross-entropy in nats (NaN or inf: not finite)."""
+
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Diagnosed:
+    """One ingredient of a diagnosis: what it is worth alone, and what may tell why it lies where it lies."""
+
+    name: str
+    alone: EvalResult
+    state_sha256: str
+    initial_sha256: str
+    learning_rate: float
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Midpoints:
+    """Judgements once the ingredients are lined up in some way with the best one.
+
+    `halfway` has, by name, 0.5 * best + 0.5 * other for each other ingredient; `mean` is that of all ingredients.
+    `setting` is the field of a job that lines a shelf up so; empty for ingredients as they were trained.
+    """
+
+    lineup: str
+    setting: str
+    halfway: Mapping[str, EvalResult]
+    mean: EvalResult
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Whether ingredients lie in one basin of the loss, on validation nodes. `best` names the most accurate one."""
+
+    graph_sha256: str
+    nodes: int
+    best: str
+    ingredients: tuple[Diagnosed, ...]
+    left_out: tuple[str, ...]
+    lineups: tuple[Midpoints, ...]
+    seconds: float
+
+    def named(self, name: str) -> Diagnosed:
+        """The ingredient of that name."""
+        return next(ingredient for ingredient in self.ingredients if ingredient.name == name)

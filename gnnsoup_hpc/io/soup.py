@@ -1,0 +1,181 @@
+"""soups/<method>.h5. Format: docs/format.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.errors import FileError
+from gnnsoup_hpc.graph.graph import Preparation
+from gnnsoup_hpc.io import alignment as alignment_store
+from gnnsoup_hpc.io import cost, files, states
+from gnnsoup_hpc.io.graph import put_preparation
+from gnnsoup_hpc.io.records import MixingWeights, Paired, Soup, Step
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime.profiling import COUNTS
+from gnnsoup_hpc.types import State
+from gnnsoup_hpc.utils.hashing import canonical, fingerprint
+
+KIND, VERSION = "soup", 1
+
+HISTORY = {
+    "step": ("1", "step, from 1"),
+    "loss": ("nat", "mean cross-entropy on the step's validation nodes; NaN where the method takes no loss"),
+    "accuracy": ("1", "accuracy on the step's validation nodes"),
+    "learning_rate": ("1", "learning rate of the step; NaN where there is none"),
+    "seconds": ("s", "wall time of the step, reading included"),
+}
+
+
+def ingredients_sha256(graph_sha256: str, part_sha256: str, ingredients: Mapping[str, str]) -> str:
+    """Hash of what soups are made of: graph, parts, and the hash of each ingredient's weights by its name."""
+    return fingerprint([graph_sha256, part_sha256, dict(ingredients)])
+
+
+@dataclass(frozen=True)
+class SoupFingerprint:
+    """What a soup and its measurement are a function of; a soup of the same recipe need not be made again."""
+
+    method: str
+    options: dict[str, Any]
+    seed: int
+    graph_sha256: str
+    part_sha256: str
+    ingredients: dict[str, str]
+    ranks: int
+    threads: int
+    device: str
+    left_out: tuple[str, ...] = ()
+    streamed: bool = False  # accuracies told layer by layer, which costs other time and memory
+
+    @property
+    def shelf_sha256(self) -> str:
+        """Hash of the ingredients' weights and of the graph: equal for soups that may stand in one report."""
+        return ingredients_sha256(self.graph_sha256, self.part_sha256, self.ingredients)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything."""
+        return fingerprint(self.__dict__)
+
+
+def write(
+    path: Path, soup: Soup, recipe: SoupFingerprint, architecture: Architecture, preparation: Preparation, job: Job
+) -> None:
+    """Publish a soup."""
+    mixture = soup.mixture
+    with files.create_file(path, KIND, VERSION, f"soup made by {soup.method}") as file:
+        file.attrs["method"] = soup.method
+        file.attrs["source"] = soup.source
+        file.attrs["recipe"] = recipe.sha256
+        file.attrs["shelf_sha256"] = soup.shelf_sha256
+        if soup.state is not None:
+            states.put(file, soup.state)
+        mix = file.create_group("mixture", track_order=True)
+        mix.attrs["of"], mix.attrs["by"] = mixture.of, mixture.by
+        files.put(mix, "alpha", mixture.alpha.numpy(), "1", "share of each ingredient (column) in each group (row)")
+        files.put(mix, "groups", list(mixture.groups), "1", "groups of parameters, the rows of alpha")
+        files.put(mix, "ingredients", list(soup.ingredients), "1", "ingredients, the columns of alpha")
+        files.put(mix, "left_out", list(soup.left_out), "1", "why other ingredients are not in the soup")
+        if soup.alignment is not None:
+            alignment_store.put(mix, soup.alignment)
+        put_history(file, "history", mixture.history)
+        metrics = file.create_group("metrics", track_order=True)
+        files.put(metrics, "validation_accuracy", soup.validation_accuracy, "1", "exact, on validation nodes")
+        files.put(metrics, "test_accuracy", soup.test_accuracy, "1", "exact, on test nodes")
+        if soup.test_right is not None:
+            files.put(metrics, "test_right", soup.test_right, "1", "a bit a test node: 1 = right")
+        if soup.paired is not None:
+            metrics.attrs["best_ingredient"] = soup.paired.best
+            files.put(metrics, "only_soup_right", soup.paired.only_soup, "1", "test nodes that the best gets wrong")
+            files.put(
+                metrics, "only_best_right", soup.paired.only_best, "1", "test nodes that only the best gets right"
+            )
+        passes = file.create_group("passes", track_order=True)
+        for name, count in soup.counts.items():
+            files.put(passes, name, count, "1", COUNTS[name])
+        cost.put(file, soup.measurement)
+        put_preparation(file, preparation)
+        files.put_provenance(file, job.to_toml(), ranks=recipe.ranks, threads=recipe.threads, device=recipe.device)
+        file["provenance"].attrs["recipe"] = canonical(recipe.__dict__)
+        file["provenance"].attrs["architecture"] = canonical(architecture.__dict__)
+
+
+def put_history(parent: h5py.Group, name: str, history: Sequence[Step]) -> None:
+    """Write a method's steps as a table."""
+    kinds = {key: np.int64 if key == "step" else np.float64 for key in HISTORY}
+    taken = {key: np.array([getattr(step, key) for step in history], dtype=kinds[key]) for key in HISTORY}
+    columns = {key: (taken[key], *HISTORY[key]) for key in HISTORY}
+    files.put_table(parent, name, columns, "one row a step")
+
+
+def read_fingerprint(path: Path) -> str:
+    """The recipe's hash of the soup in a file."""
+    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
+        return str(file.attrs["recipe"])
+
+
+def read(path: Path) -> Soup:
+    """The soup in a file. Raises: FileError naming the file and what is wrong with it."""
+    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
+        steps = [file["history"][name][:] for name in HISTORY]
+        mix, made = file["mixture"], json.loads(file["provenance"].attrs["recipe"])
+        mixture = MixingWeights(
+            alpha=torch.from_numpy(mix["alpha"][:]),
+            groups=tuple(mix["groups"].asstr()[:]),
+            by=mix.attrs["by"],
+            history=tuple(
+                Step(int(a), float(b), float(c), float(d), float(e)) for a, b, c, d, e in zip(*steps, strict=True)
+            ),
+            of=mix.attrs["of"],
+        )
+        return Soup(
+            method=str(file.attrs["method"]),
+            source=str(file.attrs["source"]),
+            options={"seed": made["seed"]} | made["options"],
+            ingredients=tuple(mix["ingredients"].asstr()[:]),
+            shelf_sha256=str(file.attrs["shelf_sha256"]),
+            left_out=tuple(mix["left_out"].asstr()[:]),
+            mixture=mixture,
+            state=states.get(file) if "state" in file else None,
+            validation_accuracy=float(file["metrics/validation_accuracy"][()]),
+            test_accuracy=float(file["metrics/test_accuracy"][()]),
+            measurement=cost.get(file),
+            counts={name: int(file["passes"][name][()]) for name in COUNTS},
+            alignment=alignment_store.get(mix) if "alignment" in mix else None,
+            test_right=file["metrics/test_right"][:] if "test_right" in file["metrics"] else None,
+            paired=_paired(file["metrics"]),
+        )
+
+
+def _paired(metrics: h5py.Group) -> Paired | None:
+    if "only_soup_right" not in metrics:
+        return None
+    counts = (int(metrics[name][()]) for name in ("only_soup_right", "only_best_right"))
+    return Paired(str(metrics.attrs["best_ingredient"]), *counts)
+
+
+def read_state(path: Path) -> tuple[Architecture, State]:
+    """A soup's architecture and weights, which load into `architecture.as_pyg()` with strict=True.
+
+    Raises: FileError where the file is damaged, or an ensemble's, which has no weights.
+    """
+    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
+        if file["mixture"].attrs["of"] != "weights":
+            raise FileError(
+                f"{path} is an ensemble, which has no weights of its own: read its ingredients, and average their"
+                " softmax outputs"
+            )
+        architecture = Architecture(**json.loads(file["provenance"].attrs["architecture"]))
+        state = states.get(file)
+    states.check_finite(path, state)
+    states.check_shapes(path, state, architecture)
+    return architecture, state

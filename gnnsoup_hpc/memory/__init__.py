@@ -1,0 +1,1 @@
+"""How many bytes each phase will hold, and what fits in the memory limit."""

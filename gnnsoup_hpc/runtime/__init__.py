@@ -1,0 +1,1 @@
+"""The process and the cluster: ranks, signals, logging, measurement, leases, paths."""

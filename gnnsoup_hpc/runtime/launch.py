@@ -1,0 +1,272 @@
+"""Ranks: the only user of mpi4py and of the launchers' variables. Rank, device, threads, abort.
+
+Training needs no communication, so it never starts MPI: a rank reads its number from the launcher's environment. So it
+trains as well where launcher and library do not know each other (a step of many tasks, each of which MPI takes for a
+world of one), for ranks share the work by leases. Souping starts MPI when the launcher says that there is more than one
+rank, and is refused there, for every rank would do all the work.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+import traceback
+import uuid
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from gnnsoup_hpc.errors import LauncherError, MismatchError, SoupError
+from gnnsoup_hpc.runtime import host_memory, launchers
+from gnnsoup_hpc.runtime.signals import PreemptionHandler
+from gnnsoup_hpc.types import Precision
+
+if TYPE_CHECKING:  # each is loaded by what needs it
+    import torch
+    from mpi4py.MPI import Intracomm
+
+    from gnnsoup_hpc.config import MachineJob
+
+_LAST_WORDS_SECONDS = 0.5  # for the launcher to pass on what was said; a busy one has lost it
+_LOOK_SECONDS = 0.05
+_MOST_THREADS = 4096  # as for machine.threads
+_OF_A_PROCESS = ("machine.threads", "OMP_NUM_THREADS")  # they bound it also while the node's other ranks sleep
+_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # of x86 and ARM, in /proc/cpuinfo
+
+
+@dataclass(frozen=True)
+class RankInfo:
+    """Where this process stands among the ranks that one launcher started, and whether it was asked to stop."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    host: str
+    stop: PreemptionHandler = field(default_factory=PreemptionHandler, compare=False, repr=False)
+
+    @property
+    def prefix(self) -> str:
+        """What begins this rank's lines."""
+        return f"[rank {self.rank}/{self.size}] " if self.size > 1 else ""
+
+
+def read_rank_info(environment: Mapping[str, str] = os.environ) -> RankInfo:
+    """This process's place, from the launcher's variables; alone where there are none, or empty ones.
+
+    Raises: LauncherError where they make no sense.
+    """
+    standing = launchers.read_standing(environment)
+    return RankInfo(*standing, host=socket.gethostname(), stop=PreemptionHandler(says=standing[0] == 0))
+
+
+def launch_id(here: RankInfo, environment: Mapping[str, str] = os.environ) -> str:
+    """A name that the ranks which one launcher started share, where that can be told, and no later start has."""
+    if here.size == 1:
+        return uuid.uuid4().hex
+    if all(name in environment for name in (*launchers.SLURM[:2], "SLURM_JOB_ID", "SLURM_STEP_ID")):
+        return ".".join(
+            [environment["SLURM_JOB_ID"], *read_slurm_job(environment).values(), environment["SLURM_STEP_ID"]]
+        )
+    return environment.get("PMIX_NAMESPACE", f"{here.host}:{os.getppid()}")  # the launcher's own process on this node
+
+
+def read_slurm_job(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The Slurm job that this process belongs to, and how often it was requeued; nothing outside Slurm."""
+    if "SLURM_JOB_ID" not in environment:
+        return {}
+    return {
+        "slurm_job": environment["SLURM_JOB_ID"],
+        "slurm_restarts": environment.get("SLURM_RESTART_COUNT", "0"),
+    }
+
+
+def describe(here: RankInfo) -> dict[str, object]:
+    """What a lease says of the rank that holds it."""
+    return {"rank": here.rank, "ranks": here.size, "launch": launch_id(here)} | read_slurm_job()
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    return len(_affinity())
+
+
+def memory_limit_bytes(job: MachineJob, here: RankInfo) -> int:
+    """Bytes that this rank's process may fill: the job's limit, or its share of half of the memory here."""
+    from gnnsoup_hpc.config import sizes
+
+    return sizes.parse_bytes(job.memory_limit) or host_memory.read_memory_limit() // 2 // here.local_size
+
+
+def count_threads() -> int:
+    """Threads that this rank computes with."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def threads_per_rank(job: MachineJob, here: RankInfo) -> int:
+    """Threads for each rank of a node when all of them compute: what was asked for, or an equal share."""
+    return _asked_threads(job, here)[0] or max(1, count_cores() // here.local_size)
+
+
+def _asked_threads(job: MachineJob, here: RankInfo) -> tuple[int, str]:
+    """How many threads were asked for, and by what; 0 where by nothing.
+
+    The job comes first, then OpenMP's variable, which is about threads, then Slurm's, which is about cores.
+    """
+    if job.threads:
+        return job.threads, "machine.threads"
+    if count := launchers.read_number(os.environ, "OMP_NUM_THREADS", least=1, most=_MOST_THREADS):
+        return count, "OMP_NUM_THREADS"
+    if here.size > 1 and (
+        count := launchers.read_number(os.environ, "SLURM_CPUS_PER_TASK", least=1, most=_MOST_THREADS)
+    ):
+        return min(count_cores(), count), "SLURM_CPUS_PER_TASK"
+    return 0, ""
+
+
+def claim_machine(job: MachineJob, here: RankInfo, alone: bool = False) -> torch.device:
+    """Set this rank's threads and choose its device. With `alone`, the node's other ranks sleep meanwhile.
+
+    Raises: LauncherError where the job asks for a GPU and there is none, or a variable makes no sense.
+    """
+    import torch
+
+    count, by = _asked_threads(job, here)
+    if alone and by not in _OF_A_PROCESS:
+        count = count_cores()
+    torch.set_num_threads(count or threads_per_rank(job, here))
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if job.device == "cuda" and not visible:
+        raise LauncherError("machine.device = 'cuda', but no GPU is visible here; use 'auto' or 'cpu'")
+    if job.device == "cpu" or not visible:
+        return torch.device("cpu")
+    device = torch.device("cuda", here.local_rank % visible)
+    torch.cuda.set_device(device)
+    return device
+
+
+def describe_mapping(job: MachineJob, here: RankInfo, device: torch.device) -> str:
+    """Where this rank computes: host, the cores that it may use, as `taskset -c` has them, threads, device."""
+    import torch
+
+    by = _asked_threads(job, here)[1]
+    count = f"{count_threads()} threads ({by})" if by else f"{count_threads()} threads"
+    count += f", more than the {count_cores()} cores" if count_threads() > count_cores() else ""
+    named = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    return f"on {here.host}, cores {_spans(_affinity())}, {count}, device {device}{named}"
+
+
+def _affinity() -> set[int]:
+    """The cores that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def _spans(numbers: set[int]) -> str:
+    """Numbers as spans: 0-3,8."""
+    starts, ends = sorted(numbers - {n + 1 for n in numbers}), sorted(numbers - {n - 1 for n in numbers})
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+
+
+def check_precision(precision: Precision, device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
+    """Refuse a precision whose products the device would only imitate, far slower than float32's.
+
+    Raises: LauncherError.
+    """
+    if precision == "float32":
+        return
+    import torch
+
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        words = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.is_file() else set()
+        able = bool(words & _BFLOAT16_FLAGS)
+    if not able:
+        raise LauncherError(
+            f"soup.precision = {precision!r}, but this {'GPU' if device.type == 'cuda' else 'processor'} has no"
+            f" {precision} products; use 'float32'"
+        )
+
+
+def start_mpi(here: RankInfo) -> Intracomm | None:
+    """The world's communicator; None for one rank alone, which needs no MPI.
+
+    The first call starts MPI, and so waits for all ranks.
+    Raises: LauncherError where MPI is missing; MismatchError where it does not know the launcher of this rank.
+    """
+    if here.size == 1:
+        return None
+    try:
+        import mpi4py
+
+        mpi4py.rc(initialize=False, finalize=True)  # not before the library is known to fit the launcher
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise LauncherError(
+            f"{here.size} ranks were started, but MPI cannot be loaded ({error}); load your MPI module,"
+            " or `pip install mpich` for one from PyPI"
+        ) from None
+    library = MPI.Get_library_version()
+    if not MPI.Is_initialized():
+        if why := launchers.mismatch(library, os.environ):
+            raise MismatchError(why)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # mpi4py's guesses; the size below tells
+            MPI.Init_thread()
+    if MPI.COMM_WORLD.size != here.size:
+        name = library.partition("\n")[0].strip()
+        raise MismatchError(
+            f"the launcher started {here.size} ranks, but MPI ({name}) sees {MPI.COMM_WORLD.size}: every rank"
+            " would do all the work. Use the mpirun of that library, or `srun --mpi=` with the plugin that it knows"
+        )
+    return MPI.COMM_WORLD
+
+
+def show_tracebacks(here: RankInfo) -> None:
+    """From now on, an unforeseen error is printed with its rank and ends all ranks, so that none waits for ever."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        text = "".join(traceback.format_exception(kind, error, trace))
+        lines = "".join(f"{here.prefix}{line}\n" for line in text.splitlines())
+        with suppress(OSError):  # the others must be ended, whether it can be said or not
+            print(lines, end="", file=sys.stderr, flush=True)
+        abort_others(1)
+
+    sys.excepthook = hook
+
+
+def say_error(here: RankInfo, error: SoupError) -> None:
+    """Print an error's one line."""
+    print(f"{here.prefix}gnnsoup: error: {error}", file=sys.stderr, flush=True)
+
+
+def mpi_is_running() -> bool:
+    """Whether MPI has been started and there is more than one rank."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    return mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.size > 1
+
+
+def wait_for_others(seconds: float) -> None:
+    """Where MPI runs, wait that long for the other ranks to come here too, for what one ends, it ends for all.
+
+    A rank that nobody asked to stop does not come.
+    """
+    if mpi_is_running():
+        until, others = time.monotonic() + seconds, sys.modules["mpi4py.MPI"].COMM_WORLD.Ibarrier()
+        while not others.Test() and time.monotonic() < until:
+            time.sleep(_LOOK_SECONDS)
+
+
+def abort_others(code: int) -> None:
+    """Where MPI runs with more than one rank, end them all with `code`; otherwise do nothing."""
+    if mpi_is_running():
+        time.sleep(_LAST_WORDS_SECONDS)
+        sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(code)

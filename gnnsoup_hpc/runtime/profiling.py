@@ -1,0 +1,188 @@
+"""Time and peak memory of a phase or a method, and the closed table of what is ever reported.
+
+Peak host memory is the process's resident high-water mark (`VmHWM`), reset by writing 5 to /proc/self/clear_refs at the
+start, so that no phase is blamed for an earlier one's peak; `ru_maxrss` cannot do that. Freed memory is first handed
+back to the system, or a phase could hide its peak in what an earlier one left behind. See docs/measuring.md.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    import torch
+
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Unit and meaning of a reported number."""
+
+    unit: str
+    long_name: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Time and memory of one phase or method; names and units are in `measure.QUANTITIES`; NaN = not measurable."""
+
+    values: Mapping[str, float]
+
+    def __getitem__(self, name: str) -> float:
+        return self.values[name]
+
+
+QUANTITIES: dict[str, Quantity] = {
+    "seconds": Quantity("s", "wall time, reading included"),
+    "seconds_ingredients": Quantity("s", "wall time of reading ingredients"),
+    "seconds_graph": Quantity("s", "wall time of reading the graph or its parts"),
+    "seconds_compute": Quantity("s", "wall time of the rest: forward, backward, mixing"),
+    "peak_host_bytes": Quantity("B", "peak resident host memory (VmHWM, reset at the start)"),
+    "baseline_host_bytes": Quantity("B", "resident host memory at the start"),
+    "peak_device_bytes": Quantity("B", "peak device memory allocated"),
+    "baseline_device_bytes": Quantity("B", "device memory allocated at the start"),
+    "peak_device_reserved_bytes": Quantity("B", "peak device memory reserved by the caching allocator"),
+}
+
+COUNTS: dict[str, str] = {
+    "forward_whole": "forward passes over the whole graph",
+    "forward_union": "forward passes over unions of parts",
+    "backward_whole": "backward passes over the whole graph",
+    "backward_union": "backward passes over unions of parts",
+}
+
+
+class Meter:
+    """Measures one `with` block; `phase(name)` inside books wall time on `seconds_<name>`, the rest is compute."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._phases = {"ingredients": 0.0, "graph": 0.0}
+        self._values: dict[str, float] = {}
+        self._start = 0.0
+        self._with_child = 0.0
+
+    def __enter__(self) -> Self:
+        release_freed_memory()
+        can_reset = _reset_peak()
+        self._values["baseline_host_bytes"] = host_bytes("VmRSS") if can_reset else math.nan
+        if self._device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._values["baseline_device_bytes"] = float(torch.cuda.memory_allocated(self._device))
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.read()
+
+    def book_child(self, peak_bytes: float) -> None:
+        """Count the peak memory of a process that this one started, beside what this one holds now."""
+        self._with_child = max(self._with_child, host_bytes("VmRSS") + peak_bytes)
+
+    def read(self) -> Measurement:
+        """Everything so far, within the block or at its end."""
+        if self._device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self._device)
+            self._values["peak_device_bytes"] = float(torch.cuda.max_memory_allocated(self._device))
+            self._values["peak_device_reserved_bytes"] = float(torch.cuda.max_memory_reserved(self._device))
+        seconds = time.perf_counter() - self._start
+        known = math.isfinite(self._values["baseline_host_bytes"])
+        self._values["peak_host_bytes"] = max(host_bytes("VmHWM"), self._with_child) if known else math.nan
+        self._values["seconds"] = seconds
+        self._values |= {f"seconds_{name}": spent for name, spent in self._phases.items()}
+        self._values["seconds_compute"] = seconds - sum(self._phases.values())
+        return self.measurement
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Book the block's wall time on the phase `name`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._phases[name] += time.perf_counter() - start
+
+    @property
+    def measurement(self) -> Measurement:
+        """Every quantity, NaN where this machine cannot measure it; known once the block has ended."""
+        return Measurement({name: self._values.get(name, math.nan) for name in QUANTITIES})
+
+
+def warm_up(device: torch.device) -> None:
+    """Pay what a process pays once before anything is measured, or the first to need it would be blamed for it.
+
+    The first use of an optimiser imports tens of megabytes of modules; the first products start threads and buffers.
+    """
+    import torch
+
+    x = torch.ones(512, 512, device=device, requires_grad=True)
+    rows = torch.arange(513, device=device, dtype=torch.int32)
+    sparse = torch.sparse_csr_tensor(
+        rows, rows[:-1], torch.ones(512, device=device), (512, 512), check_invariants=False
+    )
+    for optimiser in (torch.optim.SGD([x], lr=0.1), torch.optim.Adam([x], lr=0.1)):
+        schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimiser, 1)
+        (x @ x + sparse @ x.detach()).log_softmax(1).sum().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+
+
+def combine(before: Measurement, now: Measurement) -> Measurement:
+    """Of work that was done in two goes: seconds add up; of peaks the higher one counts, with its own baseline."""
+    host, device = (before if before[name] > now[name] else now for name in ("peak_host_bytes", "peak_device_bytes"))
+    of = {"host": host, "device": device}
+    values = {
+        name: before[name] + now[name] if quantity.unit == "s" else of[name.split("_")[1]][name]
+        for name, quantity in QUANTITIES.items()
+    }
+    return Measurement(values)
+
+
+def subtract_baseline(spent: Measurement) -> float:
+    """Peak host memory above where the phase began, in bytes; NaN where it could not be measured."""
+    return spent["peak_host_bytes"] - spent["baseline_host_bytes"]
+
+
+def host_bytes(field: str) -> float:
+    """A memory figure of this process from /proc/self/status, in bytes; NaN where there is no such file."""
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return math.nan
+    value = next((line.split()[1] for line in lines if line.startswith(f"{field}:")), None)
+    return math.nan if value is None else float(value) * 1024.0
+
+
+def release_freed_memory() -> None:
+    """Give memory that is free, but kept by Python or the C library, back to the system."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _reset_peak() -> bool:
+    """Whether the high-water mark could be reset; it cannot outside Linux and in some containers."""
+    try:
+        _CLEAR_REFS.write_text("5")
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""How LS and PLS fit alpha: optimisers over a stream of batches."""

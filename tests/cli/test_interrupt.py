@@ -1,0 +1,301 @@
+"""Ctrl-C, and what nohup ignores: what each block does with it, and real processes at many moments."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from gnnsoup_hpc.errors import Interrupted
+from gnnsoup_hpc.runtime import leases, signals
+from gnnsoup_hpc.runtime.signals import CTRL_C, PreemptionHandler
+from tests.faults import kit
+from tests.faults.kit import JOB, MARK, Bowl, content
+from tests.runtime.test_signals import (
+    GUARD,
+    LONG,
+    LONG_TWO,
+    SHORT_OF_IT,
+    epochs_of,
+    no_litter,
+    planted,
+    started,
+    wait_until,
+)
+
+ANSWER = "gnnsoup: stopping at the end of the epoch; Ctrl-C again stops at once"
+FEW = ("--set", "train.ingredients=2", "--set", "train.epochs=2")
+IGNORING = ("sh", "-c", 'trap "" INT HUP; exec "$@"', "sh")  # as nohup and a shell's background jobs have it
+
+# Reads a module's source very slowly, after it has said so by a file.
+SLOW_IMPORT = """\
+import os, pathlib, sys, time
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["SLOW"]:
+            pathlib.Path(os.environ["REACHED"]).touch()
+            time.sleep(240)
+
+sys.meta_path.insert(0, Slow())
+"""
+
+# Makes stdin the terminal of a new session, and becomes the command.
+TAKE_TERMINAL = """\
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+# Cuts every graph apart from the command, and never ends.
+SLOW_METIS = """\
+import os, pathlib, sys, time
+
+if any("metis_apart" in word for word in sys.orig_argv):
+    pathlib.Path(os.environ["REACHED"]).write_text(str(os.getpid()))
+    time.sleep(240)
+elif "gnnsoup_hpc" in sys.orig_argv:
+    from gnnsoup_hpc import prepare
+    prepare.ENTRIES_TO_CUT_APART = 0
+"""
+
+
+@pytest.fixture
+def bowl(tmp_path: Path) -> Bowl:
+    """A job and its graph's source, nothing run yet."""
+    return kit.laid_out(tmp_path)
+
+
+def customised(bowl: Bowl, code: str, **variables: str) -> dict[str, str]:
+    """Variables that make a process run `code` first."""
+    found = planted(bowl, "os:getpid")
+    (bowl.folder / "site" / "sitecustomize.py").write_text(code)
+    return found | variables
+
+
+def ends_with_130(process: subprocess.Popen[str], *lines: str) -> None:
+    """Assert that it ends with these lines on stderr, each the beginning of one."""
+    out, err = process.communicate(timeout=GUARD)
+    said = err.splitlines()
+    assert process.returncode == 130, out + err
+    assert [line[: len(begin)] for line, begin in zip(said, lines, strict=False)] == list(lines), err
+    assert len(said) == len(lines), err
+
+
+def heard_later(stop: PreemptionHandler, *numbers: signal.Signals) -> None:
+    """Hear them in a block that looks itself, as training is."""
+    with stop.heard(), stop.later():
+        for number in numbers:
+            signal.raise_signal(number)
+        stop.looked = True  # type: ignore[attr-defined]
+
+
+def test_it_ends_what_knows_of_none() -> None:
+    stop = PreemptionHandler()
+    with pytest.raises(Interrupted, match=f"^stopped by Ctrl-C: {SHORT_OF_IT}$"), stop.heard():
+        signal.raise_signal(CTRL_C)
+    assert signal.getsignal(CTRL_C) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_a_block_that_looks_itself_goes_on_and_the_first_is_answered(
+    says: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stop = PreemptionHandler(says)
+    with pytest.raises(Interrupted):
+        heard_later(stop, CTRL_C)
+    assert hasattr(stop, "looked")
+    assert capfd.readouterr().err == (f"{ANSWER}\n" if says else "")
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_one_ends_at_once(monkeypatch: pytest.MonkeyPatch, first: signal.Signals) -> None:
+    monkeypatch.setattr(signals, "_SAME_SECONDS", -1.0)
+    stop = PreemptionHandler()
+    with pytest.raises(KeyboardInterrupt):
+        heard_later(stop, first, CTRL_C)
+    assert not hasattr(stop, "looked")
+
+
+def test_one_that_two_pass_on_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal's Ctrl-C, which mpirun sends on too."""
+    monkeypatch.setattr(signals, "_SAME_SECONDS", 1e9)
+    stop = PreemptionHandler()
+    with pytest.raises(Interrupted):
+        heard_later(stop, CTRL_C, CTRL_C)
+    assert hasattr(stop, "looked")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_what_is_ignored_stays_ignored(number: signal.Signals) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    stop = PreemptionHandler()
+    with signals.ignore_while_loading(), stop.heard():
+        signal.raise_signal(number)
+        assert not stop.asked
+    assert signal.getsignal(number) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("module", ["gnnsoup_hpc.cli.commands", "torch", "numba", "h5py"])
+def test_while_modules_are_loaded(bowl: Bowl, module: str) -> None:
+    with started(bowl, "train", **customised(bowl, SLOW_IMPORT, SLOW=module)) as process:
+        wait_until((bowl.folder / "reached").exists, process)
+        process.send_signal(CTRL_C)
+        ends_with_130(process, f"{MARK}interrupted before it began")
+
+
+@pytest.mark.parametrize("room", ["train", "soup"])
+def test_the_modules_of_rooms_hear_it_as_soon(bowl: Bowl, room: str) -> None:
+    environment = os.environ | customised(bowl, SLOW_IMPORT, SLOW="torch")
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"gnnsoup_hpc.{room}", JOB],
+        cwd=bowl.folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        wait_until((bowl.folder / "reached").exists, process)
+        process.send_signal(CTRL_C)
+        ends_with_130(process, f"{MARK}interrupted before it began")
+
+
+def test_sigterm_while_modules_are_loaded_has_its_usual_effect(bowl: Bowl) -> None:
+    with started(bowl, "train", **customised(bowl, SLOW_IMPORT, SLOW="torch")) as process:
+        wait_until((bowl.folder / "reached").exists, process)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=GUARD)
+    assert (process.returncode, out, err) == (-signal.SIGTERM, "", "")
+
+
+def test_training_goes_on_where_it_stopped(bowl: Bowl, tmp_path_factory: pytest.TempPathFactory) -> None:
+    quiet = kit.laid_out(tmp_path_factory.mktemp("quiet"))
+    kit.succeeds(quiet.gnnsoup_here("train", *LONG))
+    with started(bowl, "train", *LONG) as process:
+        wait_until(lambda: epochs_of(bowl) > 0, process)
+        process.send_signal(CTRL_C)
+        ends_with_130(process, ANSWER, f"{MARK}stopped by Ctrl-C: ingredient 0000 is kept after epoch ")
+    no_litter(bowl)
+    assert "goes on after epoch" in kit.succeeds(bowl.gnnsoup_here("train", *LONG))
+    assert content(bowl.ingredient(0)) == content(quiet.ingredient(0))
+
+
+def test_two_in_a_row_end_at_once_and_give_the_lease_back(bowl: Bowl) -> None:
+    variables = planted(bowl, "gnnsoup_hpc.train.loop:Training.epoch")  # an epoch that never ends
+    with started(bowl, "train", *LONG, **variables) as process:
+        wait_until((bowl.folder / "reached").exists, process)
+        process.send_signal(CTRL_C)
+        time.sleep(2 * signals._SAME_SECONDS)
+        process.send_signal(CTRL_C)
+        ends_with_130(process, ANSWER, f"{MARK}interrupted at once; the same command goes on from the last checkpoint")
+    no_litter(bowl)
+    kit.succeeds(bowl.gnnsoup_here("train", *FEW[2:], "--set", "train.ingredients=1"))
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        pytest.param("prepare", "gnnsoup_hpc.data.sources:load", id="while the source is read"),
+        pytest.param("run", "gnnsoup_hpc.soup.methods.uniform:Uniform.cook", id="while a method is at work"),
+        pytest.param("run", "gnnsoup_hpc.soup.alignment:Aligner.brought", id="before the first method"),
+        pytest.param("run", "gnnsoup_hpc.analysis.report.build:write", id="while the report is written"),
+        pytest.param("run", "gnnsoup_hpc.analysis.report.table:table", id="while the report is told"),
+        pytest.param("report", "gnnsoup_hpc.analysis.report.rows:contents", id="while a run is read"),
+        pytest.param("status", "gnnsoup_hpc.analysis.status.look:look", id="status"),
+    ],
+)
+def test_what_saves_nothing_is_ended_by_the_first(bowl: Bowl, command: str, place: str) -> None:
+    if command == "report":
+        kit.succeeds(bowl.gnnsoup_here("run", *FEW))
+    words = [command] if command in ("prepare", "report", "status") else [command, *FEW]
+    with started(bowl, *words, **planted(bowl, place)) as process:
+        wait_until((bowl.folder / "reached").exists, process)
+        process.send_signal(CTRL_C)
+        ends_with_130(process, f"{MARK}stopped by Ctrl-C: {SHORT_OF_IT}")
+    no_litter(bowl)
+
+
+def test_while_metis_works_in_its_own_process(bowl: Bowl) -> None:
+    """A terminal sends it to all processes; METIS's must say nothing and be gone."""
+    with started(bowl, "prepare", **customised(bowl, SLOW_METIS)) as process:
+        reached = bowl.folder / "reached"
+        wait_until(lambda: reached.exists() and reached.read_text() != "", process)
+        os.killpg(process.pid, CTRL_C)
+        ends_with_130(process, f"{MARK}stopped by Ctrl-C: {SHORT_OF_IT}")
+    assert not Path(f"/proc/{reached.read_text()}").exists()
+    no_litter(bowl)
+
+
+def test_while_it_waits_for_anothers_lease(bowl: Bowl) -> None:
+    kit.succeeds(bowl.gnnsoup_here("prepare"))
+    held = bowl.root / "leases" / "ingredient-0000.lease"
+    with leases.hold(held), started(bowl, "train", "--set", "train.ingredients=1") as process:
+        assert process.stdout
+        while "memory limit" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(CTRL_C)
+        out, err = process.communicate(timeout=GUARD)
+        assert held.exists()
+    assert process.returncode == 130, out + err
+    assert err.removeprefix(f"{ANSWER}\n") == f"{MARK}stopped by Ctrl-C: {SHORT_OF_IT}\n"
+
+
+def test_nohup_and_the_background_keep_it_going(bowl: Bowl) -> None:
+    with started(bowl, "train", *LONG, before=IGNORING) as process:
+        wait_until(lambda: epochs_of(bowl) > 0, process)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGHUP)
+        reached = epochs_of(bowl)
+        wait_until(lambda: epochs_of(bowl) > reached, process)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=GUARD)
+    assert process.returncode == 75, out + err
+    assert err.startswith(f"{MARK}stopped by SIGTERM: ")
+
+
+def test_a_terminal_that_closes_leaves_a_checkpoint(bowl: Bowl) -> None:
+    """The kernel sends SIGHUP, and no word can be written any more."""
+    mine, theirs = os.openpty()
+    words = [sys.executable, "-c", TAKE_TERMINAL, sys.executable, "-m", "gnnsoup_hpc", "train", JOB, *LONG]
+    with subprocess.Popen(words, cwd=bowl.folder, stdin=theirs, stdout=theirs, stderr=theirs, text=True) as process:
+        os.close(theirs)
+        reader = threading.Thread(target=drain, args=(mine, closing := threading.Event()))
+        reader.start()
+        wait_until(lambda: epochs_of(bowl) > 0, process)
+        closing.set()
+        reader.join()
+        assert process.wait(GUARD) == 75
+    assert (bowl.root / "checkpoints" / "ingredient-0000.h5").exists()
+    no_litter(bowl)
+
+
+def drain(terminal: int, closing: threading.Event) -> None:
+    """Read what is written to a terminal, until it is to be closed."""
+    while not closing.is_set():
+        if select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 1 << 16)
+    os.close(terminal)
+
+
+@pytest.mark.mpi
+def test_all_ranks_keep_what_they_have(bowl: Bowl) -> None:
+    with started(bowl, "run", *LONG_TWO, ranks=2) as process:
+        wait_until(lambda: len(list((bowl.root / "leases").glob("*.lease"))) == 2 and epochs_of(bowl) > 0, process)
+        os.killpg(process.pid, CTRL_C)  # mpirun passes it on, to ranks that may have it already
+        out, err = process.communicate(timeout=GUARD)
+    assert process.returncode == 130, out + err
+    lines = [line for line in err.splitlines() if MARK in line]
+    assert sorted(line[:10] for line in lines) == ["[rank 0/2]", "[rank 1/2]"], err
+    assert all(" is kept after epoch " in line or "not begun" in line for line in lines)
+    assert "Traceback" not in err
+    assert err.count(ANSWER) <= 1
+    no_litter(bowl)

@@ -1,0 +1,83 @@
+"""Lanes and blocks cover all rows once, whatever their number; room is used again; one thread a lane."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gnnsoup_hpc.engine.compiled.threads import LANES, ThreadTeam, Workspace, blocks, cut_chunks
+
+degrees = st.lists(st.integers(0, 50), max_size=60).map(lambda few: np.repeat(np.array([*few, 3]), 400))
+
+
+@given(degrees, st.integers(0, 9))
+def test_lanes_cover_all_rows_once_and_their_work_is_alike(degree: np.ndarray, before: int) -> None:
+    lanes = cut_chunks(before + np.concatenate([[0], np.cumsum(degree)]))
+    assert [row for start, stop in lanes for row in range(start, stop)] == list(range(len(degree)))
+    assert len(lanes) <= LANES
+    work = [int((degree[start:stop] + 32).sum()) for start, stop in lanes]
+    assert max(work) <= sum(work) / len(lanes) * 2 + 64 * (50 + 32)
+
+
+@given(st.integers(0, 5000), st.integers(0, 5000), st.integers(1, 2000))
+def test_blocks_cover_a_lane_once(start: int, rows: int, most: int) -> None:
+    found = list(blocks(start, start + rows, most))
+    assert [row for first, end in found for row in range(first, end)] == list(range(start, start + rows))
+    assert all(end - first <= most for first, end in found)
+
+
+def test_no_lanes_of_no_rows() -> None:
+    assert cut_chunks(np.zeros(1, dtype=np.int64)) == ()
+
+
+def test_space_gives_the_smallest_room_that_is_large_enough() -> None:
+    space = Workspace()
+    large, small = space.take(10, 8, np.float32), space.take(4, 8, np.float32)
+    space.give(large)
+    space.give(small)
+    again = space.take(3, 8, np.float32)
+    assert again.shape == (3, 8)
+    assert np.shares_memory(again, small)
+    assert np.shares_memory(space.take(5, 8, np.float32), large)
+    assert not np.shares_memory(space.take(3, 8, np.float32), small)
+
+
+def test_room_of_another_type_or_too_small_is_not_given() -> None:
+    for rows, kind in ((2, np.float64), (5, np.float32)):
+        space = Workspace()
+        small = space.take(4, 8, np.float32)
+        space.give(small)
+        assert not np.shares_memory(space.take(rows, 8, kind), small)
+
+
+def where(_start: int, _stop: int) -> tuple[int, int]:
+    """Threads that torch would use here, and this thread."""
+    time.sleep(0.02)
+    return torch.get_num_threads(), threading.get_ident()
+
+
+def test_a_crew_computes_on_torchs_threads_and_gives_them_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with ThreadTeam() as crew:
+            inside = crew.each(where, [(0, 1)] * 6)
+        assert {threads for threads, _ in inside} == {1}
+        assert len({name for _, name in inside}) == 2
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_results_come_in_the_lanes_order_and_errors_come_through() -> None:
+    lanes = [(5, 9), (0, 5), (9, 12)]
+    with ThreadTeam() as crew:
+        assert crew.each(lambda start, stop: stop - start, lanes) == [4, 5, 3]
+        with pytest.raises(ZeroDivisionError):
+            crew.each(lambda start, _: 1 // start, lanes)

@@ -1,0 +1,193 @@
+"""What phases are predicted to hold: exact on small cases, growing with what they are a function of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.memory import estimate
+from gnnsoup_hpc.memory.estimate import MIB, Extent, Sizes
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime.run_dir import RunDir
+
+NET = Architecture("sage", layers=3, features=100, hidden=128, classes=47, norm="layer")
+PRODUCTS = Sizes(
+    NET,
+    part_nodes=np.full(32, 76_532),
+    part_entries=np.linspace(2_000_000, 5_800_000, 32).astype(np.int64),
+    part_asked=np.full(32, 1_229),
+    cut=0.15,
+)
+PHASES = {
+    "ls": lambda sizes: estimate.learned(sizes, 8),
+    "pls": lambda sizes: estimate.partition_learned(sizes, 8, 4),
+    "in memory": estimate.inference,
+    "layer by layer": estimate.layer_by_layer,
+    "full": estimate.trained_full,
+    "cluster": lambda sizes: estimate.trained_clusters(sizes, 2),
+    "neighbour": lambda sizes: estimate.trained_neighbour(sizes, 1024, (10, 10, 10)),
+}
+every_phase = pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES)
+
+
+def grown(sizes: Sizes, **model: Any) -> Sizes:
+    return replace(sizes, net=replace(sizes.net, **model))
+
+
+def test_sizes_are_those_of_the_graph(stock: Job) -> None:
+    with graph_store.open_graph(RunDir.of(stock).graph, stock) as graph:
+        net = Architecture.of(stock.model, graph.features, graph.classes)
+        sizes = Sizes.of(graph, net)
+        assert sizes.whole == Extent(graph.nodes, graph.edges, graph.edges, int(graph.validation_counts.sum()))
+        for part in range(graph.parts):
+            degree, _ = graph.rows(int(graph.ptr[part]), int(graph.ptr[part + 1]))
+            assert sizes.part_nodes[part] == len(degree)
+            assert sizes.part_entries[part] == degree.sum()
+        inner = 0
+        for part in range(graph.parts):
+            start, stop = int(graph.ptr[part]), int(graph.ptr[part + 1])
+            _, neighbours = graph.rows(start, stop)
+            inner += int(((neighbours >= start) & (neighbours < stop)).sum())
+        assert sizes.cut == pytest.approx(1 - inner / graph.edges)
+
+
+def test_a_union_of_all_parts_is_the_whole_graph() -> None:
+    assert PRODUCTS.union(32) == PRODUCTS.whole
+    assert PRODUCTS.union(40) == PRODUCTS.whole
+
+
+def test_a_union_is_the_largest_of_its_size() -> None:
+    two = PRODUCTS.union(2)
+    assert two.read == PRODUCTS.part_entries[-2:].sum()
+    assert two.nodes == 2 * 76_532
+    assert two.entries == round(two.read * (1 - 0.15 * (1 - 1 / 31)))
+    assert PRODUCTS.union(1).entries == round(5_800_000 * 0.85)
+
+
+def test_the_shelf_is_exact() -> None:
+    count = 128 * 200 + 128 + 128 * 256 + 128 + 47 * 256 + 47 + 4 * 128
+    assert estimate.parameters(NET) == count
+    assert estimate.total(estimate.shelf(NET, 8)) == count * (4 * 12 + 16)
+
+
+def test_nodes_within_reach_on_small_cases() -> None:
+    assert estimate.reached(Extent(100, 400, 400, 100), 2) == [100, 100, 100]
+    assert estimate.reached(Extent(100, 0, 0, 10), 2) == [10, 10, 10]
+    (asked, near) = estimate.reached(Extent(1000, 4000, 4000, 100), 1)
+    assert (asked, near) == (100, 1000 - round(900 * 0.9**4))
+
+
+def test_the_nodes_within_reach_are_about_those_of_a_random_graph() -> None:
+    rng = np.random.default_rng(0)
+    nodes, asked = 20_000, 300
+    ends = rng.integers(0, nodes, (nodes * 6, 2))
+    there = np.zeros(nodes, dtype=bool)
+    there[rng.choice(nodes, asked, replace=False)] = True
+    expected = estimate.reached(Extent(nodes, len(ends), len(ends), asked), 2)
+    for count in expected[1:]:
+        there[ends[there[ends[:, 0]], 1]] = True
+        assert there.sum() == pytest.approx(count, rel=0.1)
+
+
+def test_a_plan_on_a_small_case() -> None:
+    """Two nodes, both asked, three entries: all shapes by hand."""
+    net = Architecture("sage", layers=2, features=5, hidden=3, classes=2)
+    extent = Extent(nodes=2, read=4, entries=3, asked=2)
+    assert estimate.reading(net, extent) == {"features": 4 * 5 * 2, "read": 4 * 4 + estimate.READ_NODE * 2}
+    assert estimate.plan(net, extent, keep=True)["first hop"] == 4 * 2 * (2 * 5)
+    assert estimate.plan(net, extent, keep=True)["structure"] == 2 * 4 * 3 + estimate.PLAN_NODE * 2
+    hidden, aggregated, scores = 4 * 2 * 3, 4 * 2 * 3, 4 * 2 * 2
+    assert estimate.states(net, extent, keep=True)["states"] == hidden + aggregated + 5 * scores
+    assert estimate.states(net, extent, keep=False)["states"] == hidden + 3 * scores
+    assert estimate.states(net, extent, keep=True)["gradients"] == 32 * 4 * 5 * 3 * 2
+    normed = replace(net, norm="layer")
+    assert estimate.states(normed, extent, keep=True)["states"] == 2 * hidden + aggregated + 5 * scores
+    gcn = replace(net, kind="gcn")
+    assert estimate.plan(gcn, extent, keep=True)["first hop"] == 4 * 2 * 5
+    assert estimate.plan(gcn, extent, keep=True)["structure"] == 2 * 4 * (3 + 2) + estimate.PLAN_NODE * 2
+    gat = replace(net, kind="gat", hidden=4, heads=2)
+    assert estimate.plan(gat, extent, keep=True)["structure"] == 3 * 4 * (3 + 2) + estimate.PLAN_NODE * 2
+    assert estimate.plan(gat, extent, keep=False)["structure"] == 4 * (3 + 2) + estimate.PLAN_NODE * 2
+    shared = replace(extent, crossing=6)
+    assert estimate.plan(gat, shared, keep=True)["structure"] == 3 * 4 * (3 + 2) + estimate.PLAN_NODE * 2 + 2 * 4 * 6
+    assert estimate.plan(gat, shared, keep=False) == estimate.plan(gat, extent, keep=False)
+    more = estimate.states(gat, shared, keep=True)["states"] - estimate.states(gat, extent, keep=True)["states"]
+    assert more == 4 * 2 * 6
+    assert estimate.plan(gcn, shared, keep=True) == estimate.plan(gcn, extent, keep=True)
+
+
+@pytest.mark.parametrize("kind", ["gcn", "sage", "gat"])
+def test_ranks_that_share_a_graph_need_less_each(kind: str) -> None:
+    sizes = grown(PRODUCTS, kind=kind, heads=2 if kind == "gat" else 1)
+    for needed in (
+        [estimate.learned(sizes, 8, ranks) for ranks in (1, 2, 4, 8)],
+        [estimate.inference(sizes, line=True, ranks=ranks) for ranks in (1, 2, 4, 8)],
+    ):
+        assert needed == sorted(needed, reverse=True)
+        assert len(set(needed)) == 4
+    away = replace(sizes, on_device=True)
+    assert estimate.learned(away, 8, 8) == estimate.learned(away, 8, 1)
+
+
+def test_a_line_is_linear_in_its_ratio_but_not_of_attention() -> None:
+    gat = grown(PRODUCTS, kind="gat", heads=4)
+    assert estimate.inference(gat, line=True) == estimate.inference(gat)
+
+
+def test_phases_are_sums_of_their_terms() -> None:
+    def terms(extent: Extent) -> tuple[int, int, int, int]:
+        made = estimate.shelf(NET, 8), estimate.reading(NET, extent), estimate.plan(NET, extent, keep=True)
+        held, reads, planned = (estimate.total(each) for each in made)
+        return held, reads, planned, estimate.total(estimate.states(NET, extent, keep=True))
+
+    held, reads, planned, kept = terms(PRODUCTS.union(4))
+    assert estimate.partition_learned(PRODUCTS, 8, 4) == estimate.BASE + held + reads + planned + kept
+    exact = estimate.partition_learned(PRODUCTS, 8, 4, exact=True) - estimate.partition_learned(PRODUCTS, 8, 4)
+    assert exact == 4 * NET.features * PRODUCTS.union(4).nodes
+    held, reads, planned, kept = terms(PRODUCTS.whole)
+    assert estimate.learned(PRODUCTS, 8) == estimate.BASE + held + planned + max(reads, kept)
+    line = estimate.inference(PRODUCTS, line=True) - estimate.inference(PRODUCTS)
+    assert line == 2 * 4 * NET.hidden * PRODUCTS.whole.nodes
+
+
+@every_phase
+def test_everything_larger_needs_more(phase: Any) -> None:
+    least = phase(PRODUCTS)
+    assert phase(replace(PRODUCTS, part_nodes=PRODUCTS.part_nodes * 2, part_asked=PRODUCTS.part_asked * 2)) > least
+    assert phase(replace(PRODUCTS, part_entries=PRODUCTS.part_entries * 2)) >= least
+    for model in ({"hidden": 256}, {"features": 200}, {"layers": 4}):
+        assert phase(grown(PRODUCTS, **model)) >= least
+
+
+def test_a_union_of_more_parts_needs_more() -> None:
+    sizes = [estimate.partition_learned(PRODUCTS, 8, size) for size in range(1, 33)]
+    assert sizes == sorted(sizes)
+    clusters = [estimate.trained_clusters(PRODUCTS, size) for size in range(1, 33)]
+    assert clusters == sorted(clusters)
+
+
+def test_more_ingredients_need_their_rows() -> None:
+    more = estimate.partition_learned(PRODUCTS, 50, 1) - estimate.partition_learned(PRODUCTS, 10, 1)
+    assert more == 40 * 4 * estimate.parameters(NET)
+
+
+def test_attention_needs_more_than_sums() -> None:
+    gat = grown(PRODUCTS, kind="gat", heads=4)
+    assert estimate.learned(gat, 8) > estimate.learned(grown(PRODUCTS, kind="gcn"), 8)
+    assert estimate.trained_full(gat) > estimate.trained_full(grown(PRODUCTS, kind="gcn"))
+
+
+def test_a_gpu_leaves_the_host_to_read() -> None:
+    away = replace(PRODUCTS, on_device=True)
+    assert estimate.learned(away, 8) < estimate.learned(PRODUCTS, 8)
+    assert estimate.trained_full(away) < estimate.trained_full(PRODUCTS)
+    assert estimate.inference(away) < estimate.inference(PRODUCTS)
+
+
+def test_layer_by_layer_is_for_graphs_that_do_not_fit() -> None:
+    assert estimate.layer_by_layer(PRODUCTS) < 300 * MIB < 3000 * MIB < estimate.inference(PRODUCTS)

@@ -1,0 +1,119 @@
+"""A tiny run in this process: graph prepared, ingredients trained, and kitchens to cook in."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from gnnsoup_hpc import config as jobs
+from gnnsoup_hpc.alignment import permute
+from gnnsoup_hpc.cli.soup import soup
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.data.prepare import prepare
+from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io import states
+from gnnsoup_hpc.io.records import MixingWeights
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime.launch import RankInfo
+from gnnsoup_hpc.runtime.progress import Log
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.soup.context import SoupContext
+from gnnsoup_hpc.soup.protocol import SoupMethod
+from gnnsoup_hpc.soup.station import MixtureEvaluator
+from gnnsoup_hpc.soup.team import Team
+from gnnsoup_hpc.train.runner import train_all
+from tests import tiny
+from tests.alignment.kit import shuffle
+
+CPU = torch.device("cpu")
+QUIET = Log(quiet=True)
+ALONE = RankInfo(rank=0, size=1, local_rank=0, local_size=1, host="here")
+
+
+def job_in(folder: Path, *overrides: str, **shape: object) -> Job:
+    """The tiny job, its graph and its run inside `folder`."""
+    path = tiny.write_job(folder, **shape)
+    return jobs.load(str(path), [f"runs={folder / 'runs'}", *overrides])
+
+
+def prepared(folder: Path, *overrides: str, **shape: object) -> Job:
+    """The tiny job with its graph.h5."""
+    job = job_in(folder, *overrides, **shape)
+    prepare(job, ALONE, QUIET)
+    return job
+
+
+def stocked(folder: Path, *overrides: str, **shape: object) -> Job:
+    """The tiny job with its graph.h5 and all its ingredients."""
+    job = prepared(folder, *overrides, **shape)
+    train(job)
+    return job
+
+
+def train(job: Job) -> None:
+    """Train what is missing of a job."""
+    train_all(job, ALONE, CPU, QUIET)
+
+
+def copied(job: Job, folder: Path) -> Job:
+    """The same job with a copy of its run in `folder`, to do anything to."""
+    shutil.copytree(job.runs, folder / "runs")
+    return job.model_copy(update={"runs": str(folder / "runs")})
+
+
+def changed(job: Job, *overrides: str) -> Job:
+    """The job with other values, as `--set` gives them."""
+    path = Path(job.runs) / "changed.toml"
+    path.write_text(job.to_toml(), encoding="utf-8")
+    return jobs.load(str(path), overrides)
+
+
+def shuffled(job: Job, copies: bool = False) -> Job:
+    """The run with ingredients' units shuffled; with `copies`, all those of the first ingredient."""
+    run = RunDir.of(job)
+    with station(job) as ours:
+        net, graph = ours.architecture, ours.graph
+        initial = states.sha256(ingredient_store.read_initial(run.initial, net, job.train.seed))
+        first = ingredient_store.read(run.ingredient(0))
+        for index in range(1, job.train.ingredients):
+            ingredient = ingredient_store.read(run.ingredient(index))
+            state = permute(net, first.state if copies else ingredient.state, shuffle(net, index))
+            accuracy = first.validation_accuracy if copies else ingredient.validation_accuracy
+            origin = ingredient_store.Origin.of(job, net, graph, initial, index)
+            made = replace(ingredient, state=state, validation_accuracy=accuracy)
+            ingredient_store.write(run.ingredient(index), made, origin, job)
+    return job
+
+
+@contextmanager
+def station(job: Job, ids: Sequence[int] | None = None, memory: int = 1 << 30) -> Iterator[MixtureEvaluator]:
+    """A station with the job's ingredients `ids`, by default all."""
+    run = RunDir.of(job)
+    with graph_store.open_graph(run.graph, job) as graph:
+        architecture = Architecture.of(job.model, graph.features, graph.classes)
+        yield MixtureEvaluator(
+            run, architecture, range(job.train.ingredients) if ids is None else ids, graph, CPU, memory
+        )
+
+
+def kitchen(station: MixtureEvaluator, seed: int = 0) -> SoupContext:
+    """A kitchen of one rank."""
+    return SoupContext(station, Team(None, 1), seed, QUIET)
+
+
+def cook(method: SoupMethod, job: Job, ids: Sequence[int] | None = None, seed: int = 0) -> MixingWeights:
+    """What a method makes of a job's ingredients."""
+    with station(job, ids) as ours:
+        return method.cook(kitchen(ours, seed))
+
+
+def souped(job: Job) -> Job:
+    """Make a job's soups and its report."""
+    soup(job, ALONE)
+    return job

@@ -1,0 +1,304 @@
+"""Signals: in this process what each block does with one; in real processes, real signals at several moments."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gnnsoup_hpc.cli import common
+from gnnsoup_hpc.errors import JobError, Preempted
+from gnnsoup_hpc.runtime import leases
+from gnnsoup_hpc.runtime.launch import RankInfo
+from gnnsoup_hpc.runtime.progress import Log
+from gnnsoup_hpc.runtime.signals import HEEDED, PreemptionHandler
+from tests.faults import kit
+from tests.faults.kit import JOB, MARK, Bowl, content
+from tests.tiny import mpirun
+
+GUARD = 240.0  # seconds until a hang is called one
+LONG = ("--set", "train.epochs=1500", "--set", "train.ingredients=1")
+LONG_TWO = ("--set", "train.epochs=3000", "--set", "train.ingredients=2")
+SHORT_OF_IT = "nothing finished is lost; the same command goes on from here"
+
+# Makes a function wait, once, after it has said so by a file.
+PLANT = """\
+import importlib, os, pathlib, time
+
+def waiting(function):
+    def wait(*words, **named):
+        self = words[0] if words else None  # whose method it is
+        mark = pathlib.Path(os.environ["REACHED"])
+        until = time.monotonic() + float(os.environ["WAIT"])
+        if not mark.exists():
+            mark.touch()
+            while time.monotonic() < until:
+                time.sleep(0.01)
+        return function(*words, **named)
+    return wait
+
+module, _, name = os.environ["PLANT"].partition(":")
+*owner, last = name.split(".")
+target = importlib.import_module(module)
+for each in owner:
+    target = getattr(target, each)
+setattr(target, last, waiting(getattr(target, last)))
+"""
+
+
+@pytest.fixture(params=HEEDED, ids=lambda number: number.name)
+def number(request: pytest.FixtureRequest) -> signal.Signals:
+    return request.param
+
+
+def test_a_signal_ends_what_knows_of_none(number: signal.Signals) -> None:
+    stop, before = PreemptionHandler(), [signal.getsignal(each) for each in HEEDED]
+    with pytest.raises(Preempted, match=f"stopped by {number.name}: {SHORT_OF_IT}"), stop.heard():
+        signal.raise_signal(number)
+    assert [signal.getsignal(each) for each in HEEDED] == before
+
+
+def test_a_block_that_looks_itself_is_left_alone(number: signal.Signals) -> None:
+    stop, done = PreemptionHandler(), []
+
+    def block() -> None:
+        with stop.later():
+            with stop.later():
+                signal.raise_signal(number)
+                signal.raise_signal(signal.SIGTERM)
+                stop.heed()
+                Log(quiet=True, stop=stop).say("nothing")
+                done.append(stop.asked)
+            done.append("the outer one too")
+
+    with pytest.raises(Preempted), stop.heard():
+        block()
+    assert done == [True, "the outer one too"]
+
+
+def test_the_way_out_is_not_disturbed(number: signal.Signals) -> None:
+    stop, cleaned = PreemptionHandler(), []
+
+    def block() -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            signal.raise_signal(number)
+            cleaned.append(1)
+
+    with pytest.raises(Preempted), stop.heard():
+        block()
+    assert cleaned
+
+
+def test_a_file_object_that_hdf5_writes_to_is_not_left_by_an_exception(tmp_path: Path) -> None:
+    stop = PreemptionHandler()
+
+    class Ours(io.FileIO):
+        def write(self, content: bytes) -> int:
+            signal.raise_signal(signal.SIGUSR1)
+            return len(content)
+
+    with stop.heard(), Ours(tmp_path / "file", "w") as file:
+        assert file.write(b"whole") == 5
+        assert stop.asked
+        for heeds in (lambda: Log(quiet=True, stop=stop).say("next"), Log(quiet=True, stop=stop).bar(2, "bar").advance):
+            with pytest.raises(Preempted):
+                heeds()
+
+
+@pytest.mark.usefixtures("own_excepthook")
+@pytest.mark.parametrize(("error", "code"), [(None, 75), (JobError("no"), 2)])
+def test_the_exit_code_is_75_unless_something_else_is_wrong(
+    error: Exception | None, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(here: RankInfo) -> None:
+        with here.stop.later():
+            signal.raise_signal(signal.SIGTERM)
+            if error:
+                raise error
+
+    assert common.guarded(command) == code
+    assert capsys.readouterr().err == f"{MARK}{error or f'stopped by SIGTERM: {SHORT_OF_IT}'}\n"
+
+
+@pytest.mark.usefixtures("own_excepthook")
+def test_what_is_over_is_over() -> None:
+    """Work that was finished before the signal was looked at is finished."""
+    stops: list[PreemptionHandler] = []
+    assert common.guarded(lambda here: stops.append(here.stop)) == 0
+    with stops[0].heard():
+        signal.raise_signal(signal.SIGUSR2)
+
+
+@contextmanager
+def started(
+    bowl: Bowl, *words: str, ranks: int = 0, before: Sequence[str] = (), **variables: str
+) -> Iterator[subprocess.Popen[str]]:
+    """`BEFORE gnnsoup WORDS` in a session of its own, killed at the end of the block."""
+    launcher = [mpirun(), "-n", str(ranks)] if ranks else list(before)
+    with subprocess.Popen(
+        [*launcher, sys.executable, "-m", "gnnsoup_hpc", *words[:1], JOB, *words[1:]],
+        cwd=bowl.folder,
+        env=os.environ | variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def planted(bowl: Bowl, where: str, wait: float = GUARD) -> dict[str, str]:
+    """Variables that make a function of a process wait."""
+    site = bowl.folder / "site"
+    site.mkdir(exist_ok=True)
+    (site / "sitecustomize.py").write_text(PLANT)
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {"PYTHONPATH": path, "PLANT": where, "REACHED": str(bowl.folder / "reached"), "WAIT": str(wait)}
+
+
+def wait_until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + GUARD
+    while not true():
+        if process.poll() is not None or time.monotonic() > until:
+            process.kill()
+            pytest.fail(f"it never came to that: {process.communicate()}")
+        time.sleep(0.01)
+
+
+def ends_with_75(process: subprocess.Popen[str], *names: str) -> str:
+    """The one line that it ends with."""
+    out, err = process.communicate(timeout=GUARD)
+    outcome = subprocess.CompletedProcess([], process.returncode, out, err)
+    line = kit.fails(outcome, "stopped by SIG", "the same command goes on from here", *names)
+    assert process.returncode == 75
+    return line
+
+
+def no_litter(bowl: Bowl) -> None:
+    """No lease, and no private file of a writer."""
+    left = [path for path in (bowl.folder / "runs").rglob("*") if path.is_file()]
+    assert not [path for path in left if path.suffix == ".lease" or path.name.startswith(".")]
+
+
+@pytest.fixture
+def bowl(tmp_path: Path) -> Bowl:
+    """A job and its graph's source, nothing run yet."""
+    return kit.laid_out(tmp_path)
+
+
+def epochs_of(bowl: Bowl) -> int:
+    """How far whichever ingredient is in training is."""
+    notes = [json.loads(path.read_text()) for path in (bowl.root / "leases").glob("ingredient-*.json")]
+    return max((note.get("epoch", 0) for note in notes), default=0)
+
+
+def test_training_goes_on_where_each_signal_stopped_it(bowl: Bowl, tmp_path_factory: pytest.TempPathFactory) -> None:
+    quiet = kit.laid_out(tmp_path_factory.mktemp("quiet"))
+    kit.succeeds(quiet.gnnsoup_here("train", *LONG))
+    reached = 0
+    for number in HEEDED:
+        with started(bowl, "train", *LONG) as process:
+            wait_until(lambda: epochs_of(bowl) > reached, process)  # noqa: B023 - called before it changes
+            for _ in range(3):
+                process.send_signal(number)
+            line = ends_with_75(process, number.name)
+        found = re.search(r"ingredient 0000 is kept after epoch (\d+) in (\S+);", line)
+        assert found, line
+        assert (bowl.folder / found[2]).exists()
+        assert int(found[1]) > reached
+        reached = int(found[1])
+        no_litter(bowl)
+    said = kit.succeeds(bowl.gnnsoup_here("train", *LONG))
+    assert f"goes on after epoch {found[1]}, from {found[2]}" in said
+    assert content(bowl.ingredient(0)) == content(quiet.ingredient(0))
+    assert list((bowl.root / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "where"),
+    [
+        pytest.param("prepare", "gnnsoup_hpc.data.sources:load", id="reading"),
+        pytest.param("train", "gnnsoup_hpc.data.prepare:partitioned", id="cutting"),
+        pytest.param("run", "gnnsoup_hpc.soup.methods.uniform:Uniform.cook", id="souping"),
+    ],
+)
+def test_a_command_ends_wherever_it_is(bowl: Bowl, command: str, where: str) -> None:
+    few = ("--set", "train.ingredients=2", "--set", "train.epochs=2")
+    with started(bowl, command, *few, **planted(bowl, where)) as process:
+        wait_until((bowl.folder / "reached").exists, process)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        ends_with_75(process, SHORT_OF_IT)
+    no_litter(bowl)
+    kit.succeeds(bowl.gnnsoup_here(command, *few))
+
+
+def test_a_signal_while_hdf5_writes_is_heeded_after_it(bowl: Bowl) -> None:
+    variables = planted(bowl, "gnnsoup_hpc.io.reserved:ReservedFile.write", wait=0.5)
+    with started(bowl, "prepare", **variables) as process:
+        wait_until((bowl.folder / "reached").exists, process)
+        process.send_signal(signal.SIGUSR1)
+        ends_with_75(process, "SIGUSR1", SHORT_OF_IT)
+    no_litter(bowl)
+    kit.succeeds(bowl.gnnsoup_here("prepare"))
+
+
+def test_whoever_waits_for_anothers_lease_ends_and_leaves_it(bowl: Bowl) -> None:
+    kit.succeeds(bowl.gnnsoup_here("prepare"))
+    held = [bowl.root / "leases" / f"ingredient-{index:04d}.lease" for index in range(3)]
+    with leases.hold(held[0]), leases.hold(held[1]), leases.hold(held[2]):
+        texts = [path.read_text() for path in held]
+        with started(bowl, "train") as process:
+            assert process.stdout
+            while "memory limit" not in process.stdout.readline():
+                assert process.poll() is None
+            time.sleep(0.3)  # it looks for free leases now, or sleeps
+            process.send_signal(signal.SIGUSR2)
+            ends_with_75(process, "SIGUSR2", SHORT_OF_IT)
+        assert [path.read_text() for path in held] == texts
+
+
+@pytest.mark.mpi
+def test_all_ranks_of_a_run_keep_what_they_have(bowl: Bowl) -> None:
+    with started(bowl, "run", *LONG_TWO, ranks=2) as process:
+        wait_until(lambda: len(list((bowl.root / "leases").glob("*.lease"))) == 2 and epochs_of(bowl) > 0, process)
+        process.send_signal(signal.SIGUSR1)  # mpirun passes it on
+        out, err = process.communicate(timeout=GUARD)
+    assert process.returncode == 75, out + err
+    lines = [line for line in err.splitlines() if MARK in line]
+    assert sorted(line[:10] for line in lines) == ["[rank 0/2]", "[rank 1/2]"], err
+    assert all(" is kept after epoch " in line or "not begun" in line for line in lines)
+    no_litter(bowl)
+
+
+@pytest.mark.mpi
+def test_one_ranks_stop_while_souping_ends_all(bowl: Bowl) -> None:
+    few = ("--set", "train.ingredients=2", "--set", "train.epochs=2")
+    kit.succeeds(bowl.gnnsoup_here("train", *few))
+    variables = planted(bowl, "gnnsoup_hpc.soup.methods.uniform:Uniform.cook")  # on rank 0; the other waits for orders
+    with started(bowl, "soup", *few, ranks=2, **variables) as process:
+        wait_until((bowl.folder / "reached").exists, process)
+        own = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        ranks = [pid for child in own for pid in Path(f"/proc/{child}/task/{child}/children").read_text().split()]
+        begun = time.monotonic()
+        os.kill(int(ranks[0]), signal.SIGTERM)
+        out, err = process.communicate(timeout=GUARD)
+    assert process.returncode == 75, out + err
+    assert len([line for line in err.splitlines() if MARK in line]) == 1
+    assert time.monotonic() - begun >= common.PREEMPTED_SECONDS  # for the other, which nobody told
