@@ -16,7 +16,6 @@ PACKAGE = Path(__file__).resolve().parent.parent / "gnnsoup_hpc"
 
 # From the top, a room a line: a room imports from lines below its own, and within itself.
 ORDER = [
-    "__main__",
     "cli",
     "bench",
     "analysis",
@@ -111,8 +110,8 @@ def target_of(name: str) -> str | None:
 
 
 def room_of(name: str) -> str:
-    """The room that a module belongs to; the entry points of rooms only call cli, and count as it."""
-    return "cli" if name.endswith(".__main__") else name.partition(".")[0]
+    """The room that a module belongs to; entry points only call cli, and count as it."""
+    return "cli" if name.rpartition(".")[2] == "__main__" else name.partition(".")[0]
 
 
 @every_module
