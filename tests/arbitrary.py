@@ -89,7 +89,7 @@ def graph(shape: Structure, roles: list[Role], seed: int = 0, classes: int = 3) 
 def in_double(subgraph: Subgraph) -> Subgraph:
     """The same in float64: degrees, and so all operators that are made of them, too."""
     adjacency = Adjacency(subgraph.adjacency.indptr, subgraph.adjacency.indices)
-    for each in (adjacency, adjacency.looped):
+    for each in (adjacency, adjacency.with_self_loops):
         each.degree = each.degree.double()
     return Subgraph(subgraph.x.double(), adjacency)
 

@@ -19,7 +19,7 @@ from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import states
 from gnnsoup_hpc.io.records import MixingWeights
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -96,7 +96,7 @@ def station(job: Job, ids: Sequence[int] | None = None, memory: int = 1 << 30) -
     """A station with the job's ingredients `ids`, by default all."""
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job) as graph:
-        architecture = Architecture.of(job.model, graph.features, graph.classes)
+        architecture = make_model(job.model, graph.features, graph.classes)
         yield MixtureEvaluator(
             run, architecture, range(job.train.ingredients) if ids is None else ids, graph, CPU, memory
         )

@@ -12,7 +12,7 @@ from gnnsoup_hpc.alignment.activations import match_by_activations
 from gnnsoup_hpc.alignment.symmetry import identity_permutation, permute, unit_layouts
 from gnnsoup_hpc.alignment.together import match_together
 from gnnsoup_hpc.alignment.weights import match_by_weights
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.types import Permutation, State
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-def align_states(net: Architecture, states: Sequence[State], reference: int = 0, seed: int = 0) -> list[State]:
+def align_states(net: Model, states: Sequence[State], reference: int = 0, seed: int = 0) -> list[State]:
     """Each of `states` with its hidden units in the order of states[reference]'s, by weights; same outputs as before.
 
     The reference itself comes back as it is.
@@ -36,7 +36,7 @@ def align_states(net: Architecture, states: Sequence[State], reference: int = 0,
     return [permute(net, state, order) for state, order in zip(states, orders, strict=True)]
 
 
-def match_all_by_weights(net: Architecture, states: Sequence[State], reference: int, seed: int) -> list[Permutation]:
+def match_all_by_weights(net: Model, states: Sequence[State], reference: int, seed: int) -> list[Permutation]:
     """For each of `states` the permutation that matches it to the reference, then to all others together."""
     first = states[reference]
     orders = [

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.alignment.assignment import solve_assignment
-from gnnsoup_hpc.alignment.symmetry import hidden, unit_layouts
+from gnnsoup_hpc.alignment.symmetry import unit_layouts
 from gnnsoup_hpc.alignment.weights import Pair
 from gnnsoup_hpc.engine.compiled.threads import ThreadTeam
 from gnnsoup_hpc.graph.subgraph import Batch
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.base import LayeredModel
 from gnnsoup_hpc.types import Doubles, IntArray, Permutation, State
 
 _CONSTANT = 1e-9  # variance over mean square: less is rounding, so the unit never changes
@@ -28,14 +28,14 @@ _TIE = 1e-6  # share of the weights' say beside a correlation: it decides only w
 
 
 def match_by_activations(
-    net: Architecture, reference: State, states: Sequence[State], views: Iterable[Batch]
+    net: LayeredModel, reference: State, states: Sequence[State], views: Iterable[Batch]
 ) -> list[Permutation]:
     """For each of `states`, the permutation that best matches `reference`; the same for any number of threads.
 
     `views` are subgraphs whose asked nodes' states are compared; of features and structure as in the whole graph.
     Holds, beside a view and a layer's states of it, a (hidden, hidden) float64 matrix a state and layer.
     """
-    seen = [[Moments(net.hidden) for _ in range(net.layers - 1)] for _ in states]
+    seen = [[Moments(net.widths(layer)[1]) for layer in range(net.layers - 1)] for _ in states]
     with ThreadTeam():  # one thread a product, so that sums do not depend on how many there are
         for view in views if seen else ():
             wanted = list(_hidden_states(net, reference, view))
@@ -47,7 +47,7 @@ def match_by_activations(
 
 
 @torch.no_grad()
-def _hidden_states(net: Architecture, state: Mapping[str, Tensor], view: Batch) -> Iterator[Doubles]:
+def _hidden_states(net: LayeredModel, state: Mapping[str, Tensor], view: Batch) -> Iterator[Doubles]:
     """States of the asked nodes after each hidden layer, (n, hidden)."""
     x = view.graph.x
     for layer in range(net.layers - 1):
@@ -84,9 +84,11 @@ class Moments:
         return np.asarray(scale[0][:, None] * covariance * scale[1])
 
 
-def _matched(net: Architecture, pair: Pair, seen: Sequence[Moments]) -> Permutation:
+def _matched(net: LayeredModel, pair: Pair, seen: Sequence[Moments]) -> Permutation:
     """Sets from the first layer on; each gain is a correlation where there is one, and the weights' say besides."""
-    found = {hidden(layer): moments.correlation() for layer, moments in enumerate(seen)}
+    found = {
+        name: moments.correlation() for name, moments in zip(unit_layouts(net), seen, strict=False)
+    }  # hidden layers come first
     orders: dict[str, IntArray] = {}
     for name, layout in unit_layouts(net).items():
         weights = pair.gain(name, orders)

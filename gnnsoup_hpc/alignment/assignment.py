@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from gnnsoup_hpc.alignment.symmetry import Layout
+from gnnsoup_hpc.models.base import Layout
 from gnnsoup_hpc.types import Doubles, IntArray
 
 

@@ -1,4 +1,4 @@
-"""What may be permuted in a model without a change of its outputs, as data.
+"""Permutations of a model's hidden units, which change no output. What may be permuted the model says (`symmetries`).
 
 A set of units is a hidden layer's, and of GAT's last layer its heads, which are averaged. Every parameter is looked at
 as a matrix: a weight (out, in) as it is, a bias, a norm's weight or an attention vector as one column. Its rows or its
@@ -11,100 +11,49 @@ A permutation is one index array a set, (units,): place i takes what was unit or
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.base import Layout, Model, Symmetries
 from gnnsoup_hpc.types import Permutation, State
 
-
-@dataclass(frozen=True)
-class Layout:
-    """How a set's units lie: `groups` of `size`; a unit of GAT's last layer is a head, in one group by itself."""
-
-    groups: int
-    size: int
-
-    @property
-    def units(self) -> int:
-        """Units in all."""
-        return self.groups * self.size
+_NONE = Symmetries({}, (), frozenset())
 
 
-@dataclass(frozen=True)
-class Carrier:
-    """Whose units a parameter's rows and columns carry; None: those of no set, which stay where they are."""
-
-    parameter: str
-    rows: str | None
-    columns: str | None
+def symmetries(net: Model) -> Symmetries:
+    """What may be permuted in a model; nothing of one that does not say."""
+    return net.symmetries or _NONE
 
 
-def unit_layouts(net: Architecture) -> dict[str, Layout]:
-    """The sets of units of an architecture by name, from the first layer on; none where nothing may be permuted."""
-    groups = net.heads if net.kind == "gat" else 1
-    sets = {hidden(layer): Layout(groups, net.hidden // groups) for layer in range(net.layers - 1)}
-    return sets | ({heads(net): Layout(net.heads, 1)} if net.heads > 1 else {})
+def unit_layouts(net: Model) -> Mapping[str, Layout]:
+    """The sets of units of a model by name, from the first layer on; none where nothing may be permuted."""
+    return symmetries(net).layouts
 
 
-def hidden(layer: int) -> str:
-    """Name of the set of a hidden layer's units."""
-    return f"layer {layer}"
-
-
-def heads(net: Architecture) -> str:
-    """Name of the set of the last layer's heads."""
-    return f"layer {net.layers - 1} heads"
-
-
-def carriers(net: Architecture) -> tuple[Carrier, ...]:
-    """Every parameter that carries units of some set."""
-    found = (Carrier(name, _rows(net, name), _columns(name)) for name in net.shapes())
-    return tuple(carrier for carrier in found if carrier.rows or carrier.columns)
-
-
-def _rows(net: Architecture, name: str) -> str | None:
-    layer = _layer(name)
-    if layer < net.layers - 1:
-        return hidden(layer)
-    # The last bias is added to the heads' mean, so it carries classes alone.
-    return heads(net) if net.heads > 1 and not name.endswith("bias") else None
-
-
-def _columns(name: str) -> str | None:
-    layer = _layer(name)
-    is_matrix = name.startswith("convs.") and name.endswith("weight")
-    return hidden(layer - 1) if is_matrix and layer > 0 else None
-
-
-def _layer(name: str) -> int:
-    return int(name.split(".")[1])
-
-
-def as_matrix(name: str, tensor: Tensor) -> Tensor:
+def as_matrix(known: Symmetries, name: str, tensor: Tensor) -> Tensor:
     """A parameter as a matrix (rows, columns), a view of it; see above."""
-    return tensor if name.startswith("convs.") and name.endswith("weight") else tensor.reshape(-1, 1)
+    return tensor if name in known.matrices else tensor.reshape(-1, 1)
 
 
-def identity_permutation(net: Architecture) -> Permutation:
+def identity_permutation(net: Model) -> Permutation:
     """The permutation that leaves everything where it is."""
     return {name: np.arange(layout.units) for name, layout in unit_layouts(net).items()}
 
 
-def permute(net: Architecture, state: Mapping[str, Tensor], permutation: Permutation) -> State:
+def permute(net: Model, state: Mapping[str, Tensor], permutation: Permutation) -> State:
     """The state with its units moved along, parameters bit for bit, in PyG's order; outputs are the same.
 
     Shapes: as they were. Raises: ValueError for a permutation of other sets than the architecture's.
     """
-    if permutation.keys() != unit_layouts(net).keys():
-        raise ValueError(f"a permutation of {list(permutation)}; the model has {list(unit_layouts(net))}")
+    known = symmetries(net)
+    if permutation.keys() != known.layouts.keys():
+        raise ValueError(f"a permutation of {list(permutation)}; the model has {list(known.layouts)}")
     moved = {name: state[name] for name in net.shapes()}
-    for carrier in carriers(net):
+    for carrier in known.carriers:
         tensor = state[carrier.parameter]
-        values = as_matrix(carrier.parameter, tensor)
+        values = as_matrix(known, carrier.parameter, tensor)
         if carrier.rows:
             values = values[expand_order(permutation[carrier.rows], len(values)).to(values.device)]
         if carrier.columns:

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from gnnsoup_hpc.alignment.symmetry import carriers, permute
+from gnnsoup_hpc.alignment.symmetry import permute, symmetries
 from gnnsoup_hpc.alignment.weights import Pair, descend
 from gnnsoup_hpc.engine.compiled.threads import ThreadTeam
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.types import Permutation
 from gnnsoup_hpc.utils.rng import numpy_generator
 
@@ -24,7 +24,7 @@ SETTLED = 1e-3  # growth of the sum's squared norm, relative, for which another 
 
 
 def match_together(
-    net: Architecture, states: Sequence[Mapping[str, Tensor]], orders: Sequence[Permutation], reference: int, seed: int
+    net: Model, states: Sequence[Mapping[str, Tensor]], orders: Sequence[Permutation], reference: int, seed: int
 ) -> list[Permutation]:
     """Better permutations of `states` than `orders`, or those; the reference's is kept. The same on any threads.
 
@@ -45,10 +45,10 @@ def match_together(
     return found
 
 
-def _moved(net: Architecture, state: Mapping[str, Tensor], order: Permutation) -> dict[str, Tensor]:
+def _moved(net: Model, state: Mapping[str, Tensor], order: Permutation) -> dict[str, Tensor]:
     """A state's parameters that carry units, in an order, in float64."""
     moved = permute(net, state, order)
-    return {each.parameter: moved[each.parameter].detach().cpu().double() for each in carriers(net)}
+    return {each.parameter: moved[each.parameter].detach().cpu().double() for each in symmetries(net).carriers}
 
 
 def _sum(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

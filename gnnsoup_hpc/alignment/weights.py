@@ -15,16 +15,9 @@ import numpy as np
 from torch import Tensor
 
 from gnnsoup_hpc.alignment.assignment import solve_assignment, total_gain
-from gnnsoup_hpc.alignment.symmetry import (
-    Carrier,
-    as_matrix,
-    carriers,
-    expand_order,
-    identity_permutation,
-    unit_layouts,
-)
+from gnnsoup_hpc.alignment.symmetry import as_matrix, expand_order, identity_permutation, symmetries
 from gnnsoup_hpc.engine.compiled.threads import ThreadTeam
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.base import Carrier, Model, Symmetries
 from gnnsoup_hpc.types import Doubles, IntArray, Permutation
 from gnnsoup_hpc.utils.rng import numpy_generator
 
@@ -32,7 +25,7 @@ _ROUNDING = 1e-12  # of the largest possible inner product: less is no improveme
 
 
 def match_by_weights(
-    net: Architecture, reference: Mapping[str, Tensor], state: Mapping[str, Tensor], seed: int
+    net: Model, reference: Mapping[str, Tensor], state: Mapping[str, Tensor], seed: int
 ) -> Permutation:
     """The permutation of `state` that best matches `reference`; the same for any number of threads.
 
@@ -66,15 +59,15 @@ def descend(pair: Pair, start: Permutation, seed: int) -> Permutation:
 class Pair:
     """A reference and a state to be permuted, both in float64."""
 
-    def __init__(self, net: Architecture, reference: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        self.layouts = unit_layouts(net)
-        self._carriers = carriers(net)
+    def __init__(self, net: Model, reference: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        known = symmetries(net)
+        self.layouts, self._carriers = known.layouts, known.carriers
         self.neighbours = {
             name: {s for c in self._carriers if name in (c.rows, c.columns) for s in (c.rows, c.columns) if s} - {name}
             for name in self.layouts
         }
-        self._here = {each.parameter: _double(reference, each.parameter) for each in self._carriers}
-        self._there = {each.parameter: _double(state, each.parameter) for each in self._carriers}
+        self._here = {each.parameter: _double(known, reference, each.parameter) for each in self._carriers}
+        self._there = {each.parameter: _double(known, state, each.parameter) for each in self._carriers}
         self.scale = float(sum(np.linalg.norm(a) * np.linalg.norm(self._there[n]) for n, a in self._here.items()))
 
     def gain(self, name: str, orders: Permutation) -> Doubles:
@@ -119,5 +112,5 @@ def _known(side: str | None, orders: Permutation) -> bool:
     return side is None or side in orders
 
 
-def _double(state: Mapping[str, Tensor], name: str) -> Doubles:
-    return as_matrix(name, state[name].detach().cpu().double()).numpy()
+def _double(known: Symmetries, state: Mapping[str, Tensor], name: str) -> Doubles:
+    return as_matrix(known, name, state[name].detach().cpu().double()).numpy()

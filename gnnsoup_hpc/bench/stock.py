@@ -47,7 +47,7 @@ class StockHeld:
 
 def module_of(architecture: Architecture) -> Module:
     """PyG's module, for evaluation; GCN's layers expect an adjacency that is normalised already."""
-    module: Any = architecture.as_pyg().eval()
+    module: Any = architecture.to_module().eval()
     if architecture.kind == "gcn":
         for convolution in module.convs:
             convolution.normalize = convolution.add_self_loops = False

@@ -115,7 +115,7 @@ def architecture(cell: Cell, graph: GraphFile) -> Architecture:
 
 def states(cell: Cell, net: Architecture) -> list[State]:
     """The ingredients: different random weights, for what a step costs does not depend on their values."""
-    return [net.initial_state(seed) for seed in range(cell.ingredients)]
+    return [net.init_state(seed) for seed in range(cell.ingredients)]
 
 
 def start(cell: Cell) -> Tensor:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.bench import arguments as settings
 from gnnsoup_hpc.bench import grid, process, roofline, table
 from gnnsoup_hpc.bench import task as tasks
@@ -24,6 +23,7 @@ from gnnsoup_hpc.cli import common
 from gnnsoup_hpc.data import prepare
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io import files
+from gnnsoup_hpc.models.jobs import load_job
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -92,7 +92,7 @@ def _graphs(arguments: argparse.Namespace) -> Sequence[str]:
 
 def _cells(graph: str, arguments: argparse.Namespace, here: RankInfo) -> list[Cell]:
     """A graph's cells, once it is prepared."""
-    job = jobs.load(graph)
+    job = load_job(graph)
     _say(f"preparing the graph of {graph}")
     prepare.prepare(job, here, Log(quiet=True), offline=arguments.offline)
     cells = grid.cells(job.name, RunDir.of(job).graph, settings.choice_of(arguments))

@@ -72,11 +72,11 @@ def add_memory_limit(parser: argparse.ArgumentParser) -> None:
 
 def load_job(arguments: argparse.Namespace) -> Job:
     """The job that the arguments of `add_job`, and of `add_memory_limit` where the command has it, say."""
-    from gnnsoup_hpc import config as jobs
+    from gnnsoup_hpc.models import jobs
 
     limit = getattr(arguments, "memory_limit", None)
     bound = [] if limit is None else [f"machine.memory_limit={limit}"]
-    return jobs.load(arguments.job, [*arguments.set, *bound])
+    return jobs.load_job(arguments.job, [*arguments.set, *bound])
 
 
 def job_of_run(arguments: argparse.Namespace) -> Job:

@@ -12,7 +12,7 @@ from gnnsoup_hpc.cli.soup import apply_memory_limit, assist
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.records import Diagnosis
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
@@ -43,7 +43,7 @@ def _coordinate(asked: Job, job: Job, here: RankInfo, team: Team, again: bool) -
     device = launch.claim_machine(job.machine, here, alone=True)
     run, log = RunDir.of(job), Log(here.prefix, stop=here.stop)
     with graph_store.open_graph(run.graph, job, verify=True) as graph:
-        architecture = Architecture.of(job.model, graph.features, graph.classes)
+        architecture = make_model(job.model, graph.features, graph.classes)
         _, memory = apply_memory_limit(job, here, graph, device, log)
         selection = select_sound(job, run, architecture)
         ids = list(selection.fit)

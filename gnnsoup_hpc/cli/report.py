@@ -7,12 +7,12 @@ import errno
 from collections.abc import Sequence
 from pathlib import Path
 
-from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.analysis.report import build
 from gnnsoup_hpc.analysis.report.compare import comparison
 from gnnsoup_hpc.analysis.report.rows import contents
 from gnnsoup_hpc.analysis.report.table import table
 from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.models.jobs import load_job
 from gnnsoup_hpc.runtime.run_dir import RunDir
 
 _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -38,7 +38,7 @@ def report(root: Path, must_write: bool = True) -> None:
 
 def report_all(roots: Sequence[Path]) -> None:
     """Report each run; where there are several, compare them too."""
-    for root in roots or [RunDir.of(jobs.load()).root]:
+    for root in roots or [RunDir.of(load_job()).root]:
         report(root, must_write=False)
     if len(roots) > 1:
         print(f"\n{comparison(roots)}", flush=True)

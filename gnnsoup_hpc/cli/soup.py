@@ -16,7 +16,7 @@ from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.memory import estimate, limits
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Limit
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
@@ -49,7 +49,7 @@ def _coordinate(job: Job, here: RankInfo, team: Team, device: torch.device, agai
     run, log = RunDir.of(job), Log(here.prefix, stop=here.stop)
     with graph_store.open_graph(run.graph, job, verify=True) as graph:
         check_source(job, graph, log)
-        architecture = Architecture.of(job.model, graph.features, graph.classes)
+        architecture = make_model(job.model, graph.features, graph.classes)
         job, memory = apply_memory_limit(ingredient_store.resolve_job(job, run), here, graph, device, log)
         selection = select_ingredients(job, run, architecture, graph, log)
         refuse_trials_beyond_limit(job, here, graph, device)
@@ -88,7 +88,7 @@ def assist(job: Job, here: RankInfo, world: Intracomm, sweeps: bool = False) -> 
     if order == "open":
         run = RunDir.of(job)
         with graph_store.open_graph(run.graph, job) as graph:
-            architecture = Architecture.of(job.model, graph.features, graph.classes)
+            architecture = make_model(job.model, graph.features, graph.classes)
             _, memory = apply_memory_limit(job, here, graph, device, Log(quiet=True))
             station = MixtureEvaluator(run, architecture, ids, graph, device, memory, job.soup.precision)
             serve(world, station)
@@ -104,7 +104,7 @@ def apply_memory_limit(job: Job, here: RankInfo, graph: GraphFile, device: torch
 
     Raises: MemoryLimitError where one of the job's methods does not fit.
     """
-    architecture = Architecture.of(job.model, graph.features, graph.classes)
+    architecture = make_model(job.model, graph.features, graph.classes)
     sizes, limit = Sizes.of(graph, architecture, device.type == "cuda"), Limit.of(job, here)
     job, demands = limits.plan_souping(job, sizes, limit, here.size)
     limits.refuse(limit, demands)

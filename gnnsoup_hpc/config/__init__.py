@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,13 @@ __all__ = [
 ]
 
 
-def load(text: str | None = None, overrides: Sequence[str] = ()) -> Job:
+Check = Callable[[Job, str], None]
+
+
+def load(text: str | None = None, overrides: Sequence[str] = (), check: Check | None = None) -> Job:
     """The job of a TOML file's path or a bundled job's name (default `pubmed`), with `a.b=value` overrides applied.
 
+    `check` is given the job and what an error begins with; models/ has one for [model].
     Raises: JobError naming the file, the key and what is allowed.
     """
     path = find(text or "pubmed")
@@ -78,7 +82,11 @@ def load(text: str | None = None, overrides: Sequence[str] = ()) -> Job:
         raise MissingJobError(f"{path}: cannot be read: {error.strerror}") from None
     for override in overrides:
         _override(tree, override)
-    return validate(tree, f"{path} with {', '.join(overrides)}" if overrides else str(path))
+    where = f"{path} with {', '.join(overrides)}" if overrides else str(path)
+    job = validate(tree, where)
+    if check is not None:
+        check(job, where)
+    return job
 
 
 def validate(tree: Mapping[str, Any], where: str) -> Job:

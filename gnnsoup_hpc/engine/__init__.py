@@ -81,7 +81,7 @@ def compute_logits(net: Architecture, state: Mapping[str, Tensor], ready: Ready)
         return logits(net, state, ready)
     device = ready.graph.x.device.type
     with torch.autocast(device, torch.bfloat16, enabled=ready.precision == "bfloat16"):
-        return net.logits(state, ready.graph)[ready.nodes].to(ready.graph.x.dtype)
+        return net.forward(state, ready.graph)[ready.nodes].to(ready.graph.x.dtype)
 
 
 def compute_local_logits(net: Architecture, state: Mapping[str, Tensor], plan: Planned, swap: HaloExchange) -> Tensor:
@@ -150,7 +150,7 @@ def warm_up(kind: str) -> None:
     view = Batch(Subgraph(torch.ones(4, 4), structure), torch.tensor([0]), torch.tensor([0]))
     for norm in ("none", "layer"):
         net = Architecture(kind, layers=3, features=4, hidden=4, classes=2, norm=norm)
-        state = {name: tensor.requires_grad_() for name, tensor in net.initial_state(0).items()}
+        state = {name: tensor.requires_grad_() for name, tensor in net.init_state(0).items()}
         ready = plan_batch(net, view)
         compute_logits(net, state, ready).sum().backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():  # whose kernels are given other arrays

@@ -44,7 +44,7 @@ class Predictions:
 @torch.no_grad()
 def logits(architecture: Architecture, state: State, view: Batch) -> Tensor:
     """Class scores of the view's nodes, (n, C)."""
-    return architecture.logits(state, view.graph)[view.nodes]
+    return architecture.forward(state, view.graph)[view.nodes]
 
 
 def accuracy(scores_nC: Tensor, labels_n: Tensor) -> float:

@@ -77,7 +77,7 @@ class Adjacency:
         return Adjacency(indptr, self.row[self.permutation], columns=self.nodes)
 
     @cached_property
-    def looped(self) -> Adjacency:
+    def with_self_loops(self) -> Adjacency:
         """The same with exactly one self-loop a node, as GCN and GAT want it."""
         keep = self.row + self.offset != self.indices
         ids = torch.arange(self.nodes, device=self.indices.device, dtype=self.indices.dtype)
@@ -99,7 +99,7 @@ class Adjacency:
     @cached_property
     def gcn(self) -> Operator:
         """(D+I)^-1/2 (A+I) (D+I)^-1/2 with in-degrees D (arXiv 1609.02907, equation 2)."""
-        looped = self.looped
+        looped = self.with_self_loops
         degrees = looped.degree if self._looped_degrees is None else self._looped_degrees
         if len(degrees) != self.columns:
             raise ValueError(f"GCN needs the degrees of {self.columns} columns; {len(degrees)} are known")
@@ -180,7 +180,7 @@ class _EdgeScores(torch.autograd.Function):
 
 
 def edge_softmax(adjacency: Adjacency, scores_EH: Tensor) -> Tensor:
-    """Softmax of the scores over each node's in-edges, shape (E, H). Every row needs an entry (`looped`)."""
+    """Softmax of the scores over each node's in-edges, shape (E, H). Every row needs an entry (`with_self_loops`)."""
     weights: Tensor = _EdgeSoftmax.apply(adjacency, scores_EH)  # type: ignore[no-untyped-call]
     return weights
 

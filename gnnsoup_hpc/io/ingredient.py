@@ -134,7 +134,7 @@ def resolve_job(job: Job, run: RunDir) -> Job:
 
 def make_own_start(architecture: Architecture, seed: int, index: int) -> State:
     """The initial state of ingredient `index` with train.start = "own"."""
-    return architecture.initial_state(rng.derive_seed(seed, rng.START, index))
+    return architecture.init_state(rng.derive_seed(seed, rng.START, index))
 
 
 def write(path: Path, ingredient: Ingredient, origin: Origin, job: Job, **provenance: object) -> None:
@@ -258,7 +258,7 @@ def write_initial(path: Path, state: State, architecture: Architecture, job: Job
     with files.create_file(path, INITIAL, INITIAL_VERSION, "initial state that all ingredients start from") as file:
         states.put(file, state)
         file.attrs["seed"] = job.train.seed
-        file.attrs["architecture"] = canonical(asdict(architecture))
+        file.attrs["architecture"] = canonical(architecture.record())
         files.put_provenance(file, job.to_toml())
 
 
@@ -270,7 +270,7 @@ def read_initial(path: Path, architecture: Architecture, seed: int) -> State:
     with files.opened(path, INITIAL, INITIAL_VERSION) as file, files.open_file(path):
         state = states.is_finite(path, file)
         made = _as_in_job(values.document(file, "architecture"), values.whole(file, "seed"))
-    wanted = _as_in_job(asdict(architecture), seed)
+    wanted = _as_in_job(architecture.record(), seed)
     key = next((key for key in wanted if made.get(key) != wanted[key]), None)
     if key is not None:
         raise RunError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import scipy.sparse as sp
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.errors import FileError, GraphError
@@ -22,10 +22,11 @@ from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.registry import RECORDED, read_record
 from gnnsoup_hpc.types import State
 
 if TYPE_CHECKING:
-    from torch_geometric.nn.models.basic_gnn import BasicGNN
+    pass
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class Trained:
     preparation: Preparation
     graph: GraphJob
 
-    def as_pyg(self) -> BasicGNN:
+    def as_pyg(self) -> nn.Module:
         """The torch_geometric.nn module with these weights, ready to predict."""
-        module = self.architecture.as_pyg()
+        module = self.architecture.to_module()
         module.load_state_dict(self.state, strict=True)
         return module.eval()
 
@@ -109,11 +110,11 @@ def _ingredient(path: Path) -> Trained:
 
 
 def _architecture(path: Path, origin: Mapping[str, Any]) -> Architecture:
-    known = {field.name: origin.get(f"model.{field.name}") for field in fields(Architecture)}
+    known = {name: origin.get(f"model.{name}") for name in RECORDED}
     missing = [name for name, value in known.items() if value is None]
     if missing:
         raise FileError(f"{path}: its origin lacks model.{missing[0]}")
-    return Architecture(**known)  # type: ignore[arg-type]
+    return read_record(known)
 
 
 def _graph_job(path: Path, file: h5py.File) -> GraphJob:

@@ -20,6 +20,7 @@ from gnnsoup_hpc.io import cost, files, states
 from gnnsoup_hpc.io.graph import put_preparation
 from gnnsoup_hpc.io.records import MixingWeights, Paired, Soup, Step
 from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.registry import read_record
 from gnnsoup_hpc.runtime.profiling import COUNTS
 from gnnsoup_hpc.types import State
 from gnnsoup_hpc.utils.hashing import canonical, fingerprint
@@ -106,7 +107,7 @@ def write(
         put_preparation(file, preparation)
         files.put_provenance(file, job.to_toml(), ranks=recipe.ranks, threads=recipe.threads, device=recipe.device)
         file["provenance"].attrs["recipe"] = canonical(recipe.__dict__)
-        file["provenance"].attrs["architecture"] = canonical(architecture.__dict__)
+        file["provenance"].attrs["architecture"] = canonical(architecture.record())
 
 
 def put_history(parent: h5py.Group, name: str, history: Sequence[Step]) -> None:
@@ -164,7 +165,7 @@ def _paired(metrics: h5py.Group) -> Paired | None:
 
 
 def read_state(path: Path) -> tuple[Architecture, State]:
-    """A soup's architecture and weights, which load into `architecture.as_pyg()` with strict=True.
+    """A soup's architecture and weights, which load into `architecture.to_module()` with strict=True.
 
     Raises: FileError where the file is damaged, or an ensemble's, which has no weights.
     """
@@ -174,7 +175,7 @@ def read_state(path: Path) -> tuple[Architecture, State]:
                 f"{path} is an ensemble, which has no weights of its own: read its ingredients, and average their"
                 " softmax outputs"
             )
-        architecture = Architecture(**json.loads(file["provenance"].attrs["architecture"]))
+        architecture = read_record(json.loads(file["provenance"].attrs["architecture"]))
         state = states.get(file)
     states.check_finite(path, state)
     states.check_shapes(path, state, architecture)

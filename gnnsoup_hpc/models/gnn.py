@@ -1,48 +1,32 @@
-"""GCN, GraphSAGE and GAT as functions of their parameters.
+"""Stacks of graph convolutions as functions of their parameters.
 
-Parameters are named, shaped and laid out as in `torch_geometric.nn.{GCN,GraphSAGE,GAT}`, so state dicts interchange
-with `strict=True`; `as_pyg` makes that module. A hidden layer is: convolution, layer norm where asked, ReLU, dropout.
+Parameters are named, shaped and laid out as in `torch_geometric.nn`, so state dicts interchange with `strict=True`;
+`to_module` makes that module. A hidden layer is: convolution, layer norm where asked, ReLU, dropout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from gnnsoup_hpc.config import ModelJob
-from gnnsoup_hpc.graph import sparse
+from gnnsoup_hpc.graph.aggregation import Aggregation
 from gnnsoup_hpc.graph.subgraph import Subgraph
+from gnnsoup_hpc.models.base import Carrier, Dropout, Layout, Symmetries
+from gnnsoup_hpc.models.convolutions import find_convolution
+from gnnsoup_hpc.models.convolutions.base import Convolution, LayerShape
 from gnnsoup_hpc.types import Grouping, State
 
-if TYPE_CHECKING:
-    from torch_geometric.nn.models.basic_gnn import BasicGNN
-
-NEGATIVE_SLOPE = 0.2  # of GAT's LeakyReLU, arXiv 1710.10903
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """Dropout while training: rate, and the generator that its masks come from."""
-
-    rate: float
-    generator: torch.Generator
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """`x` with a share `rate` of its elements zeroed and the others scaled up; `x` itself at rate 0."""
-        if self.rate == 0.0:
-            return x
-        mask = torch.empty_like(x).bernoulli_(1.0 - self.rate, generator=self.generator)
-        return x * mask.div_(1.0 - self.rate)
+EPS = 1e-5  # of layer norm, as in PyG's `mode="node"`
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What all ingredients share. With F features and C classes, a state has the shapes that `shapes` lists."""
+    """A stack of one kind of convolution, which all ingredients share; a `LayeredModel`."""
 
     kind: str
     layers: int
@@ -52,35 +36,45 @@ class Architecture:
     heads: int = 1
     norm: str = "none"
 
-    @classmethod
-    def of(cls, job: ModelJob, features: int, classes: int) -> Architecture:
-        """The job's architecture for a graph with that many features and classes."""
-        return cls(job.kind, job.layers, features, job.hidden, classes, job.heads, job.norm)
+    @property
+    def convolution(self) -> Convolution:
+        """That of every layer."""
+        return find_convolution(self.kind)
+
+    @property
+    def outputs(self) -> int:
+        """C."""
+        return self.classes
+
+    @property
+    def hops(self) -> int:
+        """One a layer."""
+        return self.layers
+
+    @property
+    def aggregation(self) -> Aggregation | None:
+        """What the first layer sums up, where no weight has a part in it."""
+        return self.convolution.aggregation
 
     def widths(self, layer: int) -> tuple[int, int]:
         """Channels that go into and come out of a layer."""
         into = self.features if layer == 0 else self.hidden
         return into, self.classes if layer == self.layers - 1 else self.hidden
 
+    def shape_of(self, layer: int) -> LayerShape:
+        """What a convolution must know of a layer."""
+        return LayerShape(layer, *self.widths(layer), self.heads, layer == self.layers - 1)
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's name and shape, in PyG's order."""
         shapes: dict[str, tuple[int, ...]] = {}
         for layer in range(self.layers):
-            shapes |= {f"convs.{layer}.{name}": shape for name, shape in self._convolution(layer).items()}
+            own = self.convolution.parameters(self.shape_of(layer))
+            shapes |= {f"convs.{layer}.{name}": shape for name, shape in own.items()}
         if self.norm == "layer":
             for layer in range(self.layers - 1):
                 shapes |= {f"norms.{layer}.weight": (self.hidden,), f"norms.{layer}.bias": (self.hidden,)}
         return shapes
-
-    def _convolution(self, layer: int) -> dict[str, tuple[int, ...]]:
-        into, out = self.widths(layer)
-        if self.kind == "gcn":
-            return {"bias": (out,), "lin.weight": (out, into)}
-        if self.kind == "sage":
-            return {"lin_l.weight": (out, into), "lin_l.bias": (out,), "lin_r.weight": (out, into)}
-        channels = out if layer == self.layers - 1 else out // self.heads
-        attention = (1, self.heads, channels)
-        return {"att_src": attention, "att_dst": attention, "bias": (out,), "lin.weight": (self.heads * channels, into)}
 
     def groups(self, by: Grouping) -> dict[str, tuple[str, ...]]:
         """Names of the parameters that share one alpha vector, by layer (norms with their layer), tensor or model."""
@@ -90,96 +84,87 @@ class Architecture:
         if by == "tensor":
             return {name: (name,) for name in names}
         return {
-            f"layer {layer}": tuple(name for name in names if name.split(".")[1] == str(layer))
-            for layer in range(self.layers)
+            f"layer {layer}": tuple(name for name in names if layer_of(name) == layer) for layer in range(self.layers)
         }
 
-    def initial_state(self, seed: int) -> State:
+    def init_state(self, seed: int) -> State:
         """Glorot-uniform weights, zero biases, unit norms: a pure function of the architecture and `seed`."""
         generator = torch.Generator().manual_seed(seed)
-        return {name: _initial(name, shape, generator) for name, shape in self.shapes().items()}
+        return {name: _initialise(name, shape, generator) for name, shape in self.shapes().items()}
 
-    def logits(self, state: Mapping[str, Tensor], graph: Subgraph, drop: Dropout | None = None) -> Tensor:
-        """Class scores of every node of `graph`, shape (V, C); with `drop`, as in training."""
+    def forward(self, state: Mapping[str, Tensor], graph: Subgraph, dropout: Dropout | None = None) -> Tensor:
+        """Outputs of every node of `graph`, shape (V, C); with `dropout`, as in training."""
         x = graph.x
         for layer in range(self.layers):
-            x = self.layer(state, layer, x, graph, drop)
+            x = self.layer(state, layer, x, graph, dropout)
         return x
 
     def layer(
-        self, state: Mapping[str, Tensor], layer: int, x_UC: Tensor, graph: Subgraph, drop: Dropout | None = None
+        self, state: Mapping[str, Tensor], layer: int, x: Tensor, graph: Subgraph, dropout: Dropout | None = None
     ) -> Tensor:
-        """What one layer makes of the columns' states: the rows' next ones, (V, C'). The first layer takes graph.x."""
-        layer_of = {"gcn": _gcn, "sage": _sage, "gat": _gat}[self.kind]
-        own = {name.removeprefix(f"convs.{layer}."): t for name, t in state.items() if f"convs.{layer}." in name}
-        x = layer_of(self, layer, own, x_UC, graph, drop)
+        """What one layer makes of the columns' states x (U, C): the rows' next ones, (V, C')."""
+        prefix = f"convs.{layer}."
+        own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        x = self.convolution.forward(self.shape_of(layer), own, x, graph, dropout)
         if layer == self.layers - 1:
             return x
         if self.norm == "layer":
-            x = _layer_norm(x, state[f"norms.{layer}.weight"], state[f"norms.{layer}.bias"])
+            weight, bias = state[f"norms.{layer}.weight"], state[f"norms.{layer}.bias"]
+            x = functional.layer_norm(x, x.shape[-1:], weight, bias, EPS)
         x = functional.relu(x)
-        return drop(x) if drop else x
+        return dropout(x) if dropout else x
 
-    def as_pyg(self) -> BasicGNN:
+    def to_module(self) -> nn.Module:
         """The same architecture as a torch_geometric.nn module, which a state of ours loads into with strict=True."""
-        from torch_geometric import nn
-
         norm = {"norm": "layer_norm", "norm_kwargs": {"mode": "node"}} if self.norm == "layer" else {}
-        heads = {"heads": self.heads} if self.kind == "gat" else {}
-        module = {"gcn": nn.GCN, "sage": nn.GraphSAGE, "gat": nn.GAT}[self.kind]
-        return module(self.features, self.hidden, self.layers, self.classes, **norm, **heads)
+        heads = {"heads": self.heads} if self.convolution.has_heads else {}
+        return self.convolution.module()(self.features, self.hidden, self.layers, self.classes, **norm, **heads)
+
+    @property
+    def symmetries(self) -> Symmetries | None:
+        """Each hidden layer's units, in groups of a head's; the last layer's heads, which are averaged."""
+        if not self.convolution.permutable:
+            return None
+        groups = self.heads if self.convolution.has_heads else 1
+        layouts = {_hidden(layer): Layout(groups, self.hidden // groups) for layer in range(self.layers - 1)}
+        layouts |= {self._heads: Layout(self.heads, 1)} if self.heads > 1 else {}
+        matrices = frozenset(name for name in self.shapes() if name.startswith("convs.") and name.endswith("weight"))
+        found = (Carrier(name, self._rows(name), _columns(name, matrices)) for name in self.shapes())
+        return Symmetries(layouts, tuple(each for each in found if each.rows or each.columns), matrices)
+
+    @property
+    def _heads(self) -> str:
+        return f"layer {self.layers - 1} heads"
+
+    def _rows(self, name: str) -> str | None:
+        """Whose units a parameter's rows carry. The last bias is added to the heads' mean, so it carries none."""
+        if layer_of(name) < self.layers - 1:
+            return _hidden(layer_of(name))
+        return self._heads if self.heads > 1 and not name.endswith("bias") else None
+
+    def record(self) -> dict[str, Any]:
+        """Its fields."""
+        return asdict(self)
 
 
-def _initial(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def layer_of(name: str) -> int:
+    """The layer of a parameter; a norm belongs to the layer before it."""
+    return int(name.split(".")[1])
+
+
+def _hidden(layer: int) -> str:
+    """Name of the set of a hidden layer's units."""
+    return f"layer {layer}"
+
+
+def _columns(name: str, matrices: frozenset[str]) -> str | None:
+    return _hidden(layer_of(name) - 1) if name in matrices and layer_of(name) > 0 else None
+
+
+def _initialise(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     if name.startswith("norms.") and name.endswith("weight"):
         return torch.ones(shape)
-    if name.endswith("bias"):
+    if name.endswith("bias") or len(shape) < 2:
         return torch.zeros(shape)
     bound = (6.0 / (shape[-1] + shape[-2])) ** 0.5
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
-
-
-def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Layer norm over channels; the variance is biased and eps is 1e-5, as in PyG's `mode="node"`."""
-    return functional.layer_norm(x, x.shape[-1:], weight, bias, 1e-5)
-
-
-def _gcn(
-    net: Architecture, layer: int, own: Mapping[str, Tensor], x: Tensor, graph: Subgraph, drop: Dropout | None
-) -> Tensor:
-    """A_norm x W^T + b, in the cheaper order; the first A_norm x is the subgraph's own."""
-    weight, bias = own["lin.weight"], own["bias"]
-    into, out = net.widths(layer)
-    if layer == 0:
-        return functional.linear(graph.gcn_x, weight, bias)
-    if out < into:
-        return graph.adjacency.gcn @ functional.linear(x, weight) + bias
-    return functional.linear(graph.adjacency.gcn @ x, weight, bias)
-
-
-def _sage(
-    net: Architecture, layer: int, own: Mapping[str, Tensor], x: Tensor, graph: Subgraph, drop: Dropout | None
-) -> Tensor:
-    """mean(x) L^T + b + x R^T, in the cheaper order; the first mean(x) is the subgraph's own."""
-    left, bias, right = own["lin_l.weight"], own["lin_l.bias"], own["lin_r.weight"]
-    into, out = net.widths(layer)
-    if layer == 0:
-        neighbours = functional.linear(graph.mean_x, left, bias)
-    elif out < into:
-        neighbours = graph.adjacency.mean @ functional.linear(x, left) + bias
-    else:
-        neighbours = functional.linear(graph.adjacency.mean @ x, left, bias)
-    return neighbours + functional.linear(graph.adjacency.own(x), right)
-
-
-def _gat(
-    net: Architecture, layer: int, own: Mapping[str, Tensor], x: Tensor, graph: Subgraph, drop: Dropout | None
-) -> Tensor:
-    """Attention over in-neighbours and the node itself; heads are concatenated, in the last layer averaged."""
-    adjacency = graph.adjacency.looped
-    x_VHC = functional.linear(x, own["lin.weight"]).view(len(x), net.heads, -1)
-    source, destination = (x_VHC * own["att_src"]).sum(-1), (x_VHC * own["att_dst"]).sum(-1)
-    scores = sparse.edge_scores(adjacency, source, adjacency.own(destination))
-    weights = sparse.edge_softmax(adjacency, functional.leaky_relu(scores, NEGATIVE_SLOPE))
-    out = sparse.weighted_sum(adjacency, drop(weights) if drop else weights, x_VHC)
-    return (out.mean(1) if layer == net.layers - 1 else out.flatten(1)) + own["bias"]

@@ -24,7 +24,7 @@ from gnnsoup_hpc.io.soup import SoupFingerprint
 from gnnsoup_hpc.memory import limits
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Limit
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime import launch, leases
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.leases import LeaseMonitor
@@ -44,7 +44,7 @@ def refuse_trials_beyond_limit(job: Job, here: RankInfo, graph: GraphFile, devic
 
     Raises: MemoryLimitError where one would not stay within the memory limit.
     """
-    architecture = Architecture.of(job.model, graph.features, graph.classes)
+    architecture = make_model(job.model, graph.features, graph.classes)
     sizes, limit = Sizes.of(graph, architecture, device.type == "cuda"), Limit.of(job, here)
     for method, cells in expand_grids(job).items():
         for soup in {cell.job.soup.pls.union: cell.job.soup for cell in cells}.values():

@@ -65,7 +65,7 @@ def _initial(bench: TrainContext) -> State:
             return ingredient_store.read_initial(path, architecture, seed)
     except FileError as error:
         bench.log.say(f"train: {error}; made again")
-    ingredient_store.write_initial(path, architecture.initial_state(seed), architecture, bench.job)
+    ingredient_store.write_initial(path, architecture.init_state(seed), architecture, bench.job)
     return ingredient_store.read_initial(path, architecture, seed)
 
 

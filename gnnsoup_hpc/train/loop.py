@@ -19,7 +19,8 @@ from gnnsoup_hpc.evaluation.evaluator import Evaluator
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io.checkpoint import BestEpoch, Checkpoint
 from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk
-from gnnsoup_hpc.models.gnn import Architecture, Dropout
+from gnnsoup_hpc.models.base import Dropout
+from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.profiling import Measurement, Meter, combine
 from gnnsoup_hpc.runtime.progress import Bar
 from gnnsoup_hpc.train.batches import Batches
@@ -233,7 +234,7 @@ def _step(
 ) -> tuple[float, int]:
     """One step; the mean cross-entropy on the view's nodes, and their number."""
     optimiser.zero_grad(set_to_none=True)
-    scores: Tensor = architecture.logits(parameters, view.graph, drop)[view.nodes]
+    scores: Tensor = architecture.forward(parameters, view.graph, drop)[view.nodes]
     loss = functional.cross_entropy(scores, view.labels)
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()

@@ -18,7 +18,7 @@ from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.memory import limits
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Limit
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime import launch, leases
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.leases import Lease, LeaseMonitor
@@ -43,7 +43,7 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
     """
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job) as graph:
-        architecture = Architecture.of(job.model, graph.features, graph.classes)
+        architecture = make_model(job.model, graph.features, graph.classes)
         job = _within_limit(job, run, here, Sizes.of(graph, architecture, device.type == "cuda"), log, souping)
         starts = Initialization.of(TrainContext(job, run, architecture, graph, here, device, log))
         missing = [index for index in range(job.train.ingredients) if not _is_there(starts, index)]

@@ -32,7 +32,7 @@ every_architecture = pytest.mark.parametrize("net", ARCHITECTURES, ids=label)
 
 def state_of(net: Architecture, seed: int = 0) -> State:
     """A state whose biases and norms are not at their start."""
-    start = net.initial_state(seed)
+    start = net.init_state(seed)
     return {
         name: tensor + 0.1 * normal(1000 * seed + number, *tensor.shape, kind=torch.float32)
         for number, (name, tensor) in enumerate(start.items())

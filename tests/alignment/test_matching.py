@@ -19,8 +19,8 @@ from gnnsoup_hpc.alignment import (
 )
 from gnnsoup_hpc.alignment.activations import Moments
 from gnnsoup_hpc.alignment.assignment import solve_assignment, total_gain
-from gnnsoup_hpc.alignment.symmetry import Layout
 from gnnsoup_hpc.alignment.weights import Pair
+from gnnsoup_hpc.models.base import Layout
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import Permutation, State
 from tests.alignment.kit import HIDDEN, every_architecture, same, shuffle, state_of, subgraph, views
@@ -48,7 +48,7 @@ def test_permuted_copies_become_equal_by_activations(net: Architecture) -> None:
 def test_the_mean_of_aligned_copies_is_the_model(net: Architecture) -> None:
     states, graph = copies(net), subgraph()
     mean = {name: torch.stack([each[name] for each in align_states(net, states)]).mean(0) for name in states[0]}
-    torch.testing.assert_close(net.logits(mean, graph), net.logits(states[0], graph), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(net.forward(mean, graph), net.forward(states[0], graph), atol=1e-5, rtol=1e-5)
 
 
 @every_architecture
@@ -59,7 +59,7 @@ def test_aligned_strangers_do_what_they_did(net: Architecture) -> None:
     by_state = [permute(net, state, order) for state, order in zip(states, orders, strict=True)]
     for before, *after in zip(states, by_weight, by_state, strict=True):
         for each in after:
-            torch.testing.assert_close(net.logits(each, graph), net.logits(before, graph), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(net.forward(each, graph), net.forward(before, graph), atol=1e-5, rtol=1e-5)
 
 
 @every_architecture

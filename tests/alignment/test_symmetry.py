@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 
 from gnnsoup_hpc.alignment import identity_permutation, permute, unit_layouts
-from gnnsoup_hpc.alignment.symmetry import carriers
+from gnnsoup_hpc.alignment.symmetry import symmetries
 from gnnsoup_hpc.models.gnn import Architecture
 from tests.alignment.kit import HIDDEN, every_architecture, same, shuffle, state_of, subgraph
 from tests.arbitrary import SEEDS, Structure, in_double, structures
@@ -18,10 +18,10 @@ from tests.arbitrary import SEEDS, Structure, in_double, structures
 def test_no_permutation_changes_an_output(net: Architecture) -> None:
     state, graph = state_of(net), subgraph()
     moved = permute(net, state, shuffle(net, 1))
-    torch.testing.assert_close(net.logits(moved, graph), net.logits(state, graph), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(net.forward(moved, graph), net.forward(state, graph), atol=1e-5, rtol=1e-5)
     exact, doubled = ({name: tensor.double() for name, tensor in each.items()} for each in (state, moved))
     double = in_double(graph)
-    torch.testing.assert_close(net.logits(doubled, double), net.logits(exact, double), atol=1e-10, rtol=0.0)
+    torch.testing.assert_close(net.forward(doubled, double), net.forward(exact, double), atol=1e-10, rtol=0.0)
     assert net.layers == 1 or not same(moved, state)
 
 
@@ -30,7 +30,7 @@ def test_on_any_graph(shape: Structure, seed: int) -> None:
     net = Architecture("gat", 3, 7, HIDDEN, 3, heads=2, norm="layer")
     state, graph = state_of(net), subgraph(shape, seed)
     moved = permute(net, state, shuffle(net, seed))
-    torch.testing.assert_close(net.logits(moved, graph), net.logits(state, graph), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(net.forward(moved, graph), net.forward(state, graph), atol=1e-5, rtol=1e-5)
 
 
 @every_architecture
@@ -58,9 +58,8 @@ def test_what_may_be_permuted() -> None:
 
 
 def test_carriers_of_sage_with_norms() -> None:
-    found = {
-        each.parameter: (each.rows, each.columns) for each in carriers(Architecture("sage", 2, 7, 12, 3, 1, "layer"))
-    }
+    known = symmetries(Architecture("sage", 2, 7, 12, 3, 1, "layer"))
+    found = {each.parameter: (each.rows, each.columns) for each in known.carriers}
     assert found == {
         "convs.0.lin_l.weight": ("layer 0", None),
         "convs.0.lin_l.bias": ("layer 0", None),

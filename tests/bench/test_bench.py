@@ -88,8 +88,8 @@ def test_stock_is_our_architecture(small: Job, kind: str, heads: int, norm: str)
         net = Architecture(kind, 3, graph.features, 8, graph.classes, heads, norm)
         held = stock.whole(graph, net)
         with torch.no_grad():
-            theirs = stock.logits(stock.module_of(net), net.initial_state(0), held)
-            expected = net.logits(net.initial_state(0), loader.load_whole(graph, Role.VALIDATION).graph)
+            theirs = stock.logits(stock.module_of(net), net.init_state(0), held)
+            expected = net.forward(net.init_state(0), loader.load_whole(graph, Role.VALIDATION).graph)
     torch.testing.assert_close(theirs, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -97,8 +97,8 @@ def test_stock_is_our_architecture(small: Job, kind: str, heads: int, norm: str)
 def test_stock_adjacency_gives_what_plain_pyg_gives(kind: str, heads: int) -> None:
     """On any graph: one with self-loops, with edges of one direction, with a node that has none."""
     net = Architecture(kind, 3, 5, 8, 3, heads)
-    x, state = normal(0, GRAPH.nodes, 5, kind=torch.float32), net.initial_state(0)
-    plain = net.as_pyg().eval()
+    x, state = normal(0, GRAPH.nodes, 5, kind=torch.float32), net.init_state(0)
+    plain = net.to_module().eval()
     plain.load_state_dict(state, strict=True)
     held = stock.StockHeld(x, stock.adjacency(kind, GRAPH.edge_index, GRAPH.nodes), torch.arange(2), torch.zeros(2))
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_gradients_of_the_raw_alphas_are_ours(small: Job, kind: str, heads: int)
     scores = stock.logits(stock.module_of(net), stock.mix(states, theirs), held)[held.nodes]
     functional.cross_entropy(scores, held.labels).backward()
     shelf = ParameterMatrix.of(net, range(cell.ingredients), states, torch.device("cpu"))
-    scores = net.logits(mix(shelf, mine.softmax(1), "layer"), view.graph)[view.nodes]
+    scores = net.forward(mix(shelf, mine.softmax(1), "layer"), view.graph)[view.nodes]
     functional.cross_entropy(scores, view.labels).backward()
     assert theirs.grad is not None
     torch.testing.assert_close(theirs.grad, mine.grad, rtol=1e-4, atol=1e-4 * float(theirs.grad.abs().max()))
@@ -327,7 +327,7 @@ def test_stock_sage_has_the_gradient_of_its_loss() -> None:
     net = Architecture("sage", 2, 5, 8, 3)
     x, labels = normal(0, nodes, 5, kind=torch.float32), torch.arange(nodes) % 3
     held = stock.StockHeld(x, stock.adjacency("sage", ends, nodes), torch.arange(nodes), labels)
-    states = [net.initial_state(seed) for seed in range(3)]
+    states = [net.init_state(seed) for seed in range(3)]
     raw = torch.zeros(2, 3, dtype=torch.float64)
 
     def loss(raw_LN: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def test_pls_soup_in_pyg_has_the_accuracy_of_the_report(tmp_path: Path, kind: st
     run = tmp_path / "runs" / "tiny"
 
     architecture, state = soup_store.read_state(run / "soups" / "pls.h5")
-    model = architecture.as_pyg().eval()
+    model = architecture.to_module().eval()
     model.load_state_dict(state, strict=True)
     x, edge_index, y, test = graph_as_pyg_sees_it(run / "graph.h5")
     with torch.no_grad():

@@ -66,10 +66,8 @@ def test_a_union_shows_the_whole_graphs_first_hop(graph: Graph, kind: str, data:
         torch.testing.assert_close(view.graph.hop.double(), dense(file, graph, kind)[nodes], rtol=1e-5, atol=1e-6)
         assert view.graph.x.shape == (len(nodes), 0 if kind == "gcn" else graph.x.shape[1])
         net = Architecture(kind, 2, graph.x.shape[1], 4, graph.classes)
-        plain = net.logits(net.initial_state(0), view.graph)[view.nodes]
-        torch.testing.assert_close(
-            engine.compute_logits(net, net.initial_state(0), engine.plan_batch(net, view)), plain
-        )
+        plain = net.forward(net.init_state(0), view.graph)[view.nodes]
+        torch.testing.assert_close(engine.compute_logits(net, net.init_state(0), engine.plan_batch(net, view)), plain)
 
 
 @pytest.mark.parametrize("kind", ["gcn", "sage"])

@@ -137,4 +137,4 @@ def test_the_engine_takes_this_path_for_gat() -> None:
     ready = engine.plan_batch(net, view)
     assert isinstance(ready, GatPlan)
     state = a_state(net, torch.float32)
-    torch.testing.assert_close(engine.compute_logits(net, state, ready), net.logits(state, view.graph)[view.nodes])
+    torch.testing.assert_close(engine.compute_logits(net, state, ready), net.forward(state, view.graph)[view.nodes])

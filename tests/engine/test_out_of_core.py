@@ -68,7 +68,7 @@ def scores(
     """Class scores of every node, NaN where none were asked for."""
     out = torch.full((graph.nodes, net.classes), float("nan"))
     ways = way(graph, net, memory, folder, runs.CPU, wanted)
-    for first, found in ways.scores(net.initial_state(3)):
+    for first, found in ways.scores(net.init_state(3)):
         nodes = wanted[first : first + len(found)]
         assert len(nodes) == len(found)
         assert torch.isnan(out[nodes]).all(), "a node came twice"
@@ -84,7 +84,7 @@ def test_every_bound_gives_the_scores_of_the_whole_graph(
 ) -> None:
     monkeypatch.setattr(sums, "_SLAB_BYTES", (4000, 1 << 26))
     whole = loader.load_whole(graph, Role.VALIDATION)
-    wanted = net.logits(net.initial_state(3), whole.graph)
+    wanted = net.forward(net.init_state(3), whole.graph)
     found = scores(graph, net, memory, tmp_path, np.arange(graph.nodes), way)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
@@ -95,7 +95,7 @@ def test_only_wanted_nodes_are_told(graph: GraphFile, net: Architecture, memory:
     wanted = np.array([3, 100, 101, 299])
     found = scores(graph, net, memory, tmp_path, wanted)
     assert (~torch.isnan(found).any(1)).nonzero().flatten().tolist() == wanted.tolist()
-    whole = net.logits(net.initial_state(3), loader.load_whole(graph, Role.VALIDATION).graph)
+    whole = net.forward(net.init_state(3), loader.load_whole(graph, Role.VALIDATION).graph)
     torch.testing.assert_close(found[wanted], whole[wanted], rtol=1e-5, atol=1e-5)
 
 
@@ -176,7 +176,7 @@ def test_attention_is_cut_and_spills(graph: GraphFile, tmp_path: Path, monkeypat
 def test_accuracies_do_not_depend_on_the_bound(
     graph: GraphFile, net: Architecture, models: int, tmp_path: Path
 ) -> None:
-    states = [net.initial_state(seed) for seed in range(models)]
+    states = [net.init_state(seed) for seed in range(models)]
     roles = (Role.VALIDATION, Role.TEST, Role.TRAIN)
     found = {}
     for name, memory in BOUNDS.items():
@@ -190,7 +190,7 @@ def test_accuracies_do_not_depend_on_the_bound(
 
 def test_a_model_without_numbers_is_right_nowhere(graph: GraphFile, tmp_path: Path) -> None:
     net = NETS[0]
-    broken = net.initial_state(0)
+    broken = net.init_state(0)
     broken["convs.2.bias"][0] = float("inf")
     for memory in BOUNDS.values():
         evaluator = Evaluator(graph, net, memory, tmp_path / "run", runs.CPU)

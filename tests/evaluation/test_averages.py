@@ -23,7 +23,7 @@ def test_a_midpoint_has_the_accuracy_and_loss_of_the_mean_of_weights(stock: Job)
     with runs.station(stock) as station:
         (found,) = station.weighed([AverageSpec((0, 1))])
         view = loader.load_whole(station.graph, Role.VALIDATION)
-        scores = station.architecture.logits(middle, view.graph)[view.nodes]
+        scores = station.architecture.forward(middle, view.graph)[view.nodes]
     assert found.accuracy == float((scores.argmax(1) == view.labels).double().mean())
     assert found.loss == pytest.approx(float(functional.cross_entropy(scores, view.labels)), rel=1e-5)
 

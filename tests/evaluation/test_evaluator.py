@@ -32,15 +32,15 @@ def test_scores_that_are_not_finite_are_right_nowhere(bad: float) -> None:
 
 
 def test_only_the_views_nodes_are_scored(view: Batch) -> None:
-    state = NET.initial_state(0)
+    state = NET.init_state(0)
     scores = evaluator.logits(NET, state, view)
-    assert torch.equal(scores, NET.logits(state, view.graph)[view.nodes])
+    assert torch.equal(scores, NET.forward(state, view.graph)[view.nodes])
     assert evaluator.of_weights(NET, state, view) == evaluator.accuracy(scores, view.labels)
 
 
 def test_ensemble_is_the_mean_of_softmax_outputs_and_not_of_scores(view: Batch) -> None:
-    states = [{name: 2.0**seed * t for name, t in NET.initial_state(1 + seed).items()} for seed in range(4)]
-    scores = torch.stack([NET.logits(state, view.graph) for state in states])
+    states = [{name: 2.0**seed * t for name, t in NET.init_state(1 + seed).items()} for seed in range(4)]
+    scores = torch.stack([NET.forward(state, view.graph) for state in states])
     voted, loudest = scores.softmax(2).mean(0).argmax(1), scores.mean(0).argmax(1)
     everywhere = Batch(view.graph, torch.arange(20), voted)
     assert not torch.equal(voted, loudest)
@@ -49,5 +49,5 @@ def test_ensemble_is_the_mean_of_softmax_outputs_and_not_of_scores(view: Batch) 
 
 def test_ensemble_of_one_is_that_one(view: Batch) -> None:
     for seed in range(5):
-        state = NET.initial_state(seed)
+        state = NET.init_state(seed)
         assert evaluator.of_ensemble(NET, [state], view) == evaluator.of_weights(NET, state, view)

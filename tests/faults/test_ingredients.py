@@ -17,7 +17,7 @@ from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import states
 from gnnsoup_hpc.io.ingredient import Origin
 from gnnsoup_hpc.io.records import Ingredient
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.types import State
 from tests.faults import kit
 from tests.faults.kit import JOB, Bowl, content, fails, flip, succeeds, truncate, unchanged
@@ -29,7 +29,7 @@ def _known(bowl: Bowl, index: int) -> tuple[Ingredient, Origin]:
     """Ingredient `index` and its origin, as training would state it."""
     job = jobs.load(str(bowl.folder / JOB))
     with graph_store.open_graph(bowl.graph, job) as graph:
-        architecture = Architecture.of(job.model, graph.features, graph.classes)
+        architecture = make_model(job.model, graph.features, graph.classes)
         initial = ingredient_store.read_initial(bowl.initial, architecture, job.train.seed)
         of = Origin.of(job, architecture, graph, states.sha256(initial), index)
     return ingredient_store.read(bowl.ingredient(index)), of
@@ -53,7 +53,7 @@ def _of_another_start(bowl: Bowl, index: int) -> None:
 def _of_another_shape(bowl: Bowl, index: int) -> None:
     ingredient, of = _known(bowl, index)
     wider = replace(of.architecture, hidden=2 * of.architecture.hidden)
-    _write(bowl, index, replace(ingredient, state=wider.initial_state(0)), replace(of, architecture=wider))
+    _write(bowl, index, replace(ingredient, state=wider.init_state(0)), replace(of, architecture=wider))
 
 
 def _not_finite(bowl: Bowl, index: int) -> None:

@@ -151,7 +151,7 @@ def test_soups() -> None:
 
     architecture, state = soup_store.read_state(RUN.soup("pls"))
     assert architecture == NET
-    architecture.as_pyg().load_state_dict(state, strict=True)
+    architecture.to_module().load_state_dict(state, strict=True)
     assert state["convs.1.bias"].tolist() == pytest.approx([-0.15607627, 0.15607627], abs=1e-7)
 
 

@@ -56,7 +56,7 @@ def test_transpose_is_the_dense_transpose(shape: Structure, kind: torch.dtype) -
 
 @given(structures(), INDEX_KINDS)
 def test_looped_has_each_node_once_beside_its_other_neighbours(shape: Structure, kind: torch.dtype) -> None:
-    looped = shape.adjacency(kind).looped
+    looped = shape.adjacency(kind).with_self_loops
     pairs = list(zip(looped.row.tolist(), looped.indices.tolist(), strict=True))
     assert len(pairs) == len(set(pairs))
     assert set(pairs) == set(shape.entries) | {(node, node) for node in range(shape.nodes)}
@@ -99,7 +99,7 @@ def test_edge_scores(shape: Structure, kind: torch.dtype, seed: int) -> None:
 
 @given(structures(), INDEX_KINDS, SEEDS, st.sampled_from([1.0, 1e3]))
 def test_edge_softmax(shape: Structure, kind: torch.dtype, seed: int, size: float) -> None:
-    looped = shape.adjacency(kind).looped
+    looped = shape.adjacency(kind).with_self_loops
     scores = (size * normal(seed, len(looped.indices), HEADS)).requires_grad_()
     found = edge_softmax(looped, scores)
     for head in range(HEADS):
@@ -111,7 +111,7 @@ def test_edge_softmax(shape: Structure, kind: torch.dtype, seed: int, size: floa
 
 @given(structures(), INDEX_KINDS, SEEDS)
 def test_gradient_of_edge_softmax(shape: Structure, kind: torch.dtype, seed: int) -> None:
-    looped = shape.adjacency(kind).looped
+    looped = shape.adjacency(kind).with_self_loops
     assert gradcheck(lambda scores: edge_softmax(looped, scores), (grad(seed, len(looped.indices), HEADS),))
 
 
@@ -147,8 +147,13 @@ def everything(shape: Structure, x_VHC: Tensor) -> list[Tensor]:
     """Results and gradients of all kernels, in a row as GAT and the others use them."""
     adjacency, x = shape.adjacency(), x_VHC.clone().requires_grad_()
     flat = x.flatten(1)
-    weights = edge_softmax(adjacency.looped, edge_scores(adjacency.looped, x.sum(2), x.mean(2)))
-    results = [adjacency.mean @ flat, adjacency.gcn @ flat, weights, weighted_sum(adjacency.looped, weights, x)]
+    weights = edge_softmax(adjacency.with_self_loops, edge_scores(adjacency.with_self_loops, x.sum(2), x.mean(2)))
+    results = [
+        adjacency.mean @ flat,
+        adjacency.gcn @ flat,
+        weights,
+        weighted_sum(adjacency.with_self_loops, weights, x),
+    ]
     torch.stack([(result**2).sum() for result in results]).sum().backward()
     assert x.grad is not None
     return [*(result.detach() for result in results), x.grad]

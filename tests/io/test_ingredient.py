@@ -174,7 +174,7 @@ def test_varied_hyperparameters_are_taken_in_turn() -> None:
 
 def test_initial_state_comes_back_or_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "initial.h5"
-    start = NET.initial_state(0)
+    start = NET.init_state(0)
     store.write_initial(path, start, NET, JOB)
     found = store.read_initial(path, NET, 0)
     assert all(torch.equal(found[name], tensor) for name, tensor in start.items())

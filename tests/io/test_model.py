@@ -119,7 +119,7 @@ def trained(kind: str = "standardise", dtype: type = np.float64, **graph: Any) -
     moments = [np.array(values, dtype) for values in ([1.0, 2.0, 3.0], [2.0, 4.0, 8.0])]
     if kind != "standardise":
         moments = [np.empty(0, dtype)] * 2
-    return Trained(net, net.initial_state(0), Preparation(kind, *moments), GraphJob(**graph))
+    return Trained(net, net.init_state(0), Preparation(kind, *moments), GraphJob(**graph))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

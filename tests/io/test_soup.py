@@ -81,7 +81,7 @@ def test_an_ensemble_has_no_weights(tmp_path: Path) -> None:
 def test_weights_load_into_pyg(tmp_path: Path) -> None:
     architecture, state = store.read_state(written(tmp_path))
     assert architecture == NET
-    architecture.as_pyg().load_state_dict(state, strict=True)
+    architecture.to_module().load_state_dict(state, strict=True)
 
 
 def test_new_features_can_be_prepared_from_the_file_alone(tmp_path: Path) -> None:

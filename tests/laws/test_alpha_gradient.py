@@ -25,7 +25,7 @@ def shelf(request: pytest.FixtureRequest) -> ParameterMatrix:
     kind, heads = request.param
     net = Architecture(kind, 2, features=4, hidden=6, classes=3, heads=heads, norm="layer")
     states = [
-        {name: t + 0.2 * normal(index, *t.shape, kind=torch.float32) for name, t in net.initial_state(index).items()}
+        {name: t + 0.2 * normal(index, *t.shape, kind=torch.float32) for name, t in net.init_state(index).items()}
         for index in range(INGREDIENTS)
     ]
     single = ParameterMatrix.of(net, range(INGREDIENTS), states, torch.device("cpu"))
@@ -40,7 +40,7 @@ def graph() -> Subgraph:
 
 def loss_of(shelf: ParameterMatrix, graph: Subgraph, alpha: Tensor, by: Grouping) -> Tensor:
     nodes = torch.arange(0, NODES, 2)
-    logits = shelf.architecture.logits(mix(shelf, alpha, by), graph)[nodes]
+    logits = shelf.architecture.forward(mix(shelf, alpha, by), graph)[nodes]
     return functional.cross_entropy(logits, nodes % 3)
 
 
@@ -61,7 +61,7 @@ def test_gradient_is_the_inner_product_with_each_ingredient(shelf: ParameterMatr
 
     state = {name: tensor.detach().requires_grad_() for name, tensor in mix(shelf, alpha, "layer").items()}
     nodes = torch.arange(0, NODES, 2)
-    functional.cross_entropy(shelf.architecture.logits(state, graph)[nodes], nodes % 3).backward()
+    functional.cross_entropy(shelf.architecture.forward(state, graph)[nodes], nodes % 3).backward()
     for row, names in enumerate(shelf.architecture.groups("layer").values()):
         for index in range(INGREDIENTS):
             own = shelf.state(shelf.weights[index])

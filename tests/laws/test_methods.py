@@ -217,7 +217,7 @@ def one_trained(stock: Job, folder: Path) -> Job:
     job = runs.copied(stock, folder)
     run = RunDir.of(job)
     with runs.station(job) as station:
-        initial = station.architecture.initial_state(job.train.seed)
+        initial = station.architecture.init_state(job.train.seed)
         origin = ingredient_store.Origin.of(job, station.architecture, station.graph, "0" * 64, 0)
     for index in (0, 2):
         untrained = replace(ingredient_store.read(run.ingredient(index)), state=initial)

@@ -67,7 +67,7 @@ def trained(
     initial: State | None = None,
     seed: int = 0,
 ) -> Ingredient:
-    start = net.initial_state(0) if initial is None else initial
+    start = net.init_state(0) if initial is None else initial
     evaluator = Evaluator(views.graph, net, 1 << 30, views.folder, runs.CPU)
     course = TrainData(net, FullBatches(views.train, views.validation), evaluator, runs.CPU)
     return train(course, start, how, seed, index, runs.QUIET.bar(how.epochs, "test"))
@@ -119,7 +119,7 @@ def test_a_job_without_dropout_trains_one_model_n_times(tmp_path: Path) -> None:
 
 @every_kind
 def test_training_begins_at_the_initial_state_and_leaves_it_alone(net: Architecture, views: Views) -> None:
-    start = net.initial_state(3)
+    start = net.init_state(3)
     before = {name: tensor.clone() for name, tensor in start.items()}
     moved = trained(net, views, replace(HOW, epochs=1, learning_rate=1e-6), initial=start)
     assert same(start, before)
@@ -197,7 +197,7 @@ def test_a_diverged_ingredient_says_when(views: Views) -> None:
 
 
 def test_divergence_at_once_names_the_rate(views: Views) -> None:
-    huge = {name: tensor * 1e30 for name, tensor in NETS[0].initial_state(0).items()}
+    huge = {name: tensor * 1e30 for name, tensor in NETS[0].init_state(0).items()}
     with pytest.raises(RunError, match=r"ingredient 4 diverged in epoch 1 .*lower train.learning_rate = 0.02"):
         trained(NETS[0], views, index=4, initial=huge)
 
@@ -243,7 +243,7 @@ def test_each_step_drops_its_own_edges(views: Views, monkeypatch: pytest.MonkeyP
     evaluator = Evaluator(views.graph, NETS[0], 1 << 30, views.folder, runs.CPU)
     course = TrainData(NETS[0], Thrice(), evaluator, runs.CPU)
     how = replace(HOW, epochs=2, drop_edges=0.3)
-    found = train(course, NETS[0].initial_state(0), how, 0, 5, runs.QUIET.bar(2, "test"))
+    found = train(course, NETS[0].init_state(0), how, 0, 5, runs.QUIET.bar(2, "test"))
     assert keys == [derive_seed(0, 5, epoch, step) for epoch in (1, 2) for step in range(3)]
     assert len(set(keys)) == 6
     assert found.validation_accuracy == max(epoch.validation_accuracy for epoch in found.history)

@@ -13,6 +13,7 @@ from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.memory import estimate
 from gnnsoup_hpc.memory.estimate import MIB, Extent, Sizes
 from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime.run_dir import RunDir
 
 NET = Architecture("sage", layers=3, features=100, hidden=128, classes=47, norm="layer")
@@ -41,7 +42,7 @@ def grown(sizes: Sizes, **model: Any) -> Sizes:
 
 def test_sizes_are_those_of_the_graph(stock: Job) -> None:
     with graph_store.open_graph(RunDir.of(stock).graph, stock) as graph:
-        net = Architecture.of(stock.model, graph.features, graph.classes)
+        net = make_model(stock.model, graph.features, graph.classes)
         sizes = Sizes.of(graph, net)
         assert sizes.whole == Extent(graph.nodes, graph.edges, graph.edges, int(graph.validation_counts.sum()))
         for part in range(graph.parts):

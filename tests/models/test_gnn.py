@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from gnnsoup_hpc.graph.subgraph import Subgraph
-from gnnsoup_hpc.models.gnn import Architecture, Dropout
+from gnnsoup_hpc.models.base import Dropout
+from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import State
 from tests.arbitrary import SEEDS, Structure, in_double, normal, random_structure, structures
 
@@ -37,7 +38,7 @@ two_layers = pytest.mark.parametrize("net", [a for a in ARCHITECTURES if a.layer
 
 def state_of(net: Architecture, seed: int = 0) -> State:
     """A state whose every entry matters: biases and norms are not at their start."""
-    start = net.initial_state(seed)
+    start = net.init_state(seed)
     return {
         name: tensor + 0.1 * normal(number, *tensor.shape, kind=torch.float32)
         for number, (name, tensor) in enumerate(start.items())
@@ -53,16 +54,16 @@ def doubles(state: State) -> State:
 
 
 def pyg(net: Architecture, state: State, kind: torch.dtype) -> torch.nn.Module:
-    model = net.as_pyg().to(kind).eval()
+    model = net.to_module().to(kind).eval()
     model.load_state_dict(state, strict=True)
     return model
 
 
 @every_architecture
 def test_state_is_pygs_by_name_shape_and_order(net: Architecture) -> None:
-    theirs = {name: tuple(tensor.shape) for name, tensor in net.as_pyg().state_dict().items()}
+    theirs = {name: tuple(tensor.shape) for name, tensor in net.to_module().state_dict().items()}
     assert list(theirs.items()) == list(net.shapes().items())
-    assert {name: tuple(tensor.shape) for name, tensor in net.initial_state(0).items()} == net.shapes()
+    assert {name: tuple(tensor.shape) for name, tensor in net.init_state(0).items()} == net.shapes()
 
 
 @every_architecture
@@ -70,14 +71,14 @@ def test_outputs_are_pygs(net: Architecture) -> None:
     graph, state = subgraph(GRAPH), state_of(net)
     with torch.no_grad():
         theirs = pyg(net, state, torch.float32)(graph.x, GRAPH.edge_index)
-    torch.testing.assert_close(net.logits(state, graph), theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(net.forward(state, graph), theirs, atol=1e-5, rtol=1e-5)
 
 
 @every_architecture
 def test_outputs_and_gradients_are_pygs_in_double(net: Architecture) -> None:
     graph, state = in_double(subgraph(GRAPH)), doubles(state_of(net))
     model = pyg(net, state, torch.float64)
-    ours, theirs = net.logits(state, graph), model(graph.x, GRAPH.edge_index)
+    ours, theirs = net.forward(state, graph), model(graph.x, GRAPH.edge_index)
     torch.testing.assert_close(ours, theirs, atol=1e-11, rtol=1e-10)
 
     into = normal(1, *ours.shape)
@@ -93,7 +94,7 @@ def test_outputs_and_gradients_are_pygs_in_double(net: Architecture) -> None:
 def test_outputs_are_pygs_on_any_graph(shape: Structure, seed: int, net: Architecture) -> None:
     graph, state = in_double(subgraph(shape, seed)), doubles(state_of(net, seed))
     theirs = pyg(net, state, torch.float64)(graph.x, shape.edge_index)
-    torch.testing.assert_close(net.logits(state, graph), theirs, atol=1e-11, rtol=1e-10)
+    torch.testing.assert_close(net.forward(state, graph), theirs, atol=1e-11, rtol=1e-10)
 
 
 @two_layers
@@ -101,17 +102,17 @@ def test_dropout_is_a_function_of_its_generator(net: Architecture) -> None:
     graph, state = subgraph(GRAPH), state_of(net)
 
     def dropped(rate: float, seed: int) -> Tensor:
-        return net.logits(state, graph, Dropout(rate, torch.Generator().manual_seed(seed)))
+        return net.forward(state, graph, Dropout(rate, torch.Generator().manual_seed(seed)))
 
     assert torch.equal(dropped(0.5, 1), dropped(0.5, 1))
     assert not torch.equal(dropped(0.5, 1), dropped(0.5, 2))
-    assert torch.equal(dropped(0.0, 1), net.logits(state, graph))
+    assert torch.equal(dropped(0.0, 1), net.forward(state, graph))
 
 
 def test_gat_drops_attention_in_its_last_layer_too() -> None:
     net = Architecture("gat", 1, FEATURES, HIDDEN, CLASSES, heads=4)
     graph, state = subgraph(GRAPH), state_of(net)
-    assert not torch.equal(net.logits(state, graph, Dropout(0.5, torch.Generator())), net.logits(state, graph))
+    assert not torch.equal(net.forward(state, graph, Dropout(0.5, torch.Generator())), net.forward(state, graph))
 
 
 def test_drop_zeroes_a_share_and_scales_the_rest() -> None:
@@ -122,7 +123,7 @@ def test_drop_zeroes_a_share_and_scales_the_rest() -> None:
 
 @every_architecture
 def test_initial_state_is_a_function_of_the_seed(net: Architecture) -> None:
-    first, again, other = net.initial_state(3), net.initial_state(3), net.initial_state(4)
+    first, again, other = net.init_state(3), net.init_state(3), net.init_state(4)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
@@ -130,7 +131,7 @@ def test_initial_state_is_a_function_of_the_seed(net: Architecture) -> None:
 @pytest.mark.parametrize(("kind", "heads"), [("gcn", 1), ("sage", 1), ("gat", 4)])
 def test_initial_state_is_glorots(kind: str, heads: int) -> None:
     net = Architecture(kind, 2, features=50, hidden=64, classes=40, heads=heads, norm="layer")
-    for name, tensor in net.initial_state(0).items():
+    for name, tensor in net.init_state(0).items():
         if name.startswith("norms.") and name.endswith("weight"):
             assert (tensor == 1.0).all()
         elif name.endswith("bias"):
@@ -159,12 +160,12 @@ def test_a_group_of_layers_holds_its_own_norm() -> None:
 def test_a_subgraph_is_gone_as_soon_as_nobody_uses_it(kind: str) -> None:
     """Without Python looking for cycles, which it does rarely: a stream of subgraphs would pile up in memory."""
     net = Architecture(kind, 3, 4, 8, 3)
-    state = {name: tensor.requires_grad_() for name, tensor in net.initial_state(0).items()}
+    state = {name: tensor.requires_grad_() for name, tensor in net.init_state(0).items()}
     subgraph = Subgraph(normal(0, 20, 4, kind=torch.float32), random_structure(20, 60).adjacency())
     left = [weakref.ref(subgraph.x), weakref.ref(subgraph.adjacency), weakref.ref(subgraph.adjacency.indices)]
     gc.disable()
     try:
-        loss = net.logits(state, subgraph).sum()
+        loss = net.forward(state, subgraph).sum()
         loss.backward()
         del loss, subgraph
         assert [reference() for reference in left] == [None, None, None]

@@ -28,7 +28,7 @@ def plain(shelf: ParameterMatrix, view: Batch, options: LearnedJob, seed: int) -
         shares = raw.softmax(1).float()
         spans = [shelf.weights[:, start:stop] for start, stop in groups]
         row = torch.cat([share @ span for share, span in zip(shares, spans, strict=True)])
-        logits = shelf.architecture.logits(shelf.state(row), view.graph)[view.nodes]
+        logits = shelf.architecture.forward(shelf.state(row), view.graph)[view.nodes]
         (slope,) = torch.autograd.grad(functional.cross_entropy(logits, view.labels), raw)
         rate = options.learning_rate * (1 + math.cos(math.pi * (step % options.restart) / options.restart)) / 2
         velocity = options.momentum * velocity + slope

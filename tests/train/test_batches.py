@@ -19,6 +19,7 @@ from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.train.batches import ClusterBatches, NeighbourBatches, PartValidation
 from gnnsoup_hpc.types import Role
@@ -81,7 +82,7 @@ def test_clusters_never_read_more_than_a_union(graph: GraphFile, monkeypatch: py
     for _ in batches.epoch(rng()):
         assert sum(read) <= 2 * int(np.diff(graph.ptr).max())
         read.clear()
-    batches.validation_accuracy(NETS["sage"], NETS["sage"].initial_state(0))
+    batches.validation_accuracy(NETS["sage"], NETS["sage"].init_state(0))
     assert max(read) <= 2 * int(np.diff(graph.ptr).max())
 
 
@@ -104,7 +105,7 @@ def test_a_union_without_training_nodes_is_no_step(graph: GraphFile, monkeypatch
 def test_all_neighbours_give_the_whole_graphs_scores(graph: GraphFile, kind: str) -> None:
     """Of GCN the outermost nodes' degrees are those of the sample, as PyG has it."""
     net, whole = NETS[kind], loader.load_whole(graph, Role.TRAIN)
-    state = net.initial_state(0)
+    state = net.init_state(0)
     wanted = {tuple(row) for row in evaluate.logits(net, state, whole).round(decimals=3).tolist()}
     for view in neighbours(graph, 40, -1).epoch(rng()):
         scores = evaluate.logits(net, state, view).round(decimals=3)
@@ -126,7 +127,7 @@ def test_an_epoch_of_neighbourhoods_sees_every_training_node_once(graph: GraphFi
 def test_between_epochs_all_parts_together_tell_the_exact_accuracy(
     graph: GraphFile, net: Architecture, tmp_path: Path
 ) -> None:
-    state = net.initial_state(1)
+    state = net.init_state(1)
     (exact,) = Evaluator(graph, net, 1 << 30, tmp_path, runs.CPU).accuracies(state, (Role.VALIDATION,))
     assert PartValidation(graph, graph.parts, runs.CPU).validation_accuracy(net, state) == exact
     assert abs(PartValidation(graph, 3, runs.CPU).validation_accuracy(net, state) - exact) < 0.25
@@ -139,7 +140,7 @@ def test_mini_batches_learn_and_record_exact_accuracies(kind: str, tmp_path: Pat
     job = runs.stocked(tmp_path, *KINDS[kind])
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job) as graph:
-        net = Architecture.of(job.model, graph.features, graph.classes)
+        net = make_model(job.model, graph.features, graph.classes)
         evaluator = Evaluator(graph, net, 1 << 30, tmp_path, runs.CPU)
         for index in range(job.train.ingredients):
             found = ingredient_store.read(run.ingredient(index))

@@ -23,6 +23,7 @@ from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import trunk as trunk_store
 from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -81,7 +82,7 @@ def test_an_own_start_is_a_function_of_seed_and_index(tmp_path: Path) -> None:
         for name, tensor in ingredient_store.read(path).state.items():
             torch.testing.assert_close(tensor, start[name], atol=1e-8, rtol=0.0)
     assert not same(ingredient_store.make_own_start(net, 0, 1), ingredient_store.make_own_start(net, 1, 1))
-    assert not same(ingredient_store.make_own_start(net, 0, 0), net.initial_state(0))
+    assert not same(ingredient_store.make_own_start(net, 0, 0), net.init_state(0))
 
 
 def test_own_starts_are_souped_and_refused_as_shared_ones(tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def course_of(job: Job) -> Iterator[TrainData]:
     """What the job's ingredients are trained on, in full batches."""
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job) as graph:
-        net = Architecture.of(job.model, graph.features, graph.classes)
+        net = make_model(job.model, graph.features, graph.classes)
         view = load_whole(graph, Role.TRAIN)
         batches = FullBatches(view, share_graph(graph, view, Role.VALIDATION))
         yield TrainData(net, batches, Evaluator(graph, net, 1 << 30, run.root, runs.CPU), runs.CPU)
@@ -107,11 +108,11 @@ def test_ingredients_are_what_training_by_hand_from_the_trunk_gives(branched: Jo
     with course_of(branched) as course:
         net = course.architecture
         base = Hyperparameters(4, 0.02, 0.0, 0.5)
-        trunk = train_trunk(course, net.initial_state(0), base, 0, runs.QUIET.bar(4, "trunk"))
+        trunk = train_trunk(course, net.init_state(0), base, 0, runs.QUIET.bar(4, "trunk"))
         kept = trunk_store.read(run.trunk)
         assert same(trunk.state, kept.state)
         assert [epoch.epoch for epoch in kept.history] == [1, 2, 3, 4]
-        assert not same(kept.state, net.initial_state(0))
+        assert not same(kept.state, net.init_state(0))
         for index, dropout in enumerate((0.2, 0.6)):
             how = Hyperparameters(3, 0.02, 0.0, dropout)
             by_hand = train(course, trunk.state, how, 0, index, runs.QUIET.bar(3, "by hand"))
@@ -127,7 +128,7 @@ def test_the_trunk_keeps_its_last_epoch_and_draws_for_itself(branched: Job) -> N
     with course_of(branched) as course:
         net = course.architecture
         how = Hyperparameters(4, 0.02, 0.0, 0.5)
-        ingredient = train(course, net.initial_state(0), how, 0, 0, runs.QUIET.bar(4, "ingredient"))
+        ingredient = train(course, net.init_state(0), how, 0, 0, runs.QUIET.bar(4, "ingredient"))
         last = trunk_store.read(run.trunk)
         reached = course.batches.validation_accuracy(net, last.state)
     assert last.history[-1].validation_accuracy == reached
@@ -200,7 +201,7 @@ def test_ingredients_of_another_trunk_are_refused(job: Job) -> None:
     run = RunDir.of(job)
     found = trunk_store.read(run.trunk)
     with graph_store.open_graph(run.graph, job) as graph:
-        net = Architecture.of(job.model, graph.features, graph.classes)
+        net = make_model(job.model, graph.features, graph.classes)
         initial = str(origin(job, 0)["initial_sha256"])
         of = trunk_store.TrunkOrigin.of(job, net, graph, initial)
     found.state["convs.0.lin_l.weight"][0, 0] += 1.0

@@ -12,6 +12,7 @@ from gnnsoup_hpc.analysis.report.midpoints import list_midpoints
 from gnnsoup_hpc.analysis.report.rows import Contents, models_at_inference
 from gnnsoup_hpc.analysis.report.words import verdicts
 from gnnsoup_hpc.io.records import Soup
+from gnnsoup_hpc.models.convolutions import find_convolution
 from gnnsoup_hpc.runtime.profiling import subtract_baseline
 
 _HEAD = ("method", "validation", "test", "seconds", "x gis", "peak MiB", "x gis", "forward", "backward", "models")
@@ -22,7 +23,7 @@ def table(run: Contents) -> str:
     model = run.job.model
     tests = [ingredient.test_accuracy for ingredient in run.ingredients]
     validations = [ingredient.validation_accuracy for ingredient in run.ingredients]
-    heads = f", {model.heads} heads" if model.kind == "gat" else ""
+    heads = f", {model.heads} heads" if find_convolution(model.kind).has_heads else ""
     return "\n".join(
         [
             f"{run.run.root}: {model.kind}, {model.layers} layers, hidden {model.hidden}{heads}, on {run.graph}",

@@ -14,7 +14,7 @@ from gnnsoup_hpc import engine
 from gnnsoup_hpc.bench.quality.order import LEARNED, QualityOrder
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import MixingWeights
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.profiling import Measurement
 from gnnsoup_hpc.runtime.progress import Log
@@ -45,7 +45,7 @@ class OurMethod:
     def __init__(self, order: QualityOrder, graph: GraphFile) -> None:
         self._order = order
         job = order.its_job
-        net = Architecture.of(job.model, graph.features, graph.classes)
+        net = make_model(job.model, graph.features, graph.classes)
         memory = launch.memory_limit_bytes(job.machine, launch.read_rank_info())
         self._station = MixtureEvaluator(RunDir.of(job), net, order.ids, graph, torch.device("cpu"), memory)
         self._method = next(method for name, method in make_methods(job.soup).items() if name == order.what)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.bench import process
 from gnnsoup_hpc.bench.process import ChildFailedError
 from gnnsoup_hpc.bench.quality.order import LEARNED, METHODS, PLAIN, QualityOrder, evaluations
@@ -14,7 +13,8 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.jobs import load_job
+from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.selection import select_ingredients
@@ -67,17 +67,17 @@ class Subject:
 
 
 def job_of(text: str) -> Job:
-    """The job of a run's folder, or that `jobs.load` finds, its run's folder absolute.
+    """The job of a run's folder, or that `load_job` finds, its run's folder absolute.
 
     Raises: RunError for a folder that is no run; JobError where there is no such job.
     """
     folder = expand_home(text)
     if not folder.is_dir():
-        job = jobs.load(text)
+        job = load_job(text)
         return job.model_copy(update={"runs": paths.quote(RunDir.of(job).root.parent.absolute())})
     if not (folder / "job.toml").is_file():
         raise RunError(f"{folder} has no job.toml, so it is no run: name the folder of a run, or a job")
-    job, folder = jobs.load(str(folder / "job.toml")), folder.resolve()
+    job, folder = load_job(str(folder / "job.toml")), folder.resolve()
     return job.model_copy(update={"runs": paths.quote(folder.parent), "name": folder.name})
 
 
@@ -88,7 +88,7 @@ def subject(job: Job, say: Callable[[str], None]) -> Subject:
     """
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job) as graph:
-        net = Architecture.of(job.model, graph.features, graph.classes)
+        net = make_model(job.model, graph.features, graph.classes)
         chosen = select_ingredients(job, run, net, graph, Log(quiet=True))
         about = _about(job, graph, len(chosen.fit))
     for reason in chosen.unfit.values():

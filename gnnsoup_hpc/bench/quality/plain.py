@@ -19,7 +19,7 @@ from gnnsoup_hpc.bench import stock
 from gnnsoup_hpc.bench.quality.order import QualityOrder, evaluations
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime import profiling
 from gnnsoup_hpc.runtime.profiling import Measurement
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -34,7 +34,7 @@ class PlainGis:
     def __init__(self, order: QualityOrder, graph: GraphFile) -> None:
         self._order, self._graph = order, graph
         self._job = order.its_job
-        self._net = Architecture.of(self._job.model, graph.features, graph.classes)
+        self._net = make_model(self._job.model, graph.features, graph.classes)
         self._module = stock.module_of(self._net)
 
     def timed(self) -> dict[str, Any]:

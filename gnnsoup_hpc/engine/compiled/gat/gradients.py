@@ -13,7 +13,7 @@ from gnnsoup_hpc.engine.compiled.gat.plan import GatPlan
 from gnnsoup_hpc.engine.compiled.kernels import attention as kernels
 from gnnsoup_hpc.engine.compiled.kernels import rowwise
 from gnnsoup_hpc.engine.compiled.threads import Span, blocks
-from gnnsoup_hpc.models.gnn import NEGATIVE_SLOPE
+from gnnsoup_hpc.models.convolutions.gat import NEGATIVE_SLOPE
 from gnnsoup_hpc.types import Dense
 
 Totals = dict[str, Dense]

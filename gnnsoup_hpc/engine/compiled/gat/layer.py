@@ -14,7 +14,8 @@ import numpy as np
 from gnnsoup_hpc.engine.compiled.dense import Product
 from gnnsoup_hpc.engine.compiled.gat.plan import GatPlan
 from gnnsoup_hpc.engine.compiled.kernels import attention as kernels
-from gnnsoup_hpc.models.gnn import NEGATIVE_SLOPE, Architecture
+from gnnsoup_hpc.models.convolutions.gat import NEGATIVE_SLOPE
+from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import Dense
 
 ROWS = 256  # of a block: what one step writes the next finds in the core's own cache

@@ -1,0 +1,58 @@
+"""What a kind of graph convolution is. A model is a stack of them, with norm, ReLU and dropout between."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from gnnsoup_hpc.graph.aggregation import Aggregation
+from gnnsoup_hpc.graph.subgraph import Subgraph
+from gnnsoup_hpc.models.base import Dropout
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """One layer of a stack: its number, channels in and out, heads, and whether it is the last."""
+
+    number: int
+    into: int
+    out: int
+    heads: int
+    last: bool
+
+    @property
+    def first(self) -> bool:
+        """Whether it takes the features."""
+        return self.number == 0
+
+
+class Convolution(ABC):
+    """One kind of convolution. Its parameters are named, shaped and laid out as in torch_geometric.nn.
+
+    aggregation: what the first layer sums up with fixed weights, if it does. has_heads: whether `model.heads` says
+    something. permutable: whether rows and columns of matrices named "...weight" carry the units of this layer and of
+    the one before, and everything else is a vector of this layer's units, so that alignment may permute them.
+    """
+
+    source: ClassVar[str]
+    aggregation: ClassVar[Aggregation | None] = None
+    has_heads: ClassVar[bool] = False
+    permutable: ClassVar[bool] = False
+
+    @abstractmethod
+    def parameters(self, shape: LayerShape) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of a layer's parameters, in PyG's order."""
+
+    @abstractmethod
+    def forward(
+        self, shape: LayerShape, state: Mapping[str, Tensor], x_UC: Tensor, graph: Subgraph, dropout: Dropout | None
+    ) -> Tensor:
+        """What a layer makes of the columns' states: the rows' next ones, (V, C'). The first layer takes graph.x."""
+
+    @abstractmethod
+    def module(self) -> type[nn.Module]:
+        """The class of torch_geometric.nn that stacks it."""

@@ -1,0 +1,34 @@
+"""[model] of a job, checked against the models that there are. It loads no torch for a job that is right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gnnsoup_hpc import config
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.errors import JobError
+from gnnsoup_hpc.models.convolutions import CONVOLUTIONS, find_convolution
+
+
+def load_job(text: str | None = None, overrides: Sequence[str] = ()) -> Job:
+    """The job that `config.load` finds, its model one that there is. Raises: JobError."""
+    return config.load(text, overrides, check_job)
+
+
+def check_job(job: Job, where: str) -> None:
+    """See that [model] names a kind that there is, with what that takes; `where` begins the message of an error.
+
+    Raises: JobError.
+    """
+    model, kinds = job.model, [repr(kind) for kind in CONVOLUTIONS]
+    if model.kind not in CONVOLUTIONS:
+        known = f"{', '.join(kinds[:-1])} or {kinds[-1]}"
+        raise JobError(f"{where}: model.kind = {model.kind!r}: input should be {known}")
+    if model.heads != 1 and not find_convolution(model.kind).has_heads:
+        having = " or ".join(repr(kind) for kind in CONVOLUTIONS if find_convolution(kind).has_heads)
+        raise JobError(f"{where}: model: heads = {model.heads} is for kind = {having}; {model.kind} has none")
+    if job.soup.pls.first_hop == "exact" and find_convolution(model.kind).aggregation is None:
+        raise JobError(
+            f"{where}: soup.pls.first_hop = 'exact' cannot be had with model.kind = {model.kind!r}: its first layer has"
+            " no sum that is the same for all weights, so there is no first hop to keep; use 'truncated'"
+        )
