@@ -27,6 +27,7 @@ Precision = Literal["float32", "bfloat16"]  # of dense products while souping
 Draw = Literal["order", "dropout", "edges"]  # what training draws at random
 Start = Literal["shared", "own"]  # whose initial state an ingredient starts from
 Align = Literal["none", "weights", "activations"]  # how ingredients' units are matched
+Mode = Literal["train", "fit", "evaluate"]  # how an engine computes logits
 Grouping = Literal["layer", "tensor", "model"]  # of parameters that share one alpha vector
 
 

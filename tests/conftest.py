@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.engine.compiled import sharding
+from gnnsoup_hpc.engine import sharding
 from tests import runs
 
 # The same examples at each run, so that a red build is red for everybody.

@@ -9,7 +9,7 @@ import torch
 
 from gnnsoup_hpc import engine
 from gnnsoup_hpc.engine import Planned
-from gnnsoup_hpc.engine.compiled.sharding import NodeShare
+from gnnsoup_hpc.engine.sharding import NodeShare
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.soup.team import exchange_over

@@ -54,11 +54,11 @@ __all__ = [
     "VaryJob",
     "bundled_jobs",
     "expand_grids",
-    "explained",
+    "explain",
     "fields",
     "find",
     "load",
-    "validated",
+    "validate",
 ]
 
 

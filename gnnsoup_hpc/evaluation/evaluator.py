@@ -19,8 +19,8 @@ from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.data.sources.ogb import catalogue
 from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.engine.compiled.plan import Plan
-from gnnsoup_hpc.engine.compiled.sharding import NodeShare
 from gnnsoup_hpc.engine.out_of_core import Layerwise, make_layerwise
+from gnnsoup_hpc.engine.sharding import NodeShare
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io.graph import GraphFile

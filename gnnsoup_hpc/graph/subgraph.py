@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.graph.sparse import Adjacency
-from gnnsoup_hpc.types import Precision
 from gnnsoup_hpc.utils.buffers import BufferPool
 
 
@@ -51,15 +50,15 @@ def _moved(x: Tensor, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """A subgraph as one role sees it: the nodes that its loss or accuracy is taken on, and only their labels.
+    """A subgraph, its seed nodes, which a loss or a metric is of, and their targets alone.
 
-    Shapes: nodes (n,) int64 in [0, V), labels (n,) int64.
+    Shapes: seeds (n,) int64 in [0, V), rising; targets (n,) int64, or (n, T) with a mask (n, T) of those that are known.
     """
 
     graph: Subgraph
-    nodes: Tensor
-    labels: Tensor
-    precision: Precision = "float32"  # of dense products while souping
+    seeds: Tensor
+    targets: Tensor
+    mask: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -68,4 +67,5 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on `device`."""
-        return Batch(self.graph.to(device), self.nodes.to(device), self.labels.to(device), self.precision)
+        mask = None if self.mask is None else self.mask.to(device)
+        return Batch(self.graph.to(device), self.seeds.to(device), self.targets.to(device), mask)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +106,7 @@ class Model(Protocol):
         """What files keep of it, from which it is made again."""
 
 
+@runtime_checkable
 class LayeredModel(Model, Protocol):
     """A model whose layers can be computed one after the other, each on the rows that the next one needs."""
 
@@ -116,6 +117,10 @@ class LayeredModel(Model, Protocol):
     @property
     def aggregation(self) -> Aggregation | None:
         """What the first layer's first product is, where no weight has a part in it."""
+
+    @property
+    def entry_values(self) -> int:
+        """Numbers an entry of the structure that a layer computes and autograd keeps."""
 
     def widths(self, layer: int) -> tuple[int, int]:
         """Channels that go into and come out of a layer."""

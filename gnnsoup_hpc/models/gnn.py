@@ -56,6 +56,11 @@ class Architecture:
         """What the first layer sums up, where no weight has a part in it."""
         return self.convolution.aggregation
 
+    @property
+    def entry_values(self) -> int:
+        """Numbers an entry that a layer's attention computes; 0 where there is none."""
+        return self.convolution.entry_values * self.heads
+
     def widths(self, layer: int) -> tuple[int, int]:
         """Channels that go into and come out of a layer."""
         into = self.features if layer == 0 else self.hidden

@@ -20,8 +20,8 @@ from gnnsoup_hpc.engine import Planned, Ready
 from gnnsoup_hpc.engine.compiled.gat.passes import GatForwardBackward as AttentionPass
 from gnnsoup_hpc.engine.compiled.passes import ForwardBackward, HaloExchange
 from gnnsoup_hpc.engine.compiled.plan import Plan
-from gnnsoup_hpc.engine.compiled.sharding import NodeShare
 from gnnsoup_hpc.engine.compiled.threads import Span, Workspace
+from gnnsoup_hpc.engine.sharding import NodeShare
 from gnnsoup_hpc.evaluation import evaluator
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.soup import mixing

@@ -13,8 +13,8 @@ from gnnsoup_hpc import engine
 from gnnsoup_hpc.alignment import permute
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import Planned, Ready
-from gnnsoup_hpc.engine.compiled.sharding import NodeShare
 from gnnsoup_hpc.engine.out_of_core import first_aggregation
+from gnnsoup_hpc.engine.sharding import NodeShare
 from gnnsoup_hpc.evaluation.averages import AverageEvaluator, AverageSpec
 from gnnsoup_hpc.evaluation.evaluator import Evaluator, Predictions
 from gnnsoup_hpc.io import ingredient as ingredient_store

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from gnnsoup_hpc import engine
 from gnnsoup_hpc.engine import Ready
 from gnnsoup_hpc.engine.compiled.passes import HaloExchange, Moves
-from gnnsoup_hpc.engine.compiled.sharding import NodeShare
+from gnnsoup_hpc.engine.sharding import NodeShare
 from gnnsoup_hpc.evaluation.averages import AverageSpec
 from gnnsoup_hpc.evaluation.evaluator import Predictions
 from gnnsoup_hpc.graph.subgraph import Batch

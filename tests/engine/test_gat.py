@@ -102,7 +102,7 @@ def test_large_scores_do_not_overflow() -> None:
 
 
 def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gnnsoup_hpc.engine.compiled.sharding._SECTION_ROWS", 30)  # many of them
+    monkeypatch.setattr("gnnsoup_hpc.engine.sharding._SECTION_ROWS", 30)  # many of them
     net = Architecture("gat", 3, FEATURES, HIDDEN, CLASSES, heads=2, norm="layer")
     view = a_view(0, 400, 2000, 50, torch.float32)
     plan = GatPlan.of(view, 3)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnnsoup_hpc.engine.compiled.gat.plan import GatPlan
-from gnnsoup_hpc.engine.compiled.sharding import NodeShare
+from gnnsoup_hpc.engine.sharding import NodeShare
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import Dense, Precision

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnnsoup_hpc.engine.compiled import sharding
+from gnnsoup_hpc.engine import sharding
 from gnnsoup_hpc.engine.compiled.plan import Plan
-from gnnsoup_hpc.engine.compiled.sharding import NodeShare
+from gnnsoup_hpc.engine.sharding import NodeShare
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.gnn import Architecture
 from tests.arbitrary import SEEDS, Structure, random_structure, structures

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gnnsoup_hpc.config import Job, LearnedJob, PartitionLearnedJob
-from gnnsoup_hpc.engine.compiled import sharding
+from gnnsoup_hpc.engine import sharding
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.evaluation.evaluator import Predictions
 from gnnsoup_hpc.io.records import MixingWeights

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gnnsoup_hpc.config import Job, PartitionLearnedJob
-from gnnsoup_hpc.engine.compiled import sharding
+from gnnsoup_hpc.engine import sharding
 from gnnsoup_hpc.evaluation.evaluator import Evaluator
 from gnnsoup_hpc.soup.joint import RankPasses
 from gnnsoup_hpc.soup.methods import make_methods

@@ -9,20 +9,18 @@ layers, and has its own share of the gradients. Its oracle is autograd through `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from gnnsoup_hpc.engine.compiled.dense import choose_product
 from gnnsoup_hpc.engine.compiled.kernels import rowwise
-from gnnsoup_hpc.engine.compiled.plan import Plan
+from gnnsoup_hpc.engine.compiled.plan import SumPlan
 from gnnsoup_hpc.engine.compiled.threads import Span, ThreadTeam, blocks
+from gnnsoup_hpc.engine.sharding import Moves
 from gnnsoup_hpc.models.gnn import Architecture
-from gnnsoup_hpc.types import Dense, IndexArray
-
-Moves = Sequence[tuple[int, IndexArray, IndexArray]]  # another rank, rows that go there, rows that come from there
-HaloExchange = Callable[[Dense, Moves], None]  # sends rows of a matrix, and puts what comes in its place there
+from gnnsoup_hpc.types import Dense
 
 _ROWS = 1536  # of a block: what one step writes the next finds in the core's own cache
 _FIRST = "first"  # names the gradient of all weights of the first layer, side by side
@@ -41,20 +39,13 @@ class Interpolation:
 class ForwardBackward:
     """One forward pass and, if `keep`, its backward pass. hidden[l] is what layer l has made, (rows[l], C).
 
-    `swap` exchanges border rows with other ranks, where the plan is a rank's shard.
+    The plan's `exchange` swaps halo rows with other ranks, where the plan is a rank's share.
     """
 
     def __init__(
-        self,
-        net: Architecture,
-        plan: Plan,
-        state: Mapping[str, Dense],
-        keep: bool,
-        first: Interpolation | None = None,
-        swap: HaloExchange | None = None,
+        self, plan: SumPlan, state: Mapping[str, Dense], keep: bool, first: Interpolation | None = None
     ) -> None:
-        self._swap = swap
-        self.net, self.plan, self.state, self.keep, self._first = net, plan, state, keep, first
+        self.net, self.plan, self.state, self.keep, self._first = plan.net, plan, state, keep, first
         self._multiply = choose_product(plan.precision)
         self._dtype = next(iter(state.values())).dtype
         self._hidden: list[Dense] = []
@@ -67,7 +58,7 @@ class ForwardBackward:
             for layer in range(self.net.layers):
                 out = self._layer(crew, layer)
                 if layer and not self.keep:
-                    self.plan.space.give(self._hidden.pop())
+                    self.plan.workspace.give(self._hidden.pop())
                 self._hidden.append(out)
                 if layer < self.net.layers - 1:
                     self._exchange(out, [(b.rank, *b.states[layer]) for b in self.plan.shard.borders])
@@ -75,8 +66,8 @@ class ForwardBackward:
 
     def _exchange(self, matrix: Dense, moves: Moves) -> None:
         """Tell other ranks the rows that they need, and put theirs in place."""
-        if self._swap is not None and moves:
-            self._swap(matrix, moves)
+        if self.plan.exchange is not None and moves:
+            self.plan.exchange(matrix, moves)
 
     def _layer(self, crew: ThreadTeam, layer: int) -> Dense:
         rows, last = self.plan.rows[layer], layer == self.net.layers - 1
@@ -121,7 +112,7 @@ class ForwardBackward:
             return [self.plan.first.numpy()[first:end]]
         aggregated = self._aggregated[layer - 1][first:end] if self.keep else scratch[: end - first]
         below = self._hidden[-1]
-        self.plan.layers[layer - 1].sums.into(first, end, below, aggregated)
+        self.plan.sums(layer).into(first, end, below, aggregated)
         return [aggregated, below[first:end]] if self.net.kind == "sage" else [aggregated]
 
     def _normalise(self, layer: int, first: int, end: int, block: Dense) -> None:
@@ -140,7 +131,7 @@ class ForwardBackward:
                     moves = [(b.rank, *b.gradients[layer - 1]) for b in self.plan.shard.borders]
                     self._exchange(self._aggregated[-1], moves)
         if self.net.layers > 1:
-            self.plan.space.give(grad)
+            self.plan.workspace.give(grad)
         return grads
 
     def _spread(self, grad: Dense) -> Dense:
@@ -188,7 +179,7 @@ class ForwardBackward:
         grads |= found
         for matrix in (above if layer < self.net.layers - 2 else None, of_aggregated, normed and normed[0]):
             if matrix is not None:
-                self.plan.space.give(matrix)
+                self.plan.workspace.give(matrix)
         return mine
 
     def _below(self, layer: int, first: int, end: int, above: tuple[Dense, Dense], out: Dense) -> None:
@@ -199,7 +190,7 @@ class ForwardBackward:
             own = summed[first:end]
             self._multiply(own, self.state[name_weights(self.net, layer + 1)[1]], out[: len(own)])
             out[len(own) :] = 0
-        self.plan.layers[layer].transpose.into(first, end, aggregated, out, add=sage)
+        self.plan.transposes[layer].into(first, end, aggregated, out, add=sage)
 
     def _totals(self, layer: int) -> dict[str, Dense]:
         """Room for a lane's gradients; those of matrices are first written, then added to."""
@@ -247,7 +238,7 @@ class ForwardBackward:
         return self.net.norm == "layer" and layer < self.net.layers - 1
 
     def _taken(self, rows: int) -> Dense:
-        return self.plan.space.take(rows, self.net.hidden, self._dtype)
+        return self.plan.workspace.take(rows, self.net.hidden, self._dtype)
 
     def _empty(self, *shape: int) -> Dense:
         return np.empty(shape, self._dtype)
@@ -271,11 +262,11 @@ def _summed(shape: tuple[int, ...], pieces: list[Dense]) -> Dense:
     return total
 
 
-def multiply_first(net: Architecture, state: Mapping[str, Dense], plan: Plan) -> Dense:
+def multiply_first(plan: SumPlan, state: Mapping[str, Dense]) -> Dense:
     """What the first weights make of the first hop, (rows[0], C), in room of the plan's space."""
     first, multiply = plan.first.numpy(), choose_product(plan.precision)
-    weights = np.concatenate([state[name].T for name in name_weights(net, 0)])
-    out = plan.space.take(len(first), weights.shape[1], first.dtype)
+    weights = np.concatenate([state[name].T for name in name_weights(plan.net, 0)])
+    out = plan.workspace.take(len(first), weights.shape[1], first.dtype)
 
     def lane(start: int, stop: int) -> None:
         for one, end in blocks(start, stop, _ROWS):

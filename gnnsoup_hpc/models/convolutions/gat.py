@@ -20,6 +20,7 @@ class Gat(Convolution):
 
     source = "arXiv 1710.10903, equations 1 to 6"
     has_heads = True
+    entry_values = 15
     permutable = True
 
     def parameters(self, shape: LayerShape) -> dict[str, tuple[int, ...]]:

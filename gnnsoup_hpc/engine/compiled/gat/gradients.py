@@ -40,7 +40,7 @@ class GatBackward:
         self._plan, self._own, self._norm = plan, own, norm
         self.transpose = plan.transposes[own.number]
         self._grad, self._per_head = grad, own.per_head(grad)
-        self.of_scores = own.empty(plan.entries(own.number), own.heads)  # of what the leaky ReLU was given
+        self.of_scores = own.empty(plan.count_entries(own.number), own.heads)  # of what the leaky ReLU was given
         self._of_rows = own.empty(len(grad), own.heads)  # their sums along rows
 
     @property

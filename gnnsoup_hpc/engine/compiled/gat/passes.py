@@ -18,9 +18,8 @@ from gnnsoup_hpc.engine.compiled.gat.gradients import GatBackward, KeptNorm, sum
 from gnnsoup_hpc.engine.compiled.gat.layer import ROWS, GatLayer
 from gnnsoup_hpc.engine.compiled.gat.plan import GatPlan
 from gnnsoup_hpc.engine.compiled.kernels import rowwise
-from gnnsoup_hpc.engine.compiled.passes import HaloExchange, Moves
 from gnnsoup_hpc.engine.compiled.threads import ThreadTeam, blocks
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.engine.sharding import Moves
 from gnnsoup_hpc.types import Dense
 
 _EPS = 1e-5  # of layer norm, as in models.py
@@ -29,18 +28,11 @@ _EPS = 1e-5  # of layer norm, as in models.py
 class GatForwardBackward:
     """One forward pass and, if `keep`, its backward pass.
 
-    `swap` exchanges border rows with other ranks, where the plan is a rank's shard.
+    The plan's `exchange` swaps halo rows with other ranks, where the plan is a rank's share.
     """
 
-    def __init__(
-        self,
-        net: Architecture,
-        plan: GatPlan,
-        state: Mapping[str, Dense],
-        keep: bool,
-        swap: HaloExchange | None = None,
-    ) -> None:
-        self.net, self._plan, self._state, self._keep, self._swap = net, plan, state, keep, swap
+    def __init__(self, plan: GatPlan, state: Mapping[str, Dense], keep: bool) -> None:
+        self.net, self._plan, self._state, self._keep = plan.net, plan, state, keep
         self._layers: list[GatLayer] = []
         self._norms: list[KeptNorm] = []
 
@@ -58,8 +50,8 @@ class GatForwardBackward:
 
     def _exchange(self, matrix: Dense, moves: Moves) -> None:
         """Tell other ranks the rows that they need, and put theirs in place."""
-        if self._swap is not None and moves:
-            self._swap(matrix, moves)
+        if self._plan.exchange is not None and moves:
+            self._plan.exchange(matrix, moves)
 
     def _tell(self, layer: GatLayer) -> None:
         """Other ranks what their rows of a layer attend to; features they have."""
@@ -123,7 +115,7 @@ class GatForwardBackward:
         """For what the backward pass needs."""
         if not self._keep:
             return
-        own.weights = own.empty(self._plan.entries(own.number), own.heads)
+        own.weights = own.empty(self._plan.count_entries(own.number), own.heads)
         if self.net.norm == "layer" and not own.last:
             rows = self._plan.rows[own.number]
             self._norms.append(

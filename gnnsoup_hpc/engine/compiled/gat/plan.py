@@ -1,12 +1,10 @@
-"""What a loss or an accuracy of GAT needs of a subgraph, and no more: built once, used by every mixture.
+"""The compiled engine's plan of GAT: the frontier of a batch, with exactly one self-loop a node, and its transposes.
 
-Nodes are ordered as in plan.py: by their distance, along in-edges, from the nodes that are asked for. So layer l makes
-the first rows[l] of them, its columns are the rows of the layer before (of the first layer: all nodes), and one CSR
-structure, with exactly one self-loop a node, holds every layer's: its first rows[l] rows. The transpose, which only
-gradients need, keeps for each entry its place in that structure, where its weight stands.
+A layer's columns are the rows of the layer before; of the first layer, all nodes. The transpose, which only gradients
+need, keeps for each entry its place in the structure, where its weight stands.
 
-Of several ranks, each has the plan of its shard (shards.py), whose layer l is what layer l attends to: columns. Of
-others' rows that attend to own columns it holds those entries alone; their weights come from the rank that has the row.
+Of several ranks, layer l of a shard indexes the source nodes (columns) of layer l. Of others' rows that attend to own
+columns a rank holds those entries alone; their weights come from the rank that has the row.
 """
 
 from __future__ import annotations
@@ -16,15 +14,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from torch import Tensor
 
 from gnnsoup_hpc.engine.compiled.kernels import structure
 from gnnsoup_hpc.engine.compiled.kernels.shards import entries_to
-from gnnsoup_hpc.engine.compiled.passes import Moves
-from gnnsoup_hpc.engine.compiled.plan import ReadRows
-from gnnsoup_hpc.engine.compiled.sharding import Halo, NodeShare, Shard
-from gnnsoup_hpc.engine.compiled.threads import ROW_WORK
+from gnnsoup_hpc.engine.frontier import Division, Frontier, find_frontier
+from gnnsoup_hpc.engine.sharding import Halo, HaloExchange, Moves
 from gnnsoup_hpc.graph.subgraph import Batch
+from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import Dense, IndexArray, Precision
 
 
@@ -42,51 +38,34 @@ class Transpose:
 
 
 @dataclass(frozen=True)
-class GatPlan:
-    """Shapes: rows (L,), x (U, F), start (rows[0] + 1,), indices (E,), labels (n,), of all asked nodes.
+class GatPlan(Frontier):
+    """precision: of dense products, but for those that scores come from. exchange: with other ranks."""
 
-    size: nodes of the subgraph. shard: which columns of each layer are this rank's, and as layer L which class scores.
-    """
-
-    rows: tuple[int, ...]
-    x: Dense
-    start: IndexArray
-    indices: IndexArray
-    labels: Tensor
-    size: int
-    shard: Shard
-    precision: Precision = "float32"  # of dense products, but for those that scores come from
+    net: Architecture
+    precision: Precision = "float32"
+    exchange: HaloExchange | None = None
 
     @classmethod
     def of(
         cls,
-        view: Batch,
-        depth: int,
-        split: NodeShare | None = None,
-        x_of: ReadRows | None = None,
+        batch: Batch,
+        net: Architecture,
+        *,
         row_work: Sequence[int] | None = None,
+        division: Division | None = None,
+        precision: Precision = "float32",
     ) -> GatPlan:
-        """The plan of `depth` layers for a view on the CPU, or of a rank's shard; nothing of the view is kept.
+        """The plan of a model. row_work: as in `find_frontier`."""
+        found = find_frontier(batch, None, net.layers, loops=True, division=division, row_work=row_work)
+        exchange = division.exchange if division else None
+        return cls(**vars(found), net=net, precision=precision, exchange=exchange)
 
-        split, x_of: as in `Plan.of`. row_work (depth + 1,): as in `Shard.of`, first of what the first layer attends to.
-        """
-        adjacency, nodes = view.graph.adjacency, view.nodes.numpy()
-        rows_of = adjacency.indptr.numpy(), adjacency.indices.numpy()
-        work, none = row_work or [ROW_WORK] * (depth + 1), np.empty(0, dtype=np.float32)
-        shard = Shard.of(rows_of, none, nodes, work, split, first_sums=False)
-        rows = tuple(int(count) for count in shard.counts[-2::-1])
-        start, entries = structure.renumber(
-            shard.indptr, shard.indices, shard.order[: shard.inner], shard.place, loops=True
-        )
-        ids = shard.order if shard.ids is None else shard.ids[shard.order]
-        x = view.graph.x.numpy()[ids] if x_of is None else x_of(ids.astype(np.int64))
-        return cls(rows, x, start, entries, view.labels, adjacency.nodes, shard.bare)
+    @property
+    def x(self) -> Dense:
+        """Features of the first layer's columns, (U, F)."""
+        return self.first.numpy()
 
-    def columns(self, layer: int) -> int:
-        """Nodes that a layer attends to."""
-        return self.rows[layer - 1] if layer else len(self.x)
-
-    def entries(self, layer: int) -> int:
+    def count_entries(self, layer: int) -> int:
         """Entries of a layer's rows."""
         return int(self.start[self.rows[layer]])
 

@@ -1,9 +1,9 @@
-"""The scale of logits with the lowest cross-entropy, so that a soup is judged by its scores and not by its confidence.
+"""The temperature of logits with the lowest cross-entropy, so that a soup is judged by its scores, not its confidence.
 
 Ingredients are kept at their best epoch by accuracy, where many are too sure of themselves already, each by another
-amount. Cross-entropy then pays for mixing confidence, which no prediction depends on. Told at the best scale of its
-logits (temperature scaling: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv 1706.04599, section
-4.2), that part of the loss is gone. The scale is a minimum, so the gradient in alpha is that at this scale, held fixed.
+amount. Cross-entropy then pays for mixing confidence, which no prediction depends on. Told at the best temperature of
+its logits (Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv 1706.04599, section 4.2), that part of
+the loss is gone. The temperature is a minimum, so the gradient in alpha is that at this temperature, held fixed.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ import math
 import torch
 from torch import Tensor
 
-_NARROWEST, _WIDEST = math.log(1 / 32), math.log(32)  # of nodes that are all right, no scale is large enough
+# If every prediction is correct, the best scale is unbounded, so it is clamped.
+_NARROWEST, _WIDEST = math.log(1 / 32), math.log(32)
 _STEPS = 30
 _SETTLED = 1e-6  # of the scale's logarithm
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The t between 1/32 and 32 with the lowest mean cross-entropy of t * `logits` (n, C); `labels` (n,).
+def fit_scale(logits: Tensor, labels: Tensor) -> float:
+    """The t between 1/32 and 32, 1 / temperature, with the lowest mean cross-entropy of t * `logits` (n, C).
 
     That loss is convex in t: Newton's steps in t, halved towards the bracket where one would leave it. Holds three
-    arrays of the logits' size; a look at a scale costs about what the loss itself does.
+    arrays of the logits' size; a look at a scale costs about what the loss itself does. Shapes: labels (n,).
     """
     if not bool(torch.isfinite(logits).all()):
         return 1.0  # the loss is not finite at any scale
-    line = _Line(logits.detach(), labels)
+    curve = _LossAlongScale(logits.detach(), labels)
     low, high = _NARROWEST, _WIDEST
     point = 0.0
     for _ in range(_STEPS):
-        slope, curvature = line.derivatives(math.exp(point))
+        slope, curvature = curve.derivatives(math.exp(point))
         low, high = (low, point) if slope > 0 else (point, high)
         there = math.exp(point) - slope / curvature if curvature > 0 else 0.0
         following = math.log(there) if there > 0 else low
@@ -42,8 +43,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return math.exp(point)
 
 
-class _Line:
-    """The loss along the scale. Neither derivative changes where a node's logits are all moved by the same."""
+class _LossAlongScale:
+    """Derivatives of the loss in the scale; neither changes where a node's logits are all moved by the same."""
 
     def __init__(self, logits: Tensor, labels: Tensor) -> None:
         self._logits = logits - logits.amax(1, keepdim=True)

@@ -1,0 +1,195 @@
+"""The compiled engine: GCN, GraphSAGE and GAT on a CPU, forward and backward over a plan, in bounded memory.
+
+Its oracle is the torch engine on the whole subgraph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnnsoup_hpc.engine.base import Plan, Pullback, PulledBack
+from gnnsoup_hpc.engine.compiled.gat.passes import GatForwardBackward
+from gnnsoup_hpc.engine.compiled.gat.plan import GatPlan
+from gnnsoup_hpc.engine.compiled.passes import ForwardBackward, Interpolation, multiply_first
+from gnnsoup_hpc.engine.compiled.plan import SumPlan
+from gnnsoup_hpc.engine.compiled.threads import LANES, Workspace
+from gnnsoup_hpc.engine.frontier import Division
+from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory, Terms, estimate_frontiers
+from gnnsoup_hpc.graph.sparse import Adjacency
+from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
+from gnnsoup_hpc.models.base import Dropout, Model
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.types import Dense, Mode, Precision, State
+from gnnsoup_hpc.utils.out_of_core import index_type
+
+PLAN_NODE = 28  # bytes a node of a plan: its order, its place there, its scale, where its entries start, both ways
+_KINDS = ("gcn", "sage", "gat")
+_ENTRY_WORK = 8  # of an entry's channel, forward and backward, in products that take as long
+_HEAD_WORK = 24  # of an entry's weight, in channels that take as long to sum up
+
+
+class CompiledEngine:
+    """Own backward passes, hidden states in room that is used again; ranks may share a batch."""
+
+    name = "compiled"
+    divides = True
+
+    def supports(self, model: Model, device: torch.device) -> bool:
+        """GCN, GraphSAGE and GAT on a CPU."""
+        return isinstance(model, Architecture) and model.kind in _KINDS and device.type == "cpu"
+
+    def plan(
+        self,
+        model: Model,
+        batch: Batch,
+        *,
+        train: bool = False,
+        device: torch.device | None = None,
+        precision: Precision = "float32",
+        division: Division | None = None,
+        workspace: Workspace | None = None,
+    ) -> SumPlan | GatPlan:
+        """As `Engine.plan`. Raises: ValueError for training, which draws masks of dropout."""
+        if train:
+            raise ValueError("the compiled engine does not train")
+        net = _checked(model)
+        if net.kind == "gat":
+            return GatPlan.of(batch, net, row_work=_attention_work(net), division=division, precision=precision)
+        return SumPlan.of(
+            batch, net, row_work=_row_work(net), division=division, workspace=workspace, precision=precision
+        )
+
+    def logits(
+        self, plan: Plan, state: Mapping[str, Tensor], *, mode: Mode = "evaluate", dropout: Dropout | None = None
+    ) -> Tensor:
+        """As `Engine.logits`."""
+        if mode == "train":
+            raise ValueError("the compiled engine does not train")
+        own = _own(plan)
+        names = tuple(own.net.shapes())
+        if torch.is_grad_enabled() and any(state[name].requires_grad for name in names):
+            found: Tensor = PulledBack.apply(self, plan, names, *(state[name] for name in names))  # type: ignore[no-untyped-call]
+            return found
+        return torch.from_numpy(_begin(own, state, keep=False).forward())
+
+    def pull_back(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Pullback]:
+        """As `Engine.pull_back`."""
+        run = _begin(_own(plan), state, keep=True)
+        return torch.from_numpy(run.forward()), lambda grad: run.backward(grad.numpy())
+
+    def interpolate(
+        self, plan: Plan, ends: tuple[State, State], between: Iterable[tuple[float, State]]
+    ) -> Iterator[Tensor]:
+        """As `Engine.interpolate`: what the first weights make of the first aggregation is linear in the share."""
+        if not isinstance(plan, SumPlan):  # whose first layer is not linear in the weights
+            for _, state in between:
+                yield self.logits(plan, state)
+            return
+        start, end = (multiply_first(plan, _arrays(plan.net, state)) for state in ends)
+        for share, state in between:
+            first = Interpolation(start, end, share)
+            yield torch.from_numpy(ForwardBackward(plan, _arrays(plan.net, state), False, first).forward())
+        plan.workspace.give(start)
+        plan.workspace.give(end)
+
+    def memory(self, model: Model, extent: Extent, *, mode: Mode, line: bool = False) -> Memory:
+        """As `Engine.memory`."""
+        net, keep = _checked(model), mode != "evaluate"
+        rows = estimate_frontiers(extent, net.layers - 1)[::-1]
+        ends = 2 * FLOAT * net.widths(0)[1] * extent.nodes if line and net.kind != "gat" else 0
+        states = _states(net, extent, rows, keep)
+        return Memory(_plan(net, extent, rows, keep), {**states, "line": ends} if ends else states)
+
+    def warm_up(self, model: Model) -> None:
+        """As `Engine.warm_up`."""
+        kind = _checked(model).kind
+        structure = Adjacency(torch.arange(5, dtype=torch.int32), torch.arange(4, dtype=torch.int32).roll(1))
+        batch = Batch(Subgraph(torch.ones(4, 4), structure), torch.tensor([0]), torch.tensor([0]))
+        for norm in ("none", "layer"):
+            net = Architecture(kind, layers=3, features=4, hidden=4, classes=2, norm=norm)
+            state = {name: tensor.requires_grad_() for name, tensor in net.init_state(0).items()}
+            plan = self.plan(net, batch)
+            self.logits(plan, state).sum().backward()  # type: ignore[no-untyped-call]
+            with torch.no_grad():  # whose kernels are given other arrays
+                self.logits(plan, {name: tensor.detach() for name, tensor in state.items()})
+
+
+def _checked(model: Model) -> Architecture:
+    if not isinstance(model, Architecture) or model.kind not in _KINDS:
+        raise TypeError(f"the compiled engine has no model of kind {model.kind!r}")
+    return model
+
+
+def _own(plan: Plan) -> SumPlan | GatPlan:
+    if not isinstance(plan, SumPlan | GatPlan):
+        raise TypeError(f"a plan of another engine: {type(plan).__name__}")
+    return plan
+
+
+def _begin(plan: SumPlan | GatPlan, state: Mapping[str, Tensor], keep: bool) -> ForwardBackward | GatForwardBackward:
+    arrays = _arrays(plan.net, state)
+    return GatForwardBackward(plan, arrays, keep) if isinstance(plan, GatPlan) else ForwardBackward(plan, arrays, keep)
+
+
+def _arrays(net: Architecture, state: Mapping[str, Tensor]) -> dict[str, Dense]:
+    return {name: state[name].detach().numpy() for name in net.shapes()}
+
+
+def _row_work(net: Architecture) -> list[int]:
+    """What a row's dense products cost in each layer, forward and backward, in entries that are summed up."""
+    return [
+        (3 if layer else 2) * (2 if net.kind == "sage" else 1) * width * out // (_ENTRY_WORK * net.hidden)
+        for layer, (width, out) in enumerate(net.widths(layer) for layer in range(net.layers))
+    ]
+
+
+def _attention_work(net: Architecture) -> list[int]:
+    """The same of GAT: first of what the first layer attends to, then of each layer's rows and what the next does."""
+    products, entry = [0] * (net.layers + 1), 0
+    for layer in range(net.layers):
+        out, width = net.shapes()[f"convs.{layer}.lin.weight"]
+        early = out < width  # values are summed up, else states for each head
+        products[layer if early else layer + 1] += (3 if layer else 2) * out * width
+        products[layer] += 4 * net.heads * width  # scores
+        entry += (out if early else net.heads * width) + _HEAD_WORK * net.heads
+    return [max(1, net.layers * work // (_ENTRY_WORK * entry)) for work in products]
+
+
+def _plan(net: Architecture, extent: Extent, rows: list[int], keep: bool) -> Terms:
+    """The first aggregation (of GAT the features), and the structure, with its transpose where a backward pass needs it.
+
+    GCN and GraphSAGE need only the entries of rows after the first layer; GAT's transpose has the places of its entries,
+    and each layer those that cross to other ranks.
+    """
+    width = net.features * (2 if net.kind == "sage" else 1)
+    ids = np.dtype(index_type(extent.read)).itemsize
+    if net.kind == "gat":
+        entries = (extent.entries + extent.nodes) * (3 if keep else 1) + net.layers * extent.crossing * keep
+    else:
+        later = rows[1] / max(1, extent.nodes) if net.layers > 1 else 0
+        loops = extent.nodes if net.kind == "gcn" else 0
+        entries = (2 if keep else 1) * round(later * (extent.entries + loops))
+    return {"first hop": FLOAT * width * rows[0], "structure": ids * entries + PLAN_NODE * extent.nodes}
+
+
+def _states(net: Architecture, extent: Extent, rows: list[int], keep: bool) -> Terms:
+    """Hidden states: all that the backward pass needs, or two layers of them."""
+    made = [FLOAT * net.widths(layer)[1] * rows[layer] for layer in range(net.layers)]
+    aggregated = sum(FLOAT * net.widths(layer)[0] * rows[layer] for layer in range(1, net.layers))
+    scores = made[-1] * (4 if keep else 2)
+    if net.kind == "gat":
+        shares = [rows[layer] / max(1, extent.nodes) for layer in range(net.layers)]
+        weights = [FLOAT * net.heads * round(share * (extent.entries + extent.nodes)) for share in shares]
+        scores += 4 * FLOAT * net.heads * extent.nodes + (sum(weights) + max(weights) if keep else 0)
+        scores += FLOAT * net.heads * extent.crossing  # as they are sent, or scores of halo nodes
+        aggregated = 0
+    if not keep:
+        return {"states": max(a + b for a, b in zip(made, [*made[1:], 0], strict=True)) + scores}
+    normed = sum(made[:-1]) if net.norm == "layer" else 0
+    widest = max(net.widths(layer)[0] * net.widths(layer)[1] for layer in range(net.layers))
+    chunks = LANES * FLOAT * widest * (2 if net.kind == "sage" else 1)
+    return {"states": sum(made) + aggregated + normed + scores, "gradients": chunks}

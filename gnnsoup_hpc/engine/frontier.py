@@ -1,0 +1,162 @@
+"""What a loss or a metric needs of a batch, and no more, for any engine: built once, used by every state.
+
+Nodes are ordered by their distance, along in-edges, from the seed nodes. So what layer l makes is needed of the first
+rows[l] nodes alone, the rows of a layer come first among its columns, and one CSR structure holds every layer's. Where
+the first layer sums up features with fixed weights, those sums depend on no weight, and are made here. (PyG and DGL
+call such a structure a message flow graph.) Of several ranks, each has the frontier of its share, where the rows of
+others are empty until their ranks send them (sharding.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnnsoup_hpc.engine.compiled.kernels import structure
+from gnnsoup_hpc.engine.compiled.kernels.first import (
+    copy_side_by_side,
+    count_looped_degrees,
+    write_means_beside_own,
+    write_normalised_sums,
+)
+from gnnsoup_hpc.engine.compiled.threads import ROW_WORK, Span, ThreadTeam
+from gnnsoup_hpc.engine.sharding import HaloExchange, NodeShare, Scale, Shard
+from gnnsoup_hpc.graph.aggregation import Aggregation
+from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
+from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray
+from gnnsoup_hpc.utils.buffers import BufferPool
+
+ReadRows = Callable[[IntArray], FloatArray]  # features of the nodes of some ids
+
+
+@dataclass(frozen=True)
+class Division:
+    """This rank's share of a batch that ranks compute on together, each on its own nodes.
+
+    exchange: swaps halo rows between two layers. read_rows: gives features by node, where the batch holds none.
+    """
+
+    share: NodeShare
+    exchange: HaloExchange
+    read_rows: ReadRows | None = None
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Shapes: rows (L,), those that each layer makes; targets (n, ...), of all seed nodes; start (R + 1,), indices (E,).
+
+    first: with an aggregation, what the first weights multiply, (rows[0], width): [mean(x) | x] of GraphSAGE, GCN's
+    normalised sum; without, the features of the first layer's columns, (U, F). start, indices: CSR, row = destination,
+    of the rows after the first layer, or without an aggregation of all. scale (U,): what a row is multiplied by; empty
+    without an aggregation. size: nodes of the subgraph. shard: which rows are this rank's; without halos, all.
+    """
+
+    rows: tuple[int, ...]
+    first: Tensor
+    start: IndexArray
+    indices: IndexArray
+    scale: Scale
+    targets: Tensor
+    size: int
+    shard: Shard
+
+    @property
+    def own(self) -> Span:
+        """This rank's rows of the last layer."""
+        return self.shard.own
+
+    @property
+    def local(self) -> Span:
+        """Which of all seed nodes are this rank's."""
+        return self.shard.asked
+
+    def columns(self, layer: int) -> int:
+        """Nodes that a layer's rows sum up."""
+        return self.rows[layer - 1] if layer else len(self.first)
+
+
+def find_frontier(
+    batch: Batch,
+    aggregation: Aggregation | None,
+    depth: int,
+    *,
+    loops: bool = False,
+    division: Division | None = None,
+    row_work: Sequence[int] | None = None,
+) -> Frontier:
+    """The frontier of `depth` layers of a batch on the CPU, whose seed nodes rise, or with a division of a rank's share.
+
+    Nothing of the batch is kept but its targets; `first` takes its memory from the batch's pool, if it has one. Where
+    the division reads rows, features of the nodes that are needed are asked of it, and the batch's are not used. loops: without
+    an aggregation, whether exactly one self-loop a node is put into the structure. row_work: as in `Shard.of`, from
+    which ranks get about equal work; (depth,), or without an aggregation (depth + 1,), first of the columns.
+    """
+    graph = batch.graph
+    rows_of = graph.adjacency.indptr.numpy(), graph.adjacency.indices.numpy()
+    summed = aggregation is not None
+    work = row_work or [ROW_WORK] * (depth + (not summed))
+    scale = _scale(aggregation, *rows_of, graph.x.numpy().dtype) if aggregation else np.empty(0, dtype=np.float32)
+    share, read_rows = (division.share, division.read_rows) if division else (None, None)
+    shard = Shard.of(rows_of, scale, batch.seeds.numpy(), work, share, first_sums=summed)
+    counts = shard.counts[::-1] if summed else shard.counts[-2::-1]
+    loops = aggregation.loops if aggregation else loops
+    start, indices = structure.renumber(
+        shard.indptr, shard.indices, shard.order[: shard.inner], shard.place, loops=loops
+    )
+    first = _aggregate(graph, aggregation, shard, read_rows) if aggregation else _gather(graph, shard, read_rows)
+    return Frontier(
+        rows=tuple(int(count) for count in counts),
+        first=first,
+        start=start,
+        indices=indices,
+        scale=shard.scale[shard.order] if summed else scale,
+        targets=batch.targets,
+        size=graph.adjacency.nodes,
+        shard=shard.bare,
+    )
+
+
+def _scale(aggregation: Aggregation, indptr: IndexArray, indices: IndexArray, dtype: Any) -> Scale:
+    """What a row is multiplied by, (V,): 1 / degree, or 1 / sqrt(degree with the loop)."""
+    degree = count_looped_degrees(indptr, indices, 0) if aggregation.loops else np.maximum(np.diff(indptr), 1)
+    root: Scale = degree.astype(dtype)
+    if aggregation.symmetric:
+        np.sqrt(root, out=root)
+    return np.divide(1, root, out=root)
+
+
+def _aggregate(graph: Subgraph, aggregation: Aggregation, shard: Shard, read_rows: ReadRows | None) -> Tensor:
+    """The first sums of the shard's rows, with their own features where the layer takes them; of others', nothing."""
+    hop = None if graph.hop is None else graph.hop.numpy()
+    if shard.ids is None:
+        x = graph.x.numpy()
+    else:
+        x = graph.x.numpy()[shard.ids] if read_rows is None else read_rows(shard.ids)
+        hop = None if hop is None else hop[shard.ids]
+    width = x.shape[1] if hop is None else hop.shape[1]
+    shape = len(shard.order), 2 * width if aggregation.beside_own else width
+    out = (graph.pool or BufferPool()).array("first", shape, shard.scale.dtype)
+    own = x if aggregation.beside_own else np.empty((len(x), 0), dtype=x.dtype)
+    kernel = write_means_beside_own if aggregation.beside_own else write_normalised_sums
+
+    def fill(first: int, last: int) -> None:
+        if hop is None:
+            kernel(first, last, shard.order, shard.indptr, shard.indices, shard.scale, x, out)
+        else:
+            copy_side_by_side(first, last, shard.order, hop, own, out)
+
+    with ThreadTeam() as team:
+        team.each(fill, [span for spans in shard.sections for span in spans])
+    return torch.from_numpy(out)
+
+
+def _gather(graph: Subgraph, shard: Shard, read_rows: ReadRows | None) -> Tensor:
+    """Features of the first layer's columns, in the frontier's order."""
+    ids = shard.order if shard.ids is None else shard.ids[shard.order]
+    x = graph.x.numpy()[ids] if read_rows is None else read_rows(ids.astype(np.int64))
+    return torch.from_numpy(x)

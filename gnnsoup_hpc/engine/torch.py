@@ -1,0 +1,157 @@
+"""The general engine: any model, on a CPU or a GPU, through torch and its autograd; the others are tested against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnnsoup_hpc.engine.base import Plan, Pullback
+from gnnsoup_hpc.engine.compiled.threads import Span, Workspace
+from gnnsoup_hpc.engine.frontier import Division, Frontier, find_frontier
+from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory
+from gnnsoup_hpc.graph.sparse import Adjacency
+from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
+from gnnsoup_hpc.models.base import Dropout, LayeredModel, Model
+from gnnsoup_hpc.types import Dense, Mode, Precision, State
+
+STRUCTURE_ENTRY = 28  # bytes: CSR, its transpose, both with values, and the permutation between them
+STRUCTURE_NODE = 28
+COPIES: dict[Mode, int] = {"train": 8, "fit": 8, "evaluate": 3}  # of a layer's states, gradients included
+
+
+@dataclass(frozen=True)
+class TorchPlan:
+    """The subgraphs that layers are computed on, one each, or one for a whole model; seeds (n,) in the last rows."""
+
+    model: Model
+    graphs: tuple[Subgraph, ...]
+    seeds: Tensor
+    targets: Tensor
+    size: int
+    precision: Precision = "float32"
+
+    @property
+    def local(self) -> Span:
+        """All."""
+        return 0, len(self.seeds)
+
+
+class TorchEngine:
+    """The reference. A model whose layers can be computed one by one is computed on the rows that its seeds need."""
+
+    name = "torch"
+    divides = False
+
+    def supports(self, model: Model, device: torch.device) -> bool:
+        """Any."""
+        return True
+
+    def plan(
+        self,
+        model: Model,
+        batch: Batch,
+        *,
+        train: bool = False,
+        device: torch.device | None = None,
+        precision: Precision = "float32",
+        division: Division | None = None,
+        workspace: Workspace | None = None,
+    ) -> TorchPlan:
+        """As `Engine.plan`. Raises: ValueError for a division among ranks."""
+        if division is not None:
+            raise ValueError("the torch engine does not divide a batch among ranks")
+        device = device or batch.graph.x.device
+        on_host = batch.graph.x.device.type == "cpu"
+        targets, size = batch.targets.to(device), batch.size
+        if train or not on_host or not isinstance(model, LayeredModel):
+            return TorchPlan(model, (batch.graph.to(device),), batch.seeds.to(device), targets, size, precision)
+        found = find_frontier(batch, model.aggregation, model.layers)
+        graphs = tuple(_subgraph(model, found, layer).to(device) for layer in range(model.layers))
+        return TorchPlan(model, graphs, torch.arange(found.rows[-1], device=device), targets, size, precision)
+
+    def logits(
+        self, plan: Plan, state: Mapping[str, Tensor], *, mode: Mode = "evaluate", dropout: Dropout | None = None
+    ) -> Tensor:
+        """As `Engine.logits`."""
+        plan = _checked(plan)
+        x = plan.graphs[0].x
+        dropout = dropout if mode == "train" else None
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
+            if isinstance(plan.model, LayeredModel) and len(plan.graphs) == plan.model.layers > 1:
+                kind = x.dtype
+                for layer, graph in enumerate(plan.graphs):
+                    x = plan.model.layer(state, layer, x, graph, dropout)
+                return x[plan.seeds].to(kind)
+            return plan.model.forward(state, plan.graphs[0], dropout)[plan.seeds].to(x.dtype)
+
+    def pull_back(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Pullback]:
+        """As `Engine.pull_back`."""
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in state.items()}
+        with torch.enable_grad():
+            logits = self.logits(plan, leaves, mode="fit")
+
+        def pull(grad: Tensor) -> dict[str, Dense]:
+            grads = torch.autograd.grad(logits, list(leaves.values()), grad)
+            return {name: found.double().cpu().numpy() for name, found in zip(leaves, grads, strict=True)}
+
+        return logits.detach(), pull
+
+    @torch.no_grad()
+    def interpolate(
+        self, plan: Plan, ends: tuple[State, State], between: Iterable[tuple[float, State]]
+    ) -> Iterator[Tensor]:
+        """As `Engine.interpolate`; here nothing is shared between states."""
+        for _, state in between:
+            yield self.logits(plan, state)
+
+    @torch.no_grad()
+    def hidden_states(self, plan: Plan, state: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        """States of the seed nodes after each hidden layer, (n, H), of a plan with `train` of a layered model."""
+        plan = _checked(plan)
+        if not isinstance(plan.model, LayeredModel):
+            raise ValueError(f"a model of kind {plan.model.kind!r} has no hidden states to look at")
+        (graph,), x = plan.graphs, plan.graphs[0].x
+        for layer in range(plan.model.layers - 1):
+            x = plan.model.layer(state, layer, x, graph)
+            yield x[plan.seeds]
+
+    def memory(self, model: Model, extent: Extent, *, mode: Mode, line: bool = False) -> Memory:
+        """As `Engine.memory`, on a CPU: as if all rows of all layers were computed."""
+        if not isinstance(model, LayeredModel):
+            raise ValueError(f"nothing is known of the memory of a model of kind {model.kind!r}")
+        features = FLOAT * model.features * extent.nodes * (2 if model.aggregation else 1)
+        structure = STRUCTURE_ENTRY * extent.entries + STRUCTURE_NODE * extent.nodes
+        widths = sum(model.widths(layer)[1] for layer in range(model.layers))
+        states = FLOAT * extent.nodes * widths * COPIES[mode]
+        entries = FLOAT * model.entry_values * extent.entries * (model.layers if mode != "evaluate" else 1)
+        return Memory({"features": features, "structure": structure}, {"states": states, "entries": entries})
+
+    def warm_up(self, model: Model) -> None:
+        """Nothing to compile."""
+
+
+def _checked(plan: Plan) -> TorchPlan:
+    if not isinstance(plan, TorchPlan):
+        raise TypeError(f"a plan of another engine: {type(plan).__name__}")
+    return plan
+
+
+def _subgraph(model: LayeredModel, found: Frontier, layer: int) -> Subgraph:
+    """What a layer is computed on: its rows, and as columns those of the layer before."""
+    rows, columns = found.rows[layer], found.columns(layer)
+    aggregation = model.aggregation
+    if layer == 0 and aggregation is not None:  # the sums are there, and of the structure nothing is needed
+        none = torch.zeros(rows + 1, dtype=torch.int32)
+        own = found.first[:, found.first.shape[1] // 2 :] if aggregation.beside_own else found.first[:, :0]
+        hop = found.first[:, : found.first.shape[1] // 2] if aggregation.beside_own else found.first
+        return Subgraph(own, Adjacency(none, none[:0], rows), hop)
+    start, stop = found.start[: rows + 1], int(found.start[rows])
+    degrees = None if aggregation is None else torch.from_numpy(np.square(1.0 / found.scale[:columns]))
+    adjacency = Adjacency(
+        torch.from_numpy(start), torch.from_numpy(found.indices[:stop]), columns, looped_degrees=degrees
+    )
+    return Subgraph(found.first if layer == 0 else found.first[:0], adjacency)
