@@ -12,47 +12,46 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from gnnsoup_hpc.alignment.assignment import solve_assignment
 from gnnsoup_hpc.alignment.symmetry import unit_layouts
 from gnnsoup_hpc.alignment.weights import Pair
 from gnnsoup_hpc.engine.compiled.threads import ThreadTeam
+from gnnsoup_hpc.engine.torch import TorchEngine, TorchPlan
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.models.base import LayeredModel
 from gnnsoup_hpc.types import Doubles, IntArray, Permutation, State
 
+_ENGINE = TorchEngine()
 _CONSTANT = 1e-9  # variance over mean square: less is rounding, so the unit never changes
 _TIE = 1e-6  # share of the weights' say beside a correlation: it decides only where correlations do not
 
 
 def match_by_activations(
-    net: LayeredModel, reference: State, states: Sequence[State], views: Iterable[Batch]
+    net: LayeredModel, reference: State, states: Sequence[State], batches: Iterable[Batch]
 ) -> list[Permutation]:
     """For each of `states`, the permutation that best matches `reference`; the same for any number of threads.
 
-    `views` are subgraphs whose asked nodes' states are compared; of features and structure as in the whole graph.
-    Holds, beside a view and a layer's states of it, a (hidden, hidden) float64 matrix a state and layer.
+    `batches` are subgraphs whose seed nodes' states are compared; of features and structure as in the whole graph.
+    Holds, beside a batch and a layer's states of it, a (hidden, hidden) float64 matrix a state and layer.
     """
     seen = [[Moments(net.widths(layer)[1]) for layer in range(net.layers - 1)] for _ in states]
     with ThreadTeam():  # one thread a product, so that sums do not depend on how many there are
-        for view in views if seen else ():
-            wanted = list(_hidden_states(net, reference, view))
+        for batch in batches if seen else ():
+            plan = _ENGINE.plan(net, batch, train=True)  # every row: what the whole graph has, and not the seeds alone
+            wanted = list(_hidden_states(plan, reference))
             for state, moments in zip(states, seen, strict=True):
-                for one, ours, theirs in zip(moments, wanted, _hidden_states(net, state, view), strict=True):
+                for one, ours, theirs in zip(moments, wanted, _hidden_states(plan, state), strict=True):
                     one.add(ours, theirs)
         pairs = zip(states, seen, strict=True)
         return [_matched(net, Pair(net, reference, state), moments) for state, moments in pairs]
 
 
-@torch.no_grad()
-def _hidden_states(net: LayeredModel, state: Mapping[str, Tensor], view: Batch) -> Iterator[Doubles]:
-    """States of the asked nodes after each hidden layer, (n, hidden)."""
-    x = view.graph.x
-    for layer in range(net.layers - 1):
-        x = net.layer(state, layer, x, view.graph)
-        yield x[view.nodes].double().cpu().numpy()
+def _hidden_states(plan: TorchPlan, state: Mapping[str, Tensor]) -> Iterator[Doubles]:
+    """States of the seed nodes after each hidden layer, (n, hidden)."""
+    for states in _ENGINE.hidden_states(plan, state):
+        yield states.double().cpu().numpy()
 
 
 class Moments:

@@ -5,21 +5,20 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from torch.nn import functional
 
-from gnnsoup_hpc import engine
 from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.task import BenchTask, Cell
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.engine import Ready
-from gnnsoup_hpc.engine.compiled.plan import Plan
+from gnnsoup_hpc.engine import Plan, choose_engine
 from gnnsoup_hpc.engine.compiled.threads import Workspace
-from gnnsoup_hpc.evaluation import evaluator
+from gnnsoup_hpc.evaluation.tasks import make_task
 from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.models.registry import make_kind
 from gnnsoup_hpc.soup import mixing
-from gnnsoup_hpc.soup.mixing import mix
 from gnnsoup_hpc.soup.parameter_matrix import ParameterMatrix
 from gnnsoup_hpc.types import Role, State
+
+_CPU = torch.device("cpu")
 
 
 class Ours:
@@ -28,61 +27,64 @@ class Ours:
     def __init__(self, cell: Cell, graph: GraphFile) -> None:
         self._cell, self._graph = cell, graph
         self._net = tasks.architecture(cell, graph)
+        self._engine, self._task = choose_engine(self._net, _CPU), make_task(graph.source, self._net.outputs)
         self._raw = tasks.start(cell).requires_grad_()
-        self._whole: Ready | None = None
-        self._space = Workspace()
+        self._whole: Plan | None = None
 
     def prepare(self) -> None:
-        """Fill the shelf; read the whole graph where the task needs it."""
+        """Read ingredients, and the whole graph where the task needs it."""
         ids = range(self._cell.ingredients)
-        self._shelf = ParameterMatrix.of(self._net, ids, tasks.states(self._cell, self._net), torch.device("cpu"))
+        self._matrix = ParameterMatrix.of(self._net, ids, tasks.states(self._cell, self._net), _CPU)
         drawn = tasks.unions(self._cell, self._graph)
-        ready = partial(engine.plan_batch, self._net, space=self._space, precision=self._cell.precision)
-        self._unions = loader.stream_unions(self._graph, drawn, Role.VALIDATION, ready)
+        plan = partial(self._engine.plan, self._net, precision=self._cell.precision)
+        unions = partial(plan, workspace=Workspace())
+        self._unions = loader.stream_unions(self._graph, drawn, Role.VALIDATION, unions)
         if self._cell.task != "pls_step":
-            whole = loader.load_whole(self._graph, Role.VALIDATION)
-            self._whole = engine.plan_batch(self._net, whole, precision=self._cell.precision)
+            self._whole = plan(loader.load_whole(self._graph, Role.VALIDATION))
         if self._cell.task == "gis_step" and self._whole is not None:
-            self._ends = [self._accuracy(self._shelf.state(row), self._whole) for row in self._shelf.weights[:2]]
+            self._ends = [self._accuracy(self._matrix.state(row), self._whole) for row in self._matrix.weights[:2]]
 
     def once(self) -> float:
         """Accuracy, or loss of the step."""
         if self._whole is None:
             return self._step(next(self._unions))
         if self._cell.task == "evaluation":
-            return self._accuracy(self._shelf.state(self._shelf.weights[0]), self._whole)
+            return self._accuracy(self._matrix.state(self._matrix.weights[0]), self._whole)
         return self._step(self._whole) if self._cell.task == "ls_epoch" else self._gis(self._whole)
 
-    def _step(self, view: Ready) -> float:
+    def _step(self, plan: Plan) -> float:
         optimiser = torch.optim.SGD([self._raw], lr=tasks.LEARNING_RATE)
         optimiser.zero_grad(set_to_none=True)
-        state = mix(self._shelf, self._raw.softmax(1), "layer")
-        loss = functional.cross_entropy(engine.compute_logits(self._net, state, view), view.labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        alpha = self._raw.softmax(1)
+        state = mixing.mix(self._matrix, alpha.detach(), "layer")
+        logits, pull_back = self._engine.pull_back(plan, state)
+        leaf = logits.requires_grad_()
+        loss = self._task.loss(leaf, plan.targets)
+        (grad,) = torch.autograd.grad(loss, leaf)
+        alpha.backward(mixing.gradient(self._matrix, pull_back(grad), "layer").to(alpha))  # type: ignore[no-untyped-call]
         optimiser.step()
         return float(loss.detach())
 
-    @torch.no_grad()
-    def _accuracy(self, state: State, view: Ready) -> float:
-        return evaluator.accuracy(engine.compute_logits(self._net, state, view), view.labels)
+    def _accuracy(self, state: State, plan: Plan) -> float:
+        return self._judge(self._engine.logits(plan, state), plan)
 
-    @torch.no_grad()
-    def _gis(self, view: Ready) -> float:
+    def _judge(self, logits: torch.Tensor, plan: Plan) -> float:
+        return self._task.metric(self._task.predict(logits).numpy(), plan.targets.numpy())
+
+    def _gis(self, plan: Plan) -> float:
         """As the method does it: of the ratios 1 and 0 the accuracies are known from earlier steps."""
-        soup, other = self._shelf.weights[:2]
+        soup, other = self._matrix.weights[:2]
         inside = tasks.ratios(self._cell)[1:-1]
-        between = [(a, self._shelf.state(a * soup + (1.0 - a) * other)) for a in inside]
-        if not isinstance(view, Plan):
-            return max(*self._ends, *(self._accuracy(state, view) for _, state in between))
-        line = engine.LinearInterpolator.between(self._net, self._shelf.state(soup), self._shelf.state(other), view)
-        found = [evaluator.accuracy(line.scores(self._net, state, a), view.labels) for a, state in between]
-        line.close()
+        between = ((a, self._matrix.state(a * soup + (1.0 - a) * other)) for a in inside)
+        ends = self._matrix.state(soup), self._matrix.state(other)
+        found = [self._judge(logits, plan) for logits in self._engine.interpolate(plan, ends, between)]
         return max(*self._ends, *found)
 
 
 def warm_up(cell: Cell) -> None:
     """Pay what the process pays once, compiling for one, before the baseline of either pass is taken."""
-    engine.warm_up(cell.model)
+    net = make_kind(cell.model)
+    choose_engine(net, _CPU).warm_up(net)
     mixing.warm_up()
     loader.warm_up()
 

@@ -17,13 +17,12 @@ from pydantic import ValidationError
 
 from gnnsoup_hpc.config.base import Section
 from gnnsoup_hpc.config.learned import LearnedJob, PartitionLearnedJob
+from gnnsoup_hpc.config.methods import METHOD_NAMES, METHODS, MethodName
 from gnnsoup_hpc.config.sections import (
-    METHOD_NAMES,
     GisJob,
     GraphJob,
     Job,
     MachineJob,
-    MethodName,
     ModelJob,
     PartitionJob,
     SoupJob,
@@ -35,6 +34,7 @@ from gnnsoup_hpc.errors import JobError, MissingJobError
 from gnnsoup_hpc.utils.paths import expand_home
 
 __all__ = [
+    "METHODS",
     "METHOD_NAMES",
     "GisJob",
     "GraphJob",

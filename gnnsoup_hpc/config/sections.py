@@ -10,15 +10,13 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from gnnsoup_hpc.config import sizes
 from gnnsoup_hpc.config.base import Count, Section, Seed
 from gnnsoup_hpc.config.learned import LearnedJob, PartitionLearnedJob
+from gnnsoup_hpc.config.methods import METHOD_NAMES, MethodName
 from gnnsoup_hpc.config.sweep import SweepJob, expand_grids
 from gnnsoup_hpc.config.training import TrainJob
 from gnnsoup_hpc.types import Precision
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 MemoryLimit = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
-MethodName = Literal["best", "uniform", "greedy", "gis", "ls", "pls", "ensemble"]
-
-METHOD_NAMES: tuple[MethodName, ...] = ("best", "uniform", "greedy", "gis", "ls", "pls", "ensemble")
 
 
 class SyntheticJob(Section):

@@ -14,9 +14,9 @@ from gnnsoup_hpc.engine.frontier import Division
 from gnnsoup_hpc.engine.memory import Extent, Memory
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.models.base import Dropout, Model
-from gnnsoup_hpc.types import Dense, Mode, Precision, State
+from gnnsoup_hpc.types import Mode, Precision, State
 
-Pullback = Callable[[Tensor], Mapping[str, Dense]]
+Pullback = Callable[[Tensor], Mapping[str, Tensor]]
 
 
 class Plan(Protocol):
@@ -89,7 +89,13 @@ class Engine(Protocol):
         """Compile, or load, all that such a model needs, so that the first to be measured is not blamed for it."""
 
 
-class PulledBack(torch.autograd.Function):
+def differentiate(engine: Engine, plan: Plan, state: Mapping[str, Tensor], names: tuple[str, ...]) -> Tensor:
+    """Logits that autograd takes back through an engine's own backward pass."""
+    found: Tensor = _PulledBack.apply(engine, plan, names, *(state[name] for name in names))  # type: ignore[no-untyped-call]
+    return found
+
+
+class _PulledBack(torch.autograd.Function):
     """Everything between parameters and logits as one step of autograd, by an engine's own backward pass."""
 
     @staticmethod
@@ -105,4 +111,4 @@ class PulledBack(torch.autograd.Function):
         pull_back: Pullback = ctx.pull_back
         del ctx.pull_back  # its buffers are overwritten: there is no second backward
         grads = pull_back(grad.contiguous())
-        return None, None, None, *(torch.as_tensor(grads[name]).to(grad) for name in ctx.names)
+        return None, None, None, *(grads[name].to(grad) for name in ctx.names)

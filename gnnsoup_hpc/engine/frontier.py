@@ -25,9 +25,10 @@ from gnnsoup_hpc.engine.compiled.kernels.first import (
     write_normalised_sums,
 )
 from gnnsoup_hpc.engine.compiled.threads import ROW_WORK, Span, ThreadTeam
-from gnnsoup_hpc.engine.sharding import HaloExchange, NodeShare, Scale, Shard
+from gnnsoup_hpc.engine.sharding import NodeShare, Scale, Shard
 from gnnsoup_hpc.graph.aggregation import Aggregation
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
+from gnnsoup_hpc.runtime.comm import Comm
 from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray
 from gnnsoup_hpc.utils.buffers import BufferPool
 
@@ -38,17 +39,16 @@ ReadRows = Callable[[IntArray], FloatArray]  # features of the nodes of some ids
 class Division:
     """This rank's share of a batch that ranks compute on together, each on its own nodes.
 
-    exchange: swaps halo rows between two layers. read_rows: gives features by node, where the batch holds none.
+    comm: exchanges halo rows between two layers. read_rows: gives features by node, where the batch holds none.
     """
 
-    share: NodeShare
-    exchange: HaloExchange
+    comm: Comm
     read_rows: ReadRows | None = None
 
 
 @dataclass(frozen=True)
 class Frontier:
-    """Shapes: rows (L,), those that each layer makes; targets (n, ...), of all seed nodes; start (R + 1,), indices (E,).
+    """Shapes: rows (L,), those that each layer makes; targets (n, ...), of all seeds; start (R + 1,), indices (E,).
 
     first: with an aggregation, what the first weights multiply, (rows[0], width): [mean(x) | x] of GraphSAGE, GCN's
     normalised sum; without, the features of the first layer's columns, (U, F). start, indices: CSR, row = destination,
@@ -89,19 +89,21 @@ def find_frontier(
     division: Division | None = None,
     row_work: Sequence[int] | None = None,
 ) -> Frontier:
-    """The frontier of `depth` layers of a batch on the CPU, whose seed nodes rise, or with a division of a rank's share.
+    """The frontier of `depth` layers of a batch on the CPU, whose seeds rise, or of a rank's share.
 
     Nothing of the batch is kept but its targets; `first` takes its memory from the batch's pool, if it has one. Where
-    the division reads rows, features of the nodes that are needed are asked of it, and the batch's are not used. loops: without
-    an aggregation, whether exactly one self-loop a node is put into the structure. row_work: as in `Shard.of`, from
-    which ranks get about equal work; (depth,), or without an aggregation (depth + 1,), first of the columns.
+    the division reads rows, features of the nodes that are needed are asked of it, and the batch's are not used.
+    loops: without an aggregation, whether exactly one self-loop a node is put into the structure. row_work: as in
+    `Shard.of`, from which ranks get about equal work; (depth,), or without an aggregation (depth + 1,), first of the
+    columns.
     """
     graph = batch.graph
     rows_of = graph.adjacency.indptr.numpy(), graph.adjacency.indices.numpy()
     summed = aggregation is not None
     work = row_work or [ROW_WORK] * (depth + (not summed))
     scale = _scale(aggregation, *rows_of, graph.x.numpy().dtype) if aggregation else np.empty(0, dtype=np.float32)
-    share, read_rows = (division.share, division.read_rows) if division else (None, None)
+    share = NodeShare(division.comm.rank, division.comm.size) if division else None
+    read_rows = division.read_rows if division else None
     shard = Shard.of(rows_of, scale, batch.seeds.numpy(), work, share, first_sums=summed)
     counts = shard.counts[::-1] if summed else shard.counts[-2::-1]
     loops = aggregation.loops if aggregation else loops

@@ -11,7 +11,7 @@ arXiv 2104.06700.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -21,11 +21,9 @@ import numpy.typing as npt
 
 from gnnsoup_hpc.engine.compiled.kernels import shards, structure
 from gnnsoup_hpc.engine.compiled.threads import LANES, Span
-from gnnsoup_hpc.types import BoolArray, ByteArray, Dense, IndexArray, IntArray
+from gnnsoup_hpc.types import BoolArray, ByteArray, IndexArray, IntArray
 
 Scale = npt.NDArray[Any]  # (n,), or empty for 1 everywhere
-Moves = Sequence[tuple[int, IndexArray, IndexArray]]  # another rank, rows that go there, rows that come from there
-HaloExchange = Callable[[Dense, Moves], None]  # sends rows of a matrix, and puts what comes in its place there
 _SECTION_ROWS = 2048  # at least: fewer are not worth a product of their own in each layer
 _NEVER = 255  # more than any class
 

@@ -1,4 +1,4 @@
-"""The general engine: any model, on a CPU or a GPU, through torch and its autograd; the others are tested against it."""
+"""The general engine: any model, on a CPU or a GPU, through torch and its autograd. Others are tested against it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.base import Dropout, LayeredModel, Model
-from gnnsoup_hpc.types import Dense, Mode, Precision, State
+from gnnsoup_hpc.types import Mode, Precision, State
 
 STRUCTURE_ENTRY = 28  # bytes: CSR, its transpose, both with values, and the permutation between them
 STRUCTURE_NODE = 28
@@ -94,9 +94,9 @@ class TorchEngine:
         with torch.enable_grad():
             logits = self.logits(plan, leaves, mode="fit")
 
-        def pull(grad: Tensor) -> dict[str, Dense]:
+        def pull(grad: Tensor) -> dict[str, Tensor]:
             grads = torch.autograd.grad(logits, list(leaves.values()), grad)
-            return {name: found.double().cpu().numpy() for name, found in zip(leaves, grads, strict=True)}
+            return {name: found.double() for name, found in zip(leaves, grads, strict=True)}
 
         return logits.detach(), pull
 
@@ -127,7 +127,7 @@ class TorchEngine:
         structure = STRUCTURE_ENTRY * extent.entries + STRUCTURE_NODE * extent.nodes
         widths = sum(model.widths(layer)[1] for layer in range(model.layers))
         states = FLOAT * extent.nodes * widths * COPIES[mode]
-        entries = FLOAT * model.entry_values * extent.entries * (model.layers if mode != "evaluate" else 1)
+        entries = FLOAT * model.entry_values * extent.entries * model.layers
         return Memory({"features": features, "structure": structure}, {"states": states, "entries": entries})
 
     def warm_up(self, model: Model) -> None:

@@ -1,55 +1,53 @@
-"""Scales: what means of ingredients are worth on validation nodes, read from their files, few at a time."""
+"""Means of ingredients, read from their files, few at a time, and what they are worth on validation nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.evaluation.evaluator import Evaluator
-from gnnsoup_hpc.evaluation.variants import find_variant
+from gnnsoup_hpc.evaluation.evaluator import Evaluator, Members
+from gnnsoup_hpc.evaluation.variants import AS_TRAINED, find_variant
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.records import EvalResult
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.types import Role, State
 
 
 @dataclass(frozen=True)
 class AverageSpec:
-    """The mean of some ingredients, each lined up with the first of them."""
+    """The mean of some ingredients, each aligned with the first of them as `variant` says."""
 
     indices: tuple[int, ...]
-    lineup: str = "as trained"
+    variant: str = AS_TRAINED
 
 
 @dataclass(frozen=True)
 class AverageEvaluator:
-    """Of ingredients as trained at most three states are in memory; to line them up takes all that are to be mixed."""
+    """Of ingredients as trained at most three states are in memory; to align them takes all that are to be mixed."""
 
     run: RunDir
-    architecture: Architecture
+    model: Model
     device: torch.device
     evaluator: Evaluator
 
-    @torch.no_grad()
-    def weigh(self, load: AverageSpec) -> EvalResult:
-        """Accuracy and loss of a mean; of one ingredient, exactly its own."""
-        return self.evaluator.judged(self._mean(load), Role.VALIDATION)
+    def results(self, specs: Sequence[AverageSpec]) -> list[EvalResult]:
+        """Metric and loss of means; of one ingredient, exactly its own. Rank-collective: each is one rank's work."""
+        return self.evaluator.results([partial(self._average, spec) for spec in specs], Role.VALIDATION)
 
-    def _mean(self, load: AverageSpec) -> State:
+    @torch.no_grad()
+    def _average(self, spec: AverageSpec) -> Members:
         total: dict[str, Tensor] = {}
-        for state in self._lined_up(load):
+        for state in self._align(spec):
             for name, tensor in state.items():
                 total[name] = total[name] + tensor.double() if name in total else tensor.double()
-        return {name: (tensor / len(load.indices)).float().to(self.device) for name, tensor in total.items()}
+        return [{name: (tensor / len(spec.indices)).float().to(self.device) for name, tensor in total.items()}]
 
-    def _lined_up(self, load: AverageSpec) -> Iterator[State]:
-        states = (self._state(index) for index in load.indices)
-        line_up = find_variant(load.lineup).line_up
-        yield from states if line_up is None else line_up(self.architecture, list(states))
-
-    def _state(self, index: int) -> State:
-        return ingredient_store.read(self.run.ingredient(index)).state
+    def _align(self, spec: AverageSpec) -> Iterator[State]:
+        states = (ingredient_store.read(self.run.ingredient(index)).state for index in spec.indices)
+        align = find_variant(spec.variant).align
+        yield from states if align is None else align(self.model, list(states))

@@ -1,247 +1,286 @@
-"""Exact accuracies of given weights: on the whole graph in memory where it fits, else layer by layer.
+"""Exact metrics of given weights: on the whole graph in memory where it fits, else layer by layer; by one rank or many.
 
-Both ways give the same predictions, and so the same accuracies, but where two scores are equal to the last bit.
+All ways give the same predictions, but where two logits are equal to the last bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from enum import Enum, auto
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from gnnsoup_hpc import engine
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.data.sources.ogb import catalogue
-from gnnsoup_hpc.engine import Ready
-from gnnsoup_hpc.engine.compiled.plan import Plan
+from gnnsoup_hpc.engine import Division, Plan, choose_engine
 from gnnsoup_hpc.engine.out_of_core import Layerwise, make_layerwise
-from gnnsoup_hpc.engine.sharding import NodeShare
+from gnnsoup_hpc.evaluation.tasks import make_task
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import EvalResult
 from gnnsoup_hpc.memory import estimate
 from gnnsoup_hpc.memory.estimate import Sizes
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.base import Model
+from gnnsoup_hpc.runtime.comm import SERIAL, Comm
+from gnnsoup_hpc.runtime.threads import Threads
 from gnnsoup_hpc.types import BoolArray, IntArray, Precision, Role, State
 
-NO_CLASS = -1  # predicted where scores are not finite
+Members = Sequence[State]  # one model, or those of an ensemble, whose outputs are averaged
+MakeMembers = Callable[[], Members]
+Timed = Callable[[str], AbstractContextManager[None]]
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_JOINT_EFFICIENCY = 0.85  # of evaluations that two ranks make together (docs/cluster.md)
+_READING = 2  # evaluations in whose time a rank reads the whole graph and first touches the memory of its states
+
+
+class Way(Enum):
+    """How ranks evaluate several models: rank 0 all, or each rank its share of them, or all ranks each together."""
+
+    ALONE = auto()
+    MODELS = auto()
+    NODES = auto()
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Accuracy on some nodes, and which of them are right, (n,); none is where a score is not finite."""
+    """The metric on some nodes, and which of them are predicted right, (n,); none is where a logit is not finite."""
 
-    accuracy: float
+    metric: float
     right: BoolArray
 
 
-@torch.no_grad()
-def logits(architecture: Architecture, state: State, view: Batch) -> Tensor:
-    """Class scores of the view's nodes, (n, C)."""
-    return architecture.forward(state, view.graph)[view.nodes]
+@dataclass(frozen=True)
+class EvalSettings:
+    """How a rank evaluates.
 
-
-def accuracy(scores_nC: Tensor, labels_n: Tensor) -> float:
-    """Share of nodes whose highest score is their label's; the first of equal scores counts.
-
-    Scores that are not finite are no prediction: such a model is right nowhere.
+    memory: bytes that graph and states may fill. home: the run's folder, which takes what must spill. timed: books the
+    time of reading.
     """
-    classes = predict(scores_nC)
-    return 0.0 if bool((classes == NO_CLASS).any()) else int((classes == labels_n).sum()) / len(labels_n)
 
-
-def of_weights(architecture: Architecture, state: State, view: Batch) -> float:
-    """Accuracy of one model on a view's nodes."""
-    return accuracy(logits(architecture, state, view), view.labels)
-
-
-def of_ensemble(architecture: Architecture, states: Iterable[State], view: Batch) -> float:
-    """Accuracy of the mean of the models' softmax outputs; one model at a time on the graph."""
-    return accuracy(_mean_output(architecture, states, view), view.labels)
+    device: torch.device
+    memory: int
+    home: Path
+    precision: Precision = "float32"
+    comm: Comm = SERIAL
+    threads: Threads = field(default_factory=Threads)
+    timed: Timed = lambda phase: nullcontext()
 
 
 class Evaluator:
-    """Exact accuracies of models of one architecture on one graph.
+    """Exact metrics of states of one model on one graph. Every method is rank-collective over the settings' ranks."""
 
-    `memory` bounds what the graph and hidden states may fill, in bytes; `home` is the run's folder, which takes what
-    must spill. Of OGB's sets the accuracy is their own Evaluator's.
-    """
-
-    def __init__(
-        self,
-        graph: GraphFile,
-        architecture: Architecture,
-        memory: int,
-        home: Path,
-        device: torch.device,
-        precision: Precision = "float32",
-    ) -> None:
-        self._graph = graph
-        self._net = architecture
-        self._memory = memory
-        self._home = home
-        self._device = device
-        sizes = Sizes.of(graph, architecture, device.type == "cuda")
-        self._fits = estimate.inference(sizes) <= memory
-        self._line_fits = estimate.inference(sizes, line=True) <= memory
-        self._precision = precision
+    def __init__(self, graph: GraphFile, model: Model, settings: EvalSettings) -> None:
+        self._graph, self._model, self._settings = graph, model, settings
+        self.engine = choose_engine(model, settings.device)
+        self.task = make_task(graph.source, model.outputs)
+        self._sizes = Sizes.of(graph, model, settings.device)
+        self.fits = estimate.inference(self._sizes) <= settings.memory
+        self._line_fits = estimate.inference(self._sizes, line=True) <= settings.memory
         self._whole: Batch | None = None
-        self._ready: tuple[tuple[Role, ...], Ready] | None = None
-
-    @property
-    def fits(self) -> bool:
-        """Whether the whole graph is held in memory."""
-        return self._fits
+        self._plan: tuple[tuple[Role, ...], bool, Plan] | None = None
 
     def warm_up(self) -> None:
-        """Load what tells accuracies: ogb's Evaluator, for its sets."""
-        self._score(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
-
-    def forget(self) -> None:
-        """Give the graph back."""
-        self._ready = None
+        """Load what tells the metric: ogb's Evaluator, for its sets."""
+        self.task.metric(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
 
     def keep(self, whole: Batch) -> None:
-        """Use a view of the whole graph that is in memory already."""
+        """Use a batch of the whole graph that is in memory already."""
         self._whole = whole
 
-    def ready(self, roles: Sequence[Role]) -> Ready:
-        """What scores of all nodes of some roles are computed on, in memory; kept until others are asked for."""
-        if self._ready is None or self._ready[0] != tuple(roles):
-            self._ready = None  # before the next one is built
-            nodes = self._nodes(roles)
-            whole = self._whole or loader.load_whole(self._graph, Role.VALIDATION).to(self._device)
-            labels = torch.from_numpy(self._graph.y(0, self._graph.nodes)[nodes])
-            view = Batch(whole.graph, torch.from_numpy(nodes), labels).to(self._device)
-            self._ready = tuple(roles), engine.plan_batch(self._net, view, precision=self._precision)
-        return self._ready[1]
+    @property
+    def streams(self) -> bool:
+        """Whether the whole graph does not fit on one rank."""
+        return not self.fits
 
-    def accuracies(self, state: State, roles: Sequence[Role]) -> list[float]:
-        """Accuracy of one model on the nodes of each role."""
-        return self.ensemble_accuracies([state], roles)
+    def plan(self, roles: Sequence[Role] = (Role.VALIDATION,), divided: bool = False) -> Plan:
+        """The whole graph made ready for the nodes of some roles, or this rank's share of it; kept until others are.
 
-    def line_accuracies(
-        self, ends: tuple[State, State], between: Iterable[tuple[float, State]], role: Role
+        Of a share, features that other ranks have are not even read.
+        """
+        key = tuple(roles), divided
+        if self._plan is None or self._plan[:2] != key:
+            self._plan = None  # before the next one is built
+            with self._settings.timed("graph"):
+                self._plan = (*key, self._read(roles, divided))
+        return self._plan[2]
+
+    def _read(self, roles: Sequence[Role], divided: bool) -> Plan:
+        settings, nodes = self._settings, self._nodes(roles)
+        targets = torch.from_numpy(self._graph.y(0, self._graph.nodes)[nodes])
+        if divided:
+            subgraph = loader.load_structure(self._graph, range(self._graph.parts))
+            division = Division(settings.comm, self._graph.x_of)
+        else:
+            subgraph, division = (self._whole or loader.load_whole(self._graph, Role.VALIDATION)).graph, None
+        batch = Batch(subgraph, torch.from_numpy(nodes), targets)
+        return self.engine.plan(
+            self._model, batch, device=settings.device, precision=settings.precision, division=division
+        )
+
+    def metrics(self, members: Members, roles: Sequence[Role]) -> list[float]:
+        """The metric of one model, or of the mean of several models' outputs, on the nodes of each role."""
+        return [found.metric for found in self.predictions(lambda: members, roles)]
+
+    def predictions(self, make: MakeMembers, roles: Sequence[Role]) -> list[Predictions]:
+        """The same, node by node: the nodes of each role, rising. Only ranks that compute call `make`."""
+        return self._spread([make], roles, lambda predicted: self._by_role(predicted, roles))[0]
+
+    def metrics_of(self, models: Sequence[MakeMembers], role: Role) -> list[float]:
+        """The metric of each of several models on the nodes of a role."""
+        return self._spread(models, (role,), lambda predicted: self._by_role(predicted, (role,))[0].metric)
+
+    def metrics_between(
+        self, ends: Callable[[], tuple[State, State]], between: Sequence[tuple[float, Callable[[], State]]], role: Role
     ) -> list[float]:
-        """Accuracies of states share * ends[0] + (1 - share) * ends[1], each given with its share.
+        """The metric of states share * ends[0] + (1 - share) * ends[1], each given with its share.
 
         Where the graph is in memory, what is linear in the share is computed once for all of them.
         """
-        ready = self.ready((role,)) if self._line_fits else None
-        if not isinstance(ready, Plan):
-            return [self.accuracies(state, (role,))[0] for _, state in between]
-        labels = ready.labels.numpy()
-        line = engine.LinearInterpolator.between(self._net, *ends, ready)
-        found = [self._score(predict(line.scores(self._net, state, share)).numpy(), labels) for share, state in between]
-        line.close()
-        return found
+        targets = self._targets((role,))
 
-    def ensemble_accuracies(self, states: Sequence[State], roles: Sequence[Role]) -> list[float]:
-        """Accuracy of the mean of the models' softmax outputs, one model at a time on the graph."""
-        return [marks.accuracy for marks in self.marks(states, roles)]
+        def evaluate(mine: Sequence[tuple[float, Callable[[], State]]], divided: bool) -> list[float]:
+            if not divided and not self._line_fits:
+                return [self._by_role(self._predict([make()], (role,)), (role,))[0].metric for _, make in mine]
+            plan = self.plan((role,), divided)
+            made = ((share, make()) for share, make in mine)
+            found = [self.task.predict(logits) for logits in self.engine.interpolate(plan, ends(), made)]
+            return [self.task.metric(predicted, targets) for predicted in self._gather(found, divided)]
 
-    def marks(self, states: Sequence[State], roles: Sequence[Role]) -> list[Predictions]:
-        """The same, node by node: the nodes of each role, rising."""
-        nodes = self._nodes(roles)
-        classes = np.empty(len(nodes), dtype=np.int64)
-        for first, scores in self._scores(states, nodes, roles):
-            classes[first : first + len(scores)] = predict(scores).cpu().numpy()
-        return self.marked(classes, roles)
+        return self._divide(between, evaluate)
 
-    def marked(self, classes: IntArray, roles: Sequence[Role]) -> list[Predictions]:
-        """What predicted classes of all nodes of some roles, rising, (n,), are worth on each role's."""
-        nodes = self._nodes(roles)
-        roles_of, labels = self._graph.role(0, self._graph.nodes)[nodes], self._graph.y(0, self._graph.nodes)[nodes]
-        return [self._marked(classes[roles_of == role], labels[roles_of == role]) for role in roles]
-
-    def shard(self, roles: Sequence[Role], split: NodeShare) -> Ready:
-        """What scores of a rank's own share of the same nodes are computed on; other features are not even read."""
-        nodes = self._nodes(roles)
-        labels = torch.from_numpy(self._graph.y(0, self._graph.nodes)[nodes])
-        view = Batch(loader.load_structure(self._graph, range(self._graph.parts)), torch.from_numpy(nodes), labels)
-        return engine.plan_batch(self._net, view, None, self._precision, split, self._graph.x_of)
-
-    def judged(self, state: State, role: Role) -> EvalResult:
-        """Accuracy and mean cross-entropy in nats of one model on the nodes of a role.
+    def results(self, models: Sequence[MakeMembers], role: Role) -> list[EvalResult]:
+        """Metric and mean loss in nats of each of several models on the nodes of a role, each computed by one rank.
 
         The sum runs in float64 over nodes in their order, so it depends on no block and no thread.
         """
-        nodes = self._nodes((role,))
-        labels = self._graph.y(0, self._graph.nodes)[nodes]
-        classes, losses = np.empty(len(nodes), dtype=np.int64), np.empty(len(nodes))
-        for first, scores in self._scores([state], nodes, (role,)):
-            span = slice(first, first + len(scores))
-            classes[span] = predict(scores).cpu().numpy()
-            losses[span] = functional.cross_entropy(
-                scores.double().cpu(), torch.from_numpy(labels[span]), reduction="none"
-            ).numpy()
-        return EvalResult(self._score(classes, labels), float(losses.mean()))
+        return self._divide(models, lambda mine, _: [self._result(make()[0], role) for make in mine], joint=False)
+
+    def _result(self, state: State, role: Role) -> EvalResult:
+        targets = self._targets((role,))
+        predicted, losses = np.empty(len(targets), dtype=np.int64), np.empty(len(targets))
+        for first, logits in self._logits([state], (role,)):
+            span = slice(first, first + len(logits))
+            predicted[span] = self.task.predict(logits).cpu().numpy()
+            losses[span] = self.task.losses(logits, torch.from_numpy(targets[span]))
+        return EvalResult(self.task.metric(predicted, targets), float(losses.mean()))
+
+    def choose_way(self, count: int) -> Way:
+        """How ranks evaluate so many models.
+
+        They make each together unless each can hold the whole graph, and dividing the models, and reading the graph for
+        it, leaves hardly a rank without work.
+        """
+        ranks = self._settings.comm.size
+        if ranks == 1 or not count:
+            return Way.ALONE
+        if self.engine.divides and estimate.inference(self._sizes, line=True, ranks=ranks) <= self._settings.memory:
+            busy = (_READING + count) / (ranks * (_READING + math.ceil(count / ranks)))
+            if self.streams or busy < _JOINT_EFFICIENCY:
+                return Way.NODES
+        return Way.MODELS if count > 1 else Way.ALONE
+
+    def _divide(
+        self, items: Sequence[_Item], evaluate: Callable[[Sequence[_Item], bool], list[_Result]], joint: bool = True
+    ) -> list[_Result]:
+        """One result for each item, on all ranks; `evaluate` is given items and whether all ranks have them."""
+        comm, threads = self._settings.comm, self._settings.threads
+        way = self.choose_way(len(items))
+        if way is Way.NODES and not joint:
+            way = Way.MODELS if len(items) > 1 else Way.ALONE
+        if way is Way.NODES:
+            return evaluate(items, True)
+        if way is Way.MODELS:  # rank r takes every P-th from r on
+            found = comm.allgather(evaluate(items[comm.rank :: comm.size], False))
+            return [found[number % comm.size][number // comm.size] for number in range(len(items))]
+        with threads.alone():
+            return comm.bcast(evaluate(items, False) if comm.rank == 0 else [])
+
+    def _spread(
+        self, models: Sequence[MakeMembers], roles: Sequence[Role], judge: Callable[[IntArray], _Result]
+    ) -> list[_Result]:
+        def evaluate(mine: Sequence[MakeMembers], divided: bool) -> list[_Result]:
+            if not divided:
+                return [judge(self._predict(make(), roles)) for make in mine]
+            plan = self.plan(roles, divided=True)
+            local = [self.task.predict(self._outputs(make(), plan)) for make in mine]
+            return [judge(predicted) for predicted in self._gather(local, divided=True)]
+
+        return self._divide(models, evaluate)
+
+    def _gather(self, local: Sequence[Tensor], divided: bool) -> list[IntArray]:
+        """Predictions of all nodes, of each model, from those of each rank's own."""
+        own = [predicted.cpu().numpy() for predicted in local]
+        if not divided:
+            return own
+        return [np.concatenate(pieces) for pieces in zip(*self._settings.comm.allgather(own), strict=True)]
+
+    def _predict(self, members: Members, roles: Sequence[Role]) -> IntArray:
+        """Predictions of all nodes of some roles, rising, by this rank alone."""
+        predicted = np.empty(len(self._nodes(roles)), dtype=np.int64)
+        for first, outputs in self._logits(members, roles):
+            predicted[first : first + len(outputs)] = self.task.predict(outputs).cpu().numpy()
+        return predicted
+
+    def _by_role(self, predicted: IntArray, roles: Sequence[Role]) -> list[Predictions]:
+        of, targets = self._graph.role(0, self._graph.nodes)[self._nodes(roles)], self._targets(roles)
+        found = ((predicted[of == role], targets[of == role]) for role in roles)
+        return [Predictions(self.task.metric(*each), self.task.hits(*each)) for each in found]
 
     def _nodes(self, roles: Sequence[Role]) -> IntArray:
         """The nodes of some roles, rising."""
         return np.flatnonzero(np.isin(self._graph.role(0, self._graph.nodes), [int(role) for role in roles]))
 
-    def _score(self, classes: IntArray, labels: IntArray) -> float:
-        if (classes == NO_CLASS).any():
-            return 0.0
-        kind, _, name = self._graph.source.partition(":")
-        if kind == "ogb":
-            return catalogue.accuracy(name, classes, labels)
-        return int((classes == labels).sum()) / len(labels)
+    def _targets(self, roles: Sequence[Role]) -> IntArray:
+        return self._graph.y(0, self._graph.nodes)[self._nodes(roles)]
 
-    def _marked(self, classes: IntArray, labels: IntArray) -> Predictions:
-        finite = not (classes == NO_CLASS).any()
-        return Predictions(self._score(classes, labels), (classes == labels) & finite)
-
-    def _scores(self, states: Sequence[State], nodes: IntArray, roles: Sequence[Role]) -> Iterator[tuple[int, Tensor]]:
-        """(place among `nodes`, scores from there on); of several models, a multiple of their mean output."""
-        in_memory = self._whole is not None or (self._ready is not None and self._ready[0] == tuple(roles))
-        if in_memory or self.fits:
-            yield 0, _all_at_once(self._net, states, self.ready(roles))
+    def _logits(self, members: Members, roles: Sequence[Role]) -> Iterator[tuple[int, Tensor]]:
+        """(place among the nodes, outputs from there on) of one model, or a multiple of the mean of several."""
+        planned = self._plan is not None and self._plan[:2] == (tuple(roles), False)
+        if self.fits or planned or self._whole is not None:
+            yield 0, self._outputs(members, self.plan(roles))
             return
-        with files.scratch(self._home / "hidden") as folder:
-            left = max(1, self._memory - estimate.EVALUATED_NODE * self._graph.nodes)
-            ways = make_layerwise(self._graph, self._net, left, folder, self._device, nodes)
-            yield from _layer_by_layer(self._net, states, len(nodes), ways)
+        nodes = self._nodes(roles)
+        with files.scratch(self._settings.home / "hidden") as folder:
+            left = max(1, self._settings.memory - estimate.EVALUATED_NODE * self._graph.nodes)
+            layers = make_layerwise(self._graph, self._model, left, folder, self._settings.device, nodes)
+            yield from self._layer_by_layer(members, len(nodes), layers)
+
+    @torch.no_grad()
+    def _outputs(self, members: Members, plan: Plan) -> Tensor:
+        """Of this rank's own nodes of a plan."""
+        if len(members) == 1:
+            return self.engine.logits(plan, members[0])
+        return sum_outputs(self.task.average(self.engine.logits(plan, state)) for state in members)
+
+    def _layer_by_layer(self, members: Members, count: int, layers: Layerwise) -> Iterator[tuple[int, Tensor]]:
+        """The same, block by block; sums of outputs spill like hidden states."""
+        total = layers.space("total", count, self._model.outputs) if len(members) > 1 else None
+        for number, state in enumerate(members, 1):
+            for first, logits in layers.scores(state):
+                outputs = logits
+                if total is not None:
+                    outputs = self.task.average(logits)
+                    span = np.arange(first, first + len(outputs))
+                    before = None if number == 1 else torch.from_numpy(total.take(span)).to(outputs.device)
+                    outputs = outputs if before is None else before + outputs
+                    total.write(first, outputs.cpu().numpy())
+                if number == len(members):
+                    yield first, outputs
 
 
-@torch.no_grad()
-def _all_at_once(net: Architecture, states: Sequence[State], ready: Ready) -> Tensor:
-    return engine.compute_logits(net, states[0], ready) if len(states) == 1 else _mean_output(net, states, ready)
-
-
-@torch.no_grad()
-def _mean_output(net: Architecture, states: Iterable[State], ready: Ready) -> Tensor:
-    """Sum of softmax outputs, (n, C): a multiple of their mean."""
-    total = torch.zeros(len(ready.labels), net.classes, device=ready.labels.device)
-    for state in states:
-        total += engine.compute_logits(net, state, ready).softmax(1)
+def sum_outputs(outputs: Iterable[Tensor]) -> Tensor:
+    """Their sum, (n, C): a multiple of their mean."""
+    total: Tensor | None = None
+    for each in outputs:
+        total = each if total is None else total + each
+    if total is None:
+        raise ValueError("an ensemble of no model")
     return total
-
-
-def _layer_by_layer(
-    net: Architecture, states: Sequence[State], count: int, ways: Layerwise
-) -> Iterator[tuple[int, Tensor]]:
-    """The same, block by block; sums of softmax outputs spill like hidden states."""
-    total = ways.space("total", count, net.classes) if len(states) > 1 else None
-    for number, state in enumerate(states, 1):
-        for first, scores in ways.scores(state):
-            if total is not None:
-                scores = scores.softmax(1)
-                span = np.arange(first, first + len(scores))
-                scores = scores if number == 1 else torch.from_numpy(total.take(span)).to(scores.device) + scores
-                total.write(first, scores.cpu().numpy())
-            if number == len(states):
-                yield first, scores
-
-
-def predict(scores_nC: Tensor) -> Tensor:
-    """The class of the highest score, (n,); NO_CLASS where scores are not finite."""
-    finite = torch.isfinite(scores_nC).all(1)
-    return torch.where(finite, scores_nC.argmax(1), NO_CLASS)

@@ -44,6 +44,9 @@ class Task(Protocol):
     def metric(self, predicted: IntArray, targets: IntArray) -> float:
         """Over all nodes."""
 
+    def is_better(self, metric: float, other: float) -> bool:
+        """Whether a metric is better than another."""
+
     def hits(self, predicted: IntArray, targets: IntArray) -> BoolArray:
         """Of each node, whether it is predicted right, (n,): what paired differences are told from."""
 
@@ -103,6 +106,10 @@ class Multiclass:
             return catalogue.accuracy(self.ogb_set, predicted, targets)
         return int((predicted == targets).sum()) / len(targets)
 
+    def is_better(self, metric: float, other: float) -> bool:
+        """Whether it is higher."""
+        return metric > other
+
     def hits(self, predicted: IntArray, targets: IntArray) -> BoolArray:
         """None where a score is not finite."""
         right: BoolArray = (predicted == targets) & (not (predicted == NO_CLASS).any())
@@ -125,3 +132,8 @@ def make_task(source: str, outputs: int) -> Task:
     """The task of a graph from that source, with so many outputs a node."""
     kind, _, name = source.partition(":")
     return Multiclass(outputs, name if kind == "ogb" else "")
+
+
+def rank_by_score(scores: Sequence[float], ids: Sequence[int]) -> list[int]:
+    """Positions of models, the best first; equals by id, so that their order is no matter. A high score is good."""
+    return sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))

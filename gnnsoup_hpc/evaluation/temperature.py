@@ -1,9 +1,9 @@
 """The temperature of logits with the lowest cross-entropy, so that a soup is judged by its scores, not its confidence.
 
 Ingredients are kept at their best epoch by accuracy, where many are too sure of themselves already, each by another
-amount. Cross-entropy then pays for mixing confidence, which no prediction depends on. Told at the best temperature of
-its logits (Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv 1706.04599, section 4.2), that part of
-the loss is gone. The temperature is a minimum, so the gradient in alpha is that at this temperature, held fixed.
+amount. Cross-entropy then pays for mixing confidence, which no prediction depends on. At the best temperature of its
+logits (Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv 1706.04599, section 4.2) that part of the
+loss is gone. The temperature is a minimum, so the gradient in alpha is that at this temperature, held fixed.
 """
 
 from __future__ import annotations

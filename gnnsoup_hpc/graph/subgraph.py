@@ -52,7 +52,7 @@ def _moved(x: Tensor, device: torch.device) -> Tensor:
 class Batch:
     """A subgraph, its seed nodes, which a loss or a metric is of, and their targets alone.
 
-    Shapes: seeds (n,) int64 in [0, V), rising; targets (n,) int64, or (n, T) with a mask (n, T) of those that are known.
+    Shapes: seeds (n,) int64 in [0, V), rising; targets (n,) int64, or (n, T) with a mask (n, T) of what is known.
     """
 
     graph: Subgraph

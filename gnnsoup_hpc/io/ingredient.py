@@ -18,7 +18,7 @@ from gnnsoup_hpc.graph.sampling import resolve_sampler
 from gnnsoup_hpc.io import cost, files, states, values
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import Epoch, Ingredient
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.types import State
 from gnnsoup_hpc.utils import rng
@@ -51,7 +51,7 @@ class Origin:
 
     graph_sha256: str
     initial_sha256: str
-    architecture: Architecture
+    architecture: Model
     batch: str
     seed: int
     index: int
@@ -63,7 +63,7 @@ class Origin:
     def of(
         cls,
         job: Job,
-        architecture: Architecture,
+        architecture: Model,
         graph: GraphFile,
         initial_sha256: str,
         index: int,
@@ -89,7 +89,8 @@ class Origin:
     def values(self) -> dict[str, Any]:
         """Everything, flat and named as in the job; what has its default is left out where older files lack it."""
         known = asdict(replace(self, batches={}))
-        model = {f"model.{key}": value for key, value in known.pop("architecture").items()}
+        known.pop("architecture")
+        model = {f"model.{key}": value for key, value in self.architecture.record().items()}
         trained = {f"train.{key}": value for key, value in known.pop("hyperparameters").items()}
         trained["train.shared_draws"] = sorted(trained["train.shared_draws"])
         named = {"train.batch": self.batch, "train.seed": self.seed, "index": self.index}
@@ -132,7 +133,7 @@ def resolve_job(job: Job, run: RunDir) -> Job:
     return job
 
 
-def make_own_start(architecture: Architecture, seed: int, index: int) -> State:
+def make_own_start(architecture: Model, seed: int, index: int) -> State:
     """The initial state of ingredient `index` with train.start = "own"."""
     return architecture.init_state(rng.derive_seed(seed, rng.START, index))
 
@@ -253,7 +254,7 @@ def _content(state: State, history: dict[str, Any]) -> str:
     return content_sha256(arrays | {name: history[name] for name in ("epoch", "loss", "validation_accuracy")})
 
 
-def write_initial(path: Path, state: State, architecture: Architecture, job: Job) -> None:
+def write_initial(path: Path, state: State, architecture: Model, job: Job) -> None:
     """Publish the state that all ingredients start from."""
     with files.create_file(path, INITIAL, INITIAL_VERSION, "initial state that all ingredients start from") as file:
         states.put(file, state)
@@ -262,7 +263,7 @@ def write_initial(path: Path, state: State, architecture: Architecture, job: Job
         files.put_provenance(file, job.to_toml())
 
 
-def read_initial(path: Path, architecture: Architecture, seed: int) -> State:
+def read_initial(path: Path, architecture: Model, seed: int) -> State:
     """The initial state.
 
     Raises: FileError where it is damaged; RunError where it is of another architecture or seed.

@@ -21,7 +21,7 @@ from gnnsoup_hpc.io import files, states, values
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import soup as soup_store
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.models.registry import RECORDED, read_record
 from gnnsoup_hpc.types import State
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class Trained:
     """A soup or an ingredient. `graph` is [graph] of the job: what was done to edges."""
 
-    architecture: Architecture
+    architecture: Model
     state: State
     preparation: Preparation
     graph: GraphJob
@@ -109,7 +109,7 @@ def _ingredient(path: Path) -> Trained:
         return Trained(architecture, found.state, prepared.preparation, _graph_job(graph, file))
 
 
-def _architecture(path: Path, origin: Mapping[str, Any]) -> Architecture:
+def _architecture(path: Path, origin: Mapping[str, Any]) -> Model:
     known = {name: origin.get(f"model.{name}") for name in RECORDED}
     missing = [name for name, value in known.items() if value is None]
     if missing:

@@ -19,7 +19,7 @@ from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import cost, files, states
 from gnnsoup_hpc.io.graph import put_preparation
 from gnnsoup_hpc.io.records import MixingWeights, Paired, Soup, Step
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.models.registry import read_record
 from gnnsoup_hpc.runtime.profiling import COUNTS
 from gnnsoup_hpc.types import State
@@ -69,7 +69,7 @@ class SoupFingerprint:
 
 
 def write(
-    path: Path, soup: Soup, recipe: SoupFingerprint, architecture: Architecture, preparation: Preparation, job: Job
+    path: Path, soup: Soup, recipe: SoupFingerprint, architecture: Model, preparation: Preparation, job: Job
 ) -> None:
     """Publish a soup."""
     mixture = soup.mixture
@@ -164,7 +164,7 @@ def _paired(metrics: h5py.Group) -> Paired | None:
     return Paired(str(metrics.attrs["best_ingredient"]), *counts)
 
 
-def read_state(path: Path) -> tuple[Architecture, State]:
+def read_state(path: Path) -> tuple[Model, State]:
     """A soup's architecture and weights, which load into `architecture.to_module()` with strict=True.
 
     Raises: FileError where the file is damaged, or an ensemble's, which has no weights.

@@ -10,7 +10,7 @@ import torch
 
 from gnnsoup_hpc.errors import FileError, ForeignFileError
 from gnnsoup_hpc.io import files, values
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.types import State
 from gnnsoup_hpc.utils.hashing import content_sha256
 
@@ -51,7 +51,7 @@ def check_finite(path: Path, state: State) -> None:
         raise FileError(f"{path} has weights that are not finite, in {bad[0]}")
 
 
-def check_shapes(path: Path, state: State, architecture: Architecture) -> None:
+def check_shapes(path: Path, state: State, architecture: Model) -> None:
     """Refuse a state of other names or shapes than the architecture's."""
     wanted = architecture.shapes()
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}

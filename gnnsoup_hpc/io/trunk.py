@@ -14,7 +14,7 @@ from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.ingredient import Origin
 from gnnsoup_hpc.io.records import Trunk
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.utils import rng
 from gnnsoup_hpc.utils.hashing import canonical, fingerprint
 
@@ -28,7 +28,7 @@ class TrunkOrigin:
     ingredient: Origin
 
     @classmethod
-    def of(cls, job: Job, architecture: Architecture, graph: GraphFile, initial_sha256: str) -> TrunkOrigin:
+    def of(cls, job: Job, architecture: Model, graph: GraphFile, initial_sha256: str) -> TrunkOrigin:
         """The origin of a job's trunk."""
         origin = Origin.of(job, architecture, graph, initial_sha256, rng.TRUNK)
         train = job.train

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.sizes import format_bytes, parse_bytes
+from gnnsoup_hpc.engine.memory import total
 from gnnsoup_hpc.engine.out_of_core import sums
 from gnnsoup_hpc.errors import MemoryLimitError
 from gnnsoup_hpc.graph.sampling import per_hop
 from gnnsoup_hpc.memory import estimate
 from gnnsoup_hpc.memory.estimate import MIB, Sizes
+from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.profiling import host_bytes, release_freed_memory
@@ -85,7 +87,7 @@ def plan_training(job: Job, sizes: Sizes, limit: Limit) -> tuple[Job, list[Deman
     demands, instead = [], ""
     if job.train.batch == "neighbour":
         instead = _cluster_instead(sizes, limit, drops)
-        hops = tuple(per_hop(job.train.fanout, sizes.net.layers))
+        hops = tuple(per_hop(job.train.fanout, sizes.net.hops or 1))
         work = estimate.trained_neighbour(sizes, job.train.batch_size, hops, drops)
         demands.append(Demand("training on neighbour batches", work, instead))
     fewer = _or("clusters", _fitting(sizes, limit, needed, clusters)) or instead
@@ -100,10 +102,10 @@ def plan_souping(job: Job, sizes: Sizes, limit: Limit, ranks: int = 1) -> tuple[
     The union does not depend on their number, nor does a soup.
     """
     count = job.train.ingredients
-    shelf = estimate.total(estimate.shelf(sizes.net, count))
+    shelf = total(estimate.shelf(sizes.net, count))
     demands = [Demand(f"{count} ingredients, and accuracies layer by layer", shelf + estimate.layer_by_layer(sizes))]
     if "ls" in job.soup.methods:
-        shared = ranks > 1 and estimate.splits(sizes.on_device)
+        shared = ranks > 1 and sizes.divides
         what = f"ls, on a share of the whole graph for each of {ranks} ranks," if shared else "ls, on the whole graph,"
         demands.append(Demand(what, estimate.learned(sizes, count, ranks), _pls_instead(job, sizes, limit)))
 
@@ -149,12 +151,12 @@ def refuse_before_graph(limit: Limit) -> None:
 
 def describe_evaluation(sizes: Sizes, memory: int, ranks: int = 1) -> str:
     """How accuracies are told within so many bytes of each of so many ranks, in words."""
-    if ranks > 1 and estimate.splits(sizes.on_device) and estimate.inference(sizes, True, ranks) <= memory:
+    if ranks > 1 and sizes.divides and estimate.inference(sizes, True, ranks) <= memory:
         return f"in memory, on a share of the graph for each of {ranks} ranks"
     if estimate.inference(sizes) <= memory:
         return "in memory"
     nodes, net = sizes.whole.nodes, sizes.net
-    held = [4 * nodes * width for width in sums.stored_widths(net)]
+    held = [4 * nodes * width for width in sums.stored_widths(net)] if isinstance(net, Architecture) else []
     filled, spilled = 0, 0
     for size in held:
         stays = sums.fits_in_memory(memory, filled, size)

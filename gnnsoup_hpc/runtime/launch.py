@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING
 
 from gnnsoup_hpc.errors import LauncherError, MismatchError, SoupError
 from gnnsoup_hpc.runtime import host_memory, launchers
+from gnnsoup_hpc.runtime.comm import Comm, MpiComm, SerialComm
 from gnnsoup_hpc.runtime.signals import PreemptionHandler
+from gnnsoup_hpc.runtime.threads import Threads
 from gnnsoup_hpc.types import Precision
 
 if TYPE_CHECKING:  # each is loaded by what needs it
@@ -132,17 +134,20 @@ def _asked_threads(job: MachineJob, here: RankInfo) -> tuple[int, str]:
     return 0, ""
 
 
-def claim_machine(job: MachineJob, here: RankInfo, alone: bool = False) -> torch.device:
-    """Set this rank's threads and choose its device. With `alone`, the node's other ranks sleep meanwhile.
+def plan_threads(job: MachineJob, here: RankInfo) -> Threads:
+    """Threads for this rank while all ranks of its node compute, and while the others wait for it."""
+    count, by = _asked_threads(job, here)
+    return Threads(threads_per_rank(job, here), count if by in _OF_A_PROCESS else count_cores())
+
+
+def claim_machine(job: MachineJob, here: RankInfo) -> torch.device:
+    """Set this rank's threads and choose its device.
 
     Raises: LauncherError where the job asks for a GPU and there is none, or a variable makes no sense.
     """
     import torch
 
-    count, by = _asked_threads(job, here)
-    if alone and by not in _OF_A_PROCESS:
-        count = count_cores()
-    torch.set_num_threads(count or threads_per_rank(job, here))
+    torch.set_num_threads(threads_per_rank(job, here))
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if job.device == "cuda" and not visible:
         raise LauncherError("machine.device = 'cuda', but no GPU is visible here; use 'auto' or 'cpu'")
@@ -228,6 +233,15 @@ def start_mpi(here: RankInfo) -> Intracomm | None:
             " would do all the work. Use the mpirun of that library, or `srun --mpi=` with the plugin that it knows"
         )
     return MPI.COMM_WORLD
+
+
+def connect(here: RankInfo) -> Comm:
+    """The ranks' Comm; a serial one for one rank alone. Rank-collective.
+
+    Raises: as `start_mpi`.
+    """
+    world = start_mpi(here)
+    return SerialComm() if world is None else MpiComm(world)
 
 
 def show_tracebacks(here: RankInfo) -> None:

@@ -1,4 +1,6 @@
-"""How a run's ingredients are aligned before any method sees them; rank 0 finds it, all ranks permute what they read.
+"""How a run's ingredients are aligned before any method sees them.
+
+Rank 0 reads and writes files and finds orders; all ranks evaluate means, and permute what they read.
 
 The reference is the ingredient with the highest validation accuracy that its file records, of equals the first.
 
@@ -14,8 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
-from functools import cached_property
 from statistics import mean
 
 import numpy as np
@@ -24,137 +24,157 @@ import torch
 from gnnsoup_hpc import alignment as matching
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.errors import FileError
+from gnnsoup_hpc.errors import FileError, JobError
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.alignment import AlignmentRecord
 from gnnsoup_hpc.io.records import Alignment
+from gnnsoup_hpc.memory import estimate
+from gnnsoup_hpc.models.base import LayeredModel
 from gnnsoup_hpc.runtime.progress import Log
-from gnnsoup_hpc.runtime.run_dir import RunDir
-from gnnsoup_hpc.soup.station import Candidate, MixtureEvaluator
+from gnnsoup_hpc.soup.mixtures import Candidate, Mixtures
 from gnnsoup_hpc.types import Align, Permutation, Role, State
 from gnnsoup_hpc.utils.hashing import fingerprint
-from gnnsoup_hpc.utils.stats import binomial_error
 
 _WAY = 2  # counts up when other orders may be found for the same ingredients
 
 
-@dataclass(frozen=True)
-class Aligner:
-    """Rank 0's side. `weights`: each ingredient's hash; `memory`: bytes that sums over states may take a part of."""
+def align_ingredients(
+    job: Job, mixtures: Mixtures, weights: dict[int, str], memory: int, log: Log, again: bool = False
+) -> None:
+    """Align the mixtures' ingredients as the run's alignment says, found and published first where it is not there.
 
-    job: Job
-    run: RunDir
-    station: MixtureEvaluator
-    weights: dict[int, str]
-    memory: int
-    log: Log
+    weights: each ingredient's hash; memory: bytes that sums over states may take a part of; again: found anew.
+    Rank-collective. Raises: JobError for a model of which nothing may be permuted.
+    """
+    if job.soup.align not in ("none", "auto") and mixtures.model.symmetries is None:
+        raise JobError(
+            f"soup.align = {job.soup.align!r}: a model of kind {mixtures.model.kind!r} does not say which of its units"
+            " may be permuted; use 'auto' or 'none'"
+        )
+    if job.soup.align == "none" or not matching.unit_layouts(mixtures.model) or len(weights) == 1:
+        return
+    aligner = _Aligner(job, mixtures, weights, memory, log)
+    rank0 = mixtures.comm.rank == 0
+    record = mixtures.comm.bcast(aligner.read() if rank0 and not again else None)
+    if record is None:
+        record = aligner.find()
+        if rank0:
+            alignment_store.write(mixtures.run.alignment, record, job)
+    mixtures.align(None if record.alignment.by == "none" else record.alignment)
 
-    def brought(self, again: bool = False) -> Alignment | None:
-        """The run's alignment, found and published first where it is not there (or `again`); None: leave all as is."""
-        if (
-            self.job.soup.align == "none"
-            or not matching.unit_layouts(self.station.architecture)
-            or len(self.weights) == 1
-        ):
-            return None
-        made = self._there() if not again else None
-        if made is None:
-            made = self._found()
-            alignment_store.write(self.run.alignment, made, self.job)
-        return None if made.alignment.by == "none" else made.alignment
 
-    def _there(self) -> AlignmentRecord | None:
-        if not self.run.alignment.exists():
+class _Aligner:
+    """One rank's side. What the ingredients' files say is read by rank 0."""
+
+    def __init__(self, job: Job, mixtures: Mixtures, weights: dict[int, str], memory: int, log: Log) -> None:
+        """Rank-collective."""
+        self.job, self.mixtures, self.weights, self.memory, self.log = job, mixtures, weights, memory, log
+        self._accuracies, self._starts = mixtures.comm.bcast(self._read_facts())
+        self.reference = min(weights, key=lambda index: (-self._accuracies[index], index))
+
+    def _read_facts(self) -> tuple[dict[int, float], list[str]]:
+        """Validation accuracies that the ingredients' files record, and hashes of what each was trained from."""
+        if self.mixtures.comm.rank > 0:
+            return {}, []
+        paths = {index: self.mixtures.run.ingredient(index) for index in self.weights}
+        accuracies = {index: ingredient_store.read(path).validation_accuracy for index, path in paths.items()}
+        return accuracies, [str(ingredient_store.origin(path)["initial_sha256"]) for path in paths.values()]
+
+    def read(self) -> AlignmentRecord | None:
+        """That of the run, if it is there and of these ingredients; rank 0 alone."""
+        path = self.mixtures.run.alignment
+        if not path.exists():
             return None
         try:
-            made = alignment_store.read(self.run.alignment)
+            record = alignment_store.read(path)
         except FileError as error:
             self.log.say(f"soup: {error}; made again")
             return None
-        return made if made.recipe == self._recipe else None
+        return record if record.recipe == self._recipe else None
 
-    def _found(self) -> AlignmentRecord:
-        self.station.clear()
-        with self.station.meter as meter:
-            by, orders, why = self._decided()
-        self.station.clear()
+    def find(self) -> AlignmentRecord:
+        """A new one. Rank-collective."""
+        mixtures = self.mixtures
+        mixtures.clear()
+        with mixtures.meter as meter:
+            by, orders, why = self._decide()
+        mixtures.clear()
+        found = AlignmentRecord(self._record(by, orders), why, meter.measurement, self._recipe)
+        found = mixtures.comm.bcast(found)
         what = "left as they are" if by == "none" else f"put in the order of {self.reference:04d}'s, matched by {by}"
-        self.log.say(f"soup: hidden units {what}: {why} ({meter.measurement['seconds']:.2f} s)")
-        return AlignmentRecord(self._alignment(by, orders), why, meter.measurement, self._recipe)
+        self.log.say(f"soup: hidden units {what}: {why} ({found.measurement['seconds']:.2f} s)")
+        return found
 
-    def _alignment(self, by: Align, orders: list[Permutation]) -> Alignment:
-        names = matching.unit_layouts(self.station.architecture) if orders else ()
+    def _record(self, by: Align, orders: list[Permutation]) -> Alignment:
+        names = matching.unit_layouts(self.mixtures.model) if orders else ()
         stacked = {name: np.stack([order[name] for order in orders]) for name in names}
         return Alignment(by, self.reference, tuple(self.weights), stacked)
 
-    def _decided(self) -> tuple[Align, list[Permutation], str]:
+    def _decide(self) -> tuple[Align, list[Permutation], str]:
         if self.job.soup.align == "weights":
-            return "weights", self._by_weights(), "the job says so"
+            return "weights", self._match_by_weights(), "the job says so"
         if self.job.soup.align == "activations":
-            return "activations", self._by_activations(), "the job says so"
-        before, own = self._accuracy_of_mean(), mean(self._accuracies.values())
-        error = 2.0 * binomial_error(own, int(self.station.graph.validation_counts.sum()))
+            return "activations", self._match_by_activations(), "the job says so"
+        mixtures, task = self.mixtures, self.mixtures.evaluator.task
+        before, own = self._score_of_mean(), mean(self._accuracies.values())
+        error = 2.0 * task.error(own, int(mixtures.graph.validation_counts.sum()))
         told = f"the mean of all has validation accuracy {before:.4f}"
         if self._share_start and before >= own - error:
             return "none", [], f"{told}, they themselves {own:.4f}, and their start is one"
-        orders = self._by_weights()
-        self.station.align(self._alignment("weights", orders))
-        after = self._accuracy_of_mean()
-        self.station.align(None)
+        orders = self._match_by_weights()
+        mixtures.align(self._record("weights", orders))
+        after = self._score_of_mean()
+        mixtures.align(None)
         told += f", and {after:.4f} with units matched by weights; the error is {100 * error:.2f} points"
         return ("weights", orders, told) if after > before + error else ("none", [], told)
 
-    def _accuracy_of_mean(self) -> float:
+    def _score_of_mean(self) -> float:
         count = len(self.weights)
-        return self.station.accuracy(Candidate(torch.full((1, count), 1.0 / count, dtype=torch.float64)))
+        alpha = torch.full((1, count), 1.0 / count, dtype=torch.float64)
+        return self.mixtures.metrics([Candidate(alpha)])[0]
 
-    def _by_weights(self) -> list[Permutation]:
-        """To the reference, then all together; the reference is left as it is."""
-        states = [self._state(index) for index in self.weights]
-        reference = list(self.weights).index(self.reference)
-        return matching.match_all_by_weights(self.station.architecture, states, reference, self.job.soup.seed)
+    def _match_by_weights(self) -> list[Permutation]:
+        """To the reference, then all together; the reference is left as it is. Rank 0 finds it."""
+        mixtures = self.mixtures
+        found: list[Permutation] = []
+        if mixtures.comm.rank == 0:
+            states = [self._state(index) for index in self.weights]
+            reference = list(self.weights).index(self.reference)
+            with mixtures.settings.threads.alone():
+                found = matching.match_all_by_weights(mixtures.model, states, reference, self.job.soup.seed)
+        return mixtures.comm.bcast(found)
 
-    def _by_activations(self) -> list[Permutation]:
+    def _match_by_activations(self) -> list[Permutation]:
         """As many ingredients at once as there is room for their sums; the graph is streamed for each such lot."""
-        net, here = self.station.architecture, self._state(self.reference)
-        others = [index for index in self.weights if index != self.reference]
-        sums = 8 * net.hidden**2 * max(1, net.layers - 1)
-        found = {self.reference: matching.identity_permutation(net)}
-        size = max(1, self.memory // 4 // sums)
-        for first in range(0, len(others), size):
-            lot = others[first : first + size]
-            with closing(self._views()) as views:
-                orders = matching.match_by_activations(net, here, [self._state(index) for index in lot], views)
-            found |= dict(zip(lot, orders, strict=True))
+        mixtures = self.mixtures
+        found: dict[int, Permutation] = {}
+        if mixtures.comm.rank == 0 and isinstance(mixtures.model, LayeredModel):
+            net, here = mixtures.model, self._state(self.reference)
+            others = [index for index in self.weights if index != self.reference]
+            found = {self.reference: matching.identity_permutation(net)}
+            size = max(1, self.memory // 4 // estimate.moments(net))
+            with mixtures.settings.threads.alone():
+                for first in range(0, len(others), size):
+                    lot = others[first : first + size]
+                    with closing(self._batches()) as batches:
+                        orders = matching.match_by_activations(net, here, [self._state(i) for i in lot], batches)
+                    found |= dict(zip(lot, orders, strict=True))
+        found = mixtures.comm.bcast(found)
         return [found[index] for index in self.weights]
 
-    def _views(self) -> Generator[Batch]:
+    def _batches(self) -> Generator[Batch]:
         """Every part once, in unions of neighbours, as validation nodes see them."""
-        graph, device = self.station.graph, self.station.device
+        graph, device = self.mixtures.graph, self.mixtures.device
         size, parts = self.job.soup.pls.union, range(graph.parts)
         unions = (parts[first : first + size] for first in range(0, len(parts), size))
-        asked = [union for union in unions if graph.validation_counts[union.start : union.stop].any()]
-        return loader.stream_unions(graph, asked, Role.VALIDATION, lambda view: view.to(device), prefetch=False)
+        seeded = [union for union in unions if graph.validation_counts[union.start : union.stop].any()]
+        return loader.stream_unions(graph, seeded, Role.VALIDATION, lambda batch: batch.to(device), prefetch=False)
 
     def _state(self, index: int) -> State:
-        shelf = self.station.shelf
-        return shelf.state(shelf.weights[shelf.ids.index(index)])
-
-    @cached_property
-    def _accuracies(self) -> dict[int, float]:
-        """Validation accuracies that the ingredients' files record."""
-        return {index: ingredient_store.read(self.run.ingredient(index)).validation_accuracy for index in self.weights}
-
-    @cached_property
-    def reference(self) -> int:
-        """The ingredient whose order of units the others take."""
-        return min(self.weights, key=lambda index: (-self._accuracies[index], index))
-
-    @cached_property
-    def _starts(self) -> list[str]:
-        return [str(ingredient_store.origin(self.run.ingredient(index))["initial_sha256"]) for index in self.weights]
+        matrix = self.mixtures.matrix
+        return matrix.state(matrix.weights[matrix.ids.index(index)])
 
     @property
     def _share_start(self) -> bool:
@@ -163,7 +183,7 @@ class Aligner:
     @property
     def _recipe(self) -> str:
         """Hash of everything that an alignment is a function of."""
-        soup, graph = self.job.soup, self.station.graph
+        soup, graph = self.job.soup, self.mixtures.graph
         asked = [_WAY, soup.align, soup.seed, soup.precision, soup.pls.union if soup.align == "activations" else 0]
         weights = {f"{index:04d}": sha256 for index, sha256 in self.weights.items()}
         return fingerprint([asked, graph.sha256, str(graph.cut["part_sha256"]), weights, self._starts])

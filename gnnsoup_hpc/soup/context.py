@@ -1,32 +1,36 @@
-"""What a method may use, and no more: accuracies and gradients on validation nodes, subgraphs, seeds, progress.
+"""What a method may use, and no more: metrics and gradients on validation nodes, batches, seeds, progress.
 
-A kitchen has no test label, so a method cannot leak one by accident.
+A context has no test label, so a method cannot leak one by accident. Every rank runs the same method with a context of
+its own; what is marked rank-collective all ranks call in the same order, and it gives all the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import islice, repeat
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.engine import Ready
+from gnnsoup_hpc.engine import Division, Engine, Plan
+from gnnsoup_hpc.engine.compiled.threads import Workspace
 from gnnsoup_hpc.errors import JobError
-from gnnsoup_hpc.evaluation.calibration import fit_temperature
+from gnnsoup_hpc.evaluation.tasks import Task
+from gnnsoup_hpc.graph.subgraph import Batch
+from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
+from gnnsoup_hpc.runtime.comm import Comm
 from gnnsoup_hpc.runtime.profiling import COUNTS
 from gnnsoup_hpc.runtime.progress import Bar, Log
-from gnnsoup_hpc.soup.joint import PartDraws
-from gnnsoup_hpc.soup.parameter_matrix import ParameterMatrix
-from gnnsoup_hpc.soup.station import Candidate, MixtureEvaluator
-from gnnsoup_hpc.soup.team import Team
-from gnnsoup_hpc.types import Grouping
+from gnnsoup_hpc.soup import mixing
+from gnnsoup_hpc.soup.mixtures import Candidate, Mixtures
+from gnnsoup_hpc.types import Grouping, Role
 from gnnsoup_hpc.utils.rng import numpy_generator
 
 Trace = Callable[[int, Tensor], None]
+Loaded = Plan | None  # None on a rank that has no part in computing on it
 
 
 def ignore_step(number: int, alpha_GN: Tensor) -> None:
@@ -35,148 +39,227 @@ def ignore_step(number: int, alpha_GN: Tensor) -> None:
 
 @dataclass(frozen=True)
 class LossResult:
-    """A loss to take the gradient of, the accuracy on all validation nodes, and the loss on held-out ones, or NaN."""
+    """Shapes: gradient (G, N) float64, in alpha. metric: on all validation nodes; held_out: loss on those held out."""
 
-    loss: Tensor
-    accuracy: float
+    loss: float
+    gradient: Tensor
+    metric: float
     held_out: float
 
 
 class SoupContext:
-    """One method's kitchen; it counts forward and backward passes and books the time of reading.
+    """One method's context on this rank; it counts forward and backward passes and books the time of reading.
 
     `trace` is told alpha (G, N) after each step of a learned method.
     """
 
-    def __init__(self, station: MixtureEvaluator, team: Team, seed: int, log: Log, trace: Trace = ignore_step) -> None:
-        self._station = station
-        self._team = team
+    def __init__(self, mixtures: Mixtures, seed: int, log: Log, trace: Trace = ignore_step) -> None:
+        self._mixtures = mixtures
         self._log = log
         self.seed = seed
         self.trace = trace
         self.counts = dict.fromkeys(COUNTS, 0)
 
     @property
-    def ingredients(self) -> int:
+    def size(self) -> int:
         """N."""
-        return self._station.size
+        return self._mixtures.size
 
     @property
     def parts(self) -> int:
         """K."""
-        return self._station.graph.parts
+        return self._mixtures.graph.parts
 
     @property
-    def shelf(self) -> ParameterMatrix:
-        """All ingredients."""
-        return self._station.shelf
+    def ids(self) -> tuple[int, ...]:
+        """Of the ingredients, (N,)."""
+        return self._mixtures.ids
+
+    @property
+    def comm(self) -> Comm:
+        """The ranks that run the method together."""
+        return self._mixtures.comm
 
     @property
     def device(self) -> torch.device:
-        """Where weights and subgraphs are."""
-        return self._station.device
+        """Where alpha is."""
+        return self._mixtures.device
 
-    def accuracies(self, tastes: Sequence[Candidate]) -> list[float]:
-        """Exact validation accuracies of mixtures on the whole graph, shared among ranks, in their order."""
-        passes = [int((t.alpha[0] != 0).sum()) if t.of == "predictions" else 1 for t in tastes]
+    @property
+    def task(self) -> Task:
+        """What loss and metric mean."""
+        return self._mixtures.evaluator.task
+
+    def groups(self, by: Grouping) -> tuple[str, ...]:
+        """Names of the groups of parameters that share one alpha vector, (G,)."""
+        return tuple(self._mixtures.matrix.groups(by))
+
+    def scores(self, candidates: Sequence[Candidate]) -> list[float]:
+        """Exact validation scores of mixtures on the whole graph, in their order. Rank-collective.
+
+        A score is the task's metric, negative where a low one is good: a high score is good.
+        """
+        passes = [int((each.alpha[0] != 0).sum()) if each.of == "predictions" else 1 for each in candidates]
         self.counts["forward_whole"] += sum(passes)
-        return self._team.accuracies(self._station, tastes)
+        return [self._sign * metric for metric in self._mixtures.metrics(candidates)]
 
-    def along(self, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
-        """Exact validation accuracies of share * start + (1 - share) * end, alphas (1, N), shared among ranks."""
+    def scores_between(self, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
+        """Exact validation scores of share * start + (1 - share) * end, alphas (1, N). Rank-collective."""
         self.counts["forward_whole"] += len(shares)
-        return self._team.along(self._station, start, end, shares)
+        return [self._sign * metric for metric in self._mixtures.metrics_between(start, end, shares)]
 
-    def each_ingredient(self) -> list[float]:
-        """Validation accuracy of every ingredient, (N,)."""
-        return self.accuracies([Candidate(row[None]) for row in torch.eye(self.ingredients, dtype=torch.float64)])
+    def score_each(self) -> list[float]:
+        """Validation score of every ingredient, (N,). Rank-collective."""
+        return self.scores([Candidate(row[None]) for row in torch.eye(self.size, dtype=torch.float64)])
 
-    def whole_for_ever(self) -> Generator[Ready]:
-        """Endless stream of the whole graph, or of this rank's part of it where ranks compute on it together."""
-        yield from self._views(None)
+    @property
+    def _sign(self) -> float:
+        return 1.0 if self.task.higher_is_better else -1.0
 
-    def unions(
-        self, size: int, steps: int | None = None, prefetch: bool = True, exact: bool = False
-    ) -> Generator[Ready]:
-        """Stream of `steps` subgraphs, or without end, each induced by `size` random parts.
+    @contextmanager
+    def batches(
+        self, parts: int | None = None, steps: int | None = None, prefetch: bool = True, exact: bool = False
+    ) -> Iterator[Iterator[Loaded]]:
+        """Yield a stream of batches: of the whole graph for ever, or each of `parts` random parts, `steps` of them.
 
-        With `prefetch`, a thread reads the next one meanwhile; close the stream to end it. With `exact`, the first hop
-        is the whole graph's. Time is booked on "graph" while the consumer waits.
+        Each is this rank's share where ranks compute on a batch together; else rank 0 alone has any. It may use the
+        memory of the one before, so only one is kept. With `prefetch`, a thread reads the next one meanwhile. With
+        `exact`, the first aggregation is the whole graph's. Time is booked on "graph" while the consumer waits.
         """
         if exact:
-            with self._station.meter.phase("graph"), self._station.first_hop(self._say):
-                pass  # made, where it is not there
-        yield from self._views(PartDraws(self.seed, size, steps, prefetch, exact))
+            self._make_first_aggregation()
+        if not self._takes_part:
+            yield repeat(None) if steps is None else repeat(None, steps)
+            return
+        stream = self._whole() if parts is None else self._unions(parts, steps, prefetch, exact)
+        with closing(stream):
+            yield self._timed(stream)
 
-    def _views(self, which: PartDraws | None) -> Generator[Ready]:
-        """One view after the other; each is kept under no name, or its memory could not be used again."""
-        with self._team.views(self._station, which) as turn:
-            while view := self._next(turn):
-                yield view.pop()
+    @property
+    def _takes_part(self) -> bool:
+        """Whether this rank computes on batches."""
+        return self.comm.rank == 0 or self._engine.divides
 
-    def _next(self, turn: Callable[[], Ready | None]) -> list[Ready]:
-        with self._station.meter.phase("graph"):
-            view = turn()
-            return [] if view is None else [view]
+    @property
+    def _engine(self) -> Engine:
+        return self._mixtures.evaluator.engine
 
-    def _say(self, line: str) -> None:
-        self._log.say(f"soup: {line}")
+    @property
+    def _division(self) -> Division | None:
+        return Division(self.comm) if self.comm.size > 1 and self._engine.divides else None
 
-    def kept_out(self, share: float, where: str, size: int | None = None) -> Iterator[Tensor | None]:
-        """A mask (n,) of held-out validation nodes for each view of `whole_for_ever`, or of `unions(size)`; or None.
+    def _whole(self) -> Generator[Plan]:
+        plan = self._mixtures.evaluator.plan((Role.VALIDATION,), divided=self._division is not None)
+        while True:
+            yield plan
+
+    def _unions(self, parts: int, steps: int | None, prefetch: bool, exact: bool) -> Generator[Plan]:
+        mixtures, division, workspace = self._mixtures, self._division, Workspace()  # of one union after the other
+
+        def plan(batch: Batch) -> Plan:
+            return self._engine.plan(
+                mixtures.model,
+                batch,
+                device=mixtures.device,
+                precision=mixtures.settings.precision,
+                division=division,
+                workspace=workspace,
+            )
+
+        with ExitStack() as stack:
+            hop = stack.enter_context(self._open_first_aggregation()) if exact else None
+            draws = loader.draw_unions(mixtures.graph.validation_counts, parts, numpy_generator(self.seed, 1))
+            made = loader.stream_unions(mixtures.graph, islice(draws, steps), Role.VALIDATION, plan, prefetch, hop)
+            yield from stack.enter_context(closing(made))
+
+    def _make_first_aggregation(self) -> None:
+        """By rank 0, where it is not there, before the others open it."""
+        if self.comm.rank == 0:
+            with self._mixtures.meter.phase("graph"), self._open_first_aggregation():
+                pass
+        self.comm.bcast(None)
+
+    def _open_first_aggregation(self) -> AbstractContextManager[FirstAggregationFile]:
+        return self._mixtures.open_first_aggregation(lambda line: self._log.say(f"soup: {line}"))
+
+    def _timed(self, stream: Iterator[Plan]) -> Iterator[Plan]:
+        """One after the other; each is kept under no name, or its memory could not be used again."""
+        while True:
+            with self._mixtures.meter.phase("graph"):
+                batch = list(islice(stream, 1))
+            if not batch:
+                return
+            yield batch.pop()
+
+    def hold_out(self, share: float, where: str, parts: int | None = None) -> Iterator[Tensor | None]:
+        """A mask (n,) of held-out validation nodes for each batch of `batches(parts)`; or None.
 
         Of every part's n nodes floor(share n), by the seed, so that each part keeps some to fit on.
         Raises: JobError where that is none of all; `where` names the option.
         """
         if not share:
             return repeat(None)
-        counts = self._station.graph.validation_counts
+        counts = self._mixtures.graph.validation_counts
         if not (counts * share >= 1.0).any():
             raise JobError(
                 f"{where} = {share} keeps out none of the {counts.max()} or fewer validation nodes of each part:"
                 " choose a larger share, or 0 for none"
             )
-        parts = [self._mask(part, int(count), share) for part, count in enumerate(counts)]
+        masks = [self._mask(part, int(count), share) for part, count in enumerate(counts)]
         everything = range(len(counts))
-        drawn = repeat(everything) if size is None else loader.draw_unions(counts, size, numpy_generator(self.seed, 1))
-        return (torch.cat([parts[part] for part in chosen]) for chosen in drawn)
+        drawn = (
+            repeat(everything) if parts is None else loader.draw_unions(counts, parts, numpy_generator(self.seed, 1))
+        )
+        return (torch.cat([masks[part] for part in chosen]) for chosen in drawn)
 
     def _mask(self, part: int, count: int, share: float) -> Tensor:
         mask = torch.zeros(count, dtype=torch.bool)
         mask[numpy_generator(self.seed, 2, part).permutation(count)[: int(share * count)]] = True
         return mask.to(self.device)
 
-    def loss(
-        self, alpha_GN: Tensor, by: Grouping, view: Ready, scaled: bool = False, kept_out: Tensor | None = None
+    def loss_and_gradient(
+        self, alpha_GN: Tensor, by: Grouping, batch: Loaded, tempered: bool = False, holdout: Tensor | None = None
     ) -> LossResult:
-        """Mean cross-entropy of a mixture on a view's validation nodes, differentiable in alpha; the accuracy there.
+        """Loss of a mixture on a batch's validation nodes, its gradient in alpha, and the metric. Rank-collective.
 
-        The view is the last one that a stream of this kitchen's gave, or one that it needs no other rank for.
-
-        `scaled`: of logits times the scale with the lowest loss. Nodes of the mask `kept_out` (n,) have no part in
-        either; their own mean is told beside it.
+        tempered: of logits at the temperature with the lowest loss. Nodes of the mask `holdout` (n,) have no part in
+        the gradient; their own loss is told beside it.
         """
-        self._count("forward", view)
-        logits = self._team.scores(self._station, alpha_GN, by, view)
-        with torch.no_grad():
-            right = int((logits.argmax(1) == view.labels).sum()) / len(view.labels)
-        fit, labels = (logits, view.labels) if kept_out is None else (logits[~kept_out], view.labels[~kept_out])
-        scale = fit_temperature(fit, labels) if scaled else 1.0
-        loss = functional.cross_entropy(fit * scale if scaled else fit, labels)
-        if kept_out is None:
-            return LossResult(loss, right, float("nan"))
-        held_out = functional.cross_entropy(logits.detach()[kept_out] * scale, view.labels[kept_out])
-        return LossResult(loss, right, float(held_out))
+        divided = self._division is not None
+        with nullcontext() if divided else self._mixtures.settings.threads.alone():
+            found = None if batch is None else self._compute(alpha_GN, by, batch, tempered, holdout)
+        found = found if divided else self.comm.bcast(found)
+        if found is None:
+            raise ValueError("a batch that no rank computes on")
+        return found
 
-    def backward(self, loss: Tensor, view: Ready) -> None:
-        """Gradients of `loss`."""
-        self._count("backward", view)
-        loss.backward()  # type: ignore[no-untyped-call]
+    def _compute(
+        self, alpha_GN: Tensor, by: Grouping, plan: Plan, tempered: bool, holdout: Tensor | None
+    ) -> LossResult:
+        task, targets, comm = self.task, plan.targets, self.comm
+        self._count("forward", plan)
+        logits, pull_back = self._engine.pull_back(plan, self._mixtures.mix(alpha_GN, by))
+        if self._division is not None:
+            logits = torch.cat(comm.allgather(logits))
+        leaf = logits.requires_grad_()
+        fit, fit_targets = (leaf, targets) if holdout is None else (leaf[~holdout], targets[~holdout])
+        scale = task.fit_scale(fit, fit_targets) if tempered else 1.0
+        loss = task.loss(fit, fit_targets, scale=scale)
+        held_out = float("nan")
+        if holdout is not None:
+            held_out = float(task.loss(leaf.detach()[holdout], targets[holdout], scale=scale))
+        metric = task.metric(task.predict(leaf.detach()).cpu().numpy(), targets.cpu().numpy())
+        self._count("backward", plan)
+        (grad,) = torch.autograd.grad(loss, leaf)
+        gradient = mixing.gradient(self._mixtures.matrix, pull_back(grad[slice(*plan.local)].contiguous()), by)
+        if self._division is not None:
+            gradient = torch.from_numpy(comm.sum_in_order(gradient.numpy()))
+        return LossResult(float(loss.detach()), gradient.to(alpha_GN), metric, held_out)
 
     def bar(self, total: int, title: str) -> Bar:
         """Progress of the method."""
         return self._log.bar(total, title)
 
-    def _count(self, kind: str, view: Ready) -> None:
-        whole = view.size == self._station.graph.nodes
+    def _count(self, kind: str, plan: Plan) -> None:
+        whole = plan.size == self._mixtures.graph.nodes
         self.counts[f"{kind}_{'whole' if whole else 'union'}"] += 1

@@ -1,4 +1,4 @@
-"""The shelf: N ingredients of one architecture, each one flat row of weights.
+"""N ingredients of one model as a matrix, each one flat row of weights.
 
 Rows are ordered by layer, so that the parameters of any group (layer, tensor, model) are one contiguous span.
 """
@@ -14,28 +14,26 @@ from math import prod
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.types import Grouping, State
 
 
 @dataclass(frozen=True)
 class ParameterMatrix:
-    """Shapes: weights (N, P) float32. `ids` name the ingredients, whatever their order on the shelf."""
+    """Shapes: weights (N, P) float32. `ids` name the ingredients, whatever their order here."""
 
-    architecture: Architecture
+    model: Model
     ids: tuple[int, ...]
     weights: Tensor
 
     @classmethod
-    def of(
-        cls, architecture: Architecture, ids: Sequence[int], states: Iterable[State], device: torch.device
-    ) -> ParameterMatrix:
-        """A shelf with one row a state, taken one at a time."""
-        order = list(chain.from_iterable(architecture.groups("layer").values()))
-        weights = torch.empty(len(ids), sum(prod(shape) for shape in architecture.shapes().values()))
+    def of(cls, model: Model, ids: Sequence[int], states: Iterable[State], device: torch.device) -> ParameterMatrix:
+        """A matrix with one row a state, taken one at a time."""
+        order = list(chain.from_iterable(model.groups("layer").values()))
+        weights = torch.empty(len(ids), sum(prod(shape) for shape in model.shapes().values()))
         for row, state in zip(weights, states, strict=True):
             torch.cat([state[name].flatten() for name in order], out=row)
-        return cls(architecture, tuple(ids), weights.to(device))
+        return cls(model, tuple(ids), weights.to(device))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -48,15 +46,15 @@ class ParameterMatrix:
     @cached_property
     def spans(self) -> Mapping[str, tuple[int, int]]:
         """Start and end of each parameter in a row."""
-        names = list(chain.from_iterable(self.architecture.groups("layer").values()))
-        ends = list(accumulate(prod(self.architecture.shapes()[name]) for name in names))
+        names = list(chain.from_iterable(self.model.groups("layer").values()))
+        ends = list(accumulate(prod(self.model.shapes()[name]) for name in names))
         return dict(zip(names, zip([0, *ends], ends, strict=False), strict=True))
 
     def groups(self, by: Grouping) -> dict[str, tuple[int, int]]:
         """Start and end of each group in a row, in the order of rows."""
         named = {
             group: (min(self.spans[name][0] for name in names), max(self.spans[name][1] for name in names))
-            for group, names in self.architecture.groups(by).items()
+            for group, names in self.model.groups(by).items()
         }
         return dict(sorted(named.items(), key=lambda item: item[1]))
 
@@ -64,5 +62,5 @@ class ParameterMatrix:
         """The parameters that a row holds, as views of it, in PyG's order."""
         return {
             name: row_P[self.spans[name][0] : self.spans[name][1]].view(shape)
-            for name, shape in self.architecture.shapes().items()
+            for name, shape in self.model.shapes().items()
         }

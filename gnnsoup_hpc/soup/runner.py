@@ -1,4 +1,7 @@
-"""All soups of a job: measure each method alone, then, outside of the measurement, its exact accuracies."""
+"""All soups of a job: measure each method alone, then, outside of the measurement, its exact metrics.
+
+Every rank runs the same; rank 0 alone looks at files, writes them and says what is done.
+"""
 
 from __future__ import annotations
 
@@ -9,142 +12,139 @@ import torch
 
 from gnnsoup_hpc.config import Job, expand_grids
 from gnnsoup_hpc.errors import FileError
+from gnnsoup_hpc.evaluation.tasks import rank_by_score
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import glance
 from gnnsoup_hpc.io import soup as soup_store
-from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import Paired, Soup
 from gnnsoup_hpc.io.soup import SoupFingerprint
-from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.progress import Log
-from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.context import SoupContext
-from gnnsoup_hpc.soup.methods import make_methods
-from gnnsoup_hpc.soup.protocol import SoupMethod
-from gnnsoup_hpc.soup.ranking import rank_by_accuracy
+from gnnsoup_hpc.soup.methods import SoupMethod, make_methods
+from gnnsoup_hpc.soup.mixtures import Candidate, Mixtures
 from gnnsoup_hpc.soup.selection import Selection
-from gnnsoup_hpc.soup.station import Candidate, MixtureEvaluator
-from gnnsoup_hpc.soup.team import Team
 from gnnsoup_hpc.types import BoolArray, Role
 
 
 @dataclass(frozen=True)
 class SoupRunner:
-    """Rank 0's side of a souping job."""
+    """One rank's side of a souping job. Its methods are rank-collective over the ranks of `mixtures`."""
 
     job: Job
-    run: RunDir
-    architecture: Architecture
-    graph: GraphFile
     selection: Selection
-    station: MixtureEvaluator
-    team: Team
+    mixtures: Mixtures
     log: Log
     # Test nodes that the best ingredient gets right, by its name, once they are known.
     right_of_best: dict[str, BoolArray] = field(default_factory=dict, repr=False)
 
-    def cook_all(self, again: bool) -> None:
+    def run_all(self, again: bool) -> None:
         """Make every soup of the job that is not there yet in this very configuration (or `again`, all).
 
         Not those of a sweep (sweep.py).
         """
-        methods, swept = make_methods(self.job.soup), expand_grids(self.job)
-        self.team.tell("warm")
-        self.station.warm_up()
+        methods, swept, comm = make_methods(self.job.soup), expand_grids(self.job), self.mixtures.comm
+        self.mixtures.warm_up()
         for name in self.job.soup.methods:
             if name in swept:
                 continue
-            recipe = self.recipe(methods[name])
-            if not again and self._is_there(recipe):
+            fingerprint = self.fingerprint(methods[name])
+            if comm.bcast(not again and self._is_there(fingerprint)):
                 self.log.say(f"soup: {name} is there already")
                 continue
-            soup = self.cook(methods[name], recipe)
-            path = self.run.soup(name)
-            soup_store.write(path, soup, recipe, self.architecture, self.graph.preparation, self.job)
+            soup = self.run(methods[name], fingerprint)
+            if comm.rank == 0:
+                run, graph = self.mixtures.run, self.mixtures.graph
+                soup_store.write(run.soup(name), soup, fingerprint, self.mixtures.model, graph.preparation, self.job)
             self.log.say(
                 f"soup: {name} done in {soup.measurement['seconds']:.2f} s, validation"
                 f" {soup.validation_accuracy:.4f}, test {soup.test_accuracy:.4f}"
             )
 
-    def cook(self, method: SoupMethod, recipe: SoupFingerprint) -> Soup:
+    def run(self, method: SoupMethod, fingerprint: SoupFingerprint) -> Soup:
         """One method, measured from cold: neither graph nor ingredients are in memory when it begins."""
+        mixtures = self.mixtures
         self._clear()
-        kitchen = SoupContext(self.station, self.team, self.job.soup.seed, self.log)
-        with self.station.meter as meter:
-            mixture = method.cook(kitchen)
-            taste = Candidate(mixture.alpha, mixture.by, mixture.of)
-            state = self.station.state(taste)
+        context = SoupContext(mixtures, self.job.soup.seed, self.log)
+        with mixtures.meter as meter:
+            weights = mixtures.comm.bcast(method.run(context))
+            candidate = Candidate(weights.alpha, weights.by, weights.of)
+            state = mixtures.state(candidate)
         self._clear(exact=True)
-        roles = Role.VALIDATION, Role.TEST
-        validation, test = self.team.marks(self.station, taste, roles)  # test labels are seen here and in _paired alone
-        paired = self._paired(test.right)
+        # Test labels are seen here and in _compare alone.
+        validation, test = mixtures.predictions(candidate, (Role.VALIDATION, Role.TEST))
+        paired = self._compare(test.right)
         self._clear()
         return Soup(
             method=method.name,
             source=method.source,
-            options={"seed": recipe.seed} | recipe.options,
-            ingredients=tuple(recipe.ingredients),
-            shelf_sha256=recipe.shelf_sha256,
-            left_out=recipe.left_out,
-            mixture=mixture,
+            options={"seed": fingerprint.seed} | fingerprint.options,
+            ingredients=tuple(fingerprint.ingredients),
+            shelf_sha256=fingerprint.shelf_sha256,
+            left_out=fingerprint.left_out,
+            mixture=weights,
             state=state,
-            validation_accuracy=validation.accuracy,
-            test_accuracy=test.accuracy,
+            validation_accuracy=validation.metric,
+            test_accuracy=test.metric,
             measurement=meter.measurement,
-            counts=kitchen.counts,
-            alignment=self.station.alignment,
+            counts=context.counts,
+            alignment=mixtures.alignment,
             test_right=np.packbits(test.right),
             paired=paired,
         )
 
-    def _paired(self, right: BoolArray) -> Paired:
+    def _compare(self, right: BoolArray) -> Paired:
         """A soup's right test nodes against those of the best ingredient, which is the one that a report compares with.
 
         So the error of their difference does not depend on which other methods the job lists.
         """
-        ids = list(self.selection.fit)
-        told = [glance.model(self.run.ingredient(index), "ingredient").validation_accuracy for index in ids]
-        place = rank_by_accuracy(told, ids)[0]
+        mixtures, ids = self.mixtures, list(self.selection.fit)
+        place = mixtures.comm.bcast(self._find_best(ids) if mixtures.comm.rank == 0 else 0)
         name = f"{ids[place]:04d}"
         if name not in self.right_of_best:
             alone = Candidate(torch.eye(len(ids), dtype=torch.float64)[place : place + 1])
-            self.right_of_best[name] = self.team.marks(self.station, alone, (Role.VALIDATION, Role.TEST))[1].right
+            self.right_of_best[name] = mixtures.predictions(alone, (Role.VALIDATION, Role.TEST))[1].right
         best = self.right_of_best[name]
         return Paired(name, int((right & ~best).sum()), int((best & ~right).sum()))
 
-    def _clear(self, exact: bool = False) -> None:
-        """On every rank, whatever it is still at."""
-        self.team.tell("clear", exact)
-        self.team.meet()
-        self.station.clear(exact)
+    def _find_best(self, ids: list[int]) -> int:
+        """Place of the ingredient whose file records the highest validation accuracy."""
+        paths = [self.mixtures.run.ingredient(index) for index in ids]
+        return rank_by_score([glance.model(path, "ingredient").validation_accuracy for path in paths], ids)[0]
 
-    def _is_there(self, recipe: SoupFingerprint) -> bool:
-        path = self.run.soup(recipe.method)
-        if not path.exists():
+    def _clear(self, exact: bool = False) -> None:
+        """On every rank, whatever it is still at, so that no measurement holds what was before."""
+        self.mixtures.clear(exact)
+        self.mixtures.comm.allgather(None)
+
+    def _is_there(self, fingerprint: SoupFingerprint) -> bool:
+        """Rank 0's to say; the others say no."""
+        path = self.mixtures.run.soup(fingerprint.method)
+        if self.mixtures.comm.rank > 0 or not path.exists():
             return False
         try:
-            return soup_store.read_fingerprint(path) == recipe.sha256
+            return soup_store.read_fingerprint(path) == fingerprint.sha256
         except FileError as error:
             self.log.say(f"soup: {error}; made again")
             return False
 
-    def recipe(self, method: SoupMethod) -> SoupFingerprint:
+    def fingerprint(self, method: SoupMethod) -> SoupFingerprint:
         """What the soup of a method, and its measurement here, are a function of."""
+        mixtures, settings = self.mixtures, self.mixtures.settings
         options = getattr(method, "options", None)
         precision = self.job.soup.precision
         also: dict[str, str] = {} if precision == "float32" else {"precision": precision}  # older files know no other
-        if (alignment := self.station.alignment) is not None:
+        if (alignment := mixtures.alignment) is not None:
             also |= {"align": alignment.by, "alignment_sha256": alignment_store.sha256(alignment)}
         return SoupFingerprint(
             method=method.name,
             options=(options.model_dump(mode="json") if options is not None else {}) | also,
             seed=self.job.soup.seed,
-            graph_sha256=self.graph.sha256,
-            part_sha256=str(self.graph.cut["part_sha256"]),
+            graph_sha256=mixtures.graph.sha256,
+            part_sha256=str(mixtures.graph.cut["part_sha256"]),
             ingredients={f"{index:04d}": sha256 for index, sha256 in self.selection.fit.items()},
-            ranks=self.team.size,
-            threads=torch.get_num_threads(),
-            device=self.station.device.type,
+            ranks=mixtures.comm.size,
+            threads=settings.threads.most or torch.get_num_threads(),
+            device=mixtures.device.type,
             left_out=tuple(self.selection.unfit.values()),
-            streamed=self.station.streams,
+            streamed=mixtures.evaluator.streams,
         )

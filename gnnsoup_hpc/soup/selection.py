@@ -12,7 +12,7 @@ from gnnsoup_hpc.io import trunk as trunk_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.ingredient import Origin
 from gnnsoup_hpc.io.trunk import TrunkOrigin
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.types import State
@@ -26,7 +26,7 @@ class Selection:
     unfit: dict[int, str]
 
 
-def select_ingredients(job: Job, run: RunDir, architecture: Architecture, graph: GraphFile, log: Log) -> Selection:
+def select_ingredients(job: Job, run: RunDir, architecture: Model, graph: GraphFile, log: Log) -> Selection:
     """Look at every ingredient of the job.
 
     Raises: RunError where none is trained, none is fit, or one is not fit and the job says to refuse.
@@ -46,14 +46,14 @@ def select_ingredients(job: Job, run: RunDir, architecture: Architecture, graph:
     return Selection(fit, {index: str(error) for index, error in unfit.items()})
 
 
-def _initial(job: Job, run: RunDir, architecture: Architecture) -> State:
+def _initial(job: Job, run: RunDir, architecture: Model) -> State:
     try:
         return ingredient_store.read_initial(run.initial, architecture, job.train.seed)
     except FileError as error:
         raise RunError(f"{error}: run `gnnsoup train JOB`, which makes it again") from None
 
 
-def _trunk_sha256(job: Job, run: RunDir, architecture: Architecture, graph: GraphFile, initial: str) -> str:
+def _trunk_sha256(job: Job, run: RunDir, architecture: Model, graph: GraphFile, initial: str) -> str:
     """Hash of the state that the ingredients branched from; none without a trunk."""
     if not job.train.trunk_epochs:
         return ""

@@ -1,8 +1,8 @@
-"""A sweep: every combination of a method's values is a cell, souped by one rank alone; the best becomes the soup.
+"""A sweep: every combination of a method's values is a trial, souped by one rank alone; the best becomes the soup.
 
-Ranks and jobs share the cells by leases in the run, and say nothing to each other. A cell is named for the hash of all
-that its soup is a function of, so one that is there is never made again, by whatever number of ranks. The best is the
-one with the highest validation accuracy; of equals, the first in the order of the job's lists.
+Ranks and jobs share the trials by leases in the run, and say nothing to each other. A trial is named for the hash of
+all that its soup is a function of, so one that is there is never made again, by whatever number of ranks. The best is
+the one with the highest validation accuracy; of equals, the first in the order of the job's lists.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Limit
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime import launch, leases
+from gnnsoup_hpc.runtime.comm import SERIAL
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.leases import LeaseMonitor
+from gnnsoup_hpc.runtime.progress import Log
+from gnnsoup_hpc.runtime.threads import Threads
 from gnnsoup_hpc.soup.methods import make_methods
+from gnnsoup_hpc.soup.mixtures import Mixtures
 from gnnsoup_hpc.soup.runner import SoupRunner
-from gnnsoup_hpc.soup.team import Team
 from gnnsoup_hpc.train.cleanup import remove_leftovers
 from gnnsoup_hpc.train.task_board import TaskBoard
 from gnnsoup_hpc.utils.hashing import fingerprint
@@ -39,154 +42,175 @@ POLL_SECONDS = 0.5
 _OF_MEASUREMENT = {"ranks", "threads", "device", "streamed"}  # what a recipe says of how, and not of what
 
 
-def refuse_trials_beyond_limit(job: Job, here: RankInfo, graph: GraphFile, device: torch.device) -> None:
-    """Before anything is made: a cell is one rank's, whatever ranks could do together.
+def refuse_trials_beyond_limit(job: Job, graph: GraphFile, here: RankInfo, device: torch.device) -> None:
+    """Before anything is made: a trial is one rank's, whatever ranks could do together.
 
     Raises: MemoryLimitError where one would not stay within the memory limit.
     """
-    architecture = make_model(job.model, graph.features, graph.classes)
-    sizes, limit = Sizes.of(graph, architecture, device.type == "cuda"), Limit.of(job, here)
-    for method, cells in expand_grids(job).items():
-        for soup in {cell.job.soup.pls.union: cell.job.soup for cell in cells}.values():
+    model = make_model(job.model, graph.features, graph.classes)
+    sizes, limit = Sizes.of(graph, model, device), Limit.of(job, here)
+    for method, trials in expand_grids(job).items():
+        for soup in {trial.job.soup.pls.union: trial.job.soup for trial in trials}.values():
             alone = job.model_copy(update={"soup": soup.model_copy(update={"methods": (method,)})})
             limits.refuse(limit, limits.plan_souping(alone, sizes, limit)[1])
 
 
 @dataclass(frozen=True)
 class SweepTask:
-    """A cell with what it takes to make it."""
+    """A trial with what it takes to make it."""
 
-    cell: Trial[Job]
-    stove: SoupRunner
-    recipe: SoupFingerprint
+    trial: Trial[Job]
+    runner: SoupRunner
+    fingerprint: SoupFingerprint
 
     @property
     def name(self) -> str:
         """The same for whoever makes it, on whatever number of threads."""
-        return fingerprint({key: value for key, value in vars(self.recipe).items() if key not in _OF_MEASUREMENT})[:16]
+        return fingerprint({key: value for key, value in vars(self.fingerprint).items() if key not in _OF_MEASUREMENT})[
+            :16
+        ]
 
     @property
     def path(self) -> Path:
         """Its file."""
-        return self.stove.run.cell(self.cell.method, self.name)
+        return self.runner.mixtures.run.cell(self.trial.method, self.name)
 
     @property
     def work(self) -> str:
-        """The name of its lease and notes."""
-        return f"cell-{self.cell.method}-{self.name}"
+        """The name of its lease and status files."""
+        return f"cell-{self.trial.method}-{self.name}"
 
     def make(self) -> None:
         """Soup it, and publish it."""
-        method = make_methods(self.cell.job.soup)[self.cell.method]
-        soup = self.stove.cook(method, self.recipe)
-        preparation = self.stove.graph.preparation
-        soup_store.write(self.path, soup, self.recipe, self.stove.architecture, preparation, self.cell.job)
-        self.stove.log.say(
-            f"soup: {self.cell.method} with {self.cell.text} done in {soup.measurement['seconds']:.2f} s, validation"
+        method, mixtures = make_methods(self.trial.job.soup)[self.trial.method], self.runner.mixtures
+        soup = self.runner.run(method, self.fingerprint)
+        preparation = mixtures.graph.preparation
+        soup_store.write(self.path, soup, self.fingerprint, mixtures.model, preparation, self.trial.job)
+        self.runner.log.say(
+            f"soup: {self.trial.method} with {self.trial.text} done in {soup.measurement['seconds']:.2f} s, validation"
             f" {soup.validation_accuracy:.4f}"
         )
 
 
 class Sweep:
-    """One rank's side. `stove` is that of the resolved job, on this rank's own station."""
+    """One rank's side; each trial is made by one rank alone."""
 
-    def __init__(self, stove: SoupRunner, here: RankInfo) -> None:
-        self._stove, self._here = stove, here
-        self._dishes = {
-            method: tuple(self._dish(cell) for cell in cells) for method, cells in expand_grids(stove.job).items()
+    def __init__(self, runner: SoupRunner, here: RankInfo) -> None:
+        """`runner`: that of the resolved job, which all ranks share."""
+        together = runner.mixtures
+        alone = replace(together.settings, comm=SERIAL, threads=Threads())
+        mixtures = Mixtures(together.run, together.model, together.ids, together.graph, alone)
+        mixtures.align(together.alignment)
+        self._comm, self._here, self._run = together.comm, here, together.run
+        self._log = Log(here.prefix, stop=here.stop)
+        self._mixtures = mixtures
+        made = SoupRunner(runner.job, runner.selection, mixtures, self._log)
+        self._tasks = {
+            method: tuple(self._task(made, trial) for trial in trials)
+            for method, trials in expand_grids(runner.job).items()
         }
         self._known: set[Path] = set()
 
-    def _dish(self, cell: Trial[Job]) -> SweepTask:
-        stove = replace(self._stove, job=cell.job, team=Team(None, torch.get_num_threads()))
-        return SweepTask(cell, stove, stove.recipe(make_methods(cell.job.soup)[cell.method]))
+    def _task(self, runner: SoupRunner, trial: Trial[Job]) -> SweepTask:
+        runner = replace(runner, job=trial.job)
+        return SweepTask(trial, runner, runner.fingerprint(make_methods(trial.job.soup)[trial.method]))
+
+    def run(self, again: bool) -> None:
+        """Make all trials that are not there (or `again`, all), and publish the best. Rank-collective."""
+        if again and self._here.rank == 0:
+            self.forget()
+        self._comm.allgather(None)
+        self.share()
+        self._comm.allgather(None)
+        if self._here.rank == 0:
+            self.choose()
 
     def forget(self) -> None:
-        """Take away the cells that are there, so that all are made anew. Raises: RunError."""
-        for dish in self._all():
+        """Take away the trials that are there, so that all are made anew. Raises: RunError."""
+        for task in self._all():
             try:
-                dish.path.unlink(missing_ok=True)
+                task.path.unlink(missing_ok=True)
             except OSError as error:
-                raise RunError(f"{dish.path} cannot be removed: {error.strerror}; make its folder writable") from None
+                raise RunError(f"{task.path} cannot be removed: {error.strerror}; make its folder writable") from None
 
     def share(self) -> None:
-        """Return when every cell is there or has failed, having made those that no one else did.
+        """Return when every trial is there or has failed, having made those that no one else did.
 
-        Ranks begin at different cells, so that they rarely ask for the same lease.
+        Ranks begin at different trials, so that they rarely ask for the same lease.
         """
-        self._stove.station.warm_up()
-        board, watch = TaskBoard(self._stove.run, self._here, self._stove.log), LeaseMonitor()
-        dishes = list(self._all())
-        first = self._here.rank * len(dishes) // self._here.size
-        todo = [dish for dish in dishes[first:] + dishes[:first] if not self._is_there(dish)]
+        self._mixtures.warm_up()
+        board, watch = TaskBoard(self._run, self._here, self._log), LeaseMonitor()
+        tasks = list(self._all())
+        first = self._here.rank * len(tasks) // self._here.size
+        todo = [task for task in tasks[first:] + tasks[:first] if not self._is_there(task)]
         while todo:
-            held_by_others = [dish for dish in todo if not self._settled(dish, board, watch)]
+            held_by_others = [task for task in todo if not self._settled(task, board, watch)]
             if held_by_others == todo:
                 time.sleep(POLL_SECONDS)
             todo = held_by_others
         if self._here.rank == 0:
-            remove_leftovers(self._stove.run, [dish.work for dish in self._all() if self._is_there(dish)])
+            remove_leftovers(self._run, [task.work for task in self._all() if self._is_there(task)])
 
-    def _settled(self, dish: SweepTask, board: TaskBoard, watch: LeaseMonitor) -> bool:
-        """Whether a cell is there or has failed by now; not, where somebody else is at it."""
-        with leases.hold(self._stove.run.lease(dish.work), launch.describe(self._here), watch) as ours:
-            if ours and not self._is_there(dish) and not board.failed(dish.work):
-                self._make(dish, board)
+    def _settled(self, task: SweepTask, board: TaskBoard, watch: LeaseMonitor) -> bool:
+        """Whether a trial is there or has failed by now; not, where somebody else is at it."""
+        with leases.hold(self._run.lease(task.work), launch.describe(self._here), watch) as ours:
+            if ours and not self._is_there(task) and not board.failed(task.work):
+                self._make(task, board)
         return ours is not None
 
-    def _make(self, dish: SweepTask, board: TaskBoard) -> None:
+    def _make(self, task: SweepTask, board: TaskBoard) -> None:
         """A combination that diverges is one that is not chosen; it ends nothing."""
         try:
-            with board.watched(dish.work, f"{dish.cell.method} with {dish.cell.text}", 0):
-                dish.make()
+            with board.watched(task.work, f"{task.trial.method} with {task.trial.text}", 0):
+                task.make()
         except DivergedError as error:
-            self._stove.log.say(f"soup: {dish.cell.method} with {dish.cell.text} failed: {error}")
+            self._log.say(f"soup: {task.trial.method} with {task.trial.text} failed: {error}")
             return
-        board.forget_failure(dish.work)
+        board.forget_failure(task.work)
 
     def choose(self) -> None:
-        """Publish each method's best cell as its soup. Raises: RunError where all of a method's cells failed."""
-        for method, dishes in self._dishes.items():
-            made = [dish for dish in dishes if dish.path.exists()]
+        """Publish each method's best trial as its soup. Raises: RunError where all of a method's trials failed."""
+        for method, tasks in self._tasks.items():
+            made = [task for task in tasks if task.path.exists()]
             if not made:
                 raise RunError(f"{method} failed with every combination of the sweep: `gnnsoup status` says why")
             best = _best(made)
-            path = self._stove.run.soup(method)
+            path = self._run.soup(method)
             if not self._is_published(path, best):
                 with files.publish(path) as private:
                     shutil.copyfile(best.path, private)
-            self._stove.log.say(f"soup: {method} is best with {best.cell.text}, on validation; {_of(made, dishes)}")
+            self._log.say(f"soup: {method} is best with {best.trial.text}, on validation; {_of(made, tasks)}")
 
     def _is_published(self, path: Path, best: SweepTask) -> bool:
         try:
             return path.exists() and soup_store.read_fingerprint(path) == soup_store.read_fingerprint(best.path)
         except FileError as error:
-            self._stove.log.say(f"soup: {error}; made again")
+            self._log.say(f"soup: {error}; made again")
             return False
 
-    def _is_there(self, dish: SweepTask) -> bool:
-        """Whether a cell is there and whole, which is looked at once; one that is damaged is made again."""
-        if dish.path in self._known:
+    def _is_there(self, task: SweepTask) -> bool:
+        """Whether a trial is there and whole, which is looked at once; one that is damaged is made again."""
+        if task.path in self._known:
             return True
-        if not dish.path.exists():
+        if not task.path.exists():
             return False
         try:
-            soup_store.read_fingerprint(dish.path)
+            soup_store.read_fingerprint(task.path)
         except FileError as error:
-            self._stove.log.say(f"soup: {error}; made again")
+            self._log.say(f"soup: {error}; made again")
             return False
-        self._known.add(dish.path)
+        self._known.add(task.path)
         return True
 
     def _all(self) -> Iterator[SweepTask]:
-        for dishes in self._dishes.values():
-            yield from dishes
+        for tasks in self._tasks.values():
+            yield from tasks
 
 
-def _best(dishes: Sequence[SweepTask]) -> SweepTask:
-    return max(dishes, key=lambda dish: glance.model(dish.path, "soup").validation_accuracy)  # of equals the first
+def _best(tasks: Sequence[SweepTask]) -> SweepTask:
+    return max(tasks, key=lambda task: glance.model(task.path, "soup").validation_accuracy)  # of equals the first
 
 
-def _of(made: Sequence[SweepTask], dishes: Sequence[SweepTask]) -> str:
-    failed = len(dishes) - len(made)
-    return f"{len(dishes)} combinations" + (f", {failed} of which failed" if failed else "")
+def _of(made: Sequence[SweepTask], tasks: Sequence[SweepTask]) -> str:
+    failed = len(tasks) - len(made)
+    return f"{len(tasks)} combinations" + (f", {failed} of which failed" if failed else "")

@@ -1,12 +1,11 @@
 """What an epoch's steps are taken on: the whole graph, unions of parts, or sampled neighbourhoods.
 
-Every kind also tells a validation accuracy between epochs: exact on the whole graph in memory; for mini-batches that of
-each union of parts by itself (edges to other unions are cut), so that no more than a union is in memory.
+Every kind also has batches to validate on between epochs: the whole graph in memory; for mini-batches each union of
+parts by itself (edges to other unions are cut), so that no more than a union is in memory.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,12 +16,10 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.evaluation import evaluator
 from gnnsoup_hpc.graph import sampling
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.models.gnn import Architecture
-from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray, Role, State
+from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray, Role
 from gnnsoup_hpc.utils.out_of_core import index_type
 
 
@@ -30,26 +27,26 @@ class Batches(Protocol):
     """A way to train."""
 
     def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
-        """An epoch's views, each with training nodes; one at a time in memory."""
+        """An epoch's batches, each with training nodes; one at a time in memory."""
 
-    def validation_accuracy(self, architecture: Architecture, state: State) -> float:
-        """Accuracy on validation nodes, exact or nearly; NaN where scores are not finite."""
+    def validation(self) -> Iterator[Batch]:
+        """All validation nodes, exactly or nearly as they are in the whole graph; one batch at a time in memory."""
 
 
 @dataclass(frozen=True)
 class FullBatches:
-    """One step an epoch on the whole graph. `train` and `validation` share features and structure."""
+    """One step an epoch on the whole graph. `train` and `validate` share features and structure."""
 
     train: Batch
-    validation: Batch
+    validate: Batch
 
     def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
         """The whole graph."""
         yield self.train
 
-    def validation_accuracy(self, architecture: Architecture, state: State) -> float:
-        """Exact."""
-        return _share(*_hits(architecture, state, self.validation))
+    def validation(self) -> Iterator[Batch]:
+        """Exactly."""
+        yield self.validate
 
 
 @dataclass(frozen=True)
@@ -60,19 +57,12 @@ class PartValidation:
     clusters: int
     device: torch.device
 
-    def validation_accuracy(self, architecture: Architecture, state: State) -> float:
+    def validation(self) -> Iterator[Batch]:
         """Nearly exact: edges between unions are left out."""
-        hits, nodes = 0, 0
         for first in range(0, self.graph.parts, self.clusters):
             chosen = range(first, min(first + self.clusters, self.graph.parts))
             if self.graph.validation_counts[list(chosen)].any():
-                view = loader.load_union(self.graph, chosen, Role.VALIDATION).to(self.device)
-                found = _hits(architecture, state, view)
-                if found[0] is None:
-                    return math.nan
-                hits, nodes = hits + found[0], nodes + found[1]
-                del view  # before the next one is read
-        return _share(hits, nodes)
+                yield loader.load_union(self.graph, chosen, Role.VALIDATION).to(self.device)
 
 
 @dataclass(frozen=True)
@@ -138,15 +128,3 @@ class NeighbourBatches(PartValidation):
             x = torch.from_numpy(self._x[sample.nodes])
             graph = Subgraph(x, loader.make_adjacency(sample.indptr, sample.indices))
             yield Batch(graph, torch.arange(sample.seeds), self._labels[sample.nodes[: sample.seeds]]).to(self.device)
-
-
-def _hits(architecture: Architecture, state: State, view: Batch) -> tuple[int | None, int]:
-    """(right predictions or None where a score is not finite, nodes)."""
-    scores = evaluator.logits(architecture, state, view)
-    if not bool(torch.isfinite(scores).all()):
-        return None, len(view.nodes)
-    return int((scores.argmax(1) == view.labels).sum()), len(view.nodes)
-
-
-def _share(hits: int | None, nodes: int) -> float:
-    return math.nan if hits is None else hits / nodes

@@ -9,14 +9,14 @@ import torch
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.evaluation.evaluator import Evaluator
+from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.graph.sampling import resolve_sampler
 from gnnsoup_hpc.io.checkpoint import HasFingerprint
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.memory import estimate
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Limit
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.launch import RankInfo, count_threads, read_slurm_job
 from gnnsoup_hpc.runtime.leases import Lease
 from gnnsoup_hpc.runtime.profiling import warm_up
@@ -35,7 +35,7 @@ class TrainContext:
 
     job: Job
     run: RunDir
-    architecture: Architecture
+    model: Model
     graph: GraphFile
     here: RankInfo
     device: torch.device
@@ -60,13 +60,13 @@ class TrainContext:
     def course(self) -> TrainData:
         """What the job's [train] says to train on."""
         warm_up(self.device)
-        sizes = Sizes.of(self.graph, self.architecture, self.device.type == "cuda")
+        sizes = Sizes.of(self.graph, self.model, self.device)
         memory = evaluation_bytes(self.job, sizes, Limit.of(self.job, self.here))
-        evaluator = Evaluator(self.graph, self.architecture, memory, self.run.root, self.device)
+        evaluator = Evaluator(self.graph, self.model, EvalSettings(self.device, memory, self.run.root))
         batches = self._batches()
         if isinstance(batches, FullBatches):
-            evaluator.keep(batches.validation)  # it is in memory anyway
-        return TrainData(self.architecture, batches, evaluator, self.device)
+            evaluator.keep(batches.validate)  # it is in memory anyway
+        return TrainData(self.model, batches, evaluator, self.device)
 
     def _batches(self) -> Batches:
         how = self.job.train
@@ -81,7 +81,7 @@ class TrainContext:
             device=self.device,
             size=how.batch_size,
             fanout=how.fanout,
-            layers=self.architecture.layers,
+            layers=self.model.hops or 1,
             sampler=resolve_sampler(how.sampler),
         )
 

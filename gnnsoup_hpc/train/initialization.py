@@ -43,14 +43,14 @@ class Initialization:
         """What ingredient `index` is trained from."""
         train = self.bench.job.train
         if train.start == "own":
-            return ingredient_store.make_own_start(self.bench.architecture, train.seed, index)
+            return ingredient_store.make_own_start(self.bench.model, train.seed, index)
         return self.initial if self.trunk is None else self.trunk
 
     def origin(self, index: int) -> Origin:
         """What ingredient `index` is a function of."""
         bench = self.bench
         trunk = "" if self.trunk is None else states.sha256(self.trunk)
-        return Origin.of(bench.job, bench.architecture, bench.graph, states.sha256(self.initial), index, trunk)
+        return Origin.of(bench.job, bench.model, bench.graph, states.sha256(self.initial), index, trunk)
 
 
 def _initial(bench: TrainContext) -> State:
@@ -59,14 +59,14 @@ def _initial(bench: TrainContext) -> State:
     It is a function of the job, so two that come first together replace equals by equals, and a damaged one is made
     again.
     """
-    path, architecture, seed = bench.run.initial, bench.architecture, bench.job.train.seed
+    path, model, seed = bench.run.initial, bench.model, bench.job.train.seed
     try:
         if path.exists():
-            return ingredient_store.read_initial(path, architecture, seed)
+            return ingredient_store.read_initial(path, model, seed)
     except FileError as error:
         bench.log.say(f"train: {error}; made again")
-    ingredient_store.write_initial(path, architecture.init_state(seed), architecture, bench.job)
-    return ingredient_store.read_initial(path, architecture, seed)
+    ingredient_store.write_initial(path, model.init_state(seed), model, bench.job)
+    return ingredient_store.read_initial(path, model, seed)
 
 
 def _trunk(bench: TrainContext, initial: State) -> State:
@@ -74,7 +74,7 @@ def _trunk(bench: TrainContext, initial: State) -> State:
 
     Raises: RunError for a sound one of another recipe; DivergedError where it cannot be trained.
     """
-    origin = TrunkOrigin.of(bench.job, bench.architecture, bench.graph, states.sha256(initial))
+    origin = TrunkOrigin.of(bench.job, bench.model, bench.graph, states.sha256(initial))
     lease, board, watch, waiting = bench.run.lease("trunk"), bench.board, LeaseMonitor(), False
     while (found := _there(bench, origin)) is None:
         with bench.here.stop.later(), leases.hold(lease, launch.describe(bench.here), watch) as ours:

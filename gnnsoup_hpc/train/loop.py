@@ -9,35 +9,44 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from gnnsoup_hpc.config.turns import Hyperparameters
+from gnnsoup_hpc.engine import Engine, TorchEngine
 from gnnsoup_hpc.errors import DivergedError
 from gnnsoup_hpc.evaluation.evaluator import Evaluator
+from gnnsoup_hpc.evaluation.tasks import Task
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io.checkpoint import BestEpoch, Checkpoint
 from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk
-from gnnsoup_hpc.models.base import Dropout
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.base import Dropout, Model
 from gnnsoup_hpc.runtime.profiling import Measurement, Meter, combine
 from gnnsoup_hpc.runtime.progress import Bar
 from gnnsoup_hpc.train.batches import Batches
 from gnnsoup_hpc.train.checkpointing import CheckpointManager
 from gnnsoup_hpc.train.dropout_edge import dropout_edge
-from gnnsoup_hpc.types import Draw, Role, State
+from gnnsoup_hpc.types import Draw, IntArray, Role, State
 from gnnsoup_hpc.utils.rng import TRUNK, derive_seed, numpy_generator, torch_generator
+
+ENGINE: Engine = TorchEngine()  # the one that draws masks of dropout
 
 
 @dataclass(frozen=True)
 class TrainData:
     """What ingredients of a run are trained and judged on."""
 
-    architecture: Architecture
+    model: Model
     batches: Batches
     evaluator: Evaluator
     device: torch.device
+    engine: Engine = ENGINE
+
+    @property
+    def task(self) -> Task:
+        """What loss and metric mean."""
+        return self.evaluator.task
 
 
 def train(
@@ -52,7 +61,7 @@ def train(
     """Train ingredient `index` from `initial`. The same arguments give the same weights, bit for bit, on one machine.
 
     With a keeper, go on from the checkpoint that it finds, which changes nothing but seconds and memory.
-    The best epoch is chosen by the batches' own validation accuracy; the recorded accuracies are exact.
+    The best epoch is chosen by the batches' own validation metric; the recorded ones are exact.
     Raises: DivergedError where not even the first epoch ended with finite weights; Preempted.
     """
     training, diverged, spent = _trained(course, initial, how, seed, index, bar, keeper)
@@ -61,7 +70,7 @@ def train(
         raise DivergedError(
             f"ingredient {index} {stopped}, its first: lower train.learning_rate = {how.learning_rate:g}"
         )
-    validation, test = course.evaluator.accuracies(best.state, (Role.VALIDATION, Role.TEST))
+    validation, test = course.evaluator.metrics([best.state], (Role.VALIDATION, Role.TEST))
     return Ingredient(
         index=index,
         state={name: tensor.cpu() for name, tensor in best.state.items()},
@@ -163,20 +172,20 @@ class Training:
 
     def epoch(self) -> Epoch:
         """Train one more. One that diverges has NaN for its validation accuracy, and is not in the history."""
-        net, batches, how = self._course.architecture, self._course.batches, self._how
+        course, how = self._course, self._how
         number, start = len(self.history) + 1, time.perf_counter()
-        views = batches.epoch(numpy_generator(self._seed, _drawer("order", how, self._index), number))
+        batches = course.batches.epoch(numpy_generator(self._seed, _drawer("order", how, self._index), number))
         if how.drop_edges > 0.0:
-            views = map(partial(_thinned, how, self._seed, self._index, number), views, count())
-        # map keeps no view under a name, or two would be in memory while one is read
-        loss = _mean_loss(map(partial(_step, net, self._parameters, self._adam, self._drop), views))
+            batches = map(partial(_drop_edges, how, self._seed, self._index, number), batches, count())
+        # map keeps no batch under a name, or two would be in memory while one is read
+        loss = _mean_loss(map(partial(_step, course, self._parameters, self._adam, self._drop), batches))
         reached = math.nan
         if math.isfinite(loss) and _finite(self._parameters.values()):
-            reached = batches.validation_accuracy(net, self._parameters)
+            reached = _validate(course, self._parameters)
         epoch = Epoch(number, loss, reached, time.perf_counter() - start)
         if not math.isnan(reached):
             self.history.append(epoch)
-            if self.best is None or reached > self.best.accuracy:
+            if self.best is None or course.task.is_better(reached, self.best.accuracy):
                 self.best = BestEpoch(number, reached, _copy(self._parameters))
         return epoch
 
@@ -220,9 +229,9 @@ def _drawer(draw: Draw, how: Hyperparameters, index: int) -> int:
     return 0 if draw in how.shared_draws else index
 
 
-def _thinned(how: Hyperparameters, seed: int, index: int, epoch: int, view: Batch, step: int) -> Batch:
-    """What edge dropping leaves of a step's view."""
-    return dropout_edge(view, how.drop_edges, derive_seed(seed, _drawer("edges", how, index), epoch, step))
+def _drop_edges(how: Hyperparameters, seed: int, index: int, epoch: int, batch: Batch, step: int) -> Batch:
+    """What edge dropping leaves of a step's batch."""
+    return dropout_edge(batch, how.drop_edges, derive_seed(seed, _drawer("edges", how, index), epoch, step))
 
 
 def _diverged(epoch: Epoch) -> str:
@@ -230,15 +239,31 @@ def _diverged(epoch: Epoch) -> str:
 
 
 def _step(
-    architecture: Architecture, parameters: State, optimiser: torch.optim.Optimizer, drop: Dropout, view: Batch
+    course: TrainData, parameters: State, optimiser: torch.optim.Optimizer, dropout: Dropout, batch: Batch
 ) -> tuple[float, int]:
-    """One step; the mean cross-entropy on the view's nodes, and their number."""
+    """One step; the mean loss on the batch's seed nodes, and their number."""
     optimiser.zero_grad(set_to_none=True)
-    scores: Tensor = architecture.forward(parameters, view.graph, drop)[view.nodes]
-    loss = functional.cross_entropy(scores, view.labels)
+    plan = course.engine.plan(course.model, batch, train=True)
+    loss = course.task.loss(course.engine.logits(plan, parameters, mode="train", dropout=dropout), plan.targets)
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
-    return float(loss.detach()), len(view.nodes)
+    return float(loss.detach()), len(batch.seeds)
+
+
+@torch.no_grad()
+def _validate(course: TrainData, state: State) -> float:
+    """The metric over the validation batches' nodes; NaN where a logit is not finite."""
+    predicted, targets = list[IntArray](), list[IntArray]()
+    batches = course.batches.validation()
+    for batch in batches:
+        plan = course.engine.plan(course.model, batch, train=True)
+        logits = course.engine.logits(plan, state)
+        targets.append(plan.targets.cpu().numpy())
+        del batch, plan  # before the next one is read
+        if not bool(logits.isfinite().all()):
+            return math.nan
+        predicted.append(course.task.predict(logits).cpu().numpy())
+    return course.task.metric(np.concatenate(predicted), np.concatenate(targets))
 
 
 def _mean_loss(steps: Iterable[tuple[float, int]]) -> float:

@@ -43,9 +43,9 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
     """
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job) as graph:
-        architecture = make_model(job.model, graph.features, graph.classes)
-        job = _within_limit(job, run, here, Sizes.of(graph, architecture, device.type == "cuda"), log, souping)
-        starts = Initialization.of(TrainContext(job, run, architecture, graph, here, device, log))
+        model = make_model(job.model, graph.features, graph.classes)
+        job = _within_limit(job, run, here, Sizes.of(graph, model, device), log, souping)
+        starts = Initialization.of(TrainContext(job, run, model, graph, here, device, log))
         missing = [index for index in range(job.train.ingredients) if not _is_there(starts, index)]
         if here.rank == 0:
             note_job(job)

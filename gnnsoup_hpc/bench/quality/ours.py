@@ -1,4 +1,4 @@
-"""This package's GIS, LS and PLS from cold, as soup/work.py cooks; alphas are judged when the clock has stopped."""
+"""This package's GIS, LS and PLS from cold, as soup/runner.py runs them; alphas are judged after the clock stopped."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc import engine
 from gnnsoup_hpc.bench.quality.order import LEARNED, QualityOrder
+from gnnsoup_hpc.evaluation.evaluator import EvalSettings
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import MixingWeights
 from gnnsoup_hpc.models.registry import make_model
@@ -21,8 +21,7 @@ from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.context import SoupContext
 from gnnsoup_hpc.soup.methods import make_methods
-from gnnsoup_hpc.soup.station import Candidate, MixtureEvaluator
-from gnnsoup_hpc.soup.team import Team
+from gnnsoup_hpc.soup.mixtures import Candidate, Mixtures
 
 EACH_OF_THE_FIRST = 10
 
@@ -47,16 +46,17 @@ class OurMethod:
         job = order.its_job
         net = make_model(job.model, graph.features, graph.classes)
         memory = launch.memory_limit_bytes(job.machine, launch.read_rank_info())
-        self._station = MixtureEvaluator(RunDir.of(job), net, order.ids, graph, torch.device("cpu"), memory)
+        run, device = RunDir.of(job), torch.device("cpu")
+        self._mixtures = Mixtures(run, net, order.ids, graph, EvalSettings(device, memory, run.root))
         self._method = next(method for name, method in make_methods(job.soup).items() if name == order.what)
         self._trace = Trace()
-        engine.warm_up(job.model.kind)
+        self._mixtures.evaluator.engine.warm_up(net)
 
     def timed(self) -> dict[str, Any]:
         """Wall time until the soup's weights are there, and the exact validation accuracy along the way."""
         mixture, mixing = self._cooked()
-        spent = self._station.meter.measurement
-        self._station.clear()
+        spent = self._mixtures.meter.measurement
+        self._mixtures.clear()
         learned = self._order.what in LEARNED
         curve = self._judged(mixture, mixing) if learned else describe_step(mixture, spent["seconds"])
         return {
@@ -70,18 +70,16 @@ class OurMethod:
     def weighed(self) -> Measurement:
         """Peak memory of all of it."""
         self._cooked()
-        return self._station.meter.measurement
+        return self._mixtures.meter.measurement
 
     def _cooked(self) -> tuple[MixingWeights, float]:
         """What the method makes, and the seconds that mixing its weights took at the end, which are its own too."""
-        kitchen = SoupContext(
-            self._station, Team(None, self._order.threads), self._order.seed, Log(quiet=True), self._trace
-        )
-        with self._station.meter:
+        context = SoupContext(self._mixtures, self._order.seed, Log(quiet=True), self._trace)
+        with self._mixtures.meter:
             self._trace.start = time.perf_counter()
-            mixture = self._method.cook(kitchen)
+            mixture = self._method.run(context)
             cooked = time.perf_counter()
-            self._station.state(Candidate(mixture.alpha, mixture.by, mixture.of))
+            self._mixtures.state(Candidate(mixture.alpha, mixture.by, mixture.of))
             return mixture, time.perf_counter() - cooked
 
     def _judged(self, mixture: MixingWeights, mixing: float) -> list[list[float]]:
@@ -94,7 +92,7 @@ class OurMethod:
         ]
 
     def _accuracy(self, alpha_GN: Tensor, mixture: MixingWeights) -> float:
-        return self._station.accuracy(Candidate(alpha_GN, mixture.by, mixture.of))
+        return self._mixtures.metrics([Candidate(alpha_GN, mixture.by, mixture.of)])[0]
 
 
 def describe_step(mixture: MixingWeights, seconds: float) -> list[list[float]]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.engine.base import Plan, Pullback, PulledBack
+from gnnsoup_hpc.engine.base import Plan, Pullback, differentiate
 from gnnsoup_hpc.engine.compiled.gat.passes import GatForwardBackward
 from gnnsoup_hpc.engine.compiled.gat.plan import GatPlan
 from gnnsoup_hpc.engine.compiled.passes import ForwardBackward, Interpolation, multiply_first
@@ -72,14 +72,17 @@ class CompiledEngine:
         own = _own(plan)
         names = tuple(own.net.shapes())
         if torch.is_grad_enabled() and any(state[name].requires_grad for name in names):
-            found: Tensor = PulledBack.apply(self, plan, names, *(state[name] for name in names))  # type: ignore[no-untyped-call]
-            return found
+            return differentiate(self, plan, state, names)
         return torch.from_numpy(_begin(own, state, keep=False).forward())
 
     def pull_back(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Pullback]:
         """As `Engine.pull_back`."""
         run = _begin(_own(plan), state, keep=True)
-        return torch.from_numpy(run.forward()), lambda grad: run.backward(grad.numpy())
+
+        def pull(grad: Tensor) -> dict[str, Tensor]:
+            return {name: torch.from_numpy(found) for name, found in run.backward(grad.numpy()).items()}
+
+        return torch.from_numpy(run.forward()), pull
 
     def interpolate(
         self, plan: Plan, ends: tuple[State, State], between: Iterable[tuple[float, State]]
@@ -160,10 +163,10 @@ def _attention_work(net: Architecture) -> list[int]:
 
 
 def _plan(net: Architecture, extent: Extent, rows: list[int], keep: bool) -> Terms:
-    """The first aggregation (of GAT the features), and the structure, with its transpose where a backward pass needs it.
+    """The first aggregation (of GAT the features), and the structure, with its transpose for a backward pass.
 
-    GCN and GraphSAGE need only the entries of rows after the first layer; GAT's transpose has the places of its entries,
-    and each layer those that cross to other ranks.
+    GCN and GraphSAGE need only the entries of rows after the first layer; GAT's transpose has the places of its
+    entries, and each layer those that cross to other ranks.
     """
     width = net.features * (2 if net.kind == "sage" else 1)
     ids = np.dtype(index_type(extent.read)).itemsize

@@ -4,7 +4,7 @@ Both models are one computation: a layer adds up products of a matrix with a wei
 GCN's normalised sum of h. A lane of rows goes through all of a layer block by block: aggregated, multiplied, activated
 while it is in the core's cache. Training keeps what the backward pass needs (aggregated and hidden states), which that
 pass overwrites with their gradients. Where ranks split the rows, each tells the others of its border between two
-layers, and has its own share of the gradients. Its oracle is autograd through `Architecture.logits` on all of it.
+layers, and has its own share of the gradients. Its oracle is the torch engine.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from gnnsoup_hpc.engine.compiled.dense import choose_product
 from gnnsoup_hpc.engine.compiled.kernels import rowwise
 from gnnsoup_hpc.engine.compiled.plan import SumPlan
 from gnnsoup_hpc.engine.compiled.threads import Span, ThreadTeam, blocks
-from gnnsoup_hpc.engine.sharding import Moves
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.gnn import EPS, Architecture
 from gnnsoup_hpc.types import Dense
 
 _ROWS = 1536  # of a block: what one step writes the next finds in the core's own cache
 _FIRST = "first"  # names the gradient of all weights of the first layer, side by side
-_EPS = 1e-5  # of layer norm, as in models.py
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Interpolation:
 class ForwardBackward:
     """One forward pass and, if `keep`, its backward pass. hidden[l] is what layer l has made, (rows[l], C).
 
-    The plan's `exchange` swaps halo rows with other ranks, where the plan is a rank's share.
+    Ranks that share the batch exchange halo rows between layers: then both passes are rank-collective.
     """
 
     def __init__(
@@ -61,17 +59,12 @@ class ForwardBackward:
                     self.plan.workspace.give(self._hidden.pop())
                 self._hidden.append(out)
                 if layer < self.net.layers - 1:
-                    self._exchange(out, [(b.rank, *b.states[layer]) for b in self.plan.shard.borders])
+                    self.plan.comm.exchange(out, [(b.rank, *b.states[layer]) for b in self.plan.shard.borders])
         return self._hidden.pop()[slice(*self.plan.own)]
-
-    def _exchange(self, matrix: Dense, moves: Moves) -> None:
-        """Tell other ranks the rows that they need, and put theirs in place."""
-        if self.plan.exchange is not None and moves:
-            self.plan.exchange(matrix, moves)
 
     def _layer(self, crew: ThreadTeam, layer: int) -> Dense:
         rows, last = self.plan.rows[layer], layer == self.net.layers - 1
-        weights, bias = self._matrices(layer), self.state[f"convs.{layer}.{_bias(self.net)}"]
+        weights, bias = self._matrices(layer), self.state[name_bias(self.net, layer)]
         out = self._empty(rows, len(bias)) if last else self._taken(rows)
         if layer and self.keep:
             self._aggregated.append(self._taken(rows))
@@ -118,7 +111,7 @@ class ForwardBackward:
     def _normalise(self, layer: int, first: int, end: int, block: Dense) -> None:
         weight, shift = self.state[f"norms.{layer}.weight"], self.state[f"norms.{layer}.bias"]
         kept, scales = self._normed[layer] if self.keep else (block[:0], block[:0, 0])
-        rowwise.normalise(block, weight, shift, _EPS, kept[first:end], scales[first:end])
+        rowwise.normalise(block, weight, shift, EPS, kept[first:end], scales[first:end])
 
     def backward(self, grad: Dense) -> dict[str, Dense]:
         """Gradients of all parameters, float64, given that of the scores (n, C): what this rank's rows add to them."""
@@ -129,7 +122,7 @@ class ForwardBackward:
                 grad = self._back(crew, layer, grad, grads)
                 if layer:
                     moves = [(b.rank, *b.gradients[layer - 1]) for b in self.plan.shard.borders]
-                    self._exchange(self._aggregated[-1], moves)
+                    self.plan.comm.exchange(self._aggregated[-1], moves)
         if self.net.layers > 1:
             self.plan.workspace.give(grad)
         return grads
@@ -218,7 +211,7 @@ class ForwardBackward:
 
         What was aggregated becomes its gradient.
         """
-        rowwise.add_column_sums(block, totals[f"convs.{layer}.{_bias(self.net)}"])
+        rowwise.add_column_sums(block, totals[name_bias(self.net, layer)])
         if layer == 0:
             inputs = [self.plan.first.numpy()[first:end]]
         else:
@@ -244,8 +237,9 @@ class ForwardBackward:
         return np.empty(shape, self._dtype)
 
 
-def _bias(net: Architecture) -> str:
-    return "lin_l.bias" if net.kind == "sage" else "bias"
+def name_bias(net: Architecture, layer: int) -> str:
+    """Name of the bias of a layer."""
+    return f"convs.{layer}.{'lin_l.bias' if net.kind == 'sage' else 'bias'}"
 
 
 def name_weights(net: Architecture, layer: int) -> list[str]:

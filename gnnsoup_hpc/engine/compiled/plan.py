@@ -10,9 +10,10 @@ from gnnsoup_hpc.engine.compiled.kernels import structure
 from gnnsoup_hpc.engine.compiled.kernels.sums import write_scaled_sums
 from gnnsoup_hpc.engine.compiled.threads import Span, Workspace
 from gnnsoup_hpc.engine.frontier import Division, Frontier, find_frontier
-from gnnsoup_hpc.engine.sharding import HaloExchange, Scale
+from gnnsoup_hpc.engine.sharding import Scale
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime.comm import SERIAL, Comm
 from gnnsoup_hpc.types import Dense, IndexArray, Precision
 
 
@@ -49,12 +50,12 @@ class LayerProducts:
 
 @dataclass(frozen=True)
 class SumPlan(Frontier):
-    """workspace: for hidden states, kept from pass to pass. precision: of dense products. exchange: with other ranks."""
+    """workspace: for hidden states, kept from pass to pass. precision: of dense products. comm: ranks that share it."""
 
     net: Architecture
     workspace: Workspace
     precision: Precision = "float32"
-    exchange: HaloExchange | None = None
+    comm: Comm = SERIAL
 
     @classmethod
     def of(
@@ -69,8 +70,8 @@ class SumPlan(Frontier):
     ) -> SumPlan:
         """The plan of a model with an aggregation. row_work: as in `find_frontier`."""
         found = find_frontier(batch, net.aggregation, net.layers, division=division, row_work=row_work)
-        exchange = division.exchange if division else None
-        return cls(**vars(found), net=net, workspace=workspace or Workspace(), precision=precision, exchange=exchange)
+        comm = division.comm if division else SERIAL
+        return cls(**vars(found), net=net, workspace=workspace or Workspace(), precision=precision, comm=comm)
 
     def sections(self, layer: int) -> list[tuple[Span, ...]]:
         """This rank's rows of a layer, in sections: a rank's sums run over each by itself."""

@@ -12,7 +12,9 @@ from torch import Tensor
 from gnnsoup_hpc.engine.out_of_core.attention import GeneralLayerwise
 from gnnsoup_hpc.engine.out_of_core.held import StoredRows
 from gnnsoup_hpc.engine.out_of_core.sums import SumsLayerwise
+from gnnsoup_hpc.errors import MemoryLimitError
 from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.models.base import LayeredModel, Model
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import IntArray, State
 
@@ -29,15 +31,23 @@ class Layerwise(Protocol):
         """Room for a matrix: in memory, or in a file."""
 
 
-def is_linear(net: Architecture, device: torch.device) -> bool:
-    """Whether the fast way serves: sums with weights that no model learns, on a CPU."""
-    return net.kind != "gat" and device.type == "cpu"
+def is_linear(net: Model, device: torch.device) -> bool:
+    """Whether the fast way serves: sums with weights that no model learns, by the compiled engine's layers."""
+    return isinstance(net, Architecture) and net.kind in ("gcn", "sage") and device.type == "cpu"
 
 
 def make_layerwise(
-    graph: GraphFile, net: Architecture, memory: int, scratch: Path, device: torch.device, wanted: IntArray
+    graph: GraphFile, net: Model, memory: int, scratch: Path, device: torch.device, wanted: IntArray
 ) -> Layerwise:
-    """Inference within about `memory` bytes for the nodes `wanted`, rising; the folder `scratch` takes what spills."""
-    if is_linear(net, device):
+    """Inference within about `memory` bytes for the nodes `wanted`, rising; the folder `scratch` takes what spills.
+
+    Raises: MemoryLimitError for a model whose layers cannot be computed one by one.
+    """
+    if not isinstance(net, LayeredModel):
+        raise MemoryLimitError(
+            f"a model of kind {net.kind!r} cannot be evaluated layer by layer, and the whole graph does not fit: raise"
+            " machine.memory_limit"
+        )
+    if isinstance(net, Architecture) and is_linear(net, device):
         return SumsLayerwise(graph, net, memory, scratch, wanted)
     return GeneralLayerwise(graph, net, memory, scratch, device, wanted)

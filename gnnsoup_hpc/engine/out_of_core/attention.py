@@ -21,7 +21,7 @@ from gnnsoup_hpc.engine.out_of_core.structure import count_looped_degrees
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Subgraph
 from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.base import LayeredModel
 from gnnsoup_hpc.types import IntArray, State
 from gnnsoup_hpc.utils.out_of_core import index_type
 
@@ -45,7 +45,7 @@ class GeneralLayerwise:
     def __init__(
         self,
         graph: GraphFile,
-        architecture: Architecture,
+        architecture: LayeredModel,
         memory: int,
         scratch: Path,
         device: torch.device,
@@ -57,11 +57,14 @@ class GeneralLayerwise:
         self._scratch = scratch
         self._device = device
         widest = max(width for layer in range(architecture.layers) for width in architecture.widths(layer))
-        self.spills = 2 * 4 * graph.nodes * architecture.hidden > memory // 2
+        hidden = max((architecture.widths(layer)[1] for layer in range(architecture.layers - 1)), default=0)
+        self.spills = 2 * 4 * graph.nodes * hidden > memory // 2
         self._block_bytes = memory if self.spills else memory // 2
         self._row_bytes = 4 * widest * _COPIES
-        self._entry_bytes = _BYTES_AN_ENTRY + 16 * (architecture.heads if architecture.kind == "gat" else 0)
-        self._looped_degrees = count_looped_degrees(graph) if architecture.kind == "gcn" else None
+        self._entry_bytes = _BYTES_AN_ENTRY + architecture.entry_values
+        self._looped_degrees = (
+            count_looped_degrees(graph) if architecture.aggregation and architecture.aggregation.loops else None
+        )
         self._local = np.zeros(graph.nodes, dtype=index_type(graph.nodes))
 
     @torch.no_grad()

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.engine.compiled.kernels import rowwise
+from gnnsoup_hpc.engine.compiled.passes import name_bias, name_weights
+from gnnsoup_hpc.models.gnn import EPS, Architecture
 from gnnsoup_hpc.types import FloatArray
-
-_EPS = 1e-5  # of layer norm, as in models.py
 
 
 @dataclass(frozen=True)
@@ -38,25 +38,18 @@ class DenseLayer:
         """Of a block's sums (n, ·), the first `width` columns still without their scale (n,), all of `outs`."""
         total[:, : self.width] *= scale[:, None]
         made = np.empty((len(total), len(self.bias)), dtype=np.float32) if self.handed else outs[0]
+        more = made[:0]
         if self.weight.size:
             np.matmul(total, self.weight, out=made)
         else:
             np.copyto(made, total[:, : self.width])
-            if total.shape[1] > self.width:
-                made += total[:, self.width :]
-        made += self.bias
-        if not self.last:
-            self._activate(made)
+            more = np.ascontiguousarray(total[:, self.width :]) if total.shape[1] > self.width else more
+        rowwise.finish(made, more, self.bias, not self.last and not self.norm)
+        if self.norm:
+            weight, shift = self.norm
+            rowwise.normalise(made, weight, shift, EPS, made[:0], made[:0, 0])
         for matrix, out in zip(self.handed, outs, strict=False):
             np.matmul(made, matrix, out=out)
-
-    def _activate(self, made: FloatArray) -> None:
-        if self.norm:
-            made -= made.mean(1, keepdims=True)
-            made *= 1 / np.sqrt(np.square(made).mean(1, keepdims=True) + np.float32(_EPS))
-            made *= self.norm[0]
-            made += self.norm[1]
-        np.maximum(made, 0, out=made)
 
 
 def narrows(net: Architecture, layer: int) -> bool:
@@ -67,7 +60,7 @@ def narrows(net: Architecture, layer: int) -> bool:
 
 def make_dense_layer(net: Architecture, state: Mapping[str, FloatArray], layer: int) -> DenseLayer:
     """The dense part of a layer."""
-    weights = _weights(net, state, layer)
+    weights = [state[name] for name in name_weights(net, layer)]
     into, out = net.widths(layer)
     products = narrows(net, layer)
     last = layer == net.layers - 1
@@ -75,16 +68,10 @@ def make_dense_layer(net: Architecture, state: Mapping[str, FloatArray], layer: 
     return DenseLayer(
         width=out if products else into,
         weight=np.empty((0, 0), dtype=np.float32) if products else np.ascontiguousarray(np.concatenate(weights, 1).T),
-        bias=state[f"convs.{layer}.{'lin_l.bias' if net.kind == 'sage' else 'bias'}"],
+        bias=state[name_bias(net, layer)],
         norm=norm,
         last=last,
-        handed=tuple(np.ascontiguousarray(w.T) for w in _weights(net, state, layer + 1))
+        handed=tuple(np.ascontiguousarray(w.T) for w in (state[name] for name in name_weights(net, layer + 1)))
         if narrows(net, layer + 1)
         else (),
     )
-
-
-def _weights(net: Architecture, state: Mapping[str, FloatArray], layer: int) -> list[FloatArray]:
-    """What neighbours' sums, and of GraphSAGE the nodes' own rows, are multiplied by, (C, C') each."""
-    names = ["lin_l.weight", "lin_r.weight"] if net.kind == "sage" else ["lin.weight"]
-    return [state[f"convs.{layer}.{name}"] for name in names]

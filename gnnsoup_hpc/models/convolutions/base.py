@@ -34,8 +34,9 @@ class Convolution(ABC):
     """One kind of convolution. Its parameters are named, shaped and laid out as in torch_geometric.nn.
 
     aggregation: what the first layer sums up with fixed weights, if it does. has_heads: whether `model.heads` says
-    something. entry_values: numbers a head and entry that autograd keeps. permutable: whether rows and columns of matrices named "...weight" carry the units of this layer and of
-    the one before, and everything else is a vector of this layer's units, so that alignment may permute them.
+    something. entry_values: numbers a head and entry that autograd keeps. permutable: whether rows and columns of
+    matrices named "...weight" carry the units of this layer and of the one before, and everything else is a vector of
+    this layer's units, so that alignment may permute them.
     """
 
     source: ClassVar[str]

@@ -1,28 +1,37 @@
-"""All methods, in one explicit table. docs/methods.md says how to add one."""
+"""Souping methods: each a file that can be read whole. config/methods.py lists them."""
 
 from __future__ import annotations
 
-from gnnsoup_hpc.config import METHOD_NAMES, MethodName, SoupJob
-from gnnsoup_hpc.soup.methods.best import BestIngredient
-from gnnsoup_hpc.soup.methods.ensemble import Ensemble
-from gnnsoup_hpc.soup.methods.gis import Gis
-from gnnsoup_hpc.soup.methods.greedy import Greedy
-from gnnsoup_hpc.soup.methods.learned import Learned
-from gnnsoup_hpc.soup.methods.partition_learned import PartitionLearned
-from gnnsoup_hpc.soup.methods.uniform import Uniform
-from gnnsoup_hpc.soup.protocol import SoupMethod
+from importlib import import_module
+from typing import Protocol
 
-__all__ = ["METHOD_NAMES", "configured"]
+from gnnsoup_hpc.config import METHODS, SoupJob
+from gnnsoup_hpc.io.records import MixingWeights
+from gnnsoup_hpc.soup.context import SoupContext
 
 
-def make_methods(job: SoupJob) -> dict[MethodName, SoupMethod]:
-    """Every method by name, with the job's options."""
-    return {
-        "best": BestIngredient(),
-        "uniform": Uniform(),
-        "greedy": Greedy(),
-        "gis": Gis(job.gis),
-        "ls": Learned(job.ls),
-        "pls": PartitionLearned(job.pls),
-        "ensemble": Ensemble(),
-    }
+class SoupMethod(Protocol):
+    """A way to mix ingredients into one model: a frozen record of its own hyperparameters (`options`, if any)."""
+
+    @property
+    def name(self) -> str:
+        """As in the job and in file names: "pls"."""
+
+    @property
+    def source(self) -> str:
+        """Paper and section."""
+
+    def run(self, context: SoupContext) -> MixingWeights:
+        """How much of each ingredient, by group of parameters. Every rank runs it."""
+
+
+def make_methods(job: SoupJob) -> dict[str, SoupMethod]:
+    """Every method by name, with the job's options where [soup] has a table of that name."""
+    return {name: _make(name, place, job) for name, place in METHODS.items()}
+
+
+def _make(name: str, place: str, job: SoupJob) -> SoupMethod:
+    module, kind = place.split(".")
+    make = getattr(import_module(f"{__name__}.{module}"), kind)
+    method: SoupMethod = make(getattr(job, name)) if hasattr(job, name) else make()
+    return method

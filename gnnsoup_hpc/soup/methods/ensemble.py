@@ -17,7 +17,7 @@ class Ensemble:
     name: str = "ensemble"
     source: str = "baseline; Wortsman et al., Model soups, ICML 2022, arXiv 2203.05482, section 2"
 
-    def cook(self, kitchen: SoupContext) -> MixingWeights:
+    def run(self, context: SoupContext) -> MixingWeights:
         """No evaluation: its N forward passes are its inference."""
-        count = kitchen.ingredients
-        return MixingWeights(torch.full((1, count), 1.0 / count, dtype=torch.float64), ("model",), of="predictions")
+        alpha = torch.full((1, context.size), 1.0 / context.size, dtype=torch.float64)
+        return MixingWeights(alpha, ("model",), of="predictions")

@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gnnsoup_hpc.evaluation.tasks import rank_by_score
 from gnnsoup_hpc.io.records import MixingWeights, Step
 from gnnsoup_hpc.soup.context import SoupContext
-from gnnsoup_hpc.soup.ranking import rank_by_accuracy
-from gnnsoup_hpc.soup.station import Candidate
+from gnnsoup_hpc.soup.mixtures import Candidate
 
 
 @dataclass(frozen=True)
 class Greedy:
-    """By falling validation accuracy; never below the best ingredient on validation."""
+    """By falling validation score; never below the best ingredient on validation."""
 
     name: str = "greedy"
     source: str = "Wortsman et al., Model soups, ICML 2022, arXiv 2203.05482, algorithm 1"
 
-    def cook(self, kitchen: SoupContext) -> MixingWeights:
+    def run(self, context: SoupContext) -> MixingWeights:
         """2N - 1 evaluations."""
-        accuracies = kitchen.each_ingredient()
-        first, *others = rank_by_accuracy(accuracies, kitchen.shelf.ids)
-        kept, reached = [first], accuracies[first]
-        history = [Step(1, float("nan"), reached, float("nan"), 0.0)]
-        bar = kitchen.bar(len(others), self.name)
+        scores = context.score_each()
+        first, *others = rank_by_score(scores, context.ids)
+        kept, reached = [first], scores[first]
+        history = [Step(1, math.nan, reached, math.nan, 0.0)]
+        bar = context.bar(len(others), self.name)
         for number, other in enumerate(others, 2):
             start = time.perf_counter()
-            (tried,) = kitchen.accuracies([Candidate(_mean_of([*kept, other], kitchen.ingredients))])
+            (tried,) = context.scores([Candidate(_average([*kept, other], context.size))])
             if tried >= reached:
                 kept, reached = [*kept, other], tried
-            history.append(Step(number, float("nan"), reached, float("nan"), time.perf_counter() - start))
+            history.append(Step(number, math.nan, reached, math.nan, time.perf_counter() - start))
             bar.advance(f"validation {reached:.4f}")
         bar.close()
-        return MixingWeights(_mean_of(kept, kitchen.ingredients), ("model",), history=tuple(history))
+        return MixingWeights(_average(kept, context.size), ("model",), history=tuple(history))
 
 
-def _mean_of(kept: list[int], count: int) -> Tensor:
-    alpha = torch.zeros(1, count, dtype=torch.float64)
+def _average(kept: list[int], size: int) -> Tensor:
+    """Alpha of the mean of some ingredients, (1, N)."""
+    alpha = torch.zeros(1, size, dtype=torch.float64)
     alpha[0, kept] = 1.0 / len(kept)
     return alpha

@@ -1,13 +1,27 @@
-"""Learned Souping: alpha by its gradient over the whole graph."""
+"""Learned Souping and Partition Learned Souping: alpha by its gradient, W^l = sum_i alpha_i^l W_i^l.
+
+Both fit alpha by one loop over a stream of batches: LS streams the whole graph, PLS a fresh union of R of K parts each
+step; that is their only difference. What counts is the number of evaluations, each a forward and a backward pass.
+"""
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 
-from gnnsoup_hpc.config import LearnedJob
-from gnnsoup_hpc.io.records import MixingWeights
-from gnnsoup_hpc.soup.context import SoupContext
-from gnnsoup_hpc.soup.optim.fitting import BatchStream, fit
+import torch
+from torch import Tensor
+
+from gnnsoup_hpc.config import LearnedJob, PartitionLearnedJob
+from gnnsoup_hpc.errors import DivergedError, JobError
+from gnnsoup_hpc.io.records import MixingWeights, Step
+from gnnsoup_hpc.soup.context import Loaded, SoupContext
+from gnnsoup_hpc.soup.optim.optimisers import descend, search
+from gnnsoup_hpc.soup.optim.trackers import BestTracker, HoldoutTracker, LastTracker, LowestLossTracker, MeanTracker
+from gnnsoup_hpc.soup.optim.weights import choose_start, compute_alpha, squared_distance_to_uniform
 
 
 @dataclass(frozen=True)
@@ -18,7 +32,180 @@ class Learned:
     name: str = "ls"
     source: str = "Zuber et al., Enhanced Soups for Graph Neural Networks, arXiv 2503.11612, Learned Souping"
 
-    def cook(self, kitchen: SoupContext) -> MixingWeights:
+    def run(self, context: SoupContext) -> MixingWeights:
         """At most `epochs` forward and backward passes over the whole graph."""
-        masks = kitchen.kept_out(self.options.holdout, "soup.ls.holdout")
-        return fit(kitchen, self.options, BatchStream(kitchen.whole_for_ever(), masks), self.name)
+        masks = context.hold_out(self.options.holdout, "soup.ls.holdout")
+        with context.batches() as batches:
+            return fit(context, self.options, BatchStream(batches, masks), self.name)
+
+
+@dataclass(frozen=True)
+class PartitionLearned:
+    """R of K parts a step; the whole graph is never in memory."""
+
+    options: PartitionLearnedJob = field(default_factory=lambda: PartitionLearnedJob())
+    name: str = "pls"
+    source: str = "Zuber et al., Enhanced Soups for Graph Neural Networks, arXiv 2503.11612, Partition Learned Souping"
+
+    def run(self, context: SoupContext) -> MixingWeights:
+        """`epochs` forward and backward passes over unions of `union` parts."""
+        options, whole = self.options, self.options.union == context.parts
+        steps = None if options.optimiser == "lbfgs" else math.ceil(options.epochs / options.reuse)
+        masks = context.hold_out(options.holdout, "soup.pls.holdout", options.union)
+        window = math.ceil(context.parts / options.union) * options.reuse
+        if options.holdout and window > options.epochs:
+            raise JobError(
+                f"soup.pls.holdout = {options.holdout} judges alpha by the mean of {window} evaluations, about once"
+                f" every part, and there are soup.pls.epochs = {options.epochs}: raise epochs, or soup.pls.union"
+            )
+        with context.batches(options.union, steps, options.prefetch, options.first_hop == "exact") as batches:
+            return fit(context, options, BatchStream(batches, masks, whole, options.reuse, window), self.name)
+
+
+class BatchStream:
+    """Batches one after the other, each for `reuse` evaluations, with masks of what is held out of them.
+
+    whole: each is the whole graph, so that losses of two evaluations can be compared.
+    window: evaluations that see about every validation node once, over which held-out losses are averaged.
+    """
+
+    def __init__(
+        self,
+        batches: Iterator[Loaded],
+        masks: Iterator[Tensor | None] | None = None,
+        whole: bool = True,
+        reuse: int = 1,
+        window: int = 1,
+    ) -> None:
+        self._batches, self._masks = batches, masks or repeat(None)
+        self.whole, self._reuse, self.window = whole, reuse, window
+        self._now: tuple[Loaded, Tensor | None] | None = None
+        self._uses = 0
+
+    def current(self) -> tuple[Loaded, Tensor | None]:
+        """The batch to evaluate on, and the mask of what is held out of it."""
+        if self._now is None or self._uses >= self._reuse:
+            self._now = None  # before the next one is read
+            self._now, self._uses = (next(self._batches), next(self._masks)), 0
+        self._uses += 1
+        return self._now
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the next evaluation cannot be compared with the last."""
+        return not self.whole and self._now is not None and self._uses >= self._reuse
+
+    def advance(self) -> None:
+        """Be done with this batch."""
+        self._now = None
+
+
+def fit(context: SoupContext, options: LearnedJob, batches: BatchStream, title: str) -> MixingWeights:
+    """Alpha after at most `options.epochs` evaluations by the optimiser of `options`, or the best of those seen.
+
+    Rank-collective. Raises: DivergedError.
+    """
+    groups = context.groups(options.alpha)
+    start = choose_start(options, context.seed, len(groups), context.ids).to(context.device)
+    tracker = _choose_tracker(options, batches, compute_alpha(start, options.weights))
+    objective = _Objective(context, options, batches, tracker, title)
+    if options.optimiser != "lbfgs":
+        descend(objective, start.flatten(), options)
+    elif batches.whole:
+        search(objective, start.flatten(), options.tolerance, context.comm)
+    else:  # on each union a search of its own: from where the last one led it would fit itself to the next one alone
+        while not objective.is_finished:
+            objective.step_to(search(objective, start.flatten(), options.tolerance, context.comm))
+            batches.advance()
+    objective.close()
+    _check_finite(tracker.alpha, objective.history, options, title)
+    return MixingWeights(tracker.alpha.cpu(), groups, options.alpha, tuple(objective.history))
+
+
+def _choose_tracker(options: LearnedJob, batches: BatchStream, alpha_GN: Tensor) -> BestTracker:
+    """Losses of different unions cannot be compared, so there what counts is where the steps led."""
+    if options.holdout:
+        return HoldoutTracker(alpha_GN, batches.window)
+    if options.optimiser == "paper":
+        return LastTracker(alpha_GN)
+    if batches.whole:
+        return LowestLossTracker(alpha_GN)
+    return MeanTracker(alpha_GN) if options.optimiser == "lbfgs" else LastTracker(alpha_GN)
+
+
+class _Objective:
+    """Loss and gradient at a point (G N,), the numbers that an optimiser moves; keeps the history."""
+
+    def __init__(
+        self, context: SoupContext, options: LearnedJob, batches: BatchStream, tracker: BestTracker, title: str
+    ) -> None:
+        self.history: list[Step] = []
+        self._context, self._options, self._batches, self._tracker = context, options, batches, tracker
+        self._bar = context.bar(options.epochs, title)
+
+    def alpha(self, point: Tensor) -> Tensor:
+        """Alpha (G, N) at a point."""
+        return compute_alpha(point.view(-1, self._context.size), self._options.weights)
+
+    def __call__(self, point: Tensor, rate: float = math.nan, natural: bool = False) -> tuple[float, Tensor]:
+        """At rank 0's point, so that unlike processors cannot drift apart; `natural`: as if the point were alpha."""
+        start, options = time.perf_counter(), self._options
+        batch, holdout = self._batches.current()
+        point = self._context.comm.bcast(point).clone().requires_grad_()
+        alpha = self.alpha(point)
+        if natural:  # the value is alpha's, the gradient passes to the point as it is
+            raw = point.view(alpha.shape)
+            alpha = alpha.detach() + (raw - raw.detach())
+        found = self._context.loss_and_gradient(alpha.detach(), options.alpha, batch, options.logit_scale, holdout)
+        total, outputs, grads = found.loss, [alpha], [found.gradient]
+        if options.regularise:
+            penalty = options.regularise * squared_distance_to_uniform(alpha)
+            total += float(penalty.detach())
+            outputs, grads = [*outputs, penalty], [*grads, torch.ones_like(penalty)]
+        (gradient,) = torch.autograd.grad(outputs, point, grads)
+        self._tracker.evaluated(alpha.detach(), total, found.held_out)
+        seconds = time.perf_counter() - start
+        self.history.append(Step(len(self.history) + 1, found.loss, found.metric, rate, seconds))
+        self._bar.advance(f"loss {found.loss:.4f}")
+        if options.optimiser == "lbfgs":  # whose evaluations are not all steps
+            self._trace()
+        return total, gradient
+
+    def step_to(self, point: Tensor) -> None:
+        """A step led here."""
+        self._tracker.moved(self.alpha(point))
+        self._trace()
+
+    def _trace(self) -> None:
+        self._context.trace(len(self.history), self._tracker.alpha)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no evaluation is left at all."""
+        return len(self.history) >= self._options.epochs
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether no evaluation is left on this batch."""
+        return self.is_finished or self._batches.is_used_up
+
+    def close(self) -> None:
+        """Take the bar off."""
+        self._bar.close()
+
+
+def _check_finite(alpha_GN: Tensor, history: list[Step], options: LearnedJob, title: str) -> None:
+    """Raises: DivergedError where the search left the numbers, so that what it led to is no soup."""
+    if bool(torch.isfinite(alpha_GN).all()) and math.isfinite(history[0].loss):
+        return
+    lost = next((step.step for step in history if not math.isfinite(step.loss)), len(history))
+    if options.optimiser != "lbfgs":
+        remedy = "give it a lower learning_rate"
+    elif options.weights != "softmax":
+        remedy = "set weights = 'softmax'"
+    else:  # the start, a mean of sound ingredients, is none itself
+        remedy = "see gnnsoup diagnose for which ingredients do not mix"
+    raise DivergedError(
+        f"{title} diverged: its loss is not a number from evaluation {lost} on (soup.{title}.optimiser ="
+        f" '{options.optimiser}', weights = '{options.weights}'); {remedy}, and soup again: other soups are kept"
+    )

@@ -19,6 +19,7 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, CosineAnnealingWarmRestarts, LRScheduler
 
 from gnnsoup_hpc.config import LearnedJob
+from gnnsoup_hpc.runtime.comm import SERIAL, Comm
 
 _PAIRS = 10  # of steps and changes of the gradient, from which L-BFGS tells the curvature
 
@@ -29,12 +30,12 @@ class Objective(Protocol):
     def __call__(self, point: Tensor, rate: float = math.nan, natural: bool = False) -> tuple[float, Tensor]:
         """Loss and gradient (D,) at a point; `natural`: the gradient in alpha, in place of that in raw numbers."""
 
-    def moved(self, point: Tensor) -> None:
+    def step_to(self, point: Tensor) -> None:
         """A step led here."""
 
     @property
-    def spent(self) -> bool:
-        """Whether there is no evaluation left on this view of the graph."""
+    def is_spent(self) -> bool:
+        """Whether there is no evaluation left on this batch."""
 
 
 class _SpentError(Exception):
@@ -49,7 +50,7 @@ def descend(objective: Objective, start: Tensor, options: LearnedJob) -> None:
         _, point.grad = objective(point.detach(), float(schedule.get_last_lr()[0]), options.optimiser == "eg")
         optimiser.step()
         schedule.step()
-        objective.moved(point.detach().clone())
+        objective.step_to(point.detach().clone())
 
 
 def _stepper(point: Tensor, options: LearnedJob) -> tuple[Optimizer, LRScheduler]:
@@ -62,24 +63,36 @@ def _stepper(point: Tensor, options: LearnedJob) -> tuple[Optimizer, LRScheduler
     return optimiser, CosineAnnealingLR(optimiser, options.epochs)
 
 
-def search(objective: Objective, start: Tensor, tolerance: float) -> Tensor:
+def search(objective: Objective, start: Tensor, tolerance: float, comm: Comm = SERIAL) -> Tensor:
     """L-BFGS from `start` until the objective is spent, or a step lowers the loss by less than `tolerance` of it.
 
-    The first step has length 1. Returns the point with the lowest loss.
+    The first step has length 1. Returns the point with the lowest loss. Rank-collective: SciPy's arithmetic may differ
+    between processors, and with it where a search ends, so rank 0's leads and the others evaluate where it goes.
     """
     best, lowest = start, math.inf
 
-    def at(x: np.ndarray) -> tuple[float, np.ndarray]:
+    def evaluate(point: Tensor) -> tuple[float, Tensor]:
         nonlocal best, lowest
-        if objective.spent:
-            raise _SpentError
-        point = torch.from_numpy(x.copy()).to(start.device)
         loss, gradient = objective(point)
         if loss < lowest:
             best, lowest = point, loss
+        return loss, gradient
+
+    def at(x: np.ndarray) -> tuple[float, np.ndarray]:
+        if objective.is_spent:
+            raise _SpentError
+        point = torch.from_numpy(x.copy()).to(start.device)
+        comm.bcast(point)
+        loss, gradient = evaluate(point)
         return loss, gradient.cpu().numpy()
 
-    limits = {"ftol": tolerance, "gtol": 0.0, "maxcor": _PAIRS}
-    with suppress(_SpentError):
-        scipy.optimize.minimize(at, start.cpu().numpy(), jac=True, method="L-BFGS-B", options=limits)
-    return best
+    if comm.rank == 0:
+        limits = {"ftol": tolerance, "gtol": 0.0, "maxcor": _PAIRS}
+        with suppress(_SpentError):
+            scipy.optimize.minimize(at, start.cpu().numpy(), jac=True, method="L-BFGS-B", options=limits)
+        comm.bcast(None)
+    else:
+        asked: Tensor | None = None
+        while (point := comm.bcast(asked)) is not None:
+            evaluate(point)
+    return comm.bcast(best)

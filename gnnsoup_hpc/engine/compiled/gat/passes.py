@@ -19,16 +19,14 @@ from gnnsoup_hpc.engine.compiled.gat.layer import ROWS, GatLayer
 from gnnsoup_hpc.engine.compiled.gat.plan import GatPlan
 from gnnsoup_hpc.engine.compiled.kernels import rowwise
 from gnnsoup_hpc.engine.compiled.threads import ThreadTeam, blocks
-from gnnsoup_hpc.engine.sharding import Moves
+from gnnsoup_hpc.models.gnn import EPS
 from gnnsoup_hpc.types import Dense
-
-_EPS = 1e-5  # of layer norm, as in models.py
 
 
 class GatForwardBackward:
     """One forward pass and, if `keep`, its backward pass.
 
-    The plan's `exchange` swaps halo rows with other ranks, where the plan is a rank's share.
+    Ranks that share the batch exchange halo rows between layers: then both passes are rank-collective.
     """
 
     def __init__(self, plan: GatPlan, state: Mapping[str, Dense], keep: bool) -> None:
@@ -48,19 +46,14 @@ class GatForwardBackward:
                     del self._layers[0]
             return self._scores(crew, self._layers[-1])[slice(*self._plan.shard.own)]
 
-    def _exchange(self, matrix: Dense, moves: Moves) -> None:
-        """Tell other ranks the rows that they need, and put theirs in place."""
-        if self._plan.exchange is not None and moves:
-            self._plan.exchange(matrix, moves)
-
     def _tell(self, layer: GatLayer) -> None:
         """Other ranks what their rows of a layer attend to; features they have."""
         seen = self._plan.seen(layer.number)
-        self._exchange(layer.scores, seen)
+        self._plan.comm.exchange(layer.scores, seen)
         if layer.values is not None:
-            self._exchange(layer.values.reshape(-1, len(layer.flat)), seen)
+            self._plan.comm.exchange(layer.values.reshape(-1, len(layer.flat)), seen)
         elif layer.number:
-            self._exchange(layer.states, seen)
+            self._plan.comm.exchange(layer.states, seen)
 
     def _layer(self, number: int) -> GatLayer:
         return GatLayer(self.net, number, self._state, choose_product(self._plan.precision))
@@ -134,7 +127,7 @@ class GatForwardBackward:
             kept, scales = own.empty(0, 0), own.empty(0)
             if self._keep:
                 kept, scales = self._norms[-1].states[first:end], self._norms[-1].scales[first:end]
-            rowwise.normalise(block, self._norm_of(own, "weight"), self._norm_of(own, "bias"), _EPS, kept, scales)
+            rowwise.normalise(block, self._norm_of(own, "weight"), self._norm_of(own, "bias"), EPS, kept, scales)
 
     def backward(self, grad: Dense) -> dict[str, Dense]:
         """Gradients of all parameters, float64, given that of the scores (n, C): what this rank's rows add to them."""
@@ -162,9 +155,9 @@ class GatForwardBackward:
         shard, crossing = self._plan.shard, self._plan.crossing[own.number]
         back = GatBackward(self._plan, own, grad, norm)
         totals = sum_totals(back.of_rows(), crew.each(back.along_rows, shard.sections_of(own.number + 1)))
-        self._exchange(back.of_scores, crossing)
+        self._plan.comm.exchange(back.of_scores, crossing)
         if own.weights is not None and (own.number or own.by_value):  # else columns need no gradient through values
-            self._exchange(own.weights, crossing)
-            self._exchange(back.of_heads, self._plan.seeing(own.number))
+            self._plan.comm.exchange(own.weights, crossing)
+            self._plan.comm.exchange(back.of_heads, self._plan.seeing(own.number))
         totals |= sum_totals(back.of_columns(), crew.each(back.along_columns, shard.sections_of(own.number)))
         return back.named(totals)

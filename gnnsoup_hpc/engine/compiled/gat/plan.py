@@ -18,9 +18,10 @@ import numpy as np
 from gnnsoup_hpc.engine.compiled.kernels import structure
 from gnnsoup_hpc.engine.compiled.kernels.shards import entries_to
 from gnnsoup_hpc.engine.frontier import Division, Frontier, find_frontier
-from gnnsoup_hpc.engine.sharding import Halo, HaloExchange, Moves
+from gnnsoup_hpc.engine.sharding import Halo
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime.comm import SERIAL, Comm, Moves
 from gnnsoup_hpc.types import Dense, IndexArray, Precision
 
 
@@ -39,11 +40,11 @@ class Transpose:
 
 @dataclass(frozen=True)
 class GatPlan(Frontier):
-    """precision: of dense products, but for those that scores come from. exchange: with other ranks."""
+    """precision: of dense products, but for those that scores come from. comm: ranks that share the batch."""
 
     net: Architecture
     precision: Precision = "float32"
-    exchange: HaloExchange | None = None
+    comm: Comm = SERIAL
 
     @classmethod
     def of(
@@ -57,8 +58,8 @@ class GatPlan(Frontier):
     ) -> GatPlan:
         """The plan of a model. row_work: as in `find_frontier`."""
         found = find_frontier(batch, None, net.layers, loops=True, division=division, row_work=row_work)
-        exchange = division.exchange if division else None
-        return cls(**vars(found), net=net, precision=precision, exchange=exchange)
+        comm = division.comm if division else SERIAL
+        return cls(**vars(found), net=net, precision=precision, comm=comm)
 
     @property
     def x(self) -> Dense:

@@ -1,0 +1,21 @@
+"""Souping methods by name, in one explicit table: a file of soup/methods/ and a line each (docs/methods.md)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+METHODS = {  # name in soup.methods and in file names: module and class in soup/methods/
+    "best": "best.BestIngredient",
+    "uniform": "uniform.Uniform",
+    "greedy": "greedy.Greedy",
+    "gis": "gis.Gis",
+    "ls": "learned.Learned",
+    "pls": "learned.PartitionLearned",
+    "ensemble": "ensemble.Ensemble",
+}
+METHOD_NAMES: tuple[str, ...] = tuple(METHODS)
+
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[METHOD_NAMES]

@@ -1,0 +1,144 @@
+"""Mixtures of a run's ingredients: their weights, and their exact metrics, by all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from gnnsoup_hpc.alignment import permute
+from gnnsoup_hpc.data import loader
+from gnnsoup_hpc.engine.out_of_core import first_aggregation
+from gnnsoup_hpc.evaluation.averages import AverageEvaluator, AverageSpec
+from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator, Members, Predictions
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.io.records import Alignment, EvalResult
+from gnnsoup_hpc.models.base import LayeredModel, Model
+from gnnsoup_hpc.runtime import profiling
+from gnnsoup_hpc.runtime.comm import Comm
+from gnnsoup_hpc.runtime.profiling import Meter
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.soup import mixing
+from gnnsoup_hpc.soup.parameter_matrix import ParameterMatrix
+from gnnsoup_hpc.types import Grouping, Role, State
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A mixture whose metric is asked for. alpha (G, N); `of` weights, or of predictions (an ensemble)."""
+
+    alpha: Tensor
+    by: Grouping = "model"
+    of: str = "weights"
+
+
+class Mixtures:
+    """Reads the ingredients and the whole graph when first asked for them; `clear` gives both back."""
+
+    def __init__(self, run: RunDir, model: Model, ids: Sequence[int], graph: GraphFile, settings: EvalSettings) -> None:
+        self.run, self.model, self.graph = run, model, graph
+        self.settings = settings
+        self.alignment: Alignment | None = None
+        self.ids = tuple(ids)
+        self._matrix: ParameterMatrix | None = None
+        self.clear()
+
+    def clear(self, exact: bool = False) -> None:
+        """Give the graph and the ingredients back, and begin to measure afresh; `exact`: in float32 from now on."""
+        self._matrix = None
+        self.meter = Meter(self.device)
+        precision = "float32" if exact else self.settings.precision
+        settings = replace(self.settings, precision=precision, timed=self.meter.phase)
+        self.evaluator = Evaluator(self.graph, self.model, settings)
+
+    def warm_up(self) -> None:
+        """Load and compile what methods compute with, so that the first to be measured is not blamed for it."""
+        profiling.warm_up(self.device)
+        self.evaluator.engine.warm_up(self.model)
+        mixing.warm_up()
+        loader.warm_up()
+        self.evaluator.warm_up()
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.ids)
+
+    @property
+    def device(self) -> torch.device:
+        """Where weights and subgraphs are."""
+        return self.settings.device
+
+    @property
+    def comm(self) -> Comm:
+        """The ranks that soup together."""
+        return self.settings.comm
+
+    @property
+    def matrix(self) -> ParameterMatrix:
+        """All ingredients, aligned where they are to be."""
+        if self._matrix is None:
+            with self.meter.phase("ingredients"):
+                states = (self._read(index) for index in self.ids)
+                self._matrix = ParameterMatrix.of(self.model, self.ids, states, self.device)
+        return self._matrix
+
+    def _read(self, index: int) -> State:
+        state = ingredient_store.read(self.run.ingredient(index)).state
+        return state if self.alignment is None else permute(self.model, state, self.alignment.of(index))
+
+    def align(self, alignment: Alignment | None) -> None:
+        """Permute the ingredients' units so from now on; None: leave them as they are."""
+        self.alignment, self._matrix = alignment, None
+
+    def mix(self, alpha_GN: Tensor, by: Grouping) -> State:
+        """The weights that alpha mixes."""
+        return mixing.mix(self.matrix, alpha_GN.to(self.device), by)
+
+    def state(self, candidate: Candidate) -> State | None:
+        """The weights of a mixture; None for an ensemble, which is no one model."""
+        return None if candidate.of == "predictions" else self.mix(candidate.alpha, candidate.by)
+
+    def _members(self, candidate: Candidate) -> Members:
+        state = self.state(candidate)
+        if state is not None:
+            return [state]
+        chosen = candidate.alpha[0].nonzero().flatten().tolist()
+        return [self.matrix.state(self.matrix.weights[index]) for index in chosen]
+
+    def metrics(self, candidates: Sequence[Candidate]) -> list[float]:
+        """Exact metric of each mixture on validation nodes. Rank-collective."""
+        made = [partial(self._members, candidate) for candidate in candidates]
+        return self.evaluator.metrics_of(made, Role.VALIDATION)
+
+    def metrics_between(self, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
+        """Exact validation metrics of share * start + (1 - share) * end, alphas (1, N). Rank-collective."""
+        between = [(share, partial(self.mix, share * start + (1.0 - share) * end, "model")) for share in shares]
+        return self.evaluator.metrics_between(
+            lambda: (self.mix(start, "model"), self.mix(end, "model")), between, Role.VALIDATION
+        )
+
+    def predictions(self, candidate: Candidate, roles: Sequence[Role]) -> list[Predictions]:
+        """Exact metrics of a mixture on the nodes of some roles, node by node. Rank-collective; no method has this."""
+        return self.evaluator.predictions(partial(self._members, candidate), roles)
+
+    def averages(self, specs: Sequence[AverageSpec]) -> list[EvalResult]:
+        """Metric and loss on validation nodes of means of ingredients, read from their files. Rank-collective."""
+        return AverageEvaluator(self.run, self.model, self.device, self.evaluator).results(specs)
+
+    def open_first_aggregation(self, say: Callable[[str], None]) -> AbstractContextManager[FirstAggregationFile]:
+        """The first aggregation of the whole graph, open; made first where it is not there.
+
+        Raises: ValueError for a model that has none.
+        """
+        aggregation = self.model.aggregation if isinstance(self.model, LayeredModel) else None
+        if aggregation is None:
+            raise ValueError(f"a model of kind {self.model.kind!r} has no first aggregation")
+        path = self.run.first_hop(aggregation.name)
+        return first_aggregation.open_first_aggregation(self.graph, aggregation.name, path, say, self.settings.memory)

@@ -1,0 +1,107 @@
+"""What souping and diagnosis begin with: the graph, the memory limit, fit ingredients, all ranks in step.
+
+What depends on files, memory or the machine is decided by rank 0 and broadcast. The others touch no file before rank 0
+has found the run to be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.data.prepare import check_source
+from gnnsoup_hpc.engine.memory import total
+from gnnsoup_hpc.evaluation.evaluator import EvalSettings
+from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.memory import estimate, limits
+from gnnsoup_hpc.memory.estimate import Sizes
+from gnnsoup_hpc.memory.limits import Limit
+from gnnsoup_hpc.models.base import Model
+from gnnsoup_hpc.models.registry import make_model
+from gnnsoup_hpc.runtime import launch
+from gnnsoup_hpc.runtime.comm import Comm
+from gnnsoup_hpc.runtime.launch import RankInfo
+from gnnsoup_hpc.runtime.progress import Log
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.soup.mixtures import Mixtures
+from gnnsoup_hpc.soup.selection import Selection
+
+
+class Select(Protocol):
+    """Rank 0's choice of ingredients; it may settle fields that the job leaves open."""
+
+    def __call__(self, job: Job, model: Model, graph: GraphFile) -> tuple[Job, Selection]:
+        """Raises: RunError where none is fit."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The job with what it left open, its ingredients and their mixtures; memory: bytes beside the ingredients."""
+
+    job: Job
+    selection: Selection
+    mixtures: Mixtures
+    memory: int
+
+
+@contextmanager
+def open_mixtures(
+    job: Job,
+    here: RankInfo,
+    comm: Comm,
+    device: torch.device,
+    log: Log,
+    select: Select,
+    check: Callable[[Job, GraphFile], None] = lambda job, graph: None,
+) -> Iterator[Start]:
+    """Yield the mixtures of a run's fit ingredients. Rank-collective. `check`: more that rank 0 looks at beforehand.
+
+    Raises: MemoryLimitError where one of the job's methods does not fit; RunError; FileError.
+    """
+    run, rank0 = RunDir.of(job), comm.rank == 0
+    if not rank0:
+        comm.bcast(None)
+    with graph_store.open_graph(run.graph, job, verify=rank0) as graph:
+        model = make_model(job.model, graph.features, graph.classes)
+        selection = Selection({}, {})
+        if rank0:
+            check_source(job, graph, log)
+            job, selection = select(job, model, graph)
+            comm.bcast(None)
+        job, selection = comm.bcast((job, selection))
+        job, memory = apply_memory_limit(job, here, graph, device, log, comm)
+        if rank0:
+            check(job, graph)
+        settings = EvalSettings(
+            device=device,
+            memory=memory,
+            home=run.root,
+            precision=job.soup.precision,
+            comm=comm,
+            threads=launch.plan_threads(job.machine, here),
+        )
+        yield Start(job, selection, Mixtures(run, model, list(selection.fit), graph, settings), memory)
+
+
+def apply_memory_limit(
+    job: Job, here: RankInfo, graph: GraphFile, device: torch.device, log: Log, comm: Comm
+) -> tuple[Job, int]:
+    """The job with soup.pls.union chosen, and the bytes that metrics may fill beside the ingredients, on every rank.
+
+    Raises: MemoryLimitError where one of the job's methods does not fit this rank.
+    """
+    model = make_model(job.model, graph.features, graph.classes)
+    sizes, limit = Sizes.of(graph, model, device), Limit.of(job, here)
+    job = comm.bcast(limits.plan_souping(job, sizes, limit, comm.size)[0])
+    _, demands = limits.plan_souping(job, sizes, limit, comm.size)
+    limits.refuse(limit, demands)
+    memory = max(0, limit.room - total(estimate.shelf(model, job.train.ingredients)))
+    memory = min(comm.allgather(memory))
+    log.say(f"soup: {limits.describe(limit, demands, limits.describe_evaluation(sizes, memory, comm.size))}")
+    return job, memory
