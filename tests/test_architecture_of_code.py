@@ -183,3 +183,59 @@ def test_functions_are_short(module: Module) -> None:
     functions = [node for node in ast.walk(module.tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     lengths = {node.name: (node.end_lineno or node.lineno) - node.lineno + 1 for node in functions}
     assert {name: length for name, length in lengths.items() if length > MOST_LINES_OF_A_FUNCTION} == {}
+
+
+def compared_words(module: Module) -> Iterator[str]:
+    """Strings that a module compares with something, matches, or looks up in a dictionary that it writes out."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Compare):
+            operands = [node.left, *node.comparators]
+            inner = [each for operand in operands for each in getattr(operand, "elts", [operand])]
+        elif isinstance(node, ast.MatchValue):
+            inner = [node.value]
+        elif isinstance(node, ast.Dict):
+            inner = [key for key in node.keys if key is not None]
+        elif isinstance(node, ast.Subscript):
+            inner = [node.slice]
+        else:
+            continue
+        yield from (each.value for each in inner if isinstance(each, ast.Constant) and isinstance(each.value, str))
+
+
+@every_module
+def test_kinds_of_models_are_told_apart_in_models_and_engines_alone(module: Module) -> None:
+    if room_of(module.name) not in ("models", "engine"):
+        assert {"gcn", "sage", "gat", "module"} & set(compared_words(module)) == set()
+
+
+def test_no_class_name_occurs_twice() -> None:
+    found: dict[str, list[str]] = {}
+    for name, module in MODULES.items():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(name)
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
+
+
+def test_ranks_speak_through_comm_alone() -> None:
+    """No orders by name, no messages of one's own: what ranks do together are the collectives of runtime/comm.py."""
+    calls = {
+        "send",
+        "recv",
+        "isend",
+        "irecv",
+        "Isend",
+        "Irecv",
+        "iprobe",
+        "probe",
+        "Ibcast",
+        "Iallgather",
+        "Iallgatherv",
+    }
+    users = {
+        name
+        for name, module in MODULES.items()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute) and node.attr in calls
+    }
+    assert users == {"runtime.comm"}
