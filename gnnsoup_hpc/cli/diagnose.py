@@ -39,6 +39,7 @@ def diagnose(arguments: argparse.Namespace, here: RankInfo) -> None:
     if here.rank == 0:
         lines = [*list_midpoints(found), ""] if found.lineups else []
         print("\n".join(["", *lines, *verdict(found, asked), f"-> {run.diagnosis}"]), flush=True)
+    comm.bcast(None)
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

@@ -50,3 +50,4 @@ def soup(job: Job, here: RankInfo, again: bool = False) -> None:
             Sweep(runner, here).run(again)
     if here.rank == 0:
         report(run.root)
+    comm.bcast(None)  # the others wait here, and not in MPI's own end, which burns a core

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Moves = Sequence[tuple[int, IndexArray, IndexArray]]  # another rank, rows that go there, rows that come from there
 
-_CHUNK_BYTES = 1 << 30  # of one message: MPI 3 counts in 32 bits
+_CHUNK_BYTES = 1 << 28  # of one message; MPI 3 counts in 32 bits
 _SPIN_SECONDS = 0.005  # of polling without a pause: about what a step on a small batch takes
 _NAP_SECONDS = 0.001
 _TAG = 1
@@ -108,26 +108,30 @@ class MpiComm:
         """One value a rank, in the ranks' order; its own is the object itself."""
         mine, lengths = _to_bytes(value), np.empty(self.size, np.int64)
         _wait([self._world.Iallgather(np.array([len(mine)]), lengths)])
-        rounds = list(self._gather(mine, lengths.tolist()))
-        return [
-            value if rank == self.rank else pickle.loads(b"".join(pieces[rank].data for pieces in rounds))
-            for rank in range(self.size)
-        ]
+        contents = [np.empty(length, np.uint8) for length in lengths.tolist()]
+        contents[self.rank] = mine
+        _wait(
+            [
+                self._world.Ibcast(chunk, root=rank)  # one Iallgatherv is slow in MPICH where lengths are unlike
+                for rank, content in enumerate(contents)
+                for chunk in self._split(content)
+            ]
+        )
+        return [value if rank == self.rank else pickle.loads(content.data) for rank, content in enumerate(contents)]
 
     def sum_in_order(self, values: Doubles) -> Doubles:
         """Sum over ranks of float64 arrays of one shape, in the ranks' order."""
         out = np.array(values, np.float64, order="C")
-        flat, done = out.reshape(-1), 0
-        for total, *others in self._gather(flat, [len(flat)] * self.size):
-            for part in others:
-                total += part
-            flat[done : done + len(total)] = total
-            done += len(total)
+        for chunk in self._split(out.reshape(-1), parts=self.size):
+            found = np.empty((self.size, len(chunk)))
+            _wait([self._world.Iallgather(chunk, found)])
+            chunk[:] = found[0]
+            for part in found[1:]:
+                chunk += part
         return out
 
     def exchange(self, matrix: Dense, moves: Moves) -> None:
         """Send rows of `matrix` (rows, ...) to other ranks, and put theirs in place."""
-        going = [(rank, np.ascontiguousarray(matrix[rows])) for rank, rows, _ in moves]
         coming = [np.empty((len(rows), *matrix.shape[1:]), matrix.dtype) for _, _, rows in moves]
         pending = [
             self._world.Irecv(chunk, source=rank, tag=_TAG)
@@ -136,25 +140,16 @@ class MpiComm:
         ]
         pending += [
             self._world.Isend(chunk, dest=rank, tag=_TAG)
-            for rank, sent in going
-            for chunk in self._split(sent.reshape(-1))
+            for rank, rows, _ in moves
+            for chunk in self._split(matrix[rows].reshape(-1))
         ]
         _wait(pending)
         for (_, _, rows), room in zip(moves, coming, strict=True):
             matrix[rows] = room
 
-    def _gather(self, mine: npt.NDArray[Any], lengths: Sequence[int]) -> Iterator[list[npt.NDArray[Any]]]:
-        """Every rank's array (lengths[rank],), in pieces: yields lists of one piece a rank, which may be empty."""
-        step = max(1, self._chunk_bytes // (self.size * mine.itemsize))
-        for start in range(0, max(lengths), step):
-            counts = [min(max(length - start, 0), step) for length in lengths]
-            room = np.empty(sum(counts), mine.dtype)
-            _wait([self._world.Iallgatherv(mine[start : start + step], [room, counts])])
-            yield np.split(room, np.cumsum(counts)[:-1])
-
-    def _split(self, flat: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-        """Views of a flat array, each small enough for one message."""
-        step = max(1, self._chunk_bytes // flat.itemsize)
+    def _split(self, flat: npt.NDArray[Any], parts: int = 1) -> list[npt.NDArray[Any]]:
+        """Views of a flat array, so small that `parts` of them fit into one message."""
+        step = max(1, self._chunk_bytes // (parts * flat.itemsize))
         return [flat[start : start + step] for start in range(0, len(flat), step)]
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.cluster.conftest import AS_ROOT, SCRIPTS, Desk
 from tests.faults import kit
 from tests.faults.kit import JOB, Bowl, fails_under_mpirun, succeeds
+from tests.runtime.comm_laws import LAWS, MPI_LAWS
 
 pytestmark = pytest.mark.mpi
 
@@ -61,6 +62,23 @@ def test_soups_are_the_same_under_both(
         for method in METHODS:
             found, wanted = (kit.dataset(each.soup(method), "mixture/alpha") for each in (bowl, original))
             np.testing.assert_allclose(found, wanted, atol=1e-6, err_msg=f"{method} on {ranks} ranks of {launcher}")
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_comms_laws_hold_under_open_mpi(open_mpi: str, system_python: str, ranks: int) -> None:
+    words = [open_mpi, "--oversubscribe", "-n", str(ranks), system_python, "-m", "tests.runtime.comm_laws"]
+    outcome = subprocess.run(
+        words,
+        cwd=Path(__file__).resolve().parents[2],
+        env=os.environ | AS_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=GUARD,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    assert outcome.stdout.count("holds: ") == len(LAWS | MPI_LAWS)
 
 
 def test_open_mpis_mpirun_with_mpich(bowl: Bowl, open_mpi: str, mpich: str) -> None:

@@ -7,6 +7,7 @@ mpirun -n 4 python -m tests.runtime.comm_laws bcast raise 1 FOLDER        rank 1
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -20,10 +21,11 @@ import numpy as np
 import pytest
 
 from gnnsoup_hpc.runtime import launch
-from gnnsoup_hpc.runtime.comm import Comm, MpiComm
+from gnnsoup_hpc.runtime.comm import Comm, Moves, MpiComm
 from tests.comms import CheckingComm, OrderError
 
 MOST_LOAD = 0.3  # of a core, while waiting; polling without sleep takes all of one
+LEAST_SLEEPS = 20  # in a second of waiting; polling without sleep has none
 LARGE = 1_000_003  # bytes: more than what MPI sends at once
 
 
@@ -263,20 +265,25 @@ def waiting_takes_little_of_a_core(comm: Comm) -> None:
         lambda: comm.bcast(1),
         lambda: comm.allgather(1),
         lambda: comm.sum_in_order(np.ones(1)),
-        lambda: comm.exchange(np.ones((1, 1)), [(to, np.arange(1 - to), np.arange(to)) for to in pair(comm.rank)]),
+        lambda: comm.exchange(np.ones((1, 1)), a_row_from_0_to_1(comm.rank)),
     ]
     for call in calls:
         comm.allgather(None)
-        began, used = time.perf_counter(), time.process_time()
+        began, used, slept = time.perf_counter(), time.process_time(), sleeps()
         if comm.rank == 0:
             time.sleep(1)
         call()
         assert time.process_time() - used < MOST_LOAD * max(1.0, time.perf_counter() - began)
+        assert comm.rank != 1 or sleeps() - slept >= LEAST_SLEEPS  # it lets go of the core, however busy that is
 
 
-def pair(rank: int) -> list[int]:
-    """The other one of ranks 0 and 1."""
-    return [1 - rank] if rank < 2 else []
+def sleeps() -> int:
+    """How often this thread has given its core away to wait for something."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+
+def a_row_from_0_to_1(rank: int) -> Moves:
+    return [(1 - rank, np.arange(1 - rank), np.arange(rank))] if rank < 2 else []
 
 
 LAWS: dict[str, Callable[[Comm], None]] = {
