@@ -30,7 +30,7 @@ from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.comm import SERIAL, Comm
 from gnnsoup_hpc.runtime.threads import Threads
-from gnnsoup_hpc.types import BoolArray, IntArray, Precision, Role, State
+from gnnsoup_hpc.types import BoolArray, ByteArray, IntArray, Precision, Role, State
 
 Members = Sequence[State]  # one model, or those of an ensemble, whose outputs are averaged
 MakeMembers = Callable[[], Members]
@@ -74,6 +74,15 @@ class EvalSettings:
     timed: Timed = lambda phase: nullcontext()
 
 
+@dataclass(frozen=True)
+class _Known:
+    """The nodes of some roles, rising, with their roles and targets, (n,) each."""
+
+    nodes: IntArray
+    roles: ByteArray
+    targets: IntArray
+
+
 class Evaluator:
     """Exact metrics of states of one model on one graph. Every method is rank-collective over the settings' ranks."""
 
@@ -86,6 +95,7 @@ class Evaluator:
         self._line_fits = estimate.inference(self._sizes, line=True) <= settings.memory
         self._whole: Batch | None = None
         self._plan: tuple[tuple[Role, ...], bool, Plan] | None = None
+        self._last: tuple[tuple[Role, ...], _Known] | None = None
 
     def warm_up(self) -> None:
         """Load what tells the metric: ogb's Evaluator, for its sets."""
@@ -113,14 +123,13 @@ class Evaluator:
         return self._plan[2]
 
     def _read(self, roles: Sequence[Role], divided: bool) -> Plan:
-        settings, nodes = self._settings, self._nodes(roles)
-        targets = torch.from_numpy(self._graph.y(0, self._graph.nodes)[nodes])
+        settings, known = self._settings, self._known(roles)
         if divided:
             subgraph = loader.load_structure(self._graph, range(self._graph.parts))
             division = Division(settings.comm, self._graph.x_of)
         else:
             subgraph, division = (self._whole or loader.load_whole(self._graph, Role.VALIDATION)).graph, None
-        batch = Batch(subgraph, torch.from_numpy(nodes), targets)
+        batch = Batch(subgraph, torch.from_numpy(known.nodes), torch.from_numpy(known.targets))
         return self.engine.plan(
             self._model, batch, device=settings.device, precision=settings.precision, division=division
         )
@@ -144,7 +153,7 @@ class Evaluator:
 
         Where the graph is in memory, what is linear in the share is computed once for all of them.
         """
-        targets = self._targets((role,))
+        targets = self._known((role,)).targets
 
         def evaluate(mine: Sequence[tuple[float, Callable[[], State]]], divided: bool) -> list[float]:
             if not divided and not self._line_fits:
@@ -164,7 +173,7 @@ class Evaluator:
         return self._divide(models, lambda mine, _: [self._result(make()[0], role) for make in mine], joint=False)
 
     def _result(self, state: State, role: Role) -> EvalResult:
-        targets = self._targets((role,))
+        targets = self._known((role,)).targets
         predicted, losses = np.empty(len(targets), dtype=np.int64), np.empty(len(targets))
         for first, logits in self._logits([state], (role,)):
             span = slice(first, first + len(logits))
@@ -224,22 +233,24 @@ class Evaluator:
 
     def _predict(self, members: Members, roles: Sequence[Role]) -> IntArray:
         """Predictions of all nodes of some roles, rising, by this rank alone."""
-        predicted = np.empty(len(self._nodes(roles)), dtype=np.int64)
+        predicted = np.empty(len(self._known(roles).nodes), dtype=np.int64)
         for first, outputs in self._logits(members, roles):
             predicted[first : first + len(outputs)] = self.task.predict(outputs).cpu().numpy()
         return predicted
 
     def _by_role(self, predicted: IntArray, roles: Sequence[Role]) -> list[Predictions]:
-        of, targets = self._graph.role(0, self._graph.nodes)[self._nodes(roles)], self._targets(roles)
-        found = ((predicted[of == role], targets[of == role]) for role in roles)
+        known = self._known(roles)
+        found = ((predicted[known.roles == role], known.targets[known.roles == role]) for role in roles)
         return [Predictions(self.task.metric(*each), self.task.hits(*each)) for each in found]
 
-    def _nodes(self, roles: Sequence[Role]) -> IntArray:
-        """The nodes of some roles, rising."""
-        return np.flatnonzero(np.isin(self._graph.role(0, self._graph.nodes), [int(role) for role in roles]))
-
-    def _targets(self, roles: Sequence[Role]) -> IntArray:
-        return self._graph.y(0, self._graph.nodes)[self._nodes(roles)]
+    def _known(self, roles: Sequence[Role]) -> _Known:
+        """Read once for as long as the same roles are asked for."""
+        if self._last is None or self._last[0] != tuple(roles):
+            self._last = None
+            of = self._graph.role(0, self._graph.nodes)
+            nodes = np.flatnonzero(np.isin(of, [int(role) for role in roles]))
+            self._last = tuple(roles), _Known(nodes, of[nodes], self._graph.y(0, self._graph.nodes)[nodes])
+        return self._last[1]
 
     def _logits(self, members: Members, roles: Sequence[Role]) -> Iterator[tuple[int, Tensor]]:
         """(place among the nodes, outputs from there on) of one model, or a multiple of the mean of several."""
@@ -247,7 +258,7 @@ class Evaluator:
         if self.fits or planned or self._whole is not None:
             yield 0, self._outputs(members, self.plan(roles))
             return
-        nodes = self._nodes(roles)
+        nodes = self._known(roles).nodes
         with files.scratch(self._settings.home / "hidden") as folder:
             left = max(1, self._settings.memory - estimate.EVALUATED_NODE * self._graph.nodes)
             layers = make_layerwise(self._graph, self._model, left, folder, self._settings.device, nodes)
