@@ -21,6 +21,7 @@ from gnnsoup_hpc.bench.quality import table as quality_table
 from gnnsoup_hpc.bench.quality.order import PLAIN
 from gnnsoup_hpc.bench.task import Cell
 from gnnsoup_hpc.cli import common
+from gnnsoup_hpc.cli.common import Command
 from gnnsoup_hpc.data import prepare
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io import files
@@ -45,7 +46,12 @@ def bench(arguments: argparse.Namespace, here: RankInfo) -> None:
         _quality(arguments)
 
 
-def add_bench(parser: argparse.ArgumentParser) -> None:
+def load(arguments: argparse.Namespace) -> Command:
+    """The command that `arguments` of `add_arguments` describe."""
+    return lambda here: bench(arguments, here)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of a benchmark."""
     settings.add(parser)
     common.add_offline(parser)

@@ -70,6 +70,11 @@ def add_memory_limit(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_again(parser: argparse.ArgumentParser, about: str) -> None:
+    """The argument that has made anew what is there."""
+    parser.add_argument("--again", action="store_true", help=about)
+
+
 def load_job(arguments: argparse.Namespace) -> Job:
     """The job that the arguments of `add_job`, and of `add_memory_limit` where the command has it, say."""
     from gnnsoup_hpc import config as jobs

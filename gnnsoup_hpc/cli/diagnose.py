@@ -8,6 +8,7 @@ from gnnsoup_hpc.analysis.diagnosis.advice import verdict
 from gnnsoup_hpc.analysis.diagnosis.runner import Examination, select_sound
 from gnnsoup_hpc.analysis.report.midpoints import list_midpoints
 from gnnsoup_hpc.cli import common
+from gnnsoup_hpc.cli.common import Command
 from gnnsoup_hpc.cli.soup import apply_memory_limit, assist
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.io import graph as graph_store
@@ -24,7 +25,7 @@ AGAIN = "measure anew, also where the diagnosis is there"
 
 
 def diagnose(arguments: argparse.Namespace, here: RankInfo) -> None:
-    """Diagnose the run that `arguments` of `add_run` name. Rank-collective, as souping is."""
+    """Diagnose the run that `arguments` of `add_arguments` name. Rank-collective, as souping is."""
     asked = common.job_of_run(arguments)
     # Accuracies alone are told, so only what they need is asked of the memory limit.
     soup = asked.soup.model_copy(update={"methods": ("best",), "precision": "float32"})
@@ -54,8 +55,13 @@ def _coordinate(asked: Job, job: Job, here: RankInfo, team: Team, again: bool) -
     return found
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
+def load(arguments: argparse.Namespace) -> Command:
+    """The command that `arguments` of `add_arguments` describe."""
+    return lambda here: diagnose(arguments, here)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that say which run."""
     common.add_job(parser, "RUN", f"the folder of a run, or {common.JOB_HELP}")
     common.add_memory_limit(parser)
-    parser.add_argument("--again", action="store_true", help=AGAIN)
+    common.add_again(parser, AGAIN)

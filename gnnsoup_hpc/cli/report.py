@@ -12,6 +12,7 @@ from gnnsoup_hpc.analysis.report import build
 from gnnsoup_hpc.analysis.report.compare import comparison
 from gnnsoup_hpc.analysis.report.rows import contents
 from gnnsoup_hpc.analysis.report.table import table
+from gnnsoup_hpc.cli.common import Command
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.runtime.run_dir import RunDir
 
@@ -44,6 +45,11 @@ def report_all(roots: Sequence[Path]) -> None:
         print(f"\n{comparison(roots)}", flush=True)
 
 
-def add_runs(parser: argparse.ArgumentParser) -> None:
+def load(arguments: argparse.Namespace) -> Command:
+    """The command that `arguments` of `add_arguments` describe."""
+    return lambda here: report_all(arguments.runs)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The argument that says which runs."""
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs (default: that of pubmed)")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING
 
 import torch
 
 from gnnsoup_hpc.analysis.diagnosis.runner import Examination
+from gnnsoup_hpc.cli import common
+from gnnsoup_hpc.cli.common import Command
 from gnnsoup_hpc.cli.report import report
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data.prepare import check_source, note_job
@@ -111,3 +114,15 @@ def apply_memory_limit(job: Job, here: RankInfo, graph: GraphFile, device: torch
     memory = max(0, limit.room - estimate.total(estimate.shelf(architecture, job.train.ingredients)))
     log.say(f"soup: {limits.describe(limit, demands, limits.describe_evaluation(sizes, memory, here.size))}")
     return job, memory
+
+
+def load(arguments: argparse.Namespace) -> Command:
+    """The command that `arguments` of `add_arguments` describe."""
+    return lambda here: soup(common.load_job(arguments), here, arguments.again)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that say which job."""
+    common.add_job(parser)
+    common.add_memory_limit(parser)
+    common.add_again(parser, "make all soups anew")
