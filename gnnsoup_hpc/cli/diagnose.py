@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from gnnsoup_hpc.analysis.diagnosis.advice import verdict
+from gnnsoup_hpc.analysis.diagnosis.basin import list_midpoints
 from gnnsoup_hpc.analysis.diagnosis.runner import Examination, select_sound
-from gnnsoup_hpc.analysis.report.midpoints import list_midpoints
 from gnnsoup_hpc.cli import common
 from gnnsoup_hpc.cli.common import Command
 from gnnsoup_hpc.cli.soup import apply_memory_limit, assist

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.analysis.report import build
-from gnnsoup_hpc.analysis.report.compare import comparison
-from gnnsoup_hpc.analysis.report.rows import contents
+from gnnsoup_hpc.analysis.report.compare import compare_roots
+from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.analysis.report.table import table
 from gnnsoup_hpc.cli.common import Command
 from gnnsoup_hpc.errors import RunError
@@ -24,7 +24,7 @@ def report(root: Path, must_write: bool = True) -> None:
 
     Raises: RunError where it could not; unless `must_write`, a run that may only be read is no error, but a line.
     """
-    run = contents(root)
+    run = read_contents(root)
     try:
         build.write(run)
     except RunError as error:
@@ -42,7 +42,7 @@ def report_all(roots: Sequence[Path]) -> None:
     for root in roots or [RunDir.of(jobs.load()).root]:
         report(root, must_write=False)
     if len(roots) > 1:
-        print(f"\n{comparison(roots)}", flush=True)
+        print(f"\n{compare_roots(roots)}", flush=True)
 
 
 def load(arguments: argparse.Namespace) -> Command:

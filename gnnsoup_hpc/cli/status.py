@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from gnnsoup_hpc.analysis.status.look import read_status
+from gnnsoup_hpc.analysis.status.read import read_status
 from gnnsoup_hpc.analysis.status.table import as_json, table
 from gnnsoup_hpc.cli import common
 from gnnsoup_hpc.cli.common import Command

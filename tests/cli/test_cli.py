@@ -137,15 +137,10 @@ def test_every_command_explains_itself(command: str, capsys: Captured) -> None:
     assert ("RUN" if command == "report" else "--set KEY=VALUE") in said
 
 
-ROOMS = {"soup": "soup", "train": "train", "report": "report", "status": "status", "diagnosis": "diagnose"}
-
-
-@pytest.mark.parametrize(("room", "command"), [*ROOMS.items(), ("bench", "bench")])
-def test_the_module_of_a_room_is_its_command(
-    room: str, command: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("room", ["soup", "train"])
+def test_the_module_of_a_room_is_its_command(room: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match="0"):
-        main([command, "--help"])
+        main([room, "--help"])
     monkeypatch.setattr(sys, "argv", ["__main__.py", "--help"])
     with pytest.raises(SystemExit, match="0"):
         runpy.run_module(f"gnnsoup_hpc.{room}", run_name="__main__")

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from gnnsoup_hpc.analysis.status.look import read_status
+from gnnsoup_hpc.analysis.status.read import read_status
 from gnnsoup_hpc.cli.report import report
 from gnnsoup_hpc.config import Job, expand_grids
 from gnnsoup_hpc.errors import DivergedError, MemoryLimitError, RunError

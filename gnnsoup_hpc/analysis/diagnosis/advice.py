@@ -9,6 +9,7 @@ from gnnsoup_hpc.analysis.diagnosis.basin import Barrier, compute_barriers, comp
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.io.records import Diagnosed, Diagnosis
 from gnnsoup_hpc.utils.stats import error_below_mean
+from gnnsoup_hpc.utils.text_table import show_points
 
 HIGH_RATE = 0.01  # of Adam: these models are trained at 0.001 to 0.01
 WEAK = 0.1  # of accuracy below the best
@@ -88,7 +89,7 @@ def _uniform(mean: Barrier) -> str:
     if not isfinite(mean.mean.loss):
         return f"{what} gives scores that are not finite."
     does = "collapses to" if is_collapsed(mean) else "has"
-    where = f"{_points(abs(mean.fall))} {'below' if mean.fall > 0 else 'above'} the mean ingredient"
+    where = f"{show_points(abs(mean.fall))} {'below' if mean.fall > 0 else 'above'} the mean ingredient"
     return f"{what} {does} {mean.mean.accuracy:.4f}, {where}."
 
 
@@ -101,8 +102,8 @@ def _unfit(found: Diagnosis) -> Iterator[str]:
             yield f"Ingredient {ingredient.name} gives scores that are not finite ({how}): train it at a lower rate."
         elif best - ingredient.alone.accuracy > max(WEAK, 2 * error_below_mean(best, [best], found.nodes)):
             yield (
-                f"Ingredient {ingredient.name} alone is {_points(best - ingredient.alone.accuracy)} below the best one"
-                f" ({how}): it has not learned what the others have; train it again, or leave it out."
+                f"Ingredient {ingredient.name} alone is {show_points(best - ingredient.alone.accuracy)} below the best"
+                f" one ({how}): it has not learned what the others have; train it again, or leave it out."
             )
 
 
@@ -155,9 +156,5 @@ def _high_rates(named: Sequence[Diagnosed]) -> str:
 
 
 def _place(barrier: Barrier) -> str:
-    where = "above" if barrier.fall < 0 else "below"
-    return f"{_points(abs(barrier.fall))} {where} the mean of its ends (twice the error: {_points(2 * barrier.error)})"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.2f} points"
+    where, twice = "above" if barrier.fall < 0 else "below", show_points(2 * barrier.error)
+    return f"{show_points(abs(barrier.fall))} {where} the mean of its ends (twice the error: {twice})"

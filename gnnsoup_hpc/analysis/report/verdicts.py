@@ -11,10 +11,11 @@ import torch
 
 from gnnsoup_hpc.analysis.diagnosis.advice import verdict
 from gnnsoup_hpc.analysis.diagnosis.basin import COLLAPSE
-from gnnsoup_hpc.analysis.report.rows import Contents, best_ingredient
+from gnnsoup_hpc.analysis.report.contents import Contents, best_ingredient
 from gnnsoup_hpc.io.records import Soup
 from gnnsoup_hpc.types import ByteArray
 from gnnsoup_hpc.utils.stats import binomial_error, error_below_mean, paired_error
+from gnnsoup_hpc.utils.text_table import show_points
 
 WHOLE = 0.99  # the least weight, in every group, of the one ingredient that a soup equals
 _WHOLE = "99 % or more"
@@ -37,7 +38,7 @@ def _sentences(run: Contents) -> Iterator[str]:
     error = 2.0 * binomial_error(best.test_accuracy, run.test_nodes)
     yield (
         f"The best ingredient on validation is {best.index:04d}, with test accuracy {best.test_accuracy:.4f};"
-        f" twice the binomial error of {run.test_nodes} test nodes is {_points(error)}."
+        f" twice the binomial error of {run.test_nodes} test nodes is {show_points(error)}."
     )
     yield from _classes(run)
     against = {soup.method: _against_best(run, soup) for soup in run.soups if soup.method != "best"}
@@ -59,7 +60,7 @@ def _classes(run: Contents) -> Iterator[str]:
         than = "worse than" if share - highest > error else "no better than"
         yield (
             f"The highest test accuracy, {highest:.4f}, is {than} a majority vote: {share:.4f} of test nodes are of"
-            f" class {most}, and the error is {_points(error)}."
+            f" class {most}, and the error is {show_points(error)}."
         )
     rare = [number for number, count in enumerate(run.test_classes) if count <= error * nodes]
     if rare and len(run.test_classes) > 1:
@@ -109,13 +110,13 @@ def _in_words(run: Contents, soup: Soup, found: Comparison) -> str:
     if abs(found.difference) > found.error:
         did = "loses to" if found.loses else "beats"
         return (
-            f"{name} {did} the best ingredient by {_points(abs(found.difference))}{whose}; the error is"
-            f" {_points(found.error)}{how}."
+            f"{name} {did} the best ingredient by {show_points(abs(found.difference))}{whose}; the error is"
+            f" {show_points(found.error)}{how}."
         )
     place = "above" if found.difference > 0 else "below"
     return (
-        f"{name} is {_points(abs(found.difference))} {place} the best ingredient{whose}, a difference within its error"
-        f" of {_points(found.error)}{how}."
+        f"{name} is {show_points(abs(found.difference))} {place} the best ingredient{whose}, a difference within its"
+        f" error of {show_points(found.error)}{how}."
     )
 
 
@@ -125,7 +126,7 @@ def _collapse(run: Contents, soup: Soup) -> Iterator[str]:
     below = fmean(tests) - soup.test_accuracy
     error = 2.0 * error_below_mean(soup.test_accuracy, tests, run.test_nodes)
     if soup.mixture.of == "weights" and below > max(COLLAPSE, error):
-        yield f"{_name(soup)} collapsed: {_points(below)} below the mean ingredient, {fmean(tests):.4f}."
+        yield f"{_name(soup)} collapsed: {show_points(below)} below the mean ingredient, {fmean(tests):.4f}."
 
 
 def only_ingredient(soup: Soup) -> str:
@@ -172,7 +173,3 @@ def _count(bits: ByteArray) -> int:
 
 def _name(soup: Soup) -> str:
     return "The ensemble" if soup.mixture.of == "predictions" else f"The {soup.method} soup"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.2f} points"

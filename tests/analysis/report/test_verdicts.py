@@ -11,21 +11,21 @@ import pytest
 import torch
 
 from gnnsoup_hpc.analysis.report.compare import judge as compared
-from gnnsoup_hpc.analysis.report.layout import align_columns
-from gnnsoup_hpc.analysis.report.rows import Contents, best_ingredient, contents
+from gnnsoup_hpc.analysis.report.contents import Contents, best_ingredient, read_contents
 from gnnsoup_hpc.analysis.report.table import spread, table
-from gnnsoup_hpc.analysis.report.words import only_ingredient, verdicts
+from gnnsoup_hpc.analysis.report.verdicts import only_ingredient, verdicts
 from gnnsoup_hpc.config import METHOD_NAMES, Job
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io.records import MixingWeights, Paired, Soup
 from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.utils.text_table import align_columns
 from tests import runs
 
 
 @pytest.fixture(scope="module")
 def run(served: Job) -> Contents:
     """The LS soup's weights are made even, so that it is not equal to one ingredient."""
-    found = contents(RunDir.of(served).root)
+    found = read_contents(RunDir.of(served).root)
     return replace(found, soups=tuple(even(soup) if soup.method == "ls" else soup for soup in found.soups))
 
 
@@ -244,13 +244,13 @@ def copy(served: Job, tmp_path: Path) -> RunDir:
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is not the folder of a run"):
-        contents(tmp_path)
+        read_contents(tmp_path)
 
 
 def test_a_run_without_soups_names_the_command(copy: RunDir) -> None:
     shutil.rmtree(copy.soups)
     with pytest.raises(RunError, match="holds no soup yet: run `gnnsoup soup JOB` first"):
-        contents(copy.root)
+        read_contents(copy.root)
 
 
 def test_soups_of_different_shelves_are_not_reported_together(copy: RunDir, served: Job) -> None:
@@ -259,14 +259,14 @@ def test_soups_of_different_shelves_are_not_reported_together(copy: RunDir, serv
     runs.souped(fewer)
     copy.job.write_text(served.to_toml())
     with pytest.raises(RunError, match=r"(best|uniform).h5 (is made of other|was made with train.ingredients)"):
-        contents(copy.root)
+        read_contents(copy.root)
 
 
 def test_ingredients_that_are_not_the_soups_are_not_reported_beside_them(copy: RunDir) -> None:
     """The soups know the hashes of the weights that they are made of."""
     shutil.copy(copy.ingredient(0), copy.ingredient(2))
     with pytest.raises(RunError, match="run `gnnsoup soup JOB`"):
-        contents(copy.root)
+        read_contents(copy.root)
 
 
 def test_the_error_does_not_depend_on_the_other_methods(run: Contents) -> None:
