@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from gnnsoup_hpc.bench import grid
 from gnnsoup_hpc.bench.grid import Choice
-from gnnsoup_hpc.bench.quality.order import METHODS
 from gnnsoup_hpc.bench.quality.parent import QualityOptions
+from gnnsoup_hpc.bench.task import METHODS
 from gnnsoup_hpc.errors import RunError
 
 _Chosen = TypeVar("_Chosen")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from gnnsoup_hpc.bench import process
-from gnnsoup_hpc.bench.process import ChildFailedError
 from gnnsoup_hpc.bench.task import Cell, ModelKind, Order, Passing, TaskName, Way
 from gnnsoup_hpc.types import Precision
 
@@ -56,9 +55,9 @@ class Figures:
     baseline_bytes: float | None = None
     errors: list[str] = field(default_factory=list)
 
-    def take(self, passing: Passing, result: dict[str, Any]) -> None:
+    def take(self, order: Order, result: dict[str, Any]) -> None:
         """Add what a child measured."""
-        if passing == "time":
+        if order.passing == "time":
             self.seconds += result["seconds"]
             self.prepare_seconds.append(result["prepare_seconds"])
             self.values = self.values or result["values"]
@@ -94,17 +93,7 @@ def run_orders(cells: Sequence[Cell], options: Options, say: Callable[[str], Non
         row = Row(cell, Figures(), Figures())
         for order in orders(cell, options):
             figures = row.ours if order.way == "ours" else row.stock
-            if figures.errors:
-                continue  # what failed once fails again, often after as long
-            label = f"[{number}/{len(cells)}] {cell.name}, {order.way}, {order.passing}"
-            try:
-                result = run(order, options.timeout)
-            except ChildFailedError as error:
-                figures.errors.append(f"{order.passing}: {error}")
-                say(f"{label}: failed: {error}")
-            else:
-                figures.take(order.passing, result)
-                say(f"{label}: {_told(order.passing, result)}")
+            process.measure(order, figures, f"[{number}/{len(cells)}] {cell.name}, {order.way}", options.timeout, say)
         rows.append(row)
     return rows
 
@@ -116,14 +105,6 @@ def orders(cell: Cell, options: Options) -> Iterator[Order]:
             yield _order(cell, way, "time", options)
     for way in options.ways:
         yield _order(cell, way, "memory", options)
-
-
-def run(order: Order, timeout: float) -> dict[str, Any]:
-    """What a fresh process measures.
-
-    Raises: ChildFailedError where it gives no result in time, with its own last words or what ended it.
-    """
-    return process.answer("gnnsoup_hpc.bench.cell", order.to_json(), timeout, as_stock=order.way == "stock")
 
 
 def _order(cell: Cell, way: Way, passing: Passing, options: Options) -> Order:
@@ -138,10 +119,3 @@ def _cell(
     heads = 2 if model == "gat" else 1
     shape: dict[str, Any] = {"hidden": heads * channels, "heads": heads, "union": union, "precision": precision}
     return Cell(graph, str(graph_h5.absolute()), model, task, **shape)
-
-
-def _told(passing: Passing, result: dict[str, Any]) -> str:
-    if passing == "time":
-        return f"{min(result['seconds']):.4f} s at best"
-    peak, baseline = result["peak_bytes"], result["baseline_bytes"]
-    return "-" if peak is None or baseline is None else f"{(peak - baseline) / 1e6:.1f} MB above the baseline"

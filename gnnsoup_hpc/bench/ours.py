@@ -70,7 +70,7 @@ class Ours:
     def _gis(self, view: Ready) -> float:
         """As the method does it: of the ratios 1 and 0 the accuracies are known from earlier steps."""
         soup, other = self._shelf.weights[:2]
-        inside = tasks.ratios(self._cell)[1:-1]
+        inside = tasks.ratios(self._cell.granularity)[1:-1]
         between = [(a, self._shelf.state(a * soup + (1.0 - a) * other)) for a in inside]
         if not isinstance(view, Plan):
             return max(*self._ends, *(self._accuracy(state, view) for _, state in between))

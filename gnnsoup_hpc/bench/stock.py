@@ -113,8 +113,12 @@ def ls_step(module: Module, states: Sequence[State], raw_LN: Tensor, held: Stock
 @torch.no_grad()
 def gis_step(module: Module, soup: State, other: State, ratios: Sequence[float], held: StockHeld) -> float:
     """The best accuracy of a * soup + (1 - a) * other over the ratios a."""
-    candidates = ({name: a * soup[name] + (1.0 - a) * other[name] for name in soup} for a in ratios)
-    return max(evaluation(module, candidate, held) for candidate in candidates)
+    return max(evaluation(module, interpolate(soup, other, a), held) for a in ratios)
+
+
+def interpolate(soup: State, other: State, a: float) -> State:
+    """A * soup + (1 - a) * other."""
+    return {name: a * soup[name] + (1.0 - a) * other[name] for name in soup}
 
 
 class StockWhole:
@@ -138,7 +142,7 @@ class StockWhole:
         if self._cell.task == "ls_epoch":
             return ls_step(self._module, self._states, self._raw, self._held)
         soup, other = self._states[:2]
-        return gis_step(self._module, soup, other, tasks.ratios(self._cell), self._held)
+        return gis_step(self._module, soup, other, tasks.ratios(self._cell.granularity), self._held)
 
 
 class StockUnions:

@@ -7,7 +7,7 @@ can be compared as well as what it costs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gnnsoup_hpc import config as jobs
+from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io import graph as graph_store
@@ -30,6 +32,10 @@ ModelKind = Literal["sage", "gcn", "gat"]
 TaskName = Literal["evaluation", "ls_epoch", "pls_step", "gis_step"]
 Way = Literal["ours", "stock"]
 Passing = Literal["time", "memory"]
+
+PLAIN = "plain"  # GIS as the published program does it, by stock PyG
+METHODS = ("gis", "ls", "pls")
+LEARNED = ("ls", "pls")
 
 SEED = 0
 # Of SGD on raw alphas: so large that a wrong gradient shows in the loss of the next step, which ways are compared by.
@@ -87,17 +93,72 @@ class Order:
     threads: int
     memory_bytes: int = 0
 
+    @property
+    def as_stock(self) -> bool:
+        """Whether stock PyG is measured."""
+        return self.way == "stock"
+
+    def describe_time(self, result: dict[str, Any]) -> str:
+        """The shortest repeat."""
+        return f"{min(result['seconds']):.4f} s at best"
+
     def to_json(self) -> str:
-        """As a child reads it: one flat object."""
-        own = {key: value for key, value in asdict(self).items() if key not in ("cell", "passing")}
-        return json.dumps(asdict(self.cell) | own | {"pass": self.passing})
+        """As a child reads it."""
+        return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Order:
         """What `to_json` wrote."""
         tree: dict[str, Any] = json.loads(text)
-        own = {key: tree.pop(key) for key in ("way", "repeats", "threads", "memory_bytes")}
-        return cls(passing=tree.pop("pass"), cell=Cell(**tree), **own)
+        return cls(**tree | {"cell": Cell(**tree["cell"])})
+
+
+@dataclass(frozen=True)
+class QualityOrder:
+    """What one child measures of the time to quality: `what` is PLAIN or a method of ours.
+
+    `job` is the resolved job's tree and `ids` its fit ingredients. Of plain GIS, `sampled` evaluations are timed, all
+    if it is 0. Of learned methods, each of the first 10 steps is judged and then each `judge_every`-th.
+    `memory_bytes` bounds the child's private memory; 0 = unbounded.
+    """
+
+    job: Mapping[str, Any]
+    ids: tuple[int, ...]
+    what: str
+    passing: Passing
+    seed: int
+    threads: int
+    sampled: int = 0
+    judge_every: int = 5
+    memory_bytes: int = 0
+
+    @property
+    def as_stock(self) -> bool:
+        """Whether stock PyG is measured."""
+        return self.what == PLAIN
+
+    def read_job(self) -> Job:
+        """The job that it is about."""
+        return jobs.validate(self.job, "the order")
+
+    def describe_time(self, result: dict[str, Any]) -> str:
+        """All of it."""
+        return f"{result['seconds']:.2f} s"
+
+    def to_json(self) -> str:
+        """As a child reads it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> QualityOrder:
+        """What `to_json` wrote."""
+        tree: dict[str, Any] = json.loads(text)
+        return cls(**tree | {"ids": tuple(tree["ids"])})
+
+
+def count_evaluations(ingredients: int, granularity: int) -> int:
+    """Evaluations of the whole graph that GIS makes: one an ingredient, then `granularity` for each but the first."""
+    return ingredients + granularity * (ingredients - 1)
 
 
 @contextmanager
@@ -123,9 +184,9 @@ def start(cell: Cell) -> Tensor:
     return draw_xavier(SEED, cell.layers, tuple(range(cell.ingredients)))
 
 
-def ratios(cell: Cell) -> list[float]:
+def ratios(granularity: int) -> list[float]:
     """The shares of the soup that a step of GIS tries."""
-    return [float(a) for a in torch.linspace(1.0, 0.0, cell.granularity, dtype=torch.float64)]
+    return [float(a) for a in torch.linspace(1.0, 0.0, granularity, dtype=torch.float64)]
 
 
 def unions(cell: Cell, graph: GraphFile) -> Iterator[list[int]]:

@@ -17,9 +17,7 @@ from gnnsoup_hpc.bench import grid, process, roofline, table
 from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.quality import parent
 from gnnsoup_hpc.bench.quality import results as quality_results
-from gnnsoup_hpc.bench.quality import table as quality_table
-from gnnsoup_hpc.bench.quality.order import PLAIN
-from gnnsoup_hpc.bench.task import Cell
+from gnnsoup_hpc.bench.task import PLAIN, Cell
 from gnnsoup_hpc.cli import common
 from gnnsoup_hpc.cli.common import Command
 from gnnsoup_hpc.data import prepare
@@ -65,9 +63,9 @@ def _grid(arguments: argparse.Namespace, here: RankInfo) -> None:
     rates = {name: roofline.measured_rates(options.threads, GEMM_WIDTH, kind) for name, kind in kinds.items()}
     rows = grid.run_orders(cells, options, _say)
     bounds = [_bound(cell, rates[cell.precision], options.repeats) for cell in cells]
-    results = table.document(table.machine(options.threads), rates, rows, bounds)
+    results = table.make_document(table.describe_machine(options.threads), rates, rows, bounds)
     _keep(results, arguments.output)
-    print(table.markdown(results), flush=True)
+    print(table.show_document(results), flush=True)
     failed = [row.cell.name for row in rows if row.ours.errors]
     if failed:
         raise RunError(f"{len(failed)} of {len(rows)} cells of ours gave no result: {', '.join(failed)}")
@@ -77,9 +75,9 @@ def _quality(arguments: argparse.Namespace) -> None:
     options = settings.quality_of(arguments, process.free_memory())
     subject = parent.subject(parent.job_of(arguments.quality), _say)
     found = parent.run_orders(list(parent.orders(subject, options)), options.timeout, _say)
-    results = quality_results.document(subject.about, table.machine(options.threads), found)
+    results = quality_results.make_document(subject.about, table.describe_machine(options.threads), found)
     _keep(results, arguments.output)
-    print(quality_table.markdown(results), flush=True)
+    print(quality_results.show_document(results), flush=True)
     failed = [one.what for one in found if one.errors and one.what != PLAIN]
     if failed:
         raise RunError(f"{len(failed)} of our methods gave no result: {', '.join(failed)}")

@@ -17,7 +17,7 @@ from tests import runs
 
 def parsed(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    entry.add_bench(parser)
+    entry.add_arguments(parser)
     return parser.parse_args(words)
 
 

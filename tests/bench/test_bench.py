@@ -20,11 +20,10 @@ from torch.nn import functional
 from torch_geometric.utils import to_torch_csr_tensor
 
 from gnnsoup_hpc.__main__ import main
-from gnnsoup_hpc.bench import cell as child
-from gnnsoup_hpc.bench import grid, roofline, stock, table
+from gnnsoup_hpc.bench import child, grid, roofline, stock, table
 from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.grid import Choice, Figures, Options, Row
-from gnnsoup_hpc.bench.process import ChildFailedError
+from gnnsoup_hpc.bench.process import ChildFailedError, run_child
 from gnnsoup_hpc.bench.task import Cell, Order, TaskName, Way
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
@@ -157,7 +156,7 @@ def test_structure_is_read_in_blocks(small: Job, monkeypatch: pytest.MonkeyPatch
 def test_an_order_survives_its_json(small: Job) -> None:
     order = Order(cell_of(small, task="pls_step"), "ours", "memory", repeats=3, threads=2, memory_bytes=5)
     assert Order.from_json(order.to_json()) == order
-    assert json.loads(order.to_json())["pass"] == "memory"
+    assert json.loads(order.to_json())["passing"] == "memory"
 
 
 def test_there_is_no_stock_bfloat16(small: Job) -> None:
@@ -166,7 +165,7 @@ def test_there_is_no_stock_bfloat16(small: Job) -> None:
 
 
 def test_a_time_pass_counts_its_repeats(small: Job) -> None:
-    result = grid.run(Order(cell_of(small), "ours", "time", repeats=2, threads=1), timeout=120.0)
+    result = run_child(Order(cell_of(small), "ours", "time", repeats=2, threads=1), timeout=120.0)
     assert len(result["seconds"]) == 2
     assert len(result["values"]) == 3
     assert result["baseline_bytes"] > 0
@@ -176,7 +175,7 @@ def test_a_time_pass_counts_its_repeats(small: Job) -> None:
 def test_a_memory_pass_has_its_baseline_inside_its_peak(small: Job, way: Way) -> None:
     if not math.isfinite(host_bytes("VmHWM")):
         pytest.skip("no /proc/self/status")
-    result = grid.run(Order(cell_of(small, task="pls_step"), way, "memory", repeats=1, threads=1), timeout=120.0)
+    result = run_child(Order(cell_of(small, task="pls_step"), way, "memory", repeats=1, threads=1), timeout=120.0)
     assert 0 < result["baseline_bytes"] <= result["prepare_peak_bytes"] <= result["peak_bytes"]
 
 
@@ -195,13 +194,13 @@ def test_a_failing_child_is_one_line(small: Job, tmp_path: Path) -> None:
 def test_too_little_memory_is_one_line(small: Job) -> None:
     order = Order(cell_of(small, hidden=8192, ingredients=8), "ours", "time", 1, 1, memory_bytes=1 << 30)
     with pytest.raises(ChildFailedError, match="memory") as failure:
-        grid.run(order, timeout=120.0)
+        run_child(order, timeout=120.0)
     assert "\n" not in str(failure.value)
 
 
 def test_a_child_that_takes_too_long_is_one_line(small: Job) -> None:
     with pytest.raises(ChildFailedError, match="not done after"):
-        grid.run(Order(cell_of(small), "ours", "time", 1, 1), timeout=0.01)
+        run_child(Order(cell_of(small), "ours", "time", 1, 1), timeout=0.01)
 
 
 def test_the_childs_own_error_is_one_line(
@@ -241,11 +240,11 @@ def rows_of(cells: Sequence[Cell]) -> list[Row]:
 def test_the_table_has_every_cell_and_the_json_round_trips(tmp_path: Path) -> None:
     cells = [*grid.cells("one", tmp_path, FULL), *grid.cells("two", tmp_path, FULL)]
     rates = RATES | {"bfloat16": roofline.Rates(1e10, 1e11)}
-    results = table.document(CORES, rates, rows_of(cells), [0.5] * len(cells))
+    results = table.make_document(CORES, rates, rows_of(cells), [0.5] * len(cells))
     again = json.loads(json.dumps(results, allow_nan=False))
     assert again == results
-    text = table.markdown(again)
-    assert text == table.markdown(results)
+    text = table.show_document(again)
+    assert text == table.show_document(results)
     one, two = text.split("### one")[1].split("### two")
     for cell in cells:
         part = one if cell.graph == "one" else two
@@ -256,11 +255,11 @@ def test_the_table_has_every_cell_and_the_json_round_trips(tmp_path: Path) -> No
 
 def test_figures_of_the_document(tmp_path: Path) -> None:
     cells = grid.cells("g", tmp_path, Choice())[:2]
-    failed, sound = table.document(CORES, RATES, rows_of(cells), [0.5, 0.5])["cells"]
+    failed, sound = table.make_document(CORES, RATES, rows_of(cells), [0.5, 0.5])["cells"]
     assert (sound["ours"]["median"], sound["ours"]["min"], sound["ours"]["spread"]) == (2.0, 1.0, 1.5)
     assert (sound["speed_ratio"], sound["memory_ratio"], sound["over_bound"]) == (1.0, 1.0, 4.0)
     assert (failed["speed_ratio"], failed["memory_ratio"], failed["difference"]) == (None, None, None)
-    assert "failed" in table.markdown(table.document(CORES, RATES, rows_of(cells), [0.5, 0.5]))
+    assert "failed" in table.show_document(table.make_document(CORES, RATES, rows_of(cells), [0.5, 0.5]))
 
 
 def test_receptive_sizes_of_a_path() -> None:
@@ -309,7 +308,7 @@ def test_the_whole_command(
     assert main(["bench", *words]) == 0
     printed = capsys.readouterr()
     results = json.loads(out.read_text(encoding="utf-8"))
-    assert table.markdown(results) == printed.out.strip()
+    assert table.show_document(results) == printed.out.strip()
     assert "[1/1] tiny: sage evaluation, stock, time" in printed.err
     assert results["cells"][0]["difference"] < 1e-3
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc import engine
-from gnnsoup_hpc.bench.quality.order import LEARNED, QualityOrder
+from gnnsoup_hpc.bench.task import LEARNED, QualityOrder
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import MixingWeights
 from gnnsoup_hpc.models.gnn import Architecture
@@ -44,7 +44,7 @@ class OurMethod:
 
     def __init__(self, order: QualityOrder, graph: GraphFile) -> None:
         self._order = order
-        job = order.its_job
+        job = order.read_job()
         net = Architecture.of(job.model, graph.features, graph.classes)
         memory = launch.memory_limit_bytes(job.machine, launch.read_rank_info())
         self._station = MixtureEvaluator(RunDir.of(job), net, order.ids, graph, torch.device("cpu"), memory)
@@ -52,7 +52,7 @@ class OurMethod:
         self._trace = Trace()
         engine.warm_up(job.model.kind)
 
-    def timed(self) -> dict[str, Any]:
+    def measure_time(self) -> dict[str, Any]:
         """Wall time until the soup's weights are there, and the exact validation accuracy along the way."""
         mixture, mixing = self._cooked()
         spent = self._station.meter.measurement
@@ -67,7 +67,7 @@ class OurMethod:
             "validation_accuracy": self._accuracy(mixture.alpha, mixture),
         }
 
-    def weighed(self) -> Measurement:
+    def measure_memory(self) -> Measurement:
         """Peak memory of all of it."""
         self._cooked()
         return self._station.meter.measurement

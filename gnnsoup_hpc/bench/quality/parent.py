@@ -8,8 +8,7 @@ from typing import Any
 
 from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.bench import process
-from gnnsoup_hpc.bench.process import ChildFailedError
-from gnnsoup_hpc.bench.quality.order import LEARNED, METHODS, PLAIN, QualityOrder, evaluations
+from gnnsoup_hpc.bench.task import LEARNED, METHODS, PLAIN, QualityOrder, count_evaluations
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io import graph as graph_store
@@ -131,20 +130,8 @@ def run_orders(ordered: Sequence[QualityOrder], timeout: float, say: Callable[[s
     """What each method's children measured; what failed once is given up."""
     found = {order.what: QualityResult(order.what) for order in ordered}
     for number, order in enumerate(ordered, 1):
-        mine = found[order.what]
-        if mine.errors:
-            continue
-        label = f"[{number}/{len(ordered)}] {order.what}, seed {order.seed}, {order.passing}"
-        try:
-            result = process.answer(
-                "gnnsoup_hpc.bench.quality.child", order.to_json(), timeout, as_stock=order.what == PLAIN
-            )
-        except ChildFailedError as error:
-            mine.errors.append(f"{order.passing}: {error}")
-            say(f"{label}: failed: {error}")
-        else:
-            mine.take(order, result)
-            say(f"{label}: {_told(order, result)}")
+        label = f"[{number}/{len(ordered)}] {order.what}, seed {order.seed}"
+        process.measure(order, found[order.what], label, timeout, say)
     return list(found.values())
 
 
@@ -161,12 +148,5 @@ def _about(job: Job, graph: GraphFile, ingredients: int) -> dict[str, Any]:
         "model": job.model.model_dump(mode="json"),
         "soup": job.soup.model_dump(mode="json"),
         "ingredients": ingredients,
-        "evaluations": evaluations(ingredients, job.soup.gis.granularity),
+        "evaluations": count_evaluations(ingredients, job.soup.gis.granularity),
     }
-
-
-def _told(order: QualityOrder, result: dict[str, Any]) -> str:
-    if order.passing == "time":
-        return f"{result['seconds']:.2f} s"
-    peak, baseline = result["peak_bytes"], result["baseline_bytes"]
-    return "-" if peak is None or baseline is None else f"{(peak - baseline) / 1e6:.1f} MB above the baseline"
