@@ -43,7 +43,7 @@ _HETERO = (
 )
 
 
-def read(name: str, job: GraphJob, desk: SourceContext) -> RawGraph:
+def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
     """The graph in the file at path `name`; its masks or ids are the split "stored".
 
     Raises: GraphError for a file that is missing, unreadable, or wants other classes; for attributes that do not fit.

@@ -67,7 +67,7 @@ class _Layout:
     new_id: Int32Array
 
 
-def read(name: str, job: GraphJob, desk: SourceContext) -> RawGraph:
+def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
     """The graph that a preset, the seed and the scale give, the same on every machine.
 
     Raises: GraphError for an unknown preset.
@@ -77,14 +77,14 @@ def read(name: str, job: GraphJob, desk: SourceContext) -> RawGraph:
     preset, seed, scale = PRESETS[name], job.synthetic.seed, job.synthetic.scale
     nodes = max(preset.classes * 4, round(preset.nodes * scale))
     edges = round(preset.edges * nodes / preset.nodes)
-    desk.say(f"prepare: generating {nodes} nodes and about {edges} edges like {name}, seed {seed}")
+    context.say(f"prepare: generating {nodes} nodes and about {edges} edges like {name}, seed {seed}")
     layout = _layout(preset, nodes, edges, seed)
     y = _labels(preset, layout, seed)
     ends = _edges(preset, layout, edges, seed)
-    x = _features(preset, layout, seed, desk)
+    x = _features(preset, layout, seed, context)
     source, destination = ends
     same = float((y[source] == y[destination]).mean())
-    desk.say(f"prepare: {len(source)} edges, {same:.3f} of them between nodes of equal labels")
+    context.say(f"prepare: {len(source)} edges, {same:.3f} of them between nodes of equal labels")
     return RawGraph(
         where=f"synthetic:{name}",
         sha256=fingerprint([VERSION, asdict(preset), seed, scale]),
@@ -184,14 +184,14 @@ def _add(ends: Int32Array, count: int, pairs: Int32Array, layout: _Layout) -> in
     return stop
 
 
-def _features(preset: Preset, layout: _Layout, seed: int, desk: SourceContext) -> Rows:
+def _features(preset: Preset, layout: _Layout, seed: int, context: SourceContext) -> Rows:
     """Class mean, community's own shift, and noise; drawn and written block by block."""
     means = numpy_generator(seed, _MEANS).standard_normal((preset.classes, preset.features), dtype=np.float32)
     shifts = int(layout.community[-1]) + 1
     shift = numpy_generator(seed, _MEANS, 1).standard_normal((shifts, preset.features), dtype=np.float32)
     old_id = np.empty_like(layout.new_id)
     old_id[layout.new_id] = np.arange(len(old_id), dtype=np.int32)
-    rows = FileRows.create(desk.scratch / "features", (len(old_id), preset.features))
+    rows = FileRows.create(context.scratch / "features", (len(old_id), preset.features))
     for number, start in enumerate(range(0, len(old_id), _BLOCK)):
         old = old_id[start : start + _BLOCK]
         x: FloatArray = numpy_generator(seed, _FEATURES, number).standard_normal(
