@@ -59,11 +59,11 @@ os.execv(sys.argv[1], sys.argv[1:])
 SLOW_METIS = """\
 import os, pathlib, sys, time
 
-if any("metis_apart" in word for word in sys.orig_argv):
+if any("gnnsoup_hpc.data.partition" in word for word in sys.orig_argv):
     pathlib.Path(os.environ["REACHED"]).write_text(str(os.getpid()))
     time.sleep(240)
 elif "gnnsoup_hpc" in sys.orig_argv:
-    from gnnsoup_hpc import prepare
+    from gnnsoup_hpc.data import prepare
     prepare.ENTRIES_TO_CUT_APART = 0
 """
 

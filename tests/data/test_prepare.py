@@ -13,7 +13,7 @@ import pytest
 
 from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.data import metis_process, partition, transforms
+from gnnsoup_hpc.data import partition, transforms
 from gnnsoup_hpc.data import prepare as room
 from gnnsoup_hpc.errors import GraphError, PartError, RunError
 from gnnsoup_hpc.graph import identity
@@ -202,7 +202,7 @@ def test_metis_that_dies_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(room, "ENTRIES_TO_CUT_APART", 0)
     job = runs.job_in(tmp_path)
     script = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    monkeypatch.setattr(metis_process, "_command", lambda _: [sys.executable, "-c", script])
+    monkeypatch.setattr(partition, "_command", lambda _: [sys.executable, "-c", script])
     with pytest.raises(PartError, match=r"METIS ended with exit code -9; .*more memory"):
         room.prepare(job, runs.ALONE, runs.QUIET)
     assert not list(RunDir.of(job).shared_graph("x").parent.iterdir())
