@@ -75,10 +75,10 @@ class Row:
     stock: Figures
 
 
-def cells(graph: str, graph_h5: Path, choice: Choice) -> list[Cell]:
+def list_cells(graph: str, graph_h5: Path, choice: Choice) -> list[Cell]:
     """Every chosen cell of one graph."""
     return [
-        _cell(graph, graph_h5, model, task, union, choice.hidden, precision)
+        _make_cell(graph, graph_h5, model, task, union, choice.hidden, precision)
         for model in choice.models
         for task in choice.tasks
         for union in (choice.unions if task == "pls_step" else (Cell.union,))
@@ -91,29 +91,29 @@ def run_orders(cells: Sequence[Cell], options: Options, say: Callable[[str], Non
     rows = []
     for number, cell in enumerate(cells, 1):
         row = Row(cell, Figures(), Figures())
-        for order in orders(cell, options):
+        for order in list_orders(cell, options):
             figures = row.ours if order.way == "ours" else row.stock
             process.measure(order, figures, f"[{number}/{len(cells)}] {cell.name}, {order.way}", options.timeout, say)
         rows.append(row)
     return rows
 
 
-def orders(cell: Cell, options: Options) -> Iterator[Order]:
+def list_orders(cell: Cell, options: Options) -> Iterator[Order]:
     """Stock, ours, ours, stock, … so that both see the same machine as it warms up or gets busy; then memory."""
     for turn in range(options.rounds):
         for way in options.ways if turn % 2 == 0 else options.ways[::-1]:
-            yield _order(cell, way, "time", options)
+            yield _make_order(cell, way, "time", options)
     for way in options.ways:
-        yield _order(cell, way, "memory", options)
+        yield _make_order(cell, way, "memory", options)
 
 
-def _order(cell: Cell, way: Way, passing: Passing, options: Options) -> Order:
+def _make_order(cell: Cell, way: Way, passing: Passing, options: Options) -> Order:
     """Stock is float32, whatever the precision of ours."""
     cell = replace(cell, precision="float32") if way == "stock" else cell
     return Order(cell, way, passing, options.repeats, options.threads, options.memory_bytes)
 
 
-def _cell(
+def _make_cell(
     graph: str, graph_h5: Path, model: ModelKind, task: TaskName, union: int, channels: int, precision: Precision
 ) -> Cell:
     heads = 2 if model == "gat" else 1

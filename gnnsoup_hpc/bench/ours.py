@@ -27,16 +27,16 @@ class Ours:
 
     def __init__(self, cell: Cell, graph: GraphFile) -> None:
         self._cell, self._graph = cell, graph
-        self._net = tasks.architecture(cell, graph)
-        self._raw = tasks.start(cell).requires_grad_()
+        self._net = tasks.make_architecture(cell, graph)
+        self._raw = tasks.draw_start(cell).requires_grad_()
         self._whole: Ready | None = None
         self._space = Workspace()
 
     def prepare(self) -> None:
         """Fill the shelf; read the whole graph where the task needs it."""
         ids = range(self._cell.ingredients)
-        self._shelf = ParameterMatrix.of(self._net, ids, tasks.states(self._cell, self._net), torch.device("cpu"))
-        drawn = tasks.unions(self._cell, self._graph)
+        self._shelf = ParameterMatrix.of(self._net, ids, tasks.make_states(self._cell, self._net), torch.device("cpu"))
+        drawn = tasks.draw_unions(self._cell, self._graph)
         ready = partial(engine.plan_batch, self._net, space=self._space, precision=self._cell.precision)
         self._unions = loader.stream_unions(self._graph, drawn, Role.VALIDATION, ready)
         if self._cell.task != "pls_step":
@@ -70,7 +70,7 @@ class Ours:
     def _gis(self, view: Ready) -> float:
         """As the method does it: of the ratios 1 and 0 the accuracies are known from earlier steps."""
         soup, other = self._shelf.weights[:2]
-        inside = tasks.ratios(self._cell.granularity)[1:-1]
+        inside = tasks.list_ratios(self._cell.granularity)[1:-1]
         between = [(a, self._shelf.state(a * soup + (1.0 - a) * other)) for a in inside]
         if not isinstance(view, Plan):
             return max(*self._ends, *(self._accuracy(state, view) for _, state in between))

@@ -169,32 +169,32 @@ def open_graph(cell: Cell) -> Iterator[GraphFile]:
         yield GraphFile(path, file)
 
 
-def architecture(cell: Cell, graph: GraphFile) -> Architecture:
+def make_architecture(cell: Cell, graph: GraphFile) -> Architecture:
     """The cell's architecture for its graph."""
     return Architecture(cell.model, cell.layers, graph.features, cell.hidden, graph.classes, cell.heads, cell.norm)
 
 
-def states(cell: Cell, net: Architecture) -> list[State]:
+def make_states(cell: Cell, net: Architecture) -> list[State]:
     """The ingredients: different random weights, for what a step costs does not depend on their values."""
     return [net.initial_state(seed) for seed in range(cell.ingredients)]
 
 
-def start(cell: Cell) -> Tensor:
+def draw_start(cell: Cell) -> Tensor:
     """Raw alphas (layers, N), float64, as LS and PLS draw them."""
     return draw_xavier(SEED, cell.layers, tuple(range(cell.ingredients)))
 
 
-def ratios(granularity: int) -> list[float]:
+def list_ratios(granularity: int) -> list[float]:
     """The shares of the soup that a step of GIS tries."""
     return [float(a) for a in torch.linspace(1.0, 0.0, granularity, dtype=torch.float64)]
 
 
-def unions(cell: Cell, graph: GraphFile) -> Iterator[list[int]]:
+def draw_unions(cell: Cell, graph: GraphFile) -> Iterator[list[int]]:
     """The parts of each step of PLS, endlessly."""
     return loader.draw_unions(graph.validation_counts, cell.union, numpy_generator(SEED, 1))
 
 
-def structure(graph: GraphFile) -> tuple[IntArray, IntArray]:
+def read_structure(graph: GraphFile) -> tuple[IntArray, IntArray]:
     """(indptr, indices) of the whole graph, row = destination, read block by block."""
     indptr = np.zeros(graph.nodes + 1, dtype=np.int64)
     indices = np.empty(graph.edges, dtype=np.int64)

@@ -48,4 +48,4 @@ def main(words: Sequence[str], terminal: Terminal) -> int:
         parsed = parser.parse_args(words)
     except SystemExit as ended:  # --help and --version too
         raise SystemExit(terminal.ended(int(ended.code or 0))) from None
-    return common.guarded(module.load(parsed), collective=chosen in COLLECTIVE, computing=chosen in COMPUTING)
+    return common.execute(module.load(parsed), collective=chosen in COLLECTIVE, computing=chosen in COMPUTING)

@@ -11,7 +11,7 @@ from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.analysis.report import build
 from gnnsoup_hpc.analysis.report.compare import compare_roots
 from gnnsoup_hpc.analysis.report.contents import read_contents
-from gnnsoup_hpc.analysis.report.table import table
+from gnnsoup_hpc.analysis.report.table import show_run
 from gnnsoup_hpc.cli.common import Command
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -28,13 +28,13 @@ def report(root: Path, must_write: bool = True) -> None:
     try:
         build.write(run)
     except RunError as error:
-        print(f"\n{table(run)}", flush=True)
+        print(f"\n{show_run(run)}", flush=True)
         cause = error.__cause__
         if must_write or not (isinstance(cause, OSError) and cause.errno in _READ_ONLY):
             raise
         print(f"{run.run.report} is not written: the run may only be read here ({cause.strerror})", flush=True)
         return
-    print(f"\n{table(run)}\n-> {run.run.report}", flush=True)
+    print(f"\n{show_run(run)}\n-> {run.run.report}", flush=True)
 
 
 def report_all(roots: Sequence[Path]) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 
 from gnnsoup_hpc.analysis.status.read import read_status
-from gnnsoup_hpc.analysis.status.table import as_json, table
+from gnnsoup_hpc.analysis.status.table import make_json, show_status
 from gnnsoup_hpc.cli import common
 from gnnsoup_hpc.cli.common import Command
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -16,7 +16,7 @@ def status(arguments: argparse.Namespace) -> None:
     """Print how the run stands that `arguments` name."""
     job = common.job_of_run(arguments)
     found = read_status(job, RunDir.of(job))
-    print(json.dumps(as_json(found), indent=1) if arguments.json else table(found, arguments.all), flush=True)
+    print(json.dumps(make_json(found), indent=1) if arguments.json else show_status(found, arguments.all), flush=True)
 
 
 def load(arguments: argparse.Namespace) -> Command:

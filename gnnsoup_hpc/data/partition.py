@@ -80,7 +80,7 @@ def partition_graph(graph: Graph, job: PartitionJob, cut: Cut = cut_with_metis) 
     """
     if job.parts > graph.nodes:
         raise PartError(f"partition.parts = {job.parts} (K) is more than the graph's {graph.nodes} nodes")
-    weights = node_weights(graph)
+    weights = weigh_nodes(graph)
     part = np.zeros(graph.nodes, dtype=np.int64)
     if job.parts > 1:
         part = _fill_empty(_cut(graph, weights, job, cut), weights, job.parts)
@@ -99,7 +99,7 @@ def partition_graph(graph: Graph, job: PartitionJob, cut: Cut = cut_with_metis) 
     )
 
 
-def node_weights(graph: Graph) -> IntArray:
+def weigh_nodes(graph: Graph) -> IntArray:
     """METIS's weight of each node, (V,): 1, and about V / n more for each of the n validation nodes."""
     validation = graph.role == Role.VALIDATION
     extra = max(1, round(graph.nodes / max(1, int(validation.sum()))))

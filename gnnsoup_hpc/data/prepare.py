@@ -160,14 +160,14 @@ def _make(job: Job, run: RunDir, log: Log, again: bool, offline: bool) -> Path:
         partition = partition_graph(
             graph, job.partition, cut_in_process(folder, meter, log) if apart else cut_with_metis
         )
-        _say(job, graph, partition, log)
+        _describe_graph(job, graph, partition, log)
         graph_store.write(shared, graph, preparation, partition, job, meter.read)
     spent = meter.measurement
     log.say(f"prepare: {spent['seconds']:.1f} s, peak memory {spent['peak_host_bytes'] / 2**20:.0f} MiB -> {shared}")
     return shared
 
 
-def _say(job: Job, graph: Graph, partition: Partition, log: Log) -> None:
+def _describe_graph(job: Job, graph: Graph, partition: Partition, log: Log) -> None:
     log.say(
         f"prepare: {graph.nodes} nodes, {graph.source_edges} edges in the source, {len(graph.indices)} directed"
         f" entries, {graph.x.shape[1]} features ({job.graph.features}), {graph.classes} classes"

@@ -85,9 +85,9 @@ def values(job: Job, cell: Cell, way: Way, times: int = 3) -> list[float]:
 def test_stock_is_our_architecture(small: Job, kind: str, heads: int, norm: str) -> None:
     with opened(small) as graph:
         net = Architecture(kind, 3, graph.features, 8, graph.classes, heads, norm)
-        held = stock.whole(graph, net)
+        held = stock.load_whole(graph, net)
         with torch.no_grad():
-            theirs = stock.logits(stock.module_of(net), net.initial_state(0), held)
+            theirs = stock.compute_logits(stock.make_module(net), net.initial_state(0), held)
             expected = net.logits(net.initial_state(0), loader.load_whole(graph, Role.VALIDATION).graph)
     torch.testing.assert_close(theirs, expected, atol=1e-5, rtol=1e-5)
 
@@ -99,17 +99,19 @@ def test_stock_adjacency_gives_what_plain_pyg_gives(kind: str, heads: int) -> No
     x, state = normal(0, GRAPH.nodes, 5, kind=torch.float32), net.initial_state(0)
     plain = net.as_pyg().eval()
     plain.load_state_dict(state, strict=True)
-    held = stock.StockHeld(x, stock.adjacency(kind, GRAPH.edge_index, GRAPH.nodes), torch.arange(2), torch.zeros(2))
+    held = stock.StockHeld(
+        x, stock.make_adjacency(kind, GRAPH.edge_index, GRAPH.nodes), torch.arange(2), torch.zeros(2)
+    )
     with torch.no_grad():
         torch.testing.assert_close(
-            stock.logits(stock.module_of(net), state, held), plain(x, GRAPH.edge_index), atol=1e-5, rtol=1e-5
+            stock.compute_logits(stock.make_module(net), state, held), plain(x, GRAPH.edge_index), atol=1e-5, rtol=1e-5
         )
 
 
 def test_stock_sage_on_the_whole_graph_has_the_structure_of_its_edge_index(small: Job) -> None:
     with opened(small) as graph:
-        held = stock.whole(graph, Architecture("sage", 2, graph.features, 8, graph.classes))
-        indptr, indices = (torch.from_numpy(array) for array in tasks.structure(graph))
+        held = stock.load_whole(graph, Architecture("sage", 2, graph.features, 8, graph.classes))
+        indptr, indices = (torch.from_numpy(array) for array in tasks.read_structure(graph))
         row = torch.arange(graph.nodes).repeat_interleave(indptr.diff())
         expected = to_torch_csr_tensor(torch.stack([row, indices]), size=(graph.nodes, graph.nodes))
     assert torch.equal(held.adjacency.to_dense(), expected.to_dense())
@@ -132,11 +134,15 @@ def test_a_step_moves_the_raw_alphas(small: Job, kind: str, heads: int) -> None:
 def test_gradients_of_the_raw_alphas_are_ours(small: Job, kind: str, heads: int) -> None:
     """A loss hardly shows a wrong gradient: it is compared itself."""
     cell = cell_of(small, model=kind, heads=heads)
-    theirs, mine = tasks.start(cell).requires_grad_(), tasks.start(cell).requires_grad_()
+    theirs, mine = tasks.draw_start(cell).requires_grad_(), tasks.draw_start(cell).requires_grad_()
     with opened(small) as graph:
-        net = tasks.architecture(cell, graph)
-        states, held, view = tasks.states(cell, net), stock.whole(graph, net), loader.load_whole(graph, Role.VALIDATION)
-    scores = stock.logits(stock.module_of(net), stock.mix(states, theirs), held)[held.nodes]
+        net = tasks.make_architecture(cell, graph)
+        states, held, view = (
+            tasks.make_states(cell, net),
+            stock.load_whole(graph, net),
+            loader.load_whole(graph, Role.VALIDATION),
+        )
+    scores = stock.compute_logits(stock.make_module(net), stock.mix(states, theirs), held)[held.nodes]
     functional.cross_entropy(scores, held.labels).backward()
     shelf = ParameterMatrix.of(net, range(cell.ingredients), states, torch.device("cpu"))
     scores = net.logits(mix(shelf, mine.softmax(1), "layer"), view.graph)[view.nodes]
@@ -147,9 +153,9 @@ def test_gradients_of_the_raw_alphas_are_ours(small: Job, kind: str, heads: int)
 
 def test_structure_is_read_in_blocks(small: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(small) as graph:
-        whole = tasks.structure(graph)
+        whole = tasks.read_structure(graph)
         monkeypatch.setattr(tasks, "BLOCK_NODES", 7)
-        for array, expected in zip(tasks.structure(graph), whole, strict=True):
+        for array, expected in zip(tasks.read_structure(graph), whole, strict=True):
             np.testing.assert_array_equal(array, expected)
 
 
@@ -213,18 +219,18 @@ def test_the_childs_own_error_is_one_line(
 
 
 def test_ways_take_turns(small: Job) -> None:
-    ordered = list(grid.orders(cell_of(small), replace(OPTIONS, rounds=2)))
+    ordered = list(grid.list_orders(cell_of(small), replace(OPTIONS, rounds=2)))
     assert [order.way for order in ordered if order.passing == "time"] == ["stock", "ours", "ours", "stock"]
     assert sorted(order.way for order in ordered if order.passing == "memory") == ["ours", "stock"]
 
 
 def test_bfloat16_is_compared_with_stock_float32(small: Job) -> None:
-    ordered = list(grid.orders(cell_of(small, precision="bfloat16"), OPTIONS))
+    ordered = list(grid.list_orders(cell_of(small, precision="bfloat16"), OPTIONS))
     assert {(order.way, order.cell.precision) for order in ordered} == {("ours", "bfloat16"), ("stock", "float32")}
 
 
 def test_grids(tmp_path: Path) -> None:
-    quick, full = grid.cells("g", tmp_path, Choice()), grid.cells("g", tmp_path, FULL)
+    quick, full = grid.list_cells("g", tmp_path, Choice()), grid.list_cells("g", tmp_path, FULL)
     assert len(quick) == len(set(quick)) == 12
     assert set(quick) < set(full)
     assert len(full) == len(set(full)) == 12 + 3 * 2
@@ -238,7 +244,7 @@ def rows_of(cells: Sequence[Cell]) -> list[Row]:
 
 
 def test_the_table_has_every_cell_and_the_json_round_trips(tmp_path: Path) -> None:
-    cells = [*grid.cells("one", tmp_path, FULL), *grid.cells("two", tmp_path, FULL)]
+    cells = [*grid.list_cells("one", tmp_path, FULL), *grid.list_cells("two", tmp_path, FULL)]
     rates = RATES | {"bfloat16": roofline.Rates(1e10, 1e11)}
     results = table.make_document(CORES, rates, rows_of(cells), [0.5] * len(cells))
     again = json.loads(json.dumps(results, allow_nan=False))
@@ -254,7 +260,7 @@ def test_the_table_has_every_cell_and_the_json_round_trips(tmp_path: Path) -> No
 
 
 def test_figures_of_the_document(tmp_path: Path) -> None:
-    cells = grid.cells("g", tmp_path, Choice())[:2]
+    cells = grid.list_cells("g", tmp_path, Choice())[:2]
     failed, sound = table.make_document(CORES, RATES, rows_of(cells), [0.5, 0.5])["cells"]
     assert (sound["ours"]["median"], sound["ours"]["min"], sound["ours"]["spread"]) == (2.0, 1.0, 1.5)
     assert (sound["speed_ratio"], sound["memory_ratio"], sound["over_bound"]) == (1.0, 1.0, 4.0)
@@ -265,7 +271,7 @@ def test_figures_of_the_document(tmp_path: Path) -> None:
 def test_receptive_sizes_of_a_path() -> None:
     row, column = np.array([0, 1, 2]), np.array([1, 2, 3])  # 0 <- 1 <- 2 <- 3
     asked = np.array([True, False, False, False])
-    sizes = roofline.receptive(row, column, asked, 2)
+    sizes = roofline.count_receptive(row, column, asked, 2)
     assert sizes == [roofline.LayerSize(2, 3, 2), roofline.LayerSize(1, 2, 1)]
 
 
@@ -273,12 +279,12 @@ def test_work_grows_from_evaluation_to_epoch(small: Job) -> None:
     for kind, heads in KINDS:
         cell = cell_of(small, model=kind, heads=heads)
         with opened(small) as graph:
-            (layers,) = roofline.sizes(cell, graph)
-            net = tasks.architecture(cell, graph)
-            one = roofline.work(cell, net, layers)
-            epoch = roofline.work(replace(cell, task="ls_epoch"), net, layers)
-            gis = roofline.work(replace(cell, task="gis_step"), net, layers)
-            union = roofline.sizes(replace(cell, task="pls_step"), graph, samples=3)
+            (layers,) = roofline.count_layers(cell, graph)
+            net = tasks.make_architecture(cell, graph)
+            one = roofline.count_work(cell, net, layers)
+            epoch = roofline.count_work(replace(cell, task="ls_epoch"), net, layers)
+            gis = roofline.count_work(replace(cell, task="gis_step"), net, layers)
+            union = roofline.count_layers(replace(cell, task="pls_step"), graph, samples=3)
         assert len(union) == 3
         assert all(part[0].columns < graph_nodes for part in union for graph_nodes in [300])
         assert one.flops < epoch.flops < 3 * one.flops
@@ -301,8 +307,8 @@ def test_the_whole_command(
     """One cell a model kind would do; the command is the user's, the machine's rates are made up."""
     job = tmp_path / "job.toml"
     job.write_text(small.to_toml(), encoding="utf-8")
-    monkeypatch.setattr(roofline, "measured_rates", lambda *_: RATES["float32"])
-    monkeypatch.setattr(grid, "cells", lambda *_: [cell_of(small)])
+    monkeypatch.setattr(roofline, "measure_rates", lambda *_: RATES["float32"])
+    monkeypatch.setattr(grid, "list_cells", lambda *_: [cell_of(small)])
     out = tmp_path / "bench.json"
     words = ["--graph", str(job), "--threads", "1", "--repeats", "1", "--rounds", "1", "--output", str(out)]
     assert main(["bench", *words]) == 0
@@ -325,12 +331,13 @@ def test_stock_sage_has_the_gradient_of_its_loss() -> None:
     ends = torch.randint(nodes, (2, entries), generator=torch.Generator().manual_seed(0))
     net = Architecture("sage", 2, 5, 8, 3)
     x, labels = normal(0, nodes, 5, kind=torch.float32), torch.arange(nodes) % 3
-    held = stock.StockHeld(x, stock.adjacency("sage", ends, nodes), torch.arange(nodes), labels)
+    held = stock.StockHeld(x, stock.make_adjacency("sage", ends, nodes), torch.arange(nodes), labels)
     states = [net.initial_state(seed) for seed in range(3)]
     raw = torch.zeros(2, 3, dtype=torch.float64)
 
     def loss(raw_LN: Tensor) -> Tensor:
-        return functional.cross_entropy(stock.logits(stock.module_of(net), stock.mix(states, raw_LN), held), labels)
+        scores = stock.compute_logits(stock.make_module(net), stock.mix(states, raw_LN), held)
+        return functional.cross_entropy(scores, labels)
 
     mine = raw.clone().requires_grad_()
     loss(mine).backward()

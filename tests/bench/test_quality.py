@@ -135,8 +135,8 @@ def test_an_order_survives_its_json(stock: Job) -> None:
 
 
 def test_learned_methods_are_repeated_with_the_next_seeds(stock: Job) -> None:
-    subject = parent.subject(stock, silent)
-    ordered = list(parent.orders(subject, QualityOptions(seeds=3)))
+    subject = parent.select_run(stock, silent)
+    ordered = list(parent.list_orders(subject, QualityOptions(seeds=3)))
     first = stock.soup.seed
     assert [(one.what, one.seed) for one in ordered if one.passing == "time"] == [
         (PLAIN, first),
@@ -148,17 +148,17 @@ def test_learned_methods_are_repeated_with_the_next_seeds(stock: Job) -> None:
 
 
 def test_large_graphs_are_sampled_unless_told_otherwise(stock: Job) -> None:
-    subject = parent.subject(stock, silent)
+    subject = parent.select_run(stock, silent)
     large = replace(subject, about=subject.about | {"nodes": parent.SMALL_NODES + 1, "evaluations": 148})
-    assert next(parent.orders(large, QualityOptions())).sampled == parent.SAMPLED
-    assert next(parent.orders(large, QualityOptions(sampled=0))).sampled == 0
+    assert next(parent.list_orders(large, QualityOptions())).sampled == parent.SAMPLED
+    assert next(parent.list_orders(large, QualityOptions(sampled=0))).sampled == 0
 
 
 def test_gis_accuracy_must_come_from_somewhere(stock: Job) -> None:
-    subject = parent.subject(stock, silent)
-    assert list(parent.orders(subject, QualityOptions(methods=("pls",), sampled=0)))
+    subject = parent.select_run(stock, silent)
+    assert list(parent.list_orders(subject, QualityOptions(methods=("pls",), sampled=0)))
     with pytest.raises(RunError, match="add gis, or"):
-        list(parent.orders(subject, QualityOptions(methods=("pls",), sampled=2)))
+        list(parent.list_orders(subject, QualityOptions(methods=("pls",), sampled=2)))
 
 
 def found_of(what: str, times: Sequence[float], accuracies: Sequence[float], peak: float = 3e6) -> QualityResult:
@@ -177,7 +177,7 @@ def plain_found(seconds: float) -> QualityResult:
 
 def made_up(*found: QualityResult, job: Job) -> dict[str, Any]:
     cores = {"cpu": "some", "cores": 2, "threads": 1, "date": "2026-01-01T00:00:00+00:00"}
-    return results.make_document(parent.subject(job, silent).about, cores, found)
+    return results.make_document(parent.select_run(job, silent).about, cores, found)
 
 
 def test_figures_of_the_document(stock: Job) -> None:
@@ -217,17 +217,17 @@ def test_without_gis_accuracy_nothing_is_said_to_have_reached_it(stock: Job) -> 
 def test_a_run_is_named_by_its_folder_or_its_job(stock: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = pantry.copied(stock, tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
-    found = parent.job_of("elsewhere/runs/tiny")
+    found = parent.find_job("elsewhere/runs/tiny")
     assert RunDir.of(found).root == RunDir.of(moved).root
     (tmp_path / "job.toml").write_text(stock.model_copy(update={"runs": "there"}).to_toml(), encoding="utf-8")
-    assert RunDir.of(parent.job_of("job.toml")).root == tmp_path / "there" / "tiny"
+    assert RunDir.of(parent.find_job("job.toml")).root == tmp_path / "there" / "tiny"
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no job\.toml"):
-        parent.job_of(str(tmp_path))
+        parent.find_job(str(tmp_path))
     with pytest.raises(JobError, match="no job file"):
-        parent.job_of(str(tmp_path / "none"))
+        parent.find_job(str(tmp_path / "none"))
 
 
 def test_an_untrained_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], own_excepthook: None) -> None:
@@ -243,7 +243,7 @@ def test_an_untrained_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_one_ingredient_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="two or more"):
-        parent.subject(pantry.stocked(tmp_path, ingredients=1), silent)
+        parent.select_run(pantry.stocked(tmp_path, ingredients=1), silent)
 
 
 def test_a_failing_child_is_one_line_and_given_up(stock: Job, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def failing(error: BaseException) -> int:
     def command(here: RankInfo) -> None:
         raise error
 
-    return common.guarded(command)
+    return common.execute(command)
 
 
 @pytest.mark.parametrize(

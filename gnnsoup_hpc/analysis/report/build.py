@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gnnsoup_hpc.analysis.diagnosis.basin import make_columns
-from gnnsoup_hpc.analysis.report.contents import Contents, Phase, best_ingredient, count_models
+from gnnsoup_hpc.analysis.report.contents import Contents, Phase, count_models, find_best_ingredient
 from gnnsoup_hpc.analysis.report.trials import make_tables
 from gnnsoup_hpc.analysis.report.verdicts import verdicts
 from gnnsoup_hpc.io import report as report_store
@@ -52,7 +52,7 @@ def _columns(rows: Sequence[Row], columns: Sequence[Column[Row]]) -> Columns:
 
 def _method_columns(run: Contents) -> list[Column[Soup]]:
     gis = run.soup("gis")
-    reference = best_ingredient(run).test_accuracy
+    reference = find_best_ingredient(run).test_accuracy
 
     def above(soup: Soup) -> float:
         return subtract_baseline(soup.measurement)

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from gnnsoup_hpc.analysis.report.contents import Contents, best_ingredient, read_contents
-from gnnsoup_hpc.analysis.report.table import spread
+from gnnsoup_hpc.analysis.report.contents import Contents, find_best_ingredient, read_contents
+from gnnsoup_hpc.analysis.report.table import show_spread
 from gnnsoup_hpc.config.turns import without_effect
 from gnnsoup_hpc.utils.stats import FEWEST_RUNS, error_of_mean
 from gnnsoup_hpc.utils.text_table import align_columns
@@ -146,17 +146,17 @@ def _averaged(runs: Sequence[Contents]) -> list[str]:
 
 def _ingredients_row(runs: Sequence[Contents]) -> tuple[str, ...]:
     validations = [mean(i.validation_accuracy for i in run.ingredients) for run in runs]
-    return "mean ingredient", spread(validations), spread(_mean_tests(runs)), "", "", "", "", ""
+    return "mean ingredient", show_spread(validations), show_spread(_mean_tests(runs)), "", "", "", "", ""
 
 
 def _method_row(runs: Sequence[Contents], method: str) -> tuple[str, ...]:
     soups = [soup for run in runs if (soup := run.soup(method))]
     tests = [soup.test_accuracy for soup in soups]
     gains = [test - base for test, base in zip(tests, _mean_tests(runs), strict=True)]
-    above = [test - best_ingredient(run).test_accuracy for test, run in zip(tests, runs, strict=True)]
+    above = [test - find_best_ingredient(run).test_accuracy for test, run in zip(tests, runs, strict=True)]
     wins = f"{sum(gain > 0 for gain in above)} of {len(runs)}"
-    validations = spread([s.validation_accuracy for s in soups])
-    return method, validations, spread(tests), _signed(gains), _signed(above), wins, *judge(above)
+    validations = show_spread([s.validation_accuracy for s in soups])
+    return method, validations, show_spread(tests), _signed(gains), _signed(above), wins, *judge(above)
 
 
 def judge(differences: Sequence[float]) -> tuple[str, str]:
@@ -178,4 +178,4 @@ def _mean_tests(runs: Sequence[Contents]) -> list[float]:
 
 def _signed(values: Sequence[float]) -> str:
     """Mean ± standard deviation of differences."""
-    return spread(values) if mean(values) < 0 else f"+{spread(values)}"
+    return show_spread(values) if mean(values) < 0 else f"+{show_spread(values)}"

@@ -204,7 +204,7 @@ def _check_shelf(run: RunDir, graph: GraphFile, ingredients: Sequence[Ingredient
         )
 
 
-def best_ingredient(run: Contents) -> Ingredient:
+def find_best_ingredient(run: Contents) -> Ingredient:
     """The ingredient with the highest validation accuracy; of equals, that with the lowest number."""
     return max(run.ingredients, key=lambda i: (i.validation_accuracy, -i.index))
 

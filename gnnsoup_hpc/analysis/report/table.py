@@ -17,7 +17,7 @@ from gnnsoup_hpc.utils.text_table import align_columns, show_number, show_ratio
 _HEAD = ("method", "validation", "test", "seconds", "x gis", "peak MiB", "x gis", "forward", "backward", "models")
 
 
-def table(run: Contents) -> str:
+def show_run(run: Contents) -> str:
     """The run's results as text."""
     model = run.job.model
     tests = [ingredient.test_accuracy for ingredient in run.ingredients]
@@ -26,7 +26,7 @@ def table(run: Contents) -> str:
     return "\n".join(
         [
             f"{run.run.root}: {model.kind}, {model.layers} layers, hidden {model.hidden}{heads}, on {run.graph}",
-            f"{len(run.ingredients)} ingredients: validation {spread(validations)}, test {spread(tests)}"
+            f"{len(run.ingredients)} ingredients: validation {show_spread(validations)}, test {show_spread(tests)}"
             " (mean ± standard deviation)",
             *([f"split: {run.split}"] if run.split else []),
             *run.notes,
@@ -47,7 +47,7 @@ def table(run: Contents) -> str:
     )
 
 
-def spread(values: Sequence[float]) -> str:
+def show_spread(values: Sequence[float]) -> str:
     """Mean ± standard deviation."""
     return f"{mean(values):.4f} ± {stdev(values) if len(values) > 1 else 0.0:.4f}"
 

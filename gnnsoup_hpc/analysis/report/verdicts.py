@@ -11,7 +11,7 @@ import torch
 
 from gnnsoup_hpc.analysis.diagnosis.advice import verdict
 from gnnsoup_hpc.analysis.diagnosis.basin import COLLAPSE
-from gnnsoup_hpc.analysis.report.contents import Contents, best_ingredient
+from gnnsoup_hpc.analysis.report.contents import Contents, find_best_ingredient
 from gnnsoup_hpc.io.records import Soup
 from gnnsoup_hpc.types import ByteArray
 from gnnsoup_hpc.utils.stats import binomial_error, error_below_mean, paired_error
@@ -34,7 +34,7 @@ def _sentences(run: Contents) -> Iterator[str]:
         yield "There is one ingredient, so there is nothing to mix: every soup is that ingredient."
         yield from _classes(run)
         return
-    best = best_ingredient(run)
+    best = find_best_ingredient(run)
     error = 2.0 * binomial_error(best.test_accuracy, run.test_nodes)
     yield (
         f"The best ingredient on validation is {best.index:04d}, with test accuracy {best.test_accuracy:.4f};"
@@ -52,7 +52,7 @@ def _sentences(run: Contents) -> Iterator[str]:
 def _classes(run: Contents) -> Iterator[str]:
     """Where an accuracy says little: a majority vote is as good, or a class is rarer than the error."""
     nodes = run.test_nodes
-    highest = max([best_ingredient(run).test_accuracy, *(soup.test_accuracy for soup in run.soups)])
+    highest = max([find_best_ingredient(run).test_accuracy, *(soup.test_accuracy for soup in run.soups)])
     error = 2.0 * binomial_error(highest, nodes)
     most = max(range(len(run.test_classes)), key=lambda number: run.test_classes[number])
     share = run.test_classes[most] / nodes
@@ -100,7 +100,7 @@ def _diagnosed(run: Contents, against: Mapping[str, Comparison]) -> Iterator[str
 
 def _in_words(run: Contents, soup: Soup, found: Comparison) -> str:
     """How one soup stands to the best ingredient on test nodes."""
-    best, name, only = f"{best_ingredient(run).index:04d}", _name(soup), only_ingredient(soup)
+    best, name, only = f"{find_best_ingredient(run).index:04d}", _name(soup), only_ingredient(soup)
     if only == best and found.difference == 0.0:
         return f"{name} equals the best ingredient, {only} ({_WHOLE} of the weight)."
     whose = f" ({_WHOLE} of its weight is ingredient {only})" if only else ""
@@ -148,7 +148,7 @@ def only_ingredient(soup: Soup) -> str:
 
 def _against_best(run: Contents, soup: Soup) -> Comparison:
     """From the soup's own file; one of an older version has no pairs, but that of the method `best` may help."""
-    best, nodes = best_ingredient(run), run.test_nodes
+    best, nodes = find_best_ingredient(run), run.test_nodes
     right, pair = _right_of_best(run), soup.paired
     if pair is not None and pair.best == f"{best.index:04d}":
         alone, of_best = pair.only_soup, pair.only_best
@@ -162,7 +162,7 @@ def _against_best(run: Contents, soup: Soup) -> Comparison:
 
 def _right_of_best(run: Contents) -> ByteArray | None:
     """Test nodes that the best ingredient gets right, if a soup is that ingredient and no more."""
-    soup, name = run.soup("best"), f"{best_ingredient(run).index:04d}"
+    soup, name = run.soup("best"), f"{find_best_ingredient(run).index:04d}"
     is_it = soup is not None and soup.ingredients[int(soup.mixture.alpha[0].argmax())] == name
     return soup.test_right if soup is not None and is_it else None
 

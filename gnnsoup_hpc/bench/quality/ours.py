@@ -54,11 +54,11 @@ class OurMethod:
 
     def measure_time(self) -> dict[str, Any]:
         """Wall time until the soup's weights are there, and the exact validation accuracy along the way."""
-        mixture, mixing = self._cooked()
+        mixture, mixing = self._run()
         spent = self._station.meter.measurement
         self._station.clear()
         learned = self._order.what in LEARNED
-        curve = self._judged(mixture, mixing) if learned else describe_step(mixture, spent["seconds"])
+        curve = self._judge(mixture, mixing) if learned else describe_step(mixture, spent["seconds"])
         return {
             "seconds": spent["seconds"],
             "seconds_ingredients": spent["seconds_ingredients"],
@@ -69,10 +69,10 @@ class OurMethod:
 
     def measure_memory(self) -> Measurement:
         """Peak memory of all of it."""
-        self._cooked()
+        self._run()
         return self._station.meter.measurement
 
-    def _cooked(self) -> tuple[MixingWeights, float]:
+    def _run(self) -> tuple[MixingWeights, float]:
         """What the method makes, and the seconds that mixing its weights took at the end, which are its own too."""
         kitchen = SoupContext(
             self._station, Team(None, self._order.threads), self._order.seed, Log(quiet=True), self._trace
@@ -84,7 +84,7 @@ class OurMethod:
             self._station.state(Candidate(mixture.alpha, mixture.by, mixture.of))
             return mixture, time.perf_counter() - cooked
 
-    def _judged(self, mixture: MixingWeights, mixing: float) -> list[list[float]]:
+    def _judge(self, mixture: MixingWeights, mixing: float) -> list[list[float]]:
         """[step, seconds, accuracy] of steps, the seconds as if the soup were mixed right after them."""
         chosen = set(choose_judged_steps(len(self._trace.steps), self._order.judge_every))
         return [

@@ -65,7 +65,7 @@ class Subject:
     about: dict[str, Any]
 
 
-def job_of(text: str) -> Job:
+def find_job(text: str) -> Job:
     """The job of a run's folder, or that `jobs.load` finds, its run's folder absolute.
 
     Raises: RunError for a folder that is no run; JobError where there is no such job.
@@ -80,7 +80,7 @@ def job_of(text: str) -> Job:
     return job.model_copy(update={"runs": paths.quote(folder.parent), "name": folder.name})
 
 
-def subject(job: Job, say: Callable[[str], None]) -> Subject:
+def select_run(job: Job, say: Callable[[str], None]) -> Subject:
     """The run, once it is known to have what GIS can mix.
 
     Raises: RunError where its graph or ingredients are missing, unfit or too few; the message says what to do.
@@ -89,7 +89,7 @@ def subject(job: Job, say: Callable[[str], None]) -> Subject:
     with graph_store.open_graph(run.graph, job) as graph:
         net = Architecture.of(job.model, graph.features, graph.classes)
         chosen = select_ingredients(job, run, net, graph, Log(quiet=True))
-        about = _about(job, graph, len(chosen.fit))
+        about = _describe_run(job, graph, len(chosen.fit))
     for reason in chosen.unfit.values():
         say(f"left out: {reason}")
     if len(chosen.fit) < 2:
@@ -97,7 +97,7 @@ def subject(job: Job, say: Callable[[str], None]) -> Subject:
     return Subject(job, tuple(chosen.fit), about)
 
 
-def orders(what: Subject, options: QualityOptions) -> Iterator[QualityOrder]:
+def list_orders(what: Subject, options: QualityOptions) -> Iterator[QualityOrder]:
     """Time passes of plain GIS and of each method, learned ones once a seed; then memory passes."""
     sampled = options.sampled
     if sampled is None:
@@ -135,7 +135,7 @@ def run_orders(ordered: Sequence[QualityOrder], timeout: float, say: Callable[[s
     return list(found.values())
 
 
-def _about(job: Job, graph: GraphFile, ingredients: int) -> dict[str, Any]:
+def _describe_run(job: Job, graph: GraphFile, ingredients: int) -> dict[str, Any]:
     """What stands at the head of the results."""
     return {
         "job": job.name,

@@ -17,7 +17,7 @@ import torch
 
 from gnnsoup_hpc.bench import stock
 from gnnsoup_hpc.bench.stock import interpolate
-from gnnsoup_hpc.bench.task import QualityOrder, count_evaluations, ratios
+from gnnsoup_hpc.bench.task import QualityOrder, count_evaluations, list_ratios
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.gnn import Architecture
@@ -36,7 +36,7 @@ class PlainGis:
         self._order, self._graph = order, graph
         self._job = order.read_job()
         self._net = Architecture.of(self._job.model, graph.features, graph.classes)
-        self._module = stock.module_of(self._net)
+        self._module = stock.make_module(self._net)
 
     def measure_time(self) -> dict[str, Any]:
         """Wall time of all evaluations, or of some, with what all would take."""
@@ -74,8 +74,8 @@ class PlainGis:
         """Read ingredients and graph; what gives a state's validation accuracy."""
         run = RunDir.of(self._job)
         states = [ingredient_store.read(run.ingredient(index)).state for index in self._order.ids]
-        held = stock.whole(self._graph, self._net)
-        return states, lambda state: stock.evaluation(self._module, state, held)
+        held = stock.load_whole(self._graph, self._net)
+        return states, lambda state: stock.evaluate(self._module, state, held)
 
 
 def run_in_full(states: Sequence[State], granularity: int, evaluate: Evaluate) -> Iterator[float]:
@@ -84,7 +84,7 @@ def run_in_full(states: Sequence[State], granularity: int, evaluate: Evaluate) -
     first, *others = sorted(range(len(states)), key=lambda i: (-found[i], i))
     soup = states[first]
     yield found[first]
-    tried = ratios(granularity)
+    tried = list_ratios(granularity)
     for other in others:
         accuracies = [evaluate(interpolate(soup, states[other], a)) for a in tried]
         soup = interpolate(soup, states[other], tried[accuracies.index(max(accuracies))])
@@ -94,7 +94,7 @@ def run_in_full(states: Sequence[State], granularity: int, evaluate: Evaluate) -
 def run_sampled(states: Sequence[State], count: int, granularity: int, evaluate: Evaluate) -> list[float]:
     """Wall times of evaluating `count` candidates of a step, mixing included."""
     seconds = []
-    for a in islice(cycle(ratios(granularity)), count):
+    for a in islice(cycle(list_ratios(granularity)), count):
         gc.collect()
         start = time.perf_counter()
         evaluate(interpolate(states[0], states[-1], a))

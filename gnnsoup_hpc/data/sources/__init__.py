@@ -8,7 +8,7 @@ from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import npz, ogb, pt, pyg, synthetic
 from gnnsoup_hpc.data.sources.context import SourceContext
 from gnnsoup_hpc.data.sources.raw import RawGraph, finish
-from gnnsoup_hpc.data.sources.split import roles, take_split
+from gnnsoup_hpc.data.sources.split import assign_roles, describe_split
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.graph.graph import Graph
 
@@ -28,7 +28,7 @@ def load(job: GraphJob, context: SourceContext) -> Graph:
     Raises: JobError for a source that nobody knows; GraphError for one that cannot be read or used.
     """
     raw = read(job, context)
-    return finish(raw, roles(raw, job), job, take_split(raw, job))
+    return finish(raw, assign_roles(raw, job), job, describe_split(raw, job))
 
 
 def read(job: GraphJob, context: SourceContext) -> RawGraph:

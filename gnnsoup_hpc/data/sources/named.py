@@ -92,7 +92,7 @@ def graph(values: Mapping[str, Any], where: str, sha256: str, kind: str, job: Gr
                 f"{where}: {name} is {named.number(name)}, but the arrays have {have}; correct one of them"
             )
     edge_values, notes = _edge_values(named, weights)
-    names = split.describe_problem(named.unread)
+    names = split.list_split_names(named.unread)
     try:
         found, used = split.read(named.unread, len(y), where)
         splits = {kind: found} if found else {}

@@ -24,7 +24,7 @@ from torch import Tensor
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import named, pickled
 from gnnsoup_hpc.data.sources.context import SourceContext
-from gnnsoup_hpc.data.sources.raw import RawGraph, describe_file, list_few, sha256_of
+from gnnsoup_hpc.data.sources.raw import RawGraph, describe_file, hash_files, list_few
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph.graph import SourceFile
 from gnnsoup_hpc.utils import paths
@@ -63,10 +63,10 @@ def from_data(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # likewise
         arrays = {str(key): _array(value) for key, value in data.items()}
-    return replace(named.graph(arrays, where, sha256_of(files), split, job), files=files)
+    return replace(named.graph(arrays, where, hash_files(files), split, job), files=files)
 
 
-def brief(error: Exception) -> str:
+def shorten(error: Exception) -> str:
     """What kind of error of a library it is, and the first line of what it says."""
     said = str(error).rpartition("WeightsUnpickler error: ")[2]  # before it torch has general advice
     return f"{type(error).__name__}: {(said.strip().splitlines() or [''])[0][:160]}"
@@ -83,7 +83,7 @@ def _load(path: Path) -> Any:
         refused = _REFUSED.search(str(error))
         if refused:
             raise GraphError(f"{path}: {_advice(pickled.inspect(refused[1], path))}") from None
-        raise GraphError(f"{path}: not a readable file of torch.save, or a truncated one ({brief(error)})") from None
+        raise GraphError(f"{path}: not a readable file of torch.save, or a truncated one ({shorten(error)})") from None
 
 
 def _advice(found: pickled.PickleContents) -> str:

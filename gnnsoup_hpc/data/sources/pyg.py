@@ -138,7 +138,7 @@ class _SourceDataset:
             raise GraphError(f"pyg:{self.about.name}: {error.filename} cannot be read") from None
         except _DAMAGED as error:
             raise GraphError(
-                f"pyg:{self.about.name}: files in {self.raw_dir} are truncated or damaged ({pt.brief(error)}): remove"
+                f"pyg:{self.about.name}: files in {self.raw_dir} are truncated or damaged ({pt.shorten(error)}): remove"
                 " that folder and prepare again, which downloads the set anew"
             ) from None
 
@@ -159,7 +159,7 @@ class _SourceDataset:
                 super().download()  # type: ignore[misc]
                 self._publish(raw, size)
         except _network_errors() as error:
-            what = f"pyg:{self.about.name} cannot be downloaded ({pt.brief(error)})"
+            what = f"pyg:{self.about.name} cannot be downloaded ({pt.shorten(error)})"
             raise GraphError(f"{what}: prepare where there is a network, or put its files in {raw}") from None
         finally:
             socket.setdefaulttimeout(before)

@@ -93,7 +93,7 @@ def describe_file(path: Path) -> SourceFile:
     return SourceFile(str(path.absolute()), status.st_size, status.st_mtime_ns, file_sha256(path), status.st_ctime_ns)
 
 
-def sha256_of(files: Sequence[SourceFile]) -> str:
+def hash_files(files: Sequence[SourceFile]) -> str:
     """The hash of a source: that of its only file, or of the names and hashes of its files."""
     if len(files) == 1:
         return files[0].sha256

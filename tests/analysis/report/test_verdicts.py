@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from gnnsoup_hpc.analysis.report.compare import judge as compared
-from gnnsoup_hpc.analysis.report.contents import Contents, best_ingredient, read_contents
-from gnnsoup_hpc.analysis.report.table import spread, table
+from gnnsoup_hpc.analysis.report.contents import Contents, find_best_ingredient, read_contents
+from gnnsoup_hpc.analysis.report.table import show_run, show_spread
 from gnnsoup_hpc.analysis.report.verdicts import only_ingredient, verdicts
 from gnnsoup_hpc.config import METHOD_NAMES, Job
 from gnnsoup_hpc.errors import RunError
@@ -194,18 +194,18 @@ def test_every_method_but_the_best_gets_a_verdict(run: Contents) -> None:
 
 def test_the_diagnosis_comes_last_and_its_lack_is_said(run: Contents) -> None:
     assert verdicts(run)[-1].startswith("One basin: all 3 ingredients")
-    lines = table(run).splitlines()
+    lines = show_run(run).splitlines()
     assert any(line.startswith("midpoints with the best ingredient") for line in lines)
     assert [line.split()[-1] for line in lines if line.startswith(("0000", "0001", "0002", "mean of all"))].count(
         "yes"
     ) == 3
     without = replace(run, diagnosis=None)
     assert verdicts(without)[-1].endswith(f"is not known: run `gnnsoup diagnose {run.run.root}`.")
-    assert "midpoints" not in table(without)
+    assert "midpoints" not in show_run(without)
 
 
 def test_table_has_a_row_a_method_and_a_phase(run: Contents) -> None:
-    lines = [line.split() for line in table(run).splitlines() if line]
+    lines = [line.split() for line in show_run(run).splitlines() if line]
     heads = [line[0] for line in lines]
     for name in (*METHOD_NAMES, "prepare", "train", "phase"):
         assert name in heads, name
@@ -222,8 +222,8 @@ def test_columns_are_aligned() -> None:
 
 
 def test_spread_is_the_sample_deviation() -> None:
-    assert spread([1.0, 2.0, 3.0]) == "2.0000 ± 1.0000"
-    assert spread([0.5]) == "0.5000 ± 0.0000"
+    assert show_spread([1.0, 2.0, 3.0]) == "2.0000 ± 1.0000"
+    assert show_spread([0.5]) == "0.5000 ± 0.0000"
 
 
 def test_a_mean_over_runs_is_a_gain_only_beyond_its_error() -> None:
@@ -286,7 +286,7 @@ def test_souping_pairs_each_soup_with_the_best_ingredient(run: Contents) -> None
     for soup in run.soups:
         pair = soup.paired
         assert pair is not None
-        assert pair.best == f"{best_ingredient(run).index:04d}"
+        assert pair.best == f"{find_best_ingredient(run).index:04d}"
         assert pair.only_soup - pair.only_best == round((soup.test_accuracy - best.test_accuracy) * run.test_nodes)
 
 
@@ -319,17 +319,17 @@ def test_classes_that_are_rarer_than_the_error_are_named(run: Contents) -> None:
 
 def test_what_was_found_in_preparing_is_repeated(run: Contents) -> None:
     told = replace(run, split="stored masks, column 3 of 10", notes=("2 edges were duplicates and are merged.",))
-    lines = table(told).splitlines()
+    lines = show_run(told).splitlines()
     assert lines[2:4] == ["split: stored masks, column 3 of 10", "2 edges were duplicates and are merged."]
-    assert "split:" not in table(replace(run, split=""))
+    assert "split:" not in show_run(replace(run, split=""))
     assert "ensemble: no souping cost, 3 x inference cost." in lines
 
 
 def test_the_verdict_says_that_a_uniform_soup_loses_in_one_basin_too(run: Contents) -> None:
     uniform = run.soup("uniform")
     assert uniform is not None
-    pair = Paired(f"{best_ingredient(run).index:04d}", 0, 40)
-    worse = replace(uniform, paired=pair, test_accuracy=best_ingredient(run).test_accuracy - 40 / run.test_nodes)
+    pair = Paired(f"{find_best_ingredient(run).index:04d}", 0, 40)
+    worse = replace(uniform, paired=pair, test_accuracy=find_best_ingredient(run).test_accuracy - 40 / run.test_nodes)
     said = verdicts(replace(run, soups=(worse,)))
     assert any(line.startswith("The uniform soup loses to the best ingredient") for line in said)
     assert said[-1].startswith("Even so the uniform soup loses to the best ingredient: it averages")

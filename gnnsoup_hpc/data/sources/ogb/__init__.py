@@ -23,7 +23,7 @@ import numpy.typing as npt
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources.context import SourceContext, stage_download
 from gnnsoup_hpc.data.sources.ogb.catalogue import OgbDataset, find_dataset
-from gnnsoup_hpc.data.sources.raw import RawGraph, SourceSplit, describe_file, sha256_of
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceSplit, describe_file, hash_files
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.types import IndexArray, IntArray, Role
 from gnnsoup_hpc.utils import paths
@@ -52,7 +52,7 @@ def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
     files = tuple(describe_file(path) for path in [*used, *(folder / f"{part}.csv.gz" for part in _SPLIT)])
     return RawGraph(
         where=str(home),
-        sha256=sha256_of(files),
+        sha256=hash_files(files),
         x=x,
         y=y,
         source=source,
