@@ -33,7 +33,7 @@ class Ours:
         self._space = Workspace()
 
     def prepare(self) -> None:
-        """Fill the shelf; read the whole graph where the task needs it."""
+        """Stack the ingredients; read the whole graph where the task needs it."""
         ids = range(self._cell.ingredients)
         self._shelf = ParameterMatrix.of(self._net, ids, tasks.make_states(self._cell, self._net), torch.device("cpu"))
         drawn = tasks.draw_unions(self._cell, self._graph)

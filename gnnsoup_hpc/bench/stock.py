@@ -3,7 +3,7 @@
 GCN and GraphSAGE take a sparse CSR adjacency (row = destination), GAT takes edge_index. GCN's is int32 where it holds,
 for PyTorch's products compute in that; GraphSAGE's is not, for the gradient of a mean along rows is wrong with int32
 (torch 2.13, without a word; finite differences of the loss show it). GCN's normalisation is computed once a graph, by
-PyG, so its layers are told not to.
+PyG, so it is switched off in its layers.
 Learned souping mixes with plain operations, so that autograd reaches the raw alphas. PLS holds the whole graph in
 memory and takes unions from PyG's ClusterLoader.
 """
@@ -149,7 +149,7 @@ class StockUnions:
     """pls_step: ClusterLoader gives one union after another out of the whole graph in memory."""
 
     def __init__(self, cell: Cell, graph: GraphFile) -> None:
-        map_index(torch.tensor([0]), torch.tensor([0]))  # PyG imports pandas here, which no step is to be blamed for
+        map_index(torch.tensor([0]), torch.tensor([0]))  # PyG imports pandas here, which no step should pay for
         self._cell, self._graph = cell, graph
         self._net = tasks.make_architecture(cell, graph)
         self._module = make_module(self._net)

@@ -25,7 +25,7 @@ def load(arguments: argparse.Namespace) -> Command:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that say which run, and how it is told."""
+    """Arguments that say which run, and how it is printed."""
     common.add_job(parser, "RUN", f"the folder of a run, or {common.JOB_HELP}")
     parser.add_argument("--all", action="store_true", help="a line for every ingredient, however many there are")
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")

@@ -1,7 +1,7 @@
 """METIS partitions, balanced on validation nodes as well as on size; the only user of pymetis.
 
 METIS holds Python's lock, so that no other thread of its process runs: no lease would be renewed and no interrupt be
-heard. Large graphs are cut in a process of its own, which also gives its memory back: `python -m` this module. Arrays
+noticed. Large graphs are cut in a process of its own, which also gives its memory back: `python -m` this module. Arrays
 travel as files, nothing is forked.
 
 Validation nodes are what a step of PLS learns from, so they are weighed such that all of them together weigh as much as
@@ -107,7 +107,7 @@ def weigh_nodes(graph: Graph) -> IntArray:
 
 
 def _cut(graph: Graph, weights: IntArray, job: PartitionJob, cut: Cut) -> IntArray:
-    """Part of each node, (V,). Nodes without an edge tell METIS nothing; the lightest parts take them."""
+    """Part of each node, (V,). Nodes without an edge are left out of METIS; the lightest parts take them."""
     indptr, indices = _undirected(graph)
     degrees = np.diff(indptr)
     linked, alone = np.flatnonzero(degrees > 0), np.flatnonzero(degrees == 0)

@@ -31,8 +31,8 @@ def _sentences(found: Diagnosis, job: Job, uniform_loses: bool | None) -> Iterat
     if len(found.ingredients) == 1:
         yield "There is one ingredient, so there is nothing to mix and no basin to share."
         return
-    told, mean = compute_barriers(found, found.lineups[0]), compute_mean_barrier(found, found.lineups[0])
-    outside = [barrier for barrier in told if not barrier.in_basin]
+    barriers, mean = compute_barriers(found, found.lineups[0]), compute_mean_barrier(found, found.lineups[0])
+    outside = [barrier for barrier in barriers if not barrier.in_basin]
     yield from _unfit(found)
     if outside or not mean.in_basin:
         yield f"{_broken(found, outside) if outside else _broken_together(found)} {_uniform(mean)}"
@@ -40,7 +40,7 @@ def _sentences(found: Diagnosis, job: Job, uniform_loses: bool | None) -> Iterat
         avoid = ", and not uniform" if uniform_loses is not False else ""
         yield f"Until then use greedy or gis, which mix only what improves on the best ingredient{avoid}."
     else:
-        yield f"{_one_basin(found, told)} {_uniform(mean)}"
+        yield f"{_one_basin(found, barriers)} {_uniform(mean)}"
         if uniform_loses:
             yield _unequal(found)
 
@@ -55,8 +55,8 @@ def _unequal(found: Diagnosis) -> str:
     )
 
 
-def _one_basin(found: Diagnosis, told: Sequence[Barrier]) -> str:
-    deepest = max(told, key=lambda barrier: barrier.fall)
+def _one_basin(found: Diagnosis, barriers: Sequence[Barrier]) -> str:
+    deepest = max(barriers, key=lambda barrier: barrier.fall)
     coarse = (
         f" Smaller falls cannot be detected with {found.nodes} validation nodes." if deepest.error > COARSE / 2 else ""
     )
@@ -136,7 +136,7 @@ def _remedies(found: Diagnosis, job: Job, outside: Sequence[Barrier]) -> Iterato
 
 
 def _lined_up(found: Diagnosis, job: Job) -> Iterator[str]:
-    """What each other way to line up the shelf would help, as measured."""
+    """What each other way to line up the ingredients would help, as measured."""
     before, *others = found.lineups
     outside = sum(not barrier.in_basin for barrier in compute_barriers(found, before))
     for way in others:

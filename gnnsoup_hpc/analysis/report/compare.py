@@ -17,7 +17,7 @@ from gnnsoup_hpc.utils.text_table import align_columns
 
 # Fields of a job in which runs of one average may differ: they decide what is drawn at random, and nothing else.
 SEEDS = ("train.seed", "soup.seed", "graph.split_seed", "graph.split_index", "partition.seed")
-# Fields that no accuracy of a method depends on. The source is told by its content, wherever it lies.
+# Fields that no accuracy of a method depends on. A source is known by its content, not by its place.
 _WITHOUT_EFFECT = (
     *("name", "runs", "graph.source", "graph.root", "train.checkpoint_seconds"),
     *("soup.methods", "soup.unfit", "soup.diagnose"),
@@ -47,7 +47,7 @@ class GroupKey:
         return {"graph": [kind, run.source_sha256], "ingredients": len(run.ingredients)} | own
 
     def repeats(self, other: GroupKey) -> bool:
-        """Whether two runs of one average are one experiment: equal seeds, or one shelf souped with one seed."""
+        """Whether two runs of one average are one experiment: equal seeds, or equal ingredients souped with one seed."""
         if {key: self.fields.get(key) for key in SEEDS} == {key: other.fields.get(key) for key in SEEDS}:
             return True
         shelves = {one.run.soups[0].shelf_sha256 for one in (self, other)}

@@ -187,7 +187,7 @@ def list_names(folder: Path) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """seconds: until the last ingredient is there; None where that cannot be told, and `why`."""
+    """seconds: until the last ingredient is there; None where that is not known, and `why`."""
 
     seconds: float | None
     why: str

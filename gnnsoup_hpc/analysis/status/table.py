@@ -44,7 +44,10 @@ def show_status(status: Status, everything: bool = False) -> str:
             rows = align_columns([(head, *_HEAD), *(_make_row(status, task) for task in tasks)], left=None)
             lines += ["", *map(str.rstrip, rows)]
     if status.own_clock and any(task.heartbeat_seconds is not None for task in status.ingredients):
-        lines += ["", "heartbeats are told by this machine's clock: nothing can be written to leases/ to ask its own"]
+        lines += [
+            "",
+            "heartbeats are measured by this machine's clock: nothing can be written to leases/ to ask its own",
+        ]
     return "\n".join(lines)
 
 
@@ -86,7 +89,7 @@ def _describe_soups(soups: Sequence[SoupStatus]) -> str:
 def _describe_end(status: Status) -> str:
     left = status.estimate
     if left.seconds is None:
-        return f"not to be told: {left.why}"
+        return f"unknown: {left.why}"
     if left.seconds == 0.0:
         return left.why
     end = datetime.fromtimestamp(status.now + left.seconds)

@@ -20,7 +20,7 @@ from gnnsoup_hpc.soup.selection import select_ingredients
 from gnnsoup_hpc.utils import paths
 from gnnsoup_hpc.utils.paths import expand_home
 
-SMALL_NODES = 50_000  # of a graph on which plain GIS runs in full unless it is told otherwise
+SMALL_NODES = 50_000  # of a graph on which plain GIS runs in full unless the user asks otherwise
 SAMPLED = 10
 _SEEDS = 2**32
 

@@ -216,11 +216,11 @@ def _edges(named: _Named, nodes: int) -> tuple[IndexArray, IndexArray, dict[str,
 def _check_csr(named: _Named, nodes: int) -> None:
     """See that what scipy.sparse.save_npz adds to a matrix says what its rows and columns are read as."""
     if "format" in named:
-        told = np.asarray(named.take("format")).item()
-        told = told.decode("ascii", "replace") if isinstance(told, bytes) else str(told)
-        if told != "csr":
+        layout = np.asarray(named.take("format")).item()
+        layout = layout.decode("ascii", "replace") if isinstance(layout, bytes) else str(layout)
+        if layout != "csr":
             raise GraphError(
-                f"{named.where}: format is {told!r}; expected csr, row = destination: A.tocsr() makes it that"
+                f"{named.where}: format is {layout!r}; expected csr, row = destination: A.tocsr() makes it that"
             )
     if "shape" in named and named.integers("shape").tolist() != [nodes, nodes]:
         raise GraphError(f"{named.where}: shape is {named.values['shape'].tolist()}; expected [{nodes}, {nodes}]")

@@ -167,7 +167,7 @@ def _attributes(content: Any, where: str) -> Mapping[str, Any]:
 class TensorWithoutValues:
     """In place of a tensor whose values NumPy cannot have."""
 
-    told = "a tensor on another device, quantised or nested"
+    shown = "a tensor on another device, quantised or nested"
 
 
 def _array(value: Any) -> Any:

@@ -176,7 +176,7 @@ class _SourceDataset:
 
 
 def _address(dataset: Any) -> str | None:
-    """Where the one file of a set is downloaded from, as far as its class tells."""
+    """Where the one file of a set is downloaded from, as far as its class says."""
     url = getattr(dataset, "url", None)
     first, *others = (Path(path) for path in dataset.raw_paths)
     if url is None or others or url.endswith(first.name):

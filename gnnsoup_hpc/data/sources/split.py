@@ -202,8 +202,8 @@ def _count_columns(parts: Mapping[str, Part], where: str) -> int:
     counts |= {name: len(part) for name, part in parts.items() if isinstance(part, tuple)}
     several = {name: count for name, count in counts.items() if count > 1}
     if len(set(several.values())) > 1:
-        told = ", ".join(f"{name} {count}" for name, count in several.items())
-        raise GraphError(f"{where}: the split's arrays differ in their number of columns: {told}; {_WORKS}")
+        listed = ", ".join(f"{name} {count}" for name, count in several.items())
+        raise GraphError(f"{where}: the split's arrays differ in their number of columns: {listed}; {_WORKS}")
     return max(counts.values())
 
 
