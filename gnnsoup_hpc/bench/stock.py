@@ -117,56 +117,43 @@ def gis_step(module: Module, soup: State, other: State, ratios: Sequence[float],
 
 
 def interpolate(soup: State, other: State, a: float) -> State:
-    """A * soup + (1 - a) * other."""
+    """Between two states: a * soup + (1 - a) * other."""
     return {name: a * soup[name] + (1.0 - a) * other[name] for name in soup}
 
 
-class StockWhole:
-    """evaluation, ls_epoch and gis_step: the whole graph is held."""
+class StockTask:
+    """All four tasks: pls_step takes one union after another from ClusterLoader, the others hold the whole graph."""
 
     def __init__(self, cell: Cell, graph: GraphFile) -> None:
         self._cell, self._graph = cell, graph
         self._net = tasks.make_architecture(cell, graph)
         self._module = make_module(self._net)
         self._raw = tasks.draw_start(cell).requires_grad_()
+        self._held: StockHeld | None = None
+        if cell.task == "pls_step":
+            map_index(torch.tensor([0]), torch.tensor([0]))  # PyG imports pandas here, which no step should pay for
 
     def prepare(self) -> None:
         """Read the graph and make the ingredients."""
         self._states = tasks.make_states(self._cell, self._net)
-        self._held = load_whole(self._graph, self._net)
-
-    def once(self) -> float:
-        """Accuracy, or loss of the step."""
-        if self._cell.task == "evaluation":
-            return evaluate(self._module, self._states[0], self._held)
-        if self._cell.task == "ls_epoch":
-            return ls_step(self._module, self._states, self._raw, self._held)
-        soup, other = self._states[:2]
-        return gis_step(self._module, soup, other, tasks.list_ratios(self._cell.granularity), self._held)
-
-
-class StockUnions:
-    """pls_step: ClusterLoader gives one union after another out of the whole graph in memory."""
-
-    def __init__(self, cell: Cell, graph: GraphFile) -> None:
-        map_index(torch.tensor([0]), torch.tensor([0]))  # PyG imports pandas here, which no step should pay for
-        self._cell, self._graph = cell, graph
-        self._net = tasks.make_architecture(cell, graph)
-        self._module = make_module(self._net)
-        self._raw = tasks.draw_start(cell).requires_grad_()
-
-    def prepare(self) -> None:
-        """Read the graph, make the ingredients."""
-        self._states = tasks.make_states(self._cell, self._net)
+        if self._cell.task != "pls_step":
+            self._held = load_whole(self._graph, self._net)
+            return
         clusters = _Clusters(_read_data(self._graph), self._graph)
         loader = ClusterLoader(clusters, batch_sampler=tasks.draw_unions(self._cell, self._graph))
         self._batches: Iterator[Any] = iter(loader)
 
     def once(self) -> float:
-        """Loss of the step."""
-        return ls_step(self._module, self._states, self._raw, self._next())
+        """Accuracy, or loss of the step."""
+        held = self._held or self._next_union()
+        if self._cell.task == "evaluation":
+            return evaluate(self._module, self._states[0], held)
+        if self._cell.task == "gis_step":
+            soup, other = self._states[:2]
+            return gis_step(self._module, soup, other, tasks.list_ratios(self._cell.granularity), held)
+        return ls_step(self._module, self._states, self._raw, held)
 
-    def _next(self) -> StockHeld:
+    def _next_union(self) -> StockHeld:
         batch = next(self._batches)
         nodes = (batch.role == int(Role.VALIDATION)).nonzero().flatten()
         adjacent = make_adjacency(self._net.kind, batch.edge_index, len(batch.y))
@@ -180,7 +167,7 @@ def make(cell: Cell, graph: GraphFile) -> BenchTask:
     """
     if cell.precision != "float32":
         raise RunError(f"{cell.name}: the stock path is float32")
-    return StockUnions(cell, graph) if cell.task == "pls_step" else StockWhole(cell, graph)
+    return StockTask(cell, graph)
 
 
 def _read_data(graph: GraphFile) -> Any:

@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING
 from gnnsoup_hpc.errors import LauncherError, MismatchError, SoupError
 from gnnsoup_hpc.runtime import host_memory, launchers
 from gnnsoup_hpc.runtime.signals import PreemptionHandler
-from gnnsoup_hpc.types import Precision
 
 if TYPE_CHECKING:  # each is loaded by what needs it
     import torch
     from mpi4py.MPI import Intracomm
 
     from gnnsoup_hpc.config import MachineJob
+    from gnnsoup_hpc.types import Precision
 
 _LAST_WORDS_SECONDS = 0.5  # for the launcher to pass on what was said; a busy one has lost it
 _LOOK_SECONDS = 0.05

@@ -47,7 +47,7 @@ class GroupKey:
         return {"graph": [kind, run.source_sha256], "ingredients": len(run.ingredients)} | own
 
     def repeats(self, other: GroupKey) -> bool:
-        """Whether two runs of one average are one experiment: equal seeds, or equal ingredients souped with one seed."""
+        """Whether two runs of one average are one experiment: equal seeds, or equal ingredients and one soup seed."""
         if {key: self.fields.get(key) for key in SEEDS} == {key: other.fields.get(key) for key in SEEDS}:
             return True
         shelves = {one.run.soups[0].shelf_sha256 for one in (self, other)}

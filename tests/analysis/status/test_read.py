@@ -54,7 +54,7 @@ def test_a_finished_run_has_all(job: Job, run: RunDir) -> None:
     found = seen(job)
     assert states(job) == ["finished"] * 3
     for index, piece in enumerate(found.ingredients):
-        ingredient = ingredient_store.read(run.read_ingredient(index))
+        ingredient = ingredient_store.read(run.ingredient(index))
         assert piece.validation == ingredient.validation_accuracy
         assert piece.seconds == ingredient.measurement["seconds"]
         assert (piece.rank, piece.epochs) == (0, 12)
