@@ -52,7 +52,7 @@ def test_while_somebody_prepares_the_others_wait(tmp_path: Path, monkeypatch: py
     done = runs.prepared(tmp_path / "done")
     job = runs.job_in(tmp_path / "waits", f"graph.source={done.graph.source}")
     graph, content = RunDir.of(job).graph, RunDir.of(done).graph.read_bytes()
-    monkeypatch.setattr(room, "partitioned", lambda *_: pytest.fail("prepared what somebody else was preparing"))
+    monkeypatch.setattr(room, "partition_graph", lambda *_: pytest.fail("prepared what somebody else was preparing"))
     lease = RunDir.of(job).graph_lease(identity.request_key(job))
     held, finish = threading.Event(), threading.Event()
 
@@ -106,7 +106,7 @@ def another(job: Job, name: str, *overrides: str) -> Job:
 def prepare_quietly(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepare a job whose graph need not be made."""
     with monkeypatch.context() as patch:
-        patch.setattr(room, "partitioned", lambda *_: pytest.fail("made what is there"))
+        patch.setattr(room, "partition_graph", lambda *_: pytest.fail("made what is there"))
         room.prepare(job, runs.ALONE, runs.QUIET)
 
 
