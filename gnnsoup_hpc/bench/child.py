@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from gnnsoup_hpc.bench import task as tasks
-from gnnsoup_hpc.bench.task import PLAIN, BenchTask, Cell, Order, QualityOrder, Way
+from gnnsoup_hpc.bench.task import PLAIN, BenchTask, Cell, Order, QualityOrder, Way, read_order
 from gnnsoup_hpc.errors import SoupError
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile
@@ -80,23 +80,25 @@ def run_quality_order(order: QualityOrder) -> dict[str, Any]:
     _set_up(order)
     job = order.read_job()
     with graph_store.open_graph(RunDir.of(job).graph, job) as graph:
+        method: PlainGis | OurMethod
         if order.what == PLAIN:  # only that way's modules are imported
             from gnnsoup_hpc.bench.quality.plain import PlainGis
 
-            plain = PlainGis(order, graph)
-            return plain.measure_time() if order.passing == "time" else describe_peak(plain.measure_memory())
-        from gnnsoup_hpc.bench.quality.ours import OurMethod
+            method = PlainGis(order, graph)
+        else:
+            from gnnsoup_hpc.bench.quality.ours import OurMethod
 
-        ours = OurMethod(order, graph)
-        return ours.measure_time() if order.passing == "time" else describe_peak(ours.measure_memory())
+            method = OurMethod(order, graph)
+        if order.passing == "memory":
+            return describe_peak(method.measure_memory())
+        return {"seed": order.seed} | method.measure_time()
 
 
 def main() -> int:
     """Entry point."""
-    text = sys.stdin.read()
     try:
-        of_grid = "cell" in json.loads(text)
-        result = run_order(Order.from_json(text)) if of_grid else run_quality_order(QualityOrder.from_json(text))
+        order = read_order(sys.stdin.read())
+        result = run_order(order) if isinstance(order, Order) else run_quality_order(order)
     except SoupError as error:
         print(error, file=sys.stderr)
         return error.exit_code

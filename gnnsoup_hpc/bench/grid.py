@@ -55,9 +55,9 @@ class Figures:
     baseline_bytes: float | None = None
     errors: list[str] = field(default_factory=list)
 
-    def take(self, order: Order, result: dict[str, Any]) -> None:
+    def take(self, passing: Passing, result: dict[str, Any]) -> None:
         """Add what a child measured."""
-        if order.passing == "time":
+        if passing == "time":
             self.seconds += result["seconds"]
             self.prepare_seconds.append(result["prepare_seconds"])
             self.values = self.values or result["values"]

@@ -8,8 +8,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+from gnnsoup_hpc.bench.task import Order, QualityOrder
+
+if TYPE_CHECKING:
+    from gnnsoup_hpc.bench.grid import Figures
+    from gnnsoup_hpc.bench.quality.parent import QualityResult
 
 SHARE_OF_MEMORY = 0.9
 _LAST_OF_A_TRACEBACK = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
@@ -22,34 +29,13 @@ class ChildFailedError(Exception):
     """A child that gave no result; the message is one line."""
 
 
-class AnyOrder(Protocol):
-    """What one child measures: time or memory, by stock PyG or by this package."""
-
-    @property
-    def passing(self) -> str:
-        """What is measured: "time" or "memory"."""
-
-    @property
-    def as_stock(self) -> bool:
-        """Whether stock PyG is measured."""
-
-    def to_json(self) -> str:
-        """As a child reads it."""
-
-    def describe_time(self, result: dict[str, Any]) -> str:
-        """What a child says of the time, in words."""
-
-
-class AnyFigures(Protocol):
-    """What is known of one thing that is measured, whatever went wrong with the rest in `errors`."""
-
-    errors: list[str]
-
-    def take(self, order: Any, result: dict[str, Any]) -> None:
-        """Add what a child measured."""
-
-
-def measure(order: AnyOrder, figures: AnyFigures, label: str, timeout: float, say: Callable[[str], None]) -> None:
+def measure(
+    order: Order | QualityOrder,
+    figures: Figures | QualityResult,
+    label: str,
+    timeout: float,
+    say: Callable[[str], None],
+) -> None:
     """Have a fresh process measure, and say one line: figures, or what failed. What failed once is given up."""
     if figures.errors:
         return  # it would fail again, often after as long
@@ -59,12 +45,12 @@ def measure(order: AnyOrder, figures: AnyFigures, label: str, timeout: float, sa
         figures.errors.append(f"{order.passing}: {error}")
         say(f"{label}, {order.passing}: failed: {error}")
         return
-    figures.take(order, result)
+    figures.take(order.passing, result)
     words = order.describe_time(result) if order.passing == "time" else _describe_memory(result)
     say(f"{label}, {order.passing}: {words}")
 
 
-def run_child(order: AnyOrder, timeout: float) -> dict[str, Any]:
+def run_child(order: Order | QualityOrder, timeout: float) -> dict[str, Any]:
     """What a fresh process measures.
 
     Raises: ChildFailedError where it gives no result in time, with its own last words or what ended it.
@@ -72,7 +58,7 @@ def run_child(order: AnyOrder, timeout: float) -> dict[str, Any]:
     command = [*(_AS_STOCK if order.as_stock else ()), sys.executable, "-m", "gnnsoup_hpc.bench.child"]
     try:
         child = subprocess.run(
-            command, input=order.to_json(), capture_output=True, text=True, timeout=timeout, check=False
+            command, input=json.dumps(asdict(order)), capture_output=True, text=True, timeout=timeout, check=False
         )
     except subprocess.TimeoutExpired:
         raise ChildFailedError(f"not done after {timeout:.0f} s (--timeout)") from None

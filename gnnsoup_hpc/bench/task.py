@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -102,16 +102,6 @@ class Order:
         """The shortest repeat."""
         return f"{min(result['seconds']):.4f} s at best"
 
-    def to_json(self) -> str:
-        """As a child reads it."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Order:
-        """What `to_json` wrote."""
-        tree: dict[str, Any] = json.loads(text)
-        return cls(**tree | {"cell": Cell(**tree["cell"])})
-
 
 @dataclass(frozen=True)
 class QualityOrder:
@@ -145,15 +135,13 @@ class QualityOrder:
         """All of it."""
         return f"{result['seconds']:.2f} s"
 
-    def to_json(self) -> str:
-        """As a child reads it."""
-        return json.dumps(asdict(self))
 
-    @classmethod
-    def from_json(cls, text: str) -> QualityOrder:
-        """What `to_json` wrote."""
-        tree: dict[str, Any] = json.loads(text)
-        return cls(**tree | {"ids": tuple(tree["ids"])})
+def read_order(text: str) -> Order | QualityOrder:
+    """The order whose fields are in a JSON text."""
+    tree: dict[str, Any] = json.loads(text)
+    if "cell" in tree:
+        return Order(**tree | {"cell": Cell(**tree["cell"])})
+    return QualityOrder(**tree | {"ids": tuple(tree["ids"])})
 
 
 def count_evaluations(ingredients: int, granularity: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.bench import child
 from gnnsoup_hpc.bench.quality import ours, parent, plain, results
 from gnnsoup_hpc.bench.quality.parent import QualityOptions, QualityResult
-from gnnsoup_hpc.bench.task import METHODS, PLAIN, QualityOrder, count_evaluations
+from gnnsoup_hpc.bench.task import METHODS, PLAIN, QualityOrder, count_evaluations, read_order
 from gnnsoup_hpc.config import GisJob, Job
 from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.io.records import MixingWeights, Step
@@ -130,7 +130,7 @@ def test_the_stop_rule() -> None:
 
 def test_an_order_survives_its_json(stock: Job) -> None:
     ordered = order(stock, "pls", seed=3, sampled=2, judge_every=7, memory_bytes=5)
-    assert QualityOrder.from_json(ordered.to_json()) == ordered
+    assert read_order(json.dumps(asdict(ordered))) == ordered
     assert ordered.read_job() == stock
 
 

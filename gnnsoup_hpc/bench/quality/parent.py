@@ -8,7 +8,7 @@ from typing import Any
 
 from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.bench import process
-from gnnsoup_hpc.bench.task import LEARNED, METHODS, PLAIN, QualityOrder, count_evaluations
+from gnnsoup_hpc.bench.task import LEARNED, METHODS, PLAIN, Passing, QualityOrder, count_evaluations
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io import graph as graph_store
@@ -48,10 +48,10 @@ class QualityResult:
     baseline_bytes: float | None = None
     errors: list[str] = field(default_factory=list)
 
-    def take(self, order: QualityOrder, result: dict[str, Any]) -> None:
+    def take(self, passing: Passing, result: dict[str, Any]) -> None:
         """Add what a child measured."""
-        if order.passing == "time":
-            self.runs.append({"seed": order.seed, **result})
+        if passing == "time":
+            self.runs.append(result)
         else:
             self.peak_bytes, self.baseline_bytes = result["peak_bytes"], result["baseline_bytes"]
 
