@@ -83,7 +83,7 @@ def partition_graph(graph: Graph, job: PartitionJob, cut: Cut = cut_with_metis) 
     weights = weigh_nodes(graph)
     part = np.zeros(graph.nodes, dtype=np.int64)
     if job.parts > 1:
-        part = _fill_empty(_cut(graph, weights, job, cut), weights, job.parts)
+        part = _fill_empty(_cut_linked(graph, weights, job, cut), weights, job.parts)
     sizes = np.bincount(part, minlength=job.parts)
     validation = np.bincount(part[graph.role == Role.VALIDATION], minlength=job.parts)
     across, edges = _edge_cut(graph, part)
@@ -106,9 +106,9 @@ def weigh_nodes(graph: Graph) -> IntArray:
     return np.where(validation, 1 + extra, 1).astype(np.int64)
 
 
-def _cut(graph: Graph, weights: IntArray, job: PartitionJob, cut: Cut) -> IntArray:
+def _cut_linked(graph: Graph, weights: IntArray, job: PartitionJob, cut: Cut) -> IntArray:
     """Part of each node, (V,). Nodes without an edge are left out of METIS; the lightest parts take them."""
-    indptr, indices = _undirected(graph)
+    indptr, indices = _make_undirected(graph)
     degrees = np.diff(indptr)
     linked, alone = np.flatnonzero(degrees > 0), np.flatnonzero(degrees == 0)
     part = np.zeros(graph.nodes, dtype=np.int64)
@@ -118,11 +118,11 @@ def _cut(graph: Graph, weights: IntArray, job: PartitionJob, cut: Cut) -> IntArr
             indptr, indices = np.concatenate([[0], np.cumsum(degrees[linked])]), new_id[indices]
         part[linked] = cut(indptr, indices, weights[linked], job)
     load = np.bincount(part[linked], weights=weights[linked], minlength=job.parts).astype(np.float64)
-    part[alone] = _lightest(load, weights[alone])
+    part[alone] = _fill_lightest(load, weights[alone])
     return part
 
 
-def _undirected(graph: Graph) -> tuple[IntArray, IndexArray]:
+def _make_undirected(graph: Graph) -> tuple[IntArray, IndexArray]:
     """The symmetric CSR structure without self-loops that METIS requires; the graph's own where it is that."""
     indptr: IntArray = graph.indptr
     indices: IndexArray = graph.indices
@@ -147,7 +147,7 @@ def _edge_cut(graph: Graph, part: IntArray) -> tuple[int, int]:
 
     In a directed graph an edge counts once, though both directions of it may be there.
     """
-    indptr, indices = (graph.indptr, graph.indices) if graph.symmetric else _undirected(graph)
+    indptr, indices = (graph.indptr, graph.indices) if graph.symmetric else _make_undirected(graph)
     across = loops = 0
     for rows, row in _rows(indptr):
         column = indices[indptr[rows.start] : indptr[rows.stop]]
@@ -167,7 +167,7 @@ def _rows(indptr: IntArray) -> Iterator[tuple[slice, IntArray]]:
         start = rows.stop
 
 
-def _lightest(load: npt.NDArray[np.float64], weights: IntArray) -> IntArray:
+def _fill_lightest(load: npt.NDArray[np.float64], weights: IntArray) -> IntArray:
     """Give out nodes, heaviest first, each to the part that is lightest so far; part of each node."""
     part = np.zeros(len(weights), dtype=np.int64)
     heap = [(weight, number) for number, weight in enumerate(load.tolist())]

@@ -1,8 +1,8 @@
 """prepare: source -> Graph -> METIS -> graph.h5, by whichever rank takes the lease; the others wait for the file.
 
 A prepared graph is kept once in `.graphs/` beside the runs, under the hash of all that it is a function of
-(identity.py); the graph.h5 of a run is another name (a hard link) of the same file, so jobs that want the same graph
-share its making and its disk space, and removing a run removes nothing of the others.
+(graph/identity.py). The graph.h5 of a run is another name (a hard link) of the same file, so jobs that want the same
+graph share its making and its disk space, and removing a run removes nothing of the others.
 """
 
 from __future__ import annotations

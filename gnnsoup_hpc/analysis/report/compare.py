@@ -34,7 +34,7 @@ class GroupKey:
     def fields(self) -> Mapping[str, Any]:
         """Fields of the job that have an effect, by their dotted names; seeds too."""
         tree = self.run.job.model_dump(mode="json", exclude={"machine", "graph", "partition"})
-        fields = dict(_flat(tree)) | dict(self.run.graph_made_with)
+        fields = dict(_flatten(tree)) | dict(self.run.graph_made_with)
         unused = {*_WITHOUT_EFFECT, *without_effect(self.run.job)}
         return {key: value for key, value in fields.items() if key not in unused}
 
@@ -74,17 +74,17 @@ def group_runs(runs: Sequence[Contents]) -> tuple[list[list[GroupKey]], list[str
     return groups, repeats
 
 
-def differences(groups: Sequence[Sequence[GroupKey]]) -> list[str]:
+def list_differences(groups: Sequence[Sequence[GroupKey]]) -> list[str]:
     """Settings that all groups have and in which they differ, `graph` first."""
     heads = [group[0].settings for group in groups]
     keys = [key for key in heads[0] if all(key in head for head in heads)]
     return [key for key in keys if any(head[key] != heads[0][key] for head in heads)]
 
 
-def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}.")
+            yield from _flatten(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
 
@@ -106,29 +106,29 @@ def compare_runs(runs: Sequence[Contents]) -> str:
         lines += ["", *_side_by_side(groups)]
     for group in groups:
         if len(group) > 1:
-            lines += ["", *_averaged([one.run for one in group])]
+            lines += ["", *_average([one.run for one in group])]
     return "\n".join(lines).strip("\n")
 
 
 def _side_by_side(groups: Sequence[Sequence[GroupKey]]) -> list[str]:
     """A line a run: what the groups differ in, and the test accuracies."""
     runs = [one for group in groups for one in group]
-    keys = differences(groups)
+    keys = list_differences(groups)
     methods = list(dict.fromkeys(soup.method for one in runs for soup in one.run.soups))
     head = ("run", *keys[:_SHOWN], "mean ingredient", *methods)
-    rows = [(str(one.run.run.root), *map(one.shown, keys[:_SHOWN]), *_tests(one.run, methods)) for one in runs]
+    rows = [(str(one.run.run.root), *map(one.shown, keys[:_SHOWN]), *_list_tests(one.run, methods)) for one in runs]
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     about = f"These runs differ in more than their seeds ({', '.join(keys[:_SHOWN])}{more}): no mean is taken over all."
     return [about, "", *align_columns([head, *rows]), "", "test accuracies; -: the run has no such soup."]
 
 
-def _tests(run: Contents, methods: Sequence[str]) -> list[str]:
+def _list_tests(run: Contents, methods: Sequence[str]) -> list[str]:
     soups = [run.soup(method) for method in methods]
     tests = [f"{soup.test_accuracy:.4f}" if soup else "-" for soup in soups]
-    return [f"{_mean_tests([run])[0]:.4f}", *tests]
+    return [f"{_average_tests([run])[0]:.4f}", *tests]
 
 
-def _averaged(runs: Sequence[Contents]) -> list[str]:
+def _average(runs: Sequence[Contents]) -> list[str]:
     """A table of the methods that all of these runs have, mean ± standard deviation over runs."""
     common = [soup.method for soup in runs[0].soups if all(run.soup(soup.method) for run in runs)]
     head = ("", "validation", "test", "test - mean ingredient", "test - best", "runs above best", "error", "verdict")
@@ -146,17 +146,17 @@ def _averaged(runs: Sequence[Contents]) -> list[str]:
 
 def _ingredients_row(runs: Sequence[Contents]) -> tuple[str, ...]:
     validations = [mean(i.validation_accuracy for i in run.ingredients) for run in runs]
-    return "mean ingredient", show_spread(validations), show_spread(_mean_tests(runs)), "", "", "", "", ""
+    return "mean ingredient", show_spread(validations), show_spread(_average_tests(runs)), "", "", "", "", ""
 
 
 def _method_row(runs: Sequence[Contents], method: str) -> tuple[str, ...]:
     soups = [soup for run in runs if (soup := run.soup(method))]
     tests = [soup.test_accuracy for soup in soups]
-    gains = [test - base for test, base in zip(tests, _mean_tests(runs), strict=True)]
+    gains = [test - base for test, base in zip(tests, _average_tests(runs), strict=True)]
     above = [test - find_best_ingredient(run).test_accuracy for test, run in zip(tests, runs, strict=True)]
     wins = f"{sum(gain > 0 for gain in above)} of {len(runs)}"
     validations = show_spread([s.validation_accuracy for s in soups])
-    return method, validations, show_spread(tests), _signed(gains), _signed(above), wins, *judge(above)
+    return method, validations, show_spread(tests), _show_signed(gains), _show_signed(above), wins, *judge(above)
 
 
 def judge(differences: Sequence[float]) -> tuple[str, str]:
@@ -172,10 +172,10 @@ def judge(differences: Sequence[float]) -> tuple[str, str]:
     return f"{error:.4f}", verdict
 
 
-def _mean_tests(runs: Sequence[Contents]) -> list[float]:
+def _average_tests(runs: Sequence[Contents]) -> list[float]:
     return [mean(i.test_accuracy for i in run.ingredients) for run in runs]
 
 
-def _signed(values: Sequence[float]) -> str:
+def _show_signed(values: Sequence[float]) -> str:
     """Mean ± standard deviation of differences."""
     return show_spread(values) if mean(values) < 0 else f"+{show_spread(values)}"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gnnsoup_hpc import config as jobs
-from gnnsoup_hpc.analysis.report.trials import TriedTrial, list_options, read_trials, trials_of
+from gnnsoup_hpc.analysis.report.trials import TriedTrial, find_trials, list_options, read_trials
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.io import alignment as alignment_store
@@ -176,7 +176,7 @@ def _diagnosis(run: RunDir, graph: GraphFile, ingredients: Sequence[Ingredient])
 
 def _check_options(run: RunDir, job: Job, soup: Soup) -> None:
     """Refuse a soup that the job, as it is now, would make otherwise."""
-    if any(dict(soup.options) | list_options(trial) == soup.options for trial in trials_of(job, soup.method)):
+    if any(dict(soup.options) | list_options(trial) == soup.options for trial in find_trials(job, soup.method)):
         return
     section = getattr(job.soup, soup.method, None)
     wanted = {"seed": job.soup.seed} | (section.model_dump(mode="json") if section is not None else {})

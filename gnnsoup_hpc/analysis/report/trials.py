@@ -52,7 +52,7 @@ def read_trials(run: RunDir, job: Job, soups: Sequence[Soup]) -> tuple[TriedTria
     return tuple(found)
 
 
-def trials_of(job: Job, method: str) -> tuple[Trial[Job], ...]:
+def find_trials(job: Job, method: str) -> tuple[Trial[Job], ...]:
     """The trials of a method; none where it is not swept."""
     return next((trials for name, trials in expand_grids(job).items() if name == method), ())
 
@@ -89,7 +89,7 @@ def _trial_columns(rows: Sequence[TriedTrial]) -> Columns:
     selected = np.array([row.selected for row in rows], dtype=np.uint8)
     return {
         "method": ([row.trial.method for row in rows], "1", "souping method"),
-        **{key: (_values(rows, key), "1", f"value of soup.{key}") for key in keys},
+        **{key: (_list_values(rows, key), "1", f"value of soup.{key}") for key in keys},
         **{name: (np.array([row.number(take) for row in rows]), unit, about) for name, take, unit, about in _NUMBERS},
         "selected": (selected, "1", "1 for the method's soup: the highest validation accuracy"),
     }
@@ -100,7 +100,7 @@ def _full_key(trial: Trial[Job], key: str) -> str:
     return key if key == "seed" else f"{trial.method}.{key}"
 
 
-def _values(rows: Sequence[TriedTrial], name: str) -> Any:
+def _list_values(rows: Sequence[TriedTrial], name: str) -> Any:
     """The values of a swept key: numbers, or text where one of them is none."""
     found = [{_full_key(row.trial, key): value for key, value in row.trial.values.items()}.get(name) for row in rows]
     if any(isinstance(value, str) for value in found):
@@ -125,16 +125,16 @@ def _seed_columns(groups: Sequence[Sequence[TriedTrial]]) -> Columns:
     columns: dict[str, tuple[Any, str, str]] = {
         "method": ([group[0].trial.method for group in groups], "1", "souping method"),
         "combination": ([_list_but_seed(group[0]) for group in groups], "1", "values but for the seed"),
-        "seeds": (np.array([len(_made(group)) for group in groups]), "1", "seeds whose soups are there"),
+        "seeds": (np.array([len(_list_soups(group)) for group in groups]), "1", "seeds whose soups are there"),
     }
     for role in ("validation", "test"):
-        spread = [_spread(role, _made(group)) for group in groups]
+        spread = [_spread(role, _list_soups(group)) for group in groups]
         columns[f"{role}_mean"] = (np.array([m for m, _ in spread]), "1", f"mean {role} accuracy over the seeds")
         columns[f"{role}_deviation"] = (np.array([d for _, d in spread]), "1", "its standard deviation (sample)")
     return columns
 
 
-def _made(group: Sequence[TriedTrial]) -> list[Soup]:
+def _list_soups(group: Sequence[TriedTrial]) -> list[Soup]:
     return [row.soup for row in group if row.soup is not None]
 
 
@@ -151,16 +151,16 @@ def list_trials(rows: Sequence[TriedTrial]) -> list[str]:
         own = [row for row in rows if row.trial.method == method]
         found += ["", f"sweep of {method}: {len(own)} combinations; * = its soup, the highest validation accuracy"]
         head = ("", *own[0].trial.values, "validation", "test", "seconds", "peak MiB")
-        found += align_columns([head, *(_line(row) for row in own)])
+        found += align_columns([head, *(_make_row(row) for row in own)])
         if groups := list(_group_by_seeds(own)):
             found += ["", f"{method} over seeds: mean ± standard deviation"]
             found += align_columns(
-                [("combination", "seeds", "validation", "test"), *(_seed_line(group) for group in groups)]
+                [("combination", "seeds", "validation", "test"), *(_make_seed_row(group) for group in groups)]
             )
     return found
 
 
-def _line(row: TriedTrial) -> tuple[str, ...]:
+def _make_row(row: TriedTrial) -> tuple[str, ...]:
     values = [f"{value}" for value in row.trial.values.values()]
     if row.soup is None:
         return ("", *values, "failed", "-", "-", "-")
@@ -169,8 +169,8 @@ def _line(row: TriedTrial) -> tuple[str, ...]:
     return ("*" if row.selected else "", *values, *accuracies, f"{seconds:.2f}", f"{peak / 2**20:.1f}")
 
 
-def _seed_line(group: Sequence[TriedTrial]) -> tuple[str, ...]:
-    soups = _made(group)
+def _make_seed_row(group: Sequence[TriedTrial]) -> tuple[str, ...]:
+    soups = _list_soups(group)
     spreads = [_spread(role, soups) for role in ("validation", "test")]
     return (
         _list_but_seed(group[0]) or "-",

@@ -139,7 +139,9 @@ class TaskReader:
             return TaskStatus(work, "damaged", epochs=epochs, why=damage, checkpoint=kept)
         if note:
             place = {key: note[key] for key in (*_PLACE, "title") if key in note}
-            return TaskStatus(work, "failed", **place | _of_failure(note) | {"epochs": epochs, "checkpoint": kept})
+            return TaskStatus(
+                work, "failed", **place | _describe_failure(note) | {"epochs": epochs, "checkpoint": kept}
+            )
         return TaskStatus(work, "waiting", epochs=epochs, checkpoint=kept)
 
     def read_trials(self) -> tuple[TaskStatus, ...]:
@@ -157,7 +159,7 @@ class TaskReader:
         if any(note.get(key) != holder.get(key) for key in ("host", "pid")):
             note = {}  # of a former holder
         known = {key: values[key] for key in _PROGRESS for values in (holder, note) if key in values}
-        known |= _of_failure(status_files.read(self.run.failure(work)))
+        known |= _describe_failure(status_files.read(self.run.failure(work)))
         state: State = "silent" if self._is_over(lease, age) else "running"
         return TaskStatus(work, state, **{"epochs": epochs, "heartbeat_seconds": age} | known)
 
@@ -173,7 +175,7 @@ _PLACE = ("host", "rank", "pid")
 _PROGRESS = (*_PLACE, "title", "since", "epoch", "epochs", "loss", "validation", "epoch_seconds")
 
 
-def _of_failure(note: dict[str, Any]) -> dict[str, Any]:
+def _describe_failure(note: dict[str, Any]) -> dict[str, Any]:
     return {"why": note["why"], "failed_at": note.get("when"), "tries": note.get("times", 1)} if "why" in note else {}
 
 
@@ -344,14 +346,14 @@ def _soup(run: RunDir, method: str) -> SoupStatus:
 
 def _report(job: Job, run: RunDir) -> str:
     """How the report stands, in words."""
-    written = _modified(run.report)
+    written = _read_mtime(run.report)
     if written is None:
         return "not there"
-    newest = max((_modified(run.soup(method)) or 0.0 for method in job.soup.methods), default=0.0)
+    newest = max((_read_mtime(run.soup(method)) or 0.0 for method in job.soup.methods), default=0.0)
     return "older than the soups" if newest > written else "there"
 
 
-def _modified(path: Path) -> float | None:
+def _read_mtime(path: Path) -> float | None:
     try:
         return path.stat().st_mtime
     except OSError:

@@ -1,4 +1,4 @@
-"""This package's GIS, LS and PLS from cold, as soup/work.py cooks; alphas are judged when the clock has stopped."""
+"""This package's GIS, LS and PLS from cold, as soup/runner.py runs them; alphas are judged after the timed part."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class PlainGis:
             spent += run_sampled(states, self._order.sampled, granularity, evaluate)
             return {"seconds": extrapolate(prepared, spent, total), "curve": [], "validation_accuracy": None, **facts}
 
-        def timed(state: State) -> float:
+        def time_evaluation(state: State) -> float:
             began = time.perf_counter()
             found = evaluate(state)
             spent.append(time.perf_counter() - began)
@@ -58,7 +58,7 @@ class PlainGis:
 
         curve = [
             [number, time.perf_counter() - start, reached]
-            for number, reached in enumerate(run_in_full(states, granularity, timed), 1)
+            for number, reached in enumerate(run_in_full(states, granularity, time_evaluation), 1)
         ]
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "curve": curve, "validation_accuracy": curve[-1][2], **facts}

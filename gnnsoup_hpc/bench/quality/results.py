@@ -76,7 +76,7 @@ def first_within(curve: Iterable[Sequence[float]], target: float | None) -> Sequ
 
 
 def _row(found: QualityResult, target: float | None) -> dict[str, Any]:
-    runs = [_run(run, target) for run in found.runs]
+    runs = [_judge_run(run, target) for run in found.runs]
     times = [run["seconds_to_quality"] for run in runs]
     reached = [run for run in runs if run["seconds_to_quality"] is not None]
     peak, baseline = found.peak_bytes, found.baseline_bytes
@@ -99,7 +99,7 @@ def _row(found: QualityResult, target: float | None) -> dict[str, Any]:
     }
 
 
-def _run(run: Mapping[str, Any], target: float | None) -> dict[str, Any]:
+def _judge_run(run: Mapping[str, Any], target: float | None) -> dict[str, Any]:
     step, seconds, accuracy = first_within(run["curve"], target) or (None, None, None)
     return {**run, "step": step, "seconds_to_quality": seconds, "accuracy_then": accuracy}
 
@@ -175,14 +175,14 @@ def _remarks(results: Mapping[str, Any]) -> Iterator[str]:
             yield f"The best ingredient's, with which GIS begins: {row['runs'][0]['curve'][0][2]:.4f}."
     for row in results["methods"]:
         if is_extrapolated(row):
-            yield _extrapolated(row)
+            yield _describe_extrapolation(row)
         if row["method"] in LEARNED and row["runs"] and target is not None and row["reached"] < len(row["runs"]):
             never = len(row["runs"]) - row["reached"]
             yield f"{row['method']}: not within 0.1 points of GIS at any judged step in {never} of {len(row['runs'])}."
         yield from (f"{_title(row['method'])}: {error}" for error in row["errors"])
 
 
-def _extrapolated(row: Mapping[str, Any]) -> str:
+def _describe_extrapolation(row: Mapping[str, Any]) -> str:
     (run,) = row["runs"]
     return (
         f"* extrapolated from {len(run['evaluation_seconds'])} of {run['evaluations']} evaluations, the others as long"

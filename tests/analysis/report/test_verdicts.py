@@ -13,7 +13,7 @@ import torch
 from gnnsoup_hpc.analysis.report.compare import judge as compared
 from gnnsoup_hpc.analysis.report.contents import Contents, find_best_ingredient, read_contents
 from gnnsoup_hpc.analysis.report.table import show_run, show_spread
-from gnnsoup_hpc.analysis.report.verdicts import only_ingredient, verdicts
+from gnnsoup_hpc.analysis.report.verdicts import find_only_ingredient, verdicts
 from gnnsoup_hpc.config import METHOD_NAMES, Job
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io.records import MixingWeights, Paired, Soup
@@ -143,15 +143,15 @@ def test_a_soup_that_is_one_ingredient_is_called_so(run: Contents) -> None:
 def test_weights_that_are_no_shares_are_not_taken_for_one(run: Contents, row: tuple[float, float, float]) -> None:
     ls = run.soup("ls")
     assert ls is not None
-    assert only_ingredient(replace(ls, mixture=weighed(run, row, row))) == ""
+    assert find_only_ingredient(replace(ls, mixture=weighed(run, row, row))) == ""
 
 
 def test_an_ensemble_never_equals_an_ingredient(run: Contents) -> None:
     ensemble = replace(weighed(run, (1.0, 0.0, 0.0)), of="predictions")
     ls = run.soup("ls")
     assert ls is not None
-    assert only_ingredient(replace(ls, mixture=ensemble)) == ""
-    assert only_ingredient(replace(ls, mixture=replace(ensemble, of="weights"))) == "0000"
+    assert find_only_ingredient(replace(ls, mixture=ensemble)) == ""
+    assert find_only_ingredient(replace(ls, mixture=replace(ensemble, of="weights"))) == "0000"
 
 
 def test_a_collapse_is_said_aloud(run: Contents) -> None:

@@ -48,7 +48,7 @@ def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
     read_layout = _read_binary if about.binary else _read_tables
     source, destination, x, y, used = read_layout(home, about, context)
     folder = home / "split" / about.split / ("paper" if about.is_hetero else "")
-    split = {role: _column(folder / f"{part}.csv.gz", "split") for part, role in _SPLIT.items()}
+    split = {role: _read_column(folder / f"{part}.csv.gz", "split") for part, role in _SPLIT.items()}
     files = tuple(describe_file(path) for path in [*used, *(folder / f"{part}.csv.gz" for part in _SPLIT)])
     return RawGraph(
         where=str(home),
@@ -122,34 +122,34 @@ def _read_tables(
     raw = home / "raw"
     if about.is_hetero:  # the papers alone, which have the labels, and the citations among them
         edge, feature, label = raw / _CITES, raw / "node-feat/paper", raw / "node-label/paper"
-        nodes = _count(raw / "num-node-dict.csv.gz", "paper")
+        nodes = _read_count(raw / "num-node-dict.csv.gz", "paper")
     else:
         edge = feature = label = raw
-        nodes = _count(raw / "num-node-list.csv.gz", None)
-    edges = _count(edge / "num-edge-list.csv.gz", None)
+        nodes = _read_count(raw / "num-node-list.csv.gz", None)
+    edges = _read_count(edge / "num-edge-list.csv.gz", None)
     paths = [edge / "edge.csv.gz", feature / "node-feat.csv.gz", label / "node-label.csv.gz"]
-    ends = _edges(paths[0], edges, nodes)
-    x = _features(paths[1], nodes, context)
-    return ends[0], ends[1], x, _labels(paths[2], nodes), paths
+    ends = _read_edges(paths[0], edges, nodes)
+    x = _read_features(paths[1], nodes, context)
+    return ends[0], ends[1], x, _read_labels(paths[2], nodes), paths
 
 
-def _column(path: Path, what: str) -> IntArray:
+def _read_column(path: Path, what: str) -> IntArray:
     """The first column of a table of integers."""
-    found = [np.asarray(chunk)[:, 0] for chunk in _chunks(path, 1, what)]
+    found = [np.asarray(chunk)[:, 0] for chunk in _read_chunks(path, 1, what)]
     return np.concatenate(found).astype(np.int64) if found else np.empty(0, dtype=np.int64)
 
 
-def _edges(path: Path, edges: int, nodes: int) -> npt.NDArray[Any]:
+def _read_edges(path: Path, edges: int, nodes: int) -> npt.NDArray[Any]:
     """(2, E), int32 where node ids fit."""
     ends = np.empty((2, edges), dtype=index_type(nodes))
-    for rows, chunk in _fill(path, edges, 2, "edges"):
+    for rows, chunk in _read_all(path, edges, 2, "edges"):
         ends[:, rows] = chunk.T
     return ends
 
 
-def _features(path: Path, nodes: int, context: SourceContext) -> Rows:
+def _read_features(path: Path, nodes: int, context: SourceContext) -> Rows:
     written = None
-    for rows, chunk in _fill(path, nodes, 128, "rows"):
+    for rows, chunk in _read_all(path, nodes, 128, "rows"):
         written = written or FileRows.create(context.scratch / "node-feat", (nodes, chunk.shape[1]), np.float64)
         written.write(rows.start, chunk)
     if written is None:
@@ -157,31 +157,31 @@ def _features(path: Path, nodes: int, context: SourceContext) -> Rows:
     return written
 
 
-def _labels(path: Path, nodes: int) -> IntArray:
+def _read_labels(path: Path, nodes: int) -> IntArray:
     """Classes; -1 where the table has none."""
     y = np.empty(nodes)
-    for rows, chunk in _fill(path, nodes, 1, "labels"):
+    for rows, chunk in _read_all(path, nodes, 1, "labels"):
         y[rows] = chunk[:, 0]
-    return _classes(y)
+    return _to_classes(y)
 
 
-def _classes(y: npt.NDArray[Any]) -> IntArray:
+def _to_classes(y: npt.NDArray[Any]) -> IntArray:
     return np.where(np.isnan(y), -1.0, y).astype(np.int64)
 
 
-def _fill(path: Path, count: int, width: int, what: str) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+def _read_all(path: Path, count: int, width: int, what: str) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
     """Chunks of a table of `count` rows with the rows that they are. Raises: GraphError for fewer rows, or more."""
     at = 0
-    for chunk in _chunks(path, width, "features" if what == "rows" else what):
+    for chunk in _read_chunks(path, width, "features" if what == "rows" else what):
         rows = slice(at, at := at + len(chunk))
         if at > count:
-            raise _damaged(path, ValueError(f"it has more than the {count} {what} that the set states"))
+            raise _describe_damage(path, ValueError(f"it has more than the {count} {what} that the set states"))
         yield rows, chunk
     if at != count:
-        raise _damaged(path, ValueError(f"it has {at} {what} where the set states {count}"))
+        raise _describe_damage(path, ValueError(f"it has {at} {what} where the set states {count}"))
 
 
-def _count(path: Path, name: str | None) -> int:
+def _read_count(path: Path, name: str | None) -> int:
     """The number that a table of one number holds; with `name`, that of its column `name`."""
     import pandas as pd
 
@@ -189,10 +189,10 @@ def _count(path: Path, name: str | None) -> int:
         frame = pd.read_csv(path, compression="gzip", header=None if name is None else 0)
         return int(frame[0 if name is None else name].iloc[0])
     except _UNREADABLE as error:
-        raise _damaged(path, error) from None
+        raise _describe_damage(path, error) from None
 
 
-def _chunks(path: Path, width: int, what: str) -> Iterator[npt.NDArray[Any]]:
+def _read_chunks(path: Path, width: int, what: str) -> Iterator[npt.NDArray[Any]]:
     """A table's rows, some million cells at a time."""
     import pandas as pd
 
@@ -204,10 +204,10 @@ def _chunks(path: Path, width: int, what: str) -> Iterator[npt.NDArray[Any]]:
                     raise ValueError(f"{what} that are no numbers")
                 yield values
     except _UNREADABLE as error:
-        raise _damaged(path, error) from None
+        raise _describe_damage(path, error) from None
 
 
-def _damaged(path: Path, error: BaseException) -> GraphError:
+def _describe_damage(path: Path, error: BaseException) -> GraphError:
     reason = "it is missing" if isinstance(error, FileNotFoundError) else str(error)
     return GraphError(
         f"{path} is missing, truncated or damaged ({reason}): remove the set's folder and prepare again, which"
@@ -220,46 +220,46 @@ def _read_binary(
 ) -> tuple[IndexArray, IndexArray, Rows, IntArray, list[Path]]:
     """(sources, destinations, features, labels, files that were read)."""
     data, label = home / "raw" / "data.npz", home / "raw" / "node-label.npz"
-    with _archive(data) as archive:
-        nodes = int(_whole(archive, "num_nodes_list")[0])
-        ends = _ends(archive, nodes)
-        x = _feature_rows(archive, nodes, context)
-    with _archive(label) as archive:
-        y = _whole(archive, "node_label").reshape(-1).astype(np.float64)
+    with _open_archive(data) as archive:
+        nodes = int(_read_whole(archive, "num_nodes_list")[0])
+        ends = _read_ends(archive, nodes)
+        x = _read_feature_rows(archive, nodes, context)
+    with _open_archive(label) as archive:
+        y = _read_whole(archive, "node_label").reshape(-1).astype(np.float64)
         if len(y) != nodes:
             raise ValueError(f"it has {len(y)} labels for {nodes} nodes")
-    return ends[0], ends[1], x, _classes(y), [data, label]
+    return ends[0], ends[1], x, _to_classes(y), [data, label]
 
 
 @contextmanager
-def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
     except _UNREADABLE as error:
-        raise _damaged(path, error) from None
+        raise _describe_damage(path, error) from None
 
 
-def _ends(archive: zipfile.ZipFile, nodes: int) -> npt.NDArray[Any]:
+def _read_ends(archive: zipfile.ZipFile, nodes: int) -> npt.NDArray[Any]:
     """(2, E), int32 where node ids fit."""
     with archive.open("edge_index.npy") as file:
-        shape, kind, in_columns = _header(file)
+        shape, kind, in_columns = _read_header(file)
         if len(shape) != 2 or shape[0] != 2:
             raise ValueError(f"edge_index has shape {shape}, expected (2, E)")
         ends = np.empty(shape, dtype=index_type(nodes))
         if in_columns:  # pairs of ends one after the other
             for block in blocks(shape[1], 2 * kind.itemsize):
-                ends[:, block] = _take(file, kind, 2 * (block.stop - block.start)).reshape(-1, 2).T
+                ends[:, block] = _read_numbers(file, kind, 2 * (block.stop - block.start)).reshape(-1, 2).T
             return ends
         flat = ends.reshape(-1)
         for block in blocks(flat.size, kind.itemsize):
-            flat[block] = _take(file, kind, block.stop - block.start)
+            flat[block] = _read_numbers(file, kind, block.stop - block.start)
     return ends
 
 
-def _feature_rows(archive: zipfile.ZipFile, nodes: int, context: SourceContext) -> Rows:
+def _read_feature_rows(archive: zipfile.ZipFile, nodes: int, context: SourceContext) -> Rows:
     with archive.open("node_feat.npy") as file:
-        shape, kind, in_columns = _header(file)
+        shape, kind, in_columns = _read_header(file)
         if in_columns:
             raise ValueError("node_feat is laid out by columns, and cannot be read in blocks of rows")
         if len(shape) != 2 or shape[0] != nodes:
@@ -267,17 +267,17 @@ def _feature_rows(archive: zipfile.ZipFile, nodes: int, context: SourceContext) 
         rows = FileRows.create(context.scratch / "node-feat", (shape[0], shape[1]), kind)
         for block in blocks(nodes, shape[1] * kind.itemsize):
             count = block.stop - block.start
-            rows.write(block.start, _take(file, kind, count * shape[1]).reshape(count, shape[1]))
+            rows.write(block.start, _read_numbers(file, kind, count * shape[1]).reshape(count, shape[1]))
     return rows
 
 
-def _whole(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+def _read_whole(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
     with archive.open(f"{name}.npy") as file:
-        shape, kind, in_columns = _header(file)
-        return _take(file, kind, int(np.prod(shape))).reshape(shape, order="F" if in_columns else "C")
+        shape, kind, in_columns = _read_header(file)
+        return _read_numbers(file, kind, int(np.prod(shape))).reshape(shape, order="F" if in_columns else "C")
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     """Shape and type of the array that follows, and whether it is laid out by columns."""
     version = np.lib.format.read_magic(file)
     reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -287,7 +287,7 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     return shape, kind, in_columns
 
 
-def _take(file: IO[bytes], kind: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+def _read_numbers(file: IO[bytes], kind: np.dtype[Any], count: int) -> npt.NDArray[Any]:
     content = file.read(count * kind.itemsize)
     if len(content) != count * kind.itemsize:
         raise EOFError("an array ends too early")
