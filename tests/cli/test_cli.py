@@ -14,6 +14,7 @@ from gnnsoup_hpc import __version__
 from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.cli import common
+from gnnsoup_hpc.cli.commands import COLLECTIVE, COMMANDS, COMPUTING
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError, Interrupted, JobError, Preempted, SoupError
 from gnnsoup_hpc.runtime import launch
@@ -128,13 +129,18 @@ def test_no_command_is_a_usage_error(capsys: Captured) -> None:
     assert "COMMAND" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["run", "prepare", "train", "soup", "status", "diagnose", "report", "job"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str, capsys: Captured) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])
     said = capsys.readouterr().out
     assert f"gnnsoup {command}" in said
-    assert ("RUN" if command == "report" else "--set KEY=VALUE") in said
+    assert " ".join(COMMANDS[command].split()[:3]) in said
+    assert {"report": "RUN", "bench": "--quality"}.get(command, "--set KEY=VALUE") in said
+
+
+def test_commands_that_are_collective_or_compute_are_commands() -> None:
+    assert {*COLLECTIVE, *COMPUTING} <= COMMANDS.keys()
 
 
 @pytest.mark.parametrize("room", ["soup", "train"])

@@ -18,7 +18,6 @@ from gnnsoup_hpc.config import METHOD_NAMES, Job
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io.records import MixingWeights, Paired, Soup
 from gnnsoup_hpc.runtime.run_dir import RunDir
-from gnnsoup_hpc.utils.text_table import align_columns
 from tests import runs
 
 
@@ -211,14 +210,6 @@ def test_table_has_a_row_a_method_and_a_phase(run: Contents) -> None:
         assert name in heads, name
     pls = lines[heads.index("pls")]
     assert pls[pls.index("unions") - 1] == "6"
-
-
-def test_columns_are_aligned() -> None:
-    assert align_columns([("method", "test"), ("ls", "0.5"), ("uniform", "10.25")]) == [
-        "method    test",
-        "ls         0.5",
-        "uniform  10.25",
-    ]
 
 
 def test_spread_is_the_sample_deviation() -> None:
