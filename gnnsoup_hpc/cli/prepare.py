@@ -7,12 +7,12 @@ import argparse
 from gnnsoup_hpc.cli import common
 from gnnsoup_hpc.cli.common import Command
 from gnnsoup_hpc.runtime.launch import RankInfo
-from gnnsoup_hpc.runtime.progress import Log
 
 
 def load(arguments: argparse.Namespace) -> Command:
     """The command that `arguments` of `add_arguments` describe."""
     from gnnsoup_hpc.data.prepare import note_job, prepare
+    from gnnsoup_hpc.runtime.progress import Log
 
     def command(here: RankInfo) -> None:
         job = common.load_job(arguments)

@@ -10,7 +10,6 @@ from gnnsoup_hpc.cli import common
 from gnnsoup_hpc.cli.common import Command
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.launch import RankInfo
-from gnnsoup_hpc.runtime.progress import Log
 
 if TYPE_CHECKING:
     from gnnsoup_hpc.config import Job
@@ -31,6 +30,7 @@ def load_train() -> Train:
     """
     from gnnsoup_hpc.data.prepare import is_made, prepare
     from gnnsoup_hpc.memory import limits
+    from gnnsoup_hpc.runtime.progress import Log
     from gnnsoup_hpc.train.runner import train_all
 
     def train(job: Job, here: RankInfo, offline: bool, souping: bool) -> None:
