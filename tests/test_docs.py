@@ -78,7 +78,7 @@ def test_every_room_is_on_the_map() -> None:
         path for path in (ROOT / "gnnsoup_hpc").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
     ]
     names = [f"{path.name}/" if path.is_dir() else path.name for path in rooms if path.name != "__init__.py"]
-    assert len(names) > 20
+    assert len(names) > 15
     assert [name for name in names if name not in map_of_code] == []
 
 

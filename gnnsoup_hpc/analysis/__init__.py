@@ -1,1 +1,1 @@
-"""What a run is told by: its report, its diagnosis, its status."""
+"""What users read of a run: its report, its diagnosis, its status."""

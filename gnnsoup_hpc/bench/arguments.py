@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from gnnsoup_hpc.bench import grid
 from gnnsoup_hpc.bench.grid import Choice
-from gnnsoup_hpc.bench.quality.order import METHODS
 from gnnsoup_hpc.bench.quality.parent import QualityOptions
+from gnnsoup_hpc.bench.task import METHODS
 from gnnsoup_hpc.errors import RunError
 
 _Chosen = TypeVar("_Chosen")
@@ -82,7 +82,7 @@ def check(arguments: argparse.Namespace) -> None:
         raise RunError("--unions is for pls_step, which is not among --tasks: add it, or leave --unions out")
 
 
-def choice_of(arguments: argparse.Namespace) -> Choice:
+def read_choice(arguments: argparse.Namespace) -> Choice:
     """The cells of each graph."""
     chosen: dict[str, Any] = {
         "models": once(arguments.models),
@@ -94,7 +94,7 @@ def choice_of(arguments: argparse.Namespace) -> Choice:
     return Choice(**{name: value for name, value in chosen.items() if value})
 
 
-def options_of(arguments: argparse.Namespace, memory_bytes: int) -> grid.Options:
+def read_options(arguments: argparse.Namespace, memory_bytes: int) -> grid.Options:
     """How the grid is carried out."""
     asked = arguments.ways or grid.WAYS
     return grid.Options(
@@ -107,7 +107,7 @@ def options_of(arguments: argparse.Namespace, memory_bytes: int) -> grid.Options
     )
 
 
-def quality_of(arguments: argparse.Namespace, memory_bytes: int) -> QualityOptions:
+def read_quality_options(arguments: argparse.Namespace, memory_bytes: int) -> QualityOptions:
     """How the time to quality is measured."""
     given = {
         "methods": tuple(name for name in METHODS if name in arguments.methods) if arguments.methods else None,

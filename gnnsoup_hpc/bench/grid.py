@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from gnnsoup_hpc.bench import process
-from gnnsoup_hpc.bench.process import ChildFailedError
 from gnnsoup_hpc.bench.task import Cell, ModelKind, Order, Passing, TaskName, Way
 from gnnsoup_hpc.types import Precision
 
@@ -76,10 +75,10 @@ class Row:
     stock: Figures
 
 
-def cells(graph: str, graph_h5: Path, choice: Choice) -> list[Cell]:
+def list_cells(graph: str, graph_h5: Path, choice: Choice) -> list[Cell]:
     """Every chosen cell of one graph."""
     return [
-        _cell(graph, graph_h5, model, task, union, choice.hidden, precision)
+        _make_cell(graph, graph_h5, model, task, union, choice.hidden, precision)
         for model in choice.models
         for task in choice.tasks
         for union in (choice.unions if task == "pls_step" else (Cell.union,))
@@ -92,56 +91,31 @@ def run_orders(cells: Sequence[Cell], options: Options, say: Callable[[str], Non
     rows = []
     for number, cell in enumerate(cells, 1):
         row = Row(cell, Figures(), Figures())
-        for order in orders(cell, options):
+        for order in list_orders(cell, options):
             figures = row.ours if order.way == "ours" else row.stock
-            if figures.errors:
-                continue  # what failed once fails again, often after as long
-            label = f"[{number}/{len(cells)}] {cell.name}, {order.way}, {order.passing}"
-            try:
-                result = run(order, options.timeout)
-            except ChildFailedError as error:
-                figures.errors.append(f"{order.passing}: {error}")
-                say(f"{label}: failed: {error}")
-            else:
-                figures.take(order.passing, result)
-                say(f"{label}: {_told(order.passing, result)}")
+            process.measure(order, figures, f"[{number}/{len(cells)}] {cell.name}, {order.way}", options.timeout, say)
         rows.append(row)
     return rows
 
 
-def orders(cell: Cell, options: Options) -> Iterator[Order]:
+def list_orders(cell: Cell, options: Options) -> Iterator[Order]:
     """Stock, ours, ours, stock, … so that both see the same machine as it warms up or gets busy; then memory."""
     for turn in range(options.rounds):
         for way in options.ways if turn % 2 == 0 else options.ways[::-1]:
-            yield _order(cell, way, "time", options)
+            yield _make_order(cell, way, "time", options)
     for way in options.ways:
-        yield _order(cell, way, "memory", options)
+        yield _make_order(cell, way, "memory", options)
 
 
-def run(order: Order, timeout: float) -> dict[str, Any]:
-    """What a fresh process measures.
-
-    Raises: ChildFailedError where it gives no result in time, with its own last words or what ended it.
-    """
-    return process.answer("gnnsoup_hpc.bench.cell", order.to_json(), timeout, as_stock=order.way == "stock")
-
-
-def _order(cell: Cell, way: Way, passing: Passing, options: Options) -> Order:
+def _make_order(cell: Cell, way: Way, passing: Passing, options: Options) -> Order:
     """Stock is float32, whatever the precision of ours."""
     cell = replace(cell, precision="float32") if way == "stock" else cell
     return Order(cell, way, passing, options.repeats, options.threads, options.memory_bytes)
 
 
-def _cell(
+def _make_cell(
     graph: str, graph_h5: Path, model: ModelKind, task: TaskName, union: int, channels: int, precision: Precision
 ) -> Cell:
     heads = 2 if model == "gat" else 1
     shape: dict[str, Any] = {"hidden": heads * channels, "heads": heads, "union": union, "precision": precision}
     return Cell(graph, str(graph_h5.absolute()), model, task, **shape)
-
-
-def _told(passing: Passing, result: dict[str, Any]) -> str:
-    if passing == "time":
-        return f"{min(result['seconds']):.4f} s at best"
-    peak, baseline = result["peak_bytes"], result["baseline_bytes"]
-    return "-" if peak is None or baseline is None else f"{(peak - baseline) / 1e6:.1f} MB above the baseline"

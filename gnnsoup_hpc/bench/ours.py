@@ -26,16 +26,16 @@ class Ours:
 
     def __init__(self, cell: Cell, graph: GraphFile) -> None:
         self._cell, self._graph = cell, graph
-        self._net = tasks.architecture(cell, graph)
+        self._net = tasks.make_architecture(cell, graph)
         self._engine, self._task = choose_engine(self._net, _CPU), make_task(graph.source, self._net.outputs)
-        self._raw = tasks.start(cell).requires_grad_()
+        self._raw = tasks.draw_start(cell).requires_grad_()
         self._whole: Plan | None = None
 
     def prepare(self) -> None:
         """Read ingredients, and the whole graph where the task needs it."""
         ids = range(self._cell.ingredients)
-        self._matrix = ParameterMatrix.of(self._net, ids, tasks.states(self._cell, self._net), _CPU)
-        drawn = tasks.unions(self._cell, self._graph)
+        self._matrix = ParameterMatrix.of(self._net, ids, tasks.make_states(self._cell, self._net), _CPU)
+        drawn = tasks.draw_unions(self._cell, self._graph)
         plan = partial(self._engine.plan, self._net, precision=self._cell.precision)
         unions = partial(plan, workspace=Workspace())
         self._unions = loader.stream_unions(self._graph, drawn, Role.VALIDATION, unions)
@@ -74,7 +74,7 @@ class Ours:
     def _gis(self, plan: Plan) -> float:
         """As the method does it: of the ratios 1 and 0 the accuracies are known from earlier steps."""
         soup, other = self._matrix.weights[:2]
-        inside = tasks.ratios(self._cell)[1:-1]
+        inside = tasks.list_ratios(self._cell.granularity)[1:-1]
         between = ((a, self._matrix.state(a * soup + (1.0 - a) * other)) for a in inside)
         ends = self._matrix.state(soup), self._matrix.state(other)
         found = [self._judge(logits, plan) for logits in self._engine.interpolate(plan, ends, between)]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gnnsoup_hpc.errors import SoupError
+from gnnsoup_hpc.bench.task import Order, QualityOrder
+
+if TYPE_CHECKING:
+    from gnnsoup_hpc.bench.grid import Figures
+    from gnnsoup_hpc.bench.quality.parent import QualityResult
 
 SHARE_OF_MEMORY = 0.9
 _LAST_OF_A_TRACEBACK = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
@@ -25,14 +29,37 @@ class ChildFailedError(Exception):
     """A child that gave no result; the message is one line."""
 
 
-def answer(module: str, order: str, timeout: float, as_stock: bool) -> dict[str, Any]:
-    """What `python -m module` makes of an order in a fresh process.
+def measure(
+    order: Order | QualityOrder,
+    figures: Figures | QualityResult,
+    label: str,
+    timeout: float,
+    say: Callable[[str], None],
+) -> None:
+    """Have a fresh process measure, and say one line: figures, or what failed. What failed once is given up."""
+    if figures.errors:
+        return  # it would fail again, often after as long
+    try:
+        result = run_child(order, timeout)
+    except ChildFailedError as error:
+        figures.errors.append(f"{order.passing}: {error}")
+        say(f"{label}, {order.passing}: failed: {error}")
+        return
+    figures.take(order.passing, result)
+    words = order.describe_time(result) if order.passing == "time" else _describe_memory(result)
+    say(f"{label}, {order.passing}: {words}")
+
+
+def run_child(order: Order | QualityOrder, timeout: float) -> dict[str, Any]:
+    """What a fresh process measures.
 
     Raises: ChildFailedError where it gives no result in time, with its own last words or what ended it.
     """
-    command = [*(_AS_STOCK if as_stock else ()), sys.executable, "-m", module]
+    command = [*(_AS_STOCK if order.as_stock else ()), sys.executable, "-m", "gnnsoup_hpc.bench.child"]
     try:
-        child = subprocess.run(command, input=order, capture_output=True, text=True, timeout=timeout, check=False)
+        child = subprocess.run(
+            command, input=json.dumps(asdict(order)), capture_output=True, text=True, timeout=timeout, check=False
+        )
     except subprocess.TimeoutExpired:
         raise ChildFailedError(f"not done after {timeout:.0f} s (--timeout)") from None
     if child.returncode < 0:
@@ -48,26 +75,6 @@ def answer(module: str, order: str, timeout: float, as_stock: bool) -> dict[str,
     return result
 
 
-def serve(work: Callable[[str], dict[str, Any]]) -> int:
-    """The child's side: its exit code."""
-    try:
-        result = work(sys.stdin.read())
-    except SoupError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    print(json.dumps(result))
-    return 0
-
-
-def bound_memory(limit: int) -> None:
-    """Bound this process's private memory to `limit` bytes; 0 = unbounded.
-
-    What does not fit is then told so by the allocator, where the kernel would kill it or a neighbour.
-    """
-    if limit:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-
-
 def free_memory() -> int:
     """What one process may fill: most of what is available now; 0, without bound, where that is not known."""
     try:
@@ -76,6 +83,11 @@ def free_memory() -> int:
         return 0
     available = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), "0")
     return int(SHARE_OF_MEMORY * 1024 * int(available))
+
+
+def _describe_memory(result: dict[str, Any]) -> str:
+    peak, baseline = result["peak_bytes"], result["baseline_bytes"]
+    return "-" if peak is None or baseline is None else f"{(peak - baseline) / 1e6:.1f} MB above the baseline"
 
 
 def _last_words(stderr: str) -> str:

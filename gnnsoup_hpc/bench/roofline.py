@@ -62,22 +62,22 @@ def bound_seconds(flops: float, bytes_moved: float, rates: Rates) -> float:
     return max(flops / rates.flops_per_second, bytes_moved / rates.bytes_per_second)
 
 
-def measured_rates(threads: int, width: int, kind: torch.dtype = torch.float32) -> Rates:
+def measure_rates(threads: int, width: int, kind: torch.dtype = torch.float32) -> Rates:
     """Best of some trials of a large copy and of a (rows, width) x (width, width) product."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         source = torch.zeros(COPY_BYTES // 4)
         target = torch.zeros_like(source)
-        copy = _best(lambda: target.copy_(source))
+        copy = _time_best(lambda: target.copy_(source))
         x, w = torch.ones(GEMM_ROWS, width, dtype=kind), torch.ones(width, width, dtype=kind)
-        product = _best(lambda: x @ w)
+        product = _time_best(lambda: x @ w)
     finally:
         torch.set_num_threads(before)
     return Rates(2.0 * COPY_BYTES / copy, 2.0 * GEMM_ROWS * width * width / product)
 
 
-def receptive(row: IntArray, column: IntArray, asked: Mask, layers: int) -> list[LayerSize]:
+def count_receptive(row: IntArray, column: IntArray, asked: Mask, layers: int) -> list[LayerSize]:
     """Sizes of each layer, the first one first, if nothing is computed that `asked` (V,) does not depend on."""
     sizes = []
     for _ in range(layers):
@@ -89,22 +89,22 @@ def receptive(row: IntArray, column: IntArray, asked: Mask, layers: int) -> list
     return sizes[::-1]
 
 
-def sizes(cell: Cell, graph: GraphFile, samples: int = 1) -> list[list[LayerSize]]:
+def count_layers(cell: Cell, graph: GraphFile, samples: int = 1) -> list[list[LayerSize]]:
     """Layer sizes on the whole graph; of PLS, those of each of the first `samples` unions."""
-    indptr, column = tasks.structure(graph)
+    indptr, column = tasks.read_structure(graph)
     row = np.repeat(np.arange(graph.nodes), np.diff(indptr))
     asked = graph.role(0, graph.nodes) == Role.VALIDATION
     if cell.task != "pls_step":
-        return [receptive(row, column, asked, cell.layers)]
+        return [count_receptive(row, column, asked, cell.layers)]
     found = []
-    for chosen in islice(tasks.unions(cell, graph), samples):
+    for chosen in islice(tasks.draw_unions(cell, graph), samples):
         inside = np.repeat(np.isin(np.arange(graph.parts), chosen), np.diff(graph.ptr))
         kept = inside[row] & inside[column]
-        found.append(receptive(row[kept], column[kept], asked & inside, cell.layers))
+        found.append(count_receptive(row[kept], column[kept], asked & inside, cell.layers))
     return found
 
 
-def work(cell: Cell, net: Architecture, layers: list[LayerSize]) -> Work:
+def count_work(cell: Cell, net: Architecture, layers: list[LayerSize]) -> Work:
     """Flops and bytes of one evaluation, step or epoch, given the sizes of its layers."""
     element = 2 if cell.precision == "bfloat16" else 4
     parameters = float(sum(prod(shape) for shape in net.shapes().values())) * element
@@ -122,10 +122,10 @@ def work(cell: Cell, net: Architecture, layers: list[LayerSize]) -> Work:
     return Work(flops, 3.0 * forward.bytes - passes[0].bytes + mixing)
 
 
-def bound_of(cell: Cell, graph: GraphFile, rates: Rates, samples: int = 1) -> float:
+def compute_bound(cell: Cell, graph: GraphFile, rates: Rates, samples: int = 1) -> float:
     """The least time of a cell's task, the mean over unions where it draws them."""
-    net = tasks.architecture(cell, graph)
-    works = [work(cell, net, layers) for layers in sizes(cell, graph, samples)]
+    net = tasks.make_architecture(cell, graph)
+    works = [count_work(cell, net, layers) for layers in count_layers(cell, graph, samples)]
     return sum(bound_seconds(w.flops, w.bytes, rates) for w in works) / len(works)
 
 
@@ -150,7 +150,7 @@ def _value_bytes(net: Architecture, element: int) -> int:
     return {"gcn": element, "sage": 0, "gat": element * net.heads}[net.kind]
 
 
-def _best(work: Callable[[], object]) -> float:
+def _time_best(work: Callable[[], object]) -> float:
     seconds = []
     for _ in range(TRIALS + 1):
         start = time.perf_counter()

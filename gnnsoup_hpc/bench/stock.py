@@ -3,7 +3,7 @@
 GCN and GraphSAGE take a sparse CSR adjacency (row = destination), GAT takes edge_index. GCN's is int32 where it holds,
 for PyTorch's products compute in that; GraphSAGE's is not, for the gradient of a mean along rows is wrong with int32
 (torch 2.13, without a word; finite differences of the loss show it). GCN's normalisation is computed once a graph, by
-PyG, so its layers are told not to.
+PyG, so it is switched off in its layers.
 Learned souping mixes with plain operations, so that autograd reaches the raw alphas. PLS holds the whole graph in
 memory and takes unions from PyG's ClusterLoader.
 """
@@ -45,7 +45,7 @@ class StockHeld:
     labels: Tensor
 
 
-def module_of(architecture: Architecture) -> Module:
+def make_module(architecture: Architecture) -> Module:
     """PyG's module, for evaluation; GCN's layers expect an adjacency that is normalised already."""
     module: Any = architecture.to_module().eval()
     if architecture.kind == "gcn":
@@ -55,7 +55,7 @@ def module_of(architecture: Architecture) -> Module:
     return made
 
 
-def adjacency(kind: str, edge_index: Tensor, nodes: int) -> Tensor:
+def make_adjacency(kind: str, edge_index: Tensor, nodes: int) -> Tensor:
     """What the stock module of a kind takes best for edge_index (2, E): sources, destinations."""
     if kind == "gat":
         return edge_index
@@ -66,44 +66,44 @@ def adjacency(kind: str, edge_index: Tensor, nodes: int) -> Tensor:
     return _narrow(to_torch_csr_tensor(edge_index.flip(0), weight, (nodes, nodes)))
 
 
-def whole(graph: GraphFile, architecture: Architecture) -> StockHeld:
+def load_whole(graph: GraphFile, architecture: Architecture) -> StockHeld:
     """The whole graph as validation sees it."""
-    data = _data(graph)
-    indptr, indices = (torch.from_numpy(array) for array in tasks.structure(graph))
+    data = _read_data(graph)
+    indptr, indices = (torch.from_numpy(array) for array in tasks.read_structure(graph))
     nodes = torch.from_numpy(np.flatnonzero(data.role.numpy() == Role.VALIDATION))
     if architecture.kind == "sage":  # it needs no edge_index on the way
         ones, size = torch.ones(len(indices)), (graph.nodes, graph.nodes)
         adjacent = torch.sparse_csr_tensor(indptr, indices, ones, size, check_invariants=False)
     else:
         row = torch.arange(graph.nodes).repeat_interleave(indptr.diff(), output_size=len(indices))
-        adjacent = adjacency(architecture.kind, torch.stack([indices, row]), graph.nodes)
+        adjacent = make_adjacency(architecture.kind, torch.stack([indices, row]), graph.nodes)
     return StockHeld(data.x, adjacent, nodes, data.y[nodes])
 
 
-def logits(module: Module, state: State, held: StockHeld) -> Tensor:
+def compute_logits(module: Module, state: State, held: StockHeld) -> Tensor:
     """Class scores of all nodes, (V, C)."""
     scores: Tensor = functional_call(module, state, (held.x, held.adjacency))
     return scores
 
 
 @torch.no_grad()
-def evaluation(module: Module, state: State, held: StockHeld) -> float:
+def evaluate(module: Module, state: State, held: StockHeld) -> float:
     """Accuracy of one model on the held nodes."""
-    predicted = logits(module, state, held)[held.nodes].argmax(1)
+    predicted = compute_logits(module, state, held)[held.nodes].argmax(1)
     return int((predicted == held.labels).sum()) / len(held.labels)
 
 
 def mix(states: Sequence[State], raw_LN: Tensor) -> State:
     """Sum over i of softmax(raw)[layer, i] W_i, parameter by parameter, in autograd's sight."""
     alpha = raw_LN.softmax(1).float()
-    return {name: _sum(states, name, alpha[int(name.split(".")[1])]) for name in states[0]}
+    return {name: _mix_tensor(states, name, alpha[int(name.split(".")[1])]) for name in states[0]}
 
 
 def ls_step(module: Module, states: Sequence[State], raw_LN: Tensor, held: StockHeld) -> float:
     """One step of SGD on raw alphas (layers, N), on the held nodes; the loss before it."""
     optimiser = torch.optim.SGD([raw_LN], lr=tasks.LEARNING_RATE)
     optimiser.zero_grad(set_to_none=True)
-    scores = logits(module, mix(states, raw_LN), held)[held.nodes]
+    scores = compute_logits(module, mix(states, raw_LN), held)[held.nodes]
     loss = functional.cross_entropy(scores, held.labels)
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
@@ -113,59 +113,50 @@ def ls_step(module: Module, states: Sequence[State], raw_LN: Tensor, held: Stock
 @torch.no_grad()
 def gis_step(module: Module, soup: State, other: State, ratios: Sequence[float], held: StockHeld) -> float:
     """The best accuracy of a * soup + (1 - a) * other over the ratios a."""
-    candidates = ({name: a * soup[name] + (1.0 - a) * other[name] for name in soup} for a in ratios)
-    return max(evaluation(module, candidate, held) for candidate in candidates)
+    return max(evaluate(module, interpolate(soup, other, a), held) for a in ratios)
 
 
-class StockWhole:
-    """evaluation, ls_epoch and gis_step: the whole graph is held."""
+def interpolate(soup: State, other: State, a: float) -> State:
+    """Between two states: a * soup + (1 - a) * other."""
+    return {name: a * soup[name] + (1.0 - a) * other[name] for name in soup}
+
+
+class StockTask:
+    """All four tasks: pls_step takes one union after another from ClusterLoader, the others hold the whole graph."""
 
     def __init__(self, cell: Cell, graph: GraphFile) -> None:
         self._cell, self._graph = cell, graph
-        self._net = tasks.architecture(cell, graph)
-        self._module = module_of(self._net)
-        self._raw = tasks.start(cell).requires_grad_()
+        self._net = tasks.make_architecture(cell, graph)
+        self._module = make_module(self._net)
+        self._raw = tasks.draw_start(cell).requires_grad_()
+        self._held: StockHeld | None = None
+        if cell.task == "pls_step":
+            map_index(torch.tensor([0]), torch.tensor([0]))  # PyG imports pandas here, which no step should pay for
 
     def prepare(self) -> None:
         """Read the graph and make the ingredients."""
-        self._states = tasks.states(self._cell, self._net)
-        self._held = whole(self._graph, self._net)
-
-    def once(self) -> float:
-        """Accuracy, or loss of the step."""
-        if self._cell.task == "evaluation":
-            return evaluation(self._module, self._states[0], self._held)
-        if self._cell.task == "ls_epoch":
-            return ls_step(self._module, self._states, self._raw, self._held)
-        soup, other = self._states[:2]
-        return gis_step(self._module, soup, other, tasks.ratios(self._cell), self._held)
-
-
-class StockUnions:
-    """pls_step: ClusterLoader gives one union after another out of the whole graph in memory."""
-
-    def __init__(self, cell: Cell, graph: GraphFile) -> None:
-        map_index(torch.tensor([0]), torch.tensor([0]))  # PyG imports pandas here, which no step is to be blamed for
-        self._cell, self._graph = cell, graph
-        self._net = tasks.architecture(cell, graph)
-        self._module = module_of(self._net)
-        self._raw = tasks.start(cell).requires_grad_()
-
-    def prepare(self) -> None:
-        """Read the graph, make the ingredients."""
-        self._states = tasks.states(self._cell, self._net)
-        clusters = _Clusters(_data(self._graph), self._graph)
-        loader = ClusterLoader(clusters, batch_sampler=tasks.unions(self._cell, self._graph))
+        self._states = tasks.make_states(self._cell, self._net)
+        if self._cell.task != "pls_step":
+            self._held = load_whole(self._graph, self._net)
+            return
+        clusters = _Clusters(_read_data(self._graph), self._graph)
+        loader = ClusterLoader(clusters, batch_sampler=tasks.draw_unions(self._cell, self._graph))
         self._batches: Iterator[Any] = iter(loader)
 
     def once(self) -> float:
-        """Loss of the step."""
-        return ls_step(self._module, self._states, self._raw, self._next())
+        """Accuracy, or loss of the step."""
+        held = self._held or self._next_union()
+        if self._cell.task == "evaluation":
+            return evaluate(self._module, self._states[0], held)
+        if self._cell.task == "gis_step":
+            soup, other = self._states[:2]
+            return gis_step(self._module, soup, other, tasks.list_ratios(self._cell.granularity), held)
+        return ls_step(self._module, self._states, self._raw, held)
 
-    def _next(self) -> StockHeld:
+    def _next_union(self) -> StockHeld:
         batch = next(self._batches)
         nodes = (batch.role == int(Role.VALIDATION)).nonzero().flatten()
-        adjacent = adjacency(self._net.kind, batch.edge_index, len(batch.y))
+        adjacent = make_adjacency(self._net.kind, batch.edge_index, len(batch.y))
         return StockHeld(batch.x, adjacent, nodes, batch.y[nodes])
 
 
@@ -176,10 +167,10 @@ def make(cell: Cell, graph: GraphFile) -> BenchTask:
     """
     if cell.precision != "float32":
         raise RunError(f"{cell.name}: the stock path is float32")
-    return StockUnions(cell, graph) if cell.task == "pls_step" else StockWhole(cell, graph)
+    return StockTask(cell, graph)
 
 
-def _data(graph: GraphFile) -> Any:
+def _read_data(graph: GraphFile) -> Any:
     """Features, labels and roles as PyG holds them."""
     x = np.empty((graph.nodes, graph.features), dtype=np.float32)
     graph.x(0, graph.nodes, x)
@@ -194,7 +185,7 @@ def _narrow(csr: Tensor) -> Tensor:
     )
 
 
-def _sum(states: Sequence[State], name: str, alpha_N: Tensor) -> Tensor:
+def _mix_tensor(states: Sequence[State], name: str, alpha_N: Tensor) -> Tensor:
     total = alpha_N[0] * states[0][name]
     for share, state in zip(alpha_N[1:], states[1:], strict=True):
         total = total + share * state[name]
@@ -214,6 +205,6 @@ class _Clusters(ClusterData):  # type: ignore[misc]
 
     def _partition(self, edge_index: Tensor, cluster: Tensor) -> Any:
         """What PyG keeps of a partition on disk; nodes are in the order of parts already."""
-        indptr, indices = (torch.from_numpy(array) for array in tasks.structure(self._file))
+        indptr, indices = (torch.from_numpy(array) for array in tasks.read_structure(self._file))
         parts = torch.from_numpy(self._file.ptr)
         return Partition(indptr, indices, parts, torch.arange(self._file.nodes), torch.empty(0), "csc")

@@ -15,6 +15,7 @@ from typing import Any
 from gnnsoup_hpc import __version__
 from gnnsoup_hpc.bench.grid import Figures, Row
 from gnnsoup_hpc.bench.roofline import Rates
+from gnnsoup_hpc.utils.text_table import pipe_columns, show_number
 
 _LIBRARIES = {"torch": "torch", "pyg": "torch-geometric", "numpy": "numpy", "numba": "numba"}
 _HEAD = (
@@ -37,7 +38,7 @@ peak host memory above the baseline, loading the graph included. Bound: the leas
 allow for what the validation nodes depend on."""
 
 
-def machine(threads: int) -> dict[str, Any]:
+def describe_machine(threads: int) -> dict[str, Any]:
     """Where and with what it was measured."""
     return {
         "cpu": _cpu(),
@@ -51,7 +52,7 @@ def machine(threads: int) -> dict[str, Any]:
     }
 
 
-def document(
+def make_document(
     about: Mapping[str, Any], rates: Mapping[str, Rates], rows: Sequence[Row], bounds: Sequence[float]
 ) -> dict[str, Any]:
     """Everything that was measured, of nothing but what JSON has. `rates` are by precision, `bounds` by row."""
@@ -64,7 +65,7 @@ def document(
     }
 
 
-def markdown(results: Mapping[str, Any]) -> str:
+def show_document(results: Mapping[str, Any]) -> str:
     """The table that people read, one a graph."""
     where, cells = results["machine"], results["cells"]
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
@@ -75,7 +76,12 @@ def markdown(results: Mapping[str, Any]) -> str:
         for precision, rate in results["rates"].items()
     ]
     for graph in dict.fromkeys(cell["cell"]["graph"] for cell in cells):
-        lines += ["", f"### {graph}", "", *_piped([cell for cell in cells if cell["cell"]["graph"] == graph])]
+        lines += [
+            "",
+            f"### {graph}",
+            "",
+            *pipe_columns(_HEAD, (_row(cell) for cell in cells if cell["cell"]["graph"] == graph)),
+        ]
     lines += ["", NOTES]
     lines += [f"{cell['name']}: ours and stock differ by {cell['difference']:.2g}" for cell in cells if _differs(cell)]
     lines += [f"{cell['name']}, {way}: {error}" for cell in cells for way in _WAYS for error in cell[way]["errors"]]
@@ -93,11 +99,11 @@ def _cell(row: Row, bound: float) -> dict[str, Any]:
         "cell": asdict(row.cell),
         "ours": ours,
         "stock": stock,
-        "speed_ratio": _ratio(stock["median"], ours["median"]),
-        "memory_ratio": _ratio(stock["above_baseline_bytes"], ours["above_baseline_bytes"]),
+        "speed_ratio": divide(stock["median"], ours["median"]),
+        "memory_ratio": divide(stock["above_baseline_bytes"], ours["above_baseline_bytes"]),
         "difference": _difference(row),
         "bound_seconds": bound,
-        "over_bound": _ratio(ours["median"], bound),
+        "over_bound": divide(ours["median"], bound),
     }
 
 
@@ -107,7 +113,7 @@ def _figures(figures: Figures) -> dict[str, Any]:
     return asdict(figures) | {
         "median": middle,
         "min": min(seconds, default=None),
-        "spread": _ratio(max(seconds) - min(seconds), middle) if seconds else None,
+        "spread": divide(max(seconds) - min(seconds), middle) if seconds else None,
         "above_baseline_bytes": None if peak is None or baseline is None else peak - baseline,
     }
 
@@ -124,13 +130,9 @@ def _differs(cell: Mapping[str, Any]) -> bool:
     return difference is not None and not difference <= _TOLERANCE[returned][cell["cell"]["precision"]]
 
 
-def _ratio(value: float | None, reference: float | None) -> float | None:
+def divide(value: float | None, reference: float | None) -> float | None:
+    """A ratio; None where one of the two is not known, or the reference is 0."""
     return None if value is None or not reference else value / reference
-
-
-def _piped(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    rows = [_HEAD, tuple("---" if column == 0 else "---:" for column in range(len(_HEAD))), *map(_row, cells)]
-    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def _row(cell: Mapping[str, Any]) -> tuple[str, ...]:
@@ -138,32 +140,24 @@ def _row(cell: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         cell["title"],
         _seconds(ours),
-        _share(ours["spread"]),
+        show_number(ours["spread"], ".0%"),
         _seconds(stock),
-        _share(stock["spread"]),
-        _shown(cell["speed_ratio"], ".2f"),
+        show_number(stock["spread"], ".0%"),
+        show_number(cell["speed_ratio"], ".2f"),
         _megabytes(ours),
         _megabytes(stock),
-        _shown(cell["memory_ratio"], ".2f"),
-        _shown(cell["over_bound"], ".1f"),
+        show_number(cell["memory_ratio"], ".2f"),
+        show_number(cell["over_bound"], ".1f"),
     )
 
 
 def _seconds(way: Mapping[str, Any]) -> str:
-    return "failed" if way["median"] is None and way["errors"] else _shown(way["median"], ".4g")
+    return "failed" if way["median"] is None and way["errors"] else show_number(way["median"], ".4g")
 
 
 def _megabytes(way: Mapping[str, Any]) -> str:
     above = way["above_baseline_bytes"]
-    return "failed" if above is None and way["errors"] else _shown(None if above is None else above / 1e6, ".1f")
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+    return "failed" if above is None and way["errors"] else show_number(None if above is None else above / 1e6, ".1f")
 
 
 def _cpu() -> str:

@@ -7,9 +7,9 @@ can be compared as well as what it costs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gnnsoup_hpc import config as jobs
+from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io import graph as graph_store
@@ -30,6 +32,10 @@ ModelKind = Literal["sage", "gcn", "gat"]
 TaskName = Literal["evaluation", "ls_epoch", "pls_step", "gis_step"]
 Way = Literal["ours", "stock"]
 Passing = Literal["time", "memory"]
+
+PLAIN = "plain"  # GIS as the published program does it, by stock PyG
+METHODS = ("gis", "ls", "pls")
+LEARNED = ("ls", "pls")
 
 SEED = 0
 # Of SGD on raw alphas: so large that a wrong gradient shows in the loss of the next step, which ways are compared by.
@@ -87,17 +93,60 @@ class Order:
     threads: int
     memory_bytes: int = 0
 
-    def to_json(self) -> str:
-        """As a child reads it: one flat object."""
-        own = {key: value for key, value in asdict(self).items() if key not in ("cell", "passing")}
-        return json.dumps(asdict(self.cell) | own | {"pass": self.passing})
+    @property
+    def as_stock(self) -> bool:
+        """Whether stock PyG is measured."""
+        return self.way == "stock"
 
-    @classmethod
-    def from_json(cls, text: str) -> Order:
-        """What `to_json` wrote."""
-        tree: dict[str, Any] = json.loads(text)
-        own = {key: tree.pop(key) for key in ("way", "repeats", "threads", "memory_bytes")}
-        return cls(passing=tree.pop("pass"), cell=Cell(**tree), **own)
+    def describe_time(self, result: dict[str, Any]) -> str:
+        """The shortest repeat."""
+        return f"{min(result['seconds']):.4f} s at best"
+
+
+@dataclass(frozen=True)
+class QualityOrder:
+    """What one child measures of the time to quality: `what` is PLAIN or a method of ours.
+
+    `job` is the resolved job's tree and `ids` its fit ingredients. Of plain GIS, `sampled` evaluations are timed, all
+    if it is 0. Of learned methods, each of the first 10 steps is judged and then each `judge_every`-th.
+    `memory_bytes` bounds the child's private memory; 0 = unbounded.
+    """
+
+    job: Mapping[str, Any]
+    ids: tuple[int, ...]
+    what: str
+    passing: Passing
+    seed: int
+    threads: int
+    sampled: int = 0
+    judge_every: int = 5
+    memory_bytes: int = 0
+
+    @property
+    def as_stock(self) -> bool:
+        """Whether stock PyG is measured."""
+        return self.what == PLAIN
+
+    def read_job(self) -> Job:
+        """The job that it is about."""
+        return jobs.validate(self.job, "the order")
+
+    def describe_time(self, result: dict[str, Any]) -> str:
+        """All of it."""
+        return f"{result['seconds']:.2f} s"
+
+
+def read_order(text: str) -> Order | QualityOrder:
+    """The order whose fields are in a JSON text."""
+    tree: dict[str, Any] = json.loads(text)
+    if "cell" in tree:
+        return Order(**tree | {"cell": Cell(**tree["cell"])})
+    return QualityOrder(**tree | {"ids": tuple(tree["ids"])})
+
+
+def count_evaluations(ingredients: int, granularity: int) -> int:
+    """Evaluations of the whole graph that GIS makes: one an ingredient, then `granularity` for each but the first."""
+    return ingredients + granularity * (ingredients - 1)
 
 
 @contextmanager
@@ -108,32 +157,32 @@ def open_graph(cell: Cell) -> Iterator[GraphFile]:
         yield GraphFile(path, file)
 
 
-def architecture(cell: Cell, graph: GraphFile) -> Architecture:
+def make_architecture(cell: Cell, graph: GraphFile) -> Architecture:
     """The cell's architecture for its graph."""
     return Architecture(cell.model, cell.layers, graph.features, cell.hidden, graph.classes, cell.heads, cell.norm)
 
 
-def states(cell: Cell, net: Architecture) -> list[State]:
+def make_states(cell: Cell, net: Architecture) -> list[State]:
     """The ingredients: different random weights, for what a step costs does not depend on their values."""
     return [net.init_state(seed) for seed in range(cell.ingredients)]
 
 
-def start(cell: Cell) -> Tensor:
+def draw_start(cell: Cell) -> Tensor:
     """Raw alphas (layers, N), float64, as LS and PLS draw them."""
     return draw_xavier(SEED, cell.layers, tuple(range(cell.ingredients)))
 
 
-def ratios(cell: Cell) -> list[float]:
+def list_ratios(granularity: int) -> list[float]:
     """The shares of the soup that a step of GIS tries."""
-    return [float(a) for a in torch.linspace(1.0, 0.0, cell.granularity, dtype=torch.float64)]
+    return [float(a) for a in torch.linspace(1.0, 0.0, granularity, dtype=torch.float64)]
 
 
-def unions(cell: Cell, graph: GraphFile) -> Iterator[list[int]]:
+def draw_unions(cell: Cell, graph: GraphFile) -> Iterator[list[int]]:
     """The parts of each step of PLS, endlessly."""
     return loader.draw_unions(graph.validation_counts, cell.union, numpy_generator(SEED, 1))
 
 
-def structure(graph: GraphFile) -> tuple[IntArray, IntArray]:
+def read_structure(graph: GraphFile) -> tuple[IntArray, IntArray]:
     """(indptr, indices) of the whole graph, row = destination, read block by block."""
     indptr = np.zeros(graph.nodes + 1, dtype=np.int64)
     indices = np.empty(graph.edges, dtype=np.int64)

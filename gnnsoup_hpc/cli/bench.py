@@ -16,10 +16,9 @@ from gnnsoup_hpc.bench import grid, process, roofline, table
 from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.quality import parent
 from gnnsoup_hpc.bench.quality import results as quality_results
-from gnnsoup_hpc.bench.quality import table as quality_table
-from gnnsoup_hpc.bench.quality.order import PLAIN
-from gnnsoup_hpc.bench.task import Cell
+from gnnsoup_hpc.bench.task import PLAIN, Cell
 from gnnsoup_hpc.cli import common
+from gnnsoup_hpc.cli.common import Command
 from gnnsoup_hpc.data import prepare
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io import files
@@ -40,62 +39,67 @@ def bench(arguments: argparse.Namespace, here: RankInfo) -> None:
     if arguments.output is not None:
         files.check_writable(arguments.output)
     if arguments.quality is None:
-        _grid(arguments, here)
+        _measure_grid(arguments, here)
     else:
-        _quality(arguments)
+        _measure_quality(arguments)
 
 
-def add_bench(parser: argparse.ArgumentParser) -> None:
+def load(arguments: argparse.Namespace) -> Command:
+    """The command that `arguments` of `add_arguments` describe."""
+    return lambda here: bench(arguments, here)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of a benchmark."""
     settings.add(parser)
     common.add_offline(parser)
 
 
-def _grid(arguments: argparse.Namespace, here: RankInfo) -> None:
-    cells = [cell for graph in _graphs(arguments) for cell in _cells(graph, arguments, here)]
-    options = settings.options_of(arguments, process.free_memory())
+def _measure_grid(arguments: argparse.Namespace, here: RankInfo) -> None:
+    cells = [cell for graph in _list_graphs(arguments) for cell in _list_cells(graph, arguments, here)]
+    options = settings.read_options(arguments, process.free_memory())
     _say(f"{len(cells)} cells, {options.threads} threads; measuring the machine")
     kinds: dict[str, torch.dtype] = {cell.precision: getattr(torch, cell.precision) for cell in cells}
-    rates = {name: roofline.measured_rates(options.threads, GEMM_WIDTH, kind) for name, kind in kinds.items()}
+    rates = {name: roofline.measure_rates(options.threads, GEMM_WIDTH, kind) for name, kind in kinds.items()}
     rows = grid.run_orders(cells, options, _say)
-    bounds = [_bound(cell, rates[cell.precision], options.repeats) for cell in cells]
-    results = table.document(table.machine(options.threads), rates, rows, bounds)
-    _keep(results, arguments.output)
-    print(table.markdown(results), flush=True)
+    bounds = [_compute_bound(cell, rates[cell.precision], options.repeats) for cell in cells]
+    results = table.make_document(table.describe_machine(options.threads), rates, rows, bounds)
+    _write(results, arguments.output)
+    print(table.show_document(results), flush=True)
     failed = [row.cell.name for row in rows if row.ours.errors]
     if failed:
         raise RunError(f"{len(failed)} of {len(rows)} cells of ours gave no result: {', '.join(failed)}")
 
 
-def _quality(arguments: argparse.Namespace) -> None:
-    options = settings.quality_of(arguments, process.free_memory())
-    subject = parent.subject(parent.job_of(arguments.quality), _say)
-    found = parent.run_orders(list(parent.orders(subject, options)), options.timeout, _say)
-    results = quality_results.document(subject.about, table.machine(options.threads), found)
-    _keep(results, arguments.output)
-    print(quality_table.markdown(results), flush=True)
+def _measure_quality(arguments: argparse.Namespace) -> None:
+    options = settings.read_quality_options(arguments, process.free_memory())
+    subject = parent.select_run(parent.find_job(arguments.quality), _say)
+    found = parent.run_orders(list(parent.list_orders(subject, options)), options.timeout, _say)
+    results = quality_results.make_document(subject.about, table.describe_machine(options.threads), found)
+    _write(results, arguments.output)
+    print(quality_results.show_document(results), flush=True)
     failed = [one.what for one in found if one.errors and one.what != PLAIN]
     if failed:
         raise RunError(f"{len(failed)} of our methods gave no result: {', '.join(failed)}")
 
 
-def _keep(results: Mapping[str, Any], output: Path | None) -> None:
+def _write(results: Mapping[str, Any], output: Path | None) -> None:
     if output is not None:
         with files.publish(output) as private:
             private.write_text(json.dumps(results, indent=1, allow_nan=False), encoding="utf-8")
         _say(f"-> {output}")
 
 
-def _graphs(arguments: argparse.Namespace) -> Sequence[str]:
+def _list_graphs(arguments: argparse.Namespace) -> Sequence[str]:
     return arguments.graph or (grid.FULL_GRAPHS if arguments.full else grid.QUICK_GRAPHS)
 
 
-def _cells(graph: str, arguments: argparse.Namespace, here: RankInfo) -> list[Cell]:
+def _list_cells(graph: str, arguments: argparse.Namespace, here: RankInfo) -> list[Cell]:
     """A graph's cells, once it is prepared."""
     job = load_job(graph)
     _say(f"preparing the graph of {graph}")
     prepare.prepare(job, here, Log(quiet=True), offline=arguments.offline)
-    cells = grid.cells(job.name, RunDir.of(job).graph, settings.choice_of(arguments))
+    cells = grid.list_cells(job.name, RunDir.of(job).graph, settings.read_choice(arguments))
     with tasks.open_graph(cells[0]) as file:
         drawn = [cell for cell in cells if cell.task != "pls_step" or cell.union <= file.parts]
         if arguments.unions and len(drawn) < len(cells):
@@ -105,9 +109,9 @@ def _cells(graph: str, arguments: argparse.Namespace, here: RankInfo) -> list[Ce
     return drawn
 
 
-def _bound(cell: Cell, rates: roofline.Rates, samples: int) -> float:
+def _compute_bound(cell: Cell, rates: roofline.Rates, samples: int) -> float:
     with tasks.open_graph(cell) as graph:
-        return roofline.bound_of(cell, graph, rates, samples)
+        return roofline.compute_bound(cell, graph, rates, samples)
 
 
 def _say(text: str) -> None:

@@ -70,6 +70,11 @@ def add_memory_limit(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_again(parser: argparse.ArgumentParser, about: str) -> None:
+    """The argument that has made anew what is there."""
+    parser.add_argument("--again", action="store_true", help=about)
+
+
 def load_job(arguments: argparse.Namespace) -> Job:
     """The job that the arguments of `add_job`, and of `add_memory_limit` where the command has it, say."""
     from gnnsoup_hpc.models import jobs
@@ -94,7 +99,7 @@ def job_of_run(arguments: argparse.Namespace) -> Job:
     return load_job(arguments).model_copy(update={"runs": paths.quote(place.parent), "name": place.name})
 
 
-def guarded(command: Command, collective: bool = False, computing: bool = False) -> int:
+def execute(command: Command, collective: bool = False, computing: bool = False) -> int:
     """Run a command; its exit code. An error that a user can meet is one line; any other ends all ranks.
 
     A collective command starts MPI first of all, so that whatever stops one rank can end the others. Of a computing one
@@ -108,10 +113,10 @@ def guarded(command: Command, collective: bool = False, computing: bool = False)
             return ours.ended(error.exit_code)
         launch.show_tracebacks(here)
         with here.stop.heard():
-            return ours.ended(_guarded(command, here, collective, computing), here.prefix)
+            return ours.ended(_execute(command, here, collective, computing), here.prefix)
 
 
-def _guarded(command: Command, here: RankInfo, collective: bool, computing: bool) -> int:
+def _execute(command: Command, here: RankInfo, collective: bool, computing: bool) -> int:
     try:
         if collective:
             launch.start_mpi(here)
@@ -120,18 +125,18 @@ def _guarded(command: Command, here: RankInfo, collective: bool, computing: bool
         command(here)
         here.stop.no_more()
     except KeyboardInterrupt:
-        return _ended(here, Interrupted("interrupted at once; the same command goes on from the last checkpoint"))
+        return _fail(here, Interrupted("interrupted at once; the same command goes on from the last checkpoint"))
     except SoupError as error:
-        return _ended(here, error)
+        return _fail(here, error)
     except OSError as error:  # of a file, whichever room met it: too long a name, no permission, no room, no server
         if error.filename is None:
             raise
         path = os.fsdecode(error.filename)
-        return _ended(here, FileError(f"{path} cannot be used: {error.strerror}; check the path and its permissions"))
+        return _fail(here, FileError(f"{path} cannot be used: {error.strerror}; check the path and its permissions"))
     return 0
 
 
-def _ended(here: RankInfo, error: SoupError) -> int:
+def _fail(here: RankInfo, error: SoupError) -> int:
     """Say an error, end the other ranks, and return the exit code.
 
     What is wrong in a job, with ingredients or between launcher and MPI is wrong on every rank alike, so rank 0 alone

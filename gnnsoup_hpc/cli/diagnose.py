@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 
 from gnnsoup_hpc.analysis.diagnosis.advice import verdict
+from gnnsoup_hpc.analysis.diagnosis.basin import list_midpoints
 from gnnsoup_hpc.analysis.diagnosis.runner import diagnose as diagnose_mixtures
 from gnnsoup_hpc.analysis.diagnosis.runner import select_sound
-from gnnsoup_hpc.analysis.report.midpoints import list_midpoints
 from gnnsoup_hpc.cli import common
+from gnnsoup_hpc.cli.common import Command
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.base import Model
@@ -23,7 +24,7 @@ AGAIN = "measure anew, also where the diagnosis is there"
 
 
 def diagnose(arguments: argparse.Namespace, here: RankInfo) -> None:
-    """Diagnose the run that `arguments` of `add_run` name. Rank-collective, as souping is."""
+    """Diagnose the run that `arguments` of `add_arguments` name. Rank-collective, as souping is."""
     asked = common.job_of_run(arguments)
     # Metrics alone are told, so only what they need is asked of the memory limit.
     soup = asked.soup.model_copy(update={"methods": ("best",), "precision": "float32"})
@@ -42,8 +43,13 @@ def diagnose(arguments: argparse.Namespace, here: RankInfo) -> None:
     comm.bcast(None)
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
+def load(arguments: argparse.Namespace) -> Command:
+    """The command that `arguments` of `add_arguments` describe."""
+    return lambda here: diagnose(arguments, here)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that say which run."""
     common.add_job(parser, "RUN", f"the folder of a run, or {common.JOB_HELP}")
     common.add_memory_limit(parser)
-    parser.add_argument("--again", action="store_true", help=AGAIN)
+    common.add_again(parser, AGAIN)

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gnnsoup_hpc.analysis.report import build
-from gnnsoup_hpc.analysis.report.compare import comparison
-from gnnsoup_hpc.analysis.report.rows import contents
-from gnnsoup_hpc.analysis.report.table import table
+from gnnsoup_hpc.analysis.report.compare import compare_roots
+from gnnsoup_hpc.analysis.report.contents import read_contents
+from gnnsoup_hpc.analysis.report.table import show_run
+from gnnsoup_hpc.cli.common import Command
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.models.jobs import load_job
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -23,17 +24,17 @@ def report(root: Path, must_write: bool = True) -> None:
 
     Raises: RunError where it could not; unless `must_write`, a run that may only be read is no error, but a line.
     """
-    run = contents(root)
+    run = read_contents(root)
     try:
         build.write(run)
     except RunError as error:
-        print(f"\n{table(run)}", flush=True)
+        print(f"\n{show_run(run)}", flush=True)
         cause = error.__cause__
         if must_write or not (isinstance(cause, OSError) and cause.errno in _READ_ONLY):
             raise
         print(f"{run.run.report} is not written: the run may only be read here ({cause.strerror})", flush=True)
         return
-    print(f"\n{table(run)}\n-> {run.run.report}", flush=True)
+    print(f"\n{show_run(run)}\n-> {run.run.report}", flush=True)
 
 
 def report_all(roots: Sequence[Path]) -> None:
@@ -41,9 +42,14 @@ def report_all(roots: Sequence[Path]) -> None:
     for root in roots or [RunDir.of(load_job()).root]:
         report(root, must_write=False)
     if len(roots) > 1:
-        print(f"\n{comparison(roots)}", flush=True)
+        print(f"\n{compare_roots(roots)}", flush=True)
 
 
-def add_runs(parser: argparse.ArgumentParser) -> None:
+def load(arguments: argparse.Namespace) -> Command:
+    """The command that `arguments` of `add_arguments` describe."""
+    return lambda here: report_all(arguments.runs)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The argument that says which runs."""
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs (default: that of pubmed)")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from functools import partial
 
 from gnnsoup_hpc.analysis.diagnosis.runner import diagnose
+from gnnsoup_hpc.cli import common
+from gnnsoup_hpc.cli.common import Command
 from gnnsoup_hpc.cli.report import report
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data.prepare import note_job
@@ -51,3 +54,15 @@ def soup(job: Job, here: RankInfo, again: bool = False) -> None:
     if here.rank == 0:
         report(run.root)
     comm.bcast(None)  # the others wait here, and not in MPI's own end, which burns a core
+
+
+def load(arguments: argparse.Namespace) -> Command:
+    """The command that `arguments` of `add_arguments` describe."""
+    return lambda here: soup(common.load_job(arguments), here, arguments.again)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that say which job."""
+    common.add_job(parser)
+    common.add_memory_limit(parser)
+    common.add_again(parser, "make all soups anew")

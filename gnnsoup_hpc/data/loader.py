@@ -122,7 +122,7 @@ def stream_unions(
 
     Buffers are used again. So there are two of features where what is made keeps the union's own, and one where it does
     not. Close the stream, or let go of it, to end its thread.
-    Raises: what `union_of_parts` and `ready` do, when the union that it concerns is asked for.
+    Raises: what `load_union` and `ready` do, when the union that it concerns is asked for.
     """
     turn = iter(drawn)
     for first in islice(turn, 1):

@@ -1,5 +1,9 @@
 """METIS partitions, balanced on validation nodes as well as on size; the only user of pymetis.
 
+METIS holds Python's lock, so that no other thread of its process runs: no lease would be renewed and no interrupt be
+noticed. Large graphs are cut in a process of its own, which also gives its memory back: `python -m` this module. Arrays
+travel as files, nothing is forked.
+
 Validation nodes are what a step of PLS learns from, so they are weighed such that all of them together weigh as much as
 all nodes do; METIS then balances the sum of both, for pymetis passes one weight a node. Source: arXiv 2503.11612,
 section on Partition Learned Souping; Karypis and Kumar, SIAM J. Sci. Comput. 20(1), 1998.
@@ -8,7 +12,13 @@ section on Partition Learned Souping; Karypis and Kumar, SIAM J. Sci. Comput. 20
 from __future__ import annotations
 
 import heapq
+import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +28,17 @@ import scipy.sparse as sp
 from gnnsoup_hpc.config import PartitionJob
 from gnnsoup_hpc.errors import PartError
 from gnnsoup_hpc.graph.graph import Graph, Partition
+from gnnsoup_hpc.runtime.profiling import Meter, host_bytes
+from gnnsoup_hpc.runtime.progress import Log
+from gnnsoup_hpc.runtime.signals import block_for_children
 from gnnsoup_hpc.runtime.terminal import redirect_to_stderr
 from gnnsoup_hpc.types import IndexArray, IntArray, Role
+from gnnsoup_hpc.utils.out_of_core import save, save_text
 
+SECONDS_BETWEEN_LINES = 30.0
 _ENTRIES = 1 << 23  # looked at together
 
-# (indptr, indices, weights, job) -> part of each node. METIS holds Python's lock for as long as it runs.
+# (indptr, indices, weights, job) -> part of each node
 Cut = Callable[[IntArray, IndexArray, IntArray, PartitionJob], IntArray]
 
 
@@ -38,18 +53,37 @@ def cut_with_metis(indptr: IntArray, indices: IndexArray, weights: IntArray, job
     return np.asarray(found, dtype=np.int64)
 
 
+def cut_in_process(folder: Path, meter: Meter, log: Log) -> Cut:
+    """A way to cut that runs METIS in a process of its own; its peak memory is booked on `meter`.
+
+    Raises: PartError where the child fails, for want of memory as a rule.
+    """
+
+    def cut(indptr: IntArray, indices: IndexArray, weights: IntArray, job: PartitionJob) -> IntArray:
+        for name, array in (("indptr", indptr), ("indices", indices), ("weights", weights)):
+            save(folder / f"{name}.npy", array)
+        save_text(folder / "job.json", job.model_dump_json())
+        log.say(f"prepare: METIS cuts {len(indptr) - 1} nodes, {len(indices) // 2} edges into {job.parts} parts")
+        _run(_command(folder), log)
+        meter.book_child(json.loads((folder / "peak.json").read_text(encoding="utf-8")))
+        part: IntArray = np.load(folder / "part.npy")
+        return part
+
+    return cut
+
+
 def partition_graph(graph: Graph, job: PartitionJob, cut: Cut = cut_with_metis) -> Partition:
     """Cut `graph` into K parts, none of them empty; within a part nodes keep their order.
 
-    `cut` is how METIS is called: in this process, or for a large graph in one of its own (metis_apart.py).
+    `cut` is how METIS is called: in this process, or for a large graph in one of its own.
     Raises: PartError for more parts than nodes.
     """
     if job.parts > graph.nodes:
         raise PartError(f"partition.parts = {job.parts} (K) is more than the graph's {graph.nodes} nodes")
-    weights = node_weights(graph)
+    weights = weigh_nodes(graph)
     part = np.zeros(graph.nodes, dtype=np.int64)
     if job.parts > 1:
-        part = _fill_empty(_cut(graph, weights, job, cut), weights, job.parts)
+        part = _fill_empty(_cut_linked(graph, weights, job, cut), weights, job.parts)
     sizes = np.bincount(part, minlength=job.parts)
     validation = np.bincount(part[graph.role == Role.VALIDATION], minlength=job.parts)
     across, edges = _edge_cut(graph, part)
@@ -65,16 +99,16 @@ def partition_graph(graph: Graph, job: PartitionJob, cut: Cut = cut_with_metis) 
     )
 
 
-def node_weights(graph: Graph) -> IntArray:
+def weigh_nodes(graph: Graph) -> IntArray:
     """METIS's weight of each node, (V,): 1, and about V / n more for each of the n validation nodes."""
     validation = graph.role == Role.VALIDATION
     extra = max(1, round(graph.nodes / max(1, int(validation.sum()))))
     return np.where(validation, 1 + extra, 1).astype(np.int64)
 
 
-def _cut(graph: Graph, weights: IntArray, job: PartitionJob, cut: Cut) -> IntArray:
-    """Part of each node, (V,). Nodes without an edge tell METIS nothing; the lightest parts take them."""
-    indptr, indices = _undirected(graph)
+def _cut_linked(graph: Graph, weights: IntArray, job: PartitionJob, cut: Cut) -> IntArray:
+    """Part of each node, (V,). Nodes without an edge are left out of METIS; the lightest parts take them."""
+    indptr, indices = _make_undirected(graph)
     degrees = np.diff(indptr)
     linked, alone = np.flatnonzero(degrees > 0), np.flatnonzero(degrees == 0)
     part = np.zeros(graph.nodes, dtype=np.int64)
@@ -84,11 +118,11 @@ def _cut(graph: Graph, weights: IntArray, job: PartitionJob, cut: Cut) -> IntArr
             indptr, indices = np.concatenate([[0], np.cumsum(degrees[linked])]), new_id[indices]
         part[linked] = cut(indptr, indices, weights[linked], job)
     load = np.bincount(part[linked], weights=weights[linked], minlength=job.parts).astype(np.float64)
-    part[alone] = _lightest(load, weights[alone])
+    part[alone] = _fill_lightest(load, weights[alone])
     return part
 
 
-def _undirected(graph: Graph) -> tuple[IntArray, IndexArray]:
+def _make_undirected(graph: Graph) -> tuple[IntArray, IndexArray]:
     """The symmetric CSR structure without self-loops that METIS requires; the graph's own where it is that."""
     indptr: IntArray = graph.indptr
     indices: IndexArray = graph.indices
@@ -113,7 +147,7 @@ def _edge_cut(graph: Graph, part: IntArray) -> tuple[int, int]:
 
     In a directed graph an edge counts once, though both directions of it may be there.
     """
-    indptr, indices = (graph.indptr, graph.indices) if graph.symmetric else _undirected(graph)
+    indptr, indices = (graph.indptr, graph.indices) if graph.symmetric else _make_undirected(graph)
     across = loops = 0
     for rows, row in _rows(indptr):
         column = indices[indptr[rows.start] : indptr[rows.stop]]
@@ -133,7 +167,7 @@ def _rows(indptr: IntArray) -> Iterator[tuple[slice, IntArray]]:
         start = rows.stop
 
 
-def _lightest(load: npt.NDArray[np.float64], weights: IntArray) -> IntArray:
+def _fill_lightest(load: npt.NDArray[np.float64], weights: IntArray) -> IntArray:
     """Give out nodes, heaviest first, each to the part that is lightest so far; part of each node."""
     part = np.zeros(len(weights), dtype=np.int64)
     heap = [(weight, number) for number, weight in enumerate(load.tolist())]
@@ -153,3 +187,41 @@ def _fill_empty(part: IntArray, weights: IntArray, parts: int) -> IntArray:
         members = np.flatnonzero(part == load.argmax())
         part[members[len(members) // 2 :]] = empty
     return part
+
+
+def _command(folder: Path) -> list[str]:
+    return [sys.executable, "-m", "gnnsoup_hpc.data.partition", str(folder)]
+
+
+def _run(command: list[str], log: Log) -> None:
+    with ExitStack() as ending:
+        with block_for_children():
+            child = ending.enter_context(subprocess.Popen(command, stdin=subprocess.DEVNULL))
+            ending.callback(child.kill)  # whatever ends us must not leave it behind; nothing happens where it has ended
+        code = _wait_for(child, log)
+    if code:
+        raise PartError(
+            f"METIS ended with exit code {code}; it needs some 90 bytes of memory for each directed entry of the graph:"
+            " use a machine with more memory"
+        )
+
+
+def _wait_for(child: subprocess.Popen[bytes], log: Log) -> int:
+    start = time.monotonic()
+    while True:
+        try:
+            return child.wait(SECONDS_BETWEEN_LINES)
+        except subprocess.TimeoutExpired:
+            log.say(f"prepare: METIS has been at it for {time.monotonic() - start:.0f} s")
+
+
+def main(folder: Path) -> None:
+    """The child: cut what lies in `folder`, leave part.npy and peak.json there."""
+    job = PartitionJob.model_validate_json((folder / "job.json").read_text(encoding="utf-8"))
+    indptr, indices, weights = (np.load(folder / f"{name}.npy") for name in ("indptr", "indices", "weights"))
+    save(folder / "part.npy", cut_with_metis(indptr, indices, weights, job))
+    save_text(folder / "peak.json", json.dumps(host_bytes("VmHWM")))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,8 +1,8 @@
 """prepare: source -> Graph -> METIS -> graph.h5, by whichever rank takes the lease; the others wait for the file.
 
 A prepared graph is kept once in `.graphs/` beside the runs, under the hash of all that it is a function of
-(identity.py); the graph.h5 of a run is another name (a hard link) of the same file, so jobs that want the same graph
-share its making and its disk space, and removing a run removes nothing of the others.
+(graph/identity.py). The graph.h5 of a run is another name (a hard link) of the same file, so jobs that want the same
+graph share its making and its disk space, and removing a run removes nothing of the others.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import torch
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import sources
-from gnnsoup_hpc.data.metis_process import cut_in_process
-from gnnsoup_hpc.data.partition import cut_with_metis, partition_graph
+from gnnsoup_hpc.data.partition import cut_in_process, cut_with_metis, partition_graph
 from gnnsoup_hpc.data.sources.context import SourceContext
 from gnnsoup_hpc.data.transforms import prepare_features
 from gnnsoup_hpc.errors import RunError
@@ -161,14 +160,14 @@ def _make(job: Job, run: RunDir, log: Log, again: bool, offline: bool) -> Path:
         partition = partition_graph(
             graph, job.partition, cut_in_process(folder, meter, log) if apart else cut_with_metis
         )
-        _say(job, graph, partition, log)
+        _describe_graph(job, graph, partition, log)
         graph_store.write(shared, graph, preparation, partition, job, meter.read)
     spent = meter.measurement
     log.say(f"prepare: {spent['seconds']:.1f} s, peak memory {spent['peak_host_bytes'] / 2**20:.0f} MiB -> {shared}")
     return shared
 
 
-def _say(job: Job, graph: Graph, partition: Partition, log: Log) -> None:
+def _describe_graph(job: Job, graph: Graph, partition: Partition, log: Log) -> None:
     log.say(
         f"prepare: {graph.nodes} nodes, {graph.source_edges} edges in the source, {len(graph.indices)} directed"
         f" entries, {graph.x.shape[1]} features ({job.graph.features}), {graph.classes} classes"

@@ -33,16 +33,16 @@ class PreparedRows:
 
     def __getitem__(self, which: slice | IntArray) -> FloatArray:
         if not isinstance(which, slice):
-            return self._prepared(np.asarray(self.raw[which], dtype=np.float64), np.asarray(which))
+            return self._prepare(np.asarray(self.raw[which], dtype=np.float64), np.asarray(which))
         start, stop, _ = which.indices(self.shape[0])
         out = np.empty((max(0, stop - start), self.shape[1]), dtype=np.float32)
         for block in blocks(len(out), 8 * self.shape[1], _BLOCK_BYTES):
             ids = np.arange(start + block.start, start + block.stop)
             rows = np.asarray(self.raw[start + block.start : start + block.stop], dtype=np.float64)
-            out[block] = self._prepared(rows, ids)
+            out[block] = self._prepare(rows, ids)
         return out
 
-    def _prepared(self, rows: Doubles, ids: IntArray) -> FloatArray:
+    def _prepare(self, rows: Doubles, ids: IntArray) -> FloatArray:
         done = self.preparation.apply(rows)
         fine = np.isfinite(done).all(1)
         if not fine.all():
@@ -56,7 +56,7 @@ class PreparedRows:
 
 def prepare_features(graph: Graph, kind: str) -> tuple[Graph, Preparation]:
     """The graph with its features prepared, and what is done to them. Statistics are over all nodes, no label used."""
-    mean, scale, constant = _moments(graph.x) if kind == "standardise" else (_NOTHING, _NOTHING, 0)
+    mean, scale, constant = _compute_moments(graph.x) if kind == "standardise" else (_NOTHING, _NOTHING, 0)
     preparation = Preparation(kind, mean, scale)
     notes = graph.notes
     if constant:
@@ -64,7 +64,7 @@ def prepare_features(graph: Graph, kind: str) -> tuple[Graph, Preparation]:
     return replace(graph, x=PreparedRows(graph.x, preparation, graph.source), notes=notes), preparation
 
 
-def _moments(x: Rows) -> tuple[Doubles, Doubles, int]:
+def _compute_moments(x: Rows) -> tuple[Doubles, Doubles, int]:
     """Mean and standard deviation of each feature, and how many are constant; such a one keeps scale 1.
 
     They are taken of each column divided by its largest absolute value, so that nothing overflows or underflows, and
@@ -72,13 +72,13 @@ def _moments(x: Rows) -> tuple[Doubles, Doubles, int]:
     """
     count = x.shape[0]
     largest = np.zeros(x.shape[1])
-    for rows in _pieces(x):
+    for rows in _read_blocks(x):
         np.maximum(largest, np.abs(rows).max(0), out=largest)
     largest[largest == 0.0] = 1.0
     mean, off, square = (np.zeros(x.shape[1]) for _ in range(3))
-    for rows in _pieces(x):
+    for rows in _read_blocks(x):
         mean += (rows / largest).sum(0) / count
-    for rows in _pieces(x):
+    for rows in _read_blocks(x):
         difference = rows / largest - mean
         off += difference.sum(0) / count  # what rounding has made of the mean
         square += (difference**2).sum(0) / count
@@ -88,6 +88,6 @@ def _moments(x: Rows) -> tuple[Doubles, Doubles, int]:
     return mean * largest, scale, int((spread <= _FEW).sum())
 
 
-def _pieces(x: Rows) -> Iterator[Doubles]:
+def _read_blocks(x: Rows) -> Iterator[Doubles]:
     for block in blocks(x.shape[0], 8 * x.shape[1], _BLOCK_BYTES):
         yield np.asarray(x[block], dtype=np.float64)

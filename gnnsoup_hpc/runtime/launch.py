@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # each is loaded by what needs it
     from mpi4py.MPI import Intracomm
 
     from gnnsoup_hpc.config import MachineJob
+    from gnnsoup_hpc.types import Precision
 
 _LAST_WORDS_SECONDS = 0.5  # for the launcher to pass on what was said; a busy one has lost it
 _LOOK_SECONDS = 0.05

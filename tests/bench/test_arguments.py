@@ -17,12 +17,12 @@ from tests import runs
 
 def parsed(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    entry.add_bench(parser)
+    entry.add_arguments(parser)
     return parser.parse_args(words)
 
 
 def titles(*words: str) -> list[str]:
-    cells = grid.cells("g", Path("g.h5"), arguments.choice_of(parsed(*words)))
+    cells = grid.list_cells("g", Path("g.h5"), arguments.read_choice(parsed(*words)))
     return [f"{cell.model} {cell.title}" for cell in cells]
 
 
@@ -44,16 +44,16 @@ def test_precision_reaches_the_cell_beside_the_other() -> None:
 
 
 def test_hidden_channels_are_those_of_a_head() -> None:
-    choice = arguments.choice_of(parsed("--hidden", "32", "--tasks", "evaluation"))
-    widths = {cell.model: (cell.hidden, cell.heads) for cell in grid.cells("g", Path("g.h5"), choice)}
+    choice = arguments.read_choice(parsed("--hidden", "32", "--tasks", "evaluation"))
+    widths = {cell.model: (cell.hidden, cell.heads) for cell in grid.list_cells("g", Path("g.h5"), choice)}
     assert widths == {"sage": (32, 1), "gcn": (32, 1), "gat": (64, 2)}
 
 
 @pytest.mark.parametrize("ways", [("stock",), ("ours",), ("ours", "stock")])
 def test_only_the_ways_that_are_asked_for_are_carried_out(ways: tuple[str, ...]) -> None:
-    options: Options = arguments.options_of(parsed("--ways", *ways), 0)
-    (cell,) = grid.cells("g", Path("g.h5"), grid.Choice(models=("sage",), tasks=("evaluation",)))
-    ordered = list(grid.orders(cell, options))
+    options: Options = arguments.read_options(parsed("--ways", *ways), 0)
+    (cell,) = grid.list_cells("g", Path("g.h5"), grid.Choice(models=("sage",), tasks=("evaluation",)))
+    ordered = list(grid.list_orders(cell, options))
     assert {order.way for order in ordered} == set(ways)
     assert len(ordered) == len(ways) * (arguments.ROUNDS + 1)
 

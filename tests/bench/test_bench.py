@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,10 @@ from torch.nn import functional
 from torch_geometric.utils import to_torch_csr_tensor
 
 from gnnsoup_hpc.__main__ import main
-from gnnsoup_hpc.bench import cell as child
-from gnnsoup_hpc.bench import grid, roofline, stock, table
+from gnnsoup_hpc.bench import child, grid, roofline, stock, table
 from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.grid import Choice, Figures, Options, Row
-from gnnsoup_hpc.bench.process import ChildFailedError
+from gnnsoup_hpc.bench.process import ChildFailedError, run_child
 from gnnsoup_hpc.bench.task import Cell, Order, TaskName, Way
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
@@ -86,9 +85,9 @@ def values(job: Job, cell: Cell, way: Way, times: int = 3) -> list[float]:
 def test_stock_is_our_architecture(small: Job, kind: str, heads: int, norm: str) -> None:
     with opened(small) as graph:
         net = Architecture(kind, 3, graph.features, 8, graph.classes, heads, norm)
-        held = stock.whole(graph, net)
+        held = stock.load_whole(graph, net)
         with torch.no_grad():
-            theirs = stock.logits(stock.module_of(net), net.init_state(0), held)
+            theirs = stock.compute_logits(stock.make_module(net), net.init_state(0), held)
             expected = net.forward(net.init_state(0), loader.load_whole(graph, Role.VALIDATION).graph)
     torch.testing.assert_close(theirs, expected, atol=1e-5, rtol=1e-5)
 
@@ -100,17 +99,19 @@ def test_stock_adjacency_gives_what_plain_pyg_gives(kind: str, heads: int) -> No
     x, state = normal(0, GRAPH.nodes, 5, kind=torch.float32), net.init_state(0)
     plain = net.to_module().eval()
     plain.load_state_dict(state, strict=True)
-    held = stock.StockHeld(x, stock.adjacency(kind, GRAPH.edge_index, GRAPH.nodes), torch.arange(2), torch.zeros(2))
+    held = stock.StockHeld(
+        x, stock.make_adjacency(kind, GRAPH.edge_index, GRAPH.nodes), torch.arange(2), torch.zeros(2)
+    )
     with torch.no_grad():
         torch.testing.assert_close(
-            stock.logits(stock.module_of(net), state, held), plain(x, GRAPH.edge_index), atol=1e-5, rtol=1e-5
+            stock.compute_logits(stock.make_module(net), state, held), plain(x, GRAPH.edge_index), atol=1e-5, rtol=1e-5
         )
 
 
 def test_stock_sage_on_the_whole_graph_has_the_structure_of_its_edge_index(small: Job) -> None:
     with opened(small) as graph:
-        held = stock.whole(graph, Architecture("sage", 2, graph.features, 8, graph.classes))
-        indptr, indices = (torch.from_numpy(array) for array in tasks.structure(graph))
+        held = stock.load_whole(graph, Architecture("sage", 2, graph.features, 8, graph.classes))
+        indptr, indices = (torch.from_numpy(array) for array in tasks.read_structure(graph))
         row = torch.arange(graph.nodes).repeat_interleave(indptr.diff())
         expected = to_torch_csr_tensor(torch.stack([row, indices]), size=(graph.nodes, graph.nodes))
     assert torch.equal(held.adjacency.to_dense(), expected.to_dense())
@@ -133,11 +134,15 @@ def test_a_step_moves_the_raw_alphas(small: Job, kind: str, heads: int) -> None:
 def test_gradients_of_the_raw_alphas_are_ours(small: Job, kind: str, heads: int) -> None:
     """A loss hardly shows a wrong gradient: it is compared itself."""
     cell = cell_of(small, model=kind, heads=heads)
-    theirs, mine = tasks.start(cell).requires_grad_(), tasks.start(cell).requires_grad_()
+    theirs, mine = tasks.draw_start(cell).requires_grad_(), tasks.draw_start(cell).requires_grad_()
     with opened(small) as graph:
-        net = tasks.architecture(cell, graph)
-        states, held, view = tasks.states(cell, net), stock.whole(graph, net), loader.load_whole(graph, Role.VALIDATION)
-    scores = stock.logits(stock.module_of(net), stock.mix(states, theirs), held)[held.nodes]
+        net = tasks.make_architecture(cell, graph)
+        states, held, view = (
+            tasks.make_states(cell, net),
+            stock.load_whole(graph, net),
+            loader.load_whole(graph, Role.VALIDATION),
+        )
+    scores = stock.compute_logits(stock.make_module(net), stock.mix(states, theirs), held)[held.nodes]
     functional.cross_entropy(scores, held.labels).backward()
     shelf = ParameterMatrix.of(net, range(cell.ingredients), states, torch.device("cpu"))
     scores = net.forward(mix(shelf, mine.softmax(1), "layer"), view.graph)[view.nodes]
@@ -148,16 +153,15 @@ def test_gradients_of_the_raw_alphas_are_ours(small: Job, kind: str, heads: int)
 
 def test_structure_is_read_in_blocks(small: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(small) as graph:
-        whole = tasks.structure(graph)
+        whole = tasks.read_structure(graph)
         monkeypatch.setattr(tasks, "BLOCK_NODES", 7)
-        for array, expected in zip(tasks.structure(graph), whole, strict=True):
+        for array, expected in zip(tasks.read_structure(graph), whole, strict=True):
             np.testing.assert_array_equal(array, expected)
 
 
 def test_an_order_survives_its_json(small: Job) -> None:
     order = Order(cell_of(small, task="pls_step"), "ours", "memory", repeats=3, threads=2, memory_bytes=5)
-    assert Order.from_json(order.to_json()) == order
-    assert json.loads(order.to_json())["pass"] == "memory"
+    assert tasks.read_order(json.dumps(asdict(order))) == order
 
 
 def test_there_is_no_stock_bfloat16(small: Job) -> None:
@@ -166,7 +170,7 @@ def test_there_is_no_stock_bfloat16(small: Job) -> None:
 
 
 def test_a_time_pass_counts_its_repeats(small: Job) -> None:
-    result = grid.run(Order(cell_of(small), "ours", "time", repeats=2, threads=1), timeout=120.0)
+    result = run_child(Order(cell_of(small), "ours", "time", repeats=2, threads=1), timeout=120.0)
     assert len(result["seconds"]) == 2
     assert len(result["values"]) == 3
     assert result["baseline_bytes"] > 0
@@ -176,7 +180,7 @@ def test_a_time_pass_counts_its_repeats(small: Job) -> None:
 def test_a_memory_pass_has_its_baseline_inside_its_peak(small: Job, way: Way) -> None:
     if not math.isfinite(host_bytes("VmHWM")):
         pytest.skip("no /proc/self/status")
-    result = grid.run(Order(cell_of(small, task="pls_step"), way, "memory", repeats=1, threads=1), timeout=120.0)
+    result = run_child(Order(cell_of(small, task="pls_step"), way, "memory", repeats=1, threads=1), timeout=120.0)
     assert 0 < result["baseline_bytes"] <= result["prepare_peak_bytes"] <= result["peak_bytes"]
 
 
@@ -195,37 +199,37 @@ def test_a_failing_child_is_one_line(small: Job, tmp_path: Path) -> None:
 def test_too_little_memory_is_one_line(small: Job) -> None:
     order = Order(cell_of(small, hidden=8192, ingredients=8), "ours", "time", 1, 1, memory_bytes=1 << 30)
     with pytest.raises(ChildFailedError, match="memory") as failure:
-        grid.run(order, timeout=120.0)
+        run_child(order, timeout=120.0)
     assert "\n" not in str(failure.value)
 
 
 def test_a_child_that_takes_too_long_is_one_line(small: Job) -> None:
     with pytest.raises(ChildFailedError, match="not done after"):
-        grid.run(Order(cell_of(small), "ours", "time", 1, 1), timeout=0.01)
+        run_child(Order(cell_of(small), "ours", "time", 1, 1), timeout=0.01)
 
 
 def test_the_childs_own_error_is_one_line(
     small: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     order = Order(cell_of(small, precision="bfloat16"), "stock", "time", 1, torch.get_num_threads())
-    monkeypatch.setattr("sys.stdin", io.StringIO(order.to_json()))
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(asdict(order))))
     assert child.main() == RunError.exit_code
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_ways_take_turns(small: Job) -> None:
-    ordered = list(grid.orders(cell_of(small), replace(OPTIONS, rounds=2)))
+    ordered = list(grid.list_orders(cell_of(small), replace(OPTIONS, rounds=2)))
     assert [order.way for order in ordered if order.passing == "time"] == ["stock", "ours", "ours", "stock"]
     assert sorted(order.way for order in ordered if order.passing == "memory") == ["ours", "stock"]
 
 
 def test_bfloat16_is_compared_with_stock_float32(small: Job) -> None:
-    ordered = list(grid.orders(cell_of(small, precision="bfloat16"), OPTIONS))
+    ordered = list(grid.list_orders(cell_of(small, precision="bfloat16"), OPTIONS))
     assert {(order.way, order.cell.precision) for order in ordered} == {("ours", "bfloat16"), ("stock", "float32")}
 
 
 def test_grids(tmp_path: Path) -> None:
-    quick, full = grid.cells("g", tmp_path, Choice()), grid.cells("g", tmp_path, FULL)
+    quick, full = grid.list_cells("g", tmp_path, Choice()), grid.list_cells("g", tmp_path, FULL)
     assert len(quick) == len(set(quick)) == 12
     assert set(quick) < set(full)
     assert len(full) == len(set(full)) == 12 + 3 * 2
@@ -239,13 +243,13 @@ def rows_of(cells: Sequence[Cell]) -> list[Row]:
 
 
 def test_the_table_has_every_cell_and_the_json_round_trips(tmp_path: Path) -> None:
-    cells = [*grid.cells("one", tmp_path, FULL), *grid.cells("two", tmp_path, FULL)]
+    cells = [*grid.list_cells("one", tmp_path, FULL), *grid.list_cells("two", tmp_path, FULL)]
     rates = RATES | {"bfloat16": roofline.Rates(1e10, 1e11)}
-    results = table.document(CORES, rates, rows_of(cells), [0.5] * len(cells))
+    results = table.make_document(CORES, rates, rows_of(cells), [0.5] * len(cells))
     again = json.loads(json.dumps(results, allow_nan=False))
     assert again == results
-    text = table.markdown(again)
-    assert text == table.markdown(results)
+    text = table.show_document(again)
+    assert text == table.show_document(results)
     one, two = text.split("### one")[1].split("### two")
     for cell in cells:
         part = one if cell.graph == "one" else two
@@ -255,18 +259,18 @@ def test_the_table_has_every_cell_and_the_json_round_trips(tmp_path: Path) -> No
 
 
 def test_figures_of_the_document(tmp_path: Path) -> None:
-    cells = grid.cells("g", tmp_path, Choice())[:2]
-    failed, sound = table.document(CORES, RATES, rows_of(cells), [0.5, 0.5])["cells"]
+    cells = grid.list_cells("g", tmp_path, Choice())[:2]
+    failed, sound = table.make_document(CORES, RATES, rows_of(cells), [0.5, 0.5])["cells"]
     assert (sound["ours"]["median"], sound["ours"]["min"], sound["ours"]["spread"]) == (2.0, 1.0, 1.5)
     assert (sound["speed_ratio"], sound["memory_ratio"], sound["over_bound"]) == (1.0, 1.0, 4.0)
     assert (failed["speed_ratio"], failed["memory_ratio"], failed["difference"]) == (None, None, None)
-    assert "failed" in table.markdown(table.document(CORES, RATES, rows_of(cells), [0.5, 0.5]))
+    assert "failed" in table.show_document(table.make_document(CORES, RATES, rows_of(cells), [0.5, 0.5]))
 
 
 def test_receptive_sizes_of_a_path() -> None:
     row, column = np.array([0, 1, 2]), np.array([1, 2, 3])  # 0 <- 1 <- 2 <- 3
     asked = np.array([True, False, False, False])
-    sizes = roofline.receptive(row, column, asked, 2)
+    sizes = roofline.count_receptive(row, column, asked, 2)
     assert sizes == [roofline.LayerSize(2, 3, 2), roofline.LayerSize(1, 2, 1)]
 
 
@@ -274,12 +278,12 @@ def test_work_grows_from_evaluation_to_epoch(small: Job) -> None:
     for kind, heads in KINDS:
         cell = cell_of(small, model=kind, heads=heads)
         with opened(small) as graph:
-            (layers,) = roofline.sizes(cell, graph)
-            net = tasks.architecture(cell, graph)
-            one = roofline.work(cell, net, layers)
-            epoch = roofline.work(replace(cell, task="ls_epoch"), net, layers)
-            gis = roofline.work(replace(cell, task="gis_step"), net, layers)
-            union = roofline.sizes(replace(cell, task="pls_step"), graph, samples=3)
+            (layers,) = roofline.count_layers(cell, graph)
+            net = tasks.make_architecture(cell, graph)
+            one = roofline.count_work(cell, net, layers)
+            epoch = roofline.count_work(replace(cell, task="ls_epoch"), net, layers)
+            gis = roofline.count_work(replace(cell, task="gis_step"), net, layers)
+            union = roofline.count_layers(replace(cell, task="pls_step"), graph, samples=3)
         assert len(union) == 3
         assert all(part[0].columns < graph_nodes for part in union for graph_nodes in [300])
         assert one.flops < epoch.flops < 3 * one.flops
@@ -302,14 +306,14 @@ def test_the_whole_command(
     """One cell a model kind would do; the command is the user's, the machine's rates are made up."""
     job = tmp_path / "job.toml"
     job.write_text(small.to_toml(), encoding="utf-8")
-    monkeypatch.setattr(roofline, "measured_rates", lambda *_: RATES["float32"])
-    monkeypatch.setattr(grid, "cells", lambda *_: [cell_of(small)])
+    monkeypatch.setattr(roofline, "measure_rates", lambda *_: RATES["float32"])
+    monkeypatch.setattr(grid, "list_cells", lambda *_: [cell_of(small)])
     out = tmp_path / "bench.json"
     words = ["--graph", str(job), "--threads", "1", "--repeats", "1", "--rounds", "1", "--output", str(out)]
     assert main(["bench", *words]) == 0
     printed = capsys.readouterr()
     results = json.loads(out.read_text(encoding="utf-8"))
-    assert table.markdown(results) == printed.out.strip()
+    assert table.show_document(results) == printed.out.strip()
     assert "[1/1] tiny: sage evaluation, stock, time" in printed.err
     assert results["cells"][0]["difference"] < 1e-3
 
@@ -326,12 +330,13 @@ def test_stock_sage_has_the_gradient_of_its_loss() -> None:
     ends = torch.randint(nodes, (2, entries), generator=torch.Generator().manual_seed(0))
     net = Architecture("sage", 2, 5, 8, 3)
     x, labels = normal(0, nodes, 5, kind=torch.float32), torch.arange(nodes) % 3
-    held = stock.StockHeld(x, stock.adjacency("sage", ends, nodes), torch.arange(nodes), labels)
+    held = stock.StockHeld(x, stock.make_adjacency("sage", ends, nodes), torch.arange(nodes), labels)
     states = [net.init_state(seed) for seed in range(3)]
     raw = torch.zeros(2, 3, dtype=torch.float64)
 
     def loss(raw_LN: Tensor) -> Tensor:
-        return functional.cross_entropy(stock.logits(stock.module_of(net), stock.mix(states, raw_LN), held), labels)
+        scores = stock.compute_logits(stock.make_module(net), stock.mix(states, raw_LN), held)
+        return functional.cross_entropy(scores, labels)
 
     mine = raw.clone().requires_grad_()
     loss(mine).backward()

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from gnnsoup_hpc.soup.optim.fitting import BatchStream, fit
+from gnnsoup_hpc.soup.team import Team
 
 from gnnsoup_hpc.__main__ import main
-from gnnsoup_hpc.bench.quality import child, ours, parent, plain, results, table
-from gnnsoup_hpc.bench.quality.order import METHODS, PLAIN, QualityOrder, evaluations
+from gnnsoup_hpc.bench import child
+from gnnsoup_hpc.bench.quality import ours, parent, plain, results
 from gnnsoup_hpc.bench.quality.parent import QualityOptions, QualityResult
+from gnnsoup_hpc.bench.task import METHODS, PLAIN, QualityOrder, count_evaluations, read_order
 from gnnsoup_hpc.config import GisJob, Job
 from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.io.records import MixingWeights, Step
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.context import SoupContext
 from gnnsoup_hpc.soup.methods.gis import Gis
-from gnnsoup_hpc.soup.optim.fitting import BatchStream, fit
-from gnnsoup_hpc.soup.team import Team
 from tests import runs as pantry
 
 KINDS = [("sage", 1), ("gcn", 1), ("gat", 2)]
@@ -47,16 +48,16 @@ def silent(_: str) -> None:
 
 
 def test_plain_gis_reaches_what_ours_reaches_step_by_step(run: Job) -> None:
-    theirs, mine = child.run_order(order(run)), child.run_order(order(run, "gis"))
+    theirs, mine = child.run_quality_order(order(run)), child.run_quality_order(order(run, "gis"))
     assert [accuracy for _, _, accuracy in theirs["curve"]] == [accuracy for _, _, accuracy in mine["curve"]]
     assert theirs["validation_accuracy"] == mine["validation_accuracy"]
-    assert len(theirs["evaluation_seconds"]) == theirs["evaluations"] == evaluations(4, 5) == 19
+    assert len(theirs["evaluation_seconds"]) == theirs["evaluations"] == count_evaluations(4, 5) == 19
 
 
 @pytest.mark.parametrize("what", ["ls", "pls"])
 def test_learned_methods_are_judged_along_the_way(run: Job, what: str) -> None:
     job = run.model_copy(update={"soup": run.soup.model_copy(update={what: long(getattr(run.soup, what))})})
-    found = child.run_order(order(job, what, judge_every=5))
+    found = child.run_quality_order(order(job, what, judge_every=5))
     assert [step for step, _, _ in found["curve"]] == [*range(1, 11), 13]
     assert found["curve"][-1][2] == found["validation_accuracy"]
     seconds = [seconds for _, seconds, _ in found["curve"]]
@@ -109,14 +110,14 @@ def test_extrapolation_counts_samples_once_and_the_rest_as_their_median() -> Non
 
 
 def test_a_sample_knows_no_accuracy(stock: Job) -> None:
-    found = child.run_order(order(stock, sampled=3))
+    found = child.run_quality_order(order(stock, sampled=3))
     assert (found["validation_accuracy"], found["curve"], len(found["evaluation_seconds"])) == (None, [], 3)
     assert found["evaluations"] == 13
     assert found["seconds"] > sum(found["evaluation_seconds"]) + found["prepare_seconds"]
 
 
 def test_a_sample_of_all_is_the_whole(stock: Job) -> None:
-    assert child.run_order(order(stock, sampled=13))["validation_accuracy"] is not None
+    assert child.run_quality_order(order(stock, sampled=13))["validation_accuracy"] is not None
 
 
 def test_the_stop_rule() -> None:
@@ -129,13 +130,13 @@ def test_the_stop_rule() -> None:
 
 def test_an_order_survives_its_json(stock: Job) -> None:
     ordered = order(stock, "pls", seed=3, sampled=2, judge_every=7, memory_bytes=5)
-    assert QualityOrder.from_json(ordered.to_json()) == ordered
-    assert ordered.its_job == stock
+    assert read_order(json.dumps(asdict(ordered))) == ordered
+    assert ordered.read_job() == stock
 
 
 def test_learned_methods_are_repeated_with_the_next_seeds(stock: Job) -> None:
-    subject = parent.subject(stock, silent)
-    ordered = list(parent.orders(subject, QualityOptions(seeds=3)))
+    subject = parent.select_run(stock, silent)
+    ordered = list(parent.list_orders(subject, QualityOptions(seeds=3)))
     first = stock.soup.seed
     assert [(one.what, one.seed) for one in ordered if one.passing == "time"] == [
         (PLAIN, first),
@@ -147,17 +148,17 @@ def test_learned_methods_are_repeated_with_the_next_seeds(stock: Job) -> None:
 
 
 def test_large_graphs_are_sampled_unless_told_otherwise(stock: Job) -> None:
-    subject = parent.subject(stock, silent)
+    subject = parent.select_run(stock, silent)
     large = replace(subject, about=subject.about | {"nodes": parent.SMALL_NODES + 1, "evaluations": 148})
-    assert next(parent.orders(large, QualityOptions())).sampled == parent.SAMPLED
-    assert next(parent.orders(large, QualityOptions(sampled=0))).sampled == 0
+    assert next(parent.list_orders(large, QualityOptions())).sampled == parent.SAMPLED
+    assert next(parent.list_orders(large, QualityOptions(sampled=0))).sampled == 0
 
 
 def test_gis_accuracy_must_come_from_somewhere(stock: Job) -> None:
-    subject = parent.subject(stock, silent)
-    assert list(parent.orders(subject, QualityOptions(methods=("pls",), sampled=0)))
+    subject = parent.select_run(stock, silent)
+    assert list(parent.list_orders(subject, QualityOptions(methods=("pls",), sampled=0)))
     with pytest.raises(RunError, match="add gis, or"):
-        list(parent.orders(subject, QualityOptions(methods=("pls",), sampled=2)))
+        list(parent.list_orders(subject, QualityOptions(methods=("pls",), sampled=2)))
 
 
 def found_of(what: str, times: Sequence[float], accuracies: Sequence[float], peak: float = 3e6) -> QualityResult:
@@ -176,7 +177,7 @@ def plain_found(seconds: float) -> QualityResult:
 
 def made_up(*found: QualityResult, job: Job) -> dict[str, Any]:
     cores = {"cpu": "some", "cores": 2, "threads": 1, "date": "2026-01-01T00:00:00+00:00"}
-    return results.document(parent.subject(job, silent).about, cores, found)
+    return results.make_document(parent.select_run(job, silent).about, cores, found)
 
 
 def test_figures_of_the_document(stock: Job) -> None:
@@ -195,7 +196,7 @@ def test_figures_of_the_document(stock: Job) -> None:
 def test_the_table_says_what_must_be_said(stock: Job) -> None:
     failed = QualityResult("ls", errors=["time: ended by SIGKILL"])
     never = found_of("pls", [4.0], [0.6])
-    text = table.markdown(made_up(plain_found(200.0), found_of("gis", [20.0], [0.7]), failed, never, job=stock))
+    text = results.show_document(made_up(plain_found(200.0), found_of("gis", [20.0], [0.7]), failed, never, job=stock))
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
     assert set(rows) == {"method", "---", "plain GIS", *METHODS}
     assert "200.00*" in rows["plain GIS"]
@@ -208,7 +209,7 @@ def test_the_table_says_what_must_be_said(stock: Job) -> None:
 
 
 def test_without_gis_accuracy_nothing_is_said_to_have_reached_it(stock: Job) -> None:
-    text = table.markdown(made_up(plain_found(200.0), QualityResult("gis", errors=["time: no"]), job=stock))
+    text = results.show_document(made_up(plain_found(200.0), QualityResult("gis", errors=["time: no"]), job=stock))
     assert "not known" in text
     assert "never" not in text
 
@@ -216,17 +217,17 @@ def test_without_gis_accuracy_nothing_is_said_to_have_reached_it(stock: Job) -> 
 def test_a_run_is_named_by_its_folder_or_its_job(stock: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = pantry.copied(stock, tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
-    found = parent.job_of("elsewhere/runs/tiny")
+    found = parent.find_job("elsewhere/runs/tiny")
     assert RunDir.of(found).root == RunDir.of(moved).root
     (tmp_path / "job.toml").write_text(stock.model_copy(update={"runs": "there"}).to_toml(), encoding="utf-8")
-    assert RunDir.of(parent.job_of("job.toml")).root == tmp_path / "there" / "tiny"
+    assert RunDir.of(parent.find_job("job.toml")).root == tmp_path / "there" / "tiny"
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no job\.toml"):
-        parent.job_of(str(tmp_path))
+        parent.find_job(str(tmp_path))
     with pytest.raises(JobError, match="no job file"):
-        parent.job_of(str(tmp_path / "none"))
+        parent.find_job(str(tmp_path / "none"))
 
 
 def test_an_untrained_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], own_excepthook: None) -> None:
@@ -242,7 +243,7 @@ def test_an_untrained_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_one_ingredient_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="two or more"):
-        parent.subject(pantry.stocked(tmp_path, ingredients=1), silent)
+        parent.select_run(pantry.stocked(tmp_path, ingredients=1), silent)
 
 
 def test_a_failing_child_is_one_line_and_given_up(stock: Job, tmp_path: Path) -> None:
@@ -262,7 +263,7 @@ def test_the_whole_command(
     words = ["--quality", str(RunDir.of(stock).root), "--methods", "pls", "--threads", "1", "--output", str(out)]
     assert main(["bench", *words]) == 0
     document = json.loads(out.read_text(encoding="utf-8"))
-    assert table.markdown(document) == capsys.readouterr().out.strip()
+    assert results.show_document(document) == capsys.readouterr().out.strip()
     first, pls = document["methods"]
     assert [row["method"] for row in (first, pls)] == [PLAIN, "pls"]
     assert first["plain_gis_over_it"] == 1.0

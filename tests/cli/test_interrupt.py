@@ -59,11 +59,11 @@ os.execv(sys.argv[1], sys.argv[1:])
 SLOW_METIS = """\
 import os, pathlib, sys, time
 
-if any("metis_apart" in word for word in sys.orig_argv):
+if any("gnnsoup_hpc.data.partition" in word for word in sys.orig_argv):
     pathlib.Path(os.environ["REACHED"]).write_text(str(os.getpid()))
     time.sleep(240)
 elif "gnnsoup_hpc" in sys.orig_argv:
-    from gnnsoup_hpc import prepare
+    from gnnsoup_hpc.data import prepare
     prepare.ENTRIES_TO_CUT_APART = 0
 """
 
@@ -208,9 +208,9 @@ def test_two_in_a_row_end_at_once_and_give_the_lease_back(bowl: Bowl) -> None:
         pytest.param("run", "gnnsoup_hpc.soup.methods.uniform:Uniform.cook", id="while a method is at work"),
         pytest.param("run", "gnnsoup_hpc.soup.alignment:Aligner.brought", id="before the first method"),
         pytest.param("run", "gnnsoup_hpc.analysis.report.build:write", id="while the report is written"),
-        pytest.param("run", "gnnsoup_hpc.analysis.report.table:table", id="while the report is told"),
-        pytest.param("report", "gnnsoup_hpc.analysis.report.rows:contents", id="while a run is read"),
-        pytest.param("status", "gnnsoup_hpc.analysis.status.look:look", id="status"),
+        pytest.param("run", "gnnsoup_hpc.analysis.report.table:show_run", id="while the report is told"),
+        pytest.param("report", "gnnsoup_hpc.analysis.report.contents:read_contents", id="while a run is read"),
+        pytest.param("status", "gnnsoup_hpc.analysis.status.read:read_status", id="status"),
     ],
 )
 def test_what_saves_nothing_is_ended_by_the_first(bowl: Bowl, command: str, place: str) -> None:

@@ -158,7 +158,7 @@ def test_the_report_is_written_before_it_is_told(bowl: Bowl, monkeypatch: pytest
         raise ZeroDivisionError
 
     bowl.report.unlink()
-    monkeypatch.setattr("gnnsoup_hpc.cli.report.table", table)
+    monkeypatch.setattr("gnnsoup_hpc.cli.report.show_run", table)
     with pytest.raises(ZeroDivisionError):
         kit.here(*(["run", JOB, *FEW] if start == "run" else ["report", "runs/tiny"]), cwd=bowl.folder)
     assert whole(bowl.report)

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gnnsoup_hpc.config import GraphJob, PartitionJob
-from gnnsoup_hpc.data.partition import node_weights, partition_graph
+from gnnsoup_hpc.data.partition import partition_graph, weigh_nodes
 from gnnsoup_hpc.data.sources import npz
 from gnnsoup_hpc.data.sources.raw import finish
 from gnnsoup_hpc.errors import PartError
@@ -104,7 +104,7 @@ def test_same_seed_same_parts(planted: Graph) -> None:
 def test_size_and_validation_nodes_are_balanced(planted: Graph) -> None:
     cut = partition_graph(planted, PartitionJob(parts=8))
     check(planted, cut, 8)
-    weight = np.bincount(cut.part, weights=node_weights(planted))
+    weight = np.bincount(cut.part, weights=weigh_nodes(planted))
     assert weight.max() < 1.1 * weight.mean()  # what METIS balances: the sum of both
     assert cut.balance < 1.75
     assert cut.validation_balance < 1.75
@@ -112,7 +112,7 @@ def test_size_and_validation_nodes_are_balanced(planted: Graph) -> None:
 
 
 def test_validation_nodes_weigh_as_much_as_all_nodes(planted: Graph) -> None:
-    weights = node_weights(planted)
+    weights = weigh_nodes(planted)
     validation = planted.role == Role.VALIDATION
     assert set(weights[~validation].tolist()) == {1}
     assert (weights - 1).sum() == pytest.approx(planted.nodes, rel=0.06)  # to whole weights of about ten

@@ -13,7 +13,7 @@ import pytest
 
 from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.data import metis_process, partition, transforms
+from gnnsoup_hpc.data import partition, transforms
 from gnnsoup_hpc.data import prepare as room
 from gnnsoup_hpc.errors import GraphError, PartError, RunError
 from gnnsoup_hpc.graph import identity
@@ -52,7 +52,7 @@ def test_while_somebody_prepares_the_others_wait(tmp_path: Path, monkeypatch: py
     done = runs.prepared(tmp_path / "done")
     job = runs.job_in(tmp_path / "waits", f"graph.source={done.graph.source}")
     graph, content = RunDir.of(job).graph, RunDir.of(done).graph.read_bytes()
-    monkeypatch.setattr(room, "partitioned", lambda *_: pytest.fail("prepared what somebody else was preparing"))
+    monkeypatch.setattr(room, "partition_graph", lambda *_: pytest.fail("prepared what somebody else was preparing"))
     lease = RunDir.of(job).graph_lease(identity.request_key(job))
     held, finish = threading.Event(), threading.Event()
 
@@ -106,7 +106,7 @@ def another(job: Job, name: str, *overrides: str) -> Job:
 def prepare_quietly(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepare a job whose graph need not be made."""
     with monkeypatch.context() as patch:
-        patch.setattr(room, "partitioned", lambda *_: pytest.fail("made what is there"))
+        patch.setattr(room, "partition_graph", lambda *_: pytest.fail("made what is there"))
         room.prepare(job, runs.ALONE, runs.QUIET)
 
 
@@ -202,7 +202,7 @@ def test_metis_that_dies_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(room, "ENTRIES_TO_CUT_APART", 0)
     job = runs.job_in(tmp_path)
     script = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    monkeypatch.setattr(metis_process, "_command", lambda _: [sys.executable, "-c", script])
+    monkeypatch.setattr(partition, "_command", lambda _: [sys.executable, "-c", script])
     with pytest.raises(PartError, match=r"METIS ended with exit code -9; .*more memory"):
         room.prepare(job, runs.ALONE, runs.QUIET)
     assert not list(RunDir.of(job).shared_graph("x").parent.iterdir())

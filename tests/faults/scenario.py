@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from gnnsoup_hpc.data import metis_process, prepare
+from gnnsoup_hpc.data import partition, prepare
 from gnnsoup_hpc.errors import DivergedError
 from gnnsoup_hpc.evaluation.evaluator import Evaluator
 from gnnsoup_hpc.io import files
@@ -112,7 +112,7 @@ def everything_on_disk() -> Iterator[None]:
         begin(self, graph, net, 1, *rest, **more)
 
     def cut(command: list[str], log: Any) -> None:
-        metis_process.main(Path(command[-1]))  # in this process, which spares the start of another
+        partition.main(Path(command[-1]))  # in this process, which spares the start of another
 
     def diverging(course: Any, initial: Any, how: Any, *rest: Any) -> Any:
         if how.learning_rate == 999:
@@ -122,7 +122,7 @@ def everything_on_disk() -> Iterator[None]:
     with (
         mock.patch.object(Evaluator, "__init__", tight),
         mock.patch.object(runner, "train", diverging),
-        mock.patch.object(metis_process, "_run", cut),
+        mock.patch.object(partition, "_run", cut),
         mock.patch.object(prepare, "ENTRIES_TO_CUT_APART", 0),
         mock.patch.object(task_board, "SECONDS_BETWEEN_POSTS", 0.0),
         mock.patch.object(leases, "RENEW_SECONDS", 1e9),

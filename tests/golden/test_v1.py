@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gnnsoup_hpc import config as jobs
-from gnnsoup_hpc.analysis.report.rows import contents
-from gnnsoup_hpc.analysis.report.words import verdicts
+from gnnsoup_hpc.analysis.report.contents import read_contents
+from gnnsoup_hpc.analysis.report.verdicts import verdicts
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.data import loader
@@ -156,7 +156,7 @@ def test_soups() -> None:
 
 
 def test_run_can_be_reported_again() -> None:
-    run = contents(RUN.root)
+    run = read_contents(RUN.root)
     assert [soup.method for soup in run.soups] == ["gis", "pls", "ensemble"]
     assert run.test_nodes == 7
     assert (run.test_classes, run.split, run.notes) == ((4, 3), "", ())

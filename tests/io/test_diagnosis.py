@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from gnnsoup_hpc.analysis.diagnosis.columns import make_columns
+from gnnsoup_hpc.analysis.diagnosis.basin import make_columns
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.io import diagnosis as store

@@ -21,7 +21,7 @@ from gnnsoup_hpc.utils.hashing import content_sha256
 from tests import runs
 
 
-def sha256_of(graph: Graph) -> str:
+def hash_files(graph: Graph) -> str:
     """The hash of what a model sees, of arrays that are whole in memory."""
     return content_sha256(
         {
@@ -75,7 +75,7 @@ def test_the_file_says_what_it_holds(job: Job) -> None:
     with graph_store.open_graph(RunDir.of(job).graph, job) as graph:
         assert (graph.nodes, graph.features, graph.classes, graph.parts) == (300, 12, 3, 8)
         assert graph.edges == len(source.indices)
-        assert graph.sha256 == sha256_of(done)
+        assert graph.sha256 == hash_files(done)
         assert graph.cut["parts"] == 8
         assert graph.cut["ufactor"] == 30
         assert 0 < graph.cut["edge_cut"] < graph.cut["undirected_edges"] <= graph.edges / 2
@@ -122,10 +122,10 @@ def test_the_graphs_hash_does_not_depend_on_its_parts(job: Job, tmp_path: Path) 
 def test_the_graphs_hash_depends_on_all_that_a_model_sees(job: Job) -> None:
     graph, _ = prepare_features(sources.load(job.graph, SourceContext(Path("no scratch is needed"))), "none")
     fields = ("x", "y", "indptr", "indices", "role")
-    hashes = {sha256_of(graph)}
+    hashes = {hash_files(graph)}
     for name in fields:
         array = np.array(getattr(graph, name)[:])
         array.flat[-1] += 1
-        hashes.add(sha256_of(type(graph)(**{**vars(graph), name: array})))
+        hashes.add(hash_files(type(graph)(**{**vars(graph), name: array})))
     assert len(hashes) == 1 + len(fields)
     assert Role.VALIDATION in graph.role

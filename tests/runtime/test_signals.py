@@ -128,7 +128,7 @@ def test_the_exit_code_is_75_unless_something_else_is_wrong(
             if error:
                 raise error
 
-    assert common.guarded(command) == code
+    assert common.execute(command) == code
     assert capsys.readouterr().err == f"{MARK}{error or f'stopped by SIGTERM: {SHORT_OF_IT}'}\n"
 
 
@@ -136,7 +136,7 @@ def test_the_exit_code_is_75_unless_something_else_is_wrong(
 def test_what_is_over_is_over() -> None:
     """Work that was finished before the signal was looked at is finished."""
     stops: list[PreemptionHandler] = []
-    assert common.guarded(lambda here: stops.append(here.stop)) == 0
+    assert common.execute(lambda here: stops.append(here.stop)) == 0
     with stops[0].heard():
         signal.raise_signal(signal.SIGUSR2)
 
@@ -234,7 +234,7 @@ def test_training_goes_on_where_each_signal_stopped_it(bowl: Bowl, tmp_path_fact
     ("command", "where"),
     [
         pytest.param("prepare", "gnnsoup_hpc.data.sources:load", id="reading"),
-        pytest.param("train", "gnnsoup_hpc.data.prepare:partitioned", id="cutting"),
+        pytest.param("train", "gnnsoup_hpc.data.prepare:partition_graph", id="cutting"),
         pytest.param("run", "gnnsoup_hpc.soup.methods.uniform:Uniform.cook", id="souping"),
     ],
 )

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gnnsoup_hpc.soup.station import Candidate, MixtureEvaluator
 
 from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.alignment import permute
-from gnnsoup_hpc.analysis.report.rows import contents
+from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.config import METHOD_NAMES, Job
 from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.io import alignment as alignment_store
@@ -23,7 +24,6 @@ from gnnsoup_hpc.io.records import Alignment
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.alignment import Aligner
-from gnnsoup_hpc.soup.station import Candidate, MixtureEvaluator
 from gnnsoup_hpc.types import State
 from gnnsoup_hpc.utils.stats import binomial_error
 from tests import runs
@@ -123,7 +123,7 @@ def test_ingredients_of_one_basin_are_left_as_they_are(served: Job) -> None:
     made = alignment_store.read(RunDir.of(served).alignment)
     assert made.alignment.by == "none"
     assert made.measurement["seconds"] > 0.0
-    assert contents(RunDir.of(served).root).units.startswith("hidden units left as they are: the mean of all has")
+    assert read_contents(RunDir.of(served).root).units.startswith("hidden units left as they are: the mean of all has")
 
 
 def test_auto_takes_nothing_else_than_weights_where_it_takes_them(run: Job) -> None:
@@ -219,12 +219,12 @@ def test_a_report_refuses_soups_of_another_alignment(run: Job) -> None:
     runs.souped(runs.changed(run, "soup.align=none", only))
     old = RunDir.of(run).soup("best").read_bytes()
     runs.souped(runs.changed(run, "soup.align=weights", only))
-    report = contents(RunDir.of(run).root)
+    report = read_contents(RunDir.of(run).root)
     assert "matched by weights: the job says so" in report.units
     assert [phase.name for phase in report.phases] == ["prepare", "train", "align", "soup"]
     RunDir.of(run).soup("best").write_bytes(old)
     with pytest.raises(RunError, match=r"best.h5 was made of ingredients that were aligned otherwise"):
-        contents(RunDir.of(run).root)
+        read_contents(RunDir.of(run).root)
 
 
 @pytest.mark.parametrize("ids", [[0], [0, 1]])

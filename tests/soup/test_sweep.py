@@ -14,8 +14,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from gnnsoup_hpc.soup.methods.partition_learned import PartitionLearned
 
-from gnnsoup_hpc.analysis.status.look import read_status
+from gnnsoup_hpc.analysis.status.read import read_status
 from gnnsoup_hpc.cli.report import report
 from gnnsoup_hpc.config import Job, expand_grids
 from gnnsoup_hpc.errors import DivergedError, MemoryLimitError, RunError
@@ -24,7 +25,6 @@ from gnnsoup_hpc.io.records import MixingWeights
 from gnnsoup_hpc.runtime import processes, status_files
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.context import SoupContext
-from gnnsoup_hpc.soup.methods.partition_learned import PartitionLearned
 from tests import runs
 from tests.faults import kit
 from tests.faults.kit import JOB, Bowl, succeeds

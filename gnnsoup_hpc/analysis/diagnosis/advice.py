@@ -9,6 +9,7 @@ from gnnsoup_hpc.analysis.diagnosis.basin import Barrier, compute_barriers, comp
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.io.records import Diagnosed, Diagnosis
 from gnnsoup_hpc.utils.stats import error_below_mean
+from gnnsoup_hpc.utils.text_table import show_points
 
 HIGH_RATE = 0.01  # of Adam: these models are trained at 0.001 to 0.01
 WEAK = 0.1  # of accuracy below the best
@@ -21,30 +22,30 @@ def verdict(found: Diagnosis, job: Job, uniform_loses: bool | None = None) -> li
     uniform_loses: whether the uniform soup, as it was made, is worse than the best ingredient on test nodes; None where
     there is none.
     """
-    return list(_sentences(found, job, uniform_loses))
+    return list(_list_sentences(found, job, uniform_loses))
 
 
-def _sentences(found: Diagnosis, job: Job, uniform_loses: bool | None) -> Iterator[str]:
+def _list_sentences(found: Diagnosis, job: Job, uniform_loses: bool | None) -> Iterator[str]:
     for reason in found.left_out:
         yield f"Left out: {reason}."
     if len(found.ingredients) == 1:
         yield "There is one ingredient, so there is nothing to mix and no basin to share."
         return
-    told, mean = compute_barriers(found, found.lineups[0]), compute_mean_barrier(found, found.lineups[0])
-    outside = [barrier for barrier in told if not barrier.in_basin]
-    yield from _unfit(found)
+    barriers, mean = compute_barriers(found, found.lineups[0]), compute_mean_barrier(found, found.lineups[0])
+    outside = [barrier for barrier in barriers if not barrier.in_basin]
+    yield from _list_unfit(found)
     if outside or not mean.in_basin:
-        yield f"{_broken(found, outside) if outside else _broken_together(found)} {_uniform(mean)}"
-        yield from _remedies(found, job, outside)
+        yield f"{_describe_outside(found, outside) if outside else _describe_collapse(found)} {_describe_mean(mean)}"
+        yield from _list_remedies(found, job, outside)
         avoid = ", and not uniform" if uniform_loses is not False else ""
         yield f"Until then use greedy or gis, which mix only what improves on the best ingredient{avoid}."
     else:
-        yield f"{_one_basin(found, told)} {_uniform(mean)}"
+        yield f"{_describe_basin(found, barriers)} {_describe_mean(mean)}"
         if uniform_loses:
-            yield _unequal(found)
+            yield _explain_loss(found)
 
 
-def _unequal(found: Diagnosis) -> str:
+def _explain_loss(found: Diagnosis) -> str:
     """One basin is not enough where the ingredients differ in accuracy: their mean is no better than the best."""
     lowest = min(ingredient.alone.accuracy for ingredient in found.ingredients)
     return (
@@ -54,45 +55,45 @@ def _unequal(found: Diagnosis) -> str:
     )
 
 
-def _one_basin(found: Diagnosis, told: Sequence[Barrier]) -> str:
-    deepest = max(told, key=lambda barrier: barrier.fall)
+def _describe_basin(found: Diagnosis, barriers: Sequence[Barrier]) -> str:
+    deepest = max(barriers, key=lambda barrier: barrier.fall)
     coarse = (
         f" Smaller falls cannot be detected with {found.nodes} validation nodes." if deepest.error > COARSE / 2 else ""
     )
     return (
         f"One basin: all {len(found.ingredients)} ingredients lie in one basin with the best, {found.best}. The lowest"
-        f" midpoint, with {deepest.name}, is {_place(deepest)}.{coarse}"
+        f" midpoint, with {deepest.name}, is {_describe_barrier(deepest)}.{coarse}"
     )
 
 
-def _broken(found: Diagnosis, outside: Sequence[Barrier]) -> str:
+def _describe_outside(found: Diagnosis, outside: Sequence[Barrier]) -> str:
     names = ", ".join(barrier.name for barrier in outside)
     deepest = max(outside, key=lambda barrier: barrier.fall)
     are = "is" if len(outside) == 1 else "are"
     return (
         f"Not one basin as trained: {len(outside)} of {len(found.ingredients)} ingredients {are} not in one basin with"
-        f" the best, {found.best}: {names}. The midpoint with {deepest.name} is {_place(deepest)}."
+        f" the best, {found.best}: {names}. The midpoint with {deepest.name} is {_describe_barrier(deepest)}."
     )
 
 
-def _broken_together(found: Diagnosis) -> str:
+def _describe_collapse(found: Diagnosis) -> str:
     return (
         f"Not one basin as trained: each midpoint with the best ingredient, {found.best}, holds, but the mean of all"
         " does not."
     )
 
 
-def _uniform(mean: Barrier) -> str:
+def _describe_mean(mean: Barrier) -> str:
     """What becomes of the mean of all."""
     what = "The mean of all as trained, which is the uniform soup unless the job aligns hidden units,"
     if not isfinite(mean.mean.loss):
         return f"{what} gives scores that are not finite."
     does = "collapses to" if is_collapsed(mean) else "has"
-    where = f"{_points(abs(mean.fall))} {'below' if mean.fall > 0 else 'above'} the mean ingredient"
+    where = f"{show_points(abs(mean.fall))} {'below' if mean.fall > 0 else 'above'} the mean ingredient"
     return f"{what} {does} {mean.mean.accuracy:.4f}, {where}."
 
 
-def _unfit(found: Diagnosis) -> Iterator[str]:
+def _list_unfit(found: Diagnosis) -> Iterator[str]:
     """Ingredients that spoil a soup wherever they lie."""
     best = found.named(found.best).alone.accuracy
     for ingredient in found.ingredients:
@@ -101,12 +102,12 @@ def _unfit(found: Diagnosis) -> Iterator[str]:
             yield f"Ingredient {ingredient.name} gives scores that are not finite ({how}): train it at a lower rate."
         elif best - ingredient.alone.accuracy > max(WEAK, 2 * error_below_mean(best, [best], found.nodes)):
             yield (
-                f"Ingredient {ingredient.name} alone is {_points(best - ingredient.alone.accuracy)} below the best one"
-                f" ({how}): it has not learned what the others have; train it again, or leave it out."
+                f"Ingredient {ingredient.name} alone is {show_points(best - ingredient.alone.accuracy)} below the best"
+                f" one ({how}): it has not learned what the others have; train it again, or leave it out."
             )
 
 
-def _remedies(found: Diagnosis, job: Job, outside: Sequence[Barrier]) -> Iterator[str]:
+def _list_remedies(found: Diagnosis, job: Job, outside: Sequence[Barrier]) -> Iterator[str]:
     """What to do about ingredients in several basins, the likeliest cause first."""
     starts = len({ingredient.initial_sha256 for ingredient in found.ingredients})
     if starts > 1:
@@ -117,7 +118,7 @@ def _remedies(found: Diagnosis, job: Job, outside: Sequence[Barrier]) -> Iterato
             f"They started from {starts} different initial states, so their hidden units are in different orders:"
             f' {matching}, or train from one initial state (train.start = "shared").'
         )
-    yield from _lined_up(found, job)
+    yield from _compare_lineups(found, job)
     if job.graph.features != "standardise":
         how = "as the source has them" if job.graph.features == "none" else "row-normalised"
         yield (
@@ -125,7 +126,7 @@ def _remedies(found: Diagnosis, job: Job, outside: Sequence[Barrier]) -> Iterato
             ' "standardise", give the job a name of its own, and train again.'
         )
     named = [found.named(barrier.name) for barrier in outside] or found.ingredients
-    if rates := _high_rates(named):
+    if rates := _list_high_rates(named):
         yield f"A learning rate of {rates} is high for Adam: lower it to {HIGH_RATE / 2:g} or less."
     if starts == 1:
         yield (
@@ -134,8 +135,8 @@ def _remedies(found: Diagnosis, job: Job, outside: Sequence[Barrier]) -> Iterato
         )
 
 
-def _lined_up(found: Diagnosis, job: Job) -> Iterator[str]:
-    """What each other way to line up the shelf would help, as measured."""
+def _compare_lineups(found: Diagnosis, job: Job) -> Iterator[str]:
+    """What each other way to line up the ingredients would help, as measured."""
     before, *others = found.lineups
     outside = sum(not barrier.in_basin for barrier in compute_barriers(found, before))
     for way in others:
@@ -149,15 +150,11 @@ def _lined_up(found: Diagnosis, job: Job) -> Iterator[str]:
         )
 
 
-def _high_rates(named: Sequence[Diagnosed]) -> str:
+def _list_high_rates(named: Sequence[Diagnosed]) -> str:
     rates = sorted({ingredient.learning_rate for ingredient in named if ingredient.learning_rate > HIGH_RATE})
     return ", ".join(f"{rate:g}" for rate in rates)
 
 
-def _place(barrier: Barrier) -> str:
-    where = "above" if barrier.fall < 0 else "below"
-    return f"{_points(abs(barrier.fall))} {where} the mean of its ends (twice the error: {_points(2 * barrier.error)})"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.2f} points"
+def _describe_barrier(barrier: Barrier) -> str:
+    where, twice = "above" if barrier.fall < 0 else "below", show_points(2 * barrier.error)
+    return f"{show_points(abs(barrier.fall))} {where} the mean of its ends (twice the error: {twice})"

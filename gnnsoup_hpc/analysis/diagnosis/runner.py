@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gnnsoup_hpc.analysis.diagnosis.advice import verdict
-from gnnsoup_hpc.analysis.diagnosis.basin import is_one_basin
-from gnnsoup_hpc.analysis.diagnosis.columns import make_columns
+from gnnsoup_hpc.analysis.diagnosis.basin import is_one_basin, make_columns
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.evaluation.averages import AverageSpec

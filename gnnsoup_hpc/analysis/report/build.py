@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import nan
 from typing import Any, TypeVar
 
 import numpy as np
 
-from gnnsoup_hpc.analysis.diagnosis.columns import make_columns
-from gnnsoup_hpc.analysis.report.cells import tables as cell_tables
-from gnnsoup_hpc.analysis.report.rows import Contents, Phase, best_ingredient, models_at_inference
-from gnnsoup_hpc.analysis.report.words import verdicts
+from gnnsoup_hpc.analysis.diagnosis.basin import make_columns
+from gnnsoup_hpc.analysis.report.contents import Contents, Phase, count_models, find_best_ingredient
+from gnnsoup_hpc.analysis.report.trials import make_tables
+from gnnsoup_hpc.analysis.report.verdicts import verdicts
 from gnnsoup_hpc.io import report as report_store
 from gnnsoup_hpc.io.records import Ingredient, Soup
 from gnnsoup_hpc.io.report import Columns
@@ -28,7 +29,7 @@ def write(run: Contents) -> None:
         "ingredients": (_columns(run.ingredients, _ingredient_columns()), "one row an ingredient that was souped"),
         "phases": (_columns(run.phases, _phase_columns()), "one row a phase"),
     }
-    tables |= cell_tables(run.cells)
+    tables |= make_tables(run.trials)
     if run.diagnosis is not None:
         about = "one row a way to line up and an ingredient, or all: midpoints with the best one"
         tables["diagnosis"] = (make_columns(run.diagnosis), about)
@@ -50,44 +51,29 @@ def _columns(rows: Sequence[Row], columns: Sequence[Column[Row]]) -> Columns:
 
 
 def _method_columns(run: Contents) -> list[Column[Soup]]:
-    gis, nan = run.soup("gis"), float("nan")
-    reference = best_ingredient(run).test_accuracy
+    gis = run.soup("gis")
+    reference = find_best_ingredient(run).test_accuracy
+
+    def above(soup: Soup) -> float:
+        return subtract_baseline(soup.measurement)
+
     seconds = gis.measurement["seconds"] if gis else nan
-    peak = subtract_baseline(gis.measurement) if gis else nan
+    peak = above(gis) if gis else nan
     return [
         ("method", lambda s: s.method, "1", "souping method"),
         ("validation_accuracy", lambda s: s.validation_accuracy, "1", "exact, on validation nodes"),
         ("test_accuracy", lambda s: s.test_accuracy, "1", "exact, on test nodes"),
         ("test_minus_best", lambda s: s.test_accuracy - reference, "1", "test accuracy above the best ingredient's"),
-        ("models_at_inference", models_at_inference, "1", "models that one prediction runs through"),
-        *(_cost_column(name, quantity.unit, quantity.long_name) for name, quantity in QUANTITIES.items()),
-        (
-            "peak_above_baseline_bytes",
-            lambda s: subtract_baseline(s.measurement),
-            "B",
-            "peak host memory less baseline",
+        ("models_at_inference", count_models, "1", "models that one prediction runs through"),
+        *(
+            (name, lambda s, name=name: s.measurement[name], quantity.unit, quantity.long_name)
+            for name, quantity in QUANTITIES.items()
         ),
+        ("peak_above_baseline_bytes", above, "B", "peak host memory less baseline"),
         ("seconds_over_gis", lambda s: s.measurement["seconds"] / seconds, "1", "wall time over that of GIS"),
-        (
-            "peak_over_gis",
-            lambda s: _over(subtract_baseline(s.measurement), peak),
-            "1",
-            "peak above baseline over GIS's",
-        ),
-        *(_count_column(name, meaning) for name, meaning in COUNTS.items()),
+        ("peak_over_gis", lambda s: above(s) / peak if peak else nan, "1", "peak above baseline over GIS's"),
+        *((name, lambda s, name=name: s.counts[name], "1", meaning) for name, meaning in COUNTS.items()),
     ]
-
-
-def _cost_column(name: str, unit: str, meaning: str) -> Column[Soup]:
-    return name, lambda soup: soup.measurement[name], unit, meaning
-
-
-def _count_column(name: str, meaning: str) -> Column[Soup]:
-    return name, lambda soup: soup.counts[name], "1", meaning
-
-
-def _over(value: float, reference: float) -> float:
-    return value / reference if reference else float("nan")
 
 
 def _ingredient_columns() -> list[Column[Ingredient]]:
@@ -112,14 +98,10 @@ def _ingredient_columns() -> list[Column[Ingredient]]:
 
 
 def _phase_columns() -> list[Column[Phase]]:
+    highest = "the ingredient or method that rose highest above its baseline"
     return [
         ("phase", lambda p: p.name, "1", "phase of the run"),
         ("seconds", lambda p: p.seconds, "s", "wall time, summed over ingredients or methods"),
-        (
-            "peak_host_bytes",
-            lambda p: p.peak_host_bytes,
-            "B",
-            "peak of the ingredient or method that rose highest above its baseline",
-        ),
+        ("peak_host_bytes", lambda p: p.peak_host_bytes, "B", f"peak of {highest}"),
         ("baseline_host_bytes", lambda p: p.baseline_host_bytes, "B", "resident memory where that one began"),
     ]

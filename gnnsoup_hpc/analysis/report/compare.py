@@ -2,23 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
-from gnnsoup_hpc.analysis.report.groups import GroupKey, differences, group_runs
-from gnnsoup_hpc.analysis.report.layout import align_columns
-from gnnsoup_hpc.analysis.report.rows import Contents, best_ingredient, contents
-from gnnsoup_hpc.analysis.report.table import spread
+from gnnsoup_hpc.analysis.report.contents import Contents, find_best_ingredient, read_contents
+from gnnsoup_hpc.analysis.report.table import show_spread
+from gnnsoup_hpc.config.turns import without_effect
 from gnnsoup_hpc.utils.stats import FEWEST_RUNS, error_of_mean
+from gnnsoup_hpc.utils.text_table import align_columns
+
+# Fields of a job in which runs of one average may differ: they decide what is drawn at random, and nothing else.
+SEEDS = ("train.seed", "soup.seed", "graph.split_seed", "graph.split_index", "partition.seed")
+# Fields that no accuracy of a method depends on. A source is known by its content, not by its place.
+_WITHOUT_EFFECT = (
+    *("name", "runs", "graph.source", "graph.root", "train.checkpoint_seconds"),
+    *("soup.methods", "soup.unfit", "soup.diagnose"),
+)
+
+
+@dataclass(frozen=True)
+class GroupKey:
+    """A run with what it was made by."""
+
+    run: Contents
+
+    @cached_property
+    def fields(self) -> Mapping[str, Any]:
+        """Fields of the job that have an effect, by their dotted names; seeds too."""
+        tree = self.run.job.model_dump(mode="json", exclude={"machine", "graph", "partition"})
+        fields = dict(_flatten(tree)) | dict(self.run.graph_made_with)
+        unused = {*_WITHOUT_EFFECT, *without_effect(self.run.job)}
+        return {key: value for key, value in fields.items() if key not in unused}
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """What must be equal in runs of one average."""
+        job, run = self.run.job, self.run
+        own = {key: value for key, value in self.fields.items() if key not in SEEDS}
+        kind = job.graph.source.partition(":")[0]
+        return {"graph": [kind, run.source_sha256], "ingredients": len(run.ingredients)} | own
+
+    def repeats(self, other: GroupKey) -> bool:
+        """Whether two runs of one average are one experiment: equal seeds, or equal ingredients and one soup seed."""
+        if {key: self.fields.get(key) for key in SEEDS} == {key: other.fields.get(key) for key in SEEDS}:
+            return True
+        shelves = {one.run.soups[0].shelf_sha256 for one in (self, other)}
+        return len(shelves) == 1 and self.run.job.soup.seed == other.run.job.soup.seed
+
+    def shown(self, key: str) -> str:
+        """A setting for people."""
+        return self.run.job.graph.source if key == "graph" else str(self.settings.get(key, "-"))
+
+
+def group_runs(runs: Sequence[Contents]) -> tuple[list[list[GroupKey]], list[str]]:
+    """Runs that may be averaged together, in their order, and a sentence for each run that repeats another one."""
+    groups: list[list[GroupKey]] = []
+    repeats: list[str] = []
+    for one in map(GroupKey, runs):
+        group = next((group for group in groups if group[0].settings == one.settings), None)
+        first = next((known for known in group or () if known.repeats(one)), None)
+        if first is not None:
+            repeats.append(f"{one.run.run.root} is the same experiment as {first.run.run.root}, and is counted once.")
+        elif group is None:
+            groups.append([one])
+        else:
+            group.append(one)
+    return groups, repeats
+
+
+def list_differences(groups: Sequence[Sequence[GroupKey]]) -> list[str]:
+    """Settings that all groups have and in which they differ, `graph` first."""
+    heads = [group[0].settings for group in groups]
+    keys = [key for key in heads[0] if all(key in head for head in heads)]
+    return [key for key in keys if any(head[key] != heads[0][key] for head in heads)]
+
+
+def _flatten(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
 
 _EQUAL = 1e-9  # differences of accuracies that are equal but for rounding
 _SHOWN = 4  # settings in the table of runs that differ
 
 
-def comparison(roots: Sequence[Path]) -> str:
+def compare_roots(roots: Sequence[Path]) -> str:
     """Tables of the runs in some folders; a folder that is given twice counts once."""
-    return compare_runs([contents(root) for root in roots])
+    return compare_runs([read_contents(root) for root in roots])
 
 
 def compare_runs(runs: Sequence[Contents]) -> str:
@@ -29,29 +106,29 @@ def compare_runs(runs: Sequence[Contents]) -> str:
         lines += ["", *_side_by_side(groups)]
     for group in groups:
         if len(group) > 1:
-            lines += ["", *_averaged([one.run for one in group])]
+            lines += ["", *_average([one.run for one in group])]
     return "\n".join(lines).strip("\n")
 
 
 def _side_by_side(groups: Sequence[Sequence[GroupKey]]) -> list[str]:
     """A line a run: what the groups differ in, and the test accuracies."""
     runs = [one for group in groups for one in group]
-    keys = differences(groups)
+    keys = list_differences(groups)
     methods = list(dict.fromkeys(soup.method for one in runs for soup in one.run.soups))
     head = ("run", *keys[:_SHOWN], "mean ingredient", *methods)
-    rows = [(str(one.run.run.root), *map(one.shown, keys[:_SHOWN]), *_tests(one.run, methods)) for one in runs]
+    rows = [(str(one.run.run.root), *map(one.shown, keys[:_SHOWN]), *_list_tests(one.run, methods)) for one in runs]
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     about = f"These runs differ in more than their seeds ({', '.join(keys[:_SHOWN])}{more}): no mean is taken over all."
     return [about, "", *align_columns([head, *rows]), "", "test accuracies; -: the run has no such soup."]
 
 
-def _tests(run: Contents, methods: Sequence[str]) -> list[str]:
+def _list_tests(run: Contents, methods: Sequence[str]) -> list[str]:
     soups = [run.soup(method) for method in methods]
     tests = [f"{soup.test_accuracy:.4f}" if soup else "-" for soup in soups]
-    return [f"{_mean_tests([run])[0]:.4f}", *tests]
+    return [f"{_average_tests([run])[0]:.4f}", *tests]
 
 
-def _averaged(runs: Sequence[Contents]) -> list[str]:
+def _average(runs: Sequence[Contents]) -> list[str]:
     """A table of the methods that all of these runs have, mean ± standard deviation over runs."""
     common = [soup.method for soup in runs[0].soups if all(run.soup(soup.method) for run in runs)]
     head = ("", "validation", "test", "test - mean ingredient", "test - best", "runs above best", "error", "verdict")
@@ -69,17 +146,17 @@ def _averaged(runs: Sequence[Contents]) -> list[str]:
 
 def _ingredients_row(runs: Sequence[Contents]) -> tuple[str, ...]:
     validations = [mean(i.validation_accuracy for i in run.ingredients) for run in runs]
-    return "mean ingredient", spread(validations), spread(_mean_tests(runs)), "", "", "", "", ""
+    return "mean ingredient", show_spread(validations), show_spread(_average_tests(runs)), "", "", "", "", ""
 
 
 def _method_row(runs: Sequence[Contents], method: str) -> tuple[str, ...]:
     soups = [soup for run in runs if (soup := run.soup(method))]
     tests = [soup.test_accuracy for soup in soups]
-    gains = [test - base for test, base in zip(tests, _mean_tests(runs), strict=True)]
-    above = [test - best_ingredient(run).test_accuracy for test, run in zip(tests, runs, strict=True)]
+    gains = [test - base for test, base in zip(tests, _average_tests(runs), strict=True)]
+    above = [test - find_best_ingredient(run).test_accuracy for test, run in zip(tests, runs, strict=True)]
     wins = f"{sum(gain > 0 for gain in above)} of {len(runs)}"
-    validations = spread([s.validation_accuracy for s in soups])
-    return method, validations, spread(tests), _signed(gains), _signed(above), wins, *judge(above)
+    validations = show_spread([s.validation_accuracy for s in soups])
+    return method, validations, show_spread(tests), _show_signed(gains), _show_signed(above), wins, *judge(above)
 
 
 def judge(differences: Sequence[float]) -> tuple[str, str]:
@@ -95,10 +172,10 @@ def judge(differences: Sequence[float]) -> tuple[str, str]:
     return f"{error:.4f}", verdict
 
 
-def _mean_tests(runs: Sequence[Contents]) -> list[float]:
+def _average_tests(runs: Sequence[Contents]) -> list[float]:
     return [mean(i.test_accuracy for i in run.ingredients) for run in runs]
 
 
-def _signed(values: Sequence[float]) -> str:
+def _show_signed(values: Sequence[float]) -> str:
     """Mean ± standard deviation of differences."""
-    return spread(values) if mean(values) < 0 else f"+{spread(values)}"
+    return show_spread(values) if mean(values) < 0 else f"+{show_spread(values)}"

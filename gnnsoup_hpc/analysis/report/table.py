@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
+from math import nan
 from statistics import mean, stdev
 
-from gnnsoup_hpc.analysis.report.cells import lines
-from gnnsoup_hpc.analysis.report.layout import align_columns
-from gnnsoup_hpc.analysis.report.midpoints import list_midpoints
-from gnnsoup_hpc.analysis.report.rows import Contents, models_at_inference
-from gnnsoup_hpc.analysis.report.words import verdicts
+from gnnsoup_hpc.analysis.diagnosis.basin import list_midpoints
+from gnnsoup_hpc.analysis.report.contents import Contents, Phase, count_models
+from gnnsoup_hpc.analysis.report.trials import list_trials
+from gnnsoup_hpc.analysis.report.verdicts import verdicts
 from gnnsoup_hpc.io.records import Soup
 from gnnsoup_hpc.models.convolutions import find_convolution
 from gnnsoup_hpc.runtime.profiling import subtract_baseline
+from gnnsoup_hpc.utils.text_table import align_columns, show_number, show_ratio
 
 _HEAD = ("method", "validation", "test", "seconds", "x gis", "peak MiB", "x gis", "forward", "backward", "models")
 
 
-def table(run: Contents) -> str:
+def show_run(run: Contents) -> str:
     """The run's results as text."""
     model = run.job.model
     tests = [ingredient.test_accuracy for ingredient in run.ingredients]
@@ -27,34 +27,28 @@ def table(run: Contents) -> str:
     return "\n".join(
         [
             f"{run.run.root}: {model.kind}, {model.layers} layers, hidden {model.hidden}{heads}, on {run.graph}",
-            f"{len(run.ingredients)} ingredients: validation {spread(validations)}, test {spread(tests)}"
+            f"{len(run.ingredients)} ingredients: validation {show_spread(validations)}, test {show_spread(tests)}"
             " (mean ± standard deviation)",
             *([f"split: {run.split}"] if run.split else []),
             *run.notes,
             *([run.units] if run.units else []),
             "",
             *align_columns([_HEAD, *(_row(run, soup) for soup in run.soups)]),
-            *lines(run.cells),
+            *list_trials(run.trials),
             "",
-            *align_columns([("phase", "seconds", "peak MiB"), *_phases(run)]),
+            *align_columns([("phase", "seconds", "peak MiB"), *map(_phase_row, run.phases)]),
             "",
             "peak: host memory above where the method or phase began; of methods on rank 0, of phases the highest.",
             "forward, backward: passes over the whole graph while souping. models: forward passes of one prediction;",
             f"ensemble: no souping cost, {len(run.ingredients)} x inference cost.",
             "seconds of train and soup: sums over ingredients and over methods.",
-            *_diagnosed(run),
+            *(["", *list_midpoints(run.diagnosis), ""] if run.diagnosis and run.diagnosis.lineups else []),
             *verdicts(run),
         ]
     )
 
 
-def _diagnosed(run: Contents) -> list[str]:
-    if run.diagnosis is None or not run.diagnosis.lineups:
-        return []
-    return ["", *list_midpoints(run.diagnosis), ""]
-
-
-def spread(values: Sequence[float]) -> str:
+def show_spread(values: Sequence[float]) -> str:
     """Mean ± standard deviation."""
     return f"{mean(values):.4f} ± {stdev(values) if len(values) > 1 else 0.0:.4f}"
 
@@ -67,35 +61,21 @@ def _row(run: Contents, soup: Soup) -> tuple[str, ...]:
         f"{soup.validation_accuracy:.4f}",
         f"{soup.test_accuracy:.4f}",
         f"{spent:.2f}",
-        _ratio(spent, gis.measurement["seconds"] if gis else float("nan")),
-        _mebibytes(peak),
-        _ratio(peak, subtract_baseline(gis.measurement) if gis else float("nan")),
+        show_ratio(spent, gis.measurement["seconds"] if gis else nan),
+        show_number(peak / 2**20, ".1f"),
+        show_ratio(peak, subtract_baseline(gis.measurement) if gis else nan),
         _passes(soup, "forward"),
         _passes(soup, "backward"),
-        str(models_at_inference(soup)),
+        str(count_models(soup)),
     )
 
 
-def _phases(run: Contents) -> list[tuple[str, ...]]:
-    return [
-        (phase.name, _seconds(phase.seconds), _mebibytes(phase.peak_host_bytes - phase.baseline_host_bytes))
-        for phase in run.phases
-    ]
+def _phase_row(phase: Phase) -> tuple[str, ...]:
+    peak = phase.peak_host_bytes - phase.baseline_host_bytes
+    return phase.name, show_number(phase.seconds, ".2f"), show_number(peak / 2**20, ".1f")
 
 
 def _passes(soup: Soup, kind: str) -> str:
     """Passes over the whole graph, or over unions of parts."""
     whole, union = soup.counts[f"{kind}_whole"], soup.counts[f"{kind}_union"]
     return f"{union} unions" if union else str(whole)
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.2f}" if isfinite(value) else "-"
-
-
-def _ratio(value: float, reference: float) -> str:
-    return f"{value / reference:.3f}" if isfinite(value) and isfinite(reference) and reference > 0 else "-"
-
-
-def _mebibytes(value: float) -> str:
-    return f"{value / 2**20:.1f}" if isfinite(value) else "-"

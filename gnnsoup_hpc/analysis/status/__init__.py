@@ -1,1 +1,1 @@
-"""How a run stands, told from its files while ranks work at it."""
+"""How a run stands, read from its files while ranks work at it."""

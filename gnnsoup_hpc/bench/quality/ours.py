@@ -1,4 +1,4 @@
-"""This package's GIS, LS and PLS from cold, as soup/runner.py runs them; alphas are judged after the clock stopped."""
+"""This package's GIS, LS and PLS from cold, as soup/runner.py runs them; alphas are judged after the timed part."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.bench.quality.order import LEARNED, QualityOrder
+from gnnsoup_hpc.bench.task import LEARNED, QualityOrder
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import MixingWeights
@@ -43,7 +43,7 @@ class OurMethod:
 
     def __init__(self, order: QualityOrder, graph: GraphFile) -> None:
         self._order = order
-        job = order.its_job
+        job = order.read_job()
         net = make_model(job.model, graph.features, graph.classes)
         memory = launch.memory_limit_bytes(job.machine, launch.read_rank_info())
         run, device = RunDir.of(job), torch.device("cpu")
@@ -52,13 +52,13 @@ class OurMethod:
         self._trace = Trace()
         self._mixtures.evaluator.engine.warm_up(net)
 
-    def timed(self) -> dict[str, Any]:
+    def measure_time(self) -> dict[str, Any]:
         """Wall time until the soup's weights are there, and the exact validation accuracy along the way."""
-        mixture, mixing = self._cooked()
+        mixture, mixing = self._run()
         spent = self._mixtures.meter.measurement
         self._mixtures.clear()
         learned = self._order.what in LEARNED
-        curve = self._judged(mixture, mixing) if learned else describe_step(mixture, spent["seconds"])
+        curve = self._judge(mixture, mixing) if learned else describe_step(mixture, spent["seconds"])
         return {
             "seconds": spent["seconds"],
             "seconds_ingredients": spent["seconds_ingredients"],
@@ -67,12 +67,12 @@ class OurMethod:
             "validation_accuracy": self._accuracy(mixture.alpha, mixture),
         }
 
-    def weighed(self) -> Measurement:
+    def measure_memory(self) -> Measurement:
         """Peak memory of all of it."""
-        self._cooked()
+        self._run()
         return self._mixtures.meter.measurement
 
-    def _cooked(self) -> tuple[MixingWeights, float]:
+    def _run(self) -> tuple[MixingWeights, float]:
         """What the method makes, and the seconds that mixing its weights took at the end, which are its own too."""
         context = SoupContext(self._mixtures, self._order.seed, Log(quiet=True), self._trace)
         with self._mixtures.meter:
@@ -82,7 +82,7 @@ class OurMethod:
             self._mixtures.state(Candidate(mixture.alpha, mixture.by, mixture.of))
             return mixture, time.perf_counter() - cooked
 
-    def _judged(self, mixture: MixingWeights, mixing: float) -> list[list[float]]:
+    def _judge(self, mixture: MixingWeights, mixing: float) -> list[list[float]]:
         """[step, seconds, accuracy] of steps, the seconds as if the soup were mixed right after them."""
         chosen = set(choose_judged_steps(len(self._trace.steps), self._order.judge_every))
         return [

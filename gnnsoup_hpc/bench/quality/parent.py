@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gnnsoup_hpc.bench import process
-from gnnsoup_hpc.bench.process import ChildFailedError
-from gnnsoup_hpc.bench.quality.order import LEARNED, METHODS, PLAIN, QualityOrder, evaluations
+from gnnsoup_hpc.bench.task import LEARNED, METHODS, PLAIN, Passing, QualityOrder, count_evaluations
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io import graph as graph_store
@@ -21,7 +20,7 @@ from gnnsoup_hpc.soup.selection import select_ingredients
 from gnnsoup_hpc.utils import paths
 from gnnsoup_hpc.utils.paths import expand_home
 
-SMALL_NODES = 50_000  # of a graph on which plain GIS runs in full unless it is told otherwise
+SMALL_NODES = 50_000  # of a graph on which plain GIS runs in full unless the user asks otherwise
 SAMPLED = 10
 _SEEDS = 2**32
 
@@ -49,10 +48,10 @@ class QualityResult:
     baseline_bytes: float | None = None
     errors: list[str] = field(default_factory=list)
 
-    def take(self, order: QualityOrder, result: dict[str, Any]) -> None:
+    def take(self, passing: Passing, result: dict[str, Any]) -> None:
         """Add what a child measured."""
-        if order.passing == "time":
-            self.runs.append({"seed": order.seed, **result})
+        if passing == "time":
+            self.runs.append(result)
         else:
             self.peak_bytes, self.baseline_bytes = result["peak_bytes"], result["baseline_bytes"]
 
@@ -66,7 +65,7 @@ class Subject:
     about: dict[str, Any]
 
 
-def job_of(text: str) -> Job:
+def find_job(text: str) -> Job:
     """The job of a run's folder, or that `load_job` finds, its run's folder absolute.
 
     Raises: RunError for a folder that is no run; JobError where there is no such job.
@@ -81,7 +80,7 @@ def job_of(text: str) -> Job:
     return job.model_copy(update={"runs": paths.quote(folder.parent), "name": folder.name})
 
 
-def subject(job: Job, say: Callable[[str], None]) -> Subject:
+def select_run(job: Job, say: Callable[[str], None]) -> Subject:
     """The run, once it is known to have what GIS can mix.
 
     Raises: RunError where its graph or ingredients are missing, unfit or too few; the message says what to do.
@@ -90,7 +89,7 @@ def subject(job: Job, say: Callable[[str], None]) -> Subject:
     with graph_store.open_graph(run.graph, job) as graph:
         net = make_model(job.model, graph.features, graph.classes)
         chosen = select_ingredients(job, run, net, graph, Log(quiet=True))
-        about = _about(job, graph, len(chosen.fit))
+        about = _describe_run(job, graph, len(chosen.fit))
     for reason in chosen.unfit.values():
         say(f"left out: {reason}")
     if len(chosen.fit) < 2:
@@ -98,7 +97,7 @@ def subject(job: Job, say: Callable[[str], None]) -> Subject:
     return Subject(job, tuple(chosen.fit), about)
 
 
-def orders(what: Subject, options: QualityOptions) -> Iterator[QualityOrder]:
+def list_orders(what: Subject, options: QualityOptions) -> Iterator[QualityOrder]:
     """Time passes of plain GIS and of each method, learned ones once a seed; then memory passes."""
     sampled = options.sampled
     if sampled is None:
@@ -131,24 +130,12 @@ def run_orders(ordered: Sequence[QualityOrder], timeout: float, say: Callable[[s
     """What each method's children measured; what failed once is given up."""
     found = {order.what: QualityResult(order.what) for order in ordered}
     for number, order in enumerate(ordered, 1):
-        mine = found[order.what]
-        if mine.errors:
-            continue
-        label = f"[{number}/{len(ordered)}] {order.what}, seed {order.seed}, {order.passing}"
-        try:
-            result = process.answer(
-                "gnnsoup_hpc.bench.quality.child", order.to_json(), timeout, as_stock=order.what == PLAIN
-            )
-        except ChildFailedError as error:
-            mine.errors.append(f"{order.passing}: {error}")
-            say(f"{label}: failed: {error}")
-        else:
-            mine.take(order, result)
-            say(f"{label}: {_told(order, result)}")
+        label = f"[{number}/{len(ordered)}] {order.what}, seed {order.seed}"
+        process.measure(order, found[order.what], label, timeout, say)
     return list(found.values())
 
 
-def _about(job: Job, graph: GraphFile, ingredients: int) -> dict[str, Any]:
+def _describe_run(job: Job, graph: GraphFile, ingredients: int) -> dict[str, Any]:
     """What stands at the head of the results."""
     return {
         "job": job.name,
@@ -161,12 +148,5 @@ def _about(job: Job, graph: GraphFile, ingredients: int) -> dict[str, Any]:
         "model": job.model.model_dump(mode="json"),
         "soup": job.soup.model_dump(mode="json"),
         "ingredients": ingredients,
-        "evaluations": evaluations(ingredients, job.soup.gis.granularity),
+        "evaluations": count_evaluations(ingredients, job.soup.gis.granularity),
     }
-
-
-def _told(order: QualityOrder, result: dict[str, Any]) -> str:
-    if order.passing == "time":
-        return f"{result['seconds']:.2f} s"
-    peak, baseline = result["peak_bytes"], result["baseline_bytes"]
-    return "-" if peak is None or baseline is None else f"{(peak - baseline) / 1e6:.1f} MB above the baseline"

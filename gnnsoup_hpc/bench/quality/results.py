@@ -1,22 +1,46 @@
-"""From what the children measured to a JSON document: when each run first had GIS's accuracy, and the ratios."""
+"""What the children measured as a JSON document, and that as a table: when each run first had GIS's accuracy."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from gnnsoup_hpc.bench.quality.order import LEARNED, PLAIN
 from gnnsoup_hpc.bench.quality.parent import QualityResult
+from gnnsoup_hpc.bench.table import divide
+from gnnsoup_hpc.bench.task import LEARNED, PLAIN
+from gnnsoup_hpc.utils.text_table import pipe_columns, show_number
 
+_HEAD = (
+    "method",
+    "s in all",
+    "s to quality",
+    "range",
+    "reached",
+    "step",
+    "val. then",
+    "val. at the end",
+    "plain GIS / it",
+    "our GIS / it",
+    "MB",
+    "less than plain",
+)
+NOTES = """\
+s in all: wall time from cold, reading ingredients and graph included. s to quality: until the soup's exact validation
+accuracy is first no more than 0.1 points below what GIS ends with; alphas are judged when the clock has stopped. Over
+several seeds: medians. The two ratios are what GIS takes in all over the s to quality (of GIS itself, over its s in
+all). MB: 1e6 bytes of peak host memory above the baseline, of a pass of its own; of plain GIS, reading and one
+evaluation."""
 WITHIN = 0.001  # 0.1 points
 _ROUNDING = 1e-9  # of a difference of two shares
 
 
-def document(about: Mapping[str, Any], machine: Mapping[str, Any], found: Sequence[QualityResult]) -> dict[str, Any]:
+def make_document(
+    about: Mapping[str, Any], machine: Mapping[str, Any], found: Sequence[QualityResult]
+) -> dict[str, Any]:
     """Everything that was measured, of nothing but what JSON has."""
-    target = target_of(found)
+    target = find_target(found)
     rows = [_row(one, target) for one in found]
     known = {row["method"]: row for row in rows}
     for row in rows:
@@ -32,7 +56,7 @@ def document(about: Mapping[str, Any], machine: Mapping[str, Any], found: Sequen
     }
 
 
-def target_of(found: Iterable[QualityResult]) -> float | None:
+def find_target(found: Iterable[QualityResult]) -> float | None:
     """GIS's validation accuracy; should rounding set plain GIS and ours apart, the higher one."""
     known = [
         run["validation_accuracy"]
@@ -52,7 +76,7 @@ def first_within(curve: Iterable[Sequence[float]], target: float | None) -> Sequ
 
 
 def _row(found: QualityResult, target: float | None) -> dict[str, Any]:
-    runs = [_run(run, target) for run in found.runs]
+    runs = [_judge_run(run, target) for run in found.runs]
     times = [run["seconds_to_quality"] for run in runs]
     reached = [run for run in runs if run["seconds_to_quality"] is not None]
     peak, baseline = found.peak_bytes, found.baseline_bytes
@@ -60,13 +84,13 @@ def _row(found: QualityResult, target: float | None) -> dict[str, Any]:
         "method": found.what,
         "runs": runs,
         "errors": found.errors,
-        "seconds": _median([run["seconds"] for run in runs]),
-        "seconds_to_quality": _median([math.inf if time is None else time for time in times]),
+        "seconds": _finite_median([run["seconds"] for run in runs]),
+        "seconds_to_quality": _finite_median([math.inf if time is None else time for time in times]),
         "seconds_to_quality_range": _range(times),
         "reached": len(reached),
-        "step": _median([run["step"] for run in reached]),
-        "accuracy_then": _median([run["accuracy_then"] for run in reached]),
-        "validation_accuracy": _median(
+        "step": _finite_median([run["step"] for run in reached]),
+        "accuracy_then": _finite_median([run["accuracy_then"] for run in reached]),
+        "validation_accuracy": _finite_median(
             [run["validation_accuracy"] for run in runs if run["validation_accuracy"] is not None]
         ),
         "peak_bytes": peak,
@@ -75,7 +99,7 @@ def _row(found: QualityResult, target: float | None) -> dict[str, Any]:
     }
 
 
-def _run(run: Mapping[str, Any], target: float | None) -> dict[str, Any]:
+def _judge_run(run: Mapping[str, Any], target: float | None) -> dict[str, Any]:
     step, seconds, accuracy = first_within(run["curve"], target) or (None, None, None)
     return {**run, "step": step, "seconds_to_quality": seconds, "accuracy_then": accuracy}
 
@@ -83,16 +107,16 @@ def _run(run: Mapping[str, Any], target: float | None) -> dict[str, Any]:
 def _ratios(row: Mapping[str, Any], plain: Mapping[str, Any], gis: Mapping[str, Any] | None) -> dict[str, Any]:
     """How many times as long both GIS take until they end as this one's time to quality; of GIS itself, as its end."""
     counted = row["seconds_to_quality"] if row["method"] in LEARNED else row["seconds"]
-    share = _ratio(row["above_baseline_bytes"], plain["above_baseline_bytes"])
+    share = divide(row["above_baseline_bytes"], plain["above_baseline_bytes"])
     return {
-        "plain_gis_over_it": _ratio(plain["seconds"], counted),
-        "our_gis_over_it": _ratio(gis["seconds"] if gis else None, counted),
-        "plain_gis_over_its_end": _ratio(plain["seconds"], row["seconds"]),
+        "plain_gis_over_it": divide(plain["seconds"], counted),
+        "our_gis_over_it": divide(gis["seconds"] if gis else None, counted),
+        "plain_gis_over_its_end": divide(plain["seconds"], row["seconds"]),
         "memory_reduction": None if share is None else 1.0 - share,
     }
 
 
-def _median(values: Sequence[float]) -> float | None:
+def _finite_median(values: Sequence[float]) -> float | None:
     """None where there are no values, or so many are infinite that the median is."""
     middle = median(values) if values else math.inf
     return middle if math.isfinite(middle) else None
@@ -104,5 +128,88 @@ def _range(times: Sequence[float | None]) -> list[float | None]:
     return [min(known, default=None), None if len(known) < len(times) else max(known, default=None)]
 
 
-def _ratio(value: float | None, reference: float | None) -> float | None:
-    return None if value is None or not reference else value / reference
+def show_document(results: Mapping[str, Any]) -> str:
+    """The head, the table, and what must be said about it."""
+    table = pipe_columns(_HEAD, (_cells(row, results) for row in results["methods"]))
+    return "\n".join([*_describe_run(results), "", *table, "", NOTES, *_remarks(results)])
+
+
+def _describe_run(results: Mapping[str, Any]) -> Iterator[str]:
+    where, run = results["machine"], results["run"]
+    model = run["model"]
+    yield f"{where['cpu']}, {where['cores']} cores, {where['threads']} threads; {where['date']}"
+    yield (
+        f"{run['job']}: {run['graph']}, {run['nodes']} nodes, {run['edges']} directed entries, {run['parts']} parts,"
+        f" {run['validation_nodes']} validation nodes; {model['kind']}, {model['layers']} layers, hidden"
+        f" {model['hidden']}; {run['ingredients']} ingredients, {run['evaluations']} evaluations by GIS"
+    )
+
+
+def _cells(row: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[str, ...]:
+    failed = row["errors"] and not row["runs"]
+    end = results["target"] if is_extrapolated(row) else row["validation_accuracy"]
+    star = "*" if is_extrapolated(row) else ""
+    above = row["above_baseline_bytes"]
+    return (
+        _title(row["method"]),
+        "failed" if failed else show_number(row["seconds"], ".2f") + star,
+        "-" if failed or is_unjudged(row, results) else _or_never(row["seconds_to_quality"]),
+        _show_range(row),
+        f"{row['reached']} of {len(row['runs'])}" if row["method"] in LEARNED else "-",
+        show_number(row["step"], "g"),
+        show_number(row["accuracy_then"], ".4f"),
+        show_number(end, ".4f") + star,
+        show_number(row["plain_gis_over_it"], ".1f"),
+        show_number(row["our_gis_over_it"], ".1f"),
+        show_number(None if above is None else above / 1e6, ".1f"),
+        show_number(row["memory_reduction"], ".0%"),
+    )
+
+
+def _remarks(results: Mapping[str, Any]) -> Iterator[str]:
+    yield ""
+    target = results["target"]
+    yield "GIS's validation accuracy is not known." if target is None else f"GIS's validation accuracy: {target:.4f}."
+    for row in results["methods"]:
+        if row["method"] == "gis" and row["runs"]:
+            yield f"The best ingredient's, with which GIS begins: {row['runs'][0]['curve'][0][2]:.4f}."
+    for row in results["methods"]:
+        if is_extrapolated(row):
+            yield _describe_extrapolation(row)
+        if row["method"] in LEARNED and row["runs"] and target is not None and row["reached"] < len(row["runs"]):
+            never = len(row["runs"]) - row["reached"]
+            yield f"{row['method']}: not within 0.1 points of GIS at any judged step in {never} of {len(row['runs'])}."
+        yield from (f"{_title(row['method'])}: {error}" for error in row["errors"])
+
+
+def _describe_extrapolation(row: Mapping[str, Any]) -> str:
+    (run,) = row["runs"]
+    return (
+        f"* extrapolated from {len(run['evaluation_seconds'])} of {run['evaluations']} evaluations, the others as long"
+        " as the median of these; its accuracy is that of our GIS, which computes the same."
+    )
+
+
+def is_extrapolated(row: Mapping[str, Any]) -> bool:
+    """Whether not all evaluations of plain GIS were timed."""
+    runs = row["runs"] if row["method"] == PLAIN else []
+    return any(len(run["evaluation_seconds"]) < run["evaluations"] for run in runs)
+
+
+def is_unjudged(row: Mapping[str, Any], results: Mapping[str, Any]) -> bool:
+    """Whether it is not known when a method got there."""
+    return results["target"] is None or not any(run["curve"] for run in row["runs"])
+
+
+def _title(method: str) -> str:
+    return "plain GIS" if method == PLAIN else method
+
+
+def _show_range(row: Mapping[str, Any]) -> str:
+    if len(row["runs"]) < 2:
+        return "-"
+    return " to ".join(_or_never(value) for value in row["seconds_to_quality_range"])
+
+
+def _or_never(value: float | None) -> str:
+    return "never" if value is None else format(value, ".2f")

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gnnsoup_hpc.config import GraphJob
-from gnnsoup_hpc.data.sources import bundled, npz, ogb, pt, pyg, synthetic
+from gnnsoup_hpc.data.sources import npz, ogb, pt, pyg, synthetic
 from gnnsoup_hpc.data.sources.context import SourceContext
 from gnnsoup_hpc.data.sources.raw import RawGraph, finish
-from gnnsoup_hpc.data.sources.split import roles, take_split
+from gnnsoup_hpc.data.sources.split import assign_roles, describe_split
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.graph.graph import Graph
 
 SOURCES: dict[str, Callable[[str, GraphJob, SourceContext], RawGraph]] = {
-    "bundled": bundled.read,
+    "bundled": npz.read_bundled,
     "npz": npz.read,
     "ogb": ogb.read,
     "pyg": pyg.read,
@@ -22,19 +22,19 @@ SOURCES: dict[str, Callable[[str, GraphJob, SourceContext], RawGraph]] = {
 }
 
 
-def load(job: GraphJob, desk: SourceContext) -> Graph:
+def load(job: GraphJob, context: SourceContext) -> Graph:
     """The graph that a job asks for, checked, symmetric where asked, with its split; features as in the source.
 
     Raises: JobError for a source that nobody knows; GraphError for one that cannot be read or used.
     """
-    raw = read(job, desk)
-    return finish(raw, roles(raw, job), job, take_split(raw, job))
+    raw = read(job, context)
+    return finish(raw, assign_roles(raw, job), job, describe_split(raw, job))
 
 
-def read(job: GraphJob, desk: SourceContext) -> RawGraph:
+def read(job: GraphJob, context: SourceContext) -> RawGraph:
     """The graph of `KIND:NAME` as its source has it."""
     kind, colon, name = job.source.partition(":")
     if not colon or kind not in SOURCES or not name:
         known = ", ".join(f"{kind}:…" for kind in SOURCES)
         raise JobError(f"graph.source = {job.source!r}: expected one of {known}")
-    return SOURCES[kind](name, job, desk)
+    return SOURCES[kind](name, job, context)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gnnsoup_hpc.errors import GraphError
-
-
-def _quiet(text: str) -> None:
-    """Say nothing."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +18,9 @@ class SourceContext:
 
     scratch: Path
     offline: bool = False
-    say: Callable[[str], None] = _quiet
+    say: Callable[[str], None] = lambda text: None
 
-    def ask_to_download(self, what: str, where: Path, size: str) -> None:
+    def announce_download(self, what: str, where: Path, size: str) -> None:
         """Say that `what` is about to be downloaded to `where`; nothing ever waits for an answer.
 
         Raises: GraphError where downloads are not allowed.
@@ -32,3 +31,14 @@ class SourceContext:
                 " is a network, or put the set there (graph.root)"
             )
         self.say(f"prepare: downloading {what} ({size}) to {where}")
+
+
+@contextmanager
+def stage_download(place: Path) -> Iterator[Path]:
+    """A private folder beside `place`, gone afterwards: what is downloaded is whole before it is moved to `place`."""
+    private = place.with_name(f".{place.name}.{os.getpid()}.part")
+    try:
+        private.mkdir(parents=True)
+        yield private
+    finally:
+        shutil.rmtree(private, ignore_errors=True)

@@ -56,7 +56,7 @@ class _Named:
     def integers(self, name: str, dimensions: int = 1) -> npt.NDArray[Any]:
         """Integers, none of which int64 cannot hold."""
         expected = ("a single integer", "a row of integers", "a matrix of integers")[dimensions]
-        return _signed(self.array(name, expected, "iu", dimensions), name, self.where)
+        return _to_int64(self.array(name, expected, "iu", dimensions), name, self.where)
 
     def number(self, name: str) -> int | None:
         """A single integer, if it is there; PyG's transforms may have made an array of it."""
@@ -80,19 +80,19 @@ def graph(values: Mapping[str, Any], where: str, sha256: str, kind: str, job: Gr
     Raises: GraphError naming what is missing, does not fit, or would be passed over.
     """
     named = _Named(where, {name: value for name, value in values.items() if value is not None})
-    y = _labels(named)
-    x = _features(named, len(y))
+    y = _read_labels(named)
+    x = _read_features(named, len(y))
     if x.shape[0] != len(y):
         raise GraphError(f"{where}: x has {x.shape[0]} rows, and y has {len(y)} labels; both are one a node")
-    source, destination, weights = _edges(named, len(y))
+    source, destination, weights = _read_edges(named, len(y))
     classes = named.number("num_classes")
     for name, have in (("num_nodes", len(y)), ("num_features", x.shape[-1])):
         if name in named.unread and named.number(name) != have:
             raise GraphError(
                 f"{where}: {name} is {named.number(name)}, but the arrays have {have}; correct one of them"
             )
-    edge_values, notes = _edge_values(named, weights)
-    names = split.describe_problem(named.unread)
+    edge_values, notes = _find_edge_values(named, weights)
+    names = split.list_split_names(named.unread)
     try:
         found, used = split.read(named.unread, len(y), where)
         splits = {kind: found} if found else {}
@@ -119,7 +119,7 @@ def graph(values: Mapping[str, Any], where: str, sha256: str, kind: str, job: Gr
     )
 
 
-def _labels(named: _Named) -> IntArray:
+def _read_labels(named: _Named) -> IntArray:
     """One class a node, (V,), -1 = no label; of floating numbers NaN is none, the others must be whole."""
     y = named.take("y")
     if not isinstance(y, np.ndarray) or y.dtype.kind not in "iufb":
@@ -145,10 +145,10 @@ def _labels(named: _Named) -> IntArray:
                 " -1 or NaN = no label (targets of a regression cannot be souped)"
             )
         y = given
-    return _signed(y, "y", named.where).astype(np.int64, copy=False)
+    return _to_int64(y, "y", named.where).astype(np.int64, copy=False)
 
 
-def _features(named: _Named, nodes: int) -> Rows:
+def _read_features(named: _Named, nodes: int) -> Rows:
     """Features in the source's own type of number."""
     if "x" in named:
         x = named.take("x")
@@ -157,7 +157,7 @@ def _features(named: _Named, nodes: int) -> Rows:
         if isinstance(x, np.ndarray):
             return x
         entries = x.tocoo()
-        return SparseRows(sp.csr_matrix((_plain(entries.data), (entries.row, entries.col)), shape=x.shape))
+        return SparseRows(sp.csr_matrix((_to_plain(entries.data), (entries.row, entries.col)), shape=x.shape))
     if "x_indptr" not in named:
         named.take("x")
     indptr, indices = named.integers("x_indptr"), named.integers("x_indices")
@@ -165,7 +165,7 @@ def _features(named: _Named, nodes: int) -> Rows:
     width = int(indices.max()) + 1 if len(indices) else 0
     width = named.number("num_features") if "num_features" in named else width  # type: ignore[assignment]
     try:
-        matrix = sp.csr_matrix((_plain(data), indices, indptr), shape=(nodes, width))
+        matrix = sp.csr_matrix((_to_plain(data), indices, indptr), shape=(nodes, width))
         matrix.check_format(full_check=True)
     except ValueError as error:
         raise GraphError(
@@ -174,14 +174,14 @@ def _features(named: _Named, nodes: int) -> Rows:
     return SparseRows(matrix)
 
 
-def _plain(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _to_plain(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Entries of a sparse matrix in a type that SciPy knows, and in which duplicates can be summed."""
     if data.dtype.kind == "f" and data.dtype.itemsize >= 4:
         return data.astype(data.dtype.newbyteorder("="), copy=False)
     return data.astype(np.float32 if data.dtype.itemsize <= 2 else np.float64)
 
 
-def _edges(named: _Named, nodes: int) -> tuple[IndexArray, IndexArray, dict[str, Any]]:
+def _read_edges(named: _Named, nodes: int) -> tuple[IndexArray, IndexArray, dict[str, Any]]:
     """(source, destination) of every edge, and weights that belong to the layout: edge_index, adj_t or CSR rows."""
     weights: dict[str, Any] = {
         name: named.take(name) for name in ("data", "values") if {name, "indptr"} <= named.values.keys()
@@ -216,11 +216,11 @@ def _edges(named: _Named, nodes: int) -> tuple[IndexArray, IndexArray, dict[str,
 def _check_csr(named: _Named, nodes: int) -> None:
     """See that what scipy.sparse.save_npz adds to a matrix says what its rows and columns are read as."""
     if "format" in named:
-        told = np.asarray(named.take("format")).item()
-        told = told.decode("ascii", "replace") if isinstance(told, bytes) else str(told)
-        if told != "csr":
+        layout = np.asarray(named.take("format")).item()
+        layout = layout.decode("ascii", "replace") if isinstance(layout, bytes) else str(layout)
+        if layout != "csr":
             raise GraphError(
-                f"{named.where}: format is {told!r}; expected csr, row = destination: A.tocsr() makes it that"
+                f"{named.where}: format is {layout!r}; expected csr, row = destination: A.tocsr() makes it that"
             )
     if "shape" in named and named.integers("shape").tolist() != [nodes, nodes]:
         raise GraphError(f"{named.where}: shape is {named.values['shape'].tolist()}; expected [{nodes}, {nodes}]")
@@ -232,7 +232,7 @@ def _narrow(ids: npt.NDArray[Any], nodes: int) -> IndexArray:
     return ids.astype(np.int32, copy=False) if fits else ids.astype(np.int64, copy=False)
 
 
-def _edge_values(named: _Named, weights: dict[str, Any]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+def _find_edge_values(named: _Named, weights: dict[str, Any]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """Names of arrays with values of edges, by the field of [graph] that is about them; notes on those that are 1."""
     values = {name: ("edge_weight", value) for name, value in weights.items()}
     for name, value in list(named.unread.items()):
@@ -240,7 +240,7 @@ def _edge_values(named: _Named, weights: dict[str, Any]) -> tuple[dict[str, tupl
         alone = isinstance(value, str | bytes) or (isinstance(value, np.ndarray) and value.ndim == 0)
         if not alone and (_WEIGHTS.fullmatch(plain) or plain.startswith("edge")):
             values[name] = ("edge_weight" if _WEIGHTS.fullmatch(plain) else "edge_attr", named.take(name))
-    ones = [name for name, (_, value) in values.items() if _ones(value)]
+    ones = [name for name, (_, value) in values.items() if _is_ones(value)]
     found = {
         kind: tuple(name for name, (its, _) in values.items() if its == kind and name not in ones)
         for kind in ("edge_weight", "edge_attr")
@@ -249,11 +249,11 @@ def _edge_values(named: _Named, weights: dict[str, Any]) -> tuple[dict[str, tupl
     return {kind: names for kind, names in found.items() if names}, notes
 
 
-def _ones(value: Any) -> bool:
+def _is_ones(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and bool((value == 1).all())
 
 
-def _signed(array: npt.NDArray[Any], name: str, where: str) -> npt.NDArray[Any]:
+def _to_int64(array: npt.NDArray[Any], name: str, where: str) -> npt.NDArray[Any]:
     """Integers as int64 at most. Raises: GraphError for those that it cannot hold."""
     if array.dtype.kind == "u" and array.dtype.itemsize == 8 and array.size and array.max() >= 2**63:
         raise GraphError(f"{where}: {name} has the value {int(array.max())}, which is out of range")

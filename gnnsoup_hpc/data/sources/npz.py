@@ -1,4 +1,4 @@
-"""`npz:PATH`: a graph in one NumPy archive. docs/format.md has the layout."""
+"""`npz:PATH`: a graph in one NumPy archive, as docs/format.md has it; `bundled:NAME`: one that the package carries."""
 
 from __future__ import annotations
 
@@ -14,26 +14,44 @@ import numpy as np
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import named
 from gnnsoup_hpc.data.sources.context import SourceContext
-from gnnsoup_hpc.data.sources.raw import RawGraph, describe_file
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceSplit, describe_file
 from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.graph.identity import DATA
+from gnnsoup_hpc.types import Role
 from gnnsoup_hpc.utils import paths
 
 # What NumPy and zipfile raise for bytes that are no archive, or are one that they cannot read.
 _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+# data/SOURCES.md has attributions. Planetoid's public split, arXiv 1603.08861: 20 labels a class, 500 and 1000 nodes.
+_PUBLIC = {
+    "pubmed": {
+        Role.TRAIN: np.arange(0, 60),
+        Role.VALIDATION: np.arange(60, 560),
+        Role.TEST: np.arange(18717, 19717),
+    }
+}
 
 
-def read(name: str, job: GraphJob, desk: SourceContext) -> RawGraph:
+def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
     """The graph in the archive at path `name`.
 
     Raises: GraphError for a missing, unreadable or incomplete archive, naming the key.
     """
     path = paths.expand(name, "graph.source")
-    arrays = _arrays(path)
+    arrays = _read_arrays(path)
     file = describe_file(path)
     return replace(from_arrays(arrays, str(path), file.sha256, job), files=(file,))
 
 
-def _arrays(path: Path) -> dict[str, Any]:
+def read_bundled(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
+    """The bundled graph `name`, with its public split. Raises: GraphError naming those that there are."""
+    if name not in _PUBLIC:
+        raise GraphError(f"graph.source = 'bundled:{name}': no such graph is bundled; there is: {', '.join(_PUBLIC)}")
+    raw = read(paths.quote(DATA / f"{name}.npz"), job, context)
+    return replace(raw, where=f"bundled:{name}", splits={"public": SourceSplit.of(_PUBLIC[name])})
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
     key, arrays = "", {}
     if path.is_file() and not zipfile.is_zipfile(path):
         raise GraphError(

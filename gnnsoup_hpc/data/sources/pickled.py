@@ -75,7 +75,7 @@ def inspect(refused: str, path: Path) -> PickleContents:
                 given: tuple[Any, ...] = made.__dict__["held"][0] if isinstance(made, _StandIn) else ()
                 keys.append(key)
                 if given and _is_class(given[0]) and name.rpartition(".")[2] in _MAKERS:
-                    kind = given[0].name  # of a function that makes a value, the class that it is told
+                    kind = given[0].name  # of a function that makes a value, the class that it is given
     except _BROKEN:
         pass
     return PickleContents(root, tuple(keys), kind)

@@ -24,7 +24,7 @@ from torch import Tensor
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import named, pickled
 from gnnsoup_hpc.data.sources.context import SourceContext
-from gnnsoup_hpc.data.sources.raw import RawGraph, describe_file, list_few, sha256_of
+from gnnsoup_hpc.data.sources.raw import RawGraph, describe_file, hash_files, list_few
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph.graph import SourceFile
 from gnnsoup_hpc.utils import paths
@@ -43,13 +43,13 @@ _HETERO = (
 )
 
 
-def read(name: str, job: GraphJob, desk: SourceContext) -> RawGraph:
+def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
     """The graph in the file at path `name`; its masks or ids are the split "stored".
 
     Raises: GraphError for a file that is missing, unreadable, or wants other classes; for attributes that do not fit.
     """
     path = paths.expand(name, "graph.source")
-    data = _attributes(_load(path), str(path))
+    data = _list_attributes(_load(path), str(path))
     return from_data(data, str(path), (describe_file(path),), "stored", job)
 
 
@@ -62,11 +62,11 @@ def from_data(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # likewise
-        arrays = {str(key): _array(value) for key, value in data.items()}
-    return replace(named.graph(arrays, where, sha256_of(files), split, job), files=files)
+        arrays = {str(key): _to_array(value) for key, value in data.items()}
+    return replace(named.graph(arrays, where, hash_files(files), split, job), files=files)
 
 
-def brief(error: Exception) -> str:
+def shorten(error: Exception) -> str:
     """What kind of error of a library it is, and the first line of what it says."""
     said = str(error).rpartition("WeightsUnpickler error: ")[2]  # before it torch has general advice
     return f"{type(error).__name__}: {(said.strip().splitlines() or [''])[0][:160]}"
@@ -74,7 +74,7 @@ def brief(error: Exception) -> str:
 
 def _load(path: Path) -> Any:
     try:
-        with _allowed(), warnings.catch_warnings():
+        with _allow_classes(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch's, of kinds of tensors that are new or old to it
             return torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
@@ -82,11 +82,11 @@ def _load(path: Path) -> Any:
     except UNREADABLE as error:
         refused = _REFUSED.search(str(error))
         if refused:
-            raise GraphError(f"{path}: {_advice(pickled.inspect(refused[1], path))}") from None
-        raise GraphError(f"{path}: not a readable file of torch.save, or a truncated one ({brief(error)})") from None
+            raise GraphError(f"{path}: {_advise(pickled.inspect(refused[1], path))}") from None
+        raise GraphError(f"{path}: not a readable file of torch.save, or a truncated one ({shorten(error)})") from None
 
 
-def _advice(found: pickled.PickleContents) -> str:
+def _advise(found: pickled.PickleContents) -> str:
     """What holds a class that is not unpickled, and one thing that works."""
     if found.root.endswith(".HeteroData"):
         return _HETERO
@@ -103,9 +103,9 @@ def _advice(found: pickled.PickleContents) -> str:
 
 
 @contextmanager
-def _allowed() -> Iterator[None]:
+def _allow_classes() -> Iterator[None]:
     """Let torch unpickle what a `Data` consists of beside what it unpickles anyhow."""
-    ours = _classes()  # which imports PyG, and that allows some for good
+    ours = _list_classes()  # which imports PyG, and that allows some for good
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals([*(kind for kind in before if kind is not defaultdict), *ours])
@@ -116,7 +116,7 @@ def _allowed() -> Iterator[None]:
         torch.serialization.add_safe_globals(before)
 
 
-def _classes() -> list[Any]:
+def _list_classes() -> list[Any]:
     from torch_geometric.data import Data
     from torch_geometric.data.data import DataEdgeAttr, DataTensorAttr
     from torch_geometric.data.feature_store import _FieldStatus
@@ -139,7 +139,7 @@ def _member(kind: Any, name: str) -> Enum:
     raise pickle.UnpicklingError(f"GLOBAL getattr of {kind}")
 
 
-def _attributes(content: Any, where: str) -> Mapping[str, Any]:
+def _list_attributes(content: Any, where: str) -> Mapping[str, Any]:
     """The attributes of a `Data`, of a dict, or of the only graph of an InMemoryDataset's (data, slices, class)."""
     from torch_geometric.data import Data
 
@@ -167,22 +167,22 @@ def _attributes(content: Any, where: str) -> Mapping[str, Any]:
 class TensorWithoutValues:
     """In place of a tensor whose values NumPy cannot have."""
 
-    told = "a tensor on another device, quantised or nested"
+    shown = "a tensor on another device, quantised or nested"
 
 
-def _array(value: Any) -> Any:
+def _to_array(value: Any) -> Any:
     """A tensor as a NumPy array or SciPy matrix, numbers as arrays; of dicts and lists what they hold."""
     if isinstance(value, Mapping):
-        return {key: _array(item) for key, item in value.items()}
+        return {key: _to_array(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         plain = all(isinstance(item, bool | int | float) for item in value)
-        return np.asarray(value) if plain else [_array(item) for item in value]
+        return np.asarray(value) if plain else [_to_array(item) for item in value]
     if isinstance(value, bool | int | float):
         return np.asarray(value)
-    return _of_tensor(value.detach()) if isinstance(value, Tensor) else value
+    return _tensor_to_array(value.detach()) if isinstance(value, Tensor) else value
 
 
-def _of_tensor(tensor: Tensor) -> Any:
+def _tensor_to_array(tensor: Tensor) -> Any:
     if tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_nested:
         return TensorWithoutValues()
     if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64):

@@ -11,7 +11,6 @@ import difflib
 import http.client
 import os
 import re
-import shutil
 import socket
 import urllib.request
 import zipfile
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import pt
-from gnnsoup_hpc.data.sources.context import SourceContext
+from gnnsoup_hpc.data.sources.context import SourceContext, stage_download
 from gnnsoup_hpc.data.sources.raw import RawGraph, describe_file
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.utils import paths
@@ -46,23 +45,23 @@ class PygDataset(NamedTuple):
         return said | ({"root": str(folder), "name": self.called} if self.called else {"root": str(folder / self.name)})
 
 
-def _named(kind: str, names: str, prefix: str = "") -> tuple[PygDataset, ...]:
+def _list_sets(kind: str, names: str, prefix: str = "") -> tuple[PygDataset, ...]:
     return tuple(PygDataset(prefix + name, kind, name) for name in names.split())
 
 
 SETS = (
-    *_named("Planetoid", "Cora CiteSeer PubMed"),
-    *_named("Amazon", "Computers Photo"),
-    *_named("Coauthor", "CS Physics"),
-    *_named("CitationFull", "Cora_ML DBLP"),
-    *_named("CitationFull", "CiteSeer PubMed", prefix="CitationFull-"),
-    *_named("WikipediaNetwork", "Chameleon Squirrel"),
-    *_named("WebKB", "Cornell Texas Wisconsin"),
-    *_named("HeterophilousGraphDataset", "Roman-empire Amazon-ratings Minesweeper Tolokers Questions"),
-    *_named("LINKXDataset", "Penn94 Reed98 Amherst41 Cornell5 JohnsHopkins55 Genius"),
-    *_named("LINKXDataset", "Wiki", prefix="LINKX-"),
-    *_named("Airports", "USA Brazil Europe", prefix="Airports-"),
-    *_named("Twitch", "DE EN ES FR PT RU"),
+    *_list_sets("Planetoid", "Cora CiteSeer PubMed"),
+    *_list_sets("Amazon", "Computers Photo"),
+    *_list_sets("Coauthor", "CS Physics"),
+    *_list_sets("CitationFull", "Cora_ML DBLP"),
+    *_list_sets("CitationFull", "CiteSeer PubMed", prefix="CitationFull-"),
+    *_list_sets("WikipediaNetwork", "Chameleon Squirrel"),
+    *_list_sets("WebKB", "Cornell Texas Wisconsin"),
+    *_list_sets("HeterophilousGraphDataset", "Roman-empire Amazon-ratings Minesweeper Tolokers Questions"),
+    *_list_sets("LINKXDataset", "Penn94 Reed98 Amherst41 Cornell5 JohnsHopkins55 Genius"),
+    *_list_sets("LINKXDataset", "Wiki", prefix="LINKX-"),
+    *_list_sets("Airports", "USA Brazil Europe", prefix="Airports-"),
+    *_list_sets("Twitch", "DE EN ES FR PT RU"),
     *(PygDataset(n, n) for n in ("Flickr", "Reddit", "Reddit2", "WikiCS", "Actor", "CoraFull", "LastFMAsia", "GitHub")),
     *(PygDataset(n, n) for n in ("FacebookPagePage", "DeezerEurope")),
 )
@@ -72,19 +71,19 @@ REFUSED = {
 }
 
 
-def read(name: str, job: GraphJob, desk: SourceContext) -> RawGraph:
+def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
     """The set `name` under `graph.root`, with its public split if it has one; downloaded first where it is not there.
 
     Of sets with several splits, `graph.split_index` takes one; WikiCS's additional stopping masks are left out.
     Raises: GraphError for an unknown or multi-label set; raw files that cannot be had or are damaged.
     """
-    about = _wanted(name)
-    dataset = _opened(about, job, desk)
+    about = _find_set(name)
+    dataset = _open(about, job, context)
     files = tuple(map(describe_file, map(Path, dataset.raw_paths)))
     return pt.from_data(dataset.kept[0].to_dict(), f"pyg:{about.name}", files, "public", job)
 
 
-def _wanted(name: str) -> PygDataset:
+def _find_set(name: str) -> PygDataset:
     """The set meant by `name`, whatever its case and punctuation."""
     wanted = _plain(name)
     for refused, reason in REFUSED.items():
@@ -101,19 +100,19 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _opened(about: PygDataset, job: GraphJob, desk: SourceContext) -> Any:
+def _open(about: PygDataset, job: GraphJob, context: SourceContext) -> Any:
     """PyG's dataset, parsed from its raw files."""
     from torch_geometric import datasets
 
-    careful = type(about.kind, (_Careful, getattr(datasets, about.kind)), {"about": about, "desk": desk})
-    return careful(**about.arguments(job.root))
+    dataset = type(about.kind, (_SourceDataset, getattr(datasets, about.kind)), {"about": about, "context": context})
+    return dataset(**about.arguments(job.root))
 
 
-class _Careful:
+class _SourceDataset:
     """Goes before a class of PyG's: downloads only when asked to and only whole files, keeps what it parses."""
 
     about: PygDataset
-    desk: SourceContext
+    context: SourceContext
     staging: Path | None = None  # where raw files are put while they are downloaded
     kept: Sequence[Any] = ()
     raw_paths: list[str]
@@ -124,7 +123,7 @@ class _Careful:
 
     @property
     def processed_dir(self) -> str:
-        return str(self.desk.scratch / "pyg")
+        return str(self.context.scratch / "pyg")
 
     def save(self, data_list: Sequence[Any], path: str) -> None:
         self.kept = data_list
@@ -139,7 +138,7 @@ class _Careful:
             raise GraphError(f"pyg:{self.about.name}: {error.filename} cannot be read") from None
         except _DAMAGED as error:
             raise GraphError(
-                f"pyg:{self.about.name}: files in {self.raw_dir} are truncated or damaged ({pt.brief(error)}): remove"
+                f"pyg:{self.about.name}: files in {self.raw_dir} are truncated or damaged ({pt.shorten(error)}): remove"
                 " that folder and prepare again, which downloads the set anew"
             ) from None
 
@@ -150,24 +149,21 @@ class _Careful:
 
     def download(self) -> None:
         raw, address = Path(self.raw_dir), _address(self)
-        size = _size(address) if address and not self.desk.offline else None
-        told = f"{size / 2**20:.1f} MiB from {address}" if size else "size unknown"
-        self.desk.ask_to_download(f"pyg:{self.about.name}", raw, told)
-        private = raw.with_name(f".{raw.name}.{os.getpid()}.part")
+        size = _size(address) if address and not self.context.offline else None
+        words = f"{size / 2**20:.1f} MiB from {address}" if size else "size unknown"
+        self.context.announce_download(f"pyg:{self.about.name}", raw, words)
         before = socket.getdefaulttimeout()
         try:
-            private.mkdir(parents=True)
-            self.staging = private
-            socket.setdefaulttimeout(_SILENCE_SECONDS)  # PyG sets none, and would wait for ever
-            super().download()  # type: ignore[misc]
-            self._publish(raw, size)
+            with stage_download(raw) as self.staging:
+                socket.setdefaulttimeout(_SILENCE_SECONDS)  # PyG sets none, and would wait for ever
+                super().download()  # type: ignore[misc]
+                self._publish(raw, size)
         except _network_errors() as error:
-            what = f"pyg:{self.about.name} cannot be downloaded ({pt.brief(error)})"
+            what = f"pyg:{self.about.name} cannot be downloaded ({pt.shorten(error)})"
             raise GraphError(f"{what}: prepare where there is a network, or put its files in {raw}") from None
         finally:
             socket.setdefaulttimeout(before)
             self.staging = None
-            shutil.rmtree(private, ignore_errors=True)
 
     def _publish(self, raw: Path, size: int | None) -> None:
         """Move the raw files to the folder that they are read from. Raises: OSError for one that is not whole."""
@@ -180,7 +176,7 @@ class _Careful:
 
 
 def _address(dataset: Any) -> str | None:
-    """Where the one file of a set is downloaded from, as far as its class tells."""
+    """Where the one file of a set is downloaded from, as far as its class says."""
     url = getattr(dataset, "url", None)
     first, *others = (Path(path) for path in dataset.raw_paths)
     if url is None or others or url.endswith(first.name):

@@ -78,7 +78,7 @@ def show_values(value: Any) -> str:
     """What a value is, in words: "int64 of shape (5,)", "a list"."""
     if isinstance(value, np.ndarray) or sp.issparse(value):
         return f"{value.dtype} of shape {tuple(value.shape)}"
-    return str(getattr(value, "told", f"a {type(value).__name__}"))
+    return str(getattr(value, "shown", f"a {type(value).__name__}"))
 
 
 def list_few(items: Sequence[Any]) -> str:
@@ -93,7 +93,7 @@ def describe_file(path: Path) -> SourceFile:
     return SourceFile(str(path.absolute()), status.st_size, status.st_mtime_ns, file_sha256(path), status.st_ctime_ns)
 
 
-def sha256_of(files: Sequence[SourceFile]) -> str:
+def hash_files(files: Sequence[SourceFile]) -> str:
     """The hash of a source: that of its only file, or of the names and hashes of its files."""
     if len(files) == 1:
         return files[0].sha256
@@ -198,11 +198,11 @@ def _check_finite(raw: RawGraph) -> None:
 
 
 def _check_roles(raw: RawGraph, role: ByteArray, split: str) -> None:
-    told = f"the split ({split})" if split else "the split"
+    words = f"the split ({split})" if split else "the split"
     for wanted in (Role.TRAIN, Role.VALIDATION, Role.TEST):
         if not (role == wanted).any():
             raise GraphError(
-                f"{raw.where}: {told} has no {wanted.name.lower()} node; training, souping and testing each need"
+                f"{raw.where}: {words} has no {wanted.name.lower()} node; training, souping and testing each need"
                 " some: complete it, or change graph.split or its shares"
             )
     unlabelled = np.flatnonzero((role != Role.NONE) & (raw.y < 0))
@@ -218,14 +218,14 @@ def _notes_on_classes(raw: RawGraph, role: ByteArray, classes: int) -> list[str]
     notes, inside, last = [], present, int(present[-1])
     gap = last - (int(present[-2]) + 1 if len(present) > 1 else 0)
     if gap and raw.classes is None and last - gap == len(present) - 1:  # all classes before the gap are there
-        told = f"label {last} (nodes: {counts[-1]}) follows {gap} classes without a node"
-        notes.append(f"{told}: write -1 in its place if it means no label")
+        words = f"label {last} (nodes: {counts[-1]}) follows {gap} classes without a node"
+        notes.append(f"{words}: write -1 in its place if it means no label")
         inside, classes = present[:-1], last - gap
     missing = classes - len(inside)
     if missing:
         first = np.setdiff1d(np.arange(min(classes, len(inside) + 8)), inside)[:8]
-        told = ", ".join(map(str, first)) + f" … ({missing} in all)" * (missing > len(first))
-        notes.append(f"classes without a node: {told}; classes are numbered from 0 on, and -1 means no label")
+        listed = ", ".join(map(str, first)) + f" … ({missing} in all)" * (missing > len(first))
+        notes.append(f"classes without a node: {listed}; classes are numbered from 0 on, and -1 means no label")
     if len(present) == 1:
         notes.append(f"every label is {last}: there is nothing to learn")
     untrained = np.setdiff1d(present, raw.y[role == Role.TRAIN])

@@ -41,34 +41,34 @@ def read(values: Mapping[str, Any], nodes: int, where: str) -> tuple[SourceSplit
     found: dict[Role, dict[str, Part]] = {}
     used = set()
     for name, value in values.items():
-        for role, label, part in _parts(name, value, nodes, where):
+        for role, label, part in _read_parts(name, value, nodes, where):
             found.setdefault(role, {})[label] = part
             used.add(name)
     left = [name for name in values if name not in used]
     _refuse_leftovers({name: values[name] for name in left}, bool(found), nodes, where)
     if not found:
         return None, used
-    columns = _columns({label: part for parts in found.values() for label, part in parts.items()}, where)
-    chosen = {role: _agreed(parts, columns, where) for role, parts in found.items()}
+    columns = _count_columns({label: part for parts in found.values() for label, part in parts.items()}, where)
+    chosen = {role: _agree(parts, columns, where) for role, parts in found.items()}
     masks = [isinstance(part, np.ndarray) for part in chosen.values()]
     words = "masks" if all(masks) else "masks and ids" if any(masks) else "ids"
     return SourceSplit(chosen, columns, words), used
 
 
-def describe_problem(values: Mapping[str, Any]) -> tuple[str, ...]:
+def list_split_names(values: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of all that seems to be about a split, readable or not."""
     return tuple(
         name for name, value in values.items() if _is_role(name, value) or (_is_array(value) and _mentions(name, value))
     )
 
 
-def roles(raw: RawGraph, job: GraphJob) -> ByteArray:
+def assign_roles(raw: RawGraph, job: GraphJob) -> ByteArray:
     """Each node's role under the job's split, (V,)."""
     kind = resolve_split(job, raw.splits)
     if kind == "random":
         if job.split == "auto" and job.split_index:
             raise GraphError(f"graph.split_index = {job.split_index}: {raw.where} has no split of its own")
-        return _random(raw.y, job)
+        return _assign_random(raw.y, job)
     split = (raw.splits or {}).get(kind)
     if split is None:
         known = ", ".join(["random", *(raw.splits or {})])
@@ -76,10 +76,10 @@ def roles(raw: RawGraph, job: GraphJob) -> ByteArray:
     if job.split_index >= split.columns:
         count = f"{split.columns} split{'s' if split.columns != 1 else ''}"
         raise GraphError(f"graph.split_index = {job.split_index}: {raw.where} has {count}, counted from 0")
-    return _given(raw, split.ids(job.split_index))
+    return _assign_given(raw, split.ids(job.split_index))
 
 
-def take_split(raw: RawGraph, job: GraphJob) -> str:
+def describe_split(raw: RawGraph, job: GraphJob) -> str:
     """Which split the job takes, in words."""
     kind, own = resolve_split(job, raw.splits), raw.splits or {}
     if kind != "random":
@@ -98,7 +98,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _role(name: str) -> Role | None:
+def _find_role(name: str) -> Role | None:
     return next((role for role, pattern in _NAMES.items() if pattern.fullmatch(_plain(name))), None)
 
 
@@ -107,11 +107,11 @@ def _mentions(name: str, value: Any) -> bool:
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
     if any(_MENTION.fullmatch(word.lower()) for word in words) or _WHOLE.fullmatch(_plain(name)):
         return True
-    return any(_role(str(key)) for group in _dicts(value) for key in group)
+    return any(_find_role(str(key)) for group in _list_dicts(value) for key in group)
 
 
 def _is_role(name: str, value: Any) -> bool:
-    return _role(name) is not None and not isinstance(value, str | bytes)
+    return _find_role(name) is not None and not isinstance(value, str | bytes)
 
 
 def _is_array(value: Any) -> bool:
@@ -122,7 +122,7 @@ def _is_array(value: Any) -> bool:
     )
 
 
-def _dicts(value: Any) -> list[Mapping[Any, Any]]:
+def _list_dicts(value: Any) -> list[Mapping[Any, Any]]:
     """The value, a dict, or the dicts of a list."""
     if isinstance(value, Mapping):
         return [value]
@@ -130,29 +130,29 @@ def _dicts(value: Any) -> list[Mapping[Any, Any]]:
     return list(value) if listed else []
 
 
-def _parts(name: str, value: Any, nodes: int, where: str) -> Iterator[tuple[Role, str, Part]]:
+def _read_parts(name: str, value: Any, nodes: int, where: str) -> Iterator[tuple[Role, str, Part]]:
     """(role, what it is called, its nodes) of each role that a named value says something of."""
-    role, groups = _role(name), _dicts(value)
+    role, groups = _find_role(name), _list_dicts(value)
     if groups and not role:
         by_key = [{str(key): item for key, item in group.items() if item is not None} for group in groups]
-        if not any(_role(key) for group in by_key for key in group):
+        if not any(_find_role(key) for group in by_key for key in group):
             return
         if any(group.keys() != by_key[0].keys() for group in by_key):
             raise GraphError(f"{where}: the dicts of {name} have not all the same keys; {_WORKS}")
         for key in by_key[0]:
-            place, label = _role(key), f"{name}[{key!r}]"
+            place, label = _find_role(key), f"{name}[{key!r}]"
             if not place:
                 raise GraphError(f"{where}: {label} is no role; expected train, valid and test; {_WORKS}")
             items = [group[key] for group in by_key]
-            yield place, label, _part(label, items[0] if len(items) == 1 else items, nodes, where)
+            yield place, label, _read_part(label, items[0] if len(items) == 1 else items, nodes, where)
     elif role and _is_role(name, value):
-        yield role, name, _part(name, value, nodes, where)
+        yield role, name, _read_part(name, value, nodes, where)
 
 
-def _part(name: str, value: Any, nodes: int, where: str) -> Part:
+def _read_part(name: str, value: Any, nodes: int, where: str) -> Part:
     """A role's nodes, from masks or ids; a list has one for each column."""
     if isinstance(value, list | tuple) and value:
-        parts = [_part(f"{name}[{number}]", item, nodes, where) for number, item in enumerate(value)]
+        parts = [_read_part(f"{name}[{number}]", item, nodes, where) for number, item in enumerate(value)]
         if all(isinstance(part, np.ndarray) and part.ndim == 1 for part in parts):
             return np.stack([np.asarray(part) for part in parts], axis=1)
         if all(isinstance(part, tuple) for part in parts):
@@ -194,7 +194,7 @@ def _refuse_leftovers(left: Mapping[str, Any], found: bool, nodes: int, where: s
             )
 
 
-def _columns(parts: Mapping[str, Part], where: str) -> int:
+def _count_columns(parts: Mapping[str, Part], where: str) -> int:
     """How many splits there are; what has one column only is the same for all of them."""
     counts = {
         name: part.shape[1] if isinstance(part, np.ndarray) and part.ndim == 2 else 1 for name, part in parts.items()
@@ -202,12 +202,12 @@ def _columns(parts: Mapping[str, Part], where: str) -> int:
     counts |= {name: len(part) for name, part in parts.items() if isinstance(part, tuple)}
     several = {name: count for name, count in counts.items() if count > 1}
     if len(set(several.values())) > 1:
-        told = ", ".join(f"{name} {count}" for name, count in several.items())
-        raise GraphError(f"{where}: the split's arrays differ in their number of columns: {told}; {_WORKS}")
+        listed = ", ".join(f"{name} {count}" for name, count in several.items())
+        raise GraphError(f"{where}: the split's arrays differ in their number of columns: {listed}; {_WORKS}")
     return max(counts.values())
 
 
-def _agreed(parts: Mapping[str, Part], columns: int, where: str) -> Part:
+def _agree(parts: Mapping[str, Part], columns: int, where: str) -> Part:
     """The first of a role's arrays, if the others say the same."""
     (first, part), *others = parts.items()
     for name, other in others:
@@ -219,7 +219,7 @@ def _agreed(parts: Mapping[str, Part], columns: int, where: str) -> Part:
     return part
 
 
-def _random(y: IntArray, job: GraphJob) -> ByteArray:
+def _assign_random(y: IntArray, job: GraphJob) -> ByteArray:
     """Shares of the labelled nodes in a seeded random order."""
     labelled = np.flatnonzero(y >= 0)
     shuffled = np.random.default_rng(job.split_seed).permutation(labelled)
@@ -232,7 +232,7 @@ def _random(y: IntArray, job: GraphJob) -> ByteArray:
     return role
 
 
-def _given(raw: RawGraph, split: Mapping[Role, IntArray]) -> ByteArray:
+def _assign_given(raw: RawGraph, split: Mapping[Role, IntArray]) -> ByteArray:
     role = np.full(len(raw.y), Role.NONE, dtype=np.uint8)
     for name, ids in split.items():
         called = name.name.lower()

@@ -57,7 +57,7 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _BlockLayout:
     """Nodes in the order of classes and communities. Shapes: block, community, degree (V,), starts (C + 1,)."""
 
     block: Int32Array
@@ -67,7 +67,7 @@ class _Layout:
     new_id: Int32Array
 
 
-def read(name: str, job: GraphJob, desk: SourceContext) -> RawGraph:
+def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
     """The graph that a preset, the seed and the scale give, the same on every machine.
 
     Raises: GraphError for an unknown preset.
@@ -77,14 +77,14 @@ def read(name: str, job: GraphJob, desk: SourceContext) -> RawGraph:
     preset, seed, scale = PRESETS[name], job.synthetic.seed, job.synthetic.scale
     nodes = max(preset.classes * 4, round(preset.nodes * scale))
     edges = round(preset.edges * nodes / preset.nodes)
-    desk.say(f"prepare: generating {nodes} nodes and about {edges} edges like {name}, seed {seed}")
-    layout = _layout(preset, nodes, edges, seed)
-    y = _labels(preset, layout, seed)
-    ends = _edges(preset, layout, edges, seed)
-    x = _features(preset, layout, seed, desk)
+    context.say(f"prepare: generating {nodes} nodes and about {edges} edges like {name}, seed {seed}")
+    layout = _lay_out(preset, nodes, edges, seed)
+    y = _draw_labels(preset, layout, seed)
+    ends = _draw_edges(preset, layout, edges, seed)
+    x = _draw_features(preset, layout, seed, context)
     source, destination = ends
     same = float((y[source] == y[destination]).mean())
-    desk.say(f"prepare: {len(source)} edges, {same:.3f} of them between nodes of equal labels")
+    context.say(f"prepare: {len(source)} edges, {same:.3f} of them between nodes of equal labels")
     return RawGraph(
         where=f"synthetic:{name}",
         sha256=fingerprint([VERSION, asdict(preset), seed, scale]),
@@ -93,11 +93,11 @@ def read(name: str, job: GraphJob, desk: SourceContext) -> RawGraph:
         source=source,
         destination=destination,
         classes=preset.classes,
-        splits={"public": SourceSplit.of(_split(preset, nodes, seed))},
+        splits={"public": SourceSplit.of(_draw_split(preset, nodes, seed))},
     )
 
 
-def _layout(preset: Preset, nodes: int, edges: int, seed: int) -> _Layout:
+def _lay_out(preset: Preset, nodes: int, edges: int, seed: int) -> _BlockLayout:
     generator = numpy_generator(seed, _LAYOUT)
     weight = 1.0 / (np.arange(preset.classes) + 2.0)  # a few large classes and many small ones
     starts = np.round(np.concatenate([[0.0], np.cumsum(weight)]) / weight.sum() * nodes).astype(np.int64)
@@ -110,7 +110,7 @@ def _layout(preset: Preset, nodes: int, edges: int, seed: int) -> _Layout:
     propensity = np.exp(preset.spread * np.clip(generator.standard_normal(nodes), -3.5, 3.5))
     expected = propensity * (2.0 * edges * preset.surplus / propensity.sum())
     degree = np.floor(expected + generator.random(nodes)).astype(np.int32)
-    return _Layout(
+    return _BlockLayout(
         block=block,
         community=community.astype(np.int32),
         degree=np.maximum(1, degree),
@@ -119,7 +119,7 @@ def _layout(preset: Preset, nodes: int, edges: int, seed: int) -> _Layout:
     )
 
 
-def _labels(preset: Preset, layout: _Layout, seed: int) -> Int32Array:
+def _draw_labels(preset: Preset, layout: _BlockLayout, seed: int) -> Int32Array:
     """Each node's class, or with the noise's probability another node's; by new ids."""
     generator = numpy_generator(seed, _LAYOUT, 1)
     nodes = len(layout.block)
@@ -129,7 +129,7 @@ def _labels(preset: Preset, layout: _Layout, seed: int) -> Int32Array:
     return y
 
 
-def within_share(preset: Preset, share_of_class: npt.NDArray[np.float64]) -> float:
+def compute_within_share(preset: Preset, share_of_class: npt.NDArray[np.float64]) -> float:
     """How many edges must stay in their class, so that the labels have the preset's homophily.
 
     share_of_class (C,): shares of half-edges. Equal labels by chance have probability sum of squares; an edge within
@@ -141,10 +141,10 @@ def within_share(preset: Preset, share_of_class: npt.NDArray[np.float64]) -> flo
     return min(1.0, max(0.0, (preset.homophily - chance) / (inside - chance)))
 
 
-def _edges(preset: Preset, layout: _Layout, edges: int, seed: int) -> tuple[Int32Array, Int32Array]:
+def _draw_edges(preset: Preset, layout: _BlockLayout, edges: int, seed: int) -> tuple[Int32Array, Int32Array]:
     """(sources, destinations) by new ids, each undirected edge once."""
     halves = np.add.reduceat(layout.degree.astype(np.int64), layout.starts[:-1])
-    inside = within_share(preset, halves / halves.sum())
+    inside = compute_within_share(preset, halves / halves.sum())
     ends = np.empty((2, edges + edges // 10), dtype=np.int32)
     count, pool = 0, []
     for number in range(preset.classes):
@@ -155,15 +155,15 @@ def _edges(preset: Preset, layout: _Layout, edges: int, seed: int) -> tuple[Int3
         pool.append(stubs[level >= inside])
         local = stubs[level < inside * preset.local]
         wide = stubs[(level >= inside * preset.local) & (level < inside)]
-        paired = [_paired(local, layout.community, generator), _paired(wide, None, generator)]
+        paired = [_pair(local, layout.community, generator), _pair(wide, None, generator)]
         count = _add(ends, count, np.concatenate(paired, axis=1), layout)
     everywhere = np.concatenate(pool)
     pool.clear()
-    count = _add(ends, count, _paired(everywhere, None, numpy_generator(seed, _GLOBAL)), layout)
+    count = _add(ends, count, _pair(everywhere, None, numpy_generator(seed, _GLOBAL)), layout)
     return ends[0, :count], ends[1, :count]
 
 
-def _paired(stubs: Int32Array, community: Int32Array | None, generator: np.random.Generator) -> Int32Array:
+def _pair(stubs: Int32Array, community: Int32Array | None, generator: np.random.Generator) -> Int32Array:
     """Half-edges paired at random, within communities where given, (2, n)."""
     key = generator.integers(0, 2**31, len(stubs), dtype=np.int64)
     if community is not None:
@@ -172,7 +172,7 @@ def _paired(stubs: Int32Array, community: Int32Array | None, generator: np.rando
     return shuffled[: len(shuffled) // 2 * 2].reshape(-1, 2).T
 
 
-def _add(ends: Int32Array, count: int, pairs: Int32Array, layout: _Layout) -> int:
+def _add(ends: Int32Array, count: int, pairs: Int32Array, layout: _BlockLayout) -> int:
     """Put pairs without loops and duplicates at the end of `ends`, by new ids; how many are there then."""
     low, high = pairs.min(0).astype(np.int64), pairs.max(0).astype(np.int64)
     key = (low << 32 | high)[low != high]
@@ -184,14 +184,14 @@ def _add(ends: Int32Array, count: int, pairs: Int32Array, layout: _Layout) -> in
     return stop
 
 
-def _features(preset: Preset, layout: _Layout, seed: int, desk: SourceContext) -> Rows:
+def _draw_features(preset: Preset, layout: _BlockLayout, seed: int, context: SourceContext) -> Rows:
     """Class mean, community's own shift, and noise; drawn and written block by block."""
     means = numpy_generator(seed, _MEANS).standard_normal((preset.classes, preset.features), dtype=np.float32)
     shifts = int(layout.community[-1]) + 1
     shift = numpy_generator(seed, _MEANS, 1).standard_normal((shifts, preset.features), dtype=np.float32)
     old_id = np.empty_like(layout.new_id)
     old_id[layout.new_id] = np.arange(len(old_id), dtype=np.int32)
-    rows = FileRows.create(desk.scratch / "features", (len(old_id), preset.features))
+    rows = FileRows.create(context.scratch / "features", (len(old_id), preset.features))
     for number, start in enumerate(range(0, len(old_id), _BLOCK)):
         old = old_id[start : start + _BLOCK]
         x: FloatArray = numpy_generator(seed, _FEATURES, number).standard_normal(
@@ -202,7 +202,7 @@ def _features(preset: Preset, layout: _Layout, seed: int, desk: SourceContext) -
     return rows
 
 
-def _split(preset: Preset, nodes: int, seed: int) -> dict[Role, IntArray]:
+def _draw_split(preset: Preset, nodes: int, seed: int) -> dict[Role, IntArray]:
     """Random nodes, in the preset's shares."""
     order = numpy_generator(seed, _LAYOUT, 2).permutation(nodes)
     train = max(1, round(preset.train / preset.nodes * nodes))

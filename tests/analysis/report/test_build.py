@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gnnsoup_hpc.analysis.report import build
-from gnnsoup_hpc.analysis.report.rows import contents
+from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.config import METHOD_NAMES, Job
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import soup as soup_store
@@ -110,7 +110,7 @@ def test_the_report_stands_alone(report: h5py.File, served: Job) -> None:
 
 def test_the_report_repeats_what_the_graph_says(served: Job, tmp_path: Path) -> None:
     """Which split was taken, what preparing had to say, and how many test nodes each class has."""
-    run = replace(contents(RunDir.of(served).root), split="random", notes=("Two edges were merged.", "No more."))
+    run = replace(read_contents(RunDir.of(served).root), split="random", notes=("Two edges were merged.", "No more."))
     copy = RunDir(tmp_path)
     build.write(replace(run, run=copy))
     with h5py.File(copy.report) as file, h5py.File(RunDir.of(served).graph) as graph:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gnnsoup_hpc.analysis.report.compare import compare_runs, comparison
-from gnnsoup_hpc.analysis.report.rows import Contents, contents
+from gnnsoup_hpc.analysis.report.compare import compare_roots, compare_runs
+from gnnsoup_hpc.analysis.report.contents import Contents, read_contents
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.graph.graph import SourceFacts
@@ -18,7 +18,7 @@ from tests import runs as pantry
 
 @pytest.fixture(scope="module")
 def run(served: Job) -> Contents:
-    return contents(RunDir.of(served).root)
+    return read_contents(RunDir.of(served).root)
 
 
 def variant(run: Contents, name: str, *overrides: str, gain: float = 0.0, sha256: str = "") -> Contents:
@@ -116,7 +116,7 @@ def test_a_run_counts_once(served: Job, tmp_path: Path) -> None:
     link.symlink_to(root)
     copied = RunDir.of(pantry.copied(served, tmp_path)).root
     for other in (root, link, copied):
-        text = comparison([root, other])
+        text = compare_roots([root, other])
         assert text == f"{other} is the same experiment as {root}, and is counted once."
 
 

@@ -16,7 +16,7 @@ from gnnsoup_hpc.data import sources
 from gnnsoup_hpc.data.sources import npz, pt
 from gnnsoup_hpc.data.sources.context import SourceContext
 from gnnsoup_hpc.data.sources.raw import RawGraph, finish
-from gnnsoup_hpc.data.sources.split import roles, take_split
+from gnnsoup_hpc.data.sources.split import assign_roles, describe_split
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph.graph import Graph, SourceFacts
 from gnnsoup_hpc.graph.identity import check_asked
@@ -56,7 +56,7 @@ def read(kind: str, arrays: dict[str, Any], **options: Any) -> RawGraph:
 
 def graph(kind: str, arrays: dict[str, Any], **options: Any) -> Graph:
     raw, job = read(kind, arrays, **options), GraphJob(**options)
-    return finish(raw, roles(raw, job), job, take_split(raw, job))
+    return finish(raw, assign_roles(raw, job), job, describe_split(raw, job))
 
 
 def refusal(kind: str, arrays: dict[str, Any], **options: Any) -> str:

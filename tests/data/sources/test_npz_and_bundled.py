@@ -15,7 +15,7 @@ from gnnsoup_hpc.data import sources
 from gnnsoup_hpc.data.sources import npz
 from gnnsoup_hpc.data.sources.context import SourceContext
 from gnnsoup_hpc.data.sources.raw import RawGraph, describe_file, finish
-from gnnsoup_hpc.data.sources.split import roles
+from gnnsoup_hpc.data.sources.split import assign_roles
 from gnnsoup_hpc.errors import GraphError, JobError
 from gnnsoup_hpc.graph.graph import Graph
 from gnnsoup_hpc.types import Role
@@ -40,7 +40,7 @@ def six(**changes: Any) -> RawGraph:
 
 def stored(raw: RawGraph, undirected: bool = True) -> Graph:
     job = GraphJob(split="stored", undirected=undirected)
-    return finish(raw, roles(raw, job), job)
+    return finish(raw, assign_roles(raw, job), job)
 
 
 def entries(graph: Graph) -> list[tuple[int, int]]:
@@ -228,12 +228,12 @@ def test_random_split(labels: list[int], seed: int, train: float, validation: fl
     y = np.array(labels)
     raw = RawGraph("any", "0" * 64, np.ones((len(y), 1), dtype=np.float32), y, *np.zeros((2, 0), dtype=np.int64))
     job = GraphJob(split_seed=seed, train_share=train, validation_share=validation)
-    role, labelled = roles(raw, job), int((y >= 0).sum())
+    role, labelled = assign_roles(raw, job), int((y >= 0).sum())
     assert set(role[y < 0].tolist()) <= {int(Role.NONE)}
     assert set(role[y >= 0].tolist()) <= {int(Role.TRAIN), int(Role.VALIDATION), int(Role.TEST)}
     assert (role == Role.TRAIN).sum() == round(train * labelled)
     assert (role == Role.VALIDATION).sum() == round(validation * labelled)
-    assert np.array_equal(role, roles(raw, job))
+    assert np.array_equal(role, assign_roles(raw, job))
 
 
 def test_split_seeds_give_different_splits(pubmed: Graph) -> None:

@@ -16,7 +16,7 @@ import pytest
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import ogb
 from gnnsoup_hpc.data.sources.context import SourceContext
-from gnnsoup_hpc.data.sources.ogb import catalogue, table
+from gnnsoup_hpc.data.sources.ogb import catalogue
 from gnnsoup_hpc.data.sources.raw import RawGraph
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.io import ingredient as ingredient_store
@@ -77,7 +77,7 @@ def test_every_layout_is_read_as_ogb_reads_it(name: str, tmp_path: Path) -> None
 def test_chunks_do_not_matter(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     LAYOUTS[name](tmp_path)
     whole = read(f"ogb:{name}", tmp_path)
-    monkeypatch.setattr(table, "_CELLS", 300)
+    monkeypatch.setattr(ogb, "CELLS", 300)
     pieces = read(f"ogb:{name}", tmp_path)
     assert np.array_equal(whole.x[:], pieces.x[:])
     assert np.array_equal(whole.y, pieces.y)

@@ -19,7 +19,7 @@ from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import pickled, pt
 from gnnsoup_hpc.data.sources.context import SourceContext
 from gnnsoup_hpc.data.sources.raw import RawGraph, describe_file, finish
-from gnnsoup_hpc.data.sources.split import roles
+from gnnsoup_hpc.data.sources.split import assign_roles
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.types import Role
 
@@ -115,7 +115,7 @@ def test_a_file_of_pygs_own_cache_is_read(tmp_path: Path) -> None:
 def test_it_becomes_a_graph(tmp_path: Path) -> None:
     job = GraphJob(undirected=False)
     raw = read(saved(tmp_path, Data(**FIVE)))
-    graph = finish(raw, roles(raw, job), job)
+    graph = finish(raw, assign_roles(raw, job), job)
     assert (graph.classes, graph.indices.tolist(), graph.role.tolist()) == (3, [0, 1, 4], [1, 1, 2, 3, 0])
 
 
@@ -195,13 +195,13 @@ def test_columns_of_masks_and_one_test_mask_for_all(tmp_path: Path) -> None:
             Role.TEST: [3],
         }
     with pytest.raises(GraphError, match=r"graph.split_index = 3: .* has 3 splits, counted from 0"):
-        roles(read(path), GraphJob(split_index=3))
-    roles(read(path, split="random"), GraphJob(split_index=3, split="random"))
+        assign_roles(read(path), GraphJob(split_index=3))
+    assign_roles(read(path, split="random"), GraphJob(split_index=3, split="random"))
 
 
 def test_the_second_of_one_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GraphError, match="has 1 split,"):
-        roles(read(saved(tmp_path, FIVE)), GraphJob(split_index=1))
+        assign_roles(read(saved(tmp_path, FIVE)), GraphJob(split_index=1))
 
 
 @pytest.mark.parametrize("key", ["x", "y", "edge_index"])
@@ -244,7 +244,7 @@ def test_ids_beyond_int32_are_not_wrapped_into_range(bad: int) -> None:
     raw = given(edge_index=torch.tensor([[0, bad], [1, 2]]))
     assert raw.source.tolist() == [0, bad]
     with pytest.raises(GraphError, match="out of range"):
-        finish(raw, roles(raw, GraphJob()), GraphJob())
+        finish(raw, assign_roles(raw, GraphJob()), GraphJob())
 
 
 @pytest.mark.parametrize("evil", [Malicious, Runs])

@@ -22,7 +22,7 @@ from gnnsoup_hpc.data.sources import pyg
 from gnnsoup_hpc.data.sources.context import SourceContext
 from gnnsoup_hpc.data.sources.pt import from_data
 from gnnsoup_hpc.data.sources.raw import finish
-from gnnsoup_hpc.data.sources.split import roles
+from gnnsoup_hpc.data.sources.split import assign_roles
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.types import Role
 from tests.data.sources import layouts
@@ -43,7 +43,7 @@ def test_a_class_with_names_lies_where_its_users_have_it(tmp_path: Path) -> None
         assert np.array_equal(found.x[:], theirs[0].x.numpy())
         assert np.array_equal(found.y, theirs[0].y.numpy())
         assert np.array_equal(np.stack([found.source, found.destination]), theirs[0].edge_index.numpy())
-        assert finish(found, roles(found, GraphJob()), GraphJob()).classes == theirs.num_classes
+        assert finish(found, assign_roles(found, GraphJob()), GraphJob()).classes == theirs.num_classes
         assert not found.splits
         assert [Path(file.path).name for file in found.files] == ["amazon_electronics_computers.npz"]
 
@@ -89,7 +89,7 @@ def test_a_split_of_several_and_stopping_masks_left_out(tmp_path: Path) -> None:
         assert split[Role.VALIDATION].tolist() == np.flatnonzero(masks[index] == 1).tolist()
         assert split[Role.TEST].tolist() == np.flatnonzero(wiki["test_mask"]).tolist()
     with pytest.raises(GraphError, match=r"graph.split_index = 4: pyg:WikiCS has 4 splits"):
-        roles(found, GraphJob(split_index=4))
+        assign_roles(found, GraphJob(split_index=4))
 
 
 @pytest.mark.parametrize(
@@ -290,4 +290,4 @@ def test_one_of_several_splits_is_chosen() -> None:
         assert found[Role.TRAIN].tolist() == data["train_mask"][:, index].nonzero().flatten().tolist()
         assert found[Role.TEST].tolist() == data["test_mask"].nonzero().flatten().tolist()
     with pytest.raises(GraphError, match=r"graph.split_index = 4: it has 4 splits, counted from 0"):
-        roles(from_data(data, "it", (), "public", GraphJob()), GraphJob(split_index=4))
+        assign_roles(from_data(data, "it", (), "public", GraphJob()), GraphJob(split_index=4))

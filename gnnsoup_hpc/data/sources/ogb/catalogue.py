@@ -52,8 +52,8 @@ def accuracy(name: str, predicted_n: IntArray, labels_n: IntArray) -> float:
     sys.modules.setdefault("outdated", None)  # type: ignore[arg-type]  # or ogb asks PyPI for its newest version
     from ogb.nodeproppred import Evaluator
 
-    told = {"y_true": np.asarray(labels_n)[:, None], "y_pred": np.asarray(predicted_n)[:, None]}
-    return float(Evaluator(name).eval(told)["acc"])
+    arrays = {"y_true": np.asarray(labels_n)[:, None], "y_pred": np.asarray(predicted_n)[:, None]}
+    return float(Evaluator(name).eval(arrays)["acc"])
 
 
 def _set(name: str, about: dict[str, str]) -> OgbDataset:

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from gnnsoup_hpc.analysis.report.compare import judge as compared
-from gnnsoup_hpc.analysis.report.layout import align_columns
-from gnnsoup_hpc.analysis.report.rows import Contents, best_ingredient, contents
-from gnnsoup_hpc.analysis.report.table import spread, table
-from gnnsoup_hpc.analysis.report.words import only_ingredient, verdicts
+from gnnsoup_hpc.analysis.report.contents import Contents, find_best_ingredient, read_contents
+from gnnsoup_hpc.analysis.report.table import show_run, show_spread
+from gnnsoup_hpc.analysis.report.verdicts import find_only_ingredient, verdicts
 from gnnsoup_hpc.config import METHOD_NAMES, Job
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io.records import MixingWeights, Paired, Soup
@@ -25,7 +24,7 @@ from tests import runs
 @pytest.fixture(scope="module")
 def run(served: Job) -> Contents:
     """The LS soup's weights are made even, so that it is not equal to one ingredient."""
-    found = contents(RunDir.of(served).root)
+    found = read_contents(RunDir.of(served).root)
     return replace(found, soups=tuple(even(soup) if soup.method == "ls" else soup for soup in found.soups))
 
 
@@ -143,15 +142,15 @@ def test_a_soup_that_is_one_ingredient_is_called_so(run: Contents) -> None:
 def test_weights_that_are_no_shares_are_not_taken_for_one(run: Contents, row: tuple[float, float, float]) -> None:
     ls = run.soup("ls")
     assert ls is not None
-    assert only_ingredient(replace(ls, mixture=weighed(run, row, row))) == ""
+    assert find_only_ingredient(replace(ls, mixture=weighed(run, row, row))) == ""
 
 
 def test_an_ensemble_never_equals_an_ingredient(run: Contents) -> None:
     ensemble = replace(weighed(run, (1.0, 0.0, 0.0)), of="predictions")
     ls = run.soup("ls")
     assert ls is not None
-    assert only_ingredient(replace(ls, mixture=ensemble)) == ""
-    assert only_ingredient(replace(ls, mixture=replace(ensemble, of="weights"))) == "0000"
+    assert find_only_ingredient(replace(ls, mixture=ensemble)) == ""
+    assert find_only_ingredient(replace(ls, mixture=replace(ensemble, of="weights"))) == "0000"
 
 
 def test_a_collapse_is_said_aloud(run: Contents) -> None:
@@ -194,18 +193,18 @@ def test_every_method_but_the_best_gets_a_verdict(run: Contents) -> None:
 
 def test_the_diagnosis_comes_last_and_its_lack_is_said(run: Contents) -> None:
     assert verdicts(run)[-1].startswith("One basin: all 3 ingredients")
-    lines = table(run).splitlines()
+    lines = show_run(run).splitlines()
     assert any(line.startswith("midpoints with the best ingredient") for line in lines)
     assert [line.split()[-1] for line in lines if line.startswith(("0000", "0001", "0002", "mean of all"))].count(
         "yes"
     ) == 3
     without = replace(run, diagnosis=None)
     assert verdicts(without)[-1].endswith(f"is not known: run `gnnsoup diagnose {run.run.root}`.")
-    assert "midpoints" not in table(without)
+    assert "midpoints" not in show_run(without)
 
 
 def test_table_has_a_row_a_method_and_a_phase(run: Contents) -> None:
-    lines = [line.split() for line in table(run).splitlines() if line]
+    lines = [line.split() for line in show_run(run).splitlines() if line]
     heads = [line[0] for line in lines]
     for name in (*METHOD_NAMES, "prepare", "train", "phase"):
         assert name in heads, name
@@ -213,17 +212,9 @@ def test_table_has_a_row_a_method_and_a_phase(run: Contents) -> None:
     assert pls[pls.index("unions") - 1] == "6"
 
 
-def test_columns_are_aligned() -> None:
-    assert align_columns([("method", "test"), ("ls", "0.5"), ("uniform", "10.25")]) == [
-        "method    test",
-        "ls         0.5",
-        "uniform  10.25",
-    ]
-
-
 def test_spread_is_the_sample_deviation() -> None:
-    assert spread([1.0, 2.0, 3.0]) == "2.0000 ± 1.0000"
-    assert spread([0.5]) == "0.5000 ± 0.0000"
+    assert show_spread([1.0, 2.0, 3.0]) == "2.0000 ± 1.0000"
+    assert show_spread([0.5]) == "0.5000 ± 0.0000"
 
 
 def test_a_mean_over_runs_is_a_gain_only_beyond_its_error() -> None:
@@ -244,13 +235,13 @@ def copy(served: Job, tmp_path: Path) -> RunDir:
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is not the folder of a run"):
-        contents(tmp_path)
+        read_contents(tmp_path)
 
 
 def test_a_run_without_soups_names_the_command(copy: RunDir) -> None:
     shutil.rmtree(copy.soups)
     with pytest.raises(RunError, match="holds no soup yet: run `gnnsoup soup JOB` first"):
-        contents(copy.root)
+        read_contents(copy.root)
 
 
 def test_soups_of_different_shelves_are_not_reported_together(copy: RunDir, served: Job) -> None:
@@ -259,14 +250,14 @@ def test_soups_of_different_shelves_are_not_reported_together(copy: RunDir, serv
     runs.souped(fewer)
     copy.job.write_text(served.to_toml())
     with pytest.raises(RunError, match=r"(best|uniform).h5 (is made of other|was made with train.ingredients)"):
-        contents(copy.root)
+        read_contents(copy.root)
 
 
 def test_ingredients_that_are_not_the_soups_are_not_reported_beside_them(copy: RunDir) -> None:
     """The soups know the hashes of the weights that they are made of."""
     shutil.copy(copy.ingredient(0), copy.ingredient(2))
     with pytest.raises(RunError, match="run `gnnsoup soup JOB`"):
-        contents(copy.root)
+        read_contents(copy.root)
 
 
 def test_the_error_does_not_depend_on_the_other_methods(run: Contents) -> None:
@@ -286,7 +277,7 @@ def test_souping_pairs_each_soup_with_the_best_ingredient(run: Contents) -> None
     for soup in run.soups:
         pair = soup.paired
         assert pair is not None
-        assert pair.best == f"{best_ingredient(run).index:04d}"
+        assert pair.best == f"{find_best_ingredient(run).index:04d}"
         assert pair.only_soup - pair.only_best == round((soup.test_accuracy - best.test_accuracy) * run.test_nodes)
 
 
@@ -319,17 +310,17 @@ def test_classes_that_are_rarer_than_the_error_are_named(run: Contents) -> None:
 
 def test_what_was_found_in_preparing_is_repeated(run: Contents) -> None:
     told = replace(run, split="stored masks, column 3 of 10", notes=("2 edges were duplicates and are merged.",))
-    lines = table(told).splitlines()
+    lines = show_run(told).splitlines()
     assert lines[2:4] == ["split: stored masks, column 3 of 10", "2 edges were duplicates and are merged."]
-    assert "split:" not in table(replace(run, split=""))
+    assert "split:" not in show_run(replace(run, split=""))
     assert "ensemble: no souping cost, 3 x inference cost." in lines
 
 
 def test_the_verdict_says_that_a_uniform_soup_loses_in_one_basin_too(run: Contents) -> None:
     uniform = run.soup("uniform")
     assert uniform is not None
-    pair = Paired(f"{best_ingredient(run).index:04d}", 0, 40)
-    worse = replace(uniform, paired=pair, test_accuracy=best_ingredient(run).test_accuracy - 40 / run.test_nodes)
+    pair = Paired(f"{find_best_ingredient(run).index:04d}", 0, 40)
+    worse = replace(uniform, paired=pair, test_accuracy=find_best_ingredient(run).test_accuracy - 40 / run.test_nodes)
     said = verdicts(replace(run, soups=(worse,)))
     assert any(line.startswith("The uniform soup loses to the best ingredient") for line in said)
     assert said[-1].startswith("Even so the uniform soup loses to the best ingredient: it averages")

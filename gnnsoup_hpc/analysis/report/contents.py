@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gnnsoup_hpc import config as jobs
-from gnnsoup_hpc.analysis.report.cells import TriedTrial, options, read_trials, trials_of
+from gnnsoup_hpc.analysis.report.trials import TriedTrial, find_trials, list_options, read_trials
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.io import alignment as alignment_store
@@ -52,7 +52,7 @@ class Contents:
     phases: tuple[Phase, ...]
     alignment: AlignmentRecord | None = None  # None where nothing was asked about it
     diagnosis: Diagnosis | None = None  # of these very ingredients
-    cells: tuple[TriedTrial, ...] = ()  # of sweeps
+    trials: tuple[TriedTrial, ...] = ()  # of sweeps
     split: str = ""  # which split was taken, in words; not known of a graph of an older version
     notes: tuple[str, ...] = ()  # what preparing had to say of the source
     source_sha256: str = ""  # of what the graph was read from
@@ -72,7 +72,7 @@ class Contents:
         return next((soup for soup in self.soups if soup.method == method), None)
 
 
-def contents(root: Path) -> Contents:
+def read_contents(root: Path) -> Contents:
     """Read the run in folder `root`.
 
     Raises: RunError where it is no run, holds no soup yet, or soups that do not belong together; FileError where one of
@@ -103,12 +103,12 @@ def contents(root: Path) -> Contents:
         prepared, facts = graph.measurement, _facts(job, graph)
         _check_shelf(run, graph, ingredients, soups)
         diagnosis = _diagnosis(run, graph, ingredients)
-    alignment, cells = _alignment(run, job, soups), read_trials(run, job, soups)
+    alignment, trials = _alignment(run, job, soups), read_trials(run, job, soups)
     phases = (
         _phase("prepare", [prepared]),
         _phase("train", [ingredient.measurement for ingredient in ingredients]),
         *([_phase("align", [alignment.measurement])] if alignment else []),
-        *([_phase("sweep", [row.soup.measurement for row in cells if row.soup])] if cells else []),
+        *([_phase("sweep", [row.soup.measurement for row in trials if row.soup])] if trials else []),
         _phase("soup", [soup.measurement for soup in soups]),
     )
     return Contents(
@@ -120,7 +120,7 @@ def contents(root: Path) -> Contents:
         phases=phases,
         alignment=alignment,
         diagnosis=diagnosis,
-        cells=cells,
+        trials=trials,
     )
 
 
@@ -176,7 +176,7 @@ def _diagnosis(run: RunDir, graph: GraphFile, ingredients: Sequence[Ingredient])
 
 def _check_options(run: RunDir, job: Job, soup: Soup) -> None:
     """Refuse a soup that the job, as it is now, would make otherwise."""
-    if any(dict(soup.options) | options(cell) == soup.options for cell in trials_of(job, soup.method)):
+    if any(dict(soup.options) | list_options(trial) == soup.options for trial in find_trials(job, soup.method)):
         return
     section = getattr(job.soup, soup.method, None)
     wanted = {"seed": job.soup.seed} | (section.model_dump(mode="json") if section is not None else {})
@@ -204,12 +204,12 @@ def _check_shelf(run: RunDir, graph: GraphFile, ingredients: Sequence[Ingredient
         )
 
 
-def best_ingredient(run: Contents) -> Ingredient:
+def find_best_ingredient(run: Contents) -> Ingredient:
     """The ingredient with the highest validation accuracy; of equals, that with the lowest number."""
     return max(run.ingredients, key=lambda i: (i.validation_accuracy, -i.index))
 
 
-def models_at_inference(soup: Soup) -> int:
+def count_models(soup: Soup) -> int:
     """How many models one prediction of a soup runs through: one, but all of them for an ensemble."""
     return int((soup.mixture.alpha[0] != 0).sum()) if soup.mixture.of == "predictions" else 1
 

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from gnnsoup_hpc.analysis.status.clock import Clock
-from gnnsoup_hpc.analysis.status.look import Status, read_status
-from gnnsoup_hpc.analysis.status.piece import TaskReader, TaskStatus
+from gnnsoup_hpc.analysis.status.read import Clock, Status, TaskReader, TaskStatus, estimate_end, read_status
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.runtime import leases, status_files
@@ -155,10 +153,11 @@ def test_half_written_notes_are_no_trouble(job: Job, run: RunDir, text: str) -> 
 def test_what_vanishes_between_two_looks_is_waiting(job: Job, run: RunDir) -> None:
     run.ingredient(1).unlink()
     leased(run, 1)
-    watch = TaskReader.of(run)
+    reader = TaskReader.of(run)
     run.lease(work(1)).unlink()
-    assert watch.ingredient(1, frozenset({"0001.h5"}), 12).state == "damaged"  # listed, and gone when it was opened
-    assert watch.ingredient(1, frozenset(), 12) == TaskStatus(work(1), "waiting", epochs=12)
+    listed = frozenset({"0001.h5"})  # and gone when it was opened
+    assert reader.read_ingredient(1, listed, 12).state == "damaged"
+    assert reader.read_ingredient(1, frozenset(), 12) == TaskStatus(work(1), "waiting", epochs=12)
 
 
 def test_what_is_finished_meanwhile_is_finished(job: Job, run: RunDir) -> None:
@@ -222,3 +221,38 @@ def test_a_clock_ahead_makes_no_age_negative(tmp_path: Path) -> None:
     os.utime(path, (time.time() + 500.0, time.time() + 500.0))
     assert Clock.of(tmp_path).age(path) == 0.0
     assert Clock.of(tmp_path).age(tmp_path / "none") is None
+
+
+def running_task(epoch: int | None, seconds: float | None, epochs: int = 10) -> TaskStatus:
+    return TaskStatus("a", "running", epoch=epoch, epochs=epochs, epoch_seconds=seconds)
+
+
+WAITING = TaskStatus("w", "waiting", epochs=10)
+
+
+def test_waiting_ones_go_to_whoever_is_free_first() -> None:
+    """One worker is free in 2 s, one in 8 s: three of 20 s each end at 22, 28 and 42 s."""
+    tasks = [running_task(9, 2.0), running_task(6, 2.0), WAITING, WAITING, WAITING]
+    assert estimate_end(tasks, None).seconds == pytest.approx(42.0)
+
+
+def test_the_last_one_running_decides_where_nothing_waits() -> None:
+    assert estimate_end([running_task(9, 2.0), running_task(1, 3.0)], None).seconds == pytest.approx(27.0)
+
+
+def test_finished_ones_tell_where_no_epoch_is_done_yet() -> None:
+    finished = TaskStatus("f", "finished", epochs=20, seconds=10.0)
+    assert estimate_end([finished, running_task(None, None), WAITING], None).seconds == pytest.approx(10.0)
+    assert estimate_end([running_task(None, None), WAITING], None).why == "no epoch is done yet"
+
+
+def test_silent_and_damaged_ones_are_to_be_done_and_failed_ones_are_not() -> None:
+    for state, seconds in (("silent", 22.0), ("damaged", 22.0), ("failed", 2.0)):
+        piece = TaskStatus("p", state, epochs=10)  # type: ignore[arg-type]
+        assert estimate_end([running_task(9, 2.0), piece], None).seconds == pytest.approx(seconds), state
+
+
+def test_why_it_cannot_be_told() -> None:
+    assert "no rank works" in estimate_end([WAITING], None).why
+    assert "trunk" in estimate_end([WAITING], TaskStatus("trunk", "running")).why
+    assert estimate_end([TaskStatus("f", "finished")], None).why == "all ingredients are there"

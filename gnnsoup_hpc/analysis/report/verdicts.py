@@ -11,10 +11,11 @@ import torch
 
 from gnnsoup_hpc.analysis.diagnosis.advice import verdict
 from gnnsoup_hpc.analysis.diagnosis.basin import COLLAPSE
-from gnnsoup_hpc.analysis.report.rows import Contents, best_ingredient
+from gnnsoup_hpc.analysis.report.contents import Contents, find_best_ingredient
 from gnnsoup_hpc.io.records import Soup
 from gnnsoup_hpc.types import ByteArray
 from gnnsoup_hpc.utils.stats import binomial_error, error_below_mean, paired_error
+from gnnsoup_hpc.utils.text_table import show_points
 
 WHOLE = 0.99  # the least weight, in every group, of the one ingredient that a soup equals
 _WHOLE = "99 % or more"
@@ -23,35 +24,35 @@ _NAMED = 5  # rare classes
 
 def verdicts(run: Contents) -> list[str]:
     """One sentence each on what to notice about the run's soups, then the diagnosis's."""
-    return list(_sentences(run))
+    return list(_list_sentences(run))
 
 
-def _sentences(run: Contents) -> Iterator[str]:
+def _list_sentences(run: Contents) -> Iterator[str]:
     for reason in run.soups[0].left_out:
         yield f"Left out: {reason}."
     if len(run.ingredients) == 1:
         yield "There is one ingredient, so there is nothing to mix: every soup is that ingredient."
-        yield from _classes(run)
+        yield from _judge_classes(run)
         return
-    best = best_ingredient(run)
+    best = find_best_ingredient(run)
     error = 2.0 * binomial_error(best.test_accuracy, run.test_nodes)
     yield (
         f"The best ingredient on validation is {best.index:04d}, with test accuracy {best.test_accuracy:.4f};"
-        f" twice the binomial error of {run.test_nodes} test nodes is {_points(error)}."
+        f" twice the binomial error of {run.test_nodes} test nodes is {show_points(error)}."
     )
-    yield from _classes(run)
-    against = {soup.method: _against_best(run, soup) for soup in run.soups if soup.method != "best"}
+    yield from _judge_classes(run)
+    against = {soup.method: _compare_with_best(run, soup) for soup in run.soups if soup.method != "best"}
     for soup in run.soups:
         if soup.method != "best":
-            yield _in_words(run, soup, against[soup.method])
-            yield from _collapse(run, soup)
-    yield from _diagnosed(run, against)
+            yield _judge_soup(run, soup, against[soup.method])
+            yield from _report_collapse(run, soup)
+    yield from _judge_basin(run, against)
 
 
-def _classes(run: Contents) -> Iterator[str]:
+def _judge_classes(run: Contents) -> Iterator[str]:
     """Where an accuracy says little: a majority vote is as good, or a class is rarer than the error."""
     nodes = run.test_nodes
-    highest = max([best_ingredient(run).test_accuracy, *(soup.test_accuracy for soup in run.soups)])
+    highest = max([find_best_ingredient(run).test_accuracy, *(soup.test_accuracy for soup in run.soups)])
     error = 2.0 * binomial_error(highest, nodes)
     most = max(range(len(run.test_classes)), key=lambda number: run.test_classes[number])
     share = run.test_classes[most] / nodes
@@ -59,7 +60,7 @@ def _classes(run: Contents) -> Iterator[str]:
         than = "worse than" if share - highest > error else "no better than"
         yield (
             f"The highest test accuracy, {highest:.4f}, is {than} a majority vote: {share:.4f} of test nodes are of"
-            f" class {most}, and the error is {_points(error)}."
+            f" class {most}, and the error is {show_points(error)}."
         )
     rare = [number for number, count in enumerate(run.test_classes) if count <= error * nodes]
     if rare and len(run.test_classes) > 1:
@@ -89,7 +90,7 @@ class Comparison:
         return self.difference < -self.error
 
 
-def _diagnosed(run: Contents, against: Mapping[str, Comparison]) -> Iterator[str]:
+def _judge_basin(run: Contents, against: Mapping[str, Comparison]) -> Iterator[str]:
     if run.diagnosis is None:
         yield f"Whether the ingredients lie in one basin is not known: run `gnnsoup diagnose {run.run.root}`."
         return
@@ -97,9 +98,9 @@ def _diagnosed(run: Contents, against: Mapping[str, Comparison]) -> Iterator[str
     yield from verdict(run.diagnosis, run.job, None if uniform is None else uniform.loses)
 
 
-def _in_words(run: Contents, soup: Soup, found: Comparison) -> str:
+def _judge_soup(run: Contents, soup: Soup, found: Comparison) -> str:
     """How one soup stands to the best ingredient on test nodes."""
-    best, name, only = f"{best_ingredient(run).index:04d}", _name(soup), only_ingredient(soup)
+    best, name, only = f"{find_best_ingredient(run).index:04d}", _name_soup(soup), find_only_ingredient(soup)
     if only == best and found.difference == 0.0:
         return f"{name} equals the best ingredient, {only} ({_WHOLE} of the weight)."
     whose = f" ({_WHOLE} of its weight is ingredient {only})" if only else ""
@@ -109,26 +110,26 @@ def _in_words(run: Contents, soup: Soup, found: Comparison) -> str:
     if abs(found.difference) > found.error:
         did = "loses to" if found.loses else "beats"
         return (
-            f"{name} {did} the best ingredient by {_points(abs(found.difference))}{whose}; the error is"
-            f" {_points(found.error)}{how}."
+            f"{name} {did} the best ingredient by {show_points(abs(found.difference))}{whose}; the error is"
+            f" {show_points(found.error)}{how}."
         )
     place = "above" if found.difference > 0 else "below"
     return (
-        f"{name} is {_points(abs(found.difference))} {place} the best ingredient{whose}, a difference within its error"
-        f" of {_points(found.error)}{how}."
+        f"{name} is {show_points(abs(found.difference))} {place} the best ingredient{whose}, a difference within its"
+        f" error of {show_points(found.error)}{how}."
     )
 
 
-def _collapse(run: Contents, soup: Soup) -> Iterator[str]:
+def _report_collapse(run: Contents, soup: Soup) -> Iterator[str]:
     """Said aloud where a mixture of weights is far worse than what it is made of."""
     tests = [ingredient.test_accuracy for ingredient in run.ingredients]
     below = fmean(tests) - soup.test_accuracy
     error = 2.0 * error_below_mean(soup.test_accuracy, tests, run.test_nodes)
     if soup.mixture.of == "weights" and below > max(COLLAPSE, error):
-        yield f"{_name(soup)} collapsed: {_points(below)} below the mean ingredient, {fmean(tests):.4f}."
+        yield f"{_name_soup(soup)} collapsed: {show_points(below)} below the mean ingredient, {fmean(tests):.4f}."
 
 
-def only_ingredient(soup: Soup) -> str:
+def find_only_ingredient(soup: Soup) -> str:
     """The ingredient that has 99 % or more of the weight in every group; empty where there is none.
 
     Weights that are no shares are: its own is 1, and the others' are 0, within a hundredth.
@@ -145,34 +146,30 @@ def only_ingredient(soup: Soup) -> str:
     return str(soup.ingredients[columns.pop()])
 
 
-def _against_best(run: Contents, soup: Soup) -> Comparison:
+def _compare_with_best(run: Contents, soup: Soup) -> Comparison:
     """From the soup's own file; one of an older version has no pairs, but that of the method `best` may help."""
-    best, nodes = best_ingredient(run), run.test_nodes
-    right, pair = _right_of_best(run), soup.paired
+    best, nodes = find_best_ingredient(run), run.test_nodes
+    right, pair = _find_right_of_best(run), soup.paired
     if pair is not None and pair.best == f"{best.index:04d}":
         alone, of_best = pair.only_soup, pair.only_best
     elif right is not None and soup.test_right is not None:
-        alone, of_best = _count(soup.test_right & ~right), _count(right & ~soup.test_right)
+        alone, of_best = _count_bits(soup.test_right & ~right), _count_bits(right & ~soup.test_right)
     else:
         error = error_below_mean(soup.test_accuracy, [best.test_accuracy], nodes)
         return Comparison(soup.test_accuracy - best.test_accuracy, 2.0 * error, paired=False)
     return Comparison((alone - of_best) / nodes, 2.0 * paired_error(alone, of_best, nodes), paired=True)
 
 
-def _right_of_best(run: Contents) -> ByteArray | None:
+def _find_right_of_best(run: Contents) -> ByteArray | None:
     """Test nodes that the best ingredient gets right, if a soup is that ingredient and no more."""
-    soup, name = run.soup("best"), f"{best_ingredient(run).index:04d}"
+    soup, name = run.soup("best"), f"{find_best_ingredient(run).index:04d}"
     is_it = soup is not None and soup.ingredients[int(soup.mixture.alpha[0].argmax())] == name
     return soup.test_right if soup is not None and is_it else None
 
 
-def _count(bits: ByteArray) -> int:
+def _count_bits(bits: ByteArray) -> int:
     return int(np.unpackbits(bits).sum())
 
 
-def _name(soup: Soup) -> str:
+def _name_soup(soup: Soup) -> str:
     return "The ensemble" if soup.mixture.of == "predictions" else f"The {soup.method} soup"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.2f} points"

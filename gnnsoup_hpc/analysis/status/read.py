@@ -1,0 +1,360 @@
+"""How a run stands, read from its files: what is finished, running or missing, and when training will end."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+from gnnsoup_hpc.config import Job, expand_grids
+from gnnsoup_hpc.config.turns import hyperparameters
+from gnnsoup_hpc.errors import FileError
+from gnnsoup_hpc.graph import identity
+from gnnsoup_hpc.io import glance
+from gnnsoup_hpc.io.glance import GraphSummary
+from gnnsoup_hpc.runtime import leases, processes, status_files
+from gnnsoup_hpc.runtime.run_dir import RunDir
+
+State = Literal["finished", "running", "silent", "failed", "damaged", "waiting"]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """ahead: seconds that the file system's clock is ahead of ours; None where we cannot write there to find out."""
+
+    ahead: float | None
+
+    @classmethod
+    def of(cls, folder: Path) -> Clock:
+        """The clock of `folder`'s file system; what killed processes have left in `folder` is removed."""
+        probe = processes.private_name(folder / "clock")
+        processes.remove_leftovers(folder)
+        try:
+            probe.touch()
+            now = probe.stat().st_mtime
+            probe.unlink()
+        except OSError:
+            return cls(None)
+        return cls(now - time.time())
+
+    @property
+    def now(self) -> float:
+        """Seconds since 1970."""
+        return time.time() + (self.ahead or 0.0)
+
+    def age(self, path: Path) -> float | None:
+        """Seconds since `path` was last touched, never below 0; None where it is not there any more."""
+        try:
+            return max(0.0, self.now - path.stat().st_mtime)
+        except OSError:
+            return None
+
+
+@dataclass(frozen=True)
+class TaskStatus:
+    """One ingredient, the trunk, or the graph; None and "" where something is not known.
+
+    title: what a cell of a sweep is; checkpoint: there is one to go on from, and nobody does now.
+
+    seconds: wall time of what is finished; epoch_seconds: of the last epoch; heartbeat_seconds: since its lease was
+    renewed; since, failed_at: seconds since 1970.
+    """
+
+    work: str
+    state: State
+    host: str = ""
+    rank: int | None = None
+    pid: int | None = None
+    epoch: int | None = None
+    epochs: int | None = None
+    loss: float | None = None
+    validation: float | None = None
+    seconds: float | None = None
+    epoch_seconds: float | None = None
+    heartbeat_seconds: float | None = None
+    since: float | None = None
+    why: str = ""
+    failed_at: float | None = None
+    tries: int = 0
+    checkpoint: bool = False
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class TaskReader:
+    """Reads how a run's tasks stand. It takes no lease, and a file may vanish meanwhile."""
+
+    run: RunDir
+    clock: Clock
+    leased: frozenset[str]  # names of files, listed once: a run may have a thousand ingredients
+    failures: frozenset[str]
+    checkpoints: frozenset[str]
+
+    @classmethod
+    def of(cls, run: RunDir) -> TaskReader:
+        """The reader of a run; names of files are listed now."""
+        folder = run.lease("any").parent
+        checkpoints = list_names(run.checkpoint("any").parent)
+        return cls(run, Clock.of(folder), list_names(folder), list_names(run.failures), checkpoints)
+
+    def read_ingredient(self, index: int, there: frozenset[str], epochs: int) -> TaskStatus:
+        """Ingredient `index`; `there`: names of files of ingredients; `epochs`: how many it is trained for."""
+        path, work = self.run.ingredient(index), f"ingredient-{index:04d}"
+        return self.read_trained(work, path if path.name in there else None, epochs)
+
+    def read_trained(self, work: str, path: Path | None, epochs: int) -> TaskStatus:
+        """Something that is trained; `path`: its file, where there is one."""
+        why = ""
+        if path is not None:
+            try:
+                seen = glance.model(path, "ingredient")
+            except FileError as error:
+                why = str(error)
+            else:
+                return TaskStatus(
+                    work,
+                    "finished",
+                    host=seen.host,
+                    rank=seen.rank,
+                    epochs=epochs,
+                    validation=seen.validation_accuracy,
+                    seconds=seen.seconds,
+                )
+        return self.read_unfinished(work, epochs, why)
+
+    def read_unfinished(self, work: str, epochs: int, damage: str = "") -> TaskStatus:
+        """Something that is not there, or damaged."""
+        lease = self.run.lease(work)
+        if lease.name in self.leased and (held := self.read_lease(lease, work, epochs)):
+            return held
+        kept = self.run.checkpoint(work).name in self.checkpoints
+        failure = self.run.failure(work)
+        note = status_files.read(failure) if failure.name in self.failures else {}
+        if damage:
+            return TaskStatus(work, "damaged", epochs=epochs, why=damage, checkpoint=kept)
+        if note:
+            place = {key: note[key] for key in (*_PLACE, "title") if key in note}
+            return TaskStatus(
+                work, "failed", **place | _describe_failure(note) | {"epochs": epochs, "checkpoint": kept}
+            )
+        return TaskStatus(work, "waiting", epochs=epochs, checkpoint=kept)
+
+    def read_trials(self) -> tuple[TaskStatus, ...]:
+        """Cells of sweeps that somebody is at, or that failed."""
+        known = {name.rpartition(".")[0] for name in (*self.leased, *self.failures) if name.startswith("cell-")}
+        tasks = (self.read_unfinished(work, 0) for work in sorted(known))
+        return tuple(task for task in tasks if task.state != "waiting")
+
+    def read_lease(self, lease: Path, work: str, epochs: int | None = None) -> TaskStatus | None:
+        """Who holds a lease, and how far the work is; None where nobody holds it any more."""
+        holder, age = status_files.read(lease), self.clock.age(lease)
+        if age is None:
+            return None
+        note = status_files.read(self.run.progress(work))
+        if any(note.get(key) != holder.get(key) for key in ("host", "pid")):
+            note = {}  # of a former holder
+        known = {key: values[key] for key in _PROGRESS for values in (holder, note) if key in values}
+        known |= _describe_failure(status_files.read(self.run.failure(work)))
+        state: State = "silent" if self._is_over(lease, age) else "running"
+        return TaskStatus(work, state, **{"epochs": epochs, "heartbeat_seconds": age} | known)
+
+    def _is_over(self, lease: Path, age: float) -> bool:
+        """Whether a lease's holder is gone or silent; by its age alone where nothing can be written beside it."""
+        try:
+            return leases.is_expired(lease)
+        except OSError:
+            return age > leases.EXPIRE_SECONDS
+
+
+_PLACE = ("host", "rank", "pid")
+_PROGRESS = (*_PLACE, "title", "since", "epoch", "epochs", "loss", "validation", "epoch_seconds")
+
+
+def _describe_failure(note: dict[str, Any]) -> dict[str, Any]:
+    return {"why": note["why"], "failed_at": note.get("when"), "tries": note.get("times", 1)} if "why" in note else {}
+
+
+def list_names(folder: Path) -> frozenset[str]:
+    """Names of a folder's files; none where there is no such folder."""
+    try:
+        return frozenset(path.name for path in folder.iterdir())
+    except OSError:
+        return frozenset()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """seconds: until the last ingredient is there; None where that is not known, and `why`."""
+
+    seconds: float | None
+    why: str
+
+
+def estimate_end(ingredients: Sequence[TaskStatus], trunk: TaskStatus | None) -> Estimate:
+    """Those that wait go to whichever running worker is free first; what failed is left out.
+
+    An epoch takes what it takes running ones now, else what it took finished ones.
+    """
+    left = [task for task in ingredients if task.state in ("waiting", "silent", "damaged")]
+    running = [task for task in ingredients if task.state == "running"]
+    if not left and not running:
+        failed = any(task.state == "failed" for task in ingredients)
+        return Estimate(0.0, "nothing is left but what failed" if failed else "all ingredients are there")
+    if trunk is not None and trunk.state != "finished":
+        return Estimate(None, "the trunk is not there yet, and how many ranks wait for it cannot be seen")
+    if not running:
+        return Estimate(None, "no rank works at this run now")
+    epoch = _epoch_seconds(ingredients)
+    if epoch is None:
+        return Estimate(None, "no epoch is done yet")
+    free = [_rest(task, epoch) for task in running]
+    heapq.heapify(free)
+    for task in left:
+        heapq.heappush(free, heapq.heappop(free) + epoch * (task.epochs or 0))
+    return Estimate(max(free), f"{len(running)} at work, {len(left)} to come, {epoch:.3g} s an epoch")
+
+
+def _epoch_seconds(ingredients: Sequence[TaskStatus]) -> float | None:
+    """What an epoch takes, in seconds; None where nothing is known."""
+    now = [p.epoch_seconds for p in ingredients if p.state == "running" and p.epoch_seconds is not None]
+    before = [p.seconds / p.epochs for p in ingredients if p.state == "finished" and p.seconds and p.epochs]
+    return median(now or before) if now or before else None
+
+
+def _rest(task: TaskStatus, epoch: float) -> float:
+    own = epoch if task.epoch_seconds is None else task.epoch_seconds
+    return own * max(0, (task.epochs or 0) - (task.epoch or 0))
+
+
+@dataclass(frozen=True)
+class SoupStatus:
+    """One method's soup. why: what is wrong with a file that is there; numbers are None where there is none.
+
+    combinations: of a sweep's values, 0 without one.
+    """
+
+    method: str
+    made: bool
+    validation: float | None = None
+    test: float | None = None
+    seconds: float | None = None
+    created: str = ""
+    why: str = ""
+    combinations: int = 0
+    combinations_made: int = 0
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run stands. graph: finished, running (being prepared), damaged or waiting; trunk: None, not asked for."""
+
+    root: str
+    graph: TaskStatus
+    sizes: GraphSummary | None
+    trunk: TaskStatus | None
+    ingredients: tuple[TaskStatus, ...]
+    soups: tuple[SoupStatus, ...]
+    cells: tuple[TaskStatus, ...]
+    report: str
+    estimate: Estimate
+    now: float
+    own_clock: bool
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many ingredients stand how."""
+        return Counter(task.state for task in self.ingredients)
+
+
+def read_status(job: Job, run: RunDir) -> Status:
+    """How the run stands now. Nothing is locked, and a file that vanishes meanwhile is taken for missing."""
+    reader = TaskReader.of(run)
+    graph, sizes = _graph(job, reader)
+    trunk = _trunk(job, reader)
+    there = list_names(run.ingredients)  # after the leases: what is published meanwhile is not missed
+    ingredients = tuple(
+        reader.read_ingredient(index, there, hyperparameters(job, index).epochs)
+        for index in range(job.train.ingredients)
+    )
+    return Status(
+        root=str(run.root),
+        graph=graph,
+        sizes=sizes,
+        trunk=trunk,
+        ingredients=ingredients,
+        soups=_soups(job, run),
+        cells=reader.read_trials(),
+        report=_report(job, run),
+        estimate=estimate_end(ingredients, trunk),
+        now=reader.clock.now,
+        own_clock=reader.clock.ahead is None,
+    )
+
+
+def _graph(job: Job, reader: TaskReader) -> tuple[TaskStatus, GraphSummary | None]:
+    run, why = reader.run, ""
+    try:
+        return TaskStatus("graph", "finished"), glance.graph(run.graph)
+    except FileError as error:
+        why = str(error) if run.graph.exists() else ""
+    lease = run.graph_lease(identity.request_key(job))
+    held = reader.read_lease(lease, "graph")
+    return held or TaskStatus("graph", "damaged" if why else "waiting", why=why), None
+
+
+def _trunk(job: Job, reader: TaskReader) -> TaskStatus | None:
+    epochs = job.train.trunk_epochs
+    if not epochs:
+        return None
+    path = reader.run.trunk
+    if path.exists():
+        try:
+            return TaskStatus("trunk", "finished", epochs=epochs, seconds=glance.seconds(path, "trunk"))
+        except FileError as error:
+            return reader.read_unfinished("trunk", epochs, str(error))
+    return reader.read_unfinished("trunk", epochs)
+
+
+def _soups(job: Job, run: RunDir) -> tuple[SoupStatus, ...]:
+    sizes: dict[str, int] = {method: len(cells) for method, cells in expand_grids(job).items()}
+    return tuple(_count_trials(run, _soup(run, method), sizes.get(method, 0)) for method in job.soup.methods)
+
+
+def _count_trials(run: RunDir, soup: SoupStatus, size: int) -> SoupStatus:
+    """With the files of its sweep's cells counted; older sweeps may have left more than there are to make."""
+    made = (
+        sum(name.endswith(".h5") and not name.startswith(".") for name in list_names(run.cells(soup.method)))
+        if size
+        else 0
+    )
+    return replace(soup, combinations=size, combinations_made=min(made, size))
+
+
+def _soup(run: RunDir, method: str) -> SoupStatus:
+    path = run.soup(method)
+    try:
+        seen = glance.model(path, "soup")
+    except FileError as error:
+        return SoupStatus(method, made=False, why=str(error) if path.exists() else "")
+    return SoupStatus(method, True, seen.validation_accuracy, seen.test_accuracy, seen.seconds, seen.created)
+
+
+def _report(job: Job, run: RunDir) -> str:
+    """How the report stands, in words."""
+    written = _read_mtime(run.report)
+    if written is None:
+        return "not there"
+    newest = max((_read_mtime(run.soup(method)) or 0.0 for method in job.soup.methods), default=0.0)
+    return "older than the soups" if newest > written else "there"
+
+
+def _read_mtime(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
