@@ -276,7 +276,7 @@ def test_a_copied_source_shares_the_prepared_graph(tmp_path: Path, monkeypatch: 
     first = job_on(tmp_path, npz(tmp_path), "name=first")
     room.prepare(first, pantry.ALONE, pantry.QUIET)
     shutil.copy(tmp_path / "graph.npz", tmp_path / "copy.npz")
-    monkeypatch.setattr(room, "partitioned", lambda *_: pytest.fail("made what is there"))
+    monkeypatch.setattr(room, "partition_graph", lambda *_: pytest.fail("made what is there"))
     second = job_on(tmp_path, f"npz:{tmp_path / 'copy.npz'}", "name=second")
     room.prepare(second, pantry.ALONE, pantry.QUIET)
     assert RunDir.of(first).graph.samefile(RunDir.of(second).graph)
@@ -385,7 +385,7 @@ def test_a_run_of_the_first_version_goes_on(tmp_path: Path, monkeypatch: pytest.
     room.prepare(job, pantry.ALONE, pantry.QUIET)
     of_version_1(RunDir.of(job).graph, job)
     with monkeypatch.context() as patch:
-        patch.setattr(room, "partitioned", lambda *_: pytest.fail("made what is there"))
+        patch.setattr(room, "partition_graph", lambda *_: pytest.fail("made what is there"))
         log, said = listening()
         room.prepare(job, pantry.ALONE, log)
         assert any("made by an earlier version, which passed over" in line for line in said)
