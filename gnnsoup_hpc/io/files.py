@@ -142,7 +142,7 @@ def _stamp(file: h5py.File, kind: str, version: int, about: str) -> None:
 def opened(path: Path, kind: str, version: int, verify: bool = True) -> Iterator[h5py.File]:
     """Yield the file of `kind` at `path`, read-only, once it has shown to be whole and of a version that we know.
 
-    `verify=False` leaves out the seal, for a large file whose chunks carry checksums of their own.
+    `verify=False` leaves out the seal: for whoever reads little, or what HDF5 checks as it reads, of a large file.
     Raises: FileError naming the file, what is wrong with it and what to do.
     """
     head = _head(path)
@@ -210,12 +210,12 @@ def _check_kind(file: h5py.File, path: Path, kind: str, version: int) -> None:
 
 
 def put(group: h5py.Group, name: str, data: Any, unit: str, about: str) -> h5py.Dataset:
-    """Write a dataset with its unit and meaning; bulk data is chunked and carries a checksum a chunk."""
+    """Write a dataset with its unit and meaning; an array is chunked and carries a checksum a chunk."""
     if isinstance(data, str | list):
         dataset = group.create_dataset(name, data=data, dtype=h5py.string_dtype())
     else:
         array = np.asarray(data)
-        options = {"chunks": _chunks(array[:1], len(array)), "fletcher32": True} if array.size and array.ndim else {}
+        options = {"chunks": _chunks(array), "fletcher32": True} if array.size and array.ndim else {}
         dataset = group.create_dataset(name, data=array, **options)
     dataset.attrs["units"] = unit
     dataset.attrs["long_name"] = about
@@ -225,10 +225,8 @@ def put(group: h5py.Group, name: str, data: Any, unit: str, about: str) -> h5py.
 def write_space(
     group: h5py.Group, name: str, shape: tuple[int, ...], kind: npt.DTypeLike, unit: str, about: str
 ) -> h5py.Dataset:
-    """An empty dataset of that shape, as `put` makes them, to be filled block by block."""
-    row = np.empty((1, *shape[1:]), dtype=kind)
-    options = {"chunks": _chunks(row, shape[0]), "fletcher32": True} if all(shape) else {}
-    dataset = group.create_dataset(name, shape=shape, dtype=kind, **options)
+    """A contiguous dataset of that shape, to be filled block by block; only the seal tells whether it is damaged."""
+    dataset = group.create_dataset(name, shape=shape, dtype=kind)
     dataset.attrs["units"] = unit
     dataset.attrs["long_name"] = about
     return dataset
@@ -268,9 +266,9 @@ def put_table(file: h5py.File, name: str, columns: Mapping[str, tuple[Any, str, 
         put(group, column, data, unit, meaning)
 
 
-def _chunks(row: np.ndarray[Any, Any], rows: int) -> tuple[int, ...]:
+def _chunks(array: np.ndarray[Any, Any]) -> tuple[int, ...]:
     """Whole rows, about 256 KiB a chunk, so that reading a part reads little beside it."""
-    return (min(rows, max(1, (1 << 18) // max(1, row.nbytes))), *row.shape[1:])
+    return (min(len(array), max(1, (1 << 18) // array[:1].nbytes)), *array.shape[1:])
 
 
 def _digest(path: Path) -> str:

@@ -14,8 +14,8 @@ import numpy as np
 
 from gnnsoup_hpc.errors import ForeignFileError
 from gnnsoup_hpc.io import files
-from gnnsoup_hpc.io.bulk import BulkRows
 from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.io.rows import DatasetRows
 from gnnsoup_hpc.types import FloatArray
 from gnnsoup_hpc.utils.hashing import fingerprint
 
@@ -29,7 +29,7 @@ class FirstAggregationFile:
     """The open file: rows of the first hop by ranges of nodes, for models of `kind`."""
 
     kind: str
-    rows: BulkRows
+    rows: DatasetRows
 
     @property
     def alone(self) -> bool:
@@ -38,7 +38,7 @@ class FirstAggregationFile:
 
     def into(self, start: int, stop: int, out: FloatArray) -> None:
         """Read rows of nodes start to stop - 1 into `out` (stop - start, F). Raises: FileError."""
-        self.rows.into(start, stop, out)
+        self.rows.read_into(start, stop, out)
 
 
 def fingerprint_of(graph: GraphFile, kind: str) -> str:
@@ -69,4 +69,4 @@ def open_file(path: Path, graph: GraphFile, kind: str, verify: bool = True) -> I
             found, dataset = str(file.attrs["recipe"]), file["first_hop"]
         if found != fingerprint_of(graph, kind):
             raise ForeignFileError(f"{path} is of another graph, other parts or another kind of model")
-        yield FirstAggregationFile(kind, BulkRows(path, dataset, _ADVICE))
+        yield FirstAggregationFile(kind, DatasetRows(path, dataset, _ADVICE))

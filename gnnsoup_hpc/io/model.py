@@ -100,12 +100,10 @@ def _ingredient(path: Path) -> Trained:
     found, origin = ingredient_store.read(path), ingredient_store.origin(path)
     architecture = _architecture(path, origin)
     states.check_shapes(path, found.state, architecture)
-    graph = path.parent.parent / "graph.h5"
-    with files.opened(graph, graph_store.KIND, graph_store.VERSION, verify=False) as file, files.open_file(graph):
-        prepared = graph_store.GraphFile(graph, file)
-        if prepared.sha256 != origin.get("graph_sha256"):
-            raise FileError(f"{path} was trained on another graph than {graph}: put it beside its own graph.h5")
-        return Trained(architecture, found.state, prepared.preparation, _graph_job(graph, file))
+    with graph_store.open_file(path.parent.parent / "graph.h5") as graph, files.open_file(graph.path):
+        if graph.sha256 != origin.get("graph_sha256"):
+            raise FileError(f"{path} was trained on another graph than {graph.path}: put it beside its own graph.h5")
+        return Trained(architecture, found.state, graph.preparation, _graph_job(graph.path, graph.file))
 
 
 def _architecture(path: Path, origin: Mapping[str, Any]) -> Architecture:

@@ -20,7 +20,7 @@ from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.io import first_aggregation as store
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray
+from gnnsoup_hpc.types import FloatArray, IntArray
 from gnnsoup_hpc.utils.out_of_core import blocks
 
 MEMORY = 1 << 30  # bytes that are of use at most: more would save few passes over the features
@@ -60,7 +60,7 @@ def compute(graph: GraphFile, kind: str, memory: int) -> Iterator[tuple[int, Flo
     for start, stop in spans:
         if kind == "gcn":
             mine = bounds[start : stop + 1] - bounds[start]
-            degree[start:stop] = count_looped_degrees(mine, _entries(graph, bounds, start, stop), start)
+            degree[start:stop] = count_looped_degrees(mine, graph.neighbours(bounds[start : stop + 1]), start)
         else:
             degree[start:stop] = np.maximum(np.diff(bounds[start : stop + 1]), 1)
     divisor: FloatArray = degree.astype(np.float32)
@@ -80,13 +80,6 @@ def _spans(bounds: IntArray, row_bytes: int, entry_bytes: int, memory: int) -> I
         start = stop
 
 
-def _entries(graph: GraphFile, bounds: IntArray, start: int, stop: int) -> IndexArray:
-    """In-neighbours of nodes start to stop - 1."""
-    out: IndexArray = np.empty(bounds[stop] - bounds[start], dtype=graph.id_type)
-    graph.neighbours(int(bounds[start]), int(bounds[stop]), out)
-    return out
-
-
 def _block(
     graph: GraphFile,
     bounds: IntArray,
@@ -97,7 +90,7 @@ def _block(
     memory: int,
 ) -> FloatArray:
     """Rows start to stop - 1. `loopless` (V,): nodes whose own features GCN adds; of length 0 for GraphSAGE."""
-    indices = _entries(graph, bounds, start, stop)
+    indices = graph.neighbours(bounds[start : stop + 1])
     cursor, end = bounds[start:stop] - bounds[start], bounds[start + 1 : stop + 1] - bounds[start]
     out = np.zeros((stop - start, graph.features), dtype=np.float32)
     lanes = cut_chunks(bounds[start : stop + 1])
