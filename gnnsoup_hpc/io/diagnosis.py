@@ -67,13 +67,13 @@ def _row(ingredient: Diagnosed) -> tuple[str | float, ...]:
 
 def read_fingerprint(path: Path) -> str:
     """The recipe's hash of the diagnosis in a file."""
-    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
+    with files.read_file(path, KIND, VERSION) as file:
         return str(file.attrs["recipe"])
 
 
 def read(path: Path) -> Diagnosis:
     """The diagnosis in a file. Raises: FileError naming the file and what is wrong with it."""
-    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
+    with files.read_file(path, KIND, VERSION) as file:
         return Diagnosis(
             graph_sha256=str(file.attrs["graph_sha256"]),
             nodes=int(file["nodes"][()]),

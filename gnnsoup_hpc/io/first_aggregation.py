@@ -64,8 +64,8 @@ def open_file(path: Path, graph: GraphFile, kind: str, verify: bool = True) -> I
 
     Raises: FileError where it is missing or damaged, ForeignFileError where it is another's.
     """
-    with files.opened(path, KIND, VERSION, verify) as file:
-        with files.open_file(path):
+    with files.open_file(path, KIND, VERSION, verify) as file:
+        with files.explain_damage(path):
             found, dataset = str(file.attrs["recipe"]), file["first_hop"]
         if found != fingerprint_of(graph, kind):
             raise ForeignFileError(f"{path} is of another graph, other parts or another kind of model")

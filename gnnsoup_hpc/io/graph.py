@@ -24,7 +24,7 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError, PartError, RunError
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.graph.graph import Graph, Partition, Preparation, SourceFacts, SourceFile
-from gnnsoup_hpc.io import cost, files
+from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io.rows import DatasetRows
 from gnnsoup_hpc.runtime.profiling import Measurement
 from gnnsoup_hpc.types import ByteArray, FloatArray, IndexArray, IntArray, Role
@@ -68,7 +68,7 @@ def write(
         file.attrs["split"] = graph.split
         listed = canonical([asdict(source) for source in graph.files])
         files.put(file["provenance"], "source_files", listed, "JSON", "files that the graph was read from")
-        cost.put(file, spent())
+        files.put_cost(file, spent())
 
 
 def put_preparation(file: h5py.File, preparation: Preparation) -> None:
@@ -216,13 +216,13 @@ class GraphFile:
     @property
     def notes(self) -> tuple[str, ...]:
         """What preparing had to say of the source, one sentence each; nothing in a graph of an older version."""
-        with files.open_file(self.path, _ADVICE):
+        with files.explain_damage(self.path, _ADVICE):
             return tuple(self.file["provenance/notes"].asstr()[()]) if "notes" in self.file["provenance"] else ()
 
     @property
     def job(self) -> str:
         """The resolved job that the file was made by, as TOML."""
-        with files.open_file(self.path, _ADVICE):
+        with files.explain_damage(self.path, _ADVICE):
             return str(self.file["provenance/job"].asstr()[()])
 
     @property
@@ -232,21 +232,21 @@ class GraphFile:
 
     @property
     def facts(self) -> SourceFacts | None:
-        """What the source holds beside the graph; None in a graph of the first version."""
-        with files.open_file(self.path, _ADVICE):
-            return _facts(self.file) if "facts" in self.file["provenance"].attrs else None
+        """What the source holds beside the graph; None in a graph that does not list the fields `used`."""
+        with files.explain_damage(self.path, _ADVICE):
+            return _read_facts(self.file) if "facts" in self.file["provenance"].attrs else None
 
     @property
     def made_with(self) -> dict[str, Any]:
         """The fields of [graph] and [partition] that the graph is a function of, by dotted name."""
-        with files.open_file(self.path, _ADVICE):
+        with files.explain_damage(self.path, _ADVICE):
             provenance = self.file["provenance"].attrs
-            return dict(json.loads(provenance["used"])) if "used" in provenance else _made_by_version_1(self.file)
+            return dict(json.loads(provenance["used"])) if "used" in provenance else _read_sections(self.file)
 
     @property
     def source_files(self) -> tuple[SourceFile, ...]:
         """The files that the graph was read from, as they were then; none known of a graph of an older version."""
-        with files.open_file(self.path, _ADVICE):
+        with files.explain_damage(self.path, _ADVICE):
             if "source_files" not in self.file["provenance"]:
                 return ()
             listed = json.loads(self.file["provenance/source_files"].asstr()[()])
@@ -255,8 +255,8 @@ class GraphFile:
     @property
     def measurement(self) -> Measurement:
         """What making the file cost."""
-        with files.open_file(self.path, _ADVICE):
-            return cost.get(self.file)
+        with files.explain_damage(self.path, _ADVICE):
+            return files.get_cost(self.file)
 
     @property
     def cut(self) -> dict[str, Any]:
@@ -342,16 +342,16 @@ class GraphFile:
 
     def _dataset(self, name: str) -> DatasetRows:
         if name not in self._open:
-            with files.open_file(self.path, _ADVICE):
+            with files.explain_damage(self.path, _ADVICE):
                 self._open[name] = DatasetRows(self.path, self.file[name], _ADVICE)
         return self._open[name]
 
     def _read(self, name: str, start: int = 0, stop: int | None = None) -> Any:
-        with files.open_file(self.path, _ADVICE):
+        with files.explain_damage(self.path, _ADVICE):
             return self._dataset(name).dataset[start:stop]
 
     def _attributes(self, name: str) -> dict[str, Any]:
-        with files.open_file(self.path, _ADVICE):
+        with files.explain_damage(self.path, _ADVICE):
             return dict(self.file[name].attrs)
 
 
@@ -375,7 +375,7 @@ def open_file(path: Path, verify: bool = False) -> Iterator[GraphFile]:
     Who computes on a graph verifies it: features and edges carry no checksums of their own from version 2 on.
     Raises: FileError where the file is missing, damaged, or holds what this version makes no use of.
     """
-    with files.opened(path, KIND, VERSION, verify) as file:
+    with files.open_file(path, KIND, VERSION, verify) as file:
         for name, meaning in _RESERVED.items():
             if name in file:
                 raise FileError(
@@ -395,7 +395,7 @@ def open_graph(path: Path, job: Job, verify: bool = False) -> Iterator[GraphFile
     with ExitStack() as stack:
         try:
             graph = stack.enter_context(open_file(path, verify))
-            with files.open_file(path):
+            with files.explain_damage(path):
                 other = _first_difference(graph.file, job)
         except FileError as error:
             raise RunError(f"{error}{_ADVICE}") from None
@@ -410,7 +410,7 @@ def find_graph(job: Job, folder: Path) -> Path | None:
     """The prepared graph in `folder` that is the job's: read with its fields, from what its source holds now.
 
     Files that cannot be read, or are no graphs, are passed over: whoever makes a graph finds them damaged. So are those
-    of the first version, which may have been read otherwise than today; runs that have one go on with it.
+    that do not list the fields `used`, which may have been read otherwise than today; runs that have one go on with it.
     """
     for path in sorted(folder.glob("*.h5")):
         try:
@@ -426,24 +426,24 @@ def _first_difference(file: h5py.File, job: Job) -> tuple[str, Any, Any] | None:
     """The first field in which a job asks for another graph: its name, its value in the file, that in the job."""
     provenance = file["provenance"].attrs
     if "used" in provenance:
-        made, wanted = json.loads(provenance["used"]), identity.fields_used(job, _facts(file))
+        made, wanted = json.loads(provenance["used"]), identity.fields_used(job, _read_facts(file))
     else:
-        known, wanted = _made_by_version_1(file), _wanted_of_version_1(job)
+        known, wanted = _read_sections(file), _list_fields(job, job)
         # A field that an older version did not know had the effect of what is its default now.
-        made = {key: known.get(key, default) for key, default in _wanted_of_version_1(job, Job(name="any")).items()}
+        made = {key: known.get(key, default) for key, default in _list_fields(job, Job(name="any")).items()}
     key = next((key for key in [*wanted, *made] if made.get(key) != wanted.get(key)), None)
     if key is None:
         return None
     return key, made.get(key), job.graph.split if key == "graph.split" else wanted.get(key)
 
 
-def _facts(file: h5py.File) -> SourceFacts:
+def _read_facts(file: h5py.File) -> SourceFacts:
     known = json.loads(file["provenance"].attrs["facts"])
     return SourceFacts(**known | {"edge_values": {name: tuple(of) for name, of in known["edge_values"].items()}})
 
 
-def _made_by_version_1(file: h5py.File) -> dict[str, Any]:
-    """What a graph of the first version was made with, as far as it was asked for then."""
+def _read_sections(file: h5py.File) -> dict[str, Any]:
+    """What a graph that does not list the fields `used` was made with, as far as it was asked for then."""
     sections = json.loads(file["provenance"].attrs["sections"])
     made = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     made["graph.source"] = identity.name_fields(made["graph.source"])
@@ -452,8 +452,8 @@ def _made_by_version_1(file: h5py.File) -> dict[str, Any]:
     return made
 
 
-def _wanted_of_version_1(job: Job, values: Job | None = None) -> dict[str, Any]:
-    """The fields by which the first version told the graph of `job` from others, and their values there or in `values`.
+def _list_fields(job: Job, values: Job) -> dict[str, Any]:
+    """The fields by which the graph of `job` was told from others before files listed those `used`, as in `values`.
 
     A split was known by its name in the job, whatever the source had.
     """
@@ -461,10 +461,10 @@ def _wanted_of_version_1(job: Job, values: Job | None = None) -> dict[str, Any]:
     unused = {"root", "edge_weight", "edge_attr"} | (set() if graph.source.startswith("synthetic:") else {"synthetic"})
     unused |= set() if graph.split in ("random", "auto") else {"split_seed", "train_share", "validation_share"}
     unused |= {"split_index"} if graph.split == "random" else set()
-    known = (values or job).model_dump(mode="json", include={"graph", "partition"})
+    known = values.model_dump(mode="json", include={"graph", "partition"})
     wanted = {f"graph.{key}": value for key, value in known["graph"].items() if key not in unused}
     wanted |= {f"partition.{key}": value for key, value in known["partition"].items()}
-    return wanted | {"graph.source": identity.name_fields((values or job).graph.source)}
+    return wanted | {"graph.source": identity.name_fields(values.graph.source)}
 
 
 def _refusal(path: Path, key: str, made: Any, wanted: Any) -> str:

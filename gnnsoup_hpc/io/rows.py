@@ -34,7 +34,7 @@ class DatasetRows:
         """
         if not out.size:
             return
-        with files.open_file(self.path, self.advice):
+        with files.explain_damage(self.path, self.advice):
             if self._place is None:
                 self.dataset.read_direct(out, np.s_[start:stop])
             else:
