@@ -1,4 +1,4 @@
-"""A glance at files of a run: a few numbers near their heads, without reading and verifying all that they hold."""
+"""A few numbers of a file of a run, without reading and verifying all that it holds."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class SoupFingerprint:
     threads: int
     device: str
     left_out: tuple[str, ...] = ()
-    streamed: bool = False  # accuracies told layer by layer, which costs other time and memory
+    streamed: bool = False  # accuracies computed layer by layer, which takes other time and memory
 
     @property
     def shelf_sha256(self) -> str:
