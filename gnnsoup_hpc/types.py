@@ -16,7 +16,6 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
-WordArray = npt.NDArray[np.uint32]
 IndexArray = npt.NDArray[np.int32] | npt.NDArray[np.int64]  # int32 where it holds, for half the memory
 Dense = npt.NDArray[Any]  # a matrix of float32 or float64
 Doubles = npt.NDArray[np.float64]

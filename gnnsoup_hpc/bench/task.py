@@ -20,7 +20,6 @@ from torch import Tensor
 from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.gnn import Architecture
@@ -152,9 +151,8 @@ def count_evaluations(ingredients: int, granularity: int) -> int:
 @contextmanager
 def open_graph(cell: Cell) -> Iterator[GraphFile]:
     """The cell's graph.h5; nothing of its bulk is read yet."""
-    path = Path(cell.graph_h5)
-    with files.opened(path, graph_store.KIND, graph_store.VERSION, verify=False) as file:
-        yield GraphFile(path, file)
+    with graph_store.open_file(Path(cell.graph_h5)) as graph:
+        yield graph
 
 
 def make_architecture(cell: Cell, graph: GraphFile) -> Architecture:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.engine.compiled.kernels.checksum import fletcher32
 from gnnsoup_hpc.engine.compiled.kernels.union import localise
 from gnnsoup_hpc.engine.compiled.threads import Span
 from gnnsoup_hpc.graph.sparse import Adjacency
@@ -93,7 +92,7 @@ def _structure(graph: GraphFile, runs: Sequence[Span], memory: BufferPool) -> Ad
     read = kept = 0
     for row, each in zip(firsts[:-1].tolist(), bounds, strict=True):
         raw = entries[read : read + int(each[-1] - each[0])]
-        graph.neighbours(int(each[0]), int(each[-1]), raw)
+        graph.neighbours(each, raw)
         read += len(raw)
         kept = localise(each, raw, starts, stops, starts - firsts[:-1], indptr, row, entries, kept)
     return make_adjacency(indptr, entries[:kept])
@@ -153,10 +152,9 @@ def _ahead(
 
 
 def warm_up() -> None:
-    """Compile, or load, the kernels of reading, so that the first union is not blamed for it."""
+    """Compile, or load, the kernel of reading, so that the first union is not blamed for it."""
     one, ids = np.arange(2), np.zeros(1, dtype=np.int32)
     localise(one, ids, one[:1], one[1:], one[:1], np.zeros(2, dtype=np.int32), 0, ids, 0)
-    fletcher32(ids.view(np.uint32))
 
 
 def draw_unions(validation_counts: IntArray, size: int, generator: np.random.Generator) -> Iterator[list[int]]:

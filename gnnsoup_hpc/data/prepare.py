@@ -41,7 +41,7 @@ ENTRIES_TO_CUT_APART = 5_000_000  # METIS takes some seconds for as many
 def prepare(job: Job, here: RankInfo, log: Log, again: bool = False, offline: bool = False) -> None:
     """Make the run's graph.h5 if it is missing (or `again`, by rank 0), and see that it is the job's.
 
-    Rank 0 also checks that the whole file is as it was written; the others rely on the checksums of what they read.
+    Every rank sees that the whole file is as it was written: what it computes on carries no other checksums.
 
     Raises: RunError where it was made from another [graph] or [partition]; GraphError for a source that cannot be used.
     """
@@ -53,7 +53,7 @@ def prepare(job: Job, here: RankInfo, log: Log, again: bool = False, offline: bo
         leases.clear(run.graph_lease(identity.request_key(job)))
         # What killed processes have left of a graph that is made: features may be as large as the graph.
         processes.remove_leftovers(run.shared_graphs)
-    with graph_store.open_graph(run.graph, job, verify=here.rank == 0) as graph:
+    with graph_store.open_graph(run.graph, job, verify=True) as graph:
         if here.rank == 0:
             check_source(job, graph, log)
             _say_what_was_read(job, graph, log)

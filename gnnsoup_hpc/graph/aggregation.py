@@ -23,3 +23,4 @@ class Aggregation:
 
 MEAN = Aggregation("sage", "mean of the in-neighbours' features", loops=False, symmetric=False, beside_own=True)
 NORMALISED_SUM = Aggregation("gcn", "GCN's normalised sum of features", loops=True, symmetric=True, beside_own=False)
+AGGREGATIONS = {each.name: each for each in (MEAN, NORMALISED_SUM)}

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.io import cost, files
+from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io.records import Alignment
 from gnnsoup_hpc.runtime.profiling import Measurement
 from gnnsoup_hpc.utils.hashing import content_sha256
@@ -61,11 +61,11 @@ def write(path: Path, made: AlignmentRecord, job: Job) -> None:
     with files.create_file(path, KIND, VERSION, "orders of the ingredients' hidden units") as file:
         file.attrs["recipe"], file.attrs["why"] = made.recipe, made.why
         put(file, made.alignment)
-        cost.put(file, made.measurement)
+        files.put_cost(file, made.measurement)
         files.put_provenance(file, job.to_toml())
 
 
 def read(path: Path) -> AlignmentRecord:
     """The alignment in a file. Raises: FileError naming the file and what is wrong with it."""
-    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
-        return AlignmentRecord(get(file), str(file.attrs["why"]), cost.get(file), str(file.attrs["recipe"]))
+    with files.read_file(path, KIND, VERSION) as file:
+        return AlignmentRecord(get(file), str(file.attrs["why"]), files.get_cost(file), str(file.attrs["recipe"]))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.io import cost, files, states
+from gnnsoup_hpc.io import files, states
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.records import Epoch
 from gnnsoup_hpc.runtime.profiling import Measurement
@@ -21,7 +21,7 @@ from gnnsoup_hpc.types import State
 from gnnsoup_hpc.utils.hashing import canonical
 
 KIND, VERSION = "checkpoint", 1
-_IN_MEMORY_BYTES = 2 << 20  # a larger file is built on the disk, for training may have no more memory than it uses
+IN_MEMORY_BYTES = 2 << 20  # a larger file is built on the disk, for training may have no more memory than it uses
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class HasFingerprint(Protocol):
 def write(path: Path, checkpoint: Checkpoint, origin: HasFingerprint, job: Job, **provenance: object) -> None:
     """Publish a checkpoint in place of an earlier one. Raises: RunError where it cannot be written."""
     size = _bytes(checkpoint)
-    bulk = size if size > _IN_MEMORY_BYTES else 0
+    bulk = size if size > IN_MEMORY_BYTES else 0
     with files.create_file(path, KIND, VERSION, "checkpoint: a training between two epochs", bulk) as file:
         file.attrs["recipe"] = origin.recipe
         file.attrs["epoch"] = len(checkpoint.history)
@@ -85,8 +85,8 @@ def write(path: Path, checkpoint: Checkpoint, origin: HasFingerprint, job: Job, 
             states.put(file, checkpoint.best.state, "best", "parameter after the best validation epoch so far")
             file["best"].attrs["epoch"] = checkpoint.best.epoch
             file["best"].attrs["accuracy"] = checkpoint.best.accuracy
-        ingredient_store.put_history(file, ingredient_store.columns(checkpoint.history))
-        cost.put(file, checkpoint.measurement)
+        ingredient_store.put_history(file, checkpoint.history)
+        files.put_cost(file, checkpoint.measurement)
         files.put_provenance(file, job.to_toml(), **provenance)
         file["provenance"].attrs["origin"] = canonical(origin.values)
 
@@ -96,9 +96,9 @@ def read(path: Path, origin: HasFingerprint) -> Checkpoint:
 
     Raises: FileError naming the file and what is wrong with it; ForeignFileError where it is sound, but of another job.
     """
-    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
-        ingredient_store.same_origin(path, file, origin.values)
-        state = states.is_finite(path, file)
+    with files.read_file(path, KIND, VERSION) as file:
+        ingredient_store.check_origin(path, file, origin.values)
+        state = states.get_finite(path, file)
         return Checkpoint(
             history=ingredient_store.get_history(file),
             state=state,
@@ -108,7 +108,7 @@ def read(path: Path, origin: HasFingerprint) -> Checkpoint:
             generator=torch.from_numpy(np.asarray(file["generator"][:])),
             device=str(file["generator"].attrs["device"]),
             best=_best(file),
-            measurement=cost.get(file),
+            measurement=files.get_cost(file),
         )
 
 

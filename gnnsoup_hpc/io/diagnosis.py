@@ -67,13 +67,13 @@ def _row(ingredient: Diagnosed) -> tuple[str | float, ...]:
 
 def read_fingerprint(path: Path) -> str:
     """The recipe's hash of the diagnosis in a file."""
-    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
+    with files.read_file(path, KIND, VERSION) as file:
         return str(file.attrs["recipe"])
 
 
 def read(path: Path) -> Diagnosis:
     """The diagnosis in a file. Raises: FileError naming the file and what is wrong with it."""
-    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
+    with files.read_file(path, KIND, VERSION) as file:
         return Diagnosis(
             graph_sha256=str(file.attrs["graph_sha256"]),
             nodes=int(file["nodes"][()]),
@@ -103,11 +103,11 @@ def _ingredients(table: h5py.Group) -> list[Diagnosed]:
 
 def _lineups(table: h5py.Group) -> list[Midpoints]:
     names, settings, of = (table[column].asstr()[:] for column in ("lineup", "setting", "ingredient"))
-    told = [EvalResult(float(a), float(b)) for a, b in zip(table["accuracy"][:], table["loss"][:], strict=True)]
+    results = [EvalResult(float(a), float(b)) for a, b in zip(table["accuracy"][:], table["loss"][:], strict=True)]
     found = []
     for way in dict.fromkeys(names):
         rows = [row for row, name in enumerate(names) if name == way]
-        by_name = {str(of[row]): told[row] for row in rows}
+        by_name = {str(of[row]): results[row] for row in rows}
         mean = by_name.pop(ALL)
         found.append(Midpoints(str(way), str(settings[rows[0]]), by_name, mean))
     return found

@@ -8,6 +8,7 @@ HDF5 is asked to parse it.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 import shutil
@@ -29,6 +30,7 @@ from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.io import values
 from gnnsoup_hpc.io.reserved import ReservedFile
 from gnnsoup_hpc.runtime import processes
+from gnnsoup_hpc.runtime.profiling import QUANTITIES, Measurement
 from gnnsoup_hpc.utils.hashing import canonical
 
 USER_BLOCK = 512
@@ -139,10 +141,10 @@ def _stamp(file: h5py.File, kind: str, version: int, about: str) -> None:
 
 
 @contextmanager
-def opened(path: Path, kind: str, version: int, verify: bool = True) -> Iterator[h5py.File]:
+def open_file(path: Path, kind: str, version: int, verify: bool = True) -> Iterator[h5py.File]:
     """Yield the file of `kind` at `path`, read-only, once it has shown to be whole and of a version that we know.
 
-    `verify=False` leaves out the seal, for a large file whose chunks carry checksums of their own.
+    `verify=False` leaves out the seal: for whoever reads little, or what HDF5 checks as it reads, of a large file.
     Raises: FileError naming the file, what is wrong with it and what to do.
     """
     head = _head(path)
@@ -153,13 +155,20 @@ def opened(path: Path, kind: str, version: int, verify: bool = True) -> Iterator
     except OSError as error:
         raise FileError(f"{path} is truncated or damaged: {error}") from None
     with file:
-        with open_file(path):
+        with explain_damage(path):
             _check_kind(file, path, kind, version)
         yield file
 
 
 @contextmanager
-def open_file(path: Path, advice: str = "") -> Iterator[None]:
+def read_file(path: Path, kind: str, version: int, verify: bool = True) -> Iterator[h5py.File]:
+    """`open_file` around reads alone: what is missing or damaged is a FileError too."""
+    with open_file(path, kind, version, verify) as file, explain_damage(path):
+        yield file
+
+
+@contextmanager
+def explain_damage(path: Path, advice: str = "") -> Iterator[None]:
     """Around reads of an open file: a checksum that fails or a part that is missing becomes a FileError."""
     try:
         yield
@@ -198,24 +207,24 @@ def _check_seal(path: Path, head: bytes) -> None:
 
 
 def _check_kind(file: h5py.File, path: Path, kind: str, version: int) -> None:
-    found = values.text(file, "format", "nothing")
+    found = values.get_text(file, "format", "nothing")
     if found != f"{CREATOR}/{kind}":
         raise FileError(f"{path} holds {found!r} where {CREATOR}/{kind} is expected")
-    if (newer := values.whole(file, "format_version")) > version:
+    if (newer := values.get_integer(file, "format_version")) > version:
         raise FileError(
             f"{path} has format version {newer}; this {CREATOR} {__version__} reads up to {version}: use a newer one"
         )
-    if not values.whole(file, "complete", 0):
+    if not values.get_integer(file, "complete", 0):
         raise FileError(f"{path} was never completed: remove it and give the command that makes it again")
 
 
 def put(group: h5py.Group, name: str, data: Any, unit: str, about: str) -> h5py.Dataset:
-    """Write a dataset with its unit and meaning; bulk data is chunked and carries a checksum a chunk."""
+    """Write a dataset with its unit and meaning; an array is chunked and carries a checksum a chunk."""
     if isinstance(data, str | list):
         dataset = group.create_dataset(name, data=data, dtype=h5py.string_dtype())
     else:
         array = np.asarray(data)
-        options = {"chunks": _chunks(array[:1], len(array)), "fletcher32": True} if array.size and array.ndim else {}
+        options = {"chunks": _chunks(array), "fletcher32": True} if array.size and array.ndim else {}
         dataset = group.create_dataset(name, data=array, **options)
     dataset.attrs["units"] = unit
     dataset.attrs["long_name"] = about
@@ -225,10 +234,8 @@ def put(group: h5py.Group, name: str, data: Any, unit: str, about: str) -> h5py.
 def write_space(
     group: h5py.Group, name: str, shape: tuple[int, ...], kind: npt.DTypeLike, unit: str, about: str
 ) -> h5py.Dataset:
-    """An empty dataset of that shape, as `put` makes them, to be filled block by block."""
-    row = np.empty((1, *shape[1:]), dtype=kind)
-    options = {"chunks": _chunks(row, shape[0]), "fletcher32": True} if all(shape) else {}
-    dataset = group.create_dataset(name, shape=shape, dtype=kind, **options)
+    """A contiguous dataset of that shape, to be filled block by block; only the seal tells whether it is damaged."""
+    dataset = group.create_dataset(name, shape=shape, dtype=kind)
     dataset.attrs["units"] = unit
     dataset.attrs["long_name"] = about
     return dataset
@@ -268,9 +275,21 @@ def put_table(file: h5py.File, name: str, columns: Mapping[str, tuple[Any, str, 
         put(group, column, data, unit, meaning)
 
 
-def _chunks(row: np.ndarray[Any, Any], rows: int) -> tuple[int, ...]:
+def put_cost(file: h5py.File, spent: Measurement) -> None:
+    """Write time and memory as the group cost/: every quantity; NaN = not measurable where the file was made."""
+    group = file.create_group("cost", track_order=True)
+    for name, quantity in QUANTITIES.items():
+        put(group, name, spent[name], quantity.unit, quantity.long_name)
+
+
+def get_cost(file: h5py.File) -> Measurement:
+    """Time and memory; NaN for what a file does not have, as one that another program wrote may lack all."""
+    return Measurement({name: values.get_number(file, f"cost/{name}", math.nan) for name in QUANTITIES})
+
+
+def _chunks(array: np.ndarray[Any, Any]) -> tuple[int, ...]:
     """Whole rows, about 256 KiB a chunk, so that reading a part reads little beside it."""
-    return (min(rows, max(1, (1 << 18) // max(1, row.nbytes))), *row.shape[1:])
+    return (min(len(array), max(1, (1 << 18) // array[:1].nbytes)), *array.shape[1:])
 
 
 def _digest(path: Path) -> str:

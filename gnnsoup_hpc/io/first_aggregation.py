@@ -13,60 +13,63 @@ from pathlib import Path
 import numpy as np
 
 from gnnsoup_hpc.errors import ForeignFileError
+from gnnsoup_hpc.graph.aggregation import Aggregation
 from gnnsoup_hpc.io import files
-from gnnsoup_hpc.io.bulk import BulkRows
 from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.io.rows import DatasetRows
 from gnnsoup_hpc.types import FloatArray
 from gnnsoup_hpc.utils.hashing import fingerprint
 
 KIND, VERSION = "first-hop", 1
 _ADVICE = ": give the same command again, which makes it again"
-_MEANING = {"sage": "mean of the in-neighbours' features", "gcn": "GCN's normalised sum of features"}
 
 
 @dataclass(frozen=True)
 class FirstAggregationFile:
-    """The open file: rows of the first hop by ranges of nodes, for models of `kind`."""
+    """The open file: rows of an aggregation's sums by ranges of nodes."""
 
-    kind: str
-    rows: BulkRows
+    aggregation: Aggregation
+    rows: DatasetRows
 
     @property
     def alone(self) -> bool:
-        """Whether it stands in for the features, which GraphSAGE's first layer needs beside it."""
-        return self.kind == "gcn"
+        """Whether it stands in for the features, which some first layers need beside it."""
+        return not self.aggregation.beside_own
 
     def into(self, start: int, stop: int, out: FloatArray) -> None:
         """Read rows of nodes start to stop - 1 into `out` (stop - start, F). Raises: FileError."""
-        self.rows.into(start, stop, out)
+        self.rows.read_into(start, stop, out)
 
 
-def fingerprint_of(graph: GraphFile, kind: str) -> str:
+def fingerprint_of(graph: GraphFile, aggregation: Aggregation) -> str:
     """Hash of everything that the file is a function of."""
-    return fingerprint({"graph": graph.sha256, "parts": str(graph.cut["part_sha256"]), "kind": kind})
+    return fingerprint({"graph": graph.sha256, "parts": str(graph.cut["part_sha256"]), "kind": aggregation.name})
 
 
-def write(path: Path, graph: GraphFile, kind: str, blocks: Iterable[tuple[int, FloatArray]]) -> None:
+def write(path: Path, graph: GraphFile, aggregation: Aggregation, blocks: Iterable[tuple[int, FloatArray]]) -> None:
     """Publish the file from blocks of rows (first node, (n, F)) as they come."""
     shape = graph.nodes, graph.features
-    with files.create_file(path, KIND, VERSION, f"first hop of {kind}", 4 * shape[0] * shape[1] + (1 << 20)) as file:
-        rows = files.write_space(file, "first_hop", shape, np.float32, "1", _MEANING[kind])
+    about, size = f"first hop of {aggregation.name}", 4 * shape[0] * shape[1] + (1 << 20)
+    with files.create_file(path, KIND, VERSION, about, size) as file:
+        rows = files.write_space(file, "first_hop", shape, np.float32, "1", aggregation.long_name)
         for start, block in blocks:
             rows[start : start + len(block)] = block
-        file.attrs["kind"] = kind
-        file.attrs["recipe"] = fingerprint_of(graph, kind)
+        file.attrs["kind"] = aggregation.name
+        file.attrs["recipe"] = fingerprint_of(graph, aggregation)
         files.put_provenance(file, graph.job)
 
 
 @contextmanager
-def open_file(path: Path, graph: GraphFile, kind: str, verify: bool = True) -> Iterator[FirstAggregationFile]:
-    """Yield the file of that graph and kind of model.
+def open_file(
+    path: Path, graph: GraphFile, aggregation: Aggregation, verify: bool = True
+) -> Iterator[FirstAggregationFile]:
+    """Yield the file of that graph and aggregation.
 
     Raises: FileError where it is missing or damaged, ForeignFileError where it is another's.
     """
-    with files.opened(path, KIND, VERSION, verify) as file:
-        with files.open_file(path):
+    with files.open_file(path, KIND, VERSION, verify) as file:
+        with files.explain_damage(path):
             found, dataset = str(file.attrs["recipe"]), file["first_hop"]
-        if found != fingerprint_of(graph, kind):
+        if found != fingerprint_of(graph, aggregation):
             raise ForeignFileError(f"{path} is of another graph, other parts or another kind of model")
-        yield FirstAggregationFile(kind, BulkRows(path, dataset, _ADVICE))
+        yield FirstAggregationFile(aggregation, DatasetRows(path, dataset, _ADVICE))

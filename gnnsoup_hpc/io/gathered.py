@@ -19,7 +19,7 @@ KIND, VERSION = "ingredients", 1
 def names(path: Path) -> list[str]:
     """Names of the ingredients that ingredients.h5 stacks; none where it is missing or damaged."""
     try:
-        with files.opened(path, KIND, VERSION) as file, files.open_file(path):
+        with files.read_file(path, KIND, VERSION) as file:
             return list(file["names"].asstr()[:])
     except FileError:
         return []

@@ -1,4 +1,4 @@
-"""A glance at files of a run: a few numbers near their heads, without reading and verifying all that they hold."""
+"""A few numbers of a file of a run, without reading and verifying all that it holds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.io import files, values
 
 _NEWEST = 1 << 30  # whoever wants to rely on a file checks its version
-_Seen = TypeVar("_Seen")
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -40,22 +40,22 @@ class GraphSummary:
 
 def model(path: Path, kind: str) -> Summary:
     """An ingredient's or a soup's numbers. Raises: FileError where there is no such file, or one cut short."""
-    return _seen(path, kind, _model)
+    return _read(path, kind, _model)
 
 
 def seconds(path: Path, kind: str) -> float:
     """Wall time that the making of a file took. Raises: FileError where there is no such file, or one cut short."""
-    return _seen(path, kind, lambda file: float(file["cost/seconds"][()]))
+    return _read(path, kind, lambda file: float(file["cost/seconds"][()]))
 
 
 def graph(path: Path) -> GraphSummary:
     """A graph's sizes. Raises: FileError where there is no such file, or one cut short."""
-    return _seen(path, "graph", _graph)
+    return _read(path, "graph", _graph)
 
 
-def _seen(path: Path, kind: str, take: Callable[[h5py.File], _Seen]) -> _Seen:
+def _read(path: Path, kind: str, take: Callable[[h5py.File], _Found]) -> _Found:
     try:
-        with files.opened(path, kind, _NEWEST, verify=False) as file, files.open_file(path):
+        with files.read_file(path, kind, _NEWEST, verify=False) as file:
             return take(file)
     except (ValueError, RuntimeError, TypeError) as error:  # what h5py makes of bytes that are none of HDF5's
         raise FileError(f"{path} is damaged: {error}") from None
@@ -63,14 +63,14 @@ def _seen(path: Path, kind: str, take: Callable[[h5py.File], _Seen]) -> _Seen:
 
 def _model(file: h5py.File) -> Summary:
     made = file["provenance"]
-    seconds = values.number(file, "cost/seconds", nan)
+    seconds = values.get_number(file, "cost/seconds", nan)
     return Summary(
-        validation_accuracy=values.number(file, "metrics/validation_accuracy"),
-        test_accuracy=values.number(file, "metrics/test_accuracy"),
+        validation_accuracy=values.get_number(file, "metrics/validation_accuracy"),
+        test_accuracy=values.get_number(file, "metrics/test_accuracy"),
         seconds=seconds if isfinite(seconds) else None,
-        host=values.text(made, "host", "unknown"),
-        rank=values.whole(made, "rank") if "rank" in made.attrs else None,
-        created=values.text(file, "created", ""),
+        host=values.get_text(made, "host", "unknown"),
+        rank=values.get_integer(made, "rank") if "rank" in made.attrs else None,
+        created=values.get_text(file, "created", ""),
     )
 
 

@@ -1,4 +1,9 @@
-"""graph.h5: the prepared graph, nodes renumbered so that each part is contiguous. Format: docs/format.md."""
+"""graph.h5: the prepared graph, nodes renumbered so that each part is contiguous. Format: docs/format.md.
+
+It is written block by block in the order of parts: nothing of the size of the features is in memory. Within a part
+nodes keep the source's order, so what a slab of source rows holds of one part is one contiguous piece of the file:
+features are read once, in order, and written in K pieces a slab.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +19,30 @@ from typing import Any
 import h5py
 import numpy as np
 
+from gnnsoup_hpc import __version__
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError, PartError, RunError
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.graph.graph import Graph, Partition, Preparation, SourceFacts, SourceFile
-from gnnsoup_hpc.io import cost, files, graph_bulk
-from gnnsoup_hpc.io.bulk import BulkRows
+from gnnsoup_hpc.io import files
+from gnnsoup_hpc.io.rows import DatasetRows
 from gnnsoup_hpc.runtime.profiling import Measurement
-from gnnsoup_hpc.types import ByteArray, FloatArray, IndexArray, IntArray
-from gnnsoup_hpc.utils.hashing import canonical
-from gnnsoup_hpc.utils.out_of_core import read_by_ids
+from gnnsoup_hpc.types import ByteArray, FloatArray, IndexArray, IntArray, Role
+from gnnsoup_hpc.utils.hashing import Content, canonical, content_sha256
+from gnnsoup_hpc.utils.out_of_core import blocks, index_type, read_by_ids
 
-KIND, VERSION = "graph", 1
+KIND, VERSION = "graph", 2
+ENTRIES = 1 << 22  # of the adjacency, renumbered or checked together
 _ADVICE = ": run `gnnsoup prepare JOB --again`, which makes it again"
+_RESERVED = {  # what version 2 may hold, and only a later program can use
+    "nodes/targets": "several targets a node",
+    "nodes/targets_mask": "several targets a node",
+    "nodes/x_indptr": "sparse features",
+    "nodes/x_indices": "sparse features",
+    "nodes/x_values": "sparse features",
+    "edges/edge_weight": "weights of edges",
+    "edges/edge_attr": "features of edges",
+}
 
 
 def write(
@@ -36,8 +52,8 @@ def write(
     about = "graph, prepared and cut into contiguous parts"
     bulk = graph.x.shape[0] * (4 * graph.x.shape[1] + 25) + graph.indices.nbytes
     with files.create_file(path, KIND, VERSION, about, bulk_bytes=bulk) as file:
-        file.attrs["graph_sha256"] = graph_bulk.fill(file, graph, partition)
-        graph_bulk.put_parts(file, graph, partition)
+        file.attrs["graph_sha256"] = _write_nodes_and_edges(file, graph, partition)
+        _write_parts(file, graph, partition)
         put_preparation(file, preparation)
         file.attrs["source"] = graph.source
         file.attrs["source_sha256"] = graph.source_sha256
@@ -52,7 +68,7 @@ def write(
         file.attrs["split"] = graph.split
         listed = canonical([asdict(source) for source in graph.files])
         files.put(file["provenance"], "source_files", listed, "JSON", "files that the graph was read from")
-        cost.put(file, spent())
+        files.put_cost(file, spent())
 
 
 def put_preparation(file: h5py.File, preparation: Preparation) -> None:
@@ -63,6 +79,81 @@ def put_preparation(file: h5py.File, preparation: Preparation) -> None:
     files.put(group, "scale", preparation.scale, "1", "divisor of each feature after that; empty = none")
 
 
+def _write_nodes_and_edges(file: h5py.File, graph: Graph, partition: Partition) -> str:
+    """Write nodes/ and edges/. The hash of what a model sees, in the source's node order, whatever the parts."""
+    new_id = np.empty(graph.nodes, dtype=np.int64)
+    new_id[partition.order] = np.arange(graph.nodes)
+    nodes = file.create_group("nodes", track_order=True)
+    x = files.write_space(nodes, "x", (graph.nodes, graph.x.shape[1]), np.float32, "1", "features, prepared")
+    content = Content()
+    indices = (graph.indices[block] for block in blocks(len(graph.indices), 8))
+    content.add("indices", np.int64, graph.indices.shape, indices)
+    content.add("indptr", np.int64, graph.indptr.shape, [graph.indptr])
+    content.add("role", np.uint8, graph.role.shape, [graph.role])
+    content.add("x", np.float32, graph.x.shape, _write_features(x, graph, partition, new_id))
+    content.add("y", np.int64, graph.y.shape, [graph.y])
+    order = partition.order
+    files.put(nodes, "y", graph.y[order], "1", "class label; -1 = none")
+    files.put(nodes, "split", graph.role[order], "1", "0 no role, 1 train, 2 validation, 3 test")
+    files.put(nodes, "original_id", order, "1", "node id in the source")
+    _write_edges(file, graph, order, new_id)
+    return content.sha256
+
+
+def _write_parts(file: h5py.File, graph: Graph, partition: Partition) -> None:
+    """Write parts/: where they begin, and what METIS says of them."""
+    parts = file.create_group("parts", track_order=True)
+    files.put(parts, "ptr", partition.ptr, "1", "first node of each part")
+    counts = np.bincount(partition.part[graph.role == Role.VALIDATION], minlength=partition.parts)
+    files.put(parts, "validation", counts, "1", "validation nodes of each part")
+    parts.attrs.update(dict(partition.options))
+    parts.attrs["edge_cut"] = partition.edge_cut
+    parts.attrs["undirected_edges"] = partition.edges
+    parts.attrs["balance"] = partition.balance
+    parts.attrs["validation_balance"] = partition.validation_balance
+    parts.attrs["part_sha256"] = content_sha256({"part": partition.part})
+
+
+def _write_features(x: h5py.Dataset, graph: Graph, partition: Partition, new_id: IntArray) -> Iterator[FloatArray]:
+    """Put features where they belong in the file; yield them as they come."""
+    for slab in blocks(graph.nodes, 4 * graph.x.shape[1]):
+        rows = graph.x[slab]
+        part = partition.part[slab]
+        by_part = np.argsort(part, kind="stable")
+        starts = np.flatnonzero(np.diff(part[by_part], prepend=-1))
+        for mine in np.split(by_part, starts[1:]):
+            first = int(new_id[slab.start + mine[0]])
+            x[first : first + len(mine)] = rows[mine]
+        yield rows
+
+
+def _write_edges(file: h5py.File, graph: Graph, order: IntArray, new_id: IntArray) -> None:
+    edges = file.create_group("edges", track_order=True)
+    indptr = np.concatenate([[0], np.cumsum(np.diff(graph.indptr)[order])]).astype(np.int64)
+    files.put(edges, "indptr", indptr, "1", "start of each destination's in-neighbours")
+    indices = files.write_space(
+        edges, "indices", graph.indices.shape, index_type(graph.nodes), "1", "in-neighbours, sorted"
+    )
+    start = 0
+    while start < graph.nodes:
+        stop = int(np.searchsorted(indptr, indptr[start] + ENTRIES, side="right")) - 1
+        stop = min(graph.nodes, max(stop, start + 1))
+        if indptr[start] < indptr[stop]:
+            indices[indptr[start] : indptr[stop]] = _renumber(graph, order[start:stop], new_id)
+        start = stop
+
+
+def _renumber(graph: Graph, nodes: IntArray, new_id: IntArray) -> IntArray:
+    """In-neighbours of `nodes` by their new ids, sorted in each row."""
+    counts = graph.indptr[nodes + 1] - graph.indptr[nodes]
+    row = np.repeat(np.arange(len(nodes)), counts)
+    ends = np.cumsum(counts)
+    entry = np.arange(ends[-1]) - np.repeat(ends - counts, counts) + np.repeat(graph.indptr[nodes], counts)
+    keyed = row * graph.nodes + new_id[graph.indices[entry]]  # rows are already in order, so one sort does both
+    keyed.sort()
+    return np.asarray(keyed % graph.nodes)
+
+
 @dataclass(frozen=True)
 class GraphFile:
     """An open graph.h5: sizes at hand, bulk data read part by part."""
@@ -70,7 +161,7 @@ class GraphFile:
     path: Path
     file: h5py.File
     # To open a dataset takes longer than to read a few rows of it.
-    _open: dict[str, BulkRows] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _open: dict[str, DatasetRows] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def sha256(self) -> str:
@@ -80,8 +171,7 @@ class GraphFile:
     @property
     def features(self) -> int:
         """F."""
-        with files.open_file(self.path, _ADVICE):
-            return int(self.file["nodes/x"].shape[1])
+        return int(self._dataset("nodes/x").dataset.shape[1])
 
     @property
     def classes(self) -> int:
@@ -111,8 +201,7 @@ class GraphFile:
     @property
     def edges(self) -> int:
         """|E|, directed entries."""
-        with files.open_file(self.path, _ADVICE):
-            return int(self.file["edges/indices"].shape[0])
+        return int(self._dataset("edges/indices").dataset.shape[0])
 
     @property
     def source(self) -> str:
@@ -127,13 +216,13 @@ class GraphFile:
     @property
     def notes(self) -> tuple[str, ...]:
         """What preparing had to say of the source, one sentence each; nothing in a graph of an older version."""
-        with files.open_file(self.path, _ADVICE):
+        with files.explain_damage(self.path, _ADVICE):
             return tuple(self.file["provenance/notes"].asstr()[()]) if "notes" in self.file["provenance"] else ()
 
     @property
     def job(self) -> str:
         """The resolved job that the file was made by, as TOML."""
-        with files.open_file(self.path, _ADVICE):
+        with files.explain_damage(self.path, _ADVICE):
             return str(self.file["provenance/job"].asstr()[()])
 
     @property
@@ -143,21 +232,21 @@ class GraphFile:
 
     @property
     def facts(self) -> SourceFacts | None:
-        """What the source holds beside the graph; None in a graph of the first version."""
-        with files.open_file(self.path, _ADVICE):
-            return _facts(self.file) if "facts" in self.file["provenance"].attrs else None
+        """What the source holds beside the graph; None in a graph that does not list the fields `used`."""
+        with files.explain_damage(self.path, _ADVICE):
+            return _read_facts(self.file) if "facts" in self.file["provenance"].attrs else None
 
     @property
     def made_with(self) -> dict[str, Any]:
         """The fields of [graph] and [partition] that the graph is a function of, by dotted name."""
-        with files.open_file(self.path, _ADVICE):
+        with files.explain_damage(self.path, _ADVICE):
             provenance = self.file["provenance"].attrs
-            return dict(json.loads(provenance["used"])) if "used" in provenance else _made_by_version_1(self.file)
+            return dict(json.loads(provenance["used"])) if "used" in provenance else _read_sections(self.file)
 
     @property
     def source_files(self) -> tuple[SourceFile, ...]:
         """The files that the graph was read from, as they were then; none known of a graph of an older version."""
-        with files.open_file(self.path, _ADVICE):
+        with files.explain_damage(self.path, _ADVICE):
             if "source_files" not in self.file["provenance"]:
                 return ()
             listed = json.loads(self.file["provenance/source_files"].asstr()[()])
@@ -166,8 +255,8 @@ class GraphFile:
     @property
     def measurement(self) -> Measurement:
         """What making the file cost."""
-        with files.open_file(self.path, _ADVICE):
-            return cost.get(self.file)
+        with files.explain_damage(self.path, _ADVICE):
+            return files.get_cost(self.file)
 
     @property
     def cut(self) -> dict[str, Any]:
@@ -204,7 +293,7 @@ class GraphFile:
 
     def x(self, start: int, stop: int, out: FloatArray) -> None:
         """Read features of nodes start to stop into `out` (stop - start, F), contiguous float32."""
-        self._rows("nodes/x").into(start, stop, out)
+        self._dataset("nodes/x").read_into(start, stop, out)
 
     def x_of(self, ids: IntArray) -> FloatArray:
         """Features of the nodes `ids`, (n, F)."""
@@ -227,36 +316,72 @@ class GraphFile:
     def rows(self, start: int, stop: int) -> tuple[IntArray, IntArray]:
         """(in-degree of, all in-neighbours of) nodes start to stop."""
         bounds = self.bounds(start, stop)
-        neighbours = np.empty(bounds[-1] - bounds[0], dtype=self.id_type)
-        self.neighbours(int(bounds[0]), int(bounds[-1]), neighbours)
-        return np.diff(bounds), neighbours.astype(np.int64, copy=False)
+        return np.diff(bounds), self.neighbours(bounds).astype(np.int64, copy=False)
 
     def bounds(self, start: int, stop: int) -> IntArray:
         """Where the in-neighbours of nodes start to stop begin, and the last ones end: (stop - start + 1,)."""
         return np.asarray(self._read("edges/indptr", start, stop + 1), dtype=np.int64)
 
-    def neighbours(self, first: int, last: int, out: IndexArray) -> None:
-        """Read entries first to last - 1 of the adjacency into `out`, contiguous and of `id_type`."""
-        self._rows("edges/indices").into(first, last, out)
+    def neighbours(self, bounds: IntArray, out: IndexArray | None = None) -> IndexArray:
+        """In-neighbours of consecutive nodes whose `bounds` are given, (bounds[-1] - bounds[0],) of `id_type`.
+
+        They are read into `out`, contiguous, where it is given.
+        Raises: FileError where one is outside the graph or out of its row's order, as no kernel may meet it.
+        """
+        first, last = int(bounds[0]), int(bounds[-1])
+        found: IndexArray = np.empty(last - first, dtype=self.id_type) if out is None else out
+        self._dataset("edges/indices").read_into(first, last, found)
+        if not _are_rows(bounds, found, self.nodes):
+            raise FileError(f"{self.path} is damaged: edges {first} to {last - 1} are not those of a graph{_ADVICE}")
+        return found
 
     @cached_property
     def id_type(self) -> Any:
         """In-neighbours' ids in the file: int32, or int64 from 2^31 nodes on."""
-        return self._rows("edges/indices").dataset.dtype
+        return self._dataset("edges/indices").dataset.dtype
 
-    def _rows(self, name: str) -> BulkRows:
+    def _dataset(self, name: str) -> DatasetRows:
         if name not in self._open:
-            with files.open_file(self.path, _ADVICE):
-                self._open[name] = BulkRows(self.path, self.file[name], _ADVICE)
+            with files.explain_damage(self.path, _ADVICE):
+                self._open[name] = DatasetRows(self.path, self.file[name], _ADVICE)
         return self._open[name]
 
     def _read(self, name: str, start: int = 0, stop: int | None = None) -> Any:
-        with files.open_file(self.path, _ADVICE):
-            return self._rows(name).dataset[start:stop]
+        with files.explain_damage(self.path, _ADVICE):
+            return self._dataset(name).dataset[start:stop]
 
     def _attributes(self, name: str) -> dict[str, Any]:
-        with files.open_file(self.path, _ADVICE):
+        with files.explain_damage(self.path, _ADVICE):
             return dict(self.file[name].attrs)
+
+
+def _are_rows(bounds: IntArray, indices: IndexArray, nodes: int) -> bool:
+    """Whether the entries lie in [0, nodes) and rise in each row; bounds (n + 1,), where rows start in the file."""
+    for piece in blocks(len(indices), 1, ENTRIES):
+        low = max(0, piece.start - 1)
+        entries = indices[low : piece.stop]
+        rises = entries[1:] > entries[:-1]
+        first, last = np.searchsorted(bounds, bounds[0] + [low + 1, piece.stop])
+        rises[bounds[first:last] - bounds[0] - low - 1] = True  # the first entry of a row
+        if not rises.all() or entries.view(f"u{entries.itemsize}").max() >= nodes:  # negative ones are huge there
+            return False
+    return True
+
+
+@contextmanager
+def open_file(path: Path, verify: bool = False) -> Iterator[GraphFile]:
+    """Yield the graph in a file, whichever job made it; `verify` reads the file once more, to see that it is whole.
+
+    Who computes on a graph verifies it: features and edges carry no checksums of their own from version 2 on.
+    Raises: FileError where the file is missing, damaged, or holds what this version makes no use of.
+    """
+    with files.open_file(path, KIND, VERSION, verify) as file:
+        for name, meaning in _RESERVED.items():
+            if name in file:
+                raise FileError(
+                    f"{path} has {meaning} ({name}), which gnnsoup_hpc {__version__} makes no use of: use a newer one"
+                )
+        yield GraphFile(path, file)
 
 
 @contextmanager
@@ -269,23 +394,23 @@ def open_graph(path: Path, job: Job, verify: bool = False) -> Iterator[GraphFile
         raise RunError(f"{path} does not exist yet: run `gnnsoup train JOB` first, which prepares the graph")
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(files.opened(path, KIND, VERSION, verify))
-            with files.open_file(path):
-                other = _first_difference(file, job)
+            graph = stack.enter_context(open_file(path, verify))
+            with files.explain_damage(path):
+                other = _first_difference(graph.file, job)
         except FileError as error:
             raise RunError(f"{error}{_ADVICE}") from None
         except ValueError as error:
             raise RunError(f"{path} is damaged: {error}{_ADVICE}") from None
         if other is not None:
             raise RunError(_refusal(path, *other))
-        yield GraphFile(path, file)
+        yield graph
 
 
 def find_graph(job: Job, folder: Path) -> Path | None:
     """The prepared graph in `folder` that is the job's: read with its fields, from what its source holds now.
 
     Files that cannot be read, or are no graphs, are passed over: whoever makes a graph finds them damaged. So are those
-    of the first version, which may have been read otherwise than today; runs that have one go on with it.
+    that do not list the fields `used`, which may have been read otherwise than today; runs that have one go on with it.
     """
     for path in sorted(folder.glob("*.h5")):
         try:
@@ -301,24 +426,24 @@ def _first_difference(file: h5py.File, job: Job) -> tuple[str, Any, Any] | None:
     """The first field in which a job asks for another graph: its name, its value in the file, that in the job."""
     provenance = file["provenance"].attrs
     if "used" in provenance:
-        made, wanted = json.loads(provenance["used"]), identity.fields_used(job, _facts(file))
+        made, wanted = json.loads(provenance["used"]), identity.fields_used(job, _read_facts(file))
     else:
-        known, wanted = _made_by_version_1(file), _wanted_of_version_1(job)
+        known, wanted = _read_sections(file), _list_fields(job, job)
         # A field that an older version did not know had the effect of what is its default now.
-        made = {key: known.get(key, default) for key, default in _wanted_of_version_1(job, Job(name="any")).items()}
+        made = {key: known.get(key, default) for key, default in _list_fields(job, Job(name="any")).items()}
     key = next((key for key in [*wanted, *made] if made.get(key) != wanted.get(key)), None)
     if key is None:
         return None
     return key, made.get(key), job.graph.split if key == "graph.split" else wanted.get(key)
 
 
-def _facts(file: h5py.File) -> SourceFacts:
+def _read_facts(file: h5py.File) -> SourceFacts:
     known = json.loads(file["provenance"].attrs["facts"])
     return SourceFacts(**known | {"edge_values": {name: tuple(of) for name, of in known["edge_values"].items()}})
 
 
-def _made_by_version_1(file: h5py.File) -> dict[str, Any]:
-    """What a graph of the first version was made with, as far as it was asked for then."""
+def _read_sections(file: h5py.File) -> dict[str, Any]:
+    """What a graph that does not list the fields `used` was made with, as far as it was asked for then."""
     sections = json.loads(file["provenance"].attrs["sections"])
     made = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     made["graph.source"] = identity.name_fields(made["graph.source"])
@@ -327,8 +452,8 @@ def _made_by_version_1(file: h5py.File) -> dict[str, Any]:
     return made
 
 
-def _wanted_of_version_1(job: Job, values: Job | None = None) -> dict[str, Any]:
-    """The fields by which the first version told the graph of `job` from others, and their values there or in `values`.
+def _list_fields(job: Job, values: Job) -> dict[str, Any]:
+    """The fields by which the graph of `job` was told from others before files listed those `used`, as in `values`.
 
     A split was known by its name in the job, whatever the source had.
     """
@@ -336,10 +461,10 @@ def _wanted_of_version_1(job: Job, values: Job | None = None) -> dict[str, Any]:
     unused = {"root", "edge_weight", "edge_attr"} | (set() if graph.source.startswith("synthetic:") else {"synthetic"})
     unused |= set() if graph.split in ("random", "auto") else {"split_seed", "train_share", "validation_share"}
     unused |= {"split_index"} if graph.split == "random" else set()
-    known = (values or job).model_dump(mode="json", include={"graph", "partition"})
+    known = values.model_dump(mode="json", include={"graph", "partition"})
     wanted = {f"graph.{key}": value for key, value in known["graph"].items() if key not in unused}
     wanted |= {f"partition.{key}": value for key, value in known["partition"].items()}
-    return wanted | {"graph.source": identity.name_fields((values or job).graph.source)}
+    return wanted | {"graph.source": identity.name_fields(values.graph.source)}
 
 
 def _refusal(path: Path, key: str, made: Any, wanted: Any) -> str:

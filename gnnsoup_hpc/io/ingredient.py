@@ -11,11 +11,10 @@ import h5py
 import numpy as np
 
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.config.turns import Hyperparameters
-from gnnsoup_hpc.config.turns import hyperparameters as hyperparameters
+from gnnsoup_hpc.config.turns import Hyperparameters, hyperparameters
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
 from gnnsoup_hpc.graph.sampling import resolve_sampler
-from gnnsoup_hpc.io import cost, files, states, values
+from gnnsoup_hpc.io import files, states, values
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import Epoch, Ingredient
 from gnnsoup_hpc.models.base import Model
@@ -140,19 +139,18 @@ def make_own_start(architecture: Model, seed: int, index: int) -> State:
 
 def write(path: Path, ingredient: Ingredient, origin: Origin, job: Job, **provenance: object) -> None:
     """Publish one ingredient."""
-    history = columns(ingredient.history)
     with files.create_file(path, KIND, VERSION, f"ingredient {ingredient.index}: one trained model") as file:
         file.attrs["index"] = ingredient.index
         file.attrs["recipe"] = origin.recipe
-        file.attrs["content_sha256"] = _content(ingredient.state, history)
+        file.attrs["content_sha256"] = _content_sha256(ingredient)
         states.put(file, ingredient.state)
-        put_history(file, history)
+        put_history(file, ingredient.history)
         metrics = file.create_group("metrics", track_order=True)
         files.put(metrics, "best_epoch", ingredient.best_epoch, "1", "epoch whose weights were kept")
         files.put(metrics, "validation_accuracy", ingredient.validation_accuracy, "1", "exact, on validation nodes")
         files.put(metrics, "test_accuracy", ingredient.test_accuracy, "1", "exact, on test nodes")
         metrics.attrs["stopped"] = ingredient.stopped
-        cost.put(file, ingredient.measurement)
+        files.put_cost(file, ingredient.measurement)
         files.put_provenance(file, job.to_toml(), **provenance)
         file["provenance"].attrs["origin"] = canonical(origin.values)
 
@@ -162,22 +160,22 @@ def read(path: Path, origin: Origin | None = None) -> Ingredient:
 
     Raises: FileError naming the file and what is wrong with it; ForeignFileError where it is sound, but of another job.
     """
-    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
-        state = states.is_finite(path, file)
+    with files.read_file(path, KIND, VERSION) as file:
+        state = states.get_finite(path, file)
         if origin is not None:
             states.check_shapes(path, state, origin.architecture)
-            same_origin(path, file, origin.values)
+            check_origin(path, file, origin.values)
         return _ingredient(file, state)
 
 
 def origin(path: Path) -> dict[str, Any]:
     """The values of an ingredient's origin, as `Origin.values` names them. Raises: FileError."""
-    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
+    with files.read_file(path, KIND, VERSION) as file:
         return _origin(file)
 
 
 def _origin(file: h5py.File) -> dict[str, Any]:
-    return values.document(file["provenance"], "origin")
+    return values.get_json(file["provenance"], "origin")
 
 
 def _ingredient(file: h5py.File, state: State) -> Ingredient:
@@ -191,23 +189,23 @@ def _ingredient(file: h5py.File, state: State) -> Ingredient:
         index=int(known["index"]),
         state=state,
         history=get_history(file),
-        best_epoch=int(values.number(file, "metrics/best_epoch", 0)),
+        best_epoch=int(values.get_number(file, "metrics/best_epoch", 0)),
         validation_accuracy=_accuracy(file, "metrics/validation_accuracy"),
         test_accuracy=_accuracy(file, "metrics/test_accuracy"),
         hyperparameters=Hyperparameters(**trained),
-        stopped=values.text(file["metrics"], "stopped", ""),
-        measurement=cost.get(file),
+        stopped=values.get_text(file["metrics"], "stopped", ""),
+        measurement=files.get_cost(file),
     )
 
 
 def _accuracy(file: h5py.File, name: str) -> float:
-    found = values.number(file, name)
+    found = values.get_number(file, name)
     if not 0.0 <= found <= 1.0:
         raise FileError(f"{file.filename}: {name} is {found}, where an accuracy from 0 to 1 is expected")
     return found
 
 
-def same_origin(path: Path, file: h5py.File, wanted: Mapping[str, Any]) -> None:
+def check_origin(path: Path, file: h5py.File, wanted: Mapping[str, Any]) -> None:
     """Refuse a file of another origin, naming the first thing in which it differs from what is wanted.
 
     Values are compared, and not the recipe, which is their hash: a file that another program wrote may lack it.
@@ -229,14 +227,14 @@ def same_origin(path: Path, file: h5py.File, wanted: Mapping[str, Any]) -> None:
     raise ForeignFileError(f"{path} is of another recipe: {key} was {was.get(key)!r}, the job says {says.get(key)!r}")
 
 
-def columns(history: Sequence[Epoch]) -> dict[str, Any]:
-    """A training history as columns."""
-    return {name: np.array([getattr(epoch, name) for epoch in history]) for name in HISTORY}
+def put_history(file: h5py.File, history: Sequence[Epoch]) -> None:
+    """Write a training history as a table."""
+    columns = {name: (_column(history, name), *HISTORY[name]) for name in HISTORY}
+    files.put_table(file, "history", columns, "one row an epoch")
 
 
-def put_history(file: h5py.File, history: Mapping[str, Any]) -> None:
-    """Write the columns of a training history."""
-    files.put_table(file, "history", {name: (history[name], *HISTORY[name]) for name in HISTORY}, "one row an epoch")
+def _column(history: Sequence[Epoch], name: str) -> np.ndarray[Any, Any]:
+    return np.array([getattr(epoch, name) for epoch in history])
 
 
 def get_history(file: h5py.File) -> tuple[Epoch, ...]:
@@ -244,14 +242,14 @@ def get_history(file: h5py.File) -> tuple[Epoch, ...]:
     if "history" not in file:
         return ()
     table = file["history"]
-    rows = zip(*(values.column(table, name, len(table["epoch"])) for name in HISTORY), strict=True)
+    rows = zip(*(values.get_column(table, name, len(table["epoch"])) for name in HISTORY), strict=True)
     return tuple(Epoch(int(e), float(a), float(b), float(c)) for e, a, b, c in rows)
 
 
-def _content(state: State, history: dict[str, Any]) -> str:
+def _content_sha256(made: Ingredient) -> str:
     """Hash of what is a function of the origin alone: weights, losses and accuracies, but no time."""
-    arrays = {f"state/{name}": tensor.detach().cpu().numpy() for name, tensor in state.items()}
-    return content_sha256(arrays | {name: history[name] for name in ("epoch", "loss", "validation_accuracy")})
+    arrays = {f"state/{name}": tensor.detach().cpu().numpy() for name, tensor in made.state.items()}
+    return content_sha256(arrays | {name: _column(made.history, name) for name in HISTORY if name != "seconds"})
 
 
 def write_initial(path: Path, state: State, architecture: Model, job: Job) -> None:
@@ -268,9 +266,9 @@ def read_initial(path: Path, architecture: Model, seed: int) -> State:
 
     Raises: FileError where it is damaged; RunError where it is of another architecture or seed.
     """
-    with files.opened(path, INITIAL, INITIAL_VERSION) as file, files.open_file(path):
-        state = states.is_finite(path, file)
-        made = _as_in_job(values.document(file, "architecture"), values.whole(file, "seed"))
+    with files.read_file(path, INITIAL, INITIAL_VERSION) as file:
+        state = states.get_finite(path, file)
+        made = _as_in_job(values.get_json(file, "architecture"), values.get_integer(file, "seed"))
     wanted = _as_in_job(architecture.record(), seed)
     key = next((key for key in wanted if made.get(key) != wanted[key]), None)
     if key is not None:

@@ -91,9 +91,9 @@ def read_model(path: Path) -> Trained:
     if path.parent.name == "ingredients":
         return _ingredient(path)
     architecture, state = soup_store.read_state(path)
-    with files.opened(path, soup_store.KIND, soup_store.VERSION) as file, files.open_file(path):
+    with files.read_file(path, soup_store.KIND, soup_store.VERSION) as file:
         group = file["preparation"]
-        preparation = Preparation(values.text(group, "kind"), group["mean"][:], group["scale"][:])
+        preparation = Preparation(values.get_text(group, "kind"), group["mean"][:], group["scale"][:])
         return Trained(architecture, state, preparation, _graph_job(path, file))
 
 
@@ -101,12 +101,10 @@ def _ingredient(path: Path) -> Trained:
     found, origin = ingredient_store.read(path), ingredient_store.origin(path)
     architecture = _architecture(path, origin)
     states.check_shapes(path, found.state, architecture)
-    graph = path.parent.parent / "graph.h5"
-    with files.opened(graph, graph_store.KIND, graph_store.VERSION, verify=False) as file, files.open_file(graph):
-        prepared = graph_store.GraphFile(graph, file)
-        if prepared.sha256 != origin.get("graph_sha256"):
-            raise FileError(f"{path} was trained on another graph than {graph}: put it beside its own graph.h5")
-        return Trained(architecture, found.state, prepared.preparation, _graph_job(graph, file))
+    with graph_store.open_file(path.parent.parent / "graph.h5") as graph, files.explain_damage(graph.path):
+        if graph.sha256 != origin.get("graph_sha256"):
+            raise FileError(f"{path} was trained on another graph than {graph.path}: put it beside its own graph.h5")
+        return Trained(architecture, found.state, graph.preparation, _graph_job(graph.path, graph.file))
 
 
 def _architecture(path: Path, origin: Mapping[str, Any]) -> Model:

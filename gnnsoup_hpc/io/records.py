@@ -131,7 +131,7 @@ class Soup:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What one model is worth on some nodes: accuracy, and mean cross-entropy in nats (NaN or inf: not finite)."""
+    """One model on some nodes: accuracy, and mean cross-entropy in nats (NaN or inf: not finite)."""
 
     accuracy: float
     loss: float
@@ -139,7 +139,7 @@ class EvalResult:
 
 @dataclass(frozen=True)
 class Diagnosed:
-    """One ingredient of a diagnosis: what it is worth alone, and what may tell why it lies where it lies."""
+    """One ingredient of a diagnosis: its own accuracy and loss, and what may explain where it lies."""
 
     name: str
     alone: EvalResult
@@ -151,10 +151,10 @@ class Diagnosed:
 
 @dataclass(frozen=True)
 class Midpoints:
-    """Judgements once the ingredients are lined up in some way with the best one.
+    """Accuracy and loss of means of ingredients whose units are matched in one way with those of the best one.
 
     `halfway` has, by name, 0.5 * best + 0.5 * other for each other ingredient; `mean` is that of all ingredients.
-    `setting` is the field of a job that lines a shelf up so; empty for ingredients as they were trained.
+    `setting` is the field of a job that matches units so; empty for ingredients as they were trained.
     """
 
     lineup: str

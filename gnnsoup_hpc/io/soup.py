@@ -16,7 +16,7 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.graph.graph import Preparation
 from gnnsoup_hpc.io import alignment as alignment_store
-from gnnsoup_hpc.io import cost, files, states
+from gnnsoup_hpc.io import files, states
 from gnnsoup_hpc.io.graph import put_preparation
 from gnnsoup_hpc.io.records import MixingWeights, Paired, Soup, Step
 from gnnsoup_hpc.models.base import Model
@@ -55,7 +55,7 @@ class SoupFingerprint:
     threads: int
     device: str
     left_out: tuple[str, ...] = ()
-    streamed: bool = False  # accuracies told layer by layer, which costs other time and memory
+    streamed: bool = False  # accuracies computed layer by layer, which takes other time and memory
 
     @property
     def shelf_sha256(self) -> str:
@@ -103,7 +103,7 @@ def write(
         passes = file.create_group("passes", track_order=True)
         for name, count in soup.counts.items():
             files.put(passes, name, count, "1", COUNTS[name])
-        cost.put(file, soup.measurement)
+        files.put_cost(file, soup.measurement)
         put_preparation(file, preparation)
         files.put_provenance(file, job.to_toml(), ranks=recipe.ranks, threads=recipe.threads, device=recipe.device)
         file["provenance"].attrs["recipe"] = canonical(recipe.__dict__)
@@ -120,13 +120,13 @@ def put_history(parent: h5py.Group, name: str, history: Sequence[Step]) -> None:
 
 def read_fingerprint(path: Path) -> str:
     """The recipe's hash of the soup in a file."""
-    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
+    with files.read_file(path, KIND, VERSION) as file:
         return str(file.attrs["recipe"])
 
 
 def read(path: Path) -> Soup:
     """The soup in a file. Raises: FileError naming the file and what is wrong with it."""
-    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
+    with files.read_file(path, KIND, VERSION) as file:
         steps = [file["history"][name][:] for name in HISTORY]
         mix, made = file["mixture"], json.loads(file["provenance"].attrs["recipe"])
         mixture = MixingWeights(
@@ -149,7 +149,7 @@ def read(path: Path) -> Soup:
             state=states.get(file) if "state" in file else None,
             validation_accuracy=float(file["metrics/validation_accuracy"][()]),
             test_accuracy=float(file["metrics/test_accuracy"][()]),
-            measurement=cost.get(file),
+            measurement=files.get_cost(file),
             counts={name: int(file["passes"][name][()]) for name in COUNTS},
             alignment=alignment_store.get(mix) if "alignment" in mix else None,
             test_right=file["metrics/test_right"][:] if "test_right" in file["metrics"] else None,
@@ -169,7 +169,7 @@ def read_state(path: Path) -> tuple[Model, State]:
 
     Raises: FileError where the file is damaged, or an ensemble's, which has no weights.
     """
-    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
+    with files.read_file(path, KIND, VERSION) as file:
         if file["mixture"].attrs["of"] != "weights":
             raise FileError(
                 f"{path} is an ensemble, which has no weights of its own: read its ingredients, and average their"

@@ -27,13 +27,13 @@ def put(file: h5py.File, state: State, name: str = "state", about: str = ABOUT) 
 
 def get(file: h5py.File, name: str = "state") -> State:
     """The state of a file, in the order it was written in, as float32 whatever floating type it is stored in."""
-    return {parameter: torch.from_numpy(values.floats(file[name], parameter)) for parameter in file[name]}
+    return {parameter: torch.from_numpy(values.get_floats(file[name], parameter)) for parameter in file[name]}
 
 
-def is_finite(path: Path, file: h5py.File) -> State:
+def get_finite(path: Path, file: h5py.File) -> State:
     """The state of a file, if it is finite, and has the hash that the file states, if any. Raises: FileError."""
     state = get(file)
-    if (found := sha256(state)) != values.text(file["state"], "sha256", found):
+    if (found := sha256(state)) != values.get_text(file["state"], "sha256", found):
         raise FileError(f"{path} is damaged: its weights do not have the hash that it states")
     check_finite(path, state)
     return state

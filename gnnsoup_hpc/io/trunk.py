@@ -9,7 +9,7 @@ from typing import Any
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.turns import Hyperparameters
-from gnnsoup_hpc.io import cost, files, states
+from gnnsoup_hpc.io import files, states
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.ingredient import Origin
@@ -60,8 +60,8 @@ def write(path: Path, trunk: Trunk, origin: TrunkOrigin, job: Job, **provenance:
     with files.create_file(path, KIND, VERSION, "trunk: the state that all ingredients branch from") as file:
         file.attrs["recipe"] = origin.recipe
         states.put(file, trunk.state)
-        ingredient_store.put_history(file, ingredient_store.columns(trunk.history))
-        cost.put(file, trunk.measurement)
+        ingredient_store.put_history(file, trunk.history)
+        files.put_cost(file, trunk.measurement)
         files.put_provenance(file, job.to_toml(), **provenance)
         file["provenance"].attrs["origin"] = canonical(origin.values)
 
@@ -71,9 +71,9 @@ def read(path: Path, origin: TrunkOrigin | None = None) -> Trunk:
 
     Raises: FileError naming the file and what is wrong with it; ForeignFileError where it is sound, but of another job.
     """
-    with files.opened(path, KIND, VERSION) as file, files.open_file(path):
-        state = states.is_finite(path, file)
+    with files.read_file(path, KIND, VERSION) as file:
+        state = states.get_finite(path, file)
         if origin is not None:
             states.check_shapes(path, state, origin.ingredient.architecture)
-            ingredient_store.same_origin(path, file, origin.values)
-        return Trunk(state, ingredient_store.get_history(file), cost.get(file))
+            ingredient_store.check_origin(path, file, origin.values)
+        return Trunk(state, ingredient_store.get_history(file), files.get_cost(file))

@@ -13,7 +13,7 @@ from gnnsoup_hpc.errors import FileError
 _REQUIRED: Any = object()
 
 
-def text(group: h5py.Group, name: str, default: str = _REQUIRED) -> str:
+def get_text(group: h5py.Group, name: str, default: str = _REQUIRED) -> str:
     """An attribute that is a text. Raises: KeyError where it is missing without a default; FileError for no text."""
     value = _attribute(group, name, default)
     if not isinstance(value, str):
@@ -21,8 +21,8 @@ def text(group: h5py.Group, name: str, default: str = _REQUIRED) -> str:
     return value
 
 
-def whole(group: h5py.Group, name: str, default: int = _REQUIRED) -> int:
-    """An attribute that is an integer, or a floating number of that value. Raises: as `text` does."""
+def get_integer(group: h5py.Group, name: str, default: int = _REQUIRED) -> int:
+    """An attribute that is an integer, or a floating number of that value. Raises: as `get_text` does."""
     value = _attribute(group, name, default)
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return int(value)
@@ -31,9 +31,9 @@ def whole(group: h5py.Group, name: str, default: int = _REQUIRED) -> int:
     return int(value)
 
 
-def document(group: h5py.Group, name: str) -> dict[str, Any]:
+def get_json(group: h5py.Group, name: str) -> dict[str, Any]:
     """An attribute that is a JSON object. Raises: KeyError where it is missing; FileError for anything else."""
-    found = text(group, name)
+    found = get_text(group, name)
     try:
         value = json.loads(found)
     except ValueError as error:
@@ -43,7 +43,7 @@ def document(group: h5py.Group, name: str) -> dict[str, Any]:
     return value
 
 
-def number(group: h5py.Group, name: str, default: float = _REQUIRED) -> float:
+def get_number(group: h5py.Group, name: str, default: float = _REQUIRED) -> float:
     """A dataset of one number. Raises: KeyError where it is missing without a default; FileError for no number."""
     if default is not _REQUIRED and name not in group:
         return default
@@ -53,7 +53,7 @@ def number(group: h5py.Group, name: str, default: float = _REQUIRED) -> float:
     return float(value)
 
 
-def floats(group: h5py.Group, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+def get_floats(group: h5py.Group, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
     """A dataset of floating numbers as float32. Raises: KeyError where it is missing; FileError for other types."""
     data = _dataset(group, name)
     if data.dtype.kind != "f" or data.shape is None:
@@ -62,7 +62,7 @@ def floats(group: h5py.Group, name: str) -> np.ndarray[Any, np.dtype[np.float32]
         return np.asarray(data[...], dtype=np.float32)
 
 
-def column(table: h5py.Group, name: str, rows: int) -> np.ndarray[Any, Any]:
+def get_column(table: h5py.Group, name: str, rows: int) -> np.ndarray[Any, Any]:
     """A column of a table of that many rows; NaN where it is missing. Raises: FileError for another length or type."""
     if name not in table:
         return np.full(rows, np.nan)

@@ -141,4 +141,4 @@ class Mixtures:
         if aggregation is None:
             raise ValueError(f"a model of kind {self.model.kind!r} has no first aggregation")
         path = self.run.first_hop(aggregation.name)
-        return first_aggregation.open_first_aggregation(self.graph, aggregation.name, path, say, self.settings.memory)
+        return first_aggregation.open_first_aggregation(self.graph, aggregation, path, say, self.settings.memory)

@@ -67,7 +67,7 @@ def open_mixtures(
     run, rank0 = RunDir.of(job), comm.rank == 0
     if not rank0:
         comm.bcast(None)
-    with graph_store.open_graph(run.graph, job, verify=rank0) as graph:
+    with graph_store.open_graph(run.graph, job, verify=True) as graph:
         model = make_model(job.model, graph.features, graph.classes)
         selection = Selection({}, {})
         if rank0:

@@ -6,8 +6,10 @@ import os
 import shutil
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -18,7 +20,6 @@ from gnnsoup_hpc.data import prepare as room
 from gnnsoup_hpc.errors import GraphError, PartError, RunError
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.io import graph as graph_store
-from gnnsoup_hpc.io import graph_bulk
 from gnnsoup_hpc.runtime import leases, processes
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -36,6 +37,20 @@ def test_a_graph_that_is_there_is_kept(job: Job) -> None:
     room.prepare(job, runs.ALONE, runs.QUIET)
     after = RunDir.of(job).graph.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("name", ["nodes/x", "edges/indices"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_rank_refuses_a_damaged_graph(job: Job, rank: int, name: str) -> None:
+    """A rank trains without waiting for rank 0, and what it reads of features and edges has no other checksum."""
+    path = RunDir.of(job).graph
+    with h5py.File(path) as file:
+        place = file[name].id.get_offset() + 42
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0x10
+    path.write_bytes(data)
+    with pytest.raises(RunError, match=r"graph\.h5 is truncated or damaged: .*run `gnnsoup prepare JOB --again`"):
+        room.prepare(job, replace(runs.ALONE, rank=rank, size=2), runs.QUIET)
 
 
 def test_another_cut_is_made_when_it_is_asked_for(job: Job) -> None:
@@ -214,7 +229,7 @@ def test_blocks_do_not_matter(job: Job, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(out_of_core, "BLOCK_BYTES", 400)
     monkeypatch.setattr(out_of_core.blocks, "__defaults__", (400,))
     monkeypatch.setattr(transforms, "_BLOCK_BYTES", 700)
-    monkeypatch.setattr(graph_bulk, "_ENTRIES", 50)
+    monkeypatch.setattr(graph_store, "ENTRIES", 50)
     monkeypatch.setattr(partition, "_ENTRIES", 30)
     other = runs.prepared(tmp_path / "pieces")
     with (

@@ -61,7 +61,7 @@ def held(path: Path) -> Held:
         return {}
     with h5py.File(path, "r", locking=False) as file:
         kind = str(file.attrs["format"]).partition("/")[2]
-    with files.opened(path, kind, NEWEST, verify=True) as file:
+    with files.open_file(path, kind, NEWEST, verify=True) as file:
         return {name: value for name, value in _items(file) if not VOLATILE.search(name)}
 
 

@@ -1,7 +1,7 @@
-"""`python -m tests.golden.make`: write the golden files of today's format version, which tests read for ever.
+"""`python -m tests.golden.make`: write the golden files of today's format versions, which tests read for ever.
 
-They are a whole run on a graph of 24 nodes. A folder that is there is never written again, for users have files of its
-version; a new version gets a folder of its own.
+They come of a run on a graph of 24 nodes. A folder that is there is never written again, for users have files of its
+versions; a new version of a kind of file gets a folder of its own, and holds that kind alone.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 from gnnsoup_hpc.__main__ import main
-from gnnsoup_hpc.io import diagnosis, graph, ingredient, report, soup, trunk
 
-VERSION = max(graph.VERSION, ingredient.VERSION, soup.VERSION, report.VERSION, diagnosis.VERSION)
-FOLDER = Path(__file__).resolve().parent / f"v{VERSION}"
-TRUNK = Path(__file__).resolve().parent / f"trunk-v{trunk.VERSION}"  # of a run with train.trunk_epochs = 2
+HERE = Path(__file__).resolve().parent
+FIRST = HERE / "v1"  # a whole run, every kind of file in its version 1
+TRUNK = HERE / "trunk-v1"  # of a run with train.trunk_epochs = 2
+SECOND = HERE / "v2"  # graph.h5 alone
+COMMANDS = {SECOND: ("prepare",)}  # what makes a folder; those above are of earlier versions of this package
 
 NODES = 24
 JOB = """\
@@ -87,31 +88,18 @@ def nowhere() -> Iterator[Path]:
 
 
 def make(folder: Path, *words: str) -> None:
-    """Run the pipeline and keep what it wrote."""
+    """Give a command and keep the files that it wrote."""
     with nowhere():
         np.savez("golden.npz", **ring())
         Path("golden.toml").write_text(JOB, encoding="utf-8")
-        if main(["run", "golden.toml", *words]):
-            sys.exit("the run failed")
+        if main([words[0], "golden.toml", *words[1:]]):
+            sys.exit("the command failed")
         shutil.copytree("runs/golden", folder, ignore=shutil.ignore_patterns("leases"))
 
 
-def add_diagnosis(folder: Path) -> None:
-    """Diagnose a run that is there: this kind of file came later than the others of version 1."""
-    with nowhere():
-        shutil.copytree(folder, "runs/golden")
-        if main(["diagnose", "runs/golden"]):
-            sys.exit("the diagnosis failed")
-        shutil.copy("runs/golden/diagnosis.h5", folder)
-
-
 if __name__ == "__main__":
-    runs: dict[Path, tuple[str, ...]] = {FOLDER: (), TRUNK: ("--set", "train.trunk_epochs=2")}
-    missing = {folder: words for folder, words in runs.items() if not folder.exists()}
-    later = [FOLDER] if FOLDER.exists() and not (FOLDER / "diagnosis.h5").exists() else []
-    if not missing and not later:
-        sys.exit(f"{', '.join(map(str, runs))} are there; golden files are written once")
+    missing = {folder: words for folder, words in COMMANDS.items() if not folder.exists()}
+    if not missing:
+        sys.exit(f"{', '.join(map(str, COMMANDS))}: there already; golden files are written once")
     for folder, words in missing.items():
         make(folder, *words)
-    for folder in later:
-        add_diagnosis(folder)

@@ -21,7 +21,7 @@ RECIPE = "8358ff61be1db52e3b501b5ed5309d5888a837d35e3ab5147e08aa25fcc1492b"
 
 def test_the_file_is_whole_small_and_of_version_1() -> None:
     assert RUN.trunk.stat().st_size < 60_000
-    with files.opened(RUN.trunk, trunk_store.KIND, 1) as file:
+    with files.open_file(RUN.trunk, trunk_store.KIND, 1) as file:
         assert file.attrs["format_version"] == 1
         assert file.attrs["recipe"] == RECIPE
         assert file["provenance"].attrs["host"] == "golden"

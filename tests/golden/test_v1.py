@@ -56,7 +56,7 @@ def job() -> Job:
 @pytest.mark.parametrize(("path", "kind"), KINDS.items(), ids=lambda value: getattr(value, "name", None))
 def test_every_file_is_whole_small_and_of_version_1(path: Path, kind: str) -> None:
     assert path.stat().st_size < 60_000
-    with files.opened(path, kind, 1) as file:
+    with files.open_file(path, kind, 1) as file:
         assert file.attrs["format_version"] == 1
         assert file.attrs["format"] == f"gnnsoup_hpc/{kind}"
         assert file.attrs["creator_version"] == "0.1.0"
@@ -127,7 +127,7 @@ def test_ingredients(job: Job) -> None:
 
 
 def test_stack_of_ingredients() -> None:
-    with files.opened(RUN.gathered, gathered.KIND, 1) as file:
+    with files.open_file(RUN.gathered, gathered.KIND, 1) as file:
         assert file["names"].asstr()[:].tolist() == ["0000", "0001"]
         assert list(file["state"]) == NAMES
         for name in NAMES:

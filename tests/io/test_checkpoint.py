@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def test_there_may_be_no_best_epoch(path: Path, best: BestEpoch | None) -> None:
 
 
 def test_a_large_one_is_built_on_the_disk_and_reads_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(store, "IN_MEMORY_BYTES", 0)
     small = path.stat().st_size
     store.write(path, checkpoint(), ORIGIN, JOB)
     assert same(store.read(path, ORIGIN), checkpoint())
@@ -118,7 +119,7 @@ def test_one_that_cannot_be_written_leaves_the_last_one(path: Path, monkeypatch:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store.files, "_sync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError, match="No space left on device"):
         store.write(path, replace(checkpoint(), mean=state(9)), ORIGIN, JOB)
     assert same(store.read(path, ORIGIN), checkpoint())

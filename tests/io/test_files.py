@@ -33,7 +33,7 @@ def made(path: Path, kind: str = "thing", version: int = 1, bulk_bytes: int = 0)
 
 
 def numbers(path: Path, verify: bool = True) -> np.ndarray:
-    with files.opened(path, "thing", 1, verify) as file, files.open_file(path):
+    with files.read_file(path, "thing", 1, verify) as file:
         return np.asarray(file["numbers"][:])
 
 
@@ -228,7 +228,7 @@ def test_a_newer_version_is_refused_and_an_older_one_read(tmp_path: Path) -> Non
     newer = made(tmp_path / "newer.h5", version=2)
     with pytest.raises(FileError, match=r"newer.h5 has format version 2; .* reads up to 1: use a newer one"):
         numbers(newer)
-    with files.opened(made(tmp_path / "older.h5"), "thing", 2) as file:
+    with files.open_file(made(tmp_path / "older.h5"), "thing", 2) as file:
         assert file.attrs["format_version"] == 1
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -9,12 +12,14 @@ import numpy as np
 import pytest
 
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.data import sources
+from gnnsoup_hpc.data import loader, sources
 from gnnsoup_hpc.data.sources.context import SourceContext
 from gnnsoup_hpc.data.transforms import prepare_features
-from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.engine.out_of_core import first_aggregation, structure
+from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.graph.graph import Graph
 from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.types import Role
 from gnnsoup_hpc.utils.hashing import content_sha256
@@ -90,15 +95,104 @@ def test_the_file_says_what_it_holds(job: Job) -> None:
         assert graph.file.attrs["source_sha256"] == source.source_sha256
 
 
-def test_rows_are_sorted_and_bulk_data_carries_checksums(job: Job) -> None:
+def test_rows_are_sorted_and_large_data_is_contiguous(job: Job) -> None:
     with h5py.File(RunDir.of(job).graph) as file:
         indptr, indices = file["edges/indptr"][:], file["edges/indices"][:]
         rows = np.repeat(np.arange(300), np.diff(indptr))
         assert (np.diff(rows * 300 + indices) > 0).all()
-        for name in ("nodes/x", "nodes/y", "nodes/split", "nodes/original_id", "edges/indptr", "edges/indices"):
+        for name in ("nodes/x", "edges/indices"):
+            assert file[name].chunks is None, name
+        for name in ("nodes/y", "nodes/split", "nodes/original_id", "edges/indptr"):
             assert file[name].fletcher32, name
         assert (np.bincount(file["nodes/split"][:], minlength=4)[1:] == [180, 60, 60]).all()
         assert file["parts/validation"][:].sum() == 60
+
+
+@pytest.fixture
+def copied(job: Job, tmp_path: Path) -> Path:
+    """A copy of the graph that a test may damage."""
+    return Path(shutil.copy(RunDir.of(job).graph, tmp_path / "graph.h5"))
+
+
+@pytest.mark.parametrize("name", ["nodes/x", "edges/indices"])
+def test_a_flipped_byte_of_large_data_is_found_by_whoever_verifies(job: Job, copied: Path, name: str) -> None:
+    with h5py.File(copied) as file:
+        place = file[name].id.get_offset() + 1001
+    data = bytearray(copied.read_bytes())
+    data[place] ^= 1
+    copied.write_bytes(data)
+    with pytest.raises(FileError, match=r"graph\.h5 is truncated or damaged"), graph_store.open_file(copied, True):
+        pass
+    again = r"graph\.h5 is truncated or damaged: .*: run `gnnsoup prepare JOB --again`"
+    with pytest.raises(RunError, match=again), graph_store.open_graph(copied, job, verify=True):
+        pass
+
+
+READERS: dict[str, Callable[[GraphFile], object]] = {
+    "rows": lambda graph: graph.rows(0, graph.nodes),
+    "union": lambda graph: loader.load_union(graph, [0, 2], Role.VALIDATION),
+    "structure": lambda graph: loader.load_structure(graph, range(graph.parts)),
+    "layer by layer": lambda graph: structure.find_needed_rows(graph, np.array([0]), 3),
+    "first aggregation": lambda graph: list(first_aggregation.compute(graph, "gcn", 1 << 20)),
+}
+
+
+@pytest.mark.parametrize("value", [300, -1, 2**31 - 1, -(2**31), "the one before"])
+@pytest.mark.parametrize("reader", READERS)
+def test_no_kernel_meets_entries_that_are_not_a_graphs(copied: Path, reader: str, value: int | str) -> None:
+    """Opened without its seal, as ranks do that rank 0 has verified it for: no crash, but the file and what to do."""
+    with h5py.File(copied, "r+") as file:
+        entry = int(file["edges/indptr"][np.flatnonzero(np.diff(file["edges/indptr"][:]) > 1)[0]]) + 1
+        file["edges/indices"][entry] = file["edges/indices"][entry - 1] if isinstance(value, str) else value
+    with (
+        graph_store.open_file(copied) as graph,
+        pytest.raises(FileError, match=r"graph\.h5 is damaged: edges .* are not those of a graph: run `gnnsoup prep"),
+    ):
+        READERS[reader](graph)
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 7, 1000])
+def test_any_entry_that_is_changed_is_seen(copied: Path, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many entries are checked together, and whichever rows are read; a change that keeps the order is none."""
+    monkeypatch.setattr(graph_store, "ENTRIES", together)
+    rng = np.random.default_rng(together)
+    with h5py.File(copied, "r+") as file:
+        whole, bounds = file["edges/indices"][:], file["edges/indptr"][:]
+        for _ in range(30):
+            start, stop = sorted(rng.choice(301, 2, replace=False).tolist())
+            changed, entry = whole.copy(), int(rng.integers(bounds[start], bounds[stop]))
+            changed[entry] = rng.integers(-2, 303)
+            file["edges/indices"][:] = changed
+            rows = [changed[a:b] for a, b in pairwise(bounds[start : stop + 1])]
+            sound = all((np.diff(row) > 0).all() and (row >= 0).all() and (row < 300).all() for row in rows)
+            graph = GraphFile(copied, file)
+            if sound:
+                assert np.array_equal(graph.neighbours(bounds[start : stop + 1]), np.concatenate(rows))
+            else:
+                with pytest.raises(FileError, match="are not those of a graph"):
+                    graph.neighbours(bounds[start : stop + 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "meaning"),
+    [
+        ("nodes/targets", "several targets a node"),
+        ("nodes/targets_mask", "several targets a node"),
+        ("nodes/x_indptr", "sparse features"),
+        ("nodes/x_indices", "sparse features"),
+        ("nodes/x_values", "sparse features"),
+        ("edges/edge_weight", "weights of edges"),
+        ("edges/edge_attr", "features of edges"),
+    ],
+)
+def test_what_is_reserved_for_later_is_refused(job: Job, copied: Path, name: str, meaning: str) -> None:
+    with h5py.File(copied, "r+") as file:
+        file[name] = np.ones(3, dtype=np.float32)
+    said = rf"graph\.h5 has {meaning} \({name}\), which gnnsoup_hpc .* makes no use of: use a newer one"
+    with pytest.raises(FileError, match=said), graph_store.open_file(copied):
+        pass
+    with pytest.raises(RunError, match=said), graph_store.open_graph(copied, job):
+        pass
 
 
 def test_neighbouring_parts_are_read_in_one_slice(job: Job) -> None:

@@ -86,7 +86,7 @@ def select_run(job: Job, say: Callable[[str], None]) -> Subject:
     Raises: RunError where its graph or ingredients are missing, unfit or too few; the message says what to do.
     """
     run = RunDir.of(job)
-    with graph_store.open_graph(run.graph, job) as graph:
+    with graph_store.open_graph(run.graph, job, verify=True) as graph:
         net = make_model(job.model, graph.features, graph.classes)
         chosen = select_ingredients(job, run, net, graph, Log(quiet=True))
         about = _describe_run(job, graph, len(chosen.fit))

@@ -17,10 +17,11 @@ import numpy as np
 from gnnsoup_hpc.engine.compiled.kernels.first import add_slab_sums, count_looped_degrees
 from gnnsoup_hpc.engine.compiled.threads import ThreadTeam, cut_chunks
 from gnnsoup_hpc.errors import FileError
+from gnnsoup_hpc.graph.aggregation import Aggregation
 from gnnsoup_hpc.io import first_aggregation as store
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray
+from gnnsoup_hpc.types import FloatArray, IntArray
 from gnnsoup_hpc.utils.out_of_core import blocks
 
 MEMORY = 1 << 30  # bytes that are of use at most: more would save few passes over the features
@@ -29,19 +30,19 @@ _ROW_BYTES = 32  # a row beside its sums and entries: cursor, end, degree
 
 @contextmanager
 def open_first_aggregation(
-    graph: GraphFile, kind: str, path: Path, say: Callable[[str], None], memory: int = MEMORY
+    graph: GraphFile, aggregation: Aggregation, path: Path, say: Callable[[str], None], memory: int = MEMORY
 ) -> Iterator[FirstAggregationFile]:
-    """Yield the first hop of models of `kind`, gcn or sage; it is made where there is none, or none that is right.
+    """Yield the sums of an aggregation on the whole graph; they is made where there is none, or none that is right.
 
     `say` is told why a file that is there is made again. Raises: RunError where it cannot be written.
     """
-    if not _is_there(graph, kind, path, say):
-        store.write(path, graph, kind, compute(graph, kind, min(memory, MEMORY)))
-    with store.open_file(path, graph, kind, verify=False) as hop:
+    if not _is_there(graph, aggregation, path, say):
+        store.write(path, graph, aggregation, compute(graph, aggregation, min(memory, MEMORY)))
+    with store.open_file(path, graph, aggregation, verify=False) as hop:
         yield hop
 
 
-def _is_there(graph: GraphFile, kind: str, path: Path, say: Callable[[str], None]) -> bool:
+def _is_there(graph: GraphFile, aggregation: Aggregation, path: Path, say: Callable[[str], None]) -> bool:
     if not path.exists():
         return False
     try:
@@ -52,20 +53,20 @@ def _is_there(graph: GraphFile, kind: str, path: Path, say: Callable[[str], None
         return False
 
 
-def compute(graph: GraphFile, kind: str, memory: int) -> Iterator[tuple[int, FloatArray]]:
+def compute(graph: GraphFile, aggregation: Aggregation, memory: int) -> Iterator[tuple[int, FloatArray]]:
     """Blocks (first node, rows (n, F)) of the first hop, in order, within about `memory` bytes and 16 a node."""
     bounds = graph.bounds(0, graph.nodes)
     spans = list(_spans(bounds, 4 * graph.features + _ROW_BYTES, graph.id_type.itemsize, memory // 2))
     degree = np.empty(graph.nodes, dtype=np.int64)
     for start, stop in spans:
-        if kind == "gcn":
+        if aggregation.loops:
             mine = bounds[start : stop + 1] - bounds[start]
-            degree[start:stop] = count_looped_degrees(mine, _entries(graph, bounds, start, stop), start)
+            degree[start:stop] = count_looped_degrees(mine, graph.neighbours(bounds[start : stop + 1]), start)
         else:
             degree[start:stop] = np.maximum(np.diff(bounds[start : stop + 1]), 1)
     divisor: FloatArray = degree.astype(np.float32)
-    scale: FloatArray = np.reciprocal(np.sqrt(divisor) if kind == "gcn" else divisor)
-    loopless = degree > np.diff(bounds) if kind == "gcn" else np.zeros(0, dtype=np.bool_)
+    scale: FloatArray = np.reciprocal(np.sqrt(divisor) if aggregation.symmetric else divisor)
+    loopless = degree > np.diff(bounds) if aggregation.loops else np.zeros(0, dtype=np.bool_)
     for start, stop in spans:
         yield start, _block(graph, bounds, start, stop, scale, loopless, memory // 4)
 
@@ -80,13 +81,6 @@ def _spans(bounds: IntArray, row_bytes: int, entry_bytes: int, memory: int) -> I
         start = stop
 
 
-def _entries(graph: GraphFile, bounds: IntArray, start: int, stop: int) -> IndexArray:
-    """In-neighbours of nodes start to stop - 1."""
-    out: IndexArray = np.empty(bounds[stop] - bounds[start], dtype=graph.id_type)
-    graph.neighbours(int(bounds[start]), int(bounds[stop]), out)
-    return out
-
-
 def _block(
     graph: GraphFile,
     bounds: IntArray,
@@ -97,7 +91,7 @@ def _block(
     memory: int,
 ) -> FloatArray:
     """Rows start to stop - 1. `loopless` (V,): nodes whose own features GCN adds; of length 0 for GraphSAGE."""
-    indices = _entries(graph, bounds, start, stop)
+    indices = graph.neighbours(bounds[start : stop + 1])
     cursor, end = bounds[start:stop] - bounds[start], bounds[start + 1 : stop + 1] - bounds[start]
     out = np.zeros((stop - start, graph.features), dtype=np.float32)
     lanes = cut_chunks(bounds[start : stop + 1])

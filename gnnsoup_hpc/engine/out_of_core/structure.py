@@ -52,7 +52,7 @@ def find_needed_rows(graph: GraphFile, wanted: IntArray, layers: int) -> tuple[B
         reached = found[0].copy()
         for start, stop, indptr in cut_pieces(graph, 0, graph.nodes) if not found[0].all() else ():
             if found[0][start:stop].any():
-                slabs.mark(indptr, _ids(graph, indptr), found[0][start:stop], reached)
+                slabs.mark(indptr, graph.neighbours(indptr), found[0][start:stop], reached)
         found.insert(0, reached)
     return tuple(found)
 
@@ -69,7 +69,7 @@ def count_looped_degrees(graph: GraphFile) -> FloatArray:
     """In-degree of each node with one self-loop, (V,) float32."""
     degrees = np.empty(graph.nodes, dtype=np.float32)
     for start, stop, indptr in cut_pieces(graph, 0, graph.nodes):
-        slabs.count_looped_degrees(indptr, _ids(graph, indptr), start, degrees[start:stop])
+        slabs.count_looped_degrees(indptr, graph.neighbours(indptr), start, degrees[start:stop])
     return degrees
 
 
@@ -104,16 +104,9 @@ def read_block(graph: GraphFile, span: tuple[int, int], needed: ByteArray, rank:
     for low, high, indptr in rows:
         if needed[low:high].any():
             mine = needed[low:high]
-            filled = slabs.gather(indptr, _ids(graph, indptr), mine, low, rank, loops, filled, start, entries)
+            filled = slabs.gather(indptr, graph.neighbours(indptr), mine, low, rank, loops, filled, start, entries)
     own = rank[nodes] if len(rank) else nodes.astype(entries.dtype)
     return RowBlock(first, nodes, own, start, entries[: start[-1]])
-
-
-def _ids(graph: GraphFile, indptr: IntArray) -> IndexArray:
-    """In-neighbours of a piece."""
-    out: IndexArray = np.empty(int(indptr[-1] - indptr[0]), dtype=graph.id_type)
-    graph.neighbours(int(indptr[0]), int(indptr[-1]), out)
-    return out
 
 
 def _entries(rows: Sequence[Piece], needed: ByteArray) -> int:
