@@ -135,7 +135,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 def test_methods_never_import_each_other() -> None:
     methods = {name: module for name, module in MODULES.items() if name.startswith("soup.methods.")}
-    assert len(methods) >= 7
+    assert len(methods) >= 6
     assert {name: found for name, module in methods.items() if (found := imported(module) & methods.keys())} == {}
 
 
@@ -204,8 +204,9 @@ def compared_words(module: Module) -> Iterator[str]:
 
 @every_module
 def test_kinds_of_models_are_told_apart_in_models_and_engines_alone(module: Module) -> None:
+    of_pickles = {"module"} if module.name == "data.sources.pickled" else set()  # torch's own word in a file
     if room_of(module.name) not in ("models", "engine"):
-        assert {"gcn", "sage", "gat", "module"} & set(compared_words(module)) == set()
+        assert {"gcn", "sage", "gat", "module"} & set(compared_words(module)) - of_pickles == set()
 
 
 def test_no_class_name_occurs_twice() -> None:

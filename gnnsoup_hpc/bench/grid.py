@@ -9,6 +9,7 @@ from typing import Any
 
 from gnnsoup_hpc.bench import process
 from gnnsoup_hpc.bench.task import Cell, ModelKind, Order, Passing, TaskName, Way
+from gnnsoup_hpc.models.convolutions import find_convolution
 from gnnsoup_hpc.types import Precision
 
 MODELS: tuple[ModelKind, ...] = ("sage", "gcn", "gat")
@@ -116,6 +117,6 @@ def _make_order(cell: Cell, way: Way, passing: Passing, options: Options) -> Ord
 def _make_cell(
     graph: str, graph_h5: Path, model: ModelKind, task: TaskName, union: int, channels: int, precision: Precision
 ) -> Cell:
-    heads = 2 if model == "gat" else 1
+    heads = 2 if find_convolution(model).has_heads else 1
     shape: dict[str, Any] = {"hidden": heads * channels, "heads": heads, "union": union, "precision": precision}
     return Cell(graph, str(graph_h5.absolute()), model, task, **shape)

@@ -132,22 +132,25 @@ def compute_bound(cell: Cell, graph: GraphFile, rates: Rates, samples: int = 1) 
 def _layer(net: Architecture, number: int, size: LayerSize, element: int, kept_hop: bool) -> Work:
     """One layer's forward, in the cheaper order of product and aggregation."""
     into, out = net.widths(number)
-    width = net.heads * out if net.kind == "gat" and number == net.layers - 1 else out
-    constant = number == 0 and net.kind != "gat"
-    if net.kind == "gat":
+    aggregation = net.aggregation
+    width = net.heads * out if number == net.layers - 1 else out
+    constant, matrices = number == 0 and aggregation is not None, 2 if aggregation and aggregation.beside_own else 1
+    if aggregation is None:
         flops = 2.0 * size.columns * into * width
     else:
         # The hop before the first product can be kept, so that product needs the rows alone.
         fewest = size.rows if constant or out >= into else min(size.rows, size.columns)
-        flops = 2.0 * fewest * into * out * (2 if net.kind == "sage" else 1)
+        flops = 2.0 * fewest * into * out * matrices
     entries = 0 if constant and kept_hop else size.entries * (INDEX_BYTES + _value_bytes(net, element))
-    read = (size.rows * (2 if net.kind == "sage" else 1) if constant and kept_hop else size.columns) * into
+    read = (size.rows * matrices if constant and kept_hop else size.columns) * into
     return Work(flops, float(entries + element * (read + size.rows * width)))
 
 
 def _value_bytes(net: Architecture, element: int) -> int:
     """Of each entry beside its index: GCN's weight or GAT's attention; a mean needs none."""
-    return {"gcn": element, "sage": 0, "gat": element * net.heads}[net.kind]
+    if net.aggregation is None:
+        return element * net.heads
+    return element if net.aggregation.symmetric else 0
 
 
 def _time_best(work: Callable[[], object]) -> float:

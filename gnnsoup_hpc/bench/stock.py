@@ -29,6 +29,7 @@ from torch_geometric.utils.map import map_index
 from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.task import BenchTask, Cell
 from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.graph.aggregation import MEAN, NORMALISED_SUM, Aggregation
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import Role, State
@@ -48,18 +49,18 @@ class StockHeld:
 def make_module(architecture: Architecture) -> Module:
     """PyG's module, for evaluation; GCN's layers expect an adjacency that is normalised already."""
     module: Any = architecture.to_module().eval()
-    if architecture.kind == "gcn":
+    if architecture.aggregation is NORMALISED_SUM:
         for convolution in module.convs:
             convolution.normalize = convolution.add_self_loops = False
     made: Module = module
     return made
 
 
-def make_adjacency(kind: str, edge_index: Tensor, nodes: int) -> Tensor:
-    """What the stock module of a kind takes best for edge_index (2, E): sources, destinations."""
-    if kind == "gat":
+def make_adjacency(aggregation: Aggregation | None, edge_index: Tensor, nodes: int) -> Tensor:
+    """What the stock module takes best for edge_index (2, E): sources, destinations."""
+    if aggregation is None:
         return edge_index
-    if kind == "sage":
+    if aggregation is MEAN:
         wide: Tensor = to_torch_csr_tensor(edge_index.flip(0), None, (nodes, nodes))
         return wide
     edge_index, weight = gcn_norm(edge_index, None, nodes)
@@ -71,12 +72,12 @@ def load_whole(graph: GraphFile, architecture: Architecture) -> StockHeld:
     data = _read_data(graph)
     indptr, indices = (torch.from_numpy(array) for array in tasks.read_structure(graph))
     nodes = torch.from_numpy(np.flatnonzero(data.role.numpy() == Role.VALIDATION))
-    if architecture.kind == "sage":  # it needs no edge_index on the way
+    if architecture.aggregation is MEAN:  # it needs no edge_index on the way
         ones, size = torch.ones(len(indices)), (graph.nodes, graph.nodes)
         adjacent = torch.sparse_csr_tensor(indptr, indices, ones, size, check_invariants=False)
     else:
         row = torch.arange(graph.nodes).repeat_interleave(indptr.diff(), output_size=len(indices))
-        adjacent = make_adjacency(architecture.kind, torch.stack([indices, row]), graph.nodes)
+        adjacent = make_adjacency(architecture.aggregation, torch.stack([indices, row]), graph.nodes)
     return StockHeld(data.x, adjacent, nodes, data.y[nodes])
 
 
@@ -156,7 +157,7 @@ class StockTask:
     def _next_union(self) -> StockHeld:
         batch = next(self._batches)
         nodes = (batch.role == int(Role.VALIDATION)).nonzero().flatten()
-        adjacent = make_adjacency(self._net.kind, batch.edge_index, len(batch.y))
+        adjacent = make_adjacency(self._net.aggregation, batch.edge_index, len(batch.y))
         return StockHeld(batch.x, adjacent, nodes, batch.y[nodes])
 
 

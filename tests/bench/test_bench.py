@@ -100,7 +100,7 @@ def test_stock_adjacency_gives_what_plain_pyg_gives(kind: str, heads: int) -> No
     plain = net.to_module().eval()
     plain.load_state_dict(state, strict=True)
     held = stock.StockHeld(
-        x, stock.make_adjacency(kind, GRAPH.edge_index, GRAPH.nodes), torch.arange(2), torch.zeros(2)
+        x, stock.make_adjacency(net.aggregation, GRAPH.edge_index, GRAPH.nodes), torch.arange(2), torch.zeros(2)
     )
     with torch.no_grad():
         torch.testing.assert_close(
@@ -330,7 +330,7 @@ def test_stock_sage_has_the_gradient_of_its_loss() -> None:
     ends = torch.randint(nodes, (2, entries), generator=torch.Generator().manual_seed(0))
     net = Architecture("sage", 2, 5, 8, 3)
     x, labels = normal(0, nodes, 5, kind=torch.float32), torch.arange(nodes) % 3
-    held = stock.StockHeld(x, stock.make_adjacency("sage", ends, nodes), torch.arange(nodes), labels)
+    held = stock.StockHeld(x, stock.make_adjacency(net.aggregation, ends, nodes), torch.arange(nodes), labels)
     states = [net.init_state(seed) for seed in range(3)]
     raw = torch.zeros(2, 3, dtype=torch.float64)
 

@@ -46,7 +46,7 @@ def _is_there(graph: GraphFile, aggregation: Aggregation, path: Path, say: Calla
     if not path.exists():
         return False
     try:
-        with store.open_file(path, graph, kind):
+        with store.open_file(path, graph, aggregation):
             return True
     except FileError as error:
         say(f"{error}; made again")
