@@ -10,13 +10,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from gnnsoup_hpc.bench.task import Order, QualityOrder
-
-if TYPE_CHECKING:
-    from gnnsoup_hpc.bench.grid import Figures
-    from gnnsoup_hpc.bench.quality.parent import QualityResult
+from gnnsoup_hpc.bench.task import Order, Passing, QualityOrder
 
 SHARE_OF_MEMORY = 0.9
 _LAST_OF_A_TRACEBACK = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
@@ -29,9 +25,18 @@ class ChildFailedError(Exception):
     """A child that gave no result; the message is one line."""
 
 
+class Measured(Protocol):
+    """What is known of one thing that is measured, whatever went wrong with the rest in `errors`."""
+
+    errors: list[str]
+
+    def take(self, passing: Passing, result: dict[str, Any]) -> None:
+        """Add what a child measured."""
+
+
 def measure(
     order: Order | QualityOrder,
-    figures: Figures | QualityResult,
+    figures: Measured,
     label: str,
     timeout: float,
     say: Callable[[str], None],
