@@ -12,7 +12,7 @@ from gnnsoup_hpc.runtime.launch import RankInfo
 
 def load(arguments: argparse.Namespace) -> Command:
     """The command that `arguments` of `add_arguments` describe."""
-    from gnnsoup_hpc.cli.soup import soup
+    from gnnsoup_hpc.cli.flow import soup
 
     train = load_train()
 
