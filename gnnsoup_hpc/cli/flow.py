@@ -48,7 +48,7 @@ def soup(job: Job, here: RankInfo, again: bool = False) -> None:
         runner = SoupRunner(job, start.selection, mixtures, log)
         runner.run_all(again)
         if job.soup.diagnose:
-            diagnose(job, start.selection, mixtures, log)
+            diagnose_mixtures(job, start.selection, mixtures, log)
         if job.sweep:
             Sweep(runner, here).run(again)
     if here.rank == 0:
