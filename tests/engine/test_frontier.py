@@ -16,7 +16,7 @@ from gnnsoup_hpc.graph.aggregation import MEAN, NORMALISED_SUM, Aggregation
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.utils.buffers import BufferPool
-from tests.arbitrary import SEEDS, Structure, aggregation_matrix, normal, structures
+from tests.arbitrary import SEEDS, Structure, aggregation_matrix, normal, random_batch, random_state, structures
 
 AGGREGATIONS = st.sampled_from([MEAN, NORMALISED_SUM])
 PATH = Structure(10, tuple((node + 1, node) for node in range(9)))
@@ -120,3 +120,14 @@ def test_a_feature_that_is_not_finite_stays_where_it_belongs(aggregation: Aggreg
     found = find_frontier(Batch(graph, torch.arange(3), torch.zeros(3, dtype=torch.int64)), aggregation, 1)
     assert found.first[:, 0].isinf().tolist() == [False, True, True]
     assert not found.first.isnan().any()
+
+
+@pytest.mark.parametrize("kind", ["gcn", "sage", "gat"])
+def test_the_transpose_is_made_for_gradients_alone(kind: str) -> None:
+    net, batch = Architecture(kind, 3, 5, 4, 2), random_batch(PATH, [4, 9], 5, 2)
+    plan, state = CompiledEngine().plan(net, batch), random_state(net)
+    list(CompiledEngine().interpolate(plan, (state, state), [(0.5, state)]))
+    logits = CompiledEngine().logits(plan, state)
+    assert "transposes" not in vars(plan)
+    CompiledEngine().pull_back(plan, state)[1](logits)
+    assert "transposes" in vars(plan)
