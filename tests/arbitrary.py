@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from gnnsoup_hpc.graph.graph import Graph
 from gnnsoup_hpc.graph.sparse import Adjacency
-from gnnsoup_hpc.graph.subgraph import Subgraph
-from gnnsoup_hpc.types import Role
+from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
+from gnnsoup_hpc.models.base import Model
+from gnnsoup_hpc.types import Role, State
 
 SEEDS = st.integers(0, 2**16)
 
@@ -87,16 +89,40 @@ def graph(shape: Structure, roles: list[Role], seed: int = 0, classes: int = 3) 
 
 
 def in_double(subgraph: Subgraph) -> Subgraph:
-    """The same in float64: degrees, and so all operators that are made of them, too."""
+    """The same in float64, with all operators that are made of its structure."""
     adjacency = Adjacency(subgraph.adjacency.indptr, subgraph.adjacency.indices)
+    hop = None if subgraph.hop is None else subgraph.hop.double()
+    return Subgraph(subgraph.x.double(), make_double(adjacency), hop)
+
+
+def make_double(adjacency: Adjacency) -> Adjacency:
+    """An adjacency, whose operators are float64 from now on: degrees are, and they are made of those."""
     for each in (adjacency, adjacency.with_self_loops):
         each.degree = each.degree.double()
-    return Subgraph(subgraph.x.double(), adjacency)
+    return adjacency
 
 
-def doubled(adjacency: Adjacency) -> Adjacency:
-    """An adjacency whose operators are float64."""
-    return in_double(Subgraph(torch.empty(adjacency.nodes, 0), adjacency)).adjacency
+def aggregation_matrix(name: str, shape: Structure) -> Tensor:
+    """What the first layer of GraphSAGE ("sage") or GCN ("gcn") multiplies features by, (V, V) float64."""
+    matrix = shape.dense
+    if name == "sage":
+        return matrix / matrix.sum(1, keepdim=True).clamp(min=1.0)
+    matrix.fill_diagonal_(1.0)
+    scale = matrix.sum(1).rsqrt()
+    return scale[:, None] * matrix * scale
+
+
+def random_batch(shape: Structure, seeds: Sequence[int], features: int, classes: int, seed: int = 0) -> Batch:
+    """A batch with normal features and random targets."""
+    graph = Subgraph(normal(seed, shape.nodes, features, kind=torch.float32), shape.adjacency())
+    targets = torch.randint(classes, (len(seeds),), generator=torch.Generator().manual_seed(seed))
+    return Batch(graph, torch.tensor(seeds), targets)
+
+
+def random_state(model: Model, seed: int = 1, kind: torch.dtype = torch.float32) -> State:
+    """Normal parameters: biases and norms are not at their start."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=generator).to(kind) for name, shape in model.shapes().items()}
 
 
 def normal(seed: int, *shape: int, kind: torch.dtype = torch.float64) -> Tensor:

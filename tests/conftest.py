@@ -67,5 +67,5 @@ def served(stock: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
 def sections_of_three_rows() -> Iterator[None]:
     """Or a small graph would be one section, and one rank's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "_SECTION_ROWS", 3)
+        patch.setattr(sharding, "SECTION_ROWS", 3)
         yield

@@ -135,11 +135,11 @@ def _scale(aggregation: Aggregation, indptr: IndexArray, indices: IndexArray, dt
 def _aggregate(graph: Subgraph, aggregation: Aggregation, shard: Shard, read_rows: ReadRows | None) -> Tensor:
     """The first sums of the shard's rows, with their own features where the layer takes them; of others', nothing."""
     hop = None if graph.hop is None else graph.hop.numpy()
-    if shard.ids is None:
-        x = graph.x.numpy()
+    if read_rows is None:
+        x = graph.x.numpy() if shard.ids is None else graph.x.numpy()[shard.ids]
     else:
-        x = graph.x.numpy()[shard.ids] if read_rows is None else read_rows(shard.ids)
-        hop = None if hop is None else hop[shard.ids]
+        x = read_rows(np.arange(graph.adjacency.nodes) if shard.ids is None else shard.ids)
+    hop = hop if hop is None or shard.ids is None else hop[shard.ids]
     width = x.shape[1] if hop is None else hop.shape[1]
     shape = len(shard.order), 2 * width if aggregation.beside_own else width
     out = (graph.pool or BufferPool()).array("first", shape, shard.scale.dtype)

@@ -24,7 +24,7 @@ from gnnsoup_hpc.engine.compiled.threads import LANES, Span
 from gnnsoup_hpc.types import BoolArray, ByteArray, IndexArray, IntArray
 
 Scale = npt.NDArray[Any]  # (n,), or empty for 1 everywhere
-_SECTION_ROWS = 2048  # at least: fewer are not worth a product of their own in each layer
+SECTION_ROWS = 2048  # at least: fewer are not worth a product of their own in each layer
 _NEVER = 255  # more than any class
 
 
@@ -137,7 +137,7 @@ class Shard:
 
 def _cuts(indptr: IndexArray, order: IndexArray, counts: IntArray, row_work: Sequence[int]) -> IntArray:
     """Ids (S + 1,) between which nodes cost about as much, over all layers that make their states."""
-    count = min(LANES, max(1, len(order) // _SECTION_ROWS))
+    count = min(LANES, max(1, len(order) // SECTION_ROWS))
     load = np.zeros(len(indptr), dtype=np.int64)
     before = 0
     for hops, upto in enumerate(counts.tolist()):

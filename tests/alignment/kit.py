@@ -12,7 +12,7 @@ from gnnsoup_hpc.alignment import unit_layouts
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import Permutation, State
-from tests.arbitrary import Structure, normal, random_structure
+from tests.arbitrary import Structure, normal, random_batch, random_structure
 
 FEATURES, HIDDEN, CLASSES = 7, 12, 3
 KINDS = [("gcn", 1), ("sage", 1), ("gat", 1), ("gat", 3)]
@@ -54,14 +54,10 @@ def subgraph(shape: Structure = GRAPH, seed: int = 0) -> Subgraph:
     return Subgraph(normal(seed, shape.nodes, FEATURES, kind=torch.float32), shape.adjacency())
 
 
-def views(count: int = 3) -> list[Batch]:
-    """Some subgraphs, of whose nodes every second is asked for."""
-    made = []
-    for seed in range(count):
-        graph = subgraph(random_structure(60, 240, seed), seed)
-        nodes = torch.arange(0, 60, 2)
-        made.append(Batch(graph, nodes, torch.zeros(len(nodes), dtype=torch.int64)))
-    return made
+def batches(count: int = 3) -> list[Batch]:
+    """Some batches whose seeds are every second node."""
+    seeds = list(range(0, 60, 2))
+    return [random_batch(random_structure(60, 240, seed), seeds, FEATURES, CLASSES, seed) for seed in range(count)]
 
 
 def same(one: State, other: State) -> bool:

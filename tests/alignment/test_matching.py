@@ -23,7 +23,7 @@ from gnnsoup_hpc.alignment.weights import Pair
 from gnnsoup_hpc.models.base import Layout
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import Permutation, State
-from tests.alignment.kit import HIDDEN, every_architecture, same, shuffle, state_of, subgraph, views
+from tests.alignment.kit import HIDDEN, batches, every_architecture, same, shuffle, state_of, subgraph
 
 
 def copies(net: Architecture, count: int = 4) -> list[State]:
@@ -40,7 +40,7 @@ def test_permuted_copies_become_equal_by_weights(net: Architecture) -> None:
 @every_architecture
 def test_permuted_copies_become_equal_by_activations(net: Architecture) -> None:
     states = copies(net)
-    found = match_by_activations(net, states[0], states, views())
+    found = match_by_activations(net, states[0], states, batches())
     assert all(same(permute(net, state, order), states[0]) for state, order in zip(states, found, strict=True))
 
 
@@ -55,7 +55,7 @@ def test_the_mean_of_aligned_copies_is_the_model(net: Architecture) -> None:
 def test_aligned_strangers_do_what_they_did(net: Architecture) -> None:
     states, graph = [state_of(net, seed) for seed in range(3)], subgraph()
     by_weight = align_states(net, states)
-    orders = match_by_activations(net, states[0], states, views())
+    orders = match_by_activations(net, states[0], states, batches())
     by_state = [permute(net, state, order) for state, order in zip(states, orders, strict=True)]
     for before, *after in zip(states, by_weight, by_state, strict=True):
         for each in after:
@@ -65,7 +65,7 @@ def test_aligned_strangers_do_what_they_did(net: Architecture) -> None:
 @every_architecture
 def test_the_reference_matches_itself(net: Architecture) -> None:
     state = state_of(net)
-    for order in (match_by_weights(net, state, state, 0), *match_by_activations(net, state, [state], views())):
+    for order in (match_by_weights(net, state, state, 0), *match_by_activations(net, state, [state], batches())):
         assert order.keys() == identity_permutation(net).keys()
         assert all((order[name] == identity_permutation(net)[name]).all() for name in order)
 
@@ -95,7 +95,7 @@ def test_noisy_copies_are_found_again() -> None:
     noisy = {name: tensor + 0.02 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
              for name, tensor in state.items()}  # fmt: skip
     moved = permute(net, noisy, order)
-    (by_state,) = match_by_activations(net, state, [moved], views())
+    (by_state,) = match_by_activations(net, state, [moved], batches())
     for found in (match_by_weights(net, state, moved, 0), by_state):
         assert same(permute(net, moved, found), noisy)
 
@@ -147,7 +147,7 @@ def test_neither_threads_nor_how_nodes_are_cut_up_change_the_result() -> None:
     found = []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        found += [match_by_weights(net, reference, state, 0), *match_by_activations(net, reference, [state], views())]
+        found += [match_by_weights(net, reference, state, 0), *match_by_activations(net, reference, [state], batches())]
         found += match_all_by_weights(net, [reference, state, state_of(net, 2)], 0, 0)
     torch.set_num_threads(1)
     for name in identity_permutation(net):
@@ -162,7 +162,7 @@ def test_units_that_never_change_go_by_weights() -> None:
     state["convs.0.bias"][:4] = -100.0
     state["convs.1.bias"][3:6] = -100.0
     moved = permute(net, state, shuffle(net, 8))
-    (order,) = match_by_activations(net, state, [moved], views())
+    (order,) = match_by_activations(net, state, [moved], batches())
     assert same(permute(net, moved, order), state)
 
 

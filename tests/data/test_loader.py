@@ -24,19 +24,19 @@ from gnnsoup_hpc.config import Job, PartitionJob
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.data.partition import partition_graph
 from gnnsoup_hpc.data.transforms import prepare_features
+from gnnsoup_hpc.engine.compiled.engine import CompiledEngine
 from gnnsoup_hpc.engine.compiled.kernels.union import localise
-from gnnsoup_hpc.engine.compiled.plan import Plan
 from gnnsoup_hpc.errors import PartError
 from gnnsoup_hpc.graph.graph import Graph
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.profiling import QUANTITIES, Measurement
 from gnnsoup_hpc.soup.context import SoupContext
-from gnnsoup_hpc.soup.methods.partition_learned import PartitionLearned
+from gnnsoup_hpc.soup.methods.learned import PartitionLearned
 from gnnsoup_hpc.types import Role
-from tests import arbitrary
-from tests import runs as pantry
+from tests import arbitrary, runs
 from tests.arbitrary import graphs, random_structure
 
 
@@ -56,22 +56,22 @@ def stored(graph: Graph, parts: int) -> Iterator[GraphFile]:
 
 @dataclass(frozen=True)
 class Seen:
-    """A view in the source's node ids."""
+    """A batch in the source's node ids."""
 
     x: dict[int, tuple[float, ...]]
     edges: Counter[tuple[int, int]]
-    labels: dict[int, int]
+    targets: dict[int, int]
 
 
-def seen(view: Batch, ids: np.ndarray) -> Seen:
-    """What a view shows; `ids` are its nodes' ids in the source."""
-    adjacency = view.graph.adjacency
-    assert view.graph.x.shape[0] == adjacency.nodes == len(ids)
+def seen(batch: Batch, ids: np.ndarray) -> Seen:
+    """What a batch has; `ids` are its nodes' ids in the source."""
+    adjacency = batch.graph.adjacency
+    assert batch.graph.x.shape[0] == adjacency.nodes == batch.size == len(ids)
     edges = zip(ids[adjacency.indices.numpy()].tolist(), ids[adjacency.row.numpy()].tolist(), strict=True)
     return Seen(
-        x={node: tuple(row.tolist()) for node, row in zip(ids.tolist(), view.graph.x, strict=True)},
+        x={node: tuple(row.tolist()) for node, row in zip(ids.tolist(), batch.graph.x, strict=True)},
         edges=Counter(edges),
-        labels=dict(zip(ids[view.nodes.numpy()].tolist(), view.labels.tolist(), strict=True)),
+        targets=dict(zip(ids[batch.seeds.numpy()].tolist(), batch.targets.tolist(), strict=True)),
     )
 
 
@@ -90,7 +90,7 @@ def induced(graph: Graph, mask: np.ndarray, role: Role) -> Seen:
     return Seen(
         x={node: tuple(row.tolist()) for node, row in zip(data.id.tolist(), data.x, strict=True)},
         edges=Counter(map(tuple, data.id[data.edge_index].t().tolist())),
-        labels=dict(zip(data.id[mine].tolist(), data.y[mine].tolist(), strict=True)),
+        targets=dict(zip(data.id[mine].tolist(), data.y[mine].tolist(), strict=True)),
     )
 
 
@@ -119,9 +119,9 @@ def test_whole_graph_is_the_source(graph: Graph, data: st.DataObject) -> None:
         ids = file.file["nodes/original_id"][:]
         assert sorted(ids.tolist()) == list(range(graph.nodes))
         everything = np.ones(graph.nodes, dtype=bool)
-        view = loader.load_whole(file, Role.VALIDATION)
+        whole = loader.load_whole(file, Role.VALIDATION)
         for role in (Role.TRAIN, Role.VALIDATION, Role.TEST):
-            assert seen(loader.share_graph(file, view, role), ids) == induced(graph, everything, role)
+            assert seen(loader.share_graph(file, whole, role), ids) == induced(graph, everything, role)
         assert file.validation_counts.sum() == (graph.role == Role.VALIDATION).sum()
         assert file.validation_counts.tolist() == [
             int((graph.role[source_ids(file, [part])] == Role.VALIDATION).sum()) for part in range(parts)
@@ -140,7 +140,7 @@ def test_order_of_the_chosen_parts_is_no_matter(sixty: GraphFile) -> None:
     one, other = (loader.load_union(sixty, chosen, Role.TRAIN) for chosen in ([5, 0, 1], [0, 1, 5]))
     assert torch.equal(one.graph.x, other.graph.x)
     assert torch.equal(one.graph.adjacency.indices, other.graph.adjacency.indices)
-    assert torch.equal(one.labels, other.labels)
+    assert torch.equal(one.targets, other.targets)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,8 @@ def test_the_compiled_union_is_the_dense_submatrix_with_entries_in_their_order(
 ) -> None:
     ranges = data.draw(st.lists(st.booleans(), min_size=graph.nodes, max_size=graph.nodes).filter(any), label="inside")
     inside = np.flatnonzero(ranges)
-    runs = np.split(inside, np.flatnonzero(np.diff(inside) > 1) + 1)
-    starts, stops = np.array([run[0] for run in runs]), np.array([run[-1] + 1 for run in runs])
+    spans = np.split(inside, np.flatnonzero(np.diff(inside) > 1) + 1)
+    starts, stops = np.array([run[0] for run in spans]), np.array([run[-1] + 1 for run in spans])
     shifts = starts - np.concatenate([[0], np.cumsum(stops - starts)[:-1]])
     indptr = np.zeros(len(inside) + 1, dtype=np.int32)
     pieces = [
@@ -197,10 +197,11 @@ def rows_of(graph: Graph, nodes: np.ndarray) -> list[tuple[int, int]]:
     return [(int(graph.indptr[v]), int(graph.indptr[v + 1])) for v in nodes]
 
 
-def summary(view: Batch) -> tuple[object, ...]:
-    """All that a view shows, copied, for its memory is used again."""
-    structure = view.graph.adjacency
-    return tuple(part.tolist() for part in (view.graph.x, structure.indptr, structure.indices, view.nodes, view.labels))
+def summary(batch: Batch) -> tuple[object, ...]:
+    """All that a batch has, copied, for its memory is used again."""
+    structure = batch.graph.adjacency
+    parts = (batch.graph.x, structure.indptr, structure.indices, batch.seeds, batch.targets)
+    return tuple(part.tolist() for part in parts)
 
 
 DRAWN = [[0, 3], [1, 2], [4, 5], [0, 5], [2, 3]]
@@ -219,19 +220,20 @@ def test_a_stream_gives_the_unions_in_their_order(sixty: GraphFile, prefetch: bo
 
 
 @pytest.mark.parametrize("prefetch", [True, False])
-def test_a_view_that_is_kept_is_never_written_over(sixty: GraphFile, prefetch: bool) -> None:
+def test_a_batch_that_is_kept_is_never_written_over(sixty: GraphFile, prefetch: bool) -> None:
     wanted = [summary(loader.load_union(sixty, chosen, Role.VALIDATION)) for chosen in DRAWN]
-    kept = list(loader.stream_unions(sixty, DRAWN, Role.VALIDATION, lambda view: view, prefetch))
-    assert [summary(view) for view in kept] == wanted
+    kept = list(loader.stream_unions(sixty, DRAWN, Role.VALIDATION, lambda batch: batch, prefetch))
+    assert [summary(batch) for batch in kept] == wanted
 
 
 def test_no_more_than_two_unions_of_features_are_in_memory(sixty: GraphFile) -> None:
-    for ready, most in ((lambda view: view, 2), (partial(Plan.of, kind="sage", depth=2), 1)):
+    net = Architecture("sage", 2, sixty.features, 4, sixty.classes)
+    for ready, most in ((lambda batch: batch, 2), (partial(CompiledEngine().plan, net), 1)):
         pools = []
 
-        def seen(view: Batch, ready: Callable[[Batch], object] = ready, pools: list[object] = pools) -> object:
-            pools.append(view.graph.pool)
-            return ready(view)
+        def seen(batch: Batch, ready: Callable[[Batch], object] = ready, pools: list[object] = pools) -> object:
+            pools.append(batch.graph.pool)
+            return ready(batch)
 
         made = loader.stream_unions(sixty, DRAWN * 4, Role.VALIDATION, seen)
         for one in made:
@@ -271,10 +273,10 @@ def test_a_consumer_that_raises_leaves_no_thread(stock: Job, monkeypatch: pytest
         seen.extend(readers())
         raise ZeroDivisionError
 
-    monkeypatch.setattr(SoupContext, "loss", fails)
-    with pantry.station(stock) as station:
+    monkeypatch.setattr(SoupContext, "loss_and_gradient", fails)
+    with runs.open_mixtures(stock) as mixtures:
         with pytest.raises(ZeroDivisionError):
-            PartitionLearned(stock.soup.pls).cook(pantry.kitchen(station))
+            PartitionLearned(stock.soup.pls).run(runs.make_context(mixtures))
         assert len(seen) == 1
         assert readers() == []
 

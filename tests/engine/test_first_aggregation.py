@@ -10,31 +10,28 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gnnsoup_hpc import config as jobs
-from gnnsoup_hpc import engine
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
+from gnnsoup_hpc.engine import ENGINES
 from gnnsoup_hpc.engine.out_of_core import first_aggregation
-from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.graph.graph import Graph
-from gnnsoup_hpc.graph.subgraph import Batch
+from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.run_dir import RunDir
-from gnnsoup_hpc.soup.methods.partition_learned import PartitionLearned
+from gnnsoup_hpc.soup.methods.learned import PartitionLearned
 from gnnsoup_hpc.types import Role
 from tests import runs
-from tests.arbitrary import Structure, graphs
+from tests.arbitrary import Structure, aggregation_matrix, graphs
 from tests.data.test_loader import stored
-from tests.engine.test_plan import operator
 
 
 def dense(file: GraphFile, graph: Graph, kind: str) -> torch.Tensor:
     """The first hop in the file's order of nodes, (V, F) float64."""
     rows = np.repeat(np.arange(graph.nodes), np.diff(graph.indptr))
     shape = Structure(graph.nodes, tuple(zip(rows.tolist(), graph.indices.tolist(), strict=True)))
-    return (operator(kind, shape) @ torch.from_numpy(graph.x).double())[file.file["nodes/original_id"][:]]
+    return (aggregation_matrix(kind, shape) @ torch.from_numpy(graph.x).double())[file.file["nodes/original_id"][:]]
 
 
 def silent(line: str) -> None:
@@ -53,7 +50,7 @@ def test_any_memory_gives_the_dense_product(graph: Graph, kind: str, memory: int
 
 @settings(max_examples=20)
 @given(graphs(), st.sampled_from(["gcn", "sage"]), st.data())
-def test_a_union_shows_the_whole_graphs_first_hop(graph: Graph, kind: str, data: st.DataObject) -> None:
+def test_a_union_has_the_whole_graphs_first_aggregation(graph: Graph, kind: str, data: st.DataObject) -> None:
     parts = data.draw(st.integers(1, graph.nodes), label="parts")
     chosen = sorted(data.draw(st.sets(st.integers(0, parts - 1), min_size=1), label="chosen"))
     with (
@@ -61,13 +58,14 @@ def test_a_union_shows_the_whole_graphs_first_hop(graph: Graph, kind: str, data:
         first_aggregation.open_first_aggregation(file, kind, file.path.with_name("hop.h5"), silent) as hop,
     ):
         nodes = np.concatenate([np.arange(file.ptr[part], file.ptr[part + 1]) for part in chosen])
-        view = loader.load_union(file, chosen, Role.VALIDATION, hop=hop)
-        assert view.graph.hop is not None
-        torch.testing.assert_close(view.graph.hop.double(), dense(file, graph, kind)[nodes], rtol=1e-5, atol=1e-6)
-        assert view.graph.x.shape == (len(nodes), 0 if kind == "gcn" else graph.x.shape[1])
+        batch = loader.load_union(file, chosen, Role.VALIDATION, hop=hop)
+        assert batch.graph.hop is not None
+        torch.testing.assert_close(batch.graph.hop.double(), dense(file, graph, kind)[nodes], rtol=1e-5, atol=1e-6)
+        assert batch.graph.x.shape == (len(nodes), 0 if kind == "gcn" else graph.x.shape[1])
         net = Architecture(kind, 2, graph.x.shape[1], 4, graph.classes)
-        plain = net.forward(net.init_state(0), view.graph)[view.nodes]
-        torch.testing.assert_close(engine.compute_logits(net, net.init_state(0), engine.plan_batch(net, view)), plain)
+        wanted = net.forward(net.init_state(0), batch.graph)[batch.seeds]
+        for engine in ENGINES:
+            torch.testing.assert_close(engine.logits(engine.plan(net, batch), net.init_state(0)), wanted)
 
 
 @pytest.mark.parametrize("kind", ["gcn", "sage"])
@@ -75,7 +73,7 @@ def test_of_all_parts_exact_is_truncated(tmp_path: Path, kind: str) -> None:
     job = runs.stocked(tmp_path, f"model.kind={kind}")
     options = job.soup.pls.model_copy(update={"union": job.partition.parts, "epochs": 5})
     found = [
-        runs.cook(PartitionLearned(options.model_copy(update={"first_hop": hop})), job)
+        runs.run_method(PartitionLearned(options.model_copy(update={"first_hop": hop})), job)
         for hop in ("truncated", "exact")
     ]
     torch.testing.assert_close(found[0].alpha, found[1].alpha)
@@ -86,7 +84,7 @@ def test_of_few_parts_exact_is_another_thing_and_prefetch_is_not(stock: Job) -> 
     options = stock.soup.pls.model_copy(update={"union": 2, "epochs": 5})
     changes = ({}, {"first_hop": "exact"}, {"prefetch": False}, {"first_hop": "exact", "prefetch": False})
     plain, exact, alone, both = (
-        runs.cook(PartitionLearned(options.model_copy(update=change)), stock).alpha for change in changes
+        runs.run_method(PartitionLearned(options.model_copy(update=change)), stock).alpha for change in changes
     )
     assert torch.equal(plain, alone)
     assert torch.equal(exact, both)
@@ -96,9 +94,9 @@ def test_of_few_parts_exact_is_another_thing_and_prefetch_is_not(stock: Job) -> 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "flipped"])
 def test_a_file_that_is_not_right_is_made_again_with_a_line(stock: Job, tmp_path: Path, damage: str) -> None:
     said: list[str] = []
-    with runs.station(stock) as station:
+    with graph_store.open_graph(RunDir.of(stock).graph, stock) as graph:
         path = tmp_path / "first-hop-sage.h5"
-        with first_aggregation.open_first_aggregation(station.graph, "sage", path, said.append):
+        with first_aggregation.open_first_aggregation(graph, "sage", path, said.append):
             whole = path.read_bytes()
         assert said == []
         if damage == "truncated":
@@ -106,28 +104,21 @@ def test_a_file_that_is_not_right_is_made_again_with_a_line(stock: Job, tmp_path
         elif damage == "flipped":
             path.write_bytes(whole[:9000] + bytes([whole[9000] ^ 1]) + whole[9001:])
         else:
-            with first_aggregation.open_first_aggregation(station.graph, "gcn", tmp_path / "other.h5", silent):
+            with first_aggregation.open_first_aggregation(graph, "gcn", tmp_path / "other.h5", silent):
                 (tmp_path / "other.h5").rename(path)
-        with first_aggregation.open_first_aggregation(station.graph, "sage", path, said.append) as hop:
-            rows = np.empty((station.graph.nodes, station.graph.features), dtype=np.float32)
-            hop.into(0, station.graph.nodes, rows)
-        with first_aggregation.open_first_aggregation(station.graph, "sage", path, silent):
+        with first_aggregation.open_first_aggregation(graph, "sage", path, said.append) as hop:
+            rows = np.empty((graph.nodes, graph.features), dtype=np.float32)
+            hop.into(0, graph.nodes, rows)
+        with first_aggregation.open_first_aggregation(graph, "sage", path, silent):
             pass
-        view: Batch = loader.load_whole(station.graph, Role.VALIDATION)
-    torch.testing.assert_close(torch.from_numpy(rows), view.graph.mean_x)
+        whole_batch = loader.load_whole(graph, Role.VALIDATION)
+    torch.testing.assert_close(torch.from_numpy(rows), whole_batch.graph.mean_x)
     assert len(said) == 1
     assert str(path) in said[0]
     assert said[0].endswith("; made again")
 
 
-def test_gat_has_no_first_hop_to_keep(tmp_path: Path) -> None:
-    path = tmp_path / "job.toml"
-    path.write_text('name = "a"\n[model]\nkind = "gat"\n[soup.pls]\nfirst_hop = "exact"\n')
-    with pytest.raises(JobError, match=r"soup\.pls\.first_hop = 'exact' cannot be had with model\.kind = 'gat'"):
-        jobs.load(str(path), [])
-
-
-def test_it_is_part_of_the_soups_recipe(tmp_path: Path) -> None:
+def test_it_is_part_of_the_soups_fingerprint(tmp_path: Path) -> None:
     job = runs.souped(runs.stocked(tmp_path, 'soup.methods=["pls"]'))
     path = RunDir.of(job).soup("pls")
     before = soup_store.read_fingerprint(path)

@@ -14,7 +14,7 @@ import torch
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine.out_of_core import Layerwise, attention, make_layerwise, structure, sums
 from gnnsoup_hpc.engine.out_of_core.attention import GeneralLayerwise
-from gnnsoup_hpc.evaluation.evaluator import Evaluator
+from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.memory.estimate import Sizes, inference
@@ -82,7 +82,7 @@ def scores(
 def test_every_bound_gives_the_scores_of_the_whole_graph(
     graph: GraphFile, net: Architecture, memory: int, way: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sums, "_SLAB_BYTES", (4000, 1 << 26))
+    monkeypatch.setattr(sums, "SLAB_BYTES", (4000, 1 << 26))
     whole = loader.load_whole(graph, Role.VALIDATION)
     wanted = net.forward(net.init_state(3), whole.graph)
     found = scores(graph, net, memory, tmp_path, np.arange(graph.nodes), way)
@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_cut_and_spills(
         return make(graph, span, *rest)
 
     monkeypatch.setattr(structure, "read_block", counted)
-    monkeypatch.setattr(sums, "_SLAB_BYTES", (4000, 1 << 26))
+    monkeypatch.setattr(sums, "SLAB_BYTES", (4000, 1 << 26))
     net, everyone = Architecture(kind, 3, tiny.FEATURES, 16, tiny.CLASSES), np.arange(graph.nodes)
     scores(graph, net, 1 << 30, tmp_path, everyone)
     assert sizes == [graph.nodes] * 3
@@ -152,13 +152,13 @@ def test_no_block_is_larger_than_its_room(graph: GraphFile) -> None:
 
 def test_attention_is_cut_and_spills(graph: GraphFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    make = GeneralLayerwise._block
+    make = attention.NeighbourhoodBlock
 
-    def counted(self: GeneralLayerwise, start: int, stop: int, *rest: np.ndarray) -> attention.NeighbourhoodBlock:
+    def counted(start: int, stop: int, *rest: Any) -> attention.NeighbourhoodBlock:
         sizes.append(stop - start)
-        return make(self, start, stop, *rest)
+        return make(start, stop, *rest)
 
-    monkeypatch.setattr(GeneralLayerwise, "_block", counted)
+    monkeypatch.setattr(attention, "NeighbourhoodBlock", counted)
     scores(graph, NETS[0], 1 << 30, tmp_path, np.arange(graph.nodes), any_way)
     assert max(sizes) == int(np.diff(graph.ptr).max())
     assert not list(tmp_path.iterdir())
@@ -180,9 +180,9 @@ def test_accuracies_do_not_depend_on_the_bound(
     roles = (Role.VALIDATION, Role.TEST, Role.TRAIN)
     found = {}
     for name, memory in BOUNDS.items():
-        evaluator = Evaluator(graph, net, memory, tmp_path / "run", runs.CPU)
+        evaluator = Evaluator(graph, net, EvalSettings(runs.CPU, memory, tmp_path / "run"))
         assert evaluator.fits == (memory >= inference(Sizes.of(graph, net)))
-        found[name] = evaluator.ensemble_accuracies(states, roles)
+        found[name] = evaluator.metrics(states, roles)
     assert len({tuple(accuracies) for accuracies in found.values()}) == 1
     assert 0.0 < min(found["plenty"]) < 1.0
     assert not list((tmp_path / "run").glob(".*")), "scratch is left behind"
@@ -193,5 +193,5 @@ def test_a_model_without_numbers_is_right_nowhere(graph: GraphFile, tmp_path: Pa
     broken = net.init_state(0)
     broken["convs.2.bias"][0] = float("inf")
     for memory in BOUNDS.values():
-        evaluator = Evaluator(graph, net, memory, tmp_path / "run", runs.CPU)
-        assert evaluator.accuracies(broken, (Role.VALIDATION, Role.TEST)) == [0.0, 0.0]
+        evaluator = Evaluator(graph, net, EvalSettings(runs.CPU, memory, tmp_path / "run"))
+        assert evaluator.metrics([broken], (Role.VALIDATION, Role.TEST)) == [0.0, 0.0]

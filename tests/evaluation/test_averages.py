@@ -1,6 +1,9 @@
-"""Weighing means of ingredients: exact, and the same in memory and layer by layer."""
+"""Means of ingredients: exact, and the same in memory and layer by layer."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -8,49 +11,79 @@ from torch.nn import functional
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.evaluation.averages import AverageSpec
+from gnnsoup_hpc.evaluation.averages import AverageEvaluator, AverageSpec
+from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
+from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io.records import EvalResult
+from gnnsoup_hpc.models.registry import make_model
+from gnnsoup_hpc.runtime.comm import SERIAL, Comm
 from gnnsoup_hpc.runtime.run_dir import RunDir
-from gnnsoup_hpc.types import Role
+from gnnsoup_hpc.types import Role, State
 from tests import runs
+from tests.comms import CheckingComm, run_ranks
 
-LOADS = [AverageSpec((0,)), AverageSpec((1,)), AverageSpec((0, 1)), AverageSpec((2, 0, 1))]
+SPECS = [AverageSpec((0,)), AverageSpec((1,)), AverageSpec((0, 1)), AverageSpec((2, 0, 1))]
+
+
+@contextmanager
+def open_averages(job: Job, memory: int = 1 << 30, comm: Comm = SERIAL) -> Iterator[AverageEvaluator]:
+    """Averages of the job's ingredients."""
+    run = RunDir.of(job)
+    with graph_store.open_graph(run.graph, job) as graph:
+        model = make_model(job.model, graph.features, graph.classes)
+        evaluator = Evaluator(graph, model, EvalSettings(runs.CPU, memory, run.root, comm=comm))
+        yield AverageEvaluator(run, model, runs.CPU, evaluator)
+
+
+def evaluate(job: Job, specs: Sequence[AverageSpec], comm: Comm = SERIAL) -> list[EvalResult]:
+    with open_averages(job, comm=comm) as averages:
+        return averages.results(specs)
+
+
+def read_state(job: Job, index: int) -> State:
+    return ingredient_store.read(RunDir.of(job).ingredient(index)).state
 
 
 def test_a_midpoint_has_the_accuracy_and_loss_of_the_mean_of_weights(stock: Job) -> None:
-    states = [ingredient_store.read(RunDir.of(stock).ingredient(index)).state for index in range(2)]
-    middle = {name: 0.5 * (tensor + states[1][name]) for name, tensor in states[0].items()}
-    with runs.station(stock) as station:
-        (found,) = station.weighed([AverageSpec((0, 1))])
-        view = loader.load_whole(station.graph, Role.VALIDATION)
-        scores = station.architecture.forward(middle, view.graph)[view.nodes]
-    assert found.accuracy == float((scores.argmax(1) == view.labels).double().mean())
-    assert found.loss == pytest.approx(float(functional.cross_entropy(scores, view.labels)), rel=1e-5)
+    one, other = read_state(stock, 0), read_state(stock, 1)
+    middle = {name: 0.5 * (tensor + other[name]) for name, tensor in one.items()}
+    (found,) = evaluate(stock, [AverageSpec((0, 1))])
+    with graph_store.open_graph(RunDir.of(stock).graph, stock) as graph:
+        batch = loader.load_whole(graph, Role.VALIDATION)
+        model = make_model(stock.model, graph.features, graph.classes)
+        logits = model.forward(middle, batch.graph)[batch.seeds]
+    assert found.accuracy == float((logits.argmax(1) == batch.targets).double().mean())
+    assert found.loss == pytest.approx(float(functional.cross_entropy(logits, batch.targets)), rel=1e-5)
 
 
-def test_one_ingredient_weighs_what_its_file_says(stock: Job) -> None:
-    with runs.station(stock) as station:
-        found = station.weighed([AverageSpec((index,)) for index in range(3)])
+def test_one_ingredient_has_the_accuracy_that_its_file_says(stock: Job) -> None:
+    found = evaluate(stock, [AverageSpec((index,)) for index in range(3)])
     files = [ingredient_store.read(RunDir.of(stock).ingredient(index)) for index in range(3)]
-    assert [judgement.accuracy for judgement in found] == [file.validation_accuracy for file in files]
+    assert [result.accuracy for result in found] == [file.validation_accuracy for file in files]
 
 
 @pytest.mark.parametrize("kind", ["sage", "gat"])
 def test_layer_by_layer_gives_the_same_figures(kind: str, stock: Job, tmp_path_factory: pytest.TempPathFactory) -> None:
     job = stock if kind == "sage" else runs.stocked(tmp_path_factory.mktemp("gat"), kind="gat", heads=2)
-    with runs.station(job) as whole, runs.station(job, memory=1) as streamed:
-        assert streamed.streams
-        assert not whole.streams
-        for one, other in zip(whole.weighed(LOADS), streamed.weighed(LOADS), strict=True):
+    with open_averages(job) as whole, open_averages(job, memory=300_000) as streamed:
+        assert streamed.evaluator.streams
+        assert not whole.evaluator.streams
+        for one, other in zip(whole.results(SPECS), streamed.results(SPECS), strict=True):
             assert one.accuracy == other.accuracy
             assert one.loss == pytest.approx(other.loss, rel=1e-5)
 
 
-def test_weighing_does_not_depend_on_threads(stock: Job) -> None:
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_give_the_same_to_the_bit(stock: Job, size: int) -> None:
+    alone = evaluate(stock, SPECS)
+    assert run_ranks(size, lambda comm: evaluate(stock, SPECS, CheckingComm(comm))) == [alone] * size
+
+
+def test_figures_do_not_depend_on_threads(stock: Job) -> None:
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        with runs.station(stock) as station:
-            found.append(station.weighed(LOADS))
+        found.append(evaluate(stock, SPECS))
     torch.set_num_threads(1)
     assert found[0] == found[1]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import gradcheck as torch_gradcheck
 
 from gnnsoup_hpc.graph.sparse import Adjacency, Operator, edge_scores, edge_softmax, weighted_sum
-from tests.arbitrary import SEEDS, Structure, doubled, normal, random_structure, structure, structures
+from tests.arbitrary import SEEDS, Structure, make_double, normal, random_structure, structure, structures
 
 HEADS, CHANNELS = 2, 3
 INDEX_KINDS = st.sampled_from([torch.int32, torch.int64])
@@ -69,7 +69,7 @@ def test_operators_of_a_graph(
     shape: Structure, kind: torch.dtype, seed: int, name: str, dense: Callable[[Structure], Tensor]
 ) -> None:
     x = grad(seed, shape.nodes, CHANNELS)
-    exact: Operator = getattr(doubled(shape.adjacency(kind)), name)
+    exact: Operator = getattr(make_double(shape.adjacency(kind)), name)
     single: Operator = getattr(shape.adjacency(kind), name)
     wanted = dense(shape) @ x
     torch.testing.assert_close(exact @ x, wanted, atol=1e-12, rtol=1e-12)

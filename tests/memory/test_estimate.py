@@ -7,21 +7,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.engine import TorchEngine
+from gnnsoup_hpc.engine.compiled.engine import PLAN_NODE, CompiledEngine
+from gnnsoup_hpc.engine.memory import Extent, Memory, estimate_frontiers, total
+from gnnsoup_hpc.engine.torch import STRUCTURE_ENTRY, STRUCTURE_NODE
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.memory import estimate
-from gnnsoup_hpc.memory.estimate import MIB, Extent, Sizes
+from gnnsoup_hpc.memory.estimate import MIB, Sizes
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime.run_dir import RunDir
 
+GPU = torch.device("cuda")
 NET = Architecture("sage", layers=3, features=100, hidden=128, classes=47, norm="layer")
 PRODUCTS = Sizes(
     NET,
     part_nodes=np.full(32, 76_532),
     part_entries=np.linspace(2_000_000, 5_800_000, 32).astype(np.int64),
-    part_asked=np.full(32, 1_229),
+    part_seeds=np.full(32, 1_229),
     cut=0.15,
 )
 PHASES = {
@@ -73,53 +79,90 @@ def test_a_union_is_the_largest_of_its_size() -> None:
 def test_the_shelf_is_exact() -> None:
     count = 128 * 200 + 128 + 128 * 256 + 128 + 47 * 256 + 47 + 4 * 128
     assert estimate.parameters(NET) == count
-    assert estimate.total(estimate.shelf(NET, 8)) == count * (4 * 12 + 16)
+    assert total(estimate.shelf(NET, 8)) == count * (4 * 12 + 16)
 
 
 def test_nodes_within_reach_on_small_cases() -> None:
-    assert estimate.reached(Extent(100, 400, 400, 100), 2) == [100, 100, 100]
-    assert estimate.reached(Extent(100, 0, 0, 10), 2) == [10, 10, 10]
-    (asked, near) = estimate.reached(Extent(1000, 4000, 4000, 100), 1)
-    assert (asked, near) == (100, 1000 - round(900 * 0.9**4))
+    assert estimate_frontiers(Extent(100, 400, 400, 100), 2) == [100, 100, 100]
+    assert estimate_frontiers(Extent(100, 0, 0, 10), 2) == [10, 10, 10]
+    (seeds, near) = estimate_frontiers(Extent(1000, 4000, 4000, 100), 1)
+    assert (seeds, near) == (100, 1000 - round(900 * 0.9**4))
 
 
 def test_the_nodes_within_reach_are_about_those_of_a_random_graph() -> None:
     rng = np.random.default_rng(0)
-    nodes, asked = 20_000, 300
+    nodes, seeds = 20_000, 300
     ends = rng.integers(0, nodes, (nodes * 6, 2))
     there = np.zeros(nodes, dtype=bool)
-    there[rng.choice(nodes, asked, replace=False)] = True
-    expected = estimate.reached(Extent(nodes, len(ends), len(ends), asked), 2)
+    there[rng.choice(nodes, seeds, replace=False)] = True
+    expected = estimate_frontiers(Extent(nodes, len(ends), len(ends), seeds), 2)
     for count in expected[1:]:
         there[ends[there[ends[:, 0]], 1]] = True
         assert there.sum() == pytest.approx(count, rel=0.1)
 
 
-def test_a_plan_on_a_small_case() -> None:
-    """Two nodes, both asked, three entries: all shapes by hand."""
-    net = Architecture("sage", layers=2, features=5, hidden=3, classes=2)
-    extent = Extent(nodes=2, read=4, entries=3, asked=2)
-    assert estimate.reading(net, extent) == {"features": 4 * 5 * 2, "read": 4 * 4 + estimate.READ_NODE * 2}
-    assert estimate.plan(net, extent, keep=True)["first hop"] == 4 * 2 * (2 * 5)
-    assert estimate.plan(net, extent, keep=True)["structure"] == 2 * 4 * 3 + estimate.PLAN_NODE * 2
-    hidden, aggregated, scores = 4 * 2 * 3, 4 * 2 * 3, 4 * 2 * 2
-    assert estimate.states(net, extent, keep=True)["states"] == hidden + aggregated + 5 * scores
-    assert estimate.states(net, extent, keep=False)["states"] == hidden + 3 * scores
-    assert estimate.states(net, extent, keep=True)["gradients"] == 32 * 4 * 5 * 3 * 2
-    normed = replace(net, norm="layer")
-    assert estimate.states(normed, extent, keep=True)["states"] == 2 * hidden + aggregated + 5 * scores
-    gcn = replace(net, kind="gcn")
-    assert estimate.plan(gcn, extent, keep=True)["first hop"] == 4 * 2 * 5
-    assert estimate.plan(gcn, extent, keep=True)["structure"] == 2 * 4 * (3 + 2) + estimate.PLAN_NODE * 2
-    gat = replace(net, kind="gat", hidden=4, heads=2)
-    assert estimate.plan(gat, extent, keep=True)["structure"] == 3 * 4 * (3 + 2) + estimate.PLAN_NODE * 2
-    assert estimate.plan(gat, extent, keep=False)["structure"] == 4 * (3 + 2) + estimate.PLAN_NODE * 2
-    shared = replace(extent, crossing=6)
-    assert estimate.plan(gat, shared, keep=True)["structure"] == 3 * 4 * (3 + 2) + estimate.PLAN_NODE * 2 + 2 * 4 * 6
-    assert estimate.plan(gat, shared, keep=False) == estimate.plan(gat, extent, keep=False)
-    more = estimate.states(gat, shared, keep=True)["states"] - estimate.states(gat, extent, keep=True)["states"]
-    assert more == 4 * 2 * 6
-    assert estimate.plan(gcn, shared, keep=True) == estimate.plan(gcn, extent, keep=True)
+def fit(net: Architecture, extent: Extent) -> Memory:
+    return CompiledEngine().memory(net, extent, mode="fit")
+
+
+def evaluate(net: Architecture, extent: Extent) -> Memory:
+    return CompiledEngine().memory(net, extent, mode="evaluate")
+
+
+SMALL = Architecture("sage", layers=2, features=5, hidden=3, classes=2)
+TWO = Extent(nodes=2, read=4, entries=3, seeds=2)
+
+
+def test_reading_on_a_small_case() -> None:
+    assert estimate.reading(SMALL, TWO) == {"features": 4 * 5 * 2, "read": 4 * 4 + estimate.READ_NODE * 2}
+
+
+def test_the_compiled_engine_on_a_small_case() -> None:
+    """Two nodes, both seeds, three entries: all shapes by hand."""
+    hidden, aggregated, scores, nodes = 4 * 2 * 3, 4 * 2 * 3, 4 * 2 * 2, PLAN_NODE * 2
+    assert fit(SMALL, TWO).plan == {"first hop": 4 * 2 * (2 * 5), "structure": 2 * 4 * 3 + nodes}
+    assert fit(SMALL, TWO).states == {"states": hidden + aggregated + 5 * scores, "gradients": 32 * 4 * 5 * 3 * 2}
+    assert evaluate(SMALL, TWO).states == {"states": hidden + 3 * scores}
+    normed = replace(SMALL, norm="layer")
+    assert fit(normed, TWO).states["states"] == 2 * hidden + aggregated + 5 * scores
+    gcn = replace(SMALL, kind="gcn")
+    assert fit(gcn, TWO).plan == {"first hop": 4 * 2 * 5, "structure": 2 * 4 * (3 + 2) + nodes}
+    one = replace(SMALL, layers=1)
+    assert fit(one, TWO).plan["structure"] == nodes  # the first aggregation needs no entry any more
+    gat = replace(SMALL, kind="gat", hidden=4, heads=2)
+    assert fit(gat, TWO).plan["structure"] == 3 * 4 * (3 + 2) + nodes
+
+
+def test_only_gradients_need_the_transpose() -> None:
+    nodes = PLAN_NODE * 2
+    gat = replace(SMALL, kind="gat", hidden=4, heads=2)
+    assert evaluate(SMALL, TWO).plan == fit(SMALL, TWO).plan | {"structure": 4 * 3 + nodes}
+    for net in (replace(SMALL, kind="gcn"), gat):
+        assert evaluate(net, TWO).plan == fit(net, TWO).plan | {"structure": 4 * (3 + 2) + nodes}
+
+
+def test_entries_between_ranks_are_attentions_alone() -> None:
+    shared, gat = replace(TWO, crossing=6), replace(SMALL, kind="gat", hidden=4, heads=2)
+    assert fit(gat, shared).plan["structure"] == fit(gat, TWO).plan["structure"] + 2 * 4 * 6
+    assert evaluate(gat, shared).plan == evaluate(gat, TWO).plan
+    assert fit(gat, shared).states["states"] - fit(gat, TWO).states["states"] == 4 * 2 * 6
+    for kind in ("gcn", "sage"):
+        net = replace(SMALL, kind=kind)
+        assert fit(net, shared) == fit(net, TWO)
+        assert evaluate(net, shared) == evaluate(net, TWO)
+
+
+def test_the_torch_engine_on_a_small_case() -> None:
+    """All rows of all layers: features and the first aggregation, copies of the states, numbers of entries."""
+    structure, widths = STRUCTURE_ENTRY * 3 + STRUCTURE_NODE * 2, 3 + 2
+    for mode, copies in (("train", 8), ("fit", 8), ("evaluate", 3)):
+        found = TorchEngine().memory(SMALL, TWO, mode=mode)  # type: ignore[arg-type]
+        assert found.plan == {"features": 2 * 4 * 5 * 2, "structure": structure}
+        assert found.states == {"states": copies * 4 * 2 * widths, "entries": 0}
+        gat = replace(SMALL, kind="gat", hidden=4, heads=2)
+        found = TorchEngine().memory(gat, TWO, mode=mode)  # type: ignore[arg-type]
+        assert found.plan == {"features": 4 * 5 * 2, "structure": structure}
+        assert found.states == {"states": copies * 4 * 2 * (4 + 2), "entries": 4 * 15 * 2 * 3 * 2}
 
 
 @pytest.mark.parametrize("kind", ["gcn", "sage", "gat"])
@@ -131,7 +174,7 @@ def test_ranks_that_share_a_graph_need_less_each(kind: str) -> None:
     ):
         assert needed == sorted(needed, reverse=True)
         assert len(set(needed)) == 4
-    away = replace(sizes, on_device=True)
+    away = replace(sizes, device=GPU)
     assert estimate.learned(away, 8, 8) == estimate.learned(away, 8, 1)
 
 
@@ -142,9 +185,9 @@ def test_a_line_is_linear_in_its_ratio_but_not_of_attention() -> None:
 
 def test_phases_are_sums_of_their_terms() -> None:
     def terms(extent: Extent) -> tuple[int, int, int, int]:
-        made = estimate.shelf(NET, 8), estimate.reading(NET, extent), estimate.plan(NET, extent, keep=True)
-        held, reads, planned = (estimate.total(each) for each in made)
-        return held, reads, planned, estimate.total(estimate.states(NET, extent, keep=True))
+        held, reads, needed = estimate.shelf(NET, 8), estimate.reading(NET, extent), fit(NET, extent)
+        assert needed.total == total(needed.plan) + total(needed.states)
+        return total(held), total(reads), total(needed.plan), total(needed.states)
 
     held, reads, planned, kept = terms(PRODUCTS.union(4))
     assert estimate.partition_learned(PRODUCTS, 8, 4) == estimate.BASE + held + reads + planned + kept
@@ -159,7 +202,7 @@ def test_phases_are_sums_of_their_terms() -> None:
 @every_phase
 def test_everything_larger_needs_more(phase: Any) -> None:
     least = phase(PRODUCTS)
-    assert phase(replace(PRODUCTS, part_nodes=PRODUCTS.part_nodes * 2, part_asked=PRODUCTS.part_asked * 2)) > least
+    assert phase(replace(PRODUCTS, part_nodes=PRODUCTS.part_nodes * 2, part_seeds=PRODUCTS.part_seeds * 2)) > least
     assert phase(replace(PRODUCTS, part_entries=PRODUCTS.part_entries * 2)) >= least
     for model in ({"hidden": 256}, {"features": 200}, {"layers": 4}):
         assert phase(grown(PRODUCTS, **model)) >= least
@@ -184,7 +227,7 @@ def test_attention_needs_more_than_sums() -> None:
 
 
 def test_a_gpu_leaves_the_host_to_read() -> None:
-    away = replace(PRODUCTS, on_device=True)
+    away = replace(PRODUCTS, device=GPU)
     assert estimate.learned(away, 8) < estimate.learned(PRODUCTS, 8)
     assert estimate.trained_full(away) < estimate.trained_full(PRODUCTS)
     assert estimate.inference(away) < estimate.inference(PRODUCTS)

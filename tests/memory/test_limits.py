@@ -11,6 +11,7 @@ import pytest
 from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.sizes import format_bytes, parse_bytes
+from gnnsoup_hpc.engine.memory import total
 from gnnsoup_hpc.errors import JobError, MemoryLimitError
 from gnnsoup_hpc.memory import estimate, limits
 from gnnsoup_hpc.memory.estimate import MIB, Sizes
@@ -207,9 +208,7 @@ def test_nothing_is_refused_that_fits() -> None:
 
 def test_sizes_of_a_model_do_not_depend_on_the_ingredients() -> None:
     net = Architecture("gcn", 2, 10, 16, 3)
-    assert estimate.total(estimate.shelf(net, 2)) - estimate.total(estimate.shelf(net, 1)) == 4 * estimate.parameters(
-        net
-    )
+    assert total(estimate.shelf(net, 2)) - total(estimate.shelf(net, 1)) == 4 * estimate.parameters(net)
 
 
 @pytest.mark.parametrize("batch", ["full", "cluster", "neighbour"])

@@ -29,7 +29,7 @@ ROLES = (Role.VALIDATION, Role.TEST)
 @pytest.fixture(autouse=True)
 def small_sections(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the small graph of tests would have one section alone."""
-    monkeypatch.setattr(sharding, "_SECTION_ROWS", 20)
+    monkeypatch.setattr(sharding, "SECTION_ROWS", 20)
 
 
 def assert_same_marks(found: Sequence[Sequence[Predictions]], wanted: Sequence[Sequence[Predictions]]) -> None:

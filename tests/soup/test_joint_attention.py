@@ -29,7 +29,7 @@ def attentive(tmp_path_factory: pytest.TempPathFactory) -> Job:
 @pytest.fixture(autouse=True)
 def small_sections(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the small graph of tests would have one section alone."""
-    monkeypatch.setattr(sharding, "_SECTION_ROWS", 20)
+    monkeypatch.setattr(sharding, "SECTION_ROWS", 20)
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -21,7 +21,7 @@ from gnnsoup_hpc.engine.compiled.threads import Span, ThreadTeam, blocks
 from gnnsoup_hpc.models.gnn import EPS, Architecture
 from gnnsoup_hpc.types import Dense
 
-_ROWS = 1536  # of a block: what one step writes the next finds in the core's own cache
+ROWS = 1536  # of a block: what one step writes the next finds in the core's own cache
 _FIRST = "first"  # names the gradient of all weights of the first layer, side by side
 
 
@@ -72,9 +72,9 @@ class ForwardBackward:
             self._normed.append((self._taken(rows), self._empty(rows)))
 
         def lane(start: int, stop: int) -> None:
-            scratch = self._empty(_ROWS, self.net.hidden if layer else 0)
-            other = self._empty(_ROWS if len(weights) > 1 else 0, len(bias))
-            for first, end in blocks(start, stop, _ROWS):
+            scratch = self._empty(ROWS, self.net.hidden if layer else 0)
+            other = self._empty(ROWS if len(weights) > 1 else 0, len(bias))
+            for first, end in blocks(start, stop, ROWS):
                 block, more = out[first:end], other[: end - first]
                 self._products(layer, first, end, weights, (block, more, scratch))
                 rowwise.finish(block, more, bias, not last and not self._norms(layer))
@@ -150,8 +150,8 @@ class ForwardBackward:
         def section(*spans: Span) -> dict[str, Dense]:
             totals = self._totals(layer)
             piece = self._empty(*totals[self._matrices_of(layer)[0]].shape)
-            scratch = self._empty(_ROWS, self.net.hidden)
-            every = [block for span in spans for block in blocks(*span, _ROWS)]
+            scratch = self._empty(ROWS, self.net.hidden)
+            every = [block for span in spans for block in blocks(*span, ROWS)]
             for first, end in every:
                 block = mine[first:end]
                 if of_aggregated is not None:
@@ -263,7 +263,7 @@ def multiply_first(plan: SumPlan, state: Mapping[str, Dense]) -> Dense:
     out = plan.workspace.take(len(first), weights.shape[1], first.dtype)
 
     def lane(start: int, stop: int) -> None:
-        for one, end in blocks(start, stop, _ROWS):
+        for one, end in blocks(start, stop, ROWS):
             multiply(first[one:end], weights, out[one:end])
 
     with ThreadTeam() as crew:

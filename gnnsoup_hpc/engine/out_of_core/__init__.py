@@ -18,7 +18,7 @@ from gnnsoup_hpc.models.base import LayeredModel, Model
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import IntArray, State
 
-__all__ = ["AnyLayerwise", "Layerwise", "SumsLayerwise", "is_linear", "layerwise"]
+__all__ = ["Layerwise", "is_linear", "make_layerwise"]
 
 
 class Layerwise(Protocol):

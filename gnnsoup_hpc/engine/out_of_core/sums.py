@@ -29,7 +29,7 @@ from gnnsoup_hpc.types import FloatArray, IntArray, State
 
 ROWS = 2048  # whose dense products are made together, on one thread
 ROW_BYTES = 40  # of a block besides its sums: ids, starts, cursors
-_SLAB_BYTES = (1 << 16, 1 << 26)  # the smallest, the largest
+SLAB_BYTES = (1 << 16, 1 << 26)  # the smallest, the largest
 _LEAST_ROOM = 1 << 14  # of a block, whatever the bound: each reads all that the layer before has made
 
 
@@ -49,7 +49,7 @@ class SumsLayerwise:
         self._needed = structure.find_needed_rows(graph, wanted, net.layers)
         self._counts = [int(np.count_nonzero(needed)) for needed in self._needed]
         self._degrees = structure.count_looped_degrees(graph) if net.kind == "gcn" else np.empty(0, dtype=np.float32)
-        self._slab = min(max(memory // 16, _SLAB_BYTES[0]), _SLAB_BYTES[1])
+        self._slab = min(max(memory // 16, SLAB_BYTES[0]), SLAB_BYTES[1])
 
     @torch.no_grad()
     def scores(self, state: State) -> Iterator[tuple[int, Tensor]]:

@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional
 
-from gnnsoup_hpc.evaluation.calibration import fit_temperature
+from gnnsoup_hpc.evaluation.temperature import fit_scale
 from tests.arbitrary import normal
 
 NODES, CLASSES = 60, 5
@@ -29,26 +29,26 @@ def test_no_scale_has_a_lower_loss(sharpness: float, wrong: int) -> None:
     found = minimize_scalar(
         lambda t: float(functional.cross_entropy(t * logits, labels)), bounds=(1 / 32, 32), method="bounded"
     )
-    assert fit_temperature(logits, labels) == pytest.approx(found.x, rel=1e-3)
-    assert float(functional.cross_entropy(fit_temperature(logits, labels) * logits, labels)) <= found.fun + 1e-6
+    assert fit_scale(logits, labels) == pytest.approx(found.x, rel=1e-3)
+    assert float(functional.cross_entropy(fit_scale(logits, labels) * logits, labels)) <= found.fun + 1e-6
 
 
 def test_scales_of_the_same_scores_make_the_same_loss() -> None:
     logits = normal(2, NODES, CLASSES)
     labels = labels_of(logits, 20)
-    assert fit_temperature(4.0 * logits, labels) == pytest.approx(fit_temperature(logits, labels) / 4.0, rel=1e-4)
+    assert fit_scale(4.0 * logits, labels) == pytest.approx(fit_scale(logits, labels) / 4.0, rel=1e-4)
 
 
 @pytest.mark.parametrize(("wrong", "limit"), [(0, 32.0), (NODES, 1 / 32)])
 def test_where_all_are_right_or_all_wrong_it_ends_at_a_limit(wrong: int, limit: float) -> None:
     logits = 0.1 * normal(3, NODES, CLASSES)
-    assert fit_temperature(logits, labels_of(logits, wrong)) == pytest.approx(limit, rel=1e-4)
+    assert fit_scale(logits, labels_of(logits, wrong)) == pytest.approx(limit, rel=1e-4)
 
 
 def test_alike_scores_and_scores_that_are_not_finite_have_a_scale_all_the_same() -> None:
     labels = torch.zeros(4, dtype=torch.long)
-    assert 1 / 32 <= fit_temperature(torch.ones(4, 3), labels) <= 32
-    assert fit_temperature(torch.full((4, 3), float("inf")), labels) == 1.0
+    assert 1 / 32 <= fit_scale(torch.ones(4, 3), labels) <= 32
+    assert fit_scale(torch.full((4, 3), float("inf")), labels) == 1.0
 
 
 def test_the_gradient_at_the_scale_is_that_of_the_minimum() -> None:
@@ -59,7 +59,7 @@ def test_the_gradient_at_the_scale_is_that_of_the_minimum() -> None:
 
     def loss(w: Tensor) -> Tensor:
         logits = x @ w
-        return functional.cross_entropy(fit_temperature(logits, labels) * logits, labels)
+        return functional.cross_entropy(fit_scale(logits, labels) * logits, labels)
 
     (slope,) = torch.autograd.grad(loss(weight), weight)
     for row, column in [(0, 0), (1, 3), (2, 4)]:

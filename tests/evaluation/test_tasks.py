@@ -1,0 +1,83 @@
+"""What outputs mean: predictions, metric, losses and errors of classes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from gnnsoup_hpc.evaluation.tasks import NO_CLASS, Multiclass, Task, make_task, rank_by_score
+from gnnsoup_hpc.evaluation.temperature import fit_scale
+from gnnsoup_hpc.utils import stats
+from tests.arbitrary import normal
+
+TASK: Task = Multiclass(2)
+
+
+def predict(logits: torch.Tensor, targets: list[int]) -> tuple[float, list[bool]]:
+    """Metric and hits of logits."""
+    predicted, wanted = TASK.predict(logits).numpy(), np.array(targets)
+    return TASK.metric(predicted, wanted), TASK.hits(predicted, wanted).tolist()
+
+
+def test_the_metric_is_the_share_of_nodes_that_are_right() -> None:
+    logits = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.5, 0.5]])
+    assert predict(logits, [1, 1, 1, 0]) == (0.75, [True, False, True, True])  # of equal scores the first counts
+    assert predict(logits, [1, 1, 1, 1]) == (0.5, [True, False, True, False])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_model_with_a_score_that_is_not_finite_is_right_nowhere(bad: float) -> None:
+    logits = torch.tensor([[0.0, 1.0], [0.0, bad]])
+    assert TASK.predict(logits).tolist() == [1, NO_CLASS]
+    for targets in ([1, 0], [1, 1], [1, NO_CLASS]):
+        assert predict(logits, targets) == (0.0, [False, False])
+
+
+def test_losses_are_cross_entropies_in_nats() -> None:
+    logits, targets = normal(0, 9, 4, kind=torch.float32), torch.arange(9) % 4
+    for scale in (1.0, 0.5):
+        torch.testing.assert_close(
+            TASK.loss(logits, targets, scale=scale), functional.cross_entropy(logits * scale, targets)
+        )
+    found = TASK.losses(logits, targets)
+    assert found.dtype == np.float64
+    wanted = -logits.double().log_softmax(1)[torch.arange(9), targets]
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-12)
+    assert TASK.losses(torch.zeros(1, 4), torch.tensor([2])) == pytest.approx([math.log(4)])
+    assert TASK.fit_scale(logits, targets) == fit_scale(logits, targets)
+
+
+def test_an_ensemble_averages_softmax() -> None:
+    logits = normal(1, 5, 3)
+    torch.testing.assert_close(TASK.average(logits), logits.exp() / logits.exp().sum(1, keepdim=True))
+
+
+def test_a_high_metric_is_good() -> None:
+    assert TASK.higher_is_better
+    assert TASK.is_better(0.6, 0.5)
+    assert not TASK.is_better(0.5, 0.5)
+    assert not TASK.is_better(0.4, 0.5)
+
+
+def test_standard_errors() -> None:
+    """Binomial, and McNemar's of a paired difference."""
+    assert TASK.error(0.8, 400) == pytest.approx(math.sqrt(0.8 * 0.2 / 400), rel=0.01)
+    assert TASK.error(1.0, 400) > 0.0
+    assert TASK.paired_error(30, 10, 1000) == pytest.approx(math.sqrt(40) / 1000)
+    assert TASK.error_below_mean(0.9, [0.8, 0.8], 400) == stats.error_below_mean(0.9, [0.8, 0.8], 400)
+
+
+def test_the_task_is_told_from_the_source() -> None:
+    assert make_task("npz:graph.npz", 7) == Multiclass(7)
+    assert make_task("pubmed", 3) == Multiclass(3)
+    assert make_task("ogb:ogbn-arxiv", 40) == Multiclass(40, "ogbn-arxiv")
+    assert make_task("ogb:ogbn-arxiv", 40).outputs == 40
+
+
+def test_models_are_ranked_by_score_and_then_by_id() -> None:
+    assert rank_by_score([0.5, 0.7, 0.5, 0.9], [3, 0, 1, 7]) == [3, 1, 2, 0]
+    assert rank_by_score([], []) == []
