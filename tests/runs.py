@@ -1,4 +1,4 @@
-"""A tiny run in this process: graph prepared, ingredients trained, and kitchens to cook in."""
+"""A tiny run in this process: graph prepared, ingredients trained, and mixtures of them to run methods on."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from gnnsoup_hpc.alignment import permute
 from gnnsoup_hpc.cli.soup import soup
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data.prepare import prepare
+from gnnsoup_hpc.evaluation.evaluator import EvalSettings
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import states
 from gnnsoup_hpc.io.records import MixingWeights
 from gnnsoup_hpc.models.registry import make_model
+from gnnsoup_hpc.runtime.comm import SERIAL, Comm
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.context import SoupContext
-from gnnsoup_hpc.soup.protocol import SoupMethod
-from gnnsoup_hpc.soup.station import MixtureEvaluator
-from gnnsoup_hpc.soup.team import Team
+from gnnsoup_hpc.soup.methods import SoupMethod
+from gnnsoup_hpc.soup.mixtures import Mixtures
 from gnnsoup_hpc.train.runner import train_all
 from tests import tiny
 from tests.alignment.kit import shuffle
@@ -77,8 +78,8 @@ def changed(job: Job, *overrides: str) -> Job:
 def shuffled(job: Job, copies: bool = False) -> Job:
     """The run with ingredients' units shuffled; with `copies`, all those of the first ingredient."""
     run = RunDir.of(job)
-    with station(job) as ours:
-        net, graph = ours.architecture, ours.graph
+    with open_mixtures(job) as mixtures:
+        net, graph = mixtures.model, mixtures.graph
         initial = states.sha256(ingredient_store.read_initial(run.initial, net, job.train.seed))
         first = ingredient_store.read(run.ingredient(0))
         for index in range(1, job.train.ingredients):
@@ -92,28 +93,31 @@ def shuffled(job: Job, copies: bool = False) -> Job:
 
 
 @contextmanager
-def station(job: Job, ids: Sequence[int] | None = None, memory: int = 1 << 30) -> Iterator[MixtureEvaluator]:
-    """A station with the job's ingredients `ids`, by default all."""
+def open_mixtures(
+    job: Job, ids: Sequence[int] | None = None, memory: int = 1 << 30, comm: Comm = SERIAL
+) -> Iterator[Mixtures]:
+    """Mixtures of the job's ingredients `ids`, by default of all; on one rank, or on this rank of `comm`."""
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job) as graph:
-        architecture = make_model(job.model, graph.features, graph.classes)
-        yield MixtureEvaluator(
-            run, architecture, range(job.train.ingredients) if ids is None else ids, graph, CPU, memory
-        )
+        model = make_model(job.model, graph.features, graph.classes)
+        chosen = range(job.train.ingredients) if ids is None else ids
+        yield Mixtures(run, model, chosen, graph, EvalSettings(CPU, memory, run.root, comm=comm))
 
 
-def kitchen(station: MixtureEvaluator, seed: int = 0) -> SoupContext:
-    """A kitchen of one rank."""
-    return SoupContext(station, Team(None, 1), seed, QUIET)
+def make_context(mixtures: Mixtures, seed: int = 0) -> SoupContext:
+    """A context that says nothing."""
+    return SoupContext(mixtures, seed, QUIET)
 
 
-def cook(method: SoupMethod, job: Job, ids: Sequence[int] | None = None, seed: int = 0) -> MixingWeights:
+def run_method(
+    method: SoupMethod, job: Job, ids: Sequence[int] | None = None, seed: int = 0, comm: Comm = SERIAL
+) -> MixingWeights:
     """What a method makes of a job's ingredients."""
-    with station(job, ids) as ours:
-        return method.cook(kitchen(ours, seed))
+    with open_mixtures(job, ids, comm=comm) as mixtures:
+        return method.run(make_context(mixtures, seed))
 
 
-def souped(job: Job) -> Job:
+def souped(job: Job, again: bool = False) -> Job:
     """Make a job's soups and its report."""
-    soup(job, ALONE)
+    soup(job, ALONE, again)
     return job
