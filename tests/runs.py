@@ -94,14 +94,17 @@ def shuffled(job: Job, copies: bool = False) -> Job:
 
 @contextmanager
 def open_mixtures(
-    job: Job, ids: Sequence[int] | None = None, memory: int = 1 << 30, comm: Comm = SERIAL
+    job: Job, ids: Sequence[int] | None = None, memory: int = 1 << 30, comm: Comm = SERIAL, home: Path | None = None
 ) -> Iterator[Mixtures]:
-    """Mixtures of the job's ingredients `ids`, by default of all; on one rank, or on this rank of `comm`."""
+    """Mixtures of the job's ingredients `ids`, by default of all; on one rank, or on this rank of `comm`.
+
+    home: takes what must spill; ranks of one process need one each.
+    """
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job) as graph:
         model = make_model(job.model, graph.features, graph.classes)
         chosen = range(job.train.ingredients) if ids is None else ids
-        yield Mixtures(run, model, chosen, graph, EvalSettings(CPU, memory, run.root, comm=comm))
+        yield Mixtures(run, model, chosen, graph, EvalSettings(CPU, memory, home or run.root, comm=comm))
 
 
 def make_context(mixtures: Mixtures, seed: int = 0) -> SoupContext:

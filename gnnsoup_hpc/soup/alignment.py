@@ -53,6 +53,7 @@ def align_ingredients(
             f"soup.align = {job.soup.align!r}: a model of kind {mixtures.model.kind!r} does not say which of its units"
             " may be permuted; use 'auto' or 'none'"
         )
+    mixtures.align(None)  # orders are found of ingredients as they are
     if job.soup.align == "none" or not matching.unit_layouts(mixtures.model) or len(weights) == 1:
         return
     aligner = _Aligner(job, mixtures, weights, memory, log)

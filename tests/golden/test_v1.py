@@ -93,11 +93,11 @@ def test_graph(job: Job) -> None:
         assert whole.graph.adjacency.indices.tolist()[:6] == [1, 22, 0, 2, 1, 3]
         x = whole.graph.x.numpy() * graph.preparation.scale + graph.preparation.mean
         np.testing.assert_allclose(x, source["x"][ids], atol=1e-6)
-        assert len(whole.labels) == 8
+        assert len(whole.targets) == 8
 
         union = loader.load_union(graph, [3, 1], Role.VALIDATION)
         assert union.graph.x.shape == (12, 3)
-        assert union.labels.tolist() == [0, 0, 0, 1]
+        assert union.targets.tolist() == [0, 0, 0, 1]
 
 
 def test_initial_state() -> None:

@@ -11,13 +11,11 @@ import h5py
 import pytest
 
 from gnnsoup_hpc.config import Job, ModelJob, SoupJob, TrainJob, fields
-from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.methods import make_methods
 from gnnsoup_hpc.soup.runner import SoupRunner
 from gnnsoup_hpc.soup.selection import Selection
-from gnnsoup_hpc.soup.team import Team
 from gnnsoup_hpc.utils.hashing import content_sha256
 from tests import runs
 
@@ -211,12 +209,11 @@ def test_a_field_that_changes_a_soup_changes_its_fingerprint(method: str, base: 
 
 def test_precision_is_in_the_fingerprint(stocked: Job) -> None:
     """Not every processor has its products, so nothing is souped."""
-    with runs.station(stocked) as station, graph_store.open_graph(RunDir.of(stocked).graph, stocked) as graph:
+    with runs.open_mixtures(stocked) as mixtures:
         selection = Selection({0: "a", 1: "b", 2: "c"}, {})
         made = set()
         for precision in ("float32", "bfloat16"):
             job = runs.changed(stocked, f"soup.precision={precision}")
-            team = Team(None, 1)
-            stove = SoupRunner(job, RunDir.of(job), station.architecture, graph, selection, station, team, runs.QUIET)
-            made.add(stove.recipe(make_methods(job.soup)["ls"]).sha256)
+            runner = SoupRunner(job, selection, mixtures, runs.QUIET)
+            made.add(runner.fingerprint(make_methods(job.soup)["ls"]).sha256)
     assert len(made) == 2

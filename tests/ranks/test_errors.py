@@ -18,14 +18,14 @@ GUARD = 40  # seconds until a hang is called one
 PLANT = """\
 import os, signal
 if os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1":
-    from gnnsoup_hpc.soup.station import Station
+    from gnnsoup_hpc.soup.mixtures import Mixtures
 
-    def state(self, taste):
+    def state(self, candidate):
         if os.environ["PLANT"] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         raise ZeroDivisionError("planted")
 
-    Station.state = state
+    Mixtures.state = state
 """
 
 

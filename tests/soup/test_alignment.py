@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from gnnsoup_hpc.soup.station import Candidate, MixtureEvaluator
+from gnnsoup_hpc.soup.station import Candidate
 
 from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.alignment import permute
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.config import METHOD_NAMES, Job
+from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.errors import JobError, RunError
+from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io import states
+from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import Alignment
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.run_dir import RunDir
-from gnnsoup_hpc.soup.alignment import Aligner
-from gnnsoup_hpc.types import State
+from gnnsoup_hpc.soup.alignment import align_ingredients
+from gnnsoup_hpc.soup.mixtures import Candidate, Mixtures
+from gnnsoup_hpc.types import Role, State
 from gnnsoup_hpc.utils.stats import binomial_error
 from tests import runs
 from tests.faults.kit import flip
@@ -47,15 +51,16 @@ def ingredient(job: Job, index: int) -> State:
     return ingredient_store.read(RunDir.of(job).ingredient(index)).state
 
 
-def aligner(job: Job, station: MixtureEvaluator, memory: int = 1 << 30) -> Aligner:
-    fit = {i: states.sha256(ingredient(job, i)) for i in range(job.train.ingredients)}
-    return Aligner(job, RunDir.of(job), station, fit, memory, runs.QUIET)
+def align(job: Job, mixtures: Mixtures, again: bool = True, memory: int = 1 << 30) -> Alignment | None:
+    fit = {index: states.sha256(ingredient(job, index)) for index in mixtures.ids}
+    align_ingredients(job, mixtures, fit, memory, runs.QUIET, again)
+    return mixtures.alignment
 
 
-def found(job: Job, *overrides: str, memory: int = 1 << 30) -> Alignment | None:
+def find(job: Job, *overrides: str, memory: int = 1 << 30) -> Alignment | None:
     job = runs.changed(job, *overrides)
-    with runs.station(job) as station:
-        return aligner(job, station, memory).brought(again=True)
+    with runs.open_mixtures(job) as mixtures:
+        return align(job, mixtures, memory=memory)
 
 
 @pytest.mark.parametrize("by", ["weights", "activations"])
@@ -68,8 +73,8 @@ def test_soups_are_reproduced_from_what_their_files_hold(run: Job, by: str) -> N
         assert soup.alignment.by == by
         if soup.state is None:
             continue
-        with runs.station(run) as station:
-            net = station.architecture
+        with runs.open_mixtures(run) as mixtures:
+            net = mixtures.model
         permuted_ones = [permute(net, ingredient(run, i), soup.alignment.of(i)) for i in soup.alignment.ids]
         groups = net.groups(soup.mixture.by)
         for row, group in zip(soup.mixture.alpha, soup.mixture.groups, strict=True):
@@ -80,13 +85,13 @@ def test_soups_are_reproduced_from_what_their_files_hold(run: Job, by: str) -> N
 
 def test_units_are_found_again(run: Job, stock: Job) -> None:
     """Ingredients of one start, then shuffled: matched to the reference, they are what they were, in its order."""
-    original = found(run, "soup.align=weights")
+    original = find(run, "soup.align=weights")
     assert original is not None
     reference = ingredient_store.read(RunDir.of(run).ingredient(original.reference))
     recorded = [ingredient_store.read(RunDir.of(run).ingredient(i)).validation_accuracy for i in range(3)]
     assert original.reference == recorded.index(max(recorded))
-    with runs.station(run) as station:
-        net = station.architecture
+    with runs.open_mixtures(run) as mixtures:
+        net = mixtures.model
     first = next(iter(original.orders))
     assert (original.of(original.reference)[first] == np.arange(16)).all()
     for index in range(3):
@@ -127,7 +132,7 @@ def test_ingredients_of_one_basin_are_left_as_they_are(served: Job) -> None:
 
 
 def test_auto_takes_nothing_else_than_weights_where_it_takes_them(run: Job) -> None:
-    auto, weights = found(run), found(run, "soup.align=weights")
+    auto, weights = find(run), find(run, "soup.align=weights")
     assert weights is not None
     if auto is not None:
         assert alignment_store.sha256(auto) == alignment_store.sha256(weights)
@@ -148,63 +153,74 @@ def test_auto_takes_nothing_else_than_weights_where_it_takes_them(run: Job) -> N
 def test_auto_by_the_barrier(
     run: Job, monkeypatch: pytest.MonkeyPatch, shared: bool, before: float, after: float | None, by: str
 ) -> None:
-    """Accuracies of the mean, in errors above the ingredients' own."""
+    """Metrics of the mean, in errors above the ingredients' own."""
     recorded = [ingredient_store.read(RunDir.of(run).ingredient(i)).validation_accuracy for i in range(3)]
     own = sum(recorded) / 3
     starts = iter("aaa" if shared else "abc")
     monkeypatch.setattr(ingredient_store, "origin", lambda path: {"initial_sha256": next(starts)})
-    with runs.station(run) as station:
-        error = 2 * binomial_error(own, int(station.graph.validation_counts.sum()))
-        told = iter([own + times * error for times in (before, after) if times is not None])
+    with runs.open_mixtures(run) as mixtures:
+        error = 2 * binomial_error(own, int(mixtures.graph.validation_counts.sum()))
+        given = iter([own + times * error for times in (before, after) if times is not None])
         aligned_then: list[bool] = []
 
-        def accuracy(taste: Candidate) -> float:
-            aligned_then.append(station.alignment is not None)
-            assert taste.alpha.tolist() == [[1 / 3] * 3]
-            return next(told)
+        def metrics(candidates: Sequence[Candidate]) -> list[float]:
+            aligned_then.append(mixtures.alignment is not None)
+            assert [candidate.alpha.tolist() for candidate in candidates] == [[[1 / 3] * 3]]
+            return [next(given)]
 
-        monkeypatch.setattr(station, "accuracy", accuracy)
-        alignment = aligner(run, station).brought(again=True)
+        monkeypatch.setattr(mixtures, "metrics", metrics)
+        alignment = align(run, mixtures)
     assert (alignment.by if alignment else "none") == by
     assert aligned_then == ([False] if after is None else [False, True])
-    assert list(told) == []
-    assert station.alignment is None, "the station is aligned by who asked"
+    assert list(given) == []
 
 
-def test_lots_do_not_change_what_activations_find(run: Job) -> None:
+def test_memory_does_not_change_what_activations_find(run: Job) -> None:
     """With no room for sums, one ingredient at a time."""
-    much, little = (found(run, "soup.align=activations", memory=memory) for memory in (1 << 30, 0))
+    much, little = (find(run, "soup.align=activations", memory=memory) for memory in (1 << 30, 0))
     assert much is not None
     assert little is not None
     assert alignment_store.sha256(much) == alignment_store.sha256(little)
 
 
-def test_other_unions_see_the_same_nodes(run: Job) -> None:
+def test_other_unions_see_the_same_nodes(run: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every part once, whatever the union."""
-    with runs.station(run) as station:
-        validation = int(station.graph.validation_counts.sum())
-        for size in (1, 3, 8):
-            job = runs.changed(run, f"soup.pls.union={size}", "soup.align=activations")
-            assert sum(len(view.nodes) for view in aligner(job, station)._views()) == validation
+    seen: list[int] = []
+    load_union = loader.load_union
+
+    def noted(graph: GraphFile, chosen: Sequence[int], role: Role, *more: object) -> Batch:
+        batch = load_union(graph, chosen, role, *more)  # type: ignore[arg-type]
+        seen.append(len(batch.seeds))
+        return batch
+
+    monkeypatch.setattr(loader, "load_union", noted)
+    for size in (1, 3, 8):
+        job = runs.changed(run, f"soup.pls.union={size}", "soup.align=activations")
+        with runs.open_mixtures(job) as mixtures:
+            align(job, mixtures)
+            validation = int(mixtures.graph.validation_counts.sum())
+        assert sum(seen) == validation
+        assert len(seen) == math.ceil(8 / size)
+        seen.clear()
 
 
 def test_what_is_there_is_kept(run: Job) -> None:
     job = runs.changed(run, "soup.align=weights")
     path = RunDir.of(job).alignment
-    with runs.station(job) as station:
-        first = aligner(job, station).brought()
+    with runs.open_mixtures(job) as mixtures:
+        first = align(job, mixtures, again=False)
         inode = path.stat().st_ino
-        second = aligner(job, station).brought()
+        second = align(job, mixtures, again=False)
         assert path.stat().st_ino == inode
         assert first is not None
         assert second is not None
         assert alignment_store.sha256(first) == alignment_store.sha256(second)
         flip(path, 0.7)
-        third = aligner(job, station).brought()
+        third = align(job, mixtures, again=False)
         assert path.stat().st_ino != inode
         assert third is not None
         assert alignment_store.sha256(third) == alignment_store.sha256(first)
-        assert aligner(runs.changed(run, "soup.align=none"), station).brought() is None
+        assert align(runs.changed(run, "soup.align=none"), mixtures, again=False) is None
 
 
 def test_soups_are_made_again_where_the_alignment_changes(run: Job, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,17 +244,19 @@ def test_a_report_refuses_soups_of_another_alignment(run: Job) -> None:
 
 
 @pytest.mark.parametrize("ids", [[0], [0, 1]])
-def test_where_nothing_can_be_aligned_nothing_is_asked(stock: Job, ids: Sequence[int]) -> None:
+def test_where_nothing_can_be_aligned_nothing_is_asked(
+    stock: Job, ids: Sequence[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One ingredient; or models of one layer."""
-    with runs.station(stock, ids) as station:
+    with runs.open_mixtures(stock, ids) as mixtures:
         if len(ids) > 1:
-            station.architecture = Architecture("sage", 1, 12, 16, 3)
-        ours = replace(aligner(stock, station), weights=dict.fromkeys(ids, ""))
-        assert ours.brought(again=True) is None
+            mixtures.model = Architecture("sage", 1, 12, 16, 3)
+        monkeypatch.setattr(mixtures, "metrics", lambda _: pytest.fail("a metric was asked for"))
+        assert align(stock, mixtures) is None
 
 
 def test_an_alignment_comes_back_from_its_file(run: Job) -> None:
-    alignment = found(run, "soup.align=weights")
+    alignment = find(run, "soup.align=weights")
     back = alignment_store.read(RunDir.of(run).alignment).alignment
     assert alignment is not None
     assert (back.by, back.reference, back.ids) == (alignment.by, alignment.reference, alignment.ids)

@@ -1,4 +1,4 @@
-"""Mixing and the shelf: exact at the corners, a weighted sum in between, whatever the grouping."""
+"""Mixing and the matrix: exact at the corners, a weighted sum in between, whatever the grouping."""
 
 from __future__ import annotations
 
@@ -31,39 +31,39 @@ def states(net: Architecture, seed: int, count: int = 3) -> list[State]:
     ]
 
 
-def shelf_of(net: Architecture, rows: list[State]) -> ParameterMatrix:
+def matrix_of(net: Architecture, rows: list[State]) -> ParameterMatrix:
     return ParameterMatrix.of(net, range(len(rows)), rows, CPU)
 
 
 @given(nets, SEEDS)
 def test_states_come_back_from_their_rows(net: Architecture, seed: int) -> None:
     rows = states(net, seed)
-    shelf = shelf_of(net, rows)
-    assert len(shelf) == 3
-    assert shelf.names == ("0000", "0001", "0002")
-    for row, wanted in zip(shelf.weights, rows, strict=True):
-        found = shelf.state(row)
+    matrix = matrix_of(net, rows)
+    assert len(matrix) == 3
+    assert matrix.names == ("0000", "0001", "0002")
+    for row, wanted in zip(matrix.weights, rows, strict=True):
+        found = matrix.state(row)
         assert list(found) == list(net.shapes())
         assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
 
 
 @given(nets, groupings)
 def test_groups_lie_side_by_side_and_cover_a_row_once(net: Architecture, by: Grouping) -> None:
-    shelf = shelf_of(net, states(net, 0, 1))
-    spans = list(shelf.groups(by).values())
+    matrix = matrix_of(net, states(net, 0, 1))
+    spans = list(matrix.groups(by).values())
     assert spans[0][0] == 0
     assert [stop for _, stop in spans[:-1]] == [start for start, _ in spans[1:]]
-    assert spans[-1][1] == shelf.weights.shape[1]
-    assert shelf.groups(by).keys() == net.groups(by).keys()
+    assert spans[-1][1] == matrix.weights.shape[1]
+    assert matrix.groups(by).keys() == net.groups(by).keys()
 
 
 @given(nets, groupings, SEEDS)
 def test_a_mixture_is_the_weighted_sum_of_each_group(net: Architecture, by: Grouping, seed: int) -> None:
     rows = states(net, seed)
-    shelf = shelf_of(net, rows)
-    alpha = normal(seed, len(shelf.groups(by)), 3).softmax(1)
-    found = mix(shelf, alpha, by)
-    for share, group in zip(alpha, shelf.groups(by), strict=True):
+    matrix = matrix_of(net, rows)
+    alpha = normal(seed, len(matrix.groups(by)), 3).softmax(1)
+    found = mix(matrix, alpha, by)
+    for share, group in zip(alpha, matrix.groups(by), strict=True):
         for name in net.groups(by)[group]:
             wanted = sum(part * row[name].double() for part, row in zip(share, rows, strict=True))
             torch.testing.assert_close(found[name].double(), wanted, atol=1e-6, rtol=1e-6)
@@ -72,9 +72,9 @@ def test_a_mixture_is_the_weighted_sum_of_each_group(net: Architecture, by: Grou
 @given(nets, groupings, st.integers(0, 2))
 def test_one_weight_of_one_gives_that_ingredient_bit_for_bit(net: Architecture, by: Grouping, index: int) -> None:
     rows = states(net, 5)
-    shelf = shelf_of(net, rows)
-    alpha = torch.eye(3, dtype=torch.float64)[index].expand(len(shelf.groups(by)), 3)
-    found = mix(shelf, alpha, by)
+    matrix = matrix_of(net, rows)
+    alpha = torch.eye(3, dtype=torch.float64)[index].expand(len(matrix.groups(by)), 3)
+    found = mix(matrix, alpha, by)
     assert all(torch.equal(found[name], tensor) for name, tensor in rows[index].items())
 
 
@@ -82,4 +82,4 @@ def test_one_weight_of_one_gives_that_ingredient_bit_for_bit(net: Architecture, 
 def test_an_alpha_of_another_shape_is_refused(shape: tuple[int, int]) -> None:
     net = Architecture("gcn", 2, 4, 6, 3)
     with pytest.raises(ValueError, match=r"expected \(2, 3\)"):
-        mix(shelf_of(net, states(net, 0)), torch.ones(shape, dtype=torch.float64), "layer")
+        mix(matrix_of(net, states(net, 0)), torch.ones(shape, dtype=torch.float64), "layer")

@@ -1,9 +1,12 @@
-"""Each optimiser on a bowl whose lowest point is known, and on the tiny run, where it must not lose to the paper's."""
+"""Each optimiser on a valley whose lowest point is known, and on the tiny run, where none may lose to the paper's."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import combinations, repeat
 from typing import Any
 
 import numpy as np
@@ -12,22 +15,25 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.config import Job, LearnedJob, PartitionLearnedJob, validate
+from gnnsoup_hpc.engine import Plan
 from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.io.records import MixingWeights
-from gnnsoup_hpc.soup.methods.learned import Learned
-from gnnsoup_hpc.soup.methods.partition_learned import PartitionLearned
-from gnnsoup_hpc.soup.optim.fitting import BatchStream, fit
+from gnnsoup_hpc.soup.context import Loaded, SoupContext
+from gnnsoup_hpc.soup.methods.learned import BatchStream, Learned, PartitionLearned, fit
+from gnnsoup_hpc.soup.mixtures import Mixtures
 from gnnsoup_hpc.soup.optim.optimisers import descend, search
 from gnnsoup_hpc.soup.optim.weights import choose_start, compute_alpha, squared_distance_to_uniform
+from gnnsoup_hpc.types import Role
 from tests import runs
 
 NEW = ["lbfgs", "adam", "eg"]
 GOAL = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
 STEEP = torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
+THIRDS = torch.full((2, 3), 1 / 3, dtype=torch.float64)
 
 
 @dataclass
-class Bowl:
+class Valley:
     """sum of STEEP (x - GOAL)^2 / 2, for at most `most` evaluations."""
 
     most: int = 10_000
@@ -37,18 +43,18 @@ class Bowl:
     moves: list[Tensor] = field(default_factory=list)
 
     def __call__(self, point: Tensor, rate: float = math.nan, natural: bool = False) -> tuple[float, Tensor]:
-        assert not self.spent
+        assert not self.is_spent
         loss = float((STEEP * (point - GOAL).square()).sum() / 2)
         self.seen.append(loss)
         self.rates.append(rate)
         self.natural.add(natural)
         return loss, STEEP * (point - GOAL)
 
-    def moved(self, point: Tensor) -> None:
+    def step_to(self, point: Tensor) -> None:
         self.moves.append(point)
 
     @property
-    def spent(self) -> bool:
+    def is_spent(self) -> bool:
         return len(self.seen) >= self.most
 
 
@@ -57,20 +63,20 @@ def zeros() -> Tensor:
 
 
 def test_lbfgs_finds_the_bottom_in_few_evaluations() -> None:
-    bowl = Bowl()
-    torch.testing.assert_close(search(bowl, zeros(), 0.0), GOAL, atol=1e-6, rtol=0.0)
-    assert len(bowl.seen) <= 20
+    valley = Valley()
+    torch.testing.assert_close(search(valley, zeros(), 0.0), GOAL, atol=1e-6, rtol=0.0)
+    assert len(valley.seen) <= 20
 
 
 def test_lbfgs_returns_the_lowest_that_it_saw_when_it_is_cut_short() -> None:
-    bowl = Bowl(most=4)
-    found = search(bowl, zeros(), 0.0)
-    assert len(bowl.seen) == 4
-    assert float((STEEP * (found - GOAL).square()).sum() / 2) == min(bowl.seen)
+    valley = Valley(most=4)
+    found = search(valley, zeros(), 0.0)
+    assert len(valley.seen) == 4
+    assert float((STEEP * (found - GOAL).square()).sum() / 2) == min(valley.seen)
 
 
 def test_lbfgs_stops_by_its_tolerance() -> None:
-    eager, lazy = Bowl(), Bowl()
+    eager, lazy = Valley(), Valley()
     search(eager, zeros(), 0.0)
     search(lazy, zeros(), 1.0)
     assert len(lazy.seen) < len(eager.seen)
@@ -78,47 +84,51 @@ def test_lbfgs_stops_by_its_tolerance() -> None:
 
 @pytest.mark.parametrize(("optimiser", "rate"), [("adam", 0.3), ("eg", 0.01), ("paper", 0.01)])
 def test_the_others_make_one_step_an_evaluation(optimiser: str, rate: float) -> None:
-    bowl = Bowl()
-    descend(bowl, zeros(), LearnedJob(optimiser=optimiser, learning_rate=rate, epochs=60))
-    assert len(bowl.seen) == len(bowl.moves) == 60
-    assert bowl.seen[-1] < bowl.seen[0] / 2
-    assert bowl.rates[0] == rate
-    assert bowl.natural == {optimiser == "eg"}
+    valley = Valley()
+    descend(valley, zeros(), LearnedJob(optimiser=optimiser, learning_rate=rate, epochs=60))
+    assert len(valley.seen) == len(valley.moves) == 60
+    assert valley.seen[-1] < valley.seen[0] / 2
+    assert valley.rates[0] == rate
+    assert valley.natural == {optimiser == "eg"}
 
 
-def cook(job: Job, optimiser: str, **options: Any) -> MixingWeights:
-    """Of the plain loss, the one that all optimisers have in common."""
-    return runs.cook(Learned(LearnedJob(optimiser=optimiser, logit_scale=False, **options)), job)
+def learn(job: Job, optimiser: str, **options: Any) -> MixingWeights:
+    """LS by the plain loss, the one that all optimisers have in common."""
+    return runs.run_method(Learned(LearnedJob(optimiser=optimiser, logit_scale=False, **options)), job)
 
 
-def loss_at(job: Job, mixture: MixingWeights) -> float:
-    with runs.station(job) as station:
-        kitchen = runs.kitchen(station)
-        with torch.no_grad():
-            return float(kitchen.loss(mixture.alpha, mixture.by, station.whole).loss)
+@contextmanager
+def open_context(job: Job) -> Iterator[tuple[SoupContext, Mixtures, Plan]]:
+    """A context, its mixtures, and the plan of the whole graph that both share."""
+    with runs.open_mixtures(job) as mixtures:
+        yield runs.make_context(mixtures), mixtures, mixtures.evaluator.plan((Role.VALIDATION,))
+
+
+def loss_at(job: Job, weights: MixingWeights) -> float:
+    with open_context(job) as (context, _, whole):
+        return context.loss_and_gradient(weights.alpha, weights.by, whole).loss
 
 
 @pytest.mark.parametrize("optimiser", NEW)
 def test_reaches_at_least_what_the_papers_reaches(stock: Job, optimiser: str) -> None:
-    paper = loss_at(stock, cook(stock, "paper", epochs=50))
-    assert loss_at(stock, cook(stock, optimiser, epochs=25, tolerance=0.0)) <= paper + 1e-6
+    paper = loss_at(stock, learn(stock, "paper", epochs=50))
+    assert loss_at(stock, learn(stock, optimiser, epochs=25, tolerance=0.0)) <= paper + 1e-6
 
 
 @pytest.mark.parametrize("optimiser", NEW)
 def test_keeps_the_best_alpha_seen(stock: Job, optimiser: str) -> None:
-    mixture = cook(stock, optimiser, epochs=9)
+    mixture = learn(stock, optimiser, epochs=9)
     assert loss_at(stock, mixture) == pytest.approx(min(step.loss for step in mixture.history), abs=1e-6)
 
 
 def test_never_more_evaluations_than_epochs(stock: Job) -> None:
-    with runs.station(stock) as station:
-        kitchen = runs.kitchen(station)
-        fit(kitchen, LearnedJob(epochs=3, tolerance=0.0), BatchStream(kitchen.whole_for_ever()), "ls")
-    assert kitchen.counts["backward_whole"] == 3
+    with open_context(stock) as (context, _, whole):
+        fit(context, LearnedJob(epochs=3, tolerance=0.0), BatchStream(repeat(whole)), "ls")
+    assert context.counts["backward_whole"] == 3
 
 
 def test_free_and_affine_weights_go_where_shares_cannot(stock: Job) -> None:
-    shares, affine, free = (cook(stock, "lbfgs", weights=kind, epochs=30) for kind in ("softmax", "affine", "free"))
+    shares, affine, free = (learn(stock, "lbfgs", weights=kind, epochs=30) for kind in ("softmax", "affine", "free"))
     ones = torch.ones(2, dtype=torch.float64)
     torch.testing.assert_close(affine.alpha.sum(1), ones, atol=1e-9, rtol=0.0)
     assert float((free.alpha.sum(1) - ones).abs().max()) > 1e-3
@@ -139,25 +149,20 @@ def test_all_weights_start_alike(weights: str, start: str) -> None:
 
 @pytest.mark.parametrize("optimiser", NEW)
 def test_regularisation_pulls_towards_uniform(stock: Job, optimiser: str) -> None:
-    far, near = (cook(stock, optimiser, regularise=strength, epochs=20) for strength in (0.0, 10.0))
+    far, near = (learn(stock, optimiser, regularise=strength, epochs=20) for strength in (0.0, 10.0))
     assert squared_distance_to_uniform(near.alpha) < squared_distance_to_uniform(far.alpha) / 2
 
 
 def gradient(job: Job, holdout: float, flip: str) -> tuple[float, Tensor]:
     """Loss of what is fitted on and its gradient, labels of one side of the held-out mask changed."""
-    with runs.station(job) as station:
-        kitchen = runs.kitchen(station)
-        mask = next(kitchen.kept_out(holdout, "soup.ls.holdout"))
+    with open_context(job) as (context, _, whole):
+        mask = next(context.hold_out(holdout, "soup.ls.holdout"))
         assert mask is not None
-        labels = station.whole.labels
         changed = mask if flip == "held out" else ~mask
         if flip:
-            labels[changed] = (labels[changed] + 1) % 3
-        alpha = torch.full((2, 3), 1 / 3, dtype=torch.float64, requires_grad=True)
-        found = kitchen.loss(alpha, "layer", station.whole, False, mask)
-        kitchen.backward(found.loss, station.whole)
-    assert alpha.grad is not None
-    return float(found.loss), alpha.grad
+            whole.targets[changed] = (whole.targets[changed] + 1) % 3
+        found = context.loss_and_gradient(THIRDS, "layer", whole, holdout=mask)
+    return found.loss, found.gradient
 
 
 def test_held_out_nodes_have_no_part_in_the_gradient(stock: Job) -> None:
@@ -171,70 +176,61 @@ def test_held_out_nodes_have_no_part_in_the_gradient(stock: Job) -> None:
 
 
 def test_a_node_is_held_out_of_unions_as_it_is_of_the_whole(stock: Job) -> None:
-    with runs.station(stock) as station:
-        kitchen = runs.kitchen(station)
-        whole = next(kitchen.kept_out(0.4, "x"))
-        counts = station.graph.validation_counts
+    with open_context(stock) as (context, mixtures, _):
+        whole = next(context.hold_out(0.4, "x"))
+        assert whole is not None
+        counts = mixtures.graph.validation_counts
         parts = whole.split(counts.tolist())
         assert [int(part.sum()) for part in parts] == [int(0.4 * count) for count in counts]
-        views, masks = kitchen.unions(3, 4), kitchen.kept_out(0.4, "x", 3)
-        for view, mask in zip(views, masks, strict=False):
-            assert len(mask) == len(view.labels)
-            fits = {tuple(torch.cat([parts[part] for part in chosen]).tolist()) for chosen in triples(len(counts))}
-            assert tuple(mask.tolist()) in fits
-
-
-def triples(count: int) -> list[tuple[int, int, int]]:
-    return [(a, b, c) for a in range(count) for b in range(a + 1, count) for c in range(b + 1, count)]
+        triples = combinations(range(len(counts)), 3)
+        fits = {tuple(torch.cat([parts[part] for part in chosen]).tolist()) for chosen in triples}
+        with context.batches(3, 4) as batches:
+            for plan, mask in zip(batches, context.hold_out(0.4, "x", 3), strict=False):
+                assert len(mask) == len(plan.targets)
+                assert tuple(mask.tolist()) in fits
 
 
 def test_the_union_of_all_parts_holds_out_what_the_whole_does(stock: Job) -> None:
-    with runs.station(stock) as station:
-        kitchen = runs.kitchen(station)
-        parts = stock.partition.parts
-        assert torch.equal(next(kitchen.unions(parts, 1)).labels, station.whole.labels)
-        assert torch.equal(next(kitchen.kept_out(0.4, "x", parts)), next(kitchen.kept_out(0.4, "x")))
+    parts = stock.partition.parts
+    with open_context(stock) as (context, _, whole):
+        with context.batches(parts, 1) as batches:
+            assert torch.equal(next(batches).targets, whole.targets)
+        assert torch.equal(next(context.hold_out(0.4, "x", parts)), next(context.hold_out(0.4, "x")))
 
 
 @pytest.mark.parametrize("optimiser", ["paper", *NEW])
 def test_held_out_choice_is_the_lowest_held_out_loss(stock: Job, optimiser: str) -> None:
-    mixture = cook(stock, optimiser, holdout=0.5, epochs=8)
-    with runs.station(stock) as station:
-        kitchen = runs.kitchen(station)
-        mask = next(kitchen.kept_out(0.5, "x"))
-
-        def held_out(alpha: Tensor) -> float:
-            return kitchen.loss(alpha, "layer", station.whole, False, mask).held_out
-
-        with torch.no_grad():
-            chosen = held_out(mixture.alpha)
-            start = held_out(torch.full((2, 3), 1 / 3, dtype=torch.float64))
+    found = learn(stock, optimiser, holdout=0.5, epochs=8).alpha
+    with open_context(stock) as (context, _, whole):
+        mask = next(context.hold_out(0.5, "x"))
+        chosen, start = (
+            context.loss_and_gradient(alpha, "layer", whole, holdout=mask).held_out for alpha in (found, THIRDS)
+        )
     assert chosen <= start + (1.0 if optimiser == "paper" else 1e-7)  # paper starts elsewhere
 
 
 @pytest.mark.parametrize("optimiser", [name for name in NEW if name != "lbfgs"])
 def test_pls_with_a_holdout(stock: Job, optimiser: str) -> None:
     options = PartitionLearnedJob(optimiser=optimiser, epochs=8, reuse=2, union=3, holdout=0.4)
-    alpha = runs.cook(PartitionLearned(options), stock).alpha
+    alpha = runs.run_method(PartitionLearned(options), stock).alpha
     torch.testing.assert_close(alpha.sum(1), torch.ones(2, dtype=torch.float64))
 
 
-def test_a_union_serves_as_many_evaluations_as_it_is_to(stock: Job) -> None:
+def test_a_union_is_used_for_as_many_evaluations_as_the_job_says(stock: Job) -> None:
     options = PartitionLearnedJob(optimiser="adam", epochs=7, reuse=3, union=3)
-    with runs.station(stock) as station:
-        kitchen = runs.kitchen(station)
-        served = []
-        taken = kitchen.unions
+    read = []
 
-        def counting(*arguments: Any, **more: Any) -> Any:
-            for view in taken(*arguments, **more):
-                served.append(view.size)
-                yield view
+    class Counting(SoupContext):
+        @contextmanager
+        def batches(self, *arguments: Any, **more: Any) -> Iterator[Iterator[Loaded]]:
+            with super().batches(*arguments, **more) as batches:
+                yield ((read.append(1), batch)[1] for batch in batches)
 
-        kitchen.unions = counting
-        PartitionLearned(options).cook(kitchen)
-    assert len(served) == 3
-    assert kitchen.counts["backward_union"] == 7
+    with runs.open_mixtures(stock) as mixtures:
+        context = Counting(mixtures, 0, runs.QUIET)
+        PartitionLearned(options).run(context)
+    assert len(read) == 3
+    assert context.counts["backward_union"] == 7
 
 
 @pytest.mark.parametrize(
@@ -258,12 +254,12 @@ def test_a_wrong_option_is_one_line(soup: dict[str, Any], message: str) -> None:
 def test_a_holdout_that_would_never_be_looked_at_is_refused(stock: Job) -> None:
     options = PartitionLearnedJob(optimiser="adam", epochs=2, union=1, holdout=0.4)
     with pytest.raises(JobError, match=r"soup.pls.holdout = 0.4 judges alpha by the mean of .* raise epochs"):
-        runs.cook(PartitionLearned(options), stock)
+        runs.run_method(PartitionLearned(options), stock)
 
 
 def test_a_course_that_leaves_the_numbers_is_an_error(stock: Job) -> None:
     with pytest.raises(RunError, match=r"ls diverged: its loss is not a number from evaluation .* lower learning_rate"):
-        cook(stock, "paper", weights="free", learning_rate=1000.0, epochs=50)
+        learn(stock, "paper", weights="free", learning_rate=1000.0, epochs=50)
 
 
 def test_a_field_at_its_default_does_not_mean_paper() -> None:
@@ -274,7 +270,7 @@ def test_a_field_at_its_default_does_not_mean_paper() -> None:
 
 def test_a_holdout_of_no_node_is_refused(stock: Job) -> None:
     with pytest.raises(JobError, match=r"soup.ls.holdout = 0.001 keeps out none"):
-        cook(stock, "adam", holdout=0.001)
+        learn(stock, "adam", holdout=0.001)
 
 
 def test_jobs_from_before_there_was_a_choice_mean_the_papers() -> None:
@@ -286,7 +282,7 @@ def test_jobs_from_before_there_was_a_choice_mean_the_papers() -> None:
 
 
 def test_history_tells_every_evaluation(stock: Job) -> None:
-    history = cook(stock, "lbfgs", epochs=5, tolerance=0.0).history
+    history = learn(stock, "lbfgs", epochs=5, tolerance=0.0).history
     assert [step.step for step in history] == list(range(1, len(history) + 1))
     assert np.isfinite([step.loss for step in history]).all()
     assert all(math.isnan(step.learning_rate) for step in history)

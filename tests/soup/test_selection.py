@@ -23,16 +23,16 @@ def job(stock: Job, tmp_path: Path) -> Job:
 
 def select(job: Job, *overrides: str) -> Selection:
     job = runs.changed(job, *overrides)
-    with runs.station(job) as station:
-        return select_ingredients(job, RunDir.of(job), station.architecture, station.graph, runs.QUIET)
+    with runs.open_mixtures(job) as mixtures:
+        return select_ingredients(job, RunDir.of(job), mixtures.model, mixtures.graph, runs.QUIET)
 
 
 def spoil(job: Job, index: int) -> None:
     """Put a number that is none among the weights of an ingredient."""
-    with runs.station(job) as station:
+    with runs.open_mixtures(job) as mixtures:
         path, initial = RunDir.of(job).ingredient(index), RunDir.of(job).initial
-        start = ingredient_store.read_initial(initial, station.architecture, job.train.seed)
-        origin = ingredient_store.Origin.of(job, station.architecture, station.graph, states.sha256(start), index)
+        start = ingredient_store.read_initial(initial, mixtures.model, job.train.seed)
+        origin = ingredient_store.Origin.of(job, mixtures.model, mixtures.graph, states.sha256(start), index)
     ingredient = ingredient_store.read(path)
     state = {name: tensor.clone() for name, tensor in ingredient.state.items()}
     state["convs.0.lin_l.bias"][0] = float("inf")

@@ -1,4 +1,4 @@
-"""Sweeps: cells are made once by whoever comes first, the best on validation is the soup, all are reported."""
+"""Sweeps: trials are made once by whoever comes first, the best on validation is the soup, all are reported."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from gnnsoup_hpc.io.records import MixingWeights
 from gnnsoup_hpc.runtime import processes, status_files
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.context import SoupContext
+from gnnsoup_hpc.soup.methods.learned import PartitionLearned
 from tests import runs
 from tests.faults import kit
 from tests.faults.kit import JOB, Bowl, succeeds
@@ -96,11 +97,11 @@ def test_the_cell_with_the_highest_validation_accuracy_is_the_soup(swept: Job) -
 def test_of_equals_the_first_in_the_order_of_the_lists_is_chosen(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """All cells are the best ingredient; and by validation alone, whatever the test accuracies are."""
 
-    def cook(self: PartitionLearned, kitchen: SoupContext) -> MixingWeights:
+    def run(self: PartitionLearned, context: SoupContext) -> MixingWeights:
         alpha = np.eye(3)[[0 if self.options.union == 2 else 1]]
         return MixingWeights(runs.torch.from_numpy(alpha), ("model",))
 
-    monkeypatch.setattr(PartitionLearned, "cook", cook)
+    monkeypatch.setattr(PartitionLearned, "run", run)
     _, run = souped(job, "sweep.pls.union=[3, 2]", "sweep.seed=[7, 6]")
     made = [soup_store.read(path) for path in cells(run).values()]
     best = max(soup.validation_accuracy for soup in made)
@@ -115,8 +116,8 @@ def test_cells_that_are_there_are_not_made_again(job: Job, monkeypatch: pytest.M
     lost = next(iter(cells(run).values()))
     lost.unlink()
     made: list[int] = []
-    real = PartitionLearned.cook
-    monkeypatch.setattr(PartitionLearned, "cook", lambda self, kitchen: (made.append(1), real(self, kitchen))[1])
+    real = PartitionLearned.run
+    monkeypatch.setattr(PartitionLearned, "run", lambda self, context: (made.append(1), real(self, context))[1])
     souped(job, *SWEEP)
     assert len(made) == 1
     assert {path: path.read_bytes() == content for path, content in before.items() if path != lost} == {
@@ -129,7 +130,7 @@ def test_cells_that_are_there_are_not_made_again(job: Job, monkeypatch: pytest.M
 def test_again_makes_all_cells_anew(job: Job) -> None:
     asked, run = souped(job, *SWEEP)
     before = {path: path.stat().st_ino for path in cells(run).values()}
-    runs.soup(asked, runs.ALONE, again=True)
+    runs.souped(asked, again=True)
     assert {path: path.stat().st_ino for path in cells(run).values()}.keys() == before.keys()
     assert all(path.stat().st_mtime_ns > 0 and path.stat().st_ino != inode for path, inode in before.items())
 
@@ -167,14 +168,14 @@ def test_the_number_of_threads_names_no_other_cell(job: Job) -> None:
 
 
 def test_a_cell_that_diverges_is_not_chosen_and_ends_nothing(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = PartitionLearned.cook
+    real = PartitionLearned.run
 
-    def cook(self: PartitionLearned, kitchen: SoupContext) -> MixingWeights:
+    def run(self: PartitionLearned, context: SoupContext) -> MixingWeights:
         if self.options.union == 2:
             raise DivergedError("its loss is not a number")
-        return real(self, kitchen)
+        return real(self, context)
 
-    monkeypatch.setattr(PartitionLearned, "cook", cook)
+    monkeypatch.setattr(PartitionLearned, "run", run)
     asked, run = souped(job, *SWEEP)
     assert len(cells(run)) == 2
     rows = table(run.report, "cells")

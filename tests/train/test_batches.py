@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.errors import RunError
-from gnnsoup_hpc.evaluation import evaluator as evaluate
-from gnnsoup_hpc.evaluation.evaluator import Evaluator
+from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
+from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.graph import GraphFile
@@ -22,7 +23,8 @@ from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.train.batches import ClusterBatches, NeighbourBatches, PartValidation
-from gnnsoup_hpc.types import Role
+from gnnsoup_hpc.train.loop import TrainData, Training
+from gnnsoup_hpc.types import Role, State
 from tests import runs, tiny
 
 CLUSTER = ("train.batch=cluster", "train.clusters=2")
@@ -42,6 +44,10 @@ def neighbours(graph: GraphFile, size: int, *fanout: int) -> NeighbourBatches:
     return NeighbourBatches(graph, 1, runs.CPU, size, fanout, 3, "own")
 
 
+def logits_of(net: Architecture, state: State, batch: Batch) -> torch.Tensor:
+    return net.forward(state, batch.graph)[batch.seeds]
+
+
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
@@ -49,16 +55,16 @@ def rng(seed: int = 0) -> np.random.Generator:
 def test_an_epoch_of_clusters_sees_every_training_node_once(graph: GraphFile) -> None:
     labels = graph.y(0, graph.nodes)[graph.role(0, graph.nodes) == Role.TRAIN]
     for clusters in (1, 3, 8):
-        views = list(ClusterBatches(graph, clusters, runs.CPU).epoch(rng()))
-        assert len(views) <= math.ceil(graph.parts / clusters)
-        assert sum(len(view.nodes) for view in views) == len(labels)
-        assert np.array_equal(np.bincount(torch.cat([v.labels for v in views])), np.bincount(labels))
-        assert sum(view.graph.adjacency.nodes for view in views) == graph.nodes
+        batches = list(ClusterBatches(graph, clusters, runs.CPU).epoch(rng()))
+        assert len(batches) <= math.ceil(graph.parts / clusters)
+        assert sum(len(batch.seeds) for batch in batches) == len(labels)
+        assert np.array_equal(np.bincount(torch.cat([v.targets for v in batches])), np.bincount(labels))
+        assert sum(batch.graph.adjacency.nodes for batch in batches) == graph.nodes
 
 
 def test_clusters_come_in_an_order_of_the_generator(graph: GraphFile) -> None:
     sizes = [
-        [view.graph.adjacency.nodes for view in ClusterBatches(graph, 1, runs.CPU).epoch(rng(seed))]
+        [batch.graph.adjacency.nodes for batch in ClusterBatches(graph, 1, runs.CPU).epoch(rng(seed))]
         for seed in (0, 0, 1)
     ]
     assert sizes[0] == sizes[1]
@@ -67,11 +73,11 @@ def test_clusters_come_in_an_order_of_the_generator(graph: GraphFile) -> None:
 
 
 def test_all_parts_in_one_cluster_are_the_whole_graph(graph: GraphFile) -> None:
-    (view,) = ClusterBatches(graph, graph.parts, runs.CPU).epoch(rng())
+    (batch,) = ClusterBatches(graph, graph.parts, runs.CPU).epoch(rng())
     whole = loader.load_whole(graph, Role.TRAIN)
-    assert torch.equal(view.graph.x, whole.graph.x)
-    assert torch.equal(view.graph.adjacency.indices, whole.graph.adjacency.indices)
-    assert torch.equal(view.nodes, whole.nodes)
+    assert torch.equal(batch.graph.x, whole.graph.x)
+    assert torch.equal(batch.graph.adjacency.indices, whole.graph.adjacency.indices)
+    assert torch.equal(batch.seeds, whole.seeds)
 
 
 def test_clusters_never_read_more_than_a_union(graph: GraphFile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,8 +88,9 @@ def test_clusters_never_read_more_than_a_union(graph: GraphFile, monkeypatch: py
     for _ in batches.epoch(rng()):
         assert sum(read) <= 2 * int(np.diff(graph.ptr).max())
         read.clear()
-    batches.validation_accuracy(NETS["sage"], NETS["sage"].init_state(0))
-    assert max(read) <= 2 * int(np.diff(graph.ptr).max())
+    for _ in batches.validation():
+        assert sum(read) <= 2 * int(np.diff(graph.ptr).max())
+        read.clear()
 
 
 def test_a_union_without_training_nodes_is_no_step(graph: GraphFile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,9 +103,9 @@ def test_a_union_without_training_nodes_is_no_step(graph: GraphFile, monkeypatch
         return np.where((ids >= start) & (ids < stop), np.uint8(Role.NONE), found)
 
     monkeypatch.setattr(GraphFile, "role", without)
-    views = list(ClusterBatches(graph, 1, runs.CPU).epoch(rng()))
-    assert len(views) == graph.parts - 1
-    assert all(len(view.nodes) for view in views)
+    batches = list(ClusterBatches(graph, 1, runs.CPU).epoch(rng()))
+    assert len(batches) == graph.parts - 1
+    assert all(len(batch.seeds) for batch in batches)
 
 
 @pytest.mark.parametrize("kind", ["sage", "gat"])
@@ -106,33 +113,48 @@ def test_all_neighbours_give_the_whole_graphs_scores(graph: GraphFile, kind: str
     """Of GCN the outermost nodes' degrees are those of the sample, as PyG has it."""
     net, whole = NETS[kind], loader.load_whole(graph, Role.TRAIN)
     state = net.init_state(0)
-    wanted = {tuple(row) for row in evaluate.logits(net, state, whole).round(decimals=3).tolist()}
-    for view in neighbours(graph, 40, -1).epoch(rng()):
-        scores = evaluate.logits(net, state, view).round(decimals=3)
-        assert len(view.nodes) <= 40
+    wanted = {tuple(row) for row in logits_of(net, state, whole).round(decimals=3).tolist()}
+    for batch in neighbours(graph, 40, -1).epoch(rng()):
+        scores = logits_of(net, state, batch).round(decimals=3)
+        assert len(batch.seeds) <= 40
         assert {tuple(row) for row in scores.tolist()} <= wanted
 
 
 def test_an_epoch_of_neighbourhoods_sees_every_training_node_once(graph: GraphFile) -> None:
     labels = graph.y(0, graph.nodes)[graph.role(0, graph.nodes) == Role.TRAIN]
-    views = list(neighbours(graph, 40, 5, 3).epoch(rng()))
-    assert [len(view.nodes) for view in views] == [40, 40, 40, 40, 20]
-    assert np.array_equal(np.bincount(torch.cat([v.labels for v in views])), np.bincount(labels))
-    assert max(view.graph.adjacency.degree.max() for view in views) == 5
+    batches = list(neighbours(graph, 40, 5, 3).epoch(rng()))
+    assert [len(batch.seeds) for batch in batches] == [40, 40, 40, 40, 20]
+    assert np.array_equal(np.bincount(torch.cat([v.targets for v in batches])), np.bincount(labels))
+    assert max(batch.graph.adjacency.degree.max() for batch in batches) == 5
     features = {tuple(row) for row in loader.load_whole(graph, Role.TRAIN).graph.x.tolist()}
-    assert all(tuple(row) in features for view in views for row in view.graph.x.tolist())
+    assert all(tuple(row) in features for batch in batches for row in batch.graph.x.tolist())
 
 
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 def test_between_epochs_all_parts_together_tell_the_exact_accuracy(
     graph: GraphFile, net: Architecture, tmp_path: Path
 ) -> None:
-    state = net.init_state(1)
-    (exact,) = Evaluator(graph, net, 1 << 30, tmp_path, runs.CPU).accuracies(state, (Role.VALIDATION,))
-    assert PartValidation(graph, graph.parts, runs.CPU).validation_accuracy(net, state) == exact
-    assert abs(PartValidation(graph, 3, runs.CPU).validation_accuracy(net, state) - exact) < 0.25
+    state, evaluator = net.init_state(1), Evaluator(graph, net, EvalSettings(runs.CPU, 1 << 30, tmp_path))
+    (exact,) = evaluator.metrics([state], (Role.VALIDATION,))
+    how = Hyperparameters(epochs=1, learning_rate=1e-12, weight_decay=0.0, dropout=0.0)
+
+    def reached(clusters: int, state: State) -> float:
+        """By a training that hardly moves."""
+        data = TrainData(net, ClusterBatches(graph, clusters, runs.CPU), evaluator, runs.CPU)
+        return Training(data, state, how, 0, 0).epoch().validation_accuracy
+
+    assert reached(graph.parts, state) == exact
+    assert abs(reached(3, state) - exact) < 0.25
     next(tensor for name, tensor in state.items() if name.endswith("bias"))[0] = float("nan")
-    assert math.isnan(PartValidation(graph, 3, runs.CPU).validation_accuracy(net, state))
+    assert math.isnan(reached(3, state))
+
+
+@pytest.mark.parametrize("clusters", [1, 3, 8])
+def test_validation_sees_every_validation_node_once(graph: GraphFile, clusters: int) -> None:
+    targets = graph.y(0, graph.nodes)[graph.role(0, graph.nodes) == Role.VALIDATION]
+    found = [batch.targets for batch in PartValidation(graph, clusters, runs.CPU).validation()]
+    assert len(found) == math.ceil(graph.parts / clusters)
+    assert np.array_equal(torch.cat(found), targets)
 
 
 @every_kind
@@ -141,10 +163,10 @@ def test_mini_batches_learn_and_record_exact_accuracies(kind: str, tmp_path: Pat
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job) as graph:
         net = make_model(job.model, graph.features, graph.classes)
-        evaluator = Evaluator(graph, net, 1 << 30, tmp_path, runs.CPU)
+        evaluator = Evaluator(graph, net, EvalSettings(runs.CPU, 1 << 30, tmp_path))
         for index in range(job.train.ingredients):
             found = ingredient_store.read(run.ingredient(index))
-            exact = evaluator.accuracies(found.state, (Role.VALIDATION, Role.TEST))
+            exact = evaluator.metrics([found.state], (Role.VALIDATION, Role.TEST))
             assert [found.validation_accuracy, found.test_accuracy] == exact
             assert found.test_accuracy > 0.7
             assert found.history[-1].loss < found.history[0].loss

@@ -102,10 +102,10 @@ def test_degrees_and_the_first_hop_are_those_of_what_remains(directed: Batch) ->
     torch.testing.assert_close(left.gcn_x, scale[:, None] * looped @ (scale[:, None] * left.x))
 
 
-def test_nodes_labels_and_features_stay(directed: Batch) -> None:
+def test_seeds_targets_and_features_stay(directed: Batch) -> None:
     left = dropout_edge(directed, 0.6, 9)
-    assert left.nodes is directed.nodes
-    assert left.labels is directed.labels
+    assert left.seeds is directed.seeds
+    assert left.targets is directed.targets
     assert left.graph.x is directed.graph.x
     assert replace(left, graph=directed.graph) == directed
 

@@ -18,7 +18,7 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.data.loader import load_whole, share_graph
 from gnnsoup_hpc.errors import RunError
-from gnnsoup_hpc.evaluation.evaluator import Evaluator
+from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import trunk as trunk_store
@@ -93,29 +93,30 @@ def test_own_starts_are_souped_and_refused_as_shared_ones(tmp_path: Path) -> Non
 
 
 @contextmanager
-def course_of(job: Job) -> Iterator[TrainData]:
+def open_data(job: Job) -> Iterator[TrainData]:
     """What the job's ingredients are trained on, in full batches."""
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job) as graph:
         net = make_model(job.model, graph.features, graph.classes)
-        view = load_whole(graph, Role.TRAIN)
-        batches = FullBatches(view, share_graph(graph, view, Role.VALIDATION))
-        yield TrainData(net, batches, Evaluator(graph, net, 1 << 30, run.root, runs.CPU), runs.CPU)
+        batch = load_whole(graph, Role.TRAIN)
+        batches = FullBatches(batch, share_graph(graph, batch, Role.VALIDATION))
+        evaluator = Evaluator(graph, net, EvalSettings(runs.CPU, 1 << 30, run.root))
+        yield TrainData(net, batches, evaluator, runs.CPU)
 
 
 def test_ingredients_are_what_training_by_hand_from_the_trunk_gives(branched: Job) -> None:
     run = RunDir.of(branched)
-    with course_of(branched) as course:
-        net = course.architecture
+    with open_data(branched) as data:
+        net = data.model
         base = Hyperparameters(4, 0.02, 0.0, 0.5)
-        trunk = train_trunk(course, net.init_state(0), base, 0, runs.QUIET.bar(4, "trunk"))
+        trunk = train_trunk(data, net.init_state(0), base, 0, runs.QUIET.bar(4, "trunk"))
         kept = trunk_store.read(run.trunk)
         assert same(trunk.state, kept.state)
         assert [epoch.epoch for epoch in kept.history] == [1, 2, 3, 4]
         assert not same(kept.state, net.init_state(0))
         for index, dropout in enumerate((0.2, 0.6)):
             how = Hyperparameters(3, 0.02, 0.0, dropout)
-            by_hand = train(course, trunk.state, how, 0, index, runs.QUIET.bar(3, "by hand"))
+            by_hand = train(data, trunk.state, how, 0, index, runs.QUIET.bar(3, "by hand"))
             found = ingredient_store.read(run.ingredient(index))
             assert same(found.state, by_hand.state)
             assert [epoch.epoch for epoch in found.history] == [1, 2, 3]
@@ -125,12 +126,12 @@ def test_ingredients_are_what_training_by_hand_from_the_trunk_gives(branched: Jo
 def test_the_trunk_keeps_its_last_epoch_and_draws_for_itself(branched: Job) -> None:
     """It is no ingredient of as many epochs, whose best epoch would be kept and whose number is another."""
     run = RunDir.of(branched)
-    with course_of(branched) as course:
-        net = course.architecture
+    with open_data(branched) as data:
+        net = data.model
         how = Hyperparameters(4, 0.02, 0.0, 0.5)
-        ingredient = train(course, net.init_state(0), how, 0, 0, runs.QUIET.bar(4, "ingredient"))
+        ingredient = train(data, net.init_state(0), how, 0, 0, runs.QUIET.bar(4, "ingredient"))
         last = trunk_store.read(run.trunk)
-        reached = course.batches.validation_accuracy(net, last.state)
+        (reached,) = data.evaluator.metrics([last.state], (Role.VALIDATION,))
     assert last.history[-1].validation_accuracy == reached
     assert last.history[0].loss != ingredient.history[0].loss
 

@@ -29,10 +29,10 @@ def remade(job: Job, make: Callable[[State, int], State], own_starts: bool = Fal
     """The job with each ingredient made from ingredient 0's weights and its own number."""
     run = RunDir.of(job)
     first = ingredient_store.read(run.ingredient(0))
-    with runs.station(job) as station:
-        start = states.sha256(ingredient_store.read_initial(run.initial, station.architecture, job.train.seed))
+    with runs.open_mixtures(job) as mixtures:
+        start = states.sha256(ingredient_store.read_initial(run.initial, mixtures.model, job.train.seed))
         for index in range(job.train.ingredients):
-            origin = Origin.of(job, station.architecture, station.graph, start, index)
+            origin = Origin.of(job, mixtures.model, mixtures.graph, start, index)
             if own_starts and index:
                 origin = replace(origin, initial_sha256=f"{index}" * 64)
             made = replace(first, index=index, state=make(first.state, index))
