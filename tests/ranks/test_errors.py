@@ -11,22 +11,8 @@ import pytest
 
 from tests.faults import kit
 from tests.faults.kit import JOB, MARK, Bowl, fails_under_mpirun, truncate, unchanged
+from tests.processes import GUARD, plant
 from tests.tiny import mpirun
-
-GUARD = 40  # seconds until a hang is called one
-
-PLANT = """\
-import os, signal
-if os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1":
-    from gnnsoup_hpc.soup.station import Station
-
-    def state(self, taste):
-        if os.environ["PLANT"] == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise ZeroDivisionError("planted")
-
-    Station.state = state
-"""
 
 
 def _mpirun(*words: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -100,14 +86,13 @@ def test_a_rank_that_does_not_find_the_job_ends_all_and_says_so(bowl: Bowl) -> N
 @pytest.mark.mpi
 @pytest.mark.parametrize("how", ["raise", "kill"])
 def test_a_rank_that_dies_while_souping_ends_all(bowl: Bowl, tmp_path: Path, how: str) -> None:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(PLANT)
     ingredients = {name: sha for name, sha in bowl.digests().items() if name.startswith("ingredients/")}
-    outcome = _mpirun("-n", 3, *_soup(), cwd=bowl.folder, PYTHONPATH=str(tmp_path / "site"), PLANT=how)
+    variables = plant(tmp_path, "gnnsoup_hpc.soup.station:MixtureEvaluator.state", does=how, rank=1)
+    outcome = _mpirun("-n", 3, *_soup(), cwd=bowl.folder, **variables)
     assert outcome.returncode != 0
     assert "soup: best done" not in outcome.stdout
     if how == "raise":
-        assert "[rank 1/3] ZeroDivisionError: planted" in outcome.stderr
+        assert "[rank 1/3] ZeroDivisionError: planted in MixtureEvaluator" in outcome.stderr
     unchanged(ingredients, bowl)
 
 
