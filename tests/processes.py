@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import mpirun
+from tests.tiny import JOB_FILE, mpirun
 
-JOB = "tiny.toml"
 GUARD = 600.0  # seconds until a hang is called one
 SITE = Path(__file__).with_name("site")
 
@@ -27,7 +26,7 @@ def started(
     """`BEFORE gnnsoup WORD tiny.toml WORDS` in a folder and a session of its own, killed at the end of the block."""
     launcher = [mpirun(), "-n", str(ranks)] if ranks else list(before)
     with subprocess.Popen(
-        [*launcher, sys.executable, "-m", "gnnsoup_hpc", *words[:1], JOB, *words[1:]],
+        [*launcher, sys.executable, "-m", "gnnsoup_hpc", *words[:1], JOB_FILE, *words[1:]],
         cwd=folder,
         env=os.environ | variables,
         stdin=subprocess.DEVNULL,
@@ -53,11 +52,12 @@ def wait_until(true: Callable[[], object], process: subprocess.Popen[str]) -> No
 
 
 def plant(
-    folder: Path, place: str, does: str = "wait", seconds: float = GUARD, rank: int | None = None
+    folder: Path, place: str, does: str = "wait", seconds: float = GUARD, turn: int = 1, rank: int | None = None
 ) -> dict[str, str]:
-    """Variables that make the function "package.module:name" wait once, raise or kill, and write `folder`/reached."""
-    planted = {"PLANT": place, "DOES": does, "REACHED": str(folder / "reached"), "WAIT": str(seconds)}
-    return with_site(planted if rank is None else planted | {"RANK": str(rank)})
+    """Variables for which the function "package.module:name" waits, raises or kills, and writes `folder`/reached."""
+    planted = {"PLANT": place, "TURN": str(turn), "DOES": does, "REACHED": str(folder / "reached")}
+    planted |= {"WAIT": str(seconds)} | ({} if rank is None else {"RANK": str(rank)})
+    return with_site(planted)
 
 
 def with_site(variables: dict[str, str], site: Path = SITE) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+JOB_FILE = "tiny.toml"
 NODES, FEATURES, CLASSES = 300, 12, 3
 
 JOB = """\
@@ -54,7 +55,7 @@ def write_job(folder: Path, kind: str = "sage", heads: int = 1, norm: str = "non
     """A job file and its graph in `folder`; returns the job file's path."""
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "tiny.npz", **planted())
-    path = folder / "tiny.toml"
+    path = folder / JOB_FILE
     path.write_text(JOB.format(npz=folder / "tiny.npz", kind=kind, heads=heads, norm=norm, ingredients=ingredients))
     return path
 

@@ -40,7 +40,7 @@ def _soup(*words: object) -> list[object]:
 @pytest.mark.parametrize("command", ["train", "soup"])
 def test_a_bad_job_is_told_once(bowl: Bowl, command: str) -> None:
     before = bowl.digests()
-    outcome = bowl.gnnsoup(command, "--set", "train.epoch=3", ranks=4)
+    outcome = bowl.gnnsoup(command, "--set", "train.epoch=3", ranks=2)
     fails_under_mpirun(outcome, "'train.epoch'", "'train.epochs'")
     unchanged(before, bowl)
 
@@ -57,7 +57,7 @@ def test_souping_before_training(tmp_path: Path) -> None:
 def test_a_damaged_ingredient_is_told_once(bowl: Bowl) -> None:
     truncate(bowl.ingredient(1))
     before = bowl.digests()
-    fails_under_mpirun(bowl.gnnsoup("soup", ranks=4), "ingredients/0001.h5", "damaged", "gnnsoup train")
+    fails_under_mpirun(bowl.gnnsoup("soup", ranks=2), "ingredients/0001.h5", "damaged", "gnnsoup train")
     unchanged(before, bowl)
 
 

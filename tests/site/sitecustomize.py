@@ -3,7 +3,7 @@
 HOLD: a gate. Each ingredient but number 0 (or, with HOLD_ALL, each) stays between two epochs, after the third of this
 process, until the gate's file is there or a signal comes. A file beside the gate says that it stays.
 PLANT: a function, "package.module:name", that in the process of rank RANK (or in any) does what DOES says when it is
-called: wait (WAIT seconds, the first time), raise or kill. A file REACHED says that it was called.
+called for the TURN-th time: wait (WAIT seconds, once), raise or kill. A file REACHED says that it has come to that.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +52,19 @@ def hold(gate: Path, first: int) -> None:
     runner.train = held
 
 
-def plant(place: str, does: str, reached: Path, seconds: float) -> None:
+def plant(place: str, turn: int, does: str, reached: Path, seconds: float) -> None:
     """Make a function do something else first."""
     module, _, name = place.partition(":")
     *owner, last = name.split(".")
     target = importlib.import_module(module)
     for each in owner:
         target = getattr(target, each)
-    function = getattr(target, last)
+    function, calls = getattr(target, last), count(1)
 
     def planted(*words: Any, **named: Any) -> Any:
         self = words[0] if words else None  # whose method it is, for the signal handler to see
+        if next(calls) != turn:
+            return function(*words, **named)
         again = reached.exists()
         reached.touch()
         if does == "kill":
@@ -81,4 +84,10 @@ rank = variables.get("PMI_RANK", variables.get("OMPI_COMM_WORLD_RANK", ""))
 if "HOLD" in variables and TRAINS & set(sys.orig_argv):
     hold(Path(variables["HOLD"]), first=0 if variables.get("HOLD_ALL") else 1)
 if "PLANT" in variables and variables.get("RANK", rank) == rank:
-    plant(variables["PLANT"], variables["DOES"], Path(variables["REACHED"]), float(variables["WAIT"]))
+    plant(
+        variables["PLANT"],
+        int(variables["TURN"]),
+        variables["DOES"],
+        Path(variables["REACHED"]),
+        float(variables["WAIT"]),
+    )
