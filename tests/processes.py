@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,8 @@ def plant(
     folder: Path, place: str, does: str = "wait", seconds: float = GUARD, turn: int = 1, rank: int | None = None
 ) -> dict[str, str]:
     """Variables for which the function "package.module:name" waits, raises or kills, and writes `folder`/reached."""
+    module, _, name = place.partition(":")
+    attrgetter(name)(import_module(module))  # raises here, rather than there, where there is no such function
     planted = {"PLANT": place, "TURN": str(turn), "DOES": does, "REACHED": str(folder / "reached")}
     planted |= {"WAIT": str(seconds)} | ({} if rank is None else {"RANK": str(rank)})
     return with_site(planted)

@@ -69,7 +69,7 @@ def mpirun() -> str:
     return str(Path(found).absolute()) if Path(found).exists() else found
 
 
-def command(*words: object, cwd: Path, ranks: int = 0, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def command(*words: object, cwd: Path, ranks: int = 0, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """`python -m gnnsoup_hpc WORDS` in `cwd`, under `mpirun -n ranks` where ranks are given."""
     launcher = [mpirun(), "-n", str(ranks)] if ranks else []
     return subprocess.run(

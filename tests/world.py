@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 Post = dict[tuple[int, int, int], Queue[Any]]  # by sender, receiver and tag
-PATIENCE = 60.0  # seconds until a message that does not come is an error
+PATIENCE = 600.0  # seconds until a message that does not come is an error
 
 
 class Request:

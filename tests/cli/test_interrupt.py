@@ -210,7 +210,7 @@ def test_two_in_a_row_end_at_once_and_give_the_lease_back(bowl: Bowl) -> None:
         pytest.param("run", "gnnsoup_hpc.analysis.report.build:write", id="while the report is written"),
         pytest.param("run", "gnnsoup_hpc.analysis.report.table:table", id="while the report is told"),
         pytest.param("report", "gnnsoup_hpc.analysis.report.rows:contents", id="while a run is read"),
-        pytest.param("status", "gnnsoup_hpc.analysis.status.look:look", id="status"),
+        pytest.param("status", "gnnsoup_hpc.analysis.status.look:read_status", id="status"),
     ],
 )
 def test_what_saves_nothing_is_ended_by_the_first(bowl: Bowl, command: str, place: str) -> None:

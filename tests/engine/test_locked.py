@@ -58,7 +58,7 @@ def test_commands_load_what_they_need(served_bowl: Bowl, words: list[str], absen
         cwd=served_bowl.folder,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
     assert done.returncode in ((2,) if "nothing" in words or "nothing=1" in words else (0,)), done.stderr
@@ -195,7 +195,7 @@ class User:
             env=known,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
             check=False,
         )
 

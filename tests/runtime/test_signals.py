@@ -167,7 +167,7 @@ def test_training_goes_on_where_each_signal_stopped_it(
     ("command", "where"),
     [
         pytest.param("prepare", "gnnsoup_hpc.data.sources:load", id="reading"),
-        pytest.param("train", "gnnsoup_hpc.data.prepare:partitioned", id="cutting"),
+        pytest.param("train", "gnnsoup_hpc.data.prepare:partition_graph", id="cutting"),
         pytest.param("run", "gnnsoup_hpc.soup.methods.uniform:Uniform.cook", id="souping"),
     ],
 )
