@@ -72,13 +72,13 @@ def with_site(variables: dict[str, str], site: Path = SITE) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Gate:
-    """Holds trainings between two epochs until it is opened or a signal comes: ingredient 0 is let through."""
+    """Holds trainings between two epochs until it is opened or a signal comes."""
 
     path: Path
 
-    def variables(self, every: bool = False) -> dict[str, str]:
-        """What processes must be started with; with `every`, ingredient 0 is held too."""
-        return with_site({"HOLD": str(self.path)} | ({"HOLD_ALL": "1"} if every else {}))
+    def variables(self, first: int = 1) -> dict[str, str]:
+        """What processes must be started with, for ingredients from `first` on to be held."""
+        return with_site({"HOLD": str(self.path), "HOLD_FROM": str(first)})
 
     def held(self) -> dict[int, int]:
         """Ingredients that are or were held, and the process that last held each."""

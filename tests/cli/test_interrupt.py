@@ -178,7 +178,7 @@ def test_sigterm_while_modules_are_loaded_has_its_usual_effect(bowl: Bowl) -> No
 def test_training_goes_on_where_it_stopped(bowl: Bowl, gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> None:
     quiet = kit.laid_out(tmp_path_factory.mktemp("quiet"))
     kit.succeeds(quiet.gnnsoup_here("train", *LONG))
-    with started(bowl.folder, "train", *LONG, **gate.variables(every=True)) as process:
+    with started(bowl.folder, "train", *LONG, **gate.variables(first=0)) as process:
         wait_until(gate.held, process)
         process.send_signal(CTRL_C)
         ends_with_130(process, ANSWER, f"{MARK}stopped by Ctrl-C: ingredient 0000 is kept after epoch ")
@@ -250,7 +250,7 @@ def test_while_it_waits_for_anothers_lease(bowl: Bowl) -> None:
 
 
 def test_nohup_and_the_background_keep_it_going(bowl: Bowl, gate: Gate) -> None:
-    with started(bowl.folder, "train", *LONG, before=IGNORING, **gate.variables(every=True)) as process:
+    with started(bowl.folder, "train", *LONG, before=IGNORING, **gate.variables(first=0)) as process:
         wait_until(gate.held, process)
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # the first that is heard is told
             process.send_signal(number)
@@ -263,7 +263,7 @@ def test_a_terminal_that_closes_leaves_a_checkpoint(bowl: Bowl, gate: Gate) -> N
     """The kernel sends SIGHUP, and no word can be written any more."""
     mine, theirs = os.openpty()
     words = [sys.executable, "-c", TAKE_TERMINAL, sys.executable, "-m", "gnnsoup_hpc", "train", JOB, *LONG]
-    ours = {"cwd": bowl.folder, "env": os.environ | gate.variables(every=True)}
+    ours = {"cwd": bowl.folder, "env": os.environ | gate.variables(first=0)}
     with subprocess.Popen(words, **ours, stdin=theirs, stdout=theirs, stderr=theirs, text=True) as process:
         os.close(theirs)
         reader = threading.Thread(target=drain, args=(mine, closing := threading.Event()))
@@ -286,7 +286,7 @@ def drain(terminal: int, closing: threading.Event) -> None:
 
 @pytest.mark.mpi
 def test_all_ranks_keep_what_they_have(bowl: Bowl, gate: Gate) -> None:
-    with started(bowl.folder, "run", *LONG_TWO, ranks=2, **gate.variables(every=True)) as process:
+    with started(bowl.folder, "run", *LONG_TWO, ranks=2, **gate.variables(first=0)) as process:
         wait_until(lambda: gate.times() == 2, process)
         os.killpg(process.pid, CTRL_C)  # mpirun passes it on, to ranks that may have it already
         out, err = process.communicate(timeout=GUARD)

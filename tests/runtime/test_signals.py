@@ -146,7 +146,7 @@ def test_training_goes_on_where_each_signal_stopped_it(
     kit.succeeds(quiet.gnnsoup_here("train", *LONG))
     reached = 0
     for turn, number in enumerate(HEEDED):
-        with started(bowl.folder, "train", *LONG, **gate.variables(every=True)) as process:
+        with started(bowl.folder, "train", *LONG, **gate.variables(first=0)) as process:
             wait_until(lambda: gate.times() > turn, process)  # noqa: B023 - called before it changes
             for _ in range(3):
                 process.send_signal(number)
@@ -208,7 +208,7 @@ def test_whoever_waits_for_anothers_lease_ends_and_leaves_it(bowl: Bowl) -> None
 
 @pytest.mark.mpi
 def test_all_ranks_of_a_run_keep_what_they_have(bowl: Bowl, gate: Gate) -> None:
-    with started(bowl.folder, "run", *LONG_TWO, ranks=2, **gate.variables(every=True)) as process:
+    with started(bowl.folder, "run", *LONG_TWO, ranks=2, **gate.variables(first=0)) as process:
         wait_until(lambda: gate.times() == 2, process)
         process.send_signal(signal.SIGUSR1)  # mpirun passes it on
         out, err = process.communicate(timeout=GUARD)

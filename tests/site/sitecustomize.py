@@ -1,7 +1,7 @@
 """Run first by every Python that tests start with this folder on PYTHONPATH; tests/processes.py sets the variables.
 
-HOLD: a gate. Each ingredient but number 0 (or, with HOLD_ALL, each) stays between two epochs, after the third of this
-process, until the gate's file is there or a signal comes. A file beside the gate says that it stays.
+HOLD: a gate. Each ingredient from number HOLD_FROM on stays between two epochs, after the third of this process, until
+the gate's file is there or a signal comes. A file beside the gate says that it stays.
 PLANT: a function, "package.module:name", that in the process of rank RANK (or in any) does what DOES says when it is
 called for the TURN-th time: wait (WAIT seconds, once), raise or kill. A file REACHED says that it has come to that.
 """
@@ -82,7 +82,7 @@ def plant(place: str, turn: int, does: str, reached: Path, seconds: float) -> No
 variables = os.environ
 rank = variables.get("PMI_RANK", variables.get("OMPI_COMM_WORLD_RANK", ""))
 if "HOLD" in variables and TRAINS & set(sys.orig_argv):
-    hold(Path(variables["HOLD"]), first=0 if variables.get("HOLD_ALL") else 1)
+    hold(Path(variables["HOLD"]), first=int(variables["HOLD_FROM"]))
 if "PLANT" in variables and variables.get("RANK", rank) == rank:
     plant(
         variables["PLANT"],
