@@ -55,13 +55,13 @@ def own_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A run with three GraphSAGE ingredients. Tests read it; one that changes a run copies it first."""
-    return runs.load_job(make_once(tmp_path_factory, "stock", runs.stocked))
+    return runs.load_job(make_once(tmp_path_factory, "trained-job", runs.stocked))
 
 
 @pytest.fixture(scope="session")
 def served(stock: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """The same run with all soups and its report."""
-    folder = make_once(tmp_path_factory, "served", lambda folder: runs.souped(runs.copied(stock, folder)))
+    folder = make_once(tmp_path_factory, "finished-job", lambda folder: runs.souped(runs.copied(stock, folder)))
     return stock.model_copy(update={"runs": str(folder / "runs")})
 
 

@@ -70,7 +70,7 @@ def test_commands_load_what_they_need(served_bowl: Bowl, words: list[str], absen
 @pytest.fixture(scope="module")
 def served_bowl(tmp_path_factory: pytest.TempPathFactory) -> Bowl:
     """A finished run; not to be changed."""
-    bowl = kit.laid_out(tmp_path_factory.mktemp("served"))
+    bowl = kit.laid_out(tmp_path_factory.mktemp("finished"))
     kit.succeeds(bowl.gnnsoup_here("run", *FEW))
     return bowl
 
