@@ -239,7 +239,7 @@ def test_each_step_drops_its_own_edges(views: Views, monkeypatch: pytest.MonkeyP
         keys.append(key)
         return dropout_edge.dropout_edge(view, rate, key)
 
-    monkeypatch.setattr(loop, "thinned", noted)
+    monkeypatch.setattr(loop, "dropout_edge", noted)
     evaluator = Evaluator(views.graph, NETS[0], 1 << 30, views.folder, runs.CPU)
     course = TrainData(NETS[0], Thrice(), evaluator, runs.CPU)
     how = replace(HOW, epochs=2, drop_edges=0.3)
