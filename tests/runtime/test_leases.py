@@ -22,8 +22,8 @@ from gnnsoup_hpc.runtime.leases import LeaseMonitor
 HOLDER = """
 import sys
 from pathlib import Path
-from gnnsoup_hpc import leases, processes
-with leases.held(Path(sys.argv[1])) as ours:
+from gnnsoup_hpc.runtime import leases
+with leases.hold(Path(sys.argv[1])) as ours:
     print(bool(ours), flush=True)
     sys.stdin.read()
 """
