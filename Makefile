@@ -1,7 +1,8 @@
 # Each target makes or reuses .venv by itself.
 #
 #   make demo     set-up, then the whole pipeline on the bundled graph: 8 ingredients on 2 ranks, all soups, the report
-#   make test     set-up, then all tests, in WORKERS processes at once (2)
+#   make test     set-up, then all tests but those on a cluster, in WORKERS processes at once (2)
+#   make test-cluster   set-up, then those on a real Slurm and under Open MPI, which are skipped where none is installed
 #   make bench    set-up, then time and memory beside PyG, on the bundled graph; bench-full: more graphs, every R
 #   make check    set-up, then ruff and mypy --strict
 #   make setup    set-up alone
@@ -29,13 +30,16 @@ else
 $(error MPI=$(MPI): expected embedded or system)
 endif
 
-.PHONY: demo test bench bench-full soak check setup cluster-tools clean
+.PHONY: demo test test-cluster bench bench-full soak check setup cluster-tools clean
 
 demo: $(READY)
 	$(MPIRUN) -n $(RANKS) $(VENV)/bin/gnnsoup run $(JOB)
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -n $(WORKERS)
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --ignore=tests/cluster
+
+test-cluster: $(READY)
+	$(VENV)/bin/python -m pytest -n $(WORKERS) tests/cluster
 
 bench: $(READY)
 	$(VENV)/bin/gnnsoup bench --output bench.json

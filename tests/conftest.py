@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.engine import sharding
 from tests import runs
+from tests.once import make_once
 
 # The same examples at each run, so that a red build is red for everybody.
 settings.register_profile(
@@ -54,13 +55,14 @@ def own_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A run with three GraphSAGE ingredients. Tests read it; one that changes a run copies it first."""
-    return runs.stocked(tmp_path_factory.mktemp("stock"))
+    return runs.load_job(make_once(tmp_path_factory, "trained-job", runs.stocked))
 
 
 @pytest.fixture(scope="session")
 def served(stock: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """The same run with all soups and its report."""
-    return runs.souped(runs.copied(stock, tmp_path_factory.mktemp("served")))
+    folder = make_once(tmp_path_factory, "finished-job", lambda folder: runs.souped(runs.copied(stock, folder)))
+    return stock.model_copy(update={"runs": str(folder / "runs")})
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,8 +40,13 @@ ALONE = RankInfo(rank=0, size=1, local_rank=0, local_size=1, host="here")
 
 def job_in(folder: Path, *overrides: str, **shape: object) -> Job:
     """The tiny job, its graph and its run inside `folder`."""
-    path = tiny.write_job(folder, **shape)
-    return jobs.load(str(path), [f"runs={folder / 'runs'}", *overrides])
+    tiny.write_job(folder, **shape)
+    return load_job(folder, *overrides)
+
+
+def load_job(folder: Path, *overrides: str) -> Job:
+    """The job that was written in `folder`."""
+    return jobs.load(str(folder / tiny.JOB_FILE), [f"runs={folder / 'runs'}", *overrides])
 
 
 def prepared(folder: Path, *overrides: str, **shape: object) -> Job:
@@ -70,7 +76,7 @@ def copied(job: Job, folder: Path) -> Job:
 
 def changed(job: Job, *overrides: str) -> Job:
     """The job with other values, as `--set` gives them."""
-    path = Path(job.runs) / "changed.toml"
+    path = Path(job.runs) / f"changed-{os.getpid()}.toml"  # for a run may be several processes'
     path.write_text(job.to_toml(), encoding="utf-8")
     return jobs.load(str(path), overrides)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+JOB_FILE = "tiny.toml"
 NODES, FEATURES, CLASSES = 300, 12, 3
 
 JOB = """\
@@ -54,7 +55,7 @@ def write_job(folder: Path, kind: str = "sage", heads: int = 1, norm: str = "non
     """A job file and its graph in `folder`; returns the job file's path."""
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "tiny.npz", **planted())
-    path = folder / "tiny.toml"
+    path = folder / JOB_FILE
     path.write_text(JOB.format(npz=folder / "tiny.npz", kind=kind, heads=heads, norm=norm, ingredients=ingredients))
     return path
 
@@ -68,7 +69,7 @@ def mpirun() -> str:
     return str(Path(found).absolute()) if Path(found).exists() else found
 
 
-def command(*words: object, cwd: Path, ranks: int = 0, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def command(*words: object, cwd: Path, ranks: int = 0, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """`python -m gnnsoup_hpc WORDS` in `cwd`, under `mpirun -n ranks` where ranks are given."""
     launcher = [mpirun(), "-n", str(ranks)] if ranks else []
     return subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import time
@@ -122,6 +123,7 @@ def _execute(command: Command, here: RankInfo, collective: bool, computing: bool
             launch.start_mpi(here)
         if computing and here.local_rank == 0 and (where := _describe_kernel_cache()):
             print(f"{here.prefix}gnnsoup: {where}", file=sys.stderr, flush=True)
+        gc.freeze()  # what was imported: each measurement begins with a collection, which need not look through it
         command(here)
         here.stop.no_more()
     except KeyboardInterrupt:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     import torch
 
-_STATUS = Path("/proc/self/status")
-_CLEAR_REFS = Path("/proc/self/clear_refs")
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def subtract_baseline(spent: Measurement) -> float:
 def host_bytes(field: str) -> float:
     """A memory figure of this process from /proc/self/status, in bytes; NaN where there is no such file."""
     try:
-        lines = _STATUS.read_text().splitlines()
+        lines = STATUS.read_text().splitlines()
     except OSError:
         return math.nan
     value = next((line.split()[1] for line in lines if line.startswith(f"{field}:")), None)
@@ -182,7 +182,7 @@ def release_freed_memory() -> None:
 def _reset_peak() -> bool:
     """Whether the high-water mark could be reset; it cannot outside Linux and in some containers."""
     try:
-        _CLEAR_REFS.write_text("5")
+        CLEAR_REFS.write_text("5")
     except OSError:
         return False
     return True

@@ -20,7 +20,7 @@ from gnnsoup_hpc.errors import Interrupted, Preempted
 HEEDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 CTRL_C = signal.SIGINT
 _MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)  # by nohup, or a shell that starts us in the background
-_SAME_SECONDS = 0.5  # a terminal and mpirun may both pass one Ctrl-C on
+SAME_SECONDS = 0.5  # a terminal and mpirun may both pass one Ctrl-C on
 
 
 @contextmanager
@@ -112,7 +112,7 @@ class PreemptionHandler:
         again, self._by = self.asked, self._by or signal.Signals(number)
         if number == CTRL_C:
             since, self._at = time.monotonic() - self._at, time.monotonic()
-            if again and since > _SAME_SECONDS:
+            if again and since > SAME_SECONDS:
                 self._end_now(frame)
             if not again and self._later and not self._told and self._says:
                 _write("gnnsoup: stopping at the end of the epoch; Ctrl-C again stops at once\n")

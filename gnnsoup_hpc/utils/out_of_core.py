@@ -27,9 +27,9 @@ def index_type(bound: int) -> Any:
     return np.int32 if bound < 2**31 else np.int64
 
 
-def blocks(count: int, row_bytes: int, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
-    """Consecutive slices of `count` rows, of about `block_bytes` each."""
-    step = max(1, block_bytes // max(1, row_bytes))
+def blocks(count: int, row_bytes: int, block_bytes: int | None = None) -> Iterator[slice]:
+    """Consecutive slices of `count` rows, of about `block_bytes` each (BLOCK_BYTES)."""
+    step = max(1, (BLOCK_BYTES if block_bytes is None else block_bytes) // max(1, row_bytes))
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))
 

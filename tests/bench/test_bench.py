@@ -41,7 +41,7 @@ from tests.arbitrary import normal, random_structure
 
 KINDS = [("sage", 1), ("gcn", 1), ("gat", 2)]
 GRAPH = random_structure(30, 90)  # directed, with a self-loop and a node that has no edge
-OPTIONS = Options(repeats=1, threads=1, timeout=120.0, rounds=1)
+OPTIONS = Options(repeats=1, threads=1, timeout=600.0, rounds=1)
 FULL = Choice(unions=grid.UNIONS)
 RATES = {"float32": roofline.Rates(1e10, 1e11)}
 CORES = {"cpu": "some", "cores": 2, "threads": 1, "versions": {"torch": "2"}, "date": "2026-01-01T00:00:00+00:00"}
@@ -170,7 +170,7 @@ def test_there_is_no_stock_bfloat16(small: Job) -> None:
 
 
 def test_a_time_pass_counts_its_repeats(small: Job) -> None:
-    result = run_child(Order(cell_of(small), "ours", "time", repeats=2, threads=1), timeout=120.0)
+    result = run_child(Order(cell_of(small), "ours", "time", repeats=2, threads=1), timeout=600.0)
     assert len(result["seconds"]) == 2
     assert len(result["values"]) == 3
     assert result["baseline_bytes"] > 0
@@ -180,7 +180,7 @@ def test_a_time_pass_counts_its_repeats(small: Job) -> None:
 def test_a_memory_pass_has_its_baseline_inside_its_peak(small: Job, way: Way) -> None:
     if not math.isfinite(host_bytes("VmHWM")):
         pytest.skip("no /proc/self/status")
-    result = run_child(Order(cell_of(small, task="pls_step"), way, "memory", repeats=1, threads=1), timeout=120.0)
+    result = run_child(Order(cell_of(small, task="pls_step"), way, "memory", repeats=1, threads=1), timeout=600.0)
     assert 0 < result["baseline_bytes"] <= result["prepare_peak_bytes"] <= result["peak_bytes"]
 
 
@@ -199,7 +199,7 @@ def test_a_failing_child_is_one_line(small: Job, tmp_path: Path) -> None:
 def test_too_little_memory_is_one_line(small: Job) -> None:
     order = Order(cell_of(small, hidden=8192, ingredients=8), "ours", "time", 1, 1, memory_bytes=1 << 30)
     with pytest.raises(ChildFailedError, match="memory") as failure:
-        run_child(order, timeout=120.0)
+        run_child(order, timeout=600.0)
     assert "\n" not in str(failure.value)
 
 

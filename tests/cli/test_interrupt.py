@@ -18,17 +18,8 @@ from gnnsoup_hpc.runtime import leases, signals
 from gnnsoup_hpc.runtime.signals import CTRL_C, PreemptionHandler
 from tests.faults import kit
 from tests.faults.kit import JOB, MARK, Bowl, content
-from tests.runtime.test_signals import (
-    GUARD,
-    LONG,
-    LONG_TWO,
-    SHORT_OF_IT,
-    epochs_of,
-    no_litter,
-    planted,
-    started,
-    wait_until,
-)
+from tests.processes import GUARD, Gate, plant, started, wait_until, with_site
+from tests.runtime.test_signals import LONG, LONG_TWO, SHORT_OF_IT, no_litter
 
 ANSWER = "gnnsoup: stopping at the end of the epoch; Ctrl-C again stops at once"
 FEW = ("--set", "train.ingredients=2", "--set", "train.epochs=2")
@@ -42,7 +33,7 @@ class Slow:
     def find_spec(self, name, path=None, target=None):
         if name == os.environ["SLOW"]:
             pathlib.Path(os.environ["REACHED"]).touch()
-            time.sleep(240)
+            time.sleep(3600)
 
 sys.meta_path.insert(0, Slow())
 """
@@ -61,7 +52,7 @@ import os, pathlib, sys, time
 
 if any("gnnsoup_hpc.data.partition" in word for word in sys.orig_argv):
     pathlib.Path(os.environ["REACHED"]).write_text(str(os.getpid()))
-    time.sleep(240)
+    time.sleep(3600)
 elif "gnnsoup_hpc" in sys.orig_argv:
     from gnnsoup_hpc.data import prepare
     prepare.ENTRIES_TO_CUT_APART = 0
@@ -74,11 +65,18 @@ def bowl(tmp_path: Path) -> Bowl:
     return kit.laid_out(tmp_path)
 
 
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """Trainings that are given its variables are still there when a signal comes."""
+    return Gate(tmp_path / "gate")
+
+
 def customised(bowl: Bowl, code: str, **variables: str) -> dict[str, str]:
     """Variables that make a process run `code` first."""
-    found = planted(bowl, "os:getpid")
-    (bowl.folder / "site" / "sitecustomize.py").write_text(code)
-    return found | variables
+    site = bowl.folder / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(code)
+    return with_site({"REACHED": str(bowl.folder / "reached")} | variables, site)
 
 
 def ends_with_130(process: subprocess.Popen[str], *lines: str) -> None:
@@ -118,7 +116,7 @@ def test_a_block_that_looks_itself_goes_on_and_the_first_is_answered(
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_one_ends_at_once(monkeypatch: pytest.MonkeyPatch, first: signal.Signals) -> None:
-    monkeypatch.setattr(signals, "_SAME_SECONDS", -1.0)
+    monkeypatch.setattr(signals, "SAME_SECONDS", -1.0)
     stop = PreemptionHandler()
     with pytest.raises(KeyboardInterrupt):
         heard_later(stop, first, CTRL_C)
@@ -127,7 +125,7 @@ def test_a_second_one_ends_at_once(monkeypatch: pytest.MonkeyPatch, first: signa
 
 def test_one_that_two_pass_on_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal's Ctrl-C, which mpirun sends on too."""
-    monkeypatch.setattr(signals, "_SAME_SECONDS", 1e9)
+    monkeypatch.setattr(signals, "SAME_SECONDS", 1e9)
     stop = PreemptionHandler()
     with pytest.raises(Interrupted):
         heard_later(stop, CTRL_C, CTRL_C)
@@ -146,7 +144,7 @@ def test_what_is_ignored_stays_ignored(number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("module", ["gnnsoup_hpc.cli.commands", "torch", "numba", "h5py"])
 def test_while_modules_are_loaded(bowl: Bowl, module: str) -> None:
-    with started(bowl, "train", **customised(bowl, SLOW_IMPORT, SLOW=module)) as process:
+    with started(bowl.folder, "train", **customised(bowl, SLOW_IMPORT, SLOW=module)) as process:
         wait_until((bowl.folder / "reached").exists, process)
         process.send_signal(CTRL_C)
         ends_with_130(process, f"{MARK}interrupted before it began")
@@ -170,18 +168,18 @@ def test_the_modules_of_rooms_hear_it_as_soon(bowl: Bowl, room: str) -> None:
 
 
 def test_sigterm_while_modules_are_loaded_has_its_usual_effect(bowl: Bowl) -> None:
-    with started(bowl, "train", **customised(bowl, SLOW_IMPORT, SLOW="torch")) as process:
+    with started(bowl.folder, "train", **customised(bowl, SLOW_IMPORT, SLOW="torch")) as process:
         wait_until((bowl.folder / "reached").exists, process)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=GUARD)
     assert (process.returncode, out, err) == (-signal.SIGTERM, "", "")
 
 
-def test_training_goes_on_where_it_stopped(bowl: Bowl, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_training_goes_on_where_it_stopped(bowl: Bowl, gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> None:
     quiet = kit.laid_out(tmp_path_factory.mktemp("quiet"))
     kit.succeeds(quiet.gnnsoup_here("train", *LONG))
-    with started(bowl, "train", *LONG) as process:
-        wait_until(lambda: epochs_of(bowl) > 0, process)
+    with started(bowl.folder, "train", *LONG, **gate.variables(first=0)) as process:
+        wait_until(gate.held, process)
         process.send_signal(CTRL_C)
         ends_with_130(process, ANSWER, f"{MARK}stopped by Ctrl-C: ingredient 0000 is kept after epoch ")
     no_litter(bowl)
@@ -190,13 +188,15 @@ def test_training_goes_on_where_it_stopped(bowl: Bowl, tmp_path_factory: pytest.
 
 
 def test_two_in_a_row_end_at_once_and_give_the_lease_back(bowl: Bowl) -> None:
-    variables = planted(bowl, "gnnsoup_hpc.train.loop:Training.epoch")  # an epoch that never ends
-    with started(bowl, "train", *LONG, **variables) as process:
+    variables = plant(bowl.folder, "gnnsoup_hpc.train.loop:Training.epoch")  # an epoch that never ends
+    with started(bowl.folder, "train", *LONG, **variables) as process:
         wait_until((bowl.folder / "reached").exists, process)
         process.send_signal(CTRL_C)
-        time.sleep(2 * signals._SAME_SECONDS)
+        assert process.stderr
+        assert process.stderr.readline() == f"{ANSWER}\n"
+        time.sleep(2 * signals.SAME_SECONDS)
         process.send_signal(CTRL_C)
-        ends_with_130(process, ANSWER, f"{MARK}interrupted at once; the same command goes on from the last checkpoint")
+        ends_with_130(process, f"{MARK}interrupted at once; the same command goes on from the last checkpoint")
     no_litter(bowl)
     kit.succeeds(bowl.gnnsoup_here("train", *FEW[2:], "--set", "train.ingredients=1"))
 
@@ -205,8 +205,8 @@ def test_two_in_a_row_end_at_once_and_give_the_lease_back(bowl: Bowl) -> None:
     ("command", "place"),
     [
         pytest.param("prepare", "gnnsoup_hpc.data.sources:load", id="while the source is read"),
-        pytest.param("run", "gnnsoup_hpc.soup.methods.uniform:Uniform.cook", id="while a method is at work"),
-        pytest.param("run", "gnnsoup_hpc.soup.alignment:Aligner.brought", id="before the first method"),
+        pytest.param("run", "gnnsoup_hpc.soup.methods.uniform:Uniform.run", id="while a method is at work"),
+        pytest.param("run", "gnnsoup_hpc.soup.alignment:align_ingredients", id="before the first method"),
         pytest.param("run", "gnnsoup_hpc.analysis.report.build:write", id="while the report is written"),
         pytest.param("run", "gnnsoup_hpc.analysis.report.table:show_run", id="while the report is told"),
         pytest.param("report", "gnnsoup_hpc.analysis.report.contents:read_contents", id="while a run is read"),
@@ -217,7 +217,7 @@ def test_what_saves_nothing_is_ended_by_the_first(bowl: Bowl, command: str, plac
     if command == "report":
         kit.succeeds(bowl.gnnsoup_here("run", *FEW))
     words = [command] if command in ("prepare", "report", "status") else [command, *FEW]
-    with started(bowl, *words, **planted(bowl, place)) as process:
+    with started(bowl.folder, *words, **plant(bowl.folder, place)) as process:
         wait_until((bowl.folder / "reached").exists, process)
         process.send_signal(CTRL_C)
         ends_with_130(process, f"{MARK}stopped by Ctrl-C: {SHORT_OF_IT}")
@@ -226,7 +226,7 @@ def test_what_saves_nothing_is_ended_by_the_first(bowl: Bowl, command: str, plac
 
 def test_while_metis_works_in_its_own_process(bowl: Bowl) -> None:
     """A terminal sends it to all processes; METIS's must say nothing and be gone."""
-    with started(bowl, "prepare", **customised(bowl, SLOW_METIS)) as process:
+    with started(bowl.folder, "prepare", **customised(bowl, SLOW_METIS)) as process:
         reached = bowl.folder / "reached"
         wait_until(lambda: reached.exists() and reached.read_text() != "", process)
         os.killpg(process.pid, CTRL_C)
@@ -238,7 +238,7 @@ def test_while_metis_works_in_its_own_process(bowl: Bowl) -> None:
 def test_while_it_waits_for_anothers_lease(bowl: Bowl) -> None:
     kit.succeeds(bowl.gnnsoup_here("prepare"))
     held = bowl.root / "leases" / "ingredient-0000.lease"
-    with leases.hold(held), started(bowl, "train", "--set", "train.ingredients=1") as process:
+    with leases.hold(held), started(bowl.folder, "train", "--set", "train.ingredients=1") as process:
         assert process.stdout
         while "memory limit" not in process.stdout.readline():
             assert process.poll() is None
@@ -249,28 +249,26 @@ def test_while_it_waits_for_anothers_lease(bowl: Bowl) -> None:
     assert err.removeprefix(f"{ANSWER}\n") == f"{MARK}stopped by Ctrl-C: {SHORT_OF_IT}\n"
 
 
-def test_nohup_and_the_background_keep_it_going(bowl: Bowl) -> None:
-    with started(bowl, "train", *LONG, before=IGNORING) as process:
-        wait_until(lambda: epochs_of(bowl) > 0, process)
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGHUP)
-        reached = epochs_of(bowl)
-        wait_until(lambda: epochs_of(bowl) > reached, process)
-        process.send_signal(signal.SIGTERM)
+def test_nohup_and_the_background_keep_it_going(bowl: Bowl, gate: Gate) -> None:
+    with started(bowl.folder, "train", *LONG, before=IGNORING, **gate.variables(first=0)) as process:
+        wait_until(gate.held, process)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # the first that is heard is told
+            process.send_signal(number)
         out, err = process.communicate(timeout=GUARD)
     assert process.returncode == 75, out + err
-    assert err.startswith(f"{MARK}stopped by SIGTERM: ")
+    assert err.startswith(f"{MARK}stopped by SIGTERM: ingredient 0000 is kept after epoch ")
 
 
-def test_a_terminal_that_closes_leaves_a_checkpoint(bowl: Bowl) -> None:
+def test_a_terminal_that_closes_leaves_a_checkpoint(bowl: Bowl, gate: Gate) -> None:
     """The kernel sends SIGHUP, and no word can be written any more."""
     mine, theirs = os.openpty()
     words = [sys.executable, "-c", TAKE_TERMINAL, sys.executable, "-m", "gnnsoup_hpc", "train", JOB, *LONG]
-    with subprocess.Popen(words, cwd=bowl.folder, stdin=theirs, stdout=theirs, stderr=theirs, text=True) as process:
+    ours = {"cwd": bowl.folder, "env": os.environ | gate.variables(first=0)}
+    with subprocess.Popen(words, **ours, stdin=theirs, stdout=theirs, stderr=theirs, text=True) as process:
         os.close(theirs)
         reader = threading.Thread(target=drain, args=(mine, closing := threading.Event()))
         reader.start()
-        wait_until(lambda: epochs_of(bowl) > 0, process)
+        wait_until(gate.held, process)
         closing.set()
         reader.join()
         assert process.wait(GUARD) == 75
@@ -287,15 +285,15 @@ def drain(terminal: int, closing: threading.Event) -> None:
 
 
 @pytest.mark.mpi
-def test_all_ranks_keep_what_they_have(bowl: Bowl) -> None:
-    with started(bowl, "run", *LONG_TWO, ranks=2) as process:
-        wait_until(lambda: len(list((bowl.root / "leases").glob("*.lease"))) == 2 and epochs_of(bowl) > 0, process)
+def test_all_ranks_keep_what_they_have(bowl: Bowl, gate: Gate) -> None:
+    with started(bowl.folder, "run", *LONG_TWO, ranks=2, **gate.variables(first=0)) as process:
+        wait_until(lambda: gate.times() == 2, process)
         os.killpg(process.pid, CTRL_C)  # mpirun passes it on, to ranks that may have it already
         out, err = process.communicate(timeout=GUARD)
     assert process.returncode == 130, out + err
     lines = [line for line in err.splitlines() if MARK in line]
     assert sorted(line[:10] for line in lines) == ["[rank 0/2]", "[rank 1/2]"], err
-    assert all(" is kept after epoch " in line or "not begun" in line for line in lines)
+    assert all(" is kept after epoch " in line for line in lines)
     assert "Traceback" not in err
     assert err.count(ANSWER) <= 1
     no_litter(bowl)

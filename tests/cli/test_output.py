@@ -49,7 +49,7 @@ def shell(
     line = f"{before} {shlex.join([sys.executable, '-m', 'gnnsoup_hpc', *words])} {to}"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"} | variables
     return subprocess.run(
-        ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+        ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
 
 
@@ -128,7 +128,7 @@ def test_ranks_whose_stdout_is_closed_train_and_soup(tmp_path: Path) -> None:
     bowl = kit.laid_out(tmp_path)
     (bowl.folder / "quiet.sh").write_text(f'exec {sys.executable} -m gnnsoup_hpc "$@" >&-\n')
     words = [mpirun(), "-n", "2", "sh", "quiet.sh", "run", JOB, *FEW]
-    outcome = subprocess.run(words, cwd=bowl.folder, capture_output=True, text=True, timeout=240, check=False)
+    outcome = subprocess.run(words, cwd=bowl.folder, capture_output=True, text=True, timeout=600, check=False)
     assert outcome.returncode == 1, outcome.stderr
     assert "Traceback" not in outcome.stderr
     assert f"[rank 0/2] {MARK}stdout cannot be written: it is closed" in outcome.stderr

@@ -19,11 +19,11 @@ from tests.cluster import sandbox
 from tests.cluster.sandbox import Sandbox
 from tests.faults import kit
 from tests.faults.kit import Bowl
+from tests.processes import GUARD, Gate
 from tests.tiny import mpirun
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "slurm"
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-GUARD = 300  # seconds until a job that does not end is called hung
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL"}
 
 
@@ -44,6 +44,11 @@ class Desk:
 
     slurm: Sandbox
     bowl: Bowl
+
+    @property
+    def gate(self) -> Gate:
+        """Holds what is trained with its variables."""
+        return Gate(self.bowl.folder / "gate")
 
     def sbatch(self, *words: object, **variables: str) -> str:
         """`sbatch WORDS` in the folder; the job's id."""
@@ -106,7 +111,8 @@ def open_mpi() -> str:
     """Open MPI's mpirun, as Debian and others name it."""
     for name in ("mpirun.openmpi", "mpirun"):
         found = shutil.which(name)
-        if found and "Open MPI" in subprocess.run([found, "--version"], capture_output=True, text=True).stdout:
+        version = subprocess.run([found, "--version"], capture_output=True, text=True).stdout if found else ""
+        if found and ("Open MPI" in version or "OpenRTE" in version):
             return found
     pytest.skip("no Open MPI here: `make cluster-tools` installs it")
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "setpriv")
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-UP_SECONDS = 40
+UP_SECONDS = 300
 CONF = """\
 ClusterName=sandbox
 SlurmctldHost={host}(127.0.0.1)
@@ -43,7 +43,7 @@ SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,bf_interval=1,sched_interval=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-SlurmdTimeout=8
+SlurmdTimeout=120
 KillWait=20
 JobRequeue=1
 PreemptType=preempt/partition_prio
@@ -87,7 +87,7 @@ class Sandbox:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=300,
             stdin=subprocess.DEVNULL,
         )
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
@@ -110,12 +110,16 @@ class Sandbox:
         self.start(name, "slurmd", "-D", "-N", name)
 
     def lose_node(self, name: str) -> None:
-        """What a power cut does: the node's slurmd and all that it started are killed at once."""
+        """What a power cut does: the node's slurmd and all that it started are killed at once, and Slurm finds it down.
+
+        It is told so, or a busy machine's slurmd, which is late to answer, would be found down too.
+        """
         slurmd = self.daemons.pop(name)
         steps = _holders_of_sockets(f"{self.folder}/spool.{name}/")
         for pid in [slurmd.pid, *steps, *(below for step in steps for below in descendants(step))]:
             _kill(pid)
         slurmd.wait()
+        self.command("scontrol", "update", f"nodename={name}", "state=down", "reason=lost")
 
     def down(self) -> None:
         """End all jobs, the daemons, and whatever jobs have left."""

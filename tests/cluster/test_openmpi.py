@@ -13,18 +13,18 @@ import pytest
 from tests.cluster.conftest import AS_ROOT, SCRIPTS, Desk
 from tests.faults import kit
 from tests.faults.kit import JOB, Bowl, fails_under_mpirun, succeeds
+from tests.processes import GUARD
 from tests.runtime.comm_laws import LAWS, MPI_LAWS
 
 pytestmark = pytest.mark.mpi
 
-GUARD = 300  # seconds until a hang is called one
 METHODS = ("greedy", "gis", "ls", "pls")
 SOUP = ("-m", "gnnsoup_hpc", "soup", JOB, "--again", "--set", f"soup.methods={list(METHODS)}")
 
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Bowl:
-    return kit.finished(tmp_path_factory.getbasetemp())
+    return kit.finished(tmp_path_factory)
 
 
 @pytest.fixture
@@ -52,16 +52,18 @@ def _one_line(outcome: subprocess.CompletedProcess[str], *names: str) -> None:
     assert "RuntimeWarning" not in outcome.stderr
 
 
-def test_soups_are_the_same_under_both(
-    bowl: Bowl, original: Bowl, open_mpi: str, system_python: str, mpich: str
-) -> None:
-    ways = [([open_mpi, "--oversubscribe"], system_python, ranks) for ranks in (1, 2, 3)]
-    for launcher, python, ranks in [*ways, ([mpich], sys.executable, 3)]:
-        said = succeeds(_run(bowl, *launcher, "-n", ranks, python, *SOUP))
+def _same_soups(bowl: Bowl, original: Bowl, by: str) -> None:
+    for method in METHODS:
+        found, wanted = (kit.dataset(each.soup(method), "mixture/alpha") for each in (bowl, original))
+        np.testing.assert_allclose(found, wanted, atol=1e-6, err_msg=f"{method} by {by}")
+
+
+def test_soups_are_the_same_under_both(bowl: Bowl, original: Bowl, open_mpi: str, system_python: str) -> None:
+    """Of two ranks below, by srun; of MPICH's ranks in tests/ranks/test_same_result.py."""
+    for ranks in (1, 3):
+        said = succeeds(_run(bowl, open_mpi, "--oversubscribe", "-n", ranks, system_python, *SOUP))
         assert f"{ranks} ranks" in said
-        for method in METHODS:
-            found, wanted = (kit.dataset(each.soup(method), "mixture/alpha") for each in (bowl, original))
-            np.testing.assert_allclose(found, wanted, atol=1e-6, err_msg=f"{method} on {ranks} ranks of {launcher}")
+        _same_soups(bowl, original, f"{ranks} ranks of Open MPI")
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
@@ -116,7 +118,7 @@ def test_srun_with_a_plugin_that_the_library_does_not_know(
     _one_line(outcome, "[rank 0/2]", f"srun --mpi={plugin}", f"library here is {library}", advice)
 
 
-def test_srun_with_open_mpi(desk: Desk, bowl: Bowl, system_python: str) -> None:
+def test_srun_with_open_mpi(desk: Desk, bowl: Bowl, original: Bowl, system_python: str) -> None:
     """The script finds the plugin by itself."""
     ours = Desk(desk.slurm, bowl)
     words = ("--nodes=2", "--ntasks=2", "--cpus-per-task=1", SCRIPTS / "soup.sh", *SOUP[3:])
@@ -124,3 +126,4 @@ def test_srun_with_open_mpi(desk: Desk, bowl: Bowl, system_python: str) -> None:
     assert ours.ended(job) == ["COMPLETED"], ours.said(job)
     assert "--mpi=pmix" in ours.said(job)
     assert "2 ranks" in ours.said(job)
+    _same_soups(bowl, original, "srun")

@@ -19,14 +19,20 @@ pytestmark = pytest.mark.mpi
 TRAIN, ARRAY, SOUP, PIPELINE = (
     SCRIPTS / f"{name}.sh" for name in ("train_ingredients", "train_array", "soup", "pipeline")
 )
-TWO_NODES = ("--nodes=2", "--ntasks=4", "--ntasks-per-node=2", "--cpus-per-task=1")
-TOTAL = 6
-LONGER = ("--set", f"train.ingredients={TOTAL}", "--set", "train.epochs=1500", "--set", "train.checkpoint_seconds=0.2")
+RANKS = 3
+TWO_NODES = ("--nodes=2", f"--ntasks={RANKS}", "--cpus-per-task=1")  # two ranks on one, one on the other
+TOTAL = 5
+MORE = ("--set", f"train.ingredients={TOTAL}", "--set", "train.checkpoint_seconds=0.001")
 DONE = re.compile(r"ingredient (\d+) done")
 
 
 def every_ingredient(total: int) -> dict[str, int]:
     return {f"{index:04d}": 1 for index in range(total)}
+
+
+def all_ranks_train(desk: Desk) -> bool:
+    """Whether ingredient 0 is done, and each rank is held in another one, of which there is a checkpoint."""
+    return desk.done() == 1 and desk.checkpoints() == len(desk.gate.held()) == RANKS
 
 
 def test_two_nodes_train_then_soup(desk: Desk) -> None:
@@ -36,13 +42,13 @@ def test_two_nodes_train_then_soup(desk: Desk) -> None:
     (log,) = desk.logs(job)
     said = log.read_text()
     assert Counter(DONE.findall(said)) == every_ingredient(3)
-    assert set(re.findall(r"\[rank (\d)/4\]", said)) == {"0", "1", "2", "3"}
+    assert set(re.findall(r"\[rank (\d)/3\]", said)) == {"0", "1", "2"}
     assert "runs/tiny/logs/train-" in next(desk.bowl.folder.glob("gnnsoup-train-*.out")).read_text()
 
     job = desk.sbatch(*TWO_NODES, SOUP, "tiny.toml")
     assert desk.ended(job) == ["COMPLETED"], desk.said(job)
-    assert "3 ingredients, 4 ranks" in desk.said(job)
-    assert ("mpirun -n 4" in desk.said(job)) == Path(sys.prefix, "bin", "mpirun").exists()
+    assert "3 ingredients, 3 ranks" in desk.said(job)
+    assert ("mpirun -n 3" in desk.said(job)) == Path(sys.prefix, "bin", "mpirun").exists()
     assert desk.bowl.report.exists()
 
 
@@ -56,17 +62,18 @@ def test_srun_starts_ranks_that_find_each_other(desk: Desk, mpich: str) -> None:
 
 
 def test_a_signal_ends_with_a_requeue_that_goes_on(desk: Desk) -> None:
-    job = desk.sbatch(*TWO_NODES, TRAIN, "tiny.toml", *LONGER)
-    desk.until(lambda: desk.done() > 0 and desk.checkpoints() > 0, job)
+    job = desk.sbatch(*TWO_NODES, TRAIN, "tiny.toml", *MORE, **desk.gate.variables())
+    desk.until(lambda: all_ranks_train(desk), job)
     desk.slurm.command("scancel", "--signal=USR1", job)
     desk.until(lambda: "requeued" in desk.said(job), job)
     finished = {path.name: kit.digest(path) for path in desk.bowl.ingredient(0).parent.glob("????.h5")}
-    assert len(finished) < TOTAL, "the signal came too late to show anything"
+    assert list(finished) == ["0000.h5"]
+    desk.gate.open()
     assert desk.ended(job) == ["COMPLETED"], desk.said(job)
     (log,) = desk.logs(job)
     said = log.read_text()
     assert "stopped by SIGUSR1" in said
-    assert re.search(r"ingredient \d+ goes on after epoch \d+", said), said
+    assert len(re.findall(r"ingredient \d+ goes on after epoch \d+", said)) == RANKS, said
     assert "Restarts=1" in desk.shown(job)
     assert Counter(DONE.findall(said)) == every_ingredient(TOTAL)
     assert {name: kit.digest(desk.bowl.root / "ingredients" / name) for name in finished} == finished
@@ -75,13 +82,13 @@ def test_a_signal_ends_with_a_requeue_that_goes_on(desk: Desk) -> None:
 
 def test_a_cancelled_job_is_not_requeued(desk: Desk) -> None:
     """Every rank leaves a checkpoint all the same."""
-    job = desk.sbatch(*TWO_NODES, TRAIN, "tiny.toml", *LONGER)
-    desk.until(lambda: desk.checkpoints() > 0, job)
+    job = desk.sbatch(*TWO_NODES, TRAIN, "tiny.toml", *MORE[:2], **desk.gate.variables())
+    desk.until(lambda: len(desk.gate.held()) == RANKS, job)
     desk.slurm.command("scancel", job)
     assert desk.ended(job) == ["CANCELLED"]
     desk.until(lambda: "to go on: cd " in desk.said(job), job)
     assert "requeued" not in desk.said(job).replace("is not requeued", "")
-    assert desk.checkpoints() > 0
+    assert desk.checkpoints() == RANKS
 
 
 def test_an_error_of_the_job_is_told_where_sbatch_puts_it(desk: Desk) -> None:
@@ -96,15 +103,15 @@ def test_an_error_of_the_job_is_told_where_sbatch_puts_it(desk: Desk) -> None:
 
 
 def test_a_lost_node_stops_no_other(desk: Desk) -> None:
-    job = desk.sbatch(*TWO_NODES, TRAIN, "tiny.toml", *LONGER)
-    desk.until(lambda: desk.done() > 0 and desk.checkpoints() > 2, job)
+    job = desk.sbatch(*TWO_NODES, TRAIN, "tiny.toml", *MORE, **desk.gate.variables())
+    desk.until(lambda: all_ranks_train(desk), job)
     try:
         desk.slurm.lose_node("n2")
-        assert desk.done() < TOTAL, "the node was lost too late to show anything"
+        desk.gate.open()
         assert desk.ended(job) == ["COMPLETED"], desk.said(job)
         assert desk.done() == TOTAL
         desk.bowl.ingredient(1).unlink()  # and what else were missing, the same command brings
-        job = desk.sbatch("--ntasks=2", "--cpus-per-task=1", TRAIN, "tiny.toml", *LONGER)
+        job = desk.sbatch("--ntasks=1", "--cpus-per-task=1", TRAIN, "tiny.toml", *MORE)
         assert desk.ended(job) == ["COMPLETED"], desk.said(job)
         assert DONE.findall(desk.said(job)) == ["0001"]
     finally:
@@ -140,8 +147,11 @@ def test_a_chain_ends_with_the_first_job_that_fails(desk: Desk) -> None:
 
 
 def test_an_array_and_a_job_of_ranks_share_a_run(desk: Desk) -> None:
-    ranks = desk.sbatch("--nodes=2", "--ntasks=2", "--cpus-per-task=1", TRAIN, "tiny.toml", *LONGER)
-    array = desk.sbatch("--array=0-1", "--cpus-per-task=1", ARRAY, "tiny.toml", *LONGER)
+    held = desk.gate.variables()
+    ranks = desk.sbatch("--nodes=2", "--ntasks=2", "--cpus-per-task=1", TRAIN, "tiny.toml", *MORE, **held)
+    array = desk.sbatch("--array=0-1", "--cpus-per-task=1", ARRAY, "tiny.toml", *MORE, **held)
+    desk.until(lambda: len(set(desk.gate.held().values())) == 4, array)  # each has a share
+    desk.gate.open()
     assert desk.ended(array) == ["COMPLETED"] * 2, desk.said(array)
     assert desk.ended(ranks) == ["COMPLETED"], desk.said(ranks)
     assert len(desk.logs(array)) == 2
@@ -157,18 +167,19 @@ def test_mpirun_in_an_allocation(desk: Desk, kind: str, request: pytest.FixtureR
         launcher["GNNSOUP_PYTHON"] = request.getfixturevalue("system_python")
         # Two nodes on one machine would name their ranks' shared memory alike, and write into each other's.
         launcher["OMPI_MCA_btl"] = "^vader"
-    job = desk.sbatch(*TWO_NODES, TRAIN, "tiny.toml", *LONGER, **launcher)
-    desk.until(lambda: desk.done() > 0 and desk.checkpoints() > 0, job)
+    job = desk.sbatch(*TWO_NODES, TRAIN, "tiny.toml", *MORE, **launcher, **desk.gate.variables())
+    desk.until(lambda: all_ranks_train(desk), job)
     desk.slurm.command("scancel", "--batch", "--signal=USR1", job)
+    desk.until(lambda: "requeued" in desk.said(job), job)
+    desk.gate.open()
     assert desk.ended(job) == ["COMPLETED"], desk.said(job)
     said = desk.said(job)
-    assert "requeued" in said
-    assert "goes on after epoch" in said
+    assert said.count("goes on after epoch") == RANKS
     assert Counter(DONE.findall(said)) == every_ingredient(TOTAL)
-    job = desk.sbatch(*TWO_NODES, SOUP, "tiny.toml", *LONGER[:4], "--set", "soup.methods=['gis']", **launcher)
+    job = desk.sbatch(*TWO_NODES, SOUP, "tiny.toml", *MORE[:2], "--set", "soup.methods=['gis']", **launcher)
     assert desk.ended(job) == ["COMPLETED"], desk.said(job)
     assert "mpirun" in desk.said(job)
-    assert "4 ranks" in desk.said(job)
+    assert "3 ranks" in desk.said(job)
 
 
 def test_copied_scripts_find_what_they_share(desk: Desk, tmp_path: Path) -> None:

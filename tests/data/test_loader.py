@@ -237,7 +237,10 @@ def test_no_more_than_two_unions_of_features_are_in_memory(sixty: GraphFile) -> 
 
         made = loader.stream_unions(sixty, DRAWN * 4, Role.VALIDATION, seen)
         for one in made:
-            time.sleep(0.001)  # so that the next one is read meanwhile
+            for _ in range(1000):  # the next one is read meanwhile
+                if pools[0].buffers("x") == most:
+                    break
+                time.sleep(0.001)
             del one
         assert len({id(pool) for pool in pools}) == 1
         assert pools[0].buffers("x") == most

@@ -227,7 +227,6 @@ def test_metis_that_dies_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch:
 def test_blocks_do_not_matter(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Features and edges in pieces of a few rows make the same file as all at once."""
     monkeypatch.setattr(out_of_core, "BLOCK_BYTES", 400)
-    monkeypatch.setattr(out_of_core.blocks, "__defaults__", (400,))
     monkeypatch.setattr(transforms, "_BLOCK_BYTES", 700)
     monkeypatch.setattr(graph_store, "ENTRIES", 50)
     monkeypatch.setattr(partition, "_ENTRIES", 30)

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from gnnsoup_hpc.io import soup as soup_store
-from tests import tiny
+from tests.faults import kit
 
 
 @pytest.mark.parametrize(("kind", "heads", "norm"), [("gcn", 1, "none"), ("sage", 1, "layer"), ("gat", 2, "none")])
 def test_pls_soup_in_pyg_has_the_accuracy_of_the_report(tmp_path: Path, kind: str, heads: int, norm: str) -> None:
-    ran = tiny.command("run", tiny.write_job(tmp_path, kind, heads, norm), cwd=tmp_path)
-    assert ran.returncode == 0, ran.stderr
-    run = tmp_path / "runs" / "tiny"
+    made = kit.laid_out(tmp_path, kind=kind, heads=heads, norm=norm)
+    kit.succeeds(made.gnnsoup_here("run", "--set", 'soup.methods=["pls"]'))
+    run = made.root
 
     architecture, state = soup_store.read_state(run / "soups" / "pls.h5")
     model = architecture.to_module().eval()

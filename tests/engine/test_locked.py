@@ -58,7 +58,7 @@ def test_commands_load_what_they_need(served_bowl: Bowl, words: list[str], absen
         cwd=served_bowl.folder,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
     assert done.returncode in ((2,) if "nothing" in words or "nothing=1" in words else (0,)), done.stderr
@@ -70,7 +70,7 @@ def test_commands_load_what_they_need(served_bowl: Bowl, words: list[str], absen
 @pytest.fixture(scope="module")
 def served_bowl(tmp_path_factory: pytest.TempPathFactory) -> Bowl:
     """A finished run; not to be changed."""
-    bowl = kit.laid_out(tmp_path_factory.mktemp("served"))
+    bowl = kit.laid_out(tmp_path_factory.mktemp("finished"))
     kit.succeeds(bowl.gnnsoup_here("run", *FEW))
     return bowl
 
@@ -195,7 +195,7 @@ class User:
             env=known,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
             check=False,
         )
 

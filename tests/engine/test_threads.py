@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -56,13 +55,14 @@ def test_room_of_another_type_or_too_small_is_not_given() -> None:
         assert not np.shares_memory(space.take(rows, 8, kind), small)
 
 
-def where(_start: int, _stop: int) -> tuple[int, int]:
-    """Threads that torch would use here, and this thread."""
-    time.sleep(0.02)
-    return torch.get_num_threads(), threading.get_ident()
-
-
 def test_a_crew_computes_on_torchs_threads_and_gives_them_back() -> None:
+    both = threading.Barrier(2)
+
+    def where(_start: int, _stop: int) -> tuple[int, int]:
+        """Threads that torch would use here, and this thread; once another one is here too."""
+        both.wait(600)
+        return torch.get_num_threads(), threading.get_ident()
+
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import os
@@ -22,9 +21,10 @@ import torch
 
 from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.runtime import processes
+from tests.once import make_once
+from tests.tiny import JOB_FILE as JOB
 from tests.tiny import command, write_job
 
-JOB = "tiny.toml"
 MARK = "gnnsoup: error: "
 
 
@@ -102,13 +102,10 @@ def laid_out(folder: Path, **options: Any) -> Bowl:
     return Bowl(folder)
 
 
-@functools.cache
-def finished(base: Path, **options: Any) -> Bowl:
+def finished(factory: pytest.TempPathFactory, **options: Any) -> Bowl:
     """A finished run, made once a session for each set of options; copy it before you change anything."""
     name = "-".join(["finished", *(f"{key}{value}" for key, value in options.items())])
-    bowl = laid_out(base / name, **options)
-    succeeds(bowl.gnnsoup("run"))
-    return bowl
+    return Bowl(make_once(factory, name, lambda folder: succeeds(laid_out(folder, **options).gnnsoup_here("run"))))
 
 
 def copied(bowl: Bowl, folder: Path) -> Bowl:

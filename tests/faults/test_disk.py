@@ -16,8 +16,8 @@ def test_a_read_only_run(bowl: Bowl) -> None:
     before = bowl.digests()
     with read_only(bowl.folder / "runs"):
         succeeds(bowl.gnnsoup_here("prepare"))
-        fails(bowl.gnnsoup("soup", "--again"), "runs/tiny/alignment.h5", "cannot be written", "writable")
-        unaligned = bowl.gnnsoup("soup", "--again", "--set", "soup.align=none", "--set", "soup.seed=5")
+        fails(bowl.gnnsoup_here("soup", "--again"), "runs/tiny/alignment.h5", "cannot be written", "writable")
+        unaligned = bowl.gnnsoup_here("soup", "--again", "--set", "soup.align=none", "--set", "soup.seed=5")
         fails(unaligned, "runs/tiny/", "cannot be written", "writable")
         fails(bowl.gnnsoup_here("train", "--set", "train.ingredients=4"), "runs/tiny", "cannot be written", "writable")
         fails(bowl.gnnsoup_here("run", "--set", "name=other"), "runs/", "cannot be written", "writable")
@@ -32,7 +32,7 @@ def test_a_full_disk(empty: Bowl, original: Bowl, room: int) -> None:
     runs = empty.folder / "runs"
     runs.mkdir()
     with mounted(runs, "-t", "tmpfs", "-o", f"size={room}k", "tmpfs"):
-        outcome = empty.gnnsoup("run")
+        outcome = empty.gnnsoup_here("run")
         before = empty.digests()
         fails(outcome, "runs/", "cannot be written: No space left on device", "same command")
         assert not [path for path in empty.root.rglob(".*") if path.is_file()], "unfinished files are left"
@@ -49,7 +49,7 @@ def test_an_output_that_nobody_reads_does_not_blame_a_file(bowl: Bowl) -> None:
     os.close(reading)
     words = [sys.executable, "-m", "gnnsoup_hpc", "soup", JOB, "--again"]
     outcome = subprocess.run(
-        words, cwd=bowl.folder, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+        words, cwd=bowl.folder, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=600, check=False
     )
     os.close(writing)
     assert "damaged" not in outcome.stderr

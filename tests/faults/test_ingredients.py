@@ -121,7 +121,7 @@ def test_unfit_ingredients_are_left_out_and_the_others_souped(bowl: Bowl) -> Non
     for index, name in unfit.items():
         HURTS[name][0](bowl, index)
     before = bowl.digests()
-    said = succeeds(bowl.gnnsoup("soup", *more, *LEAVE_OUT)).splitlines()
+    said = succeeds(bowl.gnnsoup_here("soup", *more, *LEAVE_OUT)).splitlines()
     verdicts = kit.texts(bowl.report, "verdicts")
     for index, name in unfit.items():
         path = f"ingredients/{index:04d}.h5"
@@ -219,6 +219,6 @@ def test_a_damaged_ingredient_where_nothing_can_be_written(bowl: Bowl) -> None:
     truncate(bowl.ingredient(1))
     before = bowl.digests()
     with kit.read_only(bowl.folder / "runs"):
-        line = fails(bowl.gnnsoup("train"), "0001", "writable")
+        line = fails(bowl.gnnsoup_here("train"), "0001", "writable")
     assert "graph.h5" not in line
     unchanged(before, bowl)

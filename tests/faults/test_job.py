@@ -38,7 +38,7 @@ def test_all_mistakes_of_a_job_file_are_told_at_once(empty: Bowl) -> None:
 def test_wrong_overrides_are_told_and_lose_nothing(bowl: Bowl) -> None:
     before = bowl.digests()
     words = [word for override in OVERRIDES for word in ("--set", override)]
-    fails(bowl.gnnsoup("run", *words), *OVERRIDES.values())
+    fails(bowl.gnnsoup_here("run", *words), *OVERRIDES.values())
     assert bowl.digests() == before
 
 

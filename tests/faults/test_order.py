@@ -50,7 +50,7 @@ def test_a_report_of_a_run_with_a_damaged_soup(bowl: Bowl) -> None:
 
 
 def test_one_ingredient_is_said_to_be_nothing_to_mix(empty: Bowl) -> None:
-    said = succeeds(empty.gnnsoup("run", "--set", "train.ingredients=1"))
+    said = succeeds(empty.gnnsoup_here("run", "--set", "train.ingredients=1"))
     assert "nothing to mix" in said
     assert any("nothing to mix" in line for line in kit.texts(empty.report, "verdicts"))
     name = "state/convs.0.lin_l.weight"

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -16,6 +14,7 @@ import pytest
 from tests.data.sources import layouts
 from tests.faults import kit
 from tests.faults.kit import fails, here, mounted, succeeds
+from tests.processes import GUARD, plant, wait_until
 from tests.tiny import command
 
 ARXIV = """\
@@ -120,10 +119,11 @@ def test_a_set_that_has_changed_since(arxiv: Path) -> None:
     fails(here("train", "job.toml", cwd=arxiv), "has changed since", "prepare JOB --again")
 
 
-def started(folder: Path, *words: str) -> subprocess.Popen[str]:
+def started(folder: Path, *words: str, **variables: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "gnnsoup_hpc", "prepare", "job.toml", *words],
         cwd=folder,
+        env=os.environ | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -134,9 +134,9 @@ def started(folder: Path, *words: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("names", [("a", "a"), ("a", "b")], ids=["one run", "two runs"])
 def test_two_prepares_at_once(names: tuple[str, str], tmp_path: Path) -> None:
     """One works, the other says for whom it waits; both end with the same graph."""
-    (tmp_path / "job.toml").write_text(GENERATED.replace("scale = 0.1", "scale = 0.4"))
+    (tmp_path / "job.toml").write_text(GENERATED)
     both = [started(tmp_path, "--set", f"name={name}") for name in names]
-    said = [process.communicate(timeout=120) for process in both]
+    said = [process.communicate(timeout=GUARD) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     outputs = [out for out, _ in said]
     assert sum("generating" in out for out in outputs) == 1
@@ -145,16 +145,16 @@ def test_two_prepares_at_once(names: tuple[str, str], tmp_path: Path) -> None:
 
 
 def test_a_prepare_that_is_killed_is_begun_again(tmp_path: Path) -> None:
-    (tmp_path / "job.toml").write_text(GENERATED.replace("scale = 0.1", "scale = 0.4"))
-    process = started(tmp_path)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "runs").rglob("features")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
+    """While it cuts the graph, of which it has written features."""
+    (tmp_path / "job.toml").write_text(GENERATED)
+    process = started(tmp_path, **plant(tmp_path, "gnnsoup_hpc.data.prepare:partition_graph"))
+    wait_until((tmp_path / "reached").exists, process)
+    process.kill()
     process.wait()
     process.stdout.close()
     process.stderr.close()
     assert not list((tmp_path / "runs").rglob("*.h5"))
+    assert list((tmp_path / "runs").rglob("features"))
     succeeds(here("prepare", "job.toml", cwd=tmp_path))
     assert len(list((tmp_path / "runs/.graphs").iterdir())) == 1
     with h5py.File(tmp_path / "runs/arxiv/graph.h5") as graph:

@@ -90,7 +90,7 @@ def test_a_refused_job_leaves_the_report_readable(bowl: Bowl) -> None:
 
 def test_more_ingredients_train_the_new_ones_alone(bowl: Bowl) -> None:
     before = bowl.digests()
-    said = succeeds(bowl.gnnsoup("train", "--set", "train.ingredients=5"))
+    said = succeeds(bowl.gnnsoup_here("train", "--set", "train.ingredients=5"))
     assert "3 of 5 ingredients are there already" in said
     assert [f"ingredient {index:04d} done" in said for index in range(5)] == [False, False, False, True, True]
     unchanged(before, bowl, but=["ingredients.h5", "job.toml"])
@@ -108,7 +108,7 @@ def test_fewer_ingredients_keep_the_others_files(bowl: Bowl) -> None:
 def test_odd_paths(original: Bowl, tmp_path: Path) -> None:
     bowl = kit.laid_out(tmp_path / 'it\'s an "odd" 100% %d place, \u00fcber')
     runs = "my 'run' \"folder\" %s"
-    succeeds(bowl.gnnsoup("run", "--set", f"runs={runs}"))
+    succeeds(bowl.gnnsoup_here("run", "--set", f"runs={runs}"))
     root = bowl.folder / runs / "tiny"
     succeeds(kit.here("report", root, cwd=bowl.folder))
     assert kit.texts(root / "report.h5", "methods/method") == list(METHOD_NAMES)

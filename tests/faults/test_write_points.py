@@ -28,11 +28,20 @@ GUARD = 900  # seconds until a hang is called one
 WRITES = frozenset({"mkdir", "rename", "replace", "link", "symlink", "unlink", "rmdir", "touch", "utime", "save"})
 WRITES |= {"write_text", "write_bytes", "rmtree", "copyfile"}
 # Modules that write nothing of a run but elsewhere, at a user's or a set's behest.
-ELSEWHERE = ("bench/", "compiled/base.py", "graphs/ogb/download.py", "graphs/pyg.py")
-# What no command comes by when no time passes and nobody else is there; tests/test_leases.py has both of leases.py.
+ELSEWHERE = (
+    "bench/",
+    "cli/bench.py",
+    "engine/compiled/kernels/base.py",
+    "data/sources/ogb/download.py",
+    "data/sources/pyg.py",
+)
+# What no command comes by when no time passes and nobody else is there; tests/runtime/test_leases.py has the first two.
 NOT_REACHED = {
-    "leases.py": {"os.utime(self._path)", "os.link(aside, path)"},  # renewed, after seconds; put back, after a race
-    "measure.py": {"_CLEAR_REFS.write_text('5')"},  # a word to the system, and no file
+    "runtime/leases.py": {
+        "os.utime(self._path)",
+        "os.link(aside, path)",
+    },  # renewed, after seconds; put back, after a race
+    "runtime/profiling.py": {"CLEAR_REFS.write_text('5')"},  # a word to the system, and no file
 }
 
 

@@ -13,7 +13,7 @@ from tests.faults.kit import Bowl
 @pytest.fixture(scope="session")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Bowl:
     """A finished run of three ingredients; not to be changed."""
-    return kit.finished(tmp_path_factory.getbasetemp())
+    return kit.finished(tmp_path_factory)
 
 
 @pytest.fixture

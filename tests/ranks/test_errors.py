@@ -11,22 +11,8 @@ import pytest
 
 from tests.faults import kit
 from tests.faults.kit import JOB, MARK, Bowl, fails_under_mpirun, truncate, unchanged
+from tests.processes import GUARD, plant
 from tests.tiny import mpirun
-
-GUARD = 40  # seconds until a hang is called one
-
-PLANT = """\
-import os, signal
-if os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1":
-    from gnnsoup_hpc.soup.mixtures import Mixtures
-
-    def state(self, candidate):
-        if os.environ["PLANT"] == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise ZeroDivisionError("planted")
-
-    Mixtures.state = state
-"""
 
 
 def _mpirun(*words: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -54,7 +40,7 @@ def _soup(*words: object) -> list[object]:
 @pytest.mark.parametrize("command", ["train", "soup"])
 def test_a_bad_job_is_told_once(bowl: Bowl, command: str) -> None:
     before = bowl.digests()
-    outcome = bowl.gnnsoup(command, "--set", "train.epoch=3", ranks=4)
+    outcome = bowl.gnnsoup(command, "--set", "train.epoch=3", ranks=2)
     fails_under_mpirun(outcome, "'train.epoch'", "'train.epochs'")
     unchanged(before, bowl)
 
@@ -71,7 +57,7 @@ def test_souping_before_training(tmp_path: Path) -> None:
 def test_a_damaged_ingredient_is_told_once(bowl: Bowl) -> None:
     truncate(bowl.ingredient(1))
     before = bowl.digests()
-    fails_under_mpirun(bowl.gnnsoup("soup", ranks=4), "ingredients/0001.h5", "damaged", "gnnsoup train")
+    fails_under_mpirun(bowl.gnnsoup("soup", ranks=2), "ingredients/0001.h5", "damaged", "gnnsoup train")
     unchanged(before, bowl)
 
 
@@ -100,14 +86,13 @@ def test_a_rank_that_does_not_find_the_job_ends_all_and_says_so(bowl: Bowl) -> N
 @pytest.mark.mpi
 @pytest.mark.parametrize("how", ["raise", "kill"])
 def test_a_rank_that_dies_while_souping_ends_all(bowl: Bowl, tmp_path: Path, how: str) -> None:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(PLANT)
     ingredients = {name: sha for name, sha in bowl.digests().items() if name.startswith("ingredients/")}
-    outcome = _mpirun("-n", 3, *_soup(), cwd=bowl.folder, PYTHONPATH=str(tmp_path / "site"), PLANT=how)
+    variables = plant(tmp_path, "gnnsoup_hpc.soup.station:MixtureEvaluator.state", does=how, rank=1)
+    outcome = _mpirun("-n", 3, *_soup(), cwd=bowl.folder, **variables)
     assert outcome.returncode != 0
     assert "soup: best done" not in outcome.stdout
     if how == "raise":
-        assert "[rank 1/3] ZeroDivisionError: planted" in outcome.stderr
+        assert "[rank 1/3] ZeroDivisionError: planted in MixtureEvaluator" in outcome.stderr
     unchanged(ingredients, bowl)
 
 

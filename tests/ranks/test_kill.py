@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,12 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.faults import kit
-from tests.faults.kit import JOB, Bowl, content, succeeds
-from tests.tiny import mpirun
+from tests.faults.kit import Bowl, content, succeeds
+from tests.processes import GUARD, Gate, started, wait_until
 
 TOTAL = 4
-LONGER = ("--set", f"train.ingredients={TOTAL}", "--set", "train.epochs=400")
-GUARD = 120  # seconds until a hang is called one
+LONGER = ("--set", f"train.ingredients={TOTAL}")
 DONE = re.compile(r"ingredient (\d+) done")
 
 
@@ -40,18 +38,10 @@ def fresh(tmp_path: Path) -> Bowl:
     return bowl
 
 
-def _start(bowl: Bowl, ranks: int = 0) -> subprocess.Popen[str]:
-    launcher = [mpirun(), "-n", str(ranks)] if ranks else []
-    words = [*launcher, sys.executable, "-m", "gnnsoup_hpc", "train", JOB, *LONGER]
-    return subprocess.Popen(
-        words,
-        cwd=bowl.folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """Whoever trains is killed after ingredient 0 is there, and before another is."""
+    return Gate(tmp_path / "gate")
 
 
 def _there(bowl: Bowl) -> dict[Path, str]:
@@ -60,45 +50,37 @@ def _there(bowl: Bowl) -> dict[Path, str]:
     return {path: kit.digest(path) for path in paths if path.exists()}
 
 
-def _trainer(bowl: Bowl, started: subprocess.Popen[str]) -> int:
-    """Process id of a rank that is training, once at least one ingredient is done."""
-    until = time.monotonic() + GUARD
-    while time.monotonic() < until and started.poll() is None:
-        for lease in sorted((bowl.root / "leases").glob("ingredient-*.lease")) if _there(bowl) else ():
-            try:
-                return int(json.loads(lease.read_text())["pid"])
-            except FileNotFoundError:
-                continue
-        time.sleep(0.005)
-    raise AssertionError(f"no rank was ever seen to train: {started.communicate(timeout=GUARD)[0]}")
+def _trainers(bowl: Bowl, gate: Gate, process: subprocess.Popen[str], ranks: int) -> list[int]:
+    """Process ids of the ranks that are training, once ingredient 0 is done and so many ranks are at work on others."""
+    wait_until(lambda: bowl.ingredient(0).exists() and len(gate.held()) == ranks, process)
+    return list(gate.held().values())
 
 
 def _finished_like(bowl: Bowl, quiet: list[str], before: dict[Path, str]) -> None:
     """The same command ends well, trains what was missing and nothing else, and the result is the quiet run's."""
-    assert 0 < len(before) < TOTAL, "the kill came too late to show anything"
+    assert set(before) == {bowl.ingredient(0)}
     said = succeeds(bowl.gnnsoup("train", *LONGER, ranks=2))
-    missing = {f"{index:04d}": 1 for index in range(TOTAL) if bowl.ingredient(index) not in before}
-    assert Counter(DONE.findall(said)) == missing
+    assert Counter(DONE.findall(said)) == {f"{index:04d}": 1 for index in range(1, TOTAL)}
     assert {path: kit.digest(path) for path in before} == before
     assert [content(bowl.ingredient(index)) for index in range(TOTAL)] == quiet
 
 
 @pytest.mark.mpi
-def test_one_rank_is_killed(fresh: Bowl, quiet: list[str]) -> None:
-    started = _start(fresh, ranks=2)
-    os.kill(_trainer(fresh, started), signal.SIGKILL)
-    started.communicate(timeout=GUARD)
-    assert started.returncode != 0
+def test_one_rank_is_killed(fresh: Bowl, gate: Gate, quiet: list[str]) -> None:
+    with started(fresh.folder, "train", *LONGER, ranks=2, **gate.variables()) as process:
+        os.kill(_trainers(fresh, gate, process, 2)[0], signal.SIGKILL)
+        process.communicate(timeout=GUARD)
+    assert process.returncode != 0
     _finished_like(fresh, quiet, _there(fresh))
 
 
 @pytest.mark.mpi
-def test_the_whole_job_is_killed(fresh: Bowl, quiet: list[str]) -> None:
-    started = _start(fresh, ranks=2)
-    rank = _trainer(fresh, started)
-    for process in {started.pid, rank, *_family(started.pid)}:
-        os.kill(process, signal.SIGKILL)
-    started.communicate(timeout=GUARD)
+def test_the_whole_job_is_killed(fresh: Bowl, gate: Gate, quiet: list[str]) -> None:
+    with started(fresh.folder, "train", *LONGER, ranks=2, **gate.variables()) as process:
+        ranks = _trainers(fresh, gate, process, 2)
+        for each in {process.pid, *ranks, *_family(process.pid)}:
+            os.kill(each, signal.SIGKILL)
+        process.communicate(timeout=GUARD)
     _finished_like(fresh, quiet, _there(fresh))
 
 
@@ -108,26 +90,35 @@ def _family(pid: int) -> list[int]:
     return [process for child in below for process in (child, *_family(child))]
 
 
-def test_two_jobs_at_once_share_the_work(fresh: Bowl, quiet: list[str]) -> None:
-    both = [_start(fresh), _start(fresh)]
-    said = [started.communicate(timeout=GUARD)[0] for started in both]
-    assert [started.returncode for started in both] == [0, 0], said
+def test_two_jobs_at_once_share_the_work(fresh: Bowl, gate: Gate, quiet: list[str]) -> None:
+    words = ("train", *LONGER)
+    with (
+        started(fresh.folder, *words, **gate.variables()) as one,
+        started(fresh.folder, *words, **gate.variables()) as other,
+    ):
+        assert set(_trainers(fresh, gate, one, 2)) == {one.pid, other.pid}
+        gate.open()
+        said = [process.communicate(timeout=GUARD)[0] for process in (one, other)]
+    assert [one.returncode, other.returncode] == [0, 0], said
     assert Counter(DONE.findall("".join(said))) == {f"{index:04d}": 1 for index in range(TOTAL)}
     assert [content(fresh.ingredient(index)) for index in range(TOTAL)] == quiet
 
 
-def test_the_other_job_finishes_what_a_killed_one_leaves(fresh: Bowl, quiet: list[str]) -> None:
-    victim = _start(fresh)
-    assert _trainer(fresh, victim) == victim.pid
-    other = _start(fresh)
-    victim.kill()
-    lost = victim.communicate(timeout=GUARD)[0]
-    before = _there(fresh)
-    said = other.communicate(timeout=GUARD)[0]
+def test_the_other_job_finishes_what_a_killed_one_leaves(fresh: Bowl, gate: Gate, quiet: list[str]) -> None:
+    words = ("train", *LONGER)
+    with started(fresh.folder, *words, **gate.variables()) as victim:
+        assert _trainers(fresh, gate, victim, 1) == [victim.pid]
+        with started(fresh.folder, *words, **gate.variables()) as other:
+            _trainers(fresh, gate, other, 2)
+            victim.kill()
+            lost = victim.communicate(timeout=GUARD)[0]
+            before = _there(fresh)
+            gate.open()
+            said = other.communicate(timeout=GUARD)[0]
     assert other.returncode == 0, said
-    missing = {f"{index:04d}": 1 for index in range(TOTAL) if fresh.ingredient(index) not in before}
-    assert Counter(DONE.findall(said)) == missing
-    assert not set(DONE.findall(lost)) & set(missing)
+    assert set(before) == {fresh.ingredient(0)}
+    assert DONE.findall(lost) == ["0000"]
+    assert Counter(DONE.findall(said)) == {f"{index:04d}": 1 for index in range(1, TOTAL)}
     assert {path: kit.digest(path) for path in before} == before
     assert [content(fresh.ingredient(index)) for index in range(TOTAL)] == quiet
 
@@ -142,8 +133,6 @@ def test_leases_of_the_silent_and_torn_ones_hold_nobody_up(fresh: Bowl, quiet: l
     hour_ago = time.time() - 3600
     for lease in leases.iterdir():
         os.utime(lease, (hour_ago, hour_ago))
-    started = _start(fresh)
-    said = started.communicate(timeout=GUARD)[0]
-    assert started.returncode == 0, said
+    succeeds(fresh.gnnsoup_here("train", *LONGER))
     assert [content(fresh.ingredient(index)) for index in range(TOTAL)] == quiet
     assert not list(leases.iterdir())

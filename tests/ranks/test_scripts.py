@@ -30,7 +30,7 @@ def _bash(script: str, *words: object, cwd: Path) -> subprocess.CompletedProcess
         env=quiet | {"PATH": path},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         stdin=subprocess.DEVNULL,
         check=False,
     )
@@ -64,11 +64,11 @@ def test_an_error_is_the_exit_code_of_the_script(tmp_path: Path, script: str) ->
 def test_a_rank_under_mpirun_hears_signals_and_leaves_its_code(tmp_path: Path, number: signal.Signals) -> None:
     """To mpirun it says 0, so that it ends no other rank."""
     hears = "import signal, sys, time; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75)); print(1, flush=True)"
-    words = [SCRIPTS / "rank.sh", tmp_path / "code", sys.executable, "-c", f"{hears}; time.sleep(60)"]
+    words = [SCRIPTS / "rank.sh", tmp_path / "code", sys.executable, "-c", f"{hears}; time.sleep(600)"]
     with subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, text=True) as rank:
         assert rank.stdout is not None
         rank.stdout.readline()
         rank.send_signal(number)
-        assert rank.wait(60) == 0
+        assert rank.wait(600) == 0
     (code,) = tmp_path.glob("code.*")
     assert code.read_text() == "75\n"

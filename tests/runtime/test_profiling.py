@@ -112,14 +112,14 @@ def test_the_table_of_quantities_is_closed() -> None:
 
 
 def test_what_cannot_be_measured_is_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiling, "_CLEAR_REFS", tmp_path / "none" / "clear_refs")
+    monkeypatch.setattr(profiling, "CLEAR_REFS", tmp_path / "none" / "clear_refs")
     with (meter := Meter(CPU)):
         pass
     assert math.isnan(meter.measurement["peak_host_bytes"])
     assert math.isnan(meter.measurement["baseline_host_bytes"])
     assert math.isfinite(meter.measurement["seconds"])
 
-    monkeypatch.setattr(profiling, "_STATUS", tmp_path / "none")
+    monkeypatch.setattr(profiling, "STATUS", tmp_path / "none")
     assert math.isnan(host_bytes("VmRSS"))
 
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,37 +19,12 @@ from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.signals import HEEDED, PreemptionHandler
 from tests.faults import kit
-from tests.faults.kit import JOB, MARK, Bowl, content
-from tests.tiny import mpirun
+from tests.faults.kit import MARK, Bowl, content
+from tests.processes import GUARD, Gate, plant, started, wait_until
 
-GUARD = 240.0  # seconds until a hang is called one
-LONG = ("--set", "train.epochs=1500", "--set", "train.ingredients=1")
-LONG_TWO = ("--set", "train.epochs=3000", "--set", "train.ingredients=2")
+LONG = ("--set", "train.epochs=30", "--set", "train.ingredients=1")
+LONG_TWO = ("--set", "train.epochs=30", "--set", "train.ingredients=2")
 SHORT_OF_IT = "nothing finished is lost; the same command goes on from here"
-
-# Makes a function wait, once, after it has said so by a file.
-PLANT = """\
-import importlib, os, pathlib, time
-
-def waiting(function):
-    def wait(*words, **named):
-        self = words[0] if words else None  # whose method it is
-        mark = pathlib.Path(os.environ["REACHED"])
-        until = time.monotonic() + float(os.environ["WAIT"])
-        if not mark.exists():
-            mark.touch()
-            while time.monotonic() < until:
-                time.sleep(0.01)
-        return function(*words, **named)
-    return wait
-
-module, _, name = os.environ["PLANT"].partition(":")
-*owner, last = name.split(".")
-target = importlib.import_module(module)
-for each in owner:
-    target = getattr(target, each)
-setattr(target, last, waiting(getattr(target, last)))
-"""
 
 
 @pytest.fixture(params=HEEDED, ids=lambda number: number.name)
@@ -141,46 +112,6 @@ def test_what_is_over_is_over() -> None:
         signal.raise_signal(signal.SIGUSR2)
 
 
-@contextmanager
-def started(
-    bowl: Bowl, *words: str, ranks: int = 0, before: Sequence[str] = (), **variables: str
-) -> Iterator[subprocess.Popen[str]]:
-    """`BEFORE gnnsoup WORDS` in a session of its own, killed at the end of the block."""
-    launcher = [mpirun(), "-n", str(ranks)] if ranks else list(before)
-    with subprocess.Popen(
-        [*launcher, sys.executable, "-m", "gnnsoup_hpc", *words[:1], JOB, *words[1:]],
-        cwd=bowl.folder,
-        env=os.environ | variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def planted(bowl: Bowl, where: str, wait: float = GUARD) -> dict[str, str]:
-    """Variables that make a function of a process wait."""
-    site = bowl.folder / "site"
-    site.mkdir(exist_ok=True)
-    (site / "sitecustomize.py").write_text(PLANT)
-    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {"PYTHONPATH": path, "PLANT": where, "REACHED": str(bowl.folder / "reached"), "WAIT": str(wait)}
-
-
-def wait_until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + GUARD
-    while not true():
-        if process.poll() is not None or time.monotonic() > until:
-            process.kill()
-            pytest.fail(f"it never came to that: {process.communicate()}")
-        time.sleep(0.01)
-
-
 def ends_with_75(process: subprocess.Popen[str], *names: str) -> str:
     """The one line that it ends with."""
     out, err = process.communicate(timeout=GUARD)
@@ -202,19 +133,21 @@ def bowl(tmp_path: Path) -> Bowl:
     return kit.laid_out(tmp_path)
 
 
-def epochs_of(bowl: Bowl) -> int:
-    """How far whichever ingredient is in training is."""
-    notes = [json.loads(path.read_text()) for path in (bowl.root / "leases").glob("ingredient-*.json")]
-    return max((note.get("epoch", 0) for note in notes), default=0)
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """Trainings that are given its variables are still there when a signal comes."""
+    return Gate(tmp_path / "gate")
 
 
-def test_training_goes_on_where_each_signal_stopped_it(bowl: Bowl, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_training_goes_on_where_each_signal_stopped_it(
+    bowl: Bowl, gate: Gate, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     quiet = kit.laid_out(tmp_path_factory.mktemp("quiet"))
     kit.succeeds(quiet.gnnsoup_here("train", *LONG))
     reached = 0
-    for number in HEEDED:
-        with started(bowl, "train", *LONG) as process:
-            wait_until(lambda: epochs_of(bowl) > reached, process)  # noqa: B023 - called before it changes
+    for turn, number in enumerate(HEEDED):
+        with started(bowl.folder, "train", *LONG, **gate.variables(first=0)) as process:
+            wait_until(lambda: gate.times() > turn, process)  # noqa: B023 - called before it changes
             for _ in range(3):
                 process.send_signal(number)
             line = ends_with_75(process, number.name)
@@ -240,7 +173,7 @@ def test_training_goes_on_where_each_signal_stopped_it(bowl: Bowl, tmp_path_fact
 )
 def test_a_command_ends_wherever_it_is(bowl: Bowl, command: str, where: str) -> None:
     few = ("--set", "train.ingredients=2", "--set", "train.epochs=2")
-    with started(bowl, command, *few, **planted(bowl, where)) as process:
+    with started(bowl.folder, command, *few, **plant(bowl.folder, where)) as process:
         wait_until((bowl.folder / "reached").exists, process)
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGTERM)
@@ -250,8 +183,8 @@ def test_a_command_ends_wherever_it_is(bowl: Bowl, command: str, where: str) -> 
 
 
 def test_a_signal_while_hdf5_writes_is_heeded_after_it(bowl: Bowl) -> None:
-    variables = planted(bowl, "gnnsoup_hpc.io.reserved:ReservedFile.write", wait=0.5)
-    with started(bowl, "prepare", **variables) as process:
+    variables = plant(bowl.folder, "gnnsoup_hpc.io.reserved:ReservedFile.write", seconds=0.5)
+    with started(bowl.folder, "prepare", **variables) as process:
         wait_until((bowl.folder / "reached").exists, process)
         process.send_signal(signal.SIGUSR1)
         ends_with_75(process, "SIGUSR1", SHORT_OF_IT)
@@ -264,26 +197,25 @@ def test_whoever_waits_for_anothers_lease_ends_and_leaves_it(bowl: Bowl) -> None
     held = [bowl.root / "leases" / f"ingredient-{index:04d}.lease" for index in range(3)]
     with leases.hold(held[0]), leases.hold(held[1]), leases.hold(held[2]):
         texts = [path.read_text() for path in held]
-        with started(bowl, "train") as process:
+        with started(bowl.folder, "train") as process:
             assert process.stdout
             while "memory limit" not in process.stdout.readline():
                 assert process.poll() is None
-            time.sleep(0.3)  # it looks for free leases now, or sleeps
             process.send_signal(signal.SIGUSR2)
             ends_with_75(process, "SIGUSR2", SHORT_OF_IT)
         assert [path.read_text() for path in held] == texts
 
 
 @pytest.mark.mpi
-def test_all_ranks_of_a_run_keep_what_they_have(bowl: Bowl) -> None:
-    with started(bowl, "run", *LONG_TWO, ranks=2) as process:
-        wait_until(lambda: len(list((bowl.root / "leases").glob("*.lease"))) == 2 and epochs_of(bowl) > 0, process)
+def test_all_ranks_of_a_run_keep_what_they_have(bowl: Bowl, gate: Gate) -> None:
+    with started(bowl.folder, "run", *LONG_TWO, ranks=2, **gate.variables(first=0)) as process:
+        wait_until(lambda: gate.times() == 2, process)
         process.send_signal(signal.SIGUSR1)  # mpirun passes it on
         out, err = process.communicate(timeout=GUARD)
     assert process.returncode == 75, out + err
     lines = [line for line in err.splitlines() if MARK in line]
     assert sorted(line[:10] for line in lines) == ["[rank 0/2]", "[rank 1/2]"], err
-    assert all(" is kept after epoch " in line or "not begun" in line for line in lines)
+    assert all(" is kept after epoch " in line for line in lines)
     no_litter(bowl)
 
 
@@ -291,8 +223,10 @@ def test_all_ranks_of_a_run_keep_what_they_have(bowl: Bowl) -> None:
 def test_one_ranks_stop_while_souping_ends_all(bowl: Bowl) -> None:
     few = ("--set", "train.ingredients=2", "--set", "train.epochs=2")
     kit.succeeds(bowl.gnnsoup_here("train", *few))
-    variables = planted(bowl, "gnnsoup_hpc.soup.methods.uniform:Uniform.cook")  # on rank 0; the other waits for orders
-    with started(bowl, "soup", *few, ranks=2, **variables) as process:
+    variables = plant(
+        bowl.folder, "gnnsoup_hpc.soup.methods.uniform:Uniform.cook"
+    )  # on rank 0; the other waits for orders
+    with started(bowl.folder, "soup", *few, ranks=2, **variables) as process:
         wait_until((bowl.folder / "reached").exists, process)
         own = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         ranks = [pid for child in own for pid in Path(f"/proc/{child}/task/{child}/children").read_text().split()]

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tests.faults import contents, kit
 from tests.faults.kit import JOB, Bowl
+from tests.processes import Gate
 from tests.tiny import mpirun
 
 GUARD = 1800.0  # seconds until a storm is said never to end
@@ -62,6 +63,9 @@ class Storm:
         self._seen: dict[Path, tuple[int, int]] = {}
         self._log = self.bowl.folder / "said.txt"
         self._until = time.monotonic() + GUARD
+        self._gate = Gate(
+            self.bowl.folder / "gate"
+        )  # or a quick machine had trained all before there were kills enough
 
     def blow(self) -> None:
         """Train, then soup, through everything; the last command of each is left alone once there were enough kills."""
@@ -86,6 +90,8 @@ class Storm:
             jobs = self._started(command, together)
             self.counts["launched together" if together else "launched apart"] += 1
             self._disturb(jobs, kills, done)
+            if self.kills >= kills:
+                self._gate.open()
             codes = [job.wait() for job in jobs]
             self._look()
             if not any(codes):
@@ -104,7 +110,7 @@ class Storm:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env=os.environ | {"OMP_NUM_THREADS": "1"},
+                    env=os.environ | {"OMP_NUM_THREADS": "1"} | self._gate.variables(self.plan.ingredients - 1),
                     start_new_session=True,
                 )
                 for _ in range(1 if together else ranks)
@@ -192,7 +198,7 @@ def sent(pid: int, number: signal.Signals) -> None:
 def quiet(folder: Path, plan: Plan) -> Bowl:
     """The same run, undisturbed."""
     bowl = kit.laid_out(folder)
-    kit.succeeds(bowl.gnnsoup("run", *plan.words))
+    kit.succeeds(bowl.gnnsoup_here("run", *plan.words))
     return bowl
 
 

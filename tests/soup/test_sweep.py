@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from gnnsoup_hpc.soup.methods.learned import PartitionLearned
 from tests import runs
 from tests.faults import kit
 from tests.faults.kit import JOB, Bowl, succeeds
+from tests.processes import GUARD, plant, started
 
 METHODS = 'soup.methods=["best", "gis", "pls"]'
 SWEEP = ("sweep.seed=[0, 1]", "sweep.pls.union=[2, 3]", "sweep.gis.granularity=[3, 5]")
@@ -250,7 +250,7 @@ def test_soups_of_another_sweep_are_not_reported(job: Job) -> None:
 
 @pytest.fixture
 def bowl(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Bowl:
-    return kit.copied(kit.finished(tmp_path_factory.getbasetemp()), tmp_path)
+    return kit.copied(kit.finished(tmp_path_factory), tmp_path)
 
 
 def contents(bowl: Bowl) -> dict[str, np.ndarray]:
@@ -261,7 +261,7 @@ def contents(bowl: Bowl) -> dict[str, np.ndarray]:
 @pytest.mark.mpi
 def test_ranks_share_the_cells_and_find_what_one_finds(bowl: Bowl, tmp_path_factory: pytest.TempPathFactory) -> None:
     alone = kit.copied(bowl, tmp_path_factory.mktemp("alone"))
-    succeeds(alone.gnnsoup("soup", *WORDS))
+    succeeds(alone.gnnsoup_here("soup", *WORDS))
     said = succeeds(bowl.gnnsoup("soup", *WORDS, ranks=2))
     for text in ("pls with", "gis with"):
         assert len(re.findall(f"{text} .* done", said)) == {"pls with": 4, "gis with": 2}[text]
@@ -282,15 +282,13 @@ def test_jobs_at_once_share_the_cells(bowl: Bowl) -> None:
 
 
 def test_a_sweep_that_is_killed_goes_on_where_it_was(bowl: Bowl) -> None:
-    words = [sys.executable, "-m", "gnnsoup_hpc", "soup", JOB, *WORDS, "--set", "sweep.seed=[0, 1, 2, 3, 4, 5, 6, 7]"]
     folder = bowl.root / "soups" / "cells" / "pls"
-    with subprocess.Popen(words, cwd=bowl.folder, stdout=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120.0
-        while len(list(folder.glob("[!.]*.h5"))) < 2 and time.monotonic() < deadline:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
+    killed = plant(bowl.folder, f"{PartitionLearned.__module__}:PartitionLearned.cook", does="kill", turn=3)
+    with started(bowl.folder, "soup", *WORDS, **killed) as process:
+        process.communicate(timeout=GUARD)
+    assert process.returncode == -signal.SIGKILL
     there = {path.name: path.stat().st_mtime_ns for path in folder.glob("[!.]*.h5")}
-    assert 2 <= len(there) < 16
-    said = succeeds(bowl.gnnsoup_here("soup", *words[5:]))
-    assert len(re.findall("pls with .* done", said)) == 16 - len(there)
+    assert len(there) == 2
+    said = succeeds(bowl.gnnsoup_here("soup", *WORDS))
+    assert len(re.findall("pls with .* done", said)) == 2
     assert there.items() <= {path.name: path.stat().st_mtime_ns for path in folder.glob("*.h5")}.items()
