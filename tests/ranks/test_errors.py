@@ -87,7 +87,7 @@ def test_a_rank_that_does_not_find_the_job_ends_all_and_says_so(bowl: Bowl) -> N
 @pytest.mark.parametrize("how", ["raise", "kill"])
 def test_a_rank_that_dies_while_souping_ends_all(bowl: Bowl, tmp_path: Path, how: str) -> None:
     ingredients = {name: sha for name, sha in bowl.digests().items() if name.startswith("ingredients/")}
-    variables = plant(tmp_path, "gnnsoup_hpc.soup.station:MixtureEvaluator.state", does=how, rank=1)
+    variables = plant(tmp_path, "gnnsoup_hpc.soup.mixtures:Mixtures.state", does=how, rank=1)
     outcome = _mpirun("-n", 3, *_soup(), cwd=bowl.folder, **variables)
     assert outcome.returncode != 0
     assert "soup: best done" not in outcome.stdout
