@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from gnnsoup_hpc.soup.optim.fitting import BatchStream, fit
-from gnnsoup_hpc.soup.team import Team
 
 from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.bench import child
@@ -24,7 +22,8 @@ from gnnsoup_hpc.io.records import MixingWeights, Step
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.context import SoupContext
 from gnnsoup_hpc.soup.methods.gis import Gis
-from tests import runs as pantry
+from gnnsoup_hpc.soup.methods.learned import Learned
+from tests import runs as runs
 
 KINDS = [("sage", 1), ("gcn", 1), ("gat", 2)]
 
@@ -33,7 +32,7 @@ KINDS = [("sage", 1), ("gcn", 1), ("gat", 2)]
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A tiny run of each kind, its ingredients trained."""
     kind, heads = request.param
-    return pantry.stocked(tmp_path_factory.mktemp(kind), kind=kind, heads=heads, ingredients=4)
+    return runs.stocked(tmp_path_factory.mktemp(kind), kind=kind, heads=heads, ingredients=4)
 
 
 def order(job: Job, what: str = PLAIN, **other: Any) -> QualityOrder:
@@ -73,11 +72,9 @@ def long(options: Any) -> Any:
 def test_a_trace_has_the_alphas_of_every_step(stock: Job) -> None:
     options = stock.soup.ls.model_copy(update={"epochs": 4})
     trace = ours.Trace()
-    with pantry.station(stock) as station:
-        traced = SoupContext(station, Team(None, 1), 0, pantry.QUIET, trace)
-        found = fit(traced, options, BatchStream(traced.whole_for_ever()), "ls")
-        kitchen = pantry.kitchen(station)
-        shorter = fit(kitchen, options.model_copy(update={"epochs": 2}), BatchStream(kitchen.whole_for_ever()), "ls")
+    with runs.open_mixtures(stock) as mixtures:
+        found = Learned(options).run(SoupContext(mixtures, 0, runs.QUIET, trace))
+        shorter = Learned(options.model_copy(update={"epochs": 2})).run(runs.make_context(mixtures))
     assert [number for number, _, _ in trace.steps] == [1, 2, 3, 4]
     assert torch.equal(trace.steps[-1][2], found.alpha)
     assert torch.equal(trace.steps[1][2], shorter.alpha)
@@ -215,7 +212,7 @@ def test_without_gis_accuracy_nothing_is_said_to_have_reached_it(stock: Job) -> 
 
 
 def test_a_run_is_named_by_its_folder_or_its_job(stock: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    moved = pantry.copied(stock, tmp_path / "elsewhere")
+    moved = runs.copied(stock, tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
     found = parent.find_job("elsewhere/runs/tiny")
     assert RunDir.of(found).root == RunDir.of(moved).root
@@ -231,7 +228,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_untrained_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], own_excepthook: None) -> None:
-    job = pantry.prepared(tmp_path)
+    job = runs.prepared(tmp_path)
     path = tmp_path / "job.toml"
     path.write_text(job.to_toml(), encoding="utf-8")
     assert main(["bench", "--quality", str(path)]) == RunError.exit_code
@@ -243,7 +240,7 @@ def test_an_untrained_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_one_ingredient_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="two or more"):
-        parent.select_run(pantry.stocked(tmp_path, ingredients=1), silent)
+        parent.select_run(runs.stocked(tmp_path, ingredients=1), silent)
 
 
 def test_a_failing_child_is_one_line_and_given_up(stock: Job, tmp_path: Path) -> None:
@@ -269,5 +266,5 @@ def test_the_whole_command(
     assert first["plain_gis_over_it"] == 1.0
     assert pls["runs"][0]["curve"][-1][0] == stock.soup.pls.epochs
     assert pls["plain_gis_over_its_end"] == first["seconds"] / pls["seconds"]
-    mixture = pantry.cook(Gis(GisJob(granularity=5)), stock)
+    mixture = runs.cook(Gis(GisJob(granularity=5)), stock)
     assert document["target"] == mixture.history[-1].accuracy

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gnnsoup_hpc.soup.station import Candidate
 
 from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.alignment import permute

@@ -13,7 +13,6 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from gnnsoup_hpc.soup.methods.partition_learned import PartitionLearned
 
 from gnnsoup_hpc.analysis.status.read import read_status
 from gnnsoup_hpc.cli.report import report
