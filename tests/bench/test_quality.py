@@ -266,5 +266,5 @@ def test_the_whole_command(
     assert first["plain_gis_over_it"] == 1.0
     assert pls["runs"][0]["curve"][-1][0] == stock.soup.pls.epochs
     assert pls["plain_gis_over_its_end"] == first["seconds"] / pls["seconds"]
-    mixture = runs.cook(Gis(GisJob(granularity=5)), stock)
+    mixture = runs.run_method(Gis(GisJob(granularity=5)), stock)
     assert document["target"] == mixture.history[-1].accuracy

@@ -282,7 +282,7 @@ def test_jobs_at_once_share_the_cells(bowl: Bowl) -> None:
 
 def test_a_sweep_that_is_killed_goes_on_where_it_was(bowl: Bowl) -> None:
     folder = bowl.root / "soups" / "cells" / "pls"
-    killed = plant(bowl.folder, f"{PartitionLearned.__module__}:PartitionLearned.cook", does="kill", turn=3)
+    killed = plant(bowl.folder, f"{PartitionLearned.__module__}:PartitionLearned.run", does="kill", turn=3)
     with started(bowl.folder, "soup", *WORDS, **killed) as process:
         process.communicate(timeout=GUARD)
     assert process.returncode == -signal.SIGKILL
