@@ -108,9 +108,9 @@ def note_job(job: Job) -> None:
 def _obtain(job: Job, run: RunDir, here: RankInfo, log: Log, again: bool, offline: bool) -> None:
     """Return when graph.h5 is there, made or linked by us or by whoever was first."""
     lease = run.graph_lease(identity.request_key(job))
-    watch, said = LeaseMonitor(), False
+    monitor, said = LeaseMonitor(), False
     while again or not run.graph.exists():
-        with leases.hold(lease, describe(here), watch) as ours:
+        with leases.hold(lease, describe(here), monitor) as ours:
             if ours:
                 shared = None if again else graph_store.find_graph(job, run.shared_graphs)
                 if shared is None or not _is_whole(shared, job, log):

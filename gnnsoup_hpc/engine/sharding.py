@@ -1,11 +1,11 @@
-"""What one rank computes of a subgraph, and what it sends and receives meanwhile: nodes are split, borders exchanged.
+"""What one rank computes of a subgraph, and what it sends and receives meanwhile: nodes are split, halos exchanged.
 
 Nodes are cut into sections, ranges of ids of about equal work, which depend on the subgraph alone. A rank takes
-consecutive sections. It holds the features and the states of its own nodes and of its border: others' nodes that are
+consecutive sections. It holds the features and the states of its own nodes and of its halo: others' nodes that are
 neighbours of its own, whose states their ranks send. Each row is summed up by one rank, in the order that it has on a
 single one, and sums over sections run in float64; so results do not depend on the number of ranks.
 
-Border exchange instead of recomputing borders, as in distributed full-batch training: Md et al., DistGNN, SC 2021,
+Border exchange instead of recomputing halos, as in distributed full-batch training: Md et al., DistGNN, SC 2021,
 arXiv 2104.06700.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gnnsoup_hpc.engine.compiled.kernels import shards, structure
-from gnnsoup_hpc.engine.compiled.threads import LANES, Span
+from gnnsoup_hpc.engine.compiled.threads import CHUNKS, Span
 from gnnsoup_hpc.types import BoolArray, ByteArray, IndexArray, IntArray
 
 Scale = npt.NDArray[Any]  # (n,), or empty for 1 everywhere
@@ -69,7 +69,7 @@ class Shard:
     counts: IntArray
     sections: tuple[tuple[Span, ...], ...]
     asked: Span
-    borders: tuple[Halo, ...] = ()
+    halos: tuple[Halo, ...] = ()
 
     @property
     def inner(self) -> int:
@@ -81,7 +81,7 @@ class Shard:
         found = (spans[: len(self.counts) - layer] for spans in self.sections)
         return [spans for spans in found if any(start < stop for start, stop in spans)]
 
-    def lanes(self, layer: int) -> list[Span]:
+    def chunks(self, layer: int) -> list[Span]:
         """The same rows in shares for threads."""
         return [(start, stop) for spans in self.sections_of(layer) for start, stop in spans if start < stop]
 
@@ -93,7 +93,7 @@ class Shard:
 
     @property
     def bare(self) -> Shard:
-        """What a pass needs of it: the spans of rows and the borders."""
+        """What a pass needs of it: the spans of rows and the halos."""
         none = self.order[:0]
         return replace(self, ids=None, indptr=none, indices=none, scale=self.scale[:0], order=none, place=none)
 
@@ -137,7 +137,7 @@ class Shard:
 
 def _cuts(indptr: IndexArray, order: IndexArray, counts: IntArray, row_work: Sequence[int]) -> IntArray:
     """Ids (S + 1,) between which nodes cost about as much, over all layers that make their states."""
-    count = min(LANES, max(1, len(order) // SECTION_ROWS))
+    count = min(CHUNKS, max(1, len(order) // SECTION_ROWS))
     load = np.zeros(len(indptr), dtype=np.int64)
     before = 0
     for hops, upto in enumerate(counts.tolist()):
@@ -186,20 +186,20 @@ def _part(every: Shard, split: NodeShare, cuts: IntArray, held: int) -> Shard:
         sections=_sections(order, counts, mine),
         asked=(int(asked[0]), int(asked[1])),
     )
-    return replace(shard, borders=_borders(shard, split.rank, np.searchsorted(ids, bounds)))
+    return replace(shard, halos=_halos(shard, split.rank, np.searchsorted(ids, bounds)))
 
 
-def _borders(shard: Shard, mine: int, bounds: IntArray) -> tuple[Halo, ...]:
+def _halos(shard: Shard, mine: int, bounds: IntArray) -> tuple[Halo, ...]:
     """What rank `mine` exchanges with each other one. bounds (P + 1,): where in `ids` each rank's nodes begin."""
     spans = list(pairwise(bounds.tolist()))
     classes = np.searchsorted(shard.counts, shard.place, "right").astype(np.uint8)
     classes[shard.place < 0] = _NEVER
     wanted = _needed_by(shard, classes, spans[mine])
     others = [rank for rank in range(len(spans)) if rank != mine]
-    return tuple(_border(shard, rank, classes, wanted, (spans[mine], spans[rank])) for rank in others)
+    return tuple(_halo(shard, rank, classes, wanted, (spans[mine], spans[rank])) for rank in others)
 
 
-def _border(shard: Shard, rank: int, classes: ByteArray, wanted: ByteArray, spans: tuple[Span, Span]) -> Halo:
+def _halo(shard: Shard, rank: int, classes: ByteArray, wanted: ByteArray, spans: tuple[Span, Span]) -> Halo:
     """What is exchanged with `rank`. `spans`: own nodes, and that rank's."""
     depth, place = len(shard.counts), shard.place
     own, other = spans

@@ -24,7 +24,7 @@ class Log:
             # One write with its newline, or lines of several ranks run into each other.
             tqdm.write(f"{self.prefix}{text}\n", file=sys.stdout, end="")
             sys.stdout.flush()
-        self.stop.heed()
+        self.stop.check()
 
     def bar(self, total: int, title: str) -> Bar:
         """Progress of `total` steps."""
@@ -57,7 +57,7 @@ class Bar:
         elif time.monotonic() - self._said > self.SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             self._log.say(f"{self._title}: {self._done}/{self._total} {text}".rstrip())
-        self._log.stop.heed()
+        self._log.stop.check()
 
     def close(self) -> None:
         """Take the bar off the terminal."""

@@ -74,7 +74,7 @@ class PreemptionHandler:
         name = self._by.name if self._by is not None and self._by != CTRL_C else name
         return kind(f"stopped by {name}: {what}; the same command goes on from here")
 
-    def heed(self) -> None:
+    def check(self) -> None:
         """End the command if a signal came, but not within `later`. Raises: Preempted, Interrupted."""
         if self.asked and not self._later:
             raise self.because("nothing finished is lost")
@@ -91,7 +91,7 @@ class PreemptionHandler:
             yield
         finally:
             self._later -= 1
-        self.heed()
+        self.check()
 
     @contextmanager
     def heard(self) -> Iterator[None]:
@@ -117,7 +117,7 @@ class PreemptionHandler:
             if not again and self._later and not self._told and self._says:
                 _write("gnnsoup: stopping at the end of the epoch; Ctrl-C again stops at once\n")
         if not (self._told or self._later or _called_by_c(frame)):
-            self.heed()
+            self.check()
 
     def _end_now(self, frame: FrameType | None) -> None:
         """Leave everything as it is: by an exception, so that leases are given back, where one can still pass."""

@@ -139,21 +139,21 @@ class Sweep:
         Ranks begin at different trials, so that they rarely ask for the same lease.
         """
         self._mixtures.warm_up()
-        board, watch = TaskBoard(self._run, self._here, self._log), LeaseMonitor()
+        board, monitor = TaskBoard(self._run, self._here, self._log), LeaseMonitor()
         tasks = list(self._all())
         first = self._here.rank * len(tasks) // self._here.size
         todo = [task for task in tasks[first:] + tasks[:first] if not self._is_there(task)]
         while todo:
-            held_by_others = [task for task in todo if not self._settled(task, board, watch)]
+            held_by_others = [task for task in todo if not self._settled(task, board, monitor)]
             if held_by_others == todo:
                 time.sleep(POLL_SECONDS)
             todo = held_by_others
         if self._here.rank == 0:
             remove_leftovers(self._run, [task.work for task in self._all() if self._is_there(task)])
 
-    def _settled(self, task: SweepTask, board: TaskBoard, watch: LeaseMonitor) -> bool:
+    def _settled(self, task: SweepTask, board: TaskBoard, monitor: LeaseMonitor) -> bool:
         """Whether a trial is there or has failed by now; not, where somebody else is at it."""
-        with leases.hold(self._run.lease(task.work), launch.describe(self._here), watch) as ours:
+        with leases.hold(self._run.lease(task.work), launch.describe(self._here), monitor) as ours:
             if ours and not self._is_there(task) and not board.failed(task.work):
                 self._make(task, board)
         return ours is not None

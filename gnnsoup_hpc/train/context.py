@@ -47,7 +47,7 @@ class TrainContext:
         here = {"rank": self.here.rank, "ranks": self.here.size, "threads": count_threads(), "device": str(self.device)}
         return here | read_slurm_job()
 
-    def keeper(self, work: str, title: str, origin: HasFingerprint, lease: Lease) -> CheckpointManager:
+    def checkpoints(self, work: str, title: str, origin: HasFingerprint, lease: Lease) -> CheckpointManager:
         """Who keeps the checkpoint of a piece of work, which is trained under `lease`."""
         return CheckpointManager(self.run.checkpoint(work), title, origin, self.job, lease, self.log, self.provenance)
 
@@ -57,7 +57,7 @@ class TrainContext:
         return TaskBoard(self.run, self.here, self.log)
 
     @cached_property
-    def course(self) -> TrainData:
+    def data(self) -> TrainData:
         """What the job's [train] says to train on."""
         warm_up(self.device)
         sizes = Sizes.of(self.graph, self.model, self.device)

@@ -50,27 +50,27 @@ class TrainData:
 
 
 def train(
-    course: TrainData,
+    data: TrainData,
     initial: State,
     how: Hyperparameters,
     seed: int,
     index: int,
     bar: Bar,
-    keeper: CheckpointManager | None = None,
+    checkpoints: CheckpointManager | None = None,
 ) -> Ingredient:
     """Train ingredient `index` from `initial`. The same arguments give the same weights, bit for bit, on one machine.
 
-    With a keeper, go on from the checkpoint that it finds, which changes nothing but seconds and memory.
+    With a checkpoints, go on from the checkpoint that it finds, which changes nothing but seconds and memory.
     The best epoch is chosen by the batches' own validation metric; the recorded ones are exact.
     Raises: DivergedError where not even the first epoch ended with finite weights; Preempted.
     """
-    training, diverged, spent = _trained(course, initial, how, seed, index, bar, keeper)
+    training, diverged, spent = _trained(data, initial, how, seed, index, bar, checkpoints)
     stopped = _diverged(diverged) if diverged else "all epochs done"
     if (best := training.best) is None:
         raise DivergedError(
             f"ingredient {index} {stopped}, its first: lower train.learning_rate = {how.learning_rate:g}"
         )
-    validation, test = course.evaluator.metrics([best.state], (Role.VALIDATION, Role.TEST))
+    validation, test = data.evaluator.metrics([best.state], (Role.VALIDATION, Role.TEST))
     return Ingredient(
         index=index,
         state={name: tensor.cpu() for name, tensor in best.state.items()},
@@ -85,44 +85,44 @@ def train(
 
 
 def train_trunk(
-    course: TrainData,
+    data: TrainData,
     initial: State,
     how: Hyperparameters,
     seed: int,
     bar: Bar,
-    keeper: CheckpointManager | None = None,
+    checkpoints: CheckpointManager | None = None,
 ) -> Trunk:
     """Train the state that all ingredients branch from: that of the last epoch, whichever was the best.
 
     Source: Frankle et al., Linear mode connectivity and the lottery ticket hypothesis, ICML 2020, arXiv 1912.05671.
     Raises: DivergedError where an epoch did not end with finite weights; Preempted.
     """
-    training, diverged, spent = _trained(course, initial, how, seed, TRUNK, bar, keeper)
+    training, diverged, spent = _trained(data, initial, how, seed, TRUNK, bar, checkpoints)
     if diverged:
         raise DivergedError(f"the trunk {_diverged(diverged)}: lower train.learning_rate = {how.learning_rate:g}")
     return Trunk(training.state(), tuple(training.history), spent)
 
 
 def _trained(
-    course: TrainData,
+    data: TrainData,
     initial: State,
     how: Hyperparameters,
     seed: int,
     index: int,
     bar: Bar,
-    keeper: CheckpointManager | None,
+    checkpoints: CheckpointManager | None,
 ) -> tuple[Training, Epoch | None, Measurement]:
     """All epochs, the first that diverges being the last; that one, if there is; and what all of it cost."""
-    with (meter := Meter(course.device)):
-        training, before = _begun(course, initial, how, seed, index, keeper)
+    with (meter := Meter(data.device)):
+        training, before = _begun(data, initial, how, seed, index, checkpoints)
         bar.begin(len(training.history))
 
         def spent() -> Measurement:
             return meter.read() if before is None else combine(before, meter.read())
 
         def look() -> None:
-            if keeper:
-                keeper.between(len(training.history), training.over, lambda: training.checkpoint(spent()))
+            if checkpoints:
+                checkpoints.between(len(training.history), training.over, lambda: training.checkpoint(spent()))
 
         look()
         while not training.over:
@@ -136,13 +136,13 @@ def _trained(
 
 
 def _begun(
-    course: TrainData, initial: State, how: Hyperparameters, seed: int, index: int, keeper: CheckpointManager | None
+    data: TrainData, initial: State, how: Hyperparameters, seed: int, index: int, checkpoints: CheckpointManager | None
 ) -> tuple[Training, Measurement | None]:
     """A training at its beginning, or where its checkpoint left it, and what that had cost until there."""
-    found = keeper.found(course.device) if keeper else None
+    found = checkpoints.found(data.device) if checkpoints else None
     if found is None:
-        return Training(course, initial, how, seed, index), None
-    training = Training(course, found.state, how, seed, index)
+        return Training(data, initial, how, seed, index), None
+    training = Training(data, found.state, how, seed, index)
     training.restore(found)
     return training, found.measurement
 
@@ -153,11 +153,11 @@ class Training:
     Batches and dropped edges are functions of seed, index and epoch; nothing else has a state.
     """
 
-    def __init__(self, course: TrainData, initial: State, how: Hyperparameters, seed: int, index: int) -> None:
-        self._course, self._how, self._seed, self._index = course, how, seed, index
-        self._parameters = {name: tensor.to(course.device).clone().requires_grad_() for name, tensor in initial.items()}
+    def __init__(self, data: TrainData, initial: State, how: Hyperparameters, seed: int, index: int) -> None:
+        self._course, self._how, self._seed, self._index = data, how, seed, index
+        self._parameters = {name: tensor.to(data.device).clone().requires_grad_() for name, tensor in initial.items()}
         self._adam = torch.optim.Adam(self._parameters.values(), lr=how.learning_rate, weight_decay=how.weight_decay)
-        self._drop = Dropout(how.dropout, torch_generator(course.device, seed, _drawer("dropout", how, index)))
+        self._drop = Dropout(how.dropout, torch_generator(data.device, seed, _drawer("dropout", how, index)))
         self.history: list[Epoch] = []
         self.best: BestEpoch | None = None
 
@@ -172,20 +172,20 @@ class Training:
 
     def epoch(self) -> Epoch:
         """Train one more. One that diverges has NaN for its validation accuracy, and is not in the history."""
-        course, how = self._course, self._how
+        data, how = self._course, self._how
         number, start = len(self.history) + 1, time.perf_counter()
-        batches = course.batches.epoch(numpy_generator(self._seed, _drawer("order", how, self._index), number))
+        batches = data.batches.epoch(numpy_generator(self._seed, _drawer("order", how, self._index), number))
         if how.drop_edges > 0.0:
             batches = map(partial(_drop_edges, how, self._seed, self._index, number), batches, count())
         # map keeps no batch under a name, or two would be in memory while one is read
-        loss = _mean_loss(map(partial(_step, course, self._parameters, self._adam, self._drop), batches))
+        loss = _mean_loss(map(partial(_step, data, self._parameters, self._adam, self._drop), batches))
         reached = math.nan
         if math.isfinite(loss) and _finite(self._parameters.values()):
-            reached = _validate(course, self._parameters)
+            reached = _validate(data, self._parameters)
         epoch = Epoch(number, loss, reached, time.perf_counter() - start)
         if not math.isnan(reached):
             self.history.append(epoch)
-            if self.best is None or course.task.is_better(reached, self.best.accuracy):
+            if self.best is None or data.task.is_better(reached, self.best.accuracy):
                 self.best = BestEpoch(number, reached, _copy(self._parameters))
         return epoch
 
@@ -239,31 +239,31 @@ def _diverged(epoch: Epoch) -> str:
 
 
 def _step(
-    course: TrainData, parameters: State, optimiser: torch.optim.Optimizer, dropout: Dropout, batch: Batch
+    data: TrainData, parameters: State, optimiser: torch.optim.Optimizer, dropout: Dropout, batch: Batch
 ) -> tuple[float, int]:
     """One step; the mean loss on the batch's seed nodes, and their number."""
     optimiser.zero_grad(set_to_none=True)
-    plan = course.engine.plan(course.model, batch, train=True)
-    loss = course.task.loss(course.engine.logits(plan, parameters, mode="train", dropout=dropout), plan.targets)
+    plan = data.engine.plan(data.model, batch, train=True)
+    loss = data.task.loss(data.engine.logits(plan, parameters, mode="train", dropout=dropout), plan.targets)
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     return float(loss.detach()), len(batch.seeds)
 
 
 @torch.no_grad()
-def _validate(course: TrainData, state: State) -> float:
+def _validate(data: TrainData, state: State) -> float:
     """The metric over the validation batches' nodes; NaN where a logit is not finite."""
     predicted, targets = list[IntArray](), list[IntArray]()
-    batches = course.batches.validation()
+    batches = data.batches.validation()
     for batch in batches:
-        plan = course.engine.plan(course.model, batch, train=True)
-        logits = course.engine.logits(plan, state)
+        plan = data.engine.plan(data.model, batch, train=True)
+        logits = data.engine.logits(plan, state)
         targets.append(plan.targets.cpu().numpy())
         del batch, plan  # before the next one is read
         if not bool(logits.isfinite().all()):
             return math.nan
-        predicted.append(course.task.predict(logits).cpu().numpy())
-    return course.task.metric(np.concatenate(predicted), np.concatenate(targets))
+        predicted.append(data.task.predict(logits).cpu().numpy())
+    return data.task.metric(np.concatenate(predicted), np.concatenate(targets))
 
 
 def _mean_loss(steps: Iterable[tuple[float, int]]) -> float:

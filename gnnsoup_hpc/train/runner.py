@@ -45,8 +45,8 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
     with graph_store.open_graph(run.graph, job) as graph:
         model = make_model(job.model, graph.features, graph.classes)
         job = _within_limit(job, run, here, Sizes.of(graph, model, device), log, souping)
-        starts = Initialization.of(TrainContext(job, run, model, graph, here, device, log))
-        missing = [index for index in range(job.train.ingredients) if not _is_there(starts, index)]
+        initialization = Initialization.of(TrainContext(job, run, model, graph, here, device, log))
+        missing = [index for index in range(job.train.ingredients) if not _is_there(initialization, index)]
         if here.rank == 0:
             note_job(job)
             _say_what_is_left_out(job, run, log)
@@ -57,7 +57,7 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
         if missing:
             _warn_of_idle_ranks(here, len(missing), log)
             _warn_of_copies(job, log)
-            failed = _share(starts, missing)
+            failed = _share(initialization, missing)
     if here.rank == 0:
         remove_leftovers(
             run, ["trunk", *(_work(index) for index in range(job.train.ingredients) if index not in failed)]
@@ -66,7 +66,7 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
         raise _failure(failed, job.train.ingredients)
     paths = [run.ingredient(index) for index in range(job.train.ingredients)]
     if missing or gathered.names(run.gathered) != [path.stem for path in paths]:
-        gathered.gather(run.gathered, paths, starts.initial, job)
+        gathered.gather(run.gathered, paths, initialization.initial, job)
 
 
 def _say_what_is_left_out(job: Job, run: RunDir, log: Log) -> None:
@@ -113,20 +113,20 @@ def _within_limit(job: Job, run: RunDir, here: RankInfo, sizes: Sizes, log: Log,
     return resolved_job
 
 
-def _is_there(starts: Initialization, index: int) -> bool:
+def _is_there(initialization: Initialization, index: int) -> bool:
     """Whether ingredient `index` is there and right; not, if it is damaged.
 
     Raises: RunError for a sound one of another recipe: it is somebody's work, and not ours to replace.
     """
-    path = starts.bench.run.ingredient(index)
+    path = initialization.context.run.ingredient(index)
     try:
-        ingredient_store.read(path, starts.origin(index))
+        ingredient_store.read(path, initialization.origin(index))
     except ForeignFileError as error:
         raise RunError(f"{error}: give the job a name of its own (--set name=…), or move {path} away") from None
     except FileError:
         return False
     with suppress(OSError):  # what a kill between publishing and this left is of no harm
-        starts.bench.run.checkpoint(_work(index)).unlink(missing_ok=True)
+        initialization.context.run.checkpoint(_work(index)).unlink(missing_ok=True)
     return True
 
 
@@ -139,28 +139,28 @@ def _damage(path: Path) -> str:
     return f"{path} was damaged"
 
 
-def _share(starts: Initialization, missing: list[int]) -> dict[int, str]:
+def _share(initialization: Initialization, missing: list[int]) -> dict[int, str]:
     """Train what is missing, one lease after the other; wait for what others hold, and take over what they drop.
 
     Ranks begin at different ingredients, so that they rarely ask for the same lease. What failed is not tried again:
     which did, and why.
     """
-    bench = starts.bench
-    first = bench.here.rank % len(missing)
+    context = initialization.context
+    first = context.here.rank % len(missing)
     todo = missing[first:] + missing[:first]
-    board, watch, failed = bench.board, LeaseMonitor(), dict[int, str]()
+    board, monitor, failed = context.board, LeaseMonitor(), dict[int, str]()
     while todo:
         held_by_others = []
         for index in todo:
-            lease = bench.run.lease(_work(index))
-            with bench.here.stop.later(), leases.hold(lease, launch.describe(bench.here), watch) as ours:
+            lease = context.run.lease(_work(index))
+            with context.here.stop.later(), leases.hold(lease, launch.describe(context.here), monitor) as ours:
                 try:
                     if not ours:
                         held_by_others.append(index)
-                    elif not _is_there(starts, index) and (why := _tried(starts, board, index, ours)):
+                    elif not _is_there(initialization, index) and (why := _tried(initialization, board, index, ours)):
                         failed[index] = why
                 except OvertakenError:
-                    bench.log.say(
+                    context.log.say(
                         f"train: {_work(index)} was taken over by {leases.describe_holder(lease)} while we were away"
                     )
                     held_by_others.append(index)
@@ -182,33 +182,33 @@ def _work(index: int) -> str:
     return f"ingredient-{index:04d}"
 
 
-def _tried(starts: Initialization, board: TaskBoard, index: int, lease: Lease) -> str:
+def _tried(initialization: Initialization, board: TaskBoard, index: int, lease: Lease) -> str:
     """Why ingredient `index` cannot be trained, as found now or before by this command; empty once it is there."""
     work = _work(index)
     if why := board.failed(work):
         return why
     try:
-        _train_one(starts, index, lease)
+        _train_one(initialization, index, lease)
     except DivergedError as error:
-        starts.bench.log.say(f"train: {error}; the others are trained all the same")
+        initialization.context.log.say(f"train: {error}; the others are trained all the same")
         return str(error)
     board.forget_failure(work)
     return ""
 
 
-def _train_one(starts: Initialization, index: int, lease: Lease) -> None:
+def _train_one(initialization: Initialization, index: int, lease: Lease) -> None:
     """Train and publish one ingredient; a damaged file in its place is set aside first."""
-    bench = starts.bench
-    path, origin = bench.run.ingredient(index), starts.origin(index)
+    context = initialization.context
+    path, origin = context.run.ingredient(index), initialization.origin(index)
     if path.exists():
-        bench.log.say(f"train: {_damage(path)}; set aside as {files.set_aside(path).name}, and trained again")
-    title, how, seed = f"ingredient {index:04d}", origin.hyperparameters, bench.job.train.seed
-    keeper = bench.keeper(_work(index), title, origin, lease)
-    with bench.board.watched(_work(index), title, how.epochs) as bar:
-        ingredient = train(bench.course, starts.state(index), how, seed, index, bar, keeper)
-    ingredient_store.write(path, ingredient, origin, bench.job, **bench.provenance)
-    keeper.done()
-    bench.log.say(
+        context.log.say(f"train: {_damage(path)}; set aside as {files.set_aside(path).name}, and trained again")
+    title, how, seed = f"ingredient {index:04d}", origin.hyperparameters, context.job.train.seed
+    checkpoints = context.checkpoints(_work(index), title, origin, lease)
+    with context.board.watched(_work(index), title, how.epochs) as bar:
+        ingredient = train(context.data, initialization.state(index), how, seed, index, bar, checkpoints)
+    ingredient_store.write(path, ingredient, origin, context.job, **context.provenance)
+    checkpoints.done()
+    context.log.say(
         f"train: ingredient {index:04d} done in {ingredient.measurement['seconds']:.1f} s, validation"
         f" {ingredient.validation_accuracy:.4f} (epoch {ingredient.best_epoch}), {ingredient.stopped}"
     )

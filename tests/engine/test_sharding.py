@@ -116,8 +116,8 @@ def test_larger_graphs_have_halos_of_many_rows(net: Architecture, features: int,
     for plan in plan_all(net, batch, size):
         if isinstance(plan, GatPlan):
             assert all(len(entries) > 1 for _, *both in plan.crossing[0] for entries in both)
-        assert all(len(halo.states[0][0]) > 1 for halo in plan.shard.borders)
-        assert sum(stop - start for start, stop in plan.shard.lanes(0)) < 2 * 200 / size
+        assert all(len(halo.states[0][0]) > 1 for halo in plan.shard.halos)
+        assert sum(stop - start for start, stop in plan.shard.chunks(0)) < 2 * 200 / size
     compare(net, batch, size, apart=True)
 
 
@@ -125,7 +125,7 @@ def test_larger_graphs_have_halos_of_many_rows(net: Architecture, features: int,
 def test_more_ranks_than_sections_leave_some_without_rows(net: Architecture) -> None:
     net = replace(net, layers=2)
     batch = random_batch(random_structure(8, 20), [1, 4], FEATURES, CLASSES)
-    assert any(not plan.shard.lanes(0) for plan in plan_all(net, batch, 5))
+    assert any(not plan.shard.chunks(0) for plan in plan_all(net, batch, 5))
     assert 0 in compare(net, batch, 5)
 
 
@@ -149,8 +149,8 @@ def test_what_one_rank_sends_is_what_the_other_expects(
         return shard.ids[shard.order[rows]].tolist()  # type: ignore[index]
 
     for rank, shard in enumerate(made):
-        for halo in shard.borders:
-            back = next(other for other in made[halo.rank].borders if other.rank == rank)
+        for halo in shard.halos:
+            back = next(other for other in made[halo.rank].halos if other.rank == rank)
             for mine, theirs in ((halo.states, back.states), (halo.gradients, back.gradients)):
                 for (sent, _), (_, got) in zip(mine, theirs, strict=True):
                     assert nodes(shard, sent) == nodes(made[halo.rank], got)

@@ -1,4 +1,4 @@
-"""Lanes and blocks cover all rows once, whatever their number; room is used again; one thread a lane."""
+"""Chunks and blocks cover all rows once, whatever their number; room is used again; one thread a chunk."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnnsoup_hpc.engine.compiled.threads import LANES, ThreadTeam, Workspace, blocks, cut_chunks
+from gnnsoup_hpc.engine.compiled.threads import CHUNKS, ThreadTeam, Workspace, blocks, cut_chunks
 
 degrees = st.lists(st.integers(0, 50), max_size=60).map(lambda few: np.repeat(np.array([*few, 3]), 400))
 
 
 @given(degrees, st.integers(0, 9))
 def test_lanes_cover_all_rows_once_and_their_work_is_alike(degree: np.ndarray, before: int) -> None:
-    lanes = cut_chunks(before + np.concatenate([[0], np.cumsum(degree)]))
-    assert [row for start, stop in lanes for row in range(start, stop)] == list(range(len(degree)))
-    assert len(lanes) <= LANES
-    work = [int((degree[start:stop] + 32).sum()) for start, stop in lanes]
-    assert max(work) <= sum(work) / len(lanes) * 2 + 64 * (50 + 32)
+    chunks = cut_chunks(before + np.concatenate([[0], np.cumsum(degree)]))
+    assert [row for start, stop in chunks for row in range(start, stop)] == list(range(len(degree)))
+    assert len(chunks) <= CHUNKS
+    work = [int((degree[start:stop] + 32).sum()) for start, stop in chunks]
+    assert max(work) <= sum(work) / len(chunks) * 2 + 64 * (50 + 32)
 
 
 @given(st.integers(0, 5000), st.integers(0, 5000), st.integers(1, 2000))
@@ -66,8 +66,8 @@ def test_a_crew_computes_on_torchs_threads_and_gives_them_back() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with ThreadTeam() as crew:
-            inside = crew.each(where, [(0, 1)] * 6)
+        with ThreadTeam() as team:
+            inside = team.each(where, [(0, 1)] * 6)
         assert {threads for threads, _ in inside} == {1}
         assert len({name for _, name in inside}) == 2
         assert torch.get_num_threads() == 2
@@ -76,8 +76,8 @@ def test_a_crew_computes_on_torchs_threads_and_gives_them_back() -> None:
 
 
 def test_results_come_in_the_lanes_order_and_errors_come_through() -> None:
-    lanes = [(5, 9), (0, 5), (9, 12)]
-    with ThreadTeam() as crew:
-        assert crew.each(lambda start, stop: stop - start, lanes) == [4, 5, 3]
+    chunks = [(5, 9), (0, 5), (9, 12)]
+    with ThreadTeam() as team:
+        assert team.each(lambda start, stop: stop - start, chunks) == [4, 5, 3]
         with pytest.raises(ZeroDivisionError):
-            crew.each(lambda start, _: 1 // start, lanes)
+            team.each(lambda start, _: 1 // start, chunks)

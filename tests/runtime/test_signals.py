@@ -47,7 +47,7 @@ def test_a_block_that_looks_itself_is_left_alone(number: signal.Signals) -> None
             with stop.later():
                 signal.raise_signal(number)
                 signal.raise_signal(signal.SIGTERM)
-                stop.heed()
+                stop.check()
                 Log(quiet=True, stop=stop).say("nothing")
                 done.append(stop.asked)
             done.append("the outer one too")

@@ -16,7 +16,7 @@ from gnnsoup_hpc.engine.compiled.gat.passes import GatForwardBackward
 from gnnsoup_hpc.engine.compiled.gat.plan import GatPlan
 from gnnsoup_hpc.engine.compiled.passes import ForwardBackward, Interpolation, multiply_first
 from gnnsoup_hpc.engine.compiled.plan import SumPlan
-from gnnsoup_hpc.engine.compiled.threads import LANES, Workspace
+from gnnsoup_hpc.engine.compiled.threads import CHUNKS, Workspace
 from gnnsoup_hpc.engine.frontier import Division
 from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory, Terms, estimate_frontiers
 from gnnsoup_hpc.graph.sparse import Adjacency
@@ -194,5 +194,5 @@ def _states(net: Architecture, extent: Extent, rows: list[int], keep: bool) -> T
         return {"states": max(a + b for a, b in zip(made, [*made[1:], 0], strict=True)) + scores}
     normed = sum(made[:-1]) if net.norm == "layer" else 0
     widest = max(net.widths(layer)[0] * net.widths(layer)[1] for layer in range(net.layers))
-    chunks = LANES * FLOAT * widest * (2 if net.kind == "sage" else 1)
+    chunks = CHUNKS * FLOAT * widest * (2 if net.kind == "sage" else 1)
     return {"states": sum(made) + aggregated + normed + scores, "gradients": chunks}

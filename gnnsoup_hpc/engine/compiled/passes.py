@@ -1,9 +1,9 @@
 """One pass of GCN or GraphSAGE over a plan, forward and backward: gradients of the weights alone, in bounded memory.
 
 Both models are one computation: a layer adds up products of a matrix with a weight matrix, [mean(h) | h] of GraphSAGE,
-GCN's normalised sum of h. A lane of rows goes through all of a layer block by block: aggregated, multiplied, activated
+GCN's normalised sum of h. A chunk of rows goes through all of a layer block by block: aggregated, multiplied, activated
 while it is in the core's cache. Training keeps what the backward pass needs (aggregated and hidden states), which that
-pass overwrites with their gradients. Where ranks split the rows, each tells the others of its border between two
+pass overwrites with their gradients. Where ranks split the rows, each tells the others of its halo between two
 layers, and has its own share of the gradients. Its oracle is the torch engine.
 """
 
@@ -52,17 +52,17 @@ class ForwardBackward:
 
     def forward(self) -> Dense:
         """Class scores of this rank's asked nodes, (n, C)."""
-        with ThreadTeam() as crew:
+        with ThreadTeam() as team:
             for layer in range(self.net.layers):
-                out = self._layer(crew, layer)
+                out = self._layer(team, layer)
                 if layer and not self.keep:
                     self.plan.workspace.give(self._hidden.pop())
                 self._hidden.append(out)
                 if layer < self.net.layers - 1:
-                    self.plan.comm.exchange(out, [(b.rank, *b.states[layer]) for b in self.plan.shard.borders])
+                    self.plan.comm.exchange(out, [(b.rank, *b.states[layer]) for b in self.plan.shard.halos])
         return self._hidden.pop()[slice(*self.plan.own)]
 
-    def _layer(self, crew: ThreadTeam, layer: int) -> Dense:
+    def _layer(self, team: ThreadTeam, layer: int) -> Dense:
         rows, last = self.plan.rows[layer], layer == self.net.layers - 1
         weights, bias = self._matrices(layer), self.state[name_bias(self.net, layer)]
         out = self._empty(rows, len(bias)) if last else self._taken(rows)
@@ -71,7 +71,7 @@ class ForwardBackward:
         if self._norms(layer) and self.keep:
             self._normed.append((self._taken(rows), self._empty(rows)))
 
-        def lane(start: int, stop: int) -> None:
+        def chunk(start: int, stop: int) -> None:
             scratch = self._empty(ROWS, self.net.hidden if layer else 0)
             other = self._empty(ROWS if len(weights) > 1 else 0, len(bias))
             for first, end in blocks(start, stop, ROWS):
@@ -81,7 +81,7 @@ class ForwardBackward:
                 if self._norms(layer):
                     self._normalise(layer, first, end, block)
 
-        crew.each(lane, self.plan.lanes(layer))
+        team.each(chunk, self.plan.chunks(layer))
         return out
 
     def _products(
@@ -117,11 +117,11 @@ class ForwardBackward:
         """Gradients of all parameters, float64, given that of the scores (n, C): what this rank's rows add to them."""
         grads: dict[str, Dense] = {}
         grad = self._spread(grad)
-        with ThreadTeam() as crew:
+        with ThreadTeam() as team:
             for layer in range(self.net.layers - 1, -1, -1):
-                grad = self._back(crew, layer, grad, grads)
+                grad = self._back(team, layer, grad, grads)
                 if layer:
-                    moves = [(b.rank, *b.gradients[layer - 1]) for b in self.plan.shard.borders]
+                    moves = [(b.rank, *b.gradients[layer - 1]) for b in self.plan.shard.halos]
                     self.plan.comm.exchange(self._aggregated[-1], moves)
         if self.net.layers > 1:
             self.plan.workspace.give(grad)
@@ -136,7 +136,7 @@ class ForwardBackward:
         out[start:stop] = grad
         return out
 
-    def _back(self, crew: ThreadTeam, layer: int, above: Dense, grads: dict[str, Dense]) -> Dense:
+    def _back(self, team: ThreadTeam, layer: int, above: Dense, grads: dict[str, Dense]) -> Dense:
         """Gradients of one layer's parameters, and of what it gave to its activation, which is returned.
 
         `above` is the same of the layer above; of the scores for the last. Hidden and aggregated states are overwritten
@@ -164,7 +164,7 @@ class ForwardBackward:
                 self._add(layer, first, end, block, totals, None if first == every[0][0] else piece)
             return totals
 
-        pieces = crew.each(section, self.plan.sections(layer))
+        pieces = team.each(section, self.plan.sections(layer))
         found = {name: _summed(shape, [piece[name] for piece in pieces]) for name, shape in self._shapes(layer).items()}
         if layer == 0:  # of the first hop's two halves in GraphSAGE
             names = name_weights(self.net, 0)
@@ -186,7 +186,7 @@ class ForwardBackward:
         self.plan.transposes[layer].into(first, end, aggregated, out, add=sage)
 
     def _totals(self, layer: int) -> dict[str, Dense]:
-        """Room for a lane's gradients; those of matrices are first written, then added to."""
+        """Room for a chunk's gradients; those of matrices are first written, then added to."""
         shapes = self._shapes(layer)
         rooms = {name: self._empty(*shape) for name, shape in shapes.items()}
         for name, room in rooms.items():
@@ -262,10 +262,10 @@ def multiply_first(plan: SumPlan, state: Mapping[str, Dense]) -> Dense:
     weights = np.concatenate([state[name].T for name in name_weights(plan.net, 0)])
     out = plan.workspace.take(len(first), weights.shape[1], first.dtype)
 
-    def lane(start: int, stop: int) -> None:
+    def chunk(start: int, stop: int) -> None:
         for one, end in blocks(start, stop, ROWS):
             multiply(first[one:end], weights, out[one:end])
 
-    with ThreadTeam() as crew:
-        crew.each(lane, plan.lanes(0))
+    with ThreadTeam() as team:
+        team.each(chunk, plan.chunks(0))
     return out

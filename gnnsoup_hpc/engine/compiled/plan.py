@@ -77,9 +77,9 @@ class SumPlan(Frontier):
         """This rank's rows of a layer, in sections: a rank's sums run over each by itself."""
         return self.shard.sections_of(layer)
 
-    def lanes(self, layer: int) -> list[Span]:
+    def chunks(self, layer: int) -> list[Span]:
         """The same rows in shares for threads."""
-        return self.shard.lanes(layer)
+        return self.shard.chunks(layer)
 
     def sums(self, layer: int) -> Sums:
         """What a layer after the first sums up, (rows, columns)."""

@@ -1,9 +1,9 @@
 """Threads for kernels and dense products on blocks of rows: the only room that starts threads to compute with.
 
-Rows are cut into lanes, which depend on the structure alone and not on the number of threads. A lane is one thread's
+Rows are cut into chunks, which depend on the structure alone and not on the number of threads. A chunk is one thread's
 alone, and inside it dense products run on that one thread (BLAS is told so). So what a block's kernel writes, its
-product finds in the core's own cache; no thread waits at a barrier between the two; and sums over lanes, taken in their
-order, do not depend on the number of threads.
+product finds in the core's own cache; no thread waits at a barrier between the two; and sums over chunks, taken in
+their order, do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from gnnsoup_hpc.types import Dense, IndexArray
 Span = tuple[int, int]  # first row, row after the last
 _Result = TypeVar("_Result")
 
-LANES = 32  # of a matrix at most: each may need a gradient of the weights' size of its own
-_LANE_ROWS = 1024  # at least: fewer are not worth a product
+CHUNKS = 32  # of a matrix at most: each may need a gradient of the weights' size of its own
+_CHUNK_ROWS = 1024  # at least: fewer are not worth a product
 _STEP = 64  # rows: blocks of few different sizes, for some libraries compile a product for each
 ROW_WORK = 32  # of a row, in entries: its share of dense products, roughly
 
@@ -49,11 +49,11 @@ class ThreadTeam:
         self._pool.shutdown()
         torch.set_num_threads(self._threads)
 
-    def each(self, task: Callable[..., _Result], lanes: Sequence[tuple[Any, ...]]) -> list[_Result]:
-        """`task(*lane)` for each lane, as threads become free; what they return, in the lanes' order."""
-        if len(lanes) == 1:
-            return [task(*lanes[0])]
-        return list(self._pool.map(lambda lane: task(*lane), lanes))
+    def each(self, task: Callable[..., _Result], chunks: Sequence[tuple[Any, ...]]) -> list[_Result]:
+        """`task(*chunk)` for each chunk, as threads become free; what they return, in the chunks' order."""
+        if len(chunks) == 1:
+            return [task(*chunks[0])]
+        return list(self._pool.map(lambda chunk: task(*chunk), chunks))
 
 
 class Workspace:
@@ -88,9 +88,9 @@ def _blas() -> ThreadpoolController:
 
 
 def cut_chunks(indptr: IndexArray) -> tuple[Span, ...]:
-    """Lanes of about equal work; indptr (rows + 1,): entries before each row."""
+    """Chunks of about equal work; indptr (rows + 1,): entries before each row."""
     rows = len(indptr) - 1
-    count = min(LANES, max(1, rows // _LANE_ROWS))
+    count = min(CHUNKS, max(1, rows // _CHUNK_ROWS))
     load = (indptr - indptr[0]).astype(np.int64) + ROW_WORK * np.arange(rows + 1)
     marks = load[-1] * np.arange(1, count) // count
     inner = np.searchsorted(load, marks) // _STEP * _STEP
@@ -98,7 +98,7 @@ def cut_chunks(indptr: IndexArray) -> tuple[Span, ...]:
 
 
 def blocks(start: int, stop: int, rows: int) -> Iterator[Span]:
-    """A lane's rows in as few nearly equal blocks of at most `rows` as there are: short ones multiply slowly."""
+    """A chunk's rows in as few nearly equal blocks of at most `rows` as there are: short ones multiply slowly."""
     count = -(-(stop - start) // rows)
     size = min(rows, -(-(stop - start) // (count * _STEP)) * _STEP) if count else rows
     for first in range(start, stop, size):

@@ -94,14 +94,14 @@ def _block(
     indices = graph.neighbours(bounds[start : stop + 1])
     cursor, end = bounds[start:stop] - bounds[start], bounds[start + 1 : stop + 1] - bounds[start]
     out = np.zeros((stop - start, graph.features), dtype=np.float32)
-    lanes = cut_chunks(bounds[start : stop + 1])
-    with ThreadTeam() as crew:
+    chunks = cut_chunks(bounds[start : stop + 1])
+    with ThreadTeam() as team:
         for slab in blocks(graph.nodes, 4 * max(1, graph.features), memory):
             low, high = slab.start, slab.stop
             x = np.empty((high - low, graph.features), dtype=np.float32)
             graph.x(low, high, x)
             weight = scale[slab] if len(loopless) else np.ones(high - low, dtype=np.float32)
-            crew.each(partial(_add, (cursor, end, indices, low, high, weight, x, out)), lanes)
+            team.each(partial(_add, (cursor, end, indices, low, high, weight, x, out)), chunks)
             here = max(start, low)
             own = here + np.flatnonzero(loopless[here : max(here, min(stop, high))])
             out[own - start] += scale[own, None] * x[own - low]

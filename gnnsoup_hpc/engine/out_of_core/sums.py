@@ -113,7 +113,7 @@ class SumsLayerwise:
     ) -> tuple[FloatArray, ...]:
         total = np.zeros((len(block.nodes), how.width * self._parts), dtype=np.float32)
         outs = tuple(np.empty((len(block.nodes), width), dtype=np.float32) for width in how.out)
-        cursor, lanes = block.start[:-1].copy(), threads.cut_chunks(block.start)
+        cursor, chunks = block.start[:-1].copy(), threads.cut_chunks(block.start)
         rows = self._row_scale(block)
 
         def finish(first: int, last: int) -> None:
@@ -121,14 +121,14 @@ class SumsLayerwise:
                 how.finish(total[a:b], rows[a:b], tuple(out[a:b] for out in outs))
 
         for slab, own in zip(self._slabs(source.neighbours), self._own(source), strict=False):
-            self._add_slab(team, lanes, block, cursor, scale, slab, own, total)
-        team.each(finish, lanes)
+            self._add_slab(team, chunks, block, cursor, scale, slab, own, total)
+        team.each(finish, chunks)
         return outs
 
     def _add_slab(
         self,
         team: threads.ThreadTeam,
-        lanes: tuple[threads.Span, ...],
+        chunks: tuple[threads.Span, ...],
         block: RowBlock,
         cursor: IntArray,
         scale: FloatArray,
@@ -143,7 +143,7 @@ class SumsLayerwise:
             if self._parts == 2:
                 slabs.take(first, last, block.own, low, high, x if own is None else own[2], total, x.shape[1])
 
-        team.each(add, lanes)
+        team.each(add, chunks)
 
     def _slabs(self, source: StoredRows | None) -> Iterator[Slab]:
         if source is not None:

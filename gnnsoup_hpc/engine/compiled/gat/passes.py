@@ -1,9 +1,9 @@
 """The forward and the backward pass of GAT. Training keeps states, which become their gradients, and edge weights.
 
-A lane of rows goes through all of a layer block by block, and prepares what the next layer attends to while it is in
+A chunk of rows goes through all of a layer block by block, and prepares what the next layer attends to while it is in
 the core's cache. Inference keeps no states of a layer that the next one does not sum up.
 
-Where ranks split the rows, each tells the others of its border what it attends to and, on the way back, the gradients
+Where ranks split the rows, each tells the others of its halo what it attends to and, on the way back, the gradients
 of rows and the weights of entries that attend to theirs; every row and every column is summed up by one rank.
 """
 
@@ -36,15 +36,15 @@ class GatForwardBackward:
 
     def forward(self) -> Dense:
         """Class scores of this rank's asked nodes, (n, C)."""
-        with ThreadTeam() as crew:
-            self._layers.append(self._first(crew))
+        with ThreadTeam() as team:
+            self._layers.append(self._first(team))
             self._tell(self._layers[-1])
             for _ in range(self.net.layers - 1):
-                self._layers.append(self._next(crew, self._layers[-1]))
+                self._layers.append(self._next(team, self._layers[-1]))
                 self._tell(self._layers[-1])
                 if not self._keep:
                     del self._layers[0]
-            return self._scores(crew, self._layers[-1])[slice(*self._plan.shard.own)]
+            return self._scores(team, self._layers[-1])[slice(*self._plan.shard.own)]
 
     def _tell(self, layer: GatLayer) -> None:
         """Other ranks what their rows of a layer attend to; features they have."""
@@ -58,26 +58,26 @@ class GatForwardBackward:
     def _layer(self, number: int) -> GatLayer:
         return GatLayer(self.net, number, self._state, choose_product(self._plan.precision))
 
-    def _first(self, crew: ThreadTeam) -> GatLayer:
+    def _first(self, team: ThreadTeam) -> GatLayer:
         layer = self._layer(0)
         layer.make_room(len(self._plan.x), states=False)
         layer.states = self._plan.x
 
-        def lane(start: int, stop: int) -> None:
+        def chunk(start: int, stop: int) -> None:
             for first, end in blocks(start, stop, ROWS):
                 layer.attend_to(first, layer.states[first:end])
 
-        crew.each(lane, self._plan.shard.lanes(0))
+        team.each(chunk, self._plan.shard.chunks(0))
         return layer
 
-    def _next(self, crew: ThreadTeam, own: GatLayer) -> GatLayer:
+    def _next(self, team: ThreadTeam, own: GatLayer) -> GatLayer:
         """The layer after `own`, with what it attends to."""
         rows, width = self._plan.rows[own.number], self.net.hidden
         following = self._layer(own.number + 1)
         following.make_room(rows, states=self._keep or not following.by_value)
         self._make_room(own)
 
-        def lane(start: int, stop: int) -> None:
+        def chunk(start: int, stop: int) -> None:
             sums, spare = own.room_for_sums(), own.empty(ROWS, width)
             for first, end in blocks(start, stop, ROWS):
                 block = following.states[first:end] if len(following.states) else spare[: end - first]
@@ -85,15 +85,15 @@ class GatForwardBackward:
                 self._activate(own, first, block)
                 following.attend_to(first, block)
 
-        crew.each(lane, self._plan.shard.lanes(own.number + 1))
+        team.each(chunk, self._plan.shard.chunks(own.number + 1))
         return following
 
-    def _scores(self, crew: ThreadTeam, own: GatLayer) -> Dense:
+    def _scores(self, team: ThreadTeam, own: GatLayer) -> Dense:
         """Class scores, (rows, C): the mean of the heads."""
         self._make_room(own)
         out = own.empty(self._plan.rows[-1], own.channels)
 
-        def lane(start: int, stop: int) -> None:
+        def chunk(start: int, stop: int) -> None:
             sums, room = own.room_for_sums(), own.empty(ROWS, own.heads, own.channels)
             for first, end in blocks(start, stop, ROWS):
                 heads = room[: end - first]
@@ -101,7 +101,7 @@ class GatForwardBackward:
                 np.mean(heads, 1, out=out[first:end])
                 out[first:end] += own.bias
 
-        crew.each(lane, self._plan.shard.lanes(self.net.layers))
+        team.each(chunk, self._plan.shard.chunks(self.net.layers))
         return out
 
     def _make_room(self, own: GatLayer) -> None:
@@ -133,11 +133,11 @@ class GatForwardBackward:
         """Gradients of all parameters, float64, given that of the scores (n, C): what this rank's rows add to them."""
         grads: dict[str, Dense] = {}
         grad = self._spread(grad)
-        with ThreadTeam() as crew:
+        with ThreadTeam() as team:
             while self._layers:
                 own = self._layers.pop()
                 norm = self._norms.pop() if own.number and self._norms else None
-                grads |= self._back(crew, own, grad, norm)
+                grads |= self._back(team, own, grad, norm)
                 grad = own.states
         return grads
 
@@ -150,14 +150,14 @@ class GatForwardBackward:
         out[start:stop] = grad
         return out
 
-    def _back(self, crew: ThreadTeam, own: GatLayer, grad: Dense, norm: KeptNorm | None) -> dict[str, Dense]:
+    def _back(self, team: ThreadTeam, own: GatLayer, grad: Dense, norm: KeptNorm | None) -> dict[str, Dense]:
         """Gradients of one layer's parameters, given that of its convolution's output, (rows, channels)."""
         shard, crossing = self._plan.shard, self._plan.crossing[own.number]
         back = GatBackward(self._plan, own, grad, norm)
-        totals = sum_totals(back.of_rows(), crew.each(back.along_rows, shard.sections_of(own.number + 1)))
+        totals = sum_totals(back.of_rows(), team.each(back.along_rows, shard.sections_of(own.number + 1)))
         self._plan.comm.exchange(back.of_scores, crossing)
         if own.weights is not None and (own.number or own.by_value):  # else columns need no gradient through values
             self._plan.comm.exchange(own.weights, crossing)
             self._plan.comm.exchange(back.of_heads, self._plan.seeing(own.number))
-        totals |= sum_totals(back.of_columns(), crew.each(back.along_columns, shard.sections_of(own.number)))
+        totals |= sum_totals(back.of_columns(), team.each(back.along_columns, shard.sections_of(own.number)))
         return back.named(totals)

@@ -83,27 +83,25 @@ class GatPlan(Frontier):
 
     def seen(self, layer: int) -> Moves:
         """Columns of a layer that other ranks' rows attend to, and others' that own rows do."""
-        return [(border.rank, *border.states[layer]) for border in self.shard.borders]
+        return [(halo.rank, *halo.states[layer]) for halo in self.shard.halos]
 
     def seeing(self, layer: int) -> Moves:
         """Rows of a layer that attend to others' columns, and others' that attend to own ones."""
-        return [(border.rank, *border.gradients[layer]) for border in self.shard.borders]
+        return [(halo.rank, *halo.gradients[layer]) for halo in self.shard.halos]
 
     @cached_property
     def crossing(self) -> tuple[Moves, ...]:
         """Of each layer, entries of own rows whose columns are others', and of others' rows whose columns are own."""
-        return tuple(
-            [self._crossing(layer, border) for border in self.shard.borders] for layer in range(len(self.rows))
-        )
+        return tuple([self._crossing(layer, halo) for halo in self.shard.halos] for layer in range(len(self.rows)))
 
-    def _crossing(self, layer: int, border: Halo) -> tuple[int, IndexArray, IndexArray]:
+    def _crossing(self, layer: int, halo: Halo) -> tuple[int, IndexArray, IndexArray]:
         own, others = (np.zeros(self.columns(layer), dtype=np.bool_) for _ in range(2))
-        for start, stop in self.shard.lanes(layer):
+        for start, stop in self.shard.chunks(layer):
             own[start:stop] = True
-        others[border.states[layer][1]] = True
-        sent, got = border.gradients[layer]
+        others[halo.states[layer][1]] = True
+        sent, got = halo.gradients[layer]
         return (
-            border.rank,
+            halo.rank,
             entries_to(self.start, self.indices, sent, others),
             entries_to(self.start, self.indices, got, own),
         )

@@ -1,6 +1,6 @@
 """How kernels are compiled, and where the machine code is kept: the only room that imports numba.
 
-A kernel lets go of Python's lock, so threads of `crew` run it side by side. A row is one thread's alone and its entries
+A kernel lets go of Python's lock, so threads of `team` run it side by side. A row is one thread's alone and its entries
 are summed in their order, so no result depends on the number of threads. numba's own thread pool is not used.
 """
 
