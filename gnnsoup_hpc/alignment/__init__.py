@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gnnsoup_hpc.alignment.activations import match_by_activations
+from gnnsoup_hpc.alignment.matching import match_by_weights, match_together
 from gnnsoup_hpc.alignment.symmetry import identity_permutation, permute, unit_layouts
-from gnnsoup_hpc.alignment.together import match_together
-from gnnsoup_hpc.alignment.weights import match_by_weights
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.types import Permutation, State
 

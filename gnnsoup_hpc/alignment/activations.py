@@ -14,9 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from gnnsoup_hpc.alignment.assignment import solve_assignment
+from gnnsoup_hpc.alignment.matching import Pair, solve_assignment
 from gnnsoup_hpc.alignment.symmetry import unit_layouts
-from gnnsoup_hpc.alignment.weights import Pair
 from gnnsoup_hpc.engine.compiled.threads import ThreadTeam
 from gnnsoup_hpc.engine.torch import TorchEngine, TorchPlan
 from gnnsoup_hpc.graph.subgraph import Batch

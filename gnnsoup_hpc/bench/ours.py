@@ -15,7 +15,7 @@ from gnnsoup_hpc.evaluation.tasks import make_task
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.registry import make_kind
 from gnnsoup_hpc.soup import mixing
-from gnnsoup_hpc.soup.parameter_matrix import ParameterMatrix
+from gnnsoup_hpc.soup.mixing import ParameterMatrix
 from gnnsoup_hpc.types import Role, State
 
 _CPU = torch.device("cpu")

@@ -29,7 +29,7 @@ from torch_geometric.utils.map import map_index
 from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.task import BenchTask, Cell
 from gnnsoup_hpc.errors import RunError
-from gnnsoup_hpc.graph.aggregation import MEAN, NORMALISED_SUM, Aggregation
+from gnnsoup_hpc.graph.subgraph import MEAN, NORMALISED_SUM, Aggregation
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import Role, State

@@ -23,7 +23,7 @@ from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.gnn import Architecture
-from gnnsoup_hpc.soup.optim.weights import draw_xavier
+from gnnsoup_hpc.soup.optim import draw_xavier
 from gnnsoup_hpc.types import IntArray, Precision, State
 from gnnsoup_hpc.utils.rng import numpy_generator
 

@@ -15,21 +15,25 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gnnsoup_hpc.config.base import Section
-from gnnsoup_hpc.config.learned import LearnedJob, PartitionLearnedJob
 from gnnsoup_hpc.config.methods import METHOD_NAMES, METHODS, MethodName
 from gnnsoup_hpc.config.sections import (
     GisJob,
     GraphJob,
     Job,
+    LearnedJob,
     MachineJob,
     ModelJob,
     PartitionJob,
+    PartitionLearnedJob,
+    Section,
     SoupJob,
+    SweepJob,
     SyntheticJob,
+    TrainJob,
+    Trial,
+    VaryJob,
+    expand_grids,
 )
-from gnnsoup_hpc.config.sweep import SweepJob, Trial, expand_grids
-from gnnsoup_hpc.config.training import TrainJob, VaryJob
 from gnnsoup_hpc.errors import JobError, MissingJobError
 from gnnsoup_hpc.utils.paths import expand_home
 

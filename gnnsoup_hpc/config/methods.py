@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 METHODS = {  # name in soup.methods and in file names: module and class in soup/methods/
-    "best": "best.BestIngredient",
-    "uniform": "uniform.Uniform",
+    "best": "baselines.BestIngredient",
+    "uniform": "baselines.Uniform",
     "greedy": "greedy.Greedy",
     "gis": "gis.Gis",
     "ls": "learned.Learned",
     "pls": "learned.PartitionLearned",
-    "ensemble": "ensemble.Ensemble",
+    "ensemble": "baselines.Ensemble",
 }
 METHOD_NAMES: tuple[str, ...] = tuple(METHODS)
 

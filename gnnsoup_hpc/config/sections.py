@@ -2,18 +2,456 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 import tomli_w
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from gnnsoup_hpc.config import sizes
-from gnnsoup_hpc.config.base import Count, Section, Seed
-from gnnsoup_hpc.config.learned import LearnedJob, PartitionLearnedJob
 from gnnsoup_hpc.config.methods import METHOD_NAMES, MethodName
-from gnnsoup_hpc.config.sweep import SweepJob, expand_grids
-from gnnsoup_hpc.config.training import TrainJob
-from gnnsoup_hpc.types import Precision
+from gnnsoup_hpc.types import Draw, Grouping, Precision, Start
+
+# ---- base
+# What sections of a job have in common: their base, and the kinds of numbers that they hold.
+
+Rate = Annotated[float, Field(gt=0.0, le=1000.0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0.0, le=1.0)]
+Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
+Count = Annotated[int, Field(ge=1)]
+PartCount = Annotated[int, Field(ge=0)]
+Fanout = Annotated[int, Field(ge=-1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Section(BaseModel):
+    """A table of the job file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+# ---- sizes
+# Memory sizes as people write them.
+
+AUTO = "auto"
+_UNITS = {"": 1, "b": 1} | {
+    f"{letter}{kind}": base**power
+    for power, letter in enumerate("kmgt", 1)
+    for kind, base in (("b", 1000), ("ib", 1024))
+}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
+
+
+def parse_bytes(text: str) -> int | None:
+    """Bytes of "2 GiB", "500 MiB", "1.5 GB" or "2000000000"; None for "auto", which leaves them to the machine.
+
+    Raises: ValueError for anything else, and for nothing at all.
+    """
+    if text.strip().lower() == AUTO:
+        return None
+    found = _SIZE.fullmatch(text.strip().lower())
+    count = round(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
+    if not count:
+        raise ValueError(
+            f"{text!r} is no size of memory: write a number and B, KiB, MiB, GiB, TiB (or KB, MB, GB, TB), for example"
+            " '2 GiB', or 'auto'"
+        )
+    return count
+
+
+def format_bytes(count: float) -> str:
+    """A size for people, never smaller than it is: "1.3 GiB", "200 MiB"."""
+    unit, name = (2**30, "GiB") if count >= 2**30 else (2**20, "MiB")
+    tenths = -(-int(count) * 10 // unit) if unit == 2**30 else -(-int(count) // unit) * 10
+    return f"{tenths / 10:.1f}".removesuffix(".0") + f" {name}"
+
+
+# ---- learned
+# Sections of a job about the learned methods, LS and PLS.
+
+Optimiser = Literal["paper", "lbfgs", "adam", "eg"]
+_OF_PAPER = {"learning_rate", "momentum", "restart", "restart_factor"}
+
+
+class LearnedJob(Section):
+    """Learned Souping; Partition Learned Souping adds the union of parts."""
+
+    _steps_of_paper: ClassVar[int] = 50
+    optimiser: Optimiser = Field(
+        "lbfgs",
+        description="lbfgs: L-BFGS with a line search; adam; eg: exponentiated gradient; paper: SGD with warm restarts,"
+        " which is also meant where none is named but a learning_rate, momentum or restart is given",
+    )
+    epochs: Count = Field(50, description="most evaluations of the loss and its gradient, one a step but for lbfgs")
+    tolerance: float = Field(
+        1e-4,
+        ge=0.0,
+        lt=1.0,
+        description="lbfgs stops where a step lowers the loss by less than this (by this share of it, where it is above"
+        " 1); 0: only where nothing does",
+    )
+    learning_rate: float = Field(
+        0.0,
+        ge=0.0,
+        le=1000.0,
+        allow_inf_nan=False,
+        description="of paper, adam or eg; 0: its own, which is 10, 0.3 or 20; lbfgs has none, for it searches",
+    )
+    momentum: float = Field(0.0, ge=0.0, lt=1.0, description="SGD's momentum, of paper")
+    restart: Count = Field(4, description="T_0 of cosine annealing with warm restarts, in steps, of paper")
+    restart_factor: Count = Field(1, description="of paper; T_mult: each cycle is so many times longer than the last")
+    start: Literal["auto", "xavier", "uniform"] = Field(
+        "auto",
+        description="of raw alphas: drawn with Glorot's deviation, or all weights alike; auto: xavier of paper alone",
+    )
+    alpha: Grouping = Field("layer", description="one alpha vector a layer, a tensor, or for the whole model")
+    weights: Literal["softmax", "affine", "free"] = Field(
+        "softmax",
+        description="softmax: a group's alphas are shares; affine: they sum to 1 but may be negative; free: any",
+    )
+    regularise: float = Field(
+        0.0,
+        ge=0.0,
+        le=1000.0,
+        description="pull towards 1/N: this times the squared distance to it, mean over groups, is added to the loss",
+    )
+    holdout: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="share of each part's validation nodes that is kept out of the loss; by them the best alpha seen is"
+        " chosen; 0: none",
+    )
+    logit_scale: bool = Field(
+        True,
+        description="the loss is that of logits times the scale which makes it lowest, told anew each time, so that"
+        " alpha is not spent on making the soup more or less sure of itself; changes no prediction; with paper false,"
+        " where the job does not say",
+    )
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, the optimiser's own where none is given."""
+        return self.learning_rate or {"paper": 10.0, "adam": 0.3, "eg": 20.0, "lbfgs": 0.0}[self.optimiser]
+
+    @property
+    def uniform_start(self) -> bool:
+        """Whether all weights are alike at first."""
+        return self.start == "uniform" or (self.start == "auto" and self.optimiser != "paper")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_older_jobs(cls, tree: Any) -> Any:
+        """Jobs from before there was a choice have the fields of the one optimiser of then, and its number of steps."""
+        if not isinstance(tree, dict):
+            return tree
+        given = {name for name in _OF_PAPER & tree.keys() if tree[name] != LearnedJob.model_fields[name].default}
+        if "optimiser" not in tree and given:
+            tree = tree | {"optimiser": "paper"}
+        of_paper = {"epochs": cls._steps_of_paper, "logit_scale": False}
+        return of_paper | tree if tree.get("optimiser") == "paper" else tree
+
+    @model_validator(mode="after")
+    def _fits_its_optimiser(self) -> Self:
+        if self.optimiser == "lbfgs" and self.learning_rate:
+            raise ValueError(f"learning_rate = {self.learning_rate}: optimiser = 'lbfgs' has none, it searches")
+        for name in ("momentum", "restart", "restart_factor"):
+            value = getattr(self, name)
+            if self.optimiser != "paper" and value != LearnedJob.model_fields[name].default:
+                raise ValueError(f"{name} = {value} is for optimiser = 'paper'; {self.optimiser} has none")
+        if self.optimiser == "eg" and self.weights != "softmax":
+            raise ValueError("optimiser = 'eg' needs weights = 'softmax'")
+        return self
+
+
+class PartitionLearnedJob(LearnedJob):
+    """Partition Learned Souping: LS on a fresh union of parts each step."""
+
+    _steps_of_paper: ClassVar[int] = 100
+    optimiser: Optimiser = Field(
+        "adam",
+        description="as for ls; lbfgs searches on each union anew, and takes the mean of what it finds",
+    )
+    epochs: Count = Field(
+        25, description="most evaluations of the loss and its gradient; with paper 100, where the job does not say"
+    )
+    reuse: Count = Field(1, description="evaluations on one union before the next is drawn; of lbfgs the most")
+    union: PartCount = Field(
+        4,
+        description="R, the parts whose union makes one step's subgraph, at most partition.parts; 0: as many as fit in"
+        " machine.memory_limit, at most 8",
+    )
+    first_hop: Literal["truncated", "exact"] = Field(
+        "truncated",
+        description="first aggregation of gcn and sage: inside the union, as the paper has it; or the whole graph's,"
+        " which is computed once and kept in the run",
+    )
+    prefetch: bool = Field(True, description="read the next union while this one is in use; holds its features longer")
+
+    @model_validator(mode="after")
+    def _holds_out_for_one_course(self) -> Self:
+        if self.optimiser == "lbfgs" and self.holdout:
+            raise ValueError(
+                "holdout needs one course of alpha, and optimiser = 'lbfgs' searches anew on each union: use 'adam'"
+            )
+        return self
+
+
+# ---- training
+# The section [train] of a job and its fields, each with its description.
+
+
+class VaryJob(Section):
+    """Values that ingredients take in turn: ingredient i gets value i modulo the list's length; empty = none."""
+
+    learning_rate: tuple[Rate, ...] = Field((), strict=False, description="learning rates to take in turn")
+    weight_decay: tuple[Decay, ...] = Field((), strict=False, description="weight decays to take in turn")
+    dropout: tuple[Dropout, ...] = Field((), strict=False, description="dropout rates to take in turn")
+    drop_edges: tuple[Dropout, ...] = Field((), strict=False, description="rates of edge dropping to take in turn")
+    epochs: tuple[Count, ...] = Field((), strict=False, description="epoch counts to take in turn")
+
+
+class TrainJob(Section):
+    """How ingredients are trained: independently, from one initial state unless asked otherwise."""
+
+    ingredients: Count = Field(8, description="N, the number of ingredients")
+    seed: Seed = Field(0, description="seed of the initial state; ingredient i draws its dropout from (seed, i)")
+    batch: Literal["full", "cluster", "neighbour"] = Field(
+        "full",
+        description="full: one step an epoch, on the whole graph; cluster: a step on each union of parts (Cluster-GCN);"
+        " neighbour: a step on sampled neighbourhoods of each batch of nodes (GraphSAGE)",
+    )
+    clusters: PartCount = Field(
+        1,
+        description="parts a union of cluster batches, and of the evaluation between epochs of mini-batches; 0: as many"
+        " as fit in machine.memory_limit, at most 8",
+    )
+    batch_size: Count = Field(1024, description="training nodes a step of neighbour batches")
+    fanout: tuple[Fanout, ...] = Field(
+        (10,),
+        min_length=1,
+        strict=False,
+        description="in-neighbours sampled of each node, from the last layer inwards; -1 = all; the last one repeats",
+    )
+    sampler: Literal["auto", "own", "pyg"] = Field(
+        "auto", description="of neighbour batches: PyG's, our own, or PyG's where pyg-lib or torch-sparse is installed"
+    )
+    epochs: Count = Field(100, description="epochs an ingredient; the weights of the best validation epoch are kept")
+    learning_rate: Rate = Field(0.005, description="Adam's learning rate")
+    weight_decay: Decay = Field(0.0, description="Adam's weight decay (L2)")
+    dropout: Dropout = Field(0.5, description="dropout after each hidden layer; for GAT on attention too")
+    drop_edges: Dropout = Field(
+        0.0, description="share of edges that each training step leaves out, an edge and its reverse alike (DropEdge)"
+    )
+    start: Start = Field(
+        "shared",
+        description="shared: all ingredients start from one initial state; own: each from its own, of (seed, i): such"
+        " ingredients lie in different basins, and their soups collapse unless they are aligned",
+    )
+    trunk_epochs: int = Field(
+        0,
+        ge=0,
+        description="epochs that one shared state is trained for, before every ingredient branches from it for `epochs`"
+        " more; the job's own hyperparameters, none that vary",
+    )
+    shared_draws: tuple[Draw, ...] = Field(
+        (),
+        strict=False,
+        description="what all ingredients draw alike, as ingredient 0 does: order (of batches, and sampled neighbours),"
+        " dropout (masks), edges (that are left out); what is not named, each draws for itself",
+    )
+    checkpoint_seconds: float = Field(
+        60.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        strict=False,
+        description="least time between two checkpoints of an ingredient, each at the end of an epoch; 0: only when a"
+        " signal asks to stop. Results do not depend on it",
+    )
+    vary: VaryJob = Field(
+        default_factory=lambda: VaryJob(), description="hyperparameters that differ between ingredients"
+    )
+
+    @property
+    def differ(self) -> bool:
+        """Whether anything makes ingredients differ from one another."""
+        drawn = {
+            "order": self.batch != "full",
+            "dropout": bool(self.dropout or any(self.vary.dropout)),
+            "edges": bool(self.drop_edges or any(self.vary.drop_edges)),
+        }
+        own = any(used and name not in self.shared_draws for name, used in drawn.items())
+        return self.start == "own" or own or any(len(set(values)) > 1 for _, values in self.vary)
+
+    @model_validator(mode="after")
+    def _trunk_is_shared(self) -> Self:
+        if self.start == "own" and self.trunk_epochs:
+            raise ValueError(
+                f"start = 'own' and trunk_epochs = {self.trunk_epochs} contradict each other: a trunk is a start"
+                " that all share; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _draws_each_once(self) -> Self:
+        if len(set(self.shared_draws)) != len(self.shared_draws):
+            raise ValueError("shared_draws names a draw twice")
+        return self
+
+    @model_validator(mode="after")
+    def _samples_something(self) -> Self:
+        if 0 in self.fanout:
+            raise ValueError("fanout = 0 samples no neighbour; -1 takes all")
+        return self
+
+
+# ---- sweep
+# Sweeps: lists of values for methods' hyperparameters and for the seed, and the grid of cells that they make.
+
+SweptName = Literal["gis", "ls", "pls"]
+SWEPT: tuple[SweptName, ...] = ("gis", "ls", "pls")
+SEEDED: tuple[SweptName, ...] = ("ls", "pls")  # methods that draw anything
+MOST_CELLS = 10_000
+Values = Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
+
+
+class SweepJob(Section):
+    """Lists of values; a method is made with each combination of its own."""
+
+    seed: tuple[Seed, ...] = Field(
+        (), min_length=1, strict=False, description="seeds to make each combination of ls and pls with, for soup.seed"
+    )
+    gis: dict[str, Values] = Field(default_factory=dict, description="values for fields of soup.gis, a list each")
+    ls: dict[str, Values] = Field(default_factory=dict, description="values for fields of soup.ls, a list each")
+    pls: dict[str, Values] = Field(
+        default_factory=dict, description="values for fields of soup.pls, a list each: learning_rate = [0.1, 0.3]"
+    )
+
+    @field_validator("seed", "gis", "ls", "pls")
+    @classmethod
+    def _each_once(cls, given: Any) -> Any:
+        lists = given if isinstance(given, dict) else {"seed": given}
+        for key, values in lists.items():
+            if any(type(a) is type(b) and a == b for n, a in enumerate(values) for b in values[:n]):
+                raise ValueError(f"{key} = {list(values)} lists a value twice")
+        return given
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_empty(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A job without a sweep is written as it was before there were any."""
+        return {key: value for key, value in whole(self).items() if value}
+
+    def __bool__(self) -> bool:
+        """Whether anything is swept."""
+        return bool(self.seed or self.gis or self.ls or self.pls)
+
+
+class Sweepable(Protocol):
+    """What a sweep asks of a job, which is a section above this one."""
+
+    @property
+    def sweep(self) -> SweepJob:
+        """The lists."""
+
+    @property
+    def soup(self) -> Any:
+        """The methods' own values."""
+
+    def model_dump(self, *, exclude: set[str]) -> dict[str, Any]:
+        """As tables."""
+
+    @classmethod
+    def model_validate(cls, obj: Any) -> Self:
+        """From tables."""
+
+
+JobType = TypeVar("JobType", bound=Sweepable)
+
+
+@dataclass(frozen=True)
+class Trial(Generic[JobType]):
+    """One combination. job: the whole job with these values and without a sweep; values: what was swept, by its key."""
+
+    method: SweptName
+    job: JobType
+    values: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The combination in words."""
+        return ", ".join(f"{key} = {value}" for key, value in self.values.items())
+
+
+def expand_grids(job: JobType) -> dict[SweptName, tuple[Trial[JobType], ...]]:
+    """The cells of each method that is swept, in the order of the lists, the last key's values changing fastest.
+
+    Raises: ValueError where the sweep names what there is not, or a combination makes no valid job.
+    """
+    sweep = job.sweep
+    found: dict[SweptName, tuple[Trial[JobType], ...]] = {}
+    for method in SWEPT:
+        lists = _lists(job, method)
+        if not lists:
+            continue
+        if method not in job.soup.methods:
+            raise ValueError(
+                f"sweep.{method} is given, but soup.methods has no {method!r}: add it, or leave the lists out"
+            )
+        size = prod(map(len, lists.values()))
+        if size > MOST_CELLS:
+            raise ValueError(f"sweep.{method} has {size} combinations, more than {MOST_CELLS}: give fewer values")
+        combinations = (dict(zip(lists, values, strict=True)) for values in product(*lists.values()))
+        found[method] = tuple(Trial(method, _job(job, method, values), values) for values in combinations)
+    if sweep.seed and not any(method in found for method in SEEDED):
+        raise ValueError("sweep.seed is for ls and pls, and soup.methods has neither")
+    return found
+
+
+def _lists(job: Sweepable, method: SweptName) -> dict[str, tuple[Any, ...]]:
+    """What is swept of a method: its seeds, then its own fields."""
+    own: dict[str, tuple[Any, ...]] = getattr(job.sweep, method)
+    known = type(getattr(job.soup, method)).model_fields
+    for key in own:
+        if key not in known:
+            near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)[0]
+            raise ValueError(f"unknown key 'sweep.{method}.{key}'; the nearest known one is 'sweep.{method}.{near}'")
+    if method == "pls" and 0 in own.get("union", ()):
+        raise ValueError("sweep.pls.union = 0 would leave a value to the memory limit: name each")
+    seeds = method in SEEDED and job.sweep.seed and method in job.soup.methods
+    return ({"seed": job.sweep.seed} if seeds else {}) | own
+
+
+def _job(job: JobType, method: SweptName, values: Mapping[str, Any]) -> JobType:
+    """The job with a combination in place. Raises: ValueError where that is no valid job."""
+    tree = job.model_dump(exclude={"sweep"})
+    own = {key: value for key, value in values.items() if key != "seed"}
+    tree["soup"][method] |= own
+    tree["soup"]["seed"] = values.get("seed", job.soup.seed)
+    try:
+        return type(job).model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise ValueError(f"with {_told(method, own)}: {message[0].lower()}{message[1:]}") from None
+
+
+def _told(method: SweptName, values: Mapping[str, Any]) -> str:
+    return ", ".join(f"sweep.{method}.{key} = {value!r}" for key, value in values.items())
+
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 MemoryLimit = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
@@ -160,7 +598,7 @@ class MachineJob(Section):
     @field_validator("memory_limit")
     @classmethod
     def _is_a_size(cls, text: str) -> str:
-        sizes.parse_bytes(text)
+        parse_bytes(text)
         return text
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
-from gnnsoup_hpc.config.sections import Job
-from gnnsoup_hpc.config.training import TrainJob
+from gnnsoup_hpc.config.sections import Job, TrainJob
 from gnnsoup_hpc.types import Draw, Start
 
 

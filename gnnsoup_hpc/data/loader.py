@@ -15,15 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.engine.compiled.kernels.union import localise
+from gnnsoup_hpc.engine.compiled.kernels.structure import localise
 from gnnsoup_hpc.engine.compiled.threads import Span
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray, Role
-from gnnsoup_hpc.utils.buffers import BufferPool
-from gnnsoup_hpc.utils.out_of_core import index_type
+from gnnsoup_hpc.utils.out_of_core import BufferPool, index_type
 
 Made = TypeVar("Made")
 

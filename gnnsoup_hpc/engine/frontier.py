@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.engine.compiled.kernels import structure
-from gnnsoup_hpc.engine.compiled.kernels.first import (
+from gnnsoup_hpc.engine.compiled.kernels.sums import (
     copy_side_by_side,
     count_looped_degrees,
     write_means_beside_own,
@@ -26,11 +26,10 @@ from gnnsoup_hpc.engine.compiled.kernels.first import (
 )
 from gnnsoup_hpc.engine.compiled.threads import ROW_WORK, Span, ThreadTeam
 from gnnsoup_hpc.engine.sharding import NodeShare, Scale, Shard
-from gnnsoup_hpc.graph.aggregation import Aggregation
-from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
+from gnnsoup_hpc.graph.subgraph import Aggregation, Batch, Subgraph
 from gnnsoup_hpc.runtime.comm import Comm
 from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray
-from gnnsoup_hpc.utils.buffers import BufferPool
+from gnnsoup_hpc.utils.out_of_core import BufferPool
 
 ReadRows = Callable[[IntArray], FloatArray]  # features of the nodes of some ids
 

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gnnsoup_hpc.engine.compiled.kernels import shards, structure
+from gnnsoup_hpc.engine.compiled.kernels import structure
+from gnnsoup_hpc.engine.compiled.kernels import structure as shards
 from gnnsoup_hpc.engine.compiled.threads import CHUNKS, Span
 from gnnsoup_hpc.types import BoolArray, ByteArray, IndexArray, IntArray
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import Division, Plan, choose_engine
-from gnnsoup_hpc.engine.out_of_core import Layerwise, make_layerwise
+from gnnsoup_hpc.engine.out_of_core.layers import Layerwise, make_layerwise
 from gnnsoup_hpc.evaluation.tasks import make_task
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io import files

@@ -8,6 +8,8 @@ HDF5 is asked to parse it.
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import math
 import os
 import platform
@@ -19,7 +21,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -27,11 +29,73 @@ import numpy.typing as npt
 
 from gnnsoup_hpc import __version__
 from gnnsoup_hpc.errors import FileError, RunError
-from gnnsoup_hpc.io import values
-from gnnsoup_hpc.io.reserved import ReservedFile
 from gnnsoup_hpc.runtime import processes
 from gnnsoup_hpc.runtime.profiling import QUANTITIES, Measurement
 from gnnsoup_hpc.utils.hashing import canonical
+from gnnsoup_hpc.utils.out_of_core import reserve
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
+
+# ---- reserved
+# A file whose disk space is reserved before HDF5 writes it.
+#
+# HDF5 crashes on a disk that fills up while it writes. Space that is reserved cannot be taken by anybody else, so a
+# disk that is too full says so before the first byte. What else may go wrong while it writes (a disk that breaks, or
+# becomes read-only) is kept from HDF5, and said when it is done.
+
+_OVERHEAD = 1.05  # of HDF5's own structures and half-filled chunks
+_LEAST = 1 << 16
+
+
+class ReservedFile(io.FileIO):
+    """A new file of `size` bytes and a little more, reserved; `settle` cuts it to what HDF5 used."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        super().__init__(path, "w+b")
+        self._used = 0
+        self._trouble: OSError | None = None
+        try:
+            reserve(self.fileno(), round(size * _OVERHEAD) + _LEAST)
+        except OSError:
+            self.close()
+            raise
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move; the end of the file is where HDF5 has written to, for it takes a longer file for one that is there."""
+        return super().seek(self._used + offset) if whence == os.SEEK_END else super().seek(offset, whence)
+
+    def write(self, content: Buffer, /) -> int:
+        """Write all of `content`, or else note what went wrong, for the end."""
+        view, start = memoryview(content).cast("B"), self.tell()
+        done = 0
+        while done < len(view) and self._trouble is None:
+            try:
+                done += super().write(view[done:])
+            except OSError as error:
+                self._trouble = error
+        super().seek(start + len(view))
+        self._used = max(self._used, self.tell())
+        return len(view)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Note where HDF5 ends its file, and keep what is reserved."""
+        self._used = self.tell() if size is None else size
+        return self._used
+
+    def __exit__(self, *raised: object) -> None:
+        """Close it. Raises: OSError where something could not be written, whatever came of that in HDF5."""
+        self.close()
+        if self._trouble is not None:
+            raise self._trouble
+
+    def settle(self) -> None:
+        """Give back what HDF5 did not use. Raises: OSError where something could not be written."""
+        if self._trouble is not None:
+            raise self._trouble
+        super().truncate(self._used)
+
 
 USER_BLOCK = 512
 CREATOR = "gnnsoup_hpc"
@@ -207,14 +271,14 @@ def _check_seal(path: Path, head: bytes) -> None:
 
 
 def _check_kind(file: h5py.File, path: Path, kind: str, version: int) -> None:
-    found = values.get_text(file, "format", "nothing")
+    found = get_text(file, "format", "nothing")
     if found != f"{CREATOR}/{kind}":
         raise FileError(f"{path} holds {found!r} where {CREATOR}/{kind} is expected")
-    if (newer := values.get_integer(file, "format_version")) > version:
+    if (newer := get_integer(file, "format_version")) > version:
         raise FileError(
             f"{path} has format version {newer}; this {CREATOR} {__version__} reads up to {version}: use a newer one"
         )
-    if not values.get_integer(file, "complete", 0):
+    if not get_integer(file, "complete", 0):
         raise FileError(f"{path} was never completed: remove it and give the command that makes it again")
 
 
@@ -284,7 +348,7 @@ def put_cost(file: h5py.File, spent: Measurement) -> None:
 
 def get_cost(file: h5py.File) -> Measurement:
     """Time and memory; NaN for what a file does not have, as one that another program wrote may lack all."""
-    return Measurement({name: values.get_number(file, f"cost/{name}", math.nan) for name in QUANTITIES})
+    return Measurement({name: get_number(file, f"cost/{name}", math.nan) for name in QUANTITIES})
 
 
 def _chunks(array: np.ndarray[Any, Any]) -> tuple[int, ...]:
@@ -318,3 +382,98 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+# ---- values
+# Single values of a file, whichever program wrote it: arrays of one element and texts of fixed length are read too.
+
+_REQUIRED: Any = object()
+
+
+def get_text(group: h5py.Group, name: str, default: str = _REQUIRED) -> str:
+    """An attribute that is a text. Raises: KeyError where it is missing without a default; FileError for no text."""
+    value = _attribute(group, name, default)
+    if not isinstance(value, str):
+        raise _wrong(group, f"attribute {name}", value, "a text")
+    return value
+
+
+def get_integer(group: h5py.Group, name: str, default: int = _REQUIRED) -> int:
+    """An attribute that is an integer, or a floating number of that value. Raises: as `get_text` does."""
+    value = _attribute(group, name, default)
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return int(value)
+    if not isinstance(value, int | np.integer | np.bool_):
+        raise _wrong(group, f"attribute {name}", value, "an integer")
+    return int(value)
+
+
+def get_json(group: h5py.Group, name: str) -> dict[str, Any]:
+    """An attribute that is a JSON object. Raises: KeyError where it is missing; FileError for anything else."""
+    found = get_text(group, name)
+    try:
+        value = json.loads(found)
+    except ValueError as error:
+        raise FileError(f"{group.file.filename}: attribute {name} of {group.name} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise _wrong(group, f"attribute {name}", value, "a JSON object")
+    return value
+
+
+def get_number(group: h5py.Group, name: str, default: float = _REQUIRED) -> float:
+    """A dataset of one number. Raises: KeyError where it is missing without a default; FileError for no number."""
+    if default is not _REQUIRED and name not in group:
+        return default
+    value = _plain(_dataset(group, name)[()])
+    if not isinstance(value, int | float | np.integer | np.floating):
+        raise _wrong(group, name, value, "one number")
+    return float(value)
+
+
+def get_floats(group: h5py.Group, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """A dataset of floating numbers as float32. Raises: KeyError where it is missing; FileError for other types."""
+    data = _dataset(group, name)
+    if data.dtype.kind != "f" or data.shape is None:
+        raise FileError(f"{group.file.filename}: {data.name} holds {data.dtype}, where floating numbers are expected")
+    with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite
+        return np.asarray(data[...], dtype=np.float32)
+
+
+def get_column(table: h5py.Group, name: str, rows: int) -> np.ndarray[Any, Any]:
+    """A column of a table of that many rows; NaN where it is missing. Raises: FileError for another length or type."""
+    if name not in table:
+        return np.full(rows, np.nan)
+    data = _dataset(table, name)
+    if data.shape != (rows,) or data.dtype.kind not in "fiu":
+        raise FileError(
+            f"{table.file.filename}: {data.name} holds {data.dtype} of shape {data.shape}, where {rows} numbers are"
+            " expected"
+        )
+    return np.asarray(data[...])
+
+
+def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    found = group[name]
+    if not isinstance(found, h5py.Dataset):
+        raise FileError(f"{group.file.filename}: {found.name} is a group, where a dataset is expected")
+    return found
+
+
+def _attribute(group: h5py.Group, name: str, default: Any) -> Any:
+    if name not in group.attrs:
+        if default is _REQUIRED:
+            raise KeyError(f"attribute {name} of {group.name} is missing")
+        return default
+    return _plain(group.attrs[name])
+
+
+def _plain(value: Any) -> Any:
+    """A single value: some programs write it as an array of one element, and text as bytes."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _wrong(group: h5py.Group, what: str, value: object, wanted: str) -> FileError:
+    shown = " ".join(repr(value.item() if isinstance(value, np.generic) else value).split())
+    return FileError(f"{group.file.filename}: {what} of {group.name} is {shown[:60]}, where {wanted} is expected")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from gnnsoup_hpc.errors import ForeignFileError
-from gnnsoup_hpc.graph.aggregation import Aggregation
+from gnnsoup_hpc.graph.subgraph import Aggregation
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.rows import DatasetRows

@@ -14,7 +14,8 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.turns import Hyperparameters, hyperparameters
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
 from gnnsoup_hpc.graph.sampling import resolve_sampler
-from gnnsoup_hpc.io import files, states, values
+from gnnsoup_hpc.io import files, states
+from gnnsoup_hpc.io import files as values
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import Epoch, Ingredient
 from gnnsoup_hpc.models.base import Model

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.errors import FileError, GraphError
 from gnnsoup_hpc.graph.graph import Preparation
-from gnnsoup_hpc.io import files, states, values
+from gnnsoup_hpc.io import files, states
+from gnnsoup_hpc.io import files as values
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import soup as soup_store

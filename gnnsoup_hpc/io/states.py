@@ -9,7 +9,8 @@ import h5py
 import torch
 
 from gnnsoup_hpc.errors import FileError, ForeignFileError
-from gnnsoup_hpc.io import files, values
+from gnnsoup_hpc.io import files
+from gnnsoup_hpc.io import files as values
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.types import State
 from gnnsoup_hpc.utils.hashing import content_sha256

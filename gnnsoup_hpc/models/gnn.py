@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gnnsoup_hpc.graph.aggregation import Aggregation
-from gnnsoup_hpc.graph.subgraph import Subgraph
+from gnnsoup_hpc.graph.subgraph import Aggregation, Subgraph
 from gnnsoup_hpc.models.base import Carrier, Dropout, Layout, Symmetries
 from gnnsoup_hpc.models.convolutions import find_convolution
 from gnnsoup_hpc.models.convolutions.base import Convolution, LayerShape

@@ -102,7 +102,7 @@ def count_cores() -> int:
 
 def memory_limit_bytes(job: MachineJob, here: RankInfo) -> int:
     """Bytes that this rank's process may fill: the job's limit, or its share of half of the memory here."""
-    from gnnsoup_hpc.config import sizes
+    from gnnsoup_hpc.config import sections as sizes
 
     return sizes.parse_bytes(job.memory_limit) or host_memory.read_memory_limit() // 2 // here.local_size
 

@@ -25,7 +25,7 @@ from gnnsoup_hpc.runtime.comm import Comm
 from gnnsoup_hpc.runtime.profiling import Meter
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup import mixing
-from gnnsoup_hpc.soup.parameter_matrix import ParameterMatrix
+from gnnsoup_hpc.soup.mixing import ParameterMatrix
 from gnnsoup_hpc.types import Grouping, Role, State
 
 

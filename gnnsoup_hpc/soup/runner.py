@@ -14,8 +14,8 @@ from gnnsoup_hpc.config import Job, expand_grids
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.evaluation.tasks import rank_by_score
 from gnnsoup_hpc.io import alignment as alignment_store
-from gnnsoup_hpc.io import glance
 from gnnsoup_hpc.io import soup as soup_store
+from gnnsoup_hpc.io import summary as glance
 from gnnsoup_hpc.io.records import Paired, Soup
 from gnnsoup_hpc.io.soup import SoupFingerprint
 from gnnsoup_hpc.runtime.progress import Log

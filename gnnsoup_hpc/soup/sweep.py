@@ -17,8 +17,9 @@ import torch
 
 from gnnsoup_hpc.config import Job, Trial, expand_grids
 from gnnsoup_hpc.errors import DivergedError, FileError, RunError
-from gnnsoup_hpc.io import files, glance
+from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io import soup as soup_store
+from gnnsoup_hpc.io import summary as glance
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.soup import SoupFingerprint
 from gnnsoup_hpc.memory import limits
@@ -34,8 +35,7 @@ from gnnsoup_hpc.runtime.threads import Threads
 from gnnsoup_hpc.soup.methods import make_methods
 from gnnsoup_hpc.soup.mixtures import Mixtures
 from gnnsoup_hpc.soup.runner import SoupRunner
-from gnnsoup_hpc.train.cleanup import remove_leftovers
-from gnnsoup_hpc.train.task_board import TaskBoard
+from gnnsoup_hpc.train.task_board import TaskBoard, remove_leftovers
 from gnnsoup_hpc.utils.hashing import fingerprint
 
 POLL_SECONDS = 0.5

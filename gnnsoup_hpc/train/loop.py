@@ -24,9 +24,8 @@ from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk
 from gnnsoup_hpc.models.base import Dropout, Model
 from gnnsoup_hpc.runtime.profiling import Measurement, Meter, combine
 from gnnsoup_hpc.runtime.progress import Bar
-from gnnsoup_hpc.train.batches import Batches
+from gnnsoup_hpc.train.batches import Batches, dropout_edge
 from gnnsoup_hpc.train.checkpointing import CheckpointManager
-from gnnsoup_hpc.train.dropout_edge import dropout_edge
 from gnnsoup_hpc.types import Draw, IntArray, Role, State
 from gnnsoup_hpc.utils.rng import TRUNK, derive_seed, numpy_generator, torch_generator
 

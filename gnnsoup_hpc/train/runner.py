@@ -12,9 +12,10 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.turns import without_effect
 from gnnsoup_hpc.data.prepare import note_job
 from gnnsoup_hpc.errors import DivergedError, FileError, ForeignFileError, IngredientsError, RunError
-from gnnsoup_hpc.io import files, gathered
+from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io import summary as gathered
 from gnnsoup_hpc.memory import limits
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Limit
@@ -25,11 +26,10 @@ from gnnsoup_hpc.runtime.leases import Lease, LeaseMonitor
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.train.checkpointing import OvertakenError
-from gnnsoup_hpc.train.cleanup import remove_leftovers
 from gnnsoup_hpc.train.context import TrainContext, evaluation_bytes
 from gnnsoup_hpc.train.initialization import Initialization
 from gnnsoup_hpc.train.loop import train
-from gnnsoup_hpc.train.task_board import TaskBoard
+from gnnsoup_hpc.train.task_board import TaskBoard, remove_leftovers
 
 POLL_SECONDS = 1.0
 

@@ -7,16 +7,35 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 from gnnsoup_hpc.errors import FileError, GraphError, MemoryLimitError, RunError, SoupError
-from gnnsoup_hpc.runtime import status_files
+from gnnsoup_hpc.runtime import leases, processes, status_files
 from gnnsoup_hpc.runtime.launch import RankInfo, launch_id
 from gnnsoup_hpc.runtime.progress import Bar, Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.train.checkpointing import OvertakenError
+
+# ---- cleanup
+# What killed processes leave of work that is done since: nobody heeds it, and nobody else would remove it.
+
+
+def remove_leftovers(run: RunDir, done: Iterable[str]) -> None:
+    """Remove leases, notes and checkpoints of works that are done, and temporaries; what cannot be removed stays."""
+    for work in done:
+        lease = run.lease(work)
+        leases.clear(lease)
+        if lease.exists():  # somebody looks at it just now
+            continue
+        for left in (run.checkpoint(work), run.progress(work), run.failure(work)):
+            with suppress(OSError):
+                left.unlink(missing_ok=True)
+    for folder in (run.root, run.ingredients, run.checkpoint("").parent, run.lease("").parent, run.failures):
+        processes.remove_leftovers(folder)
+
 
 SECONDS_BETWEEN_POSTS = 1.0
 _FAILURES = (RunError, FileError, GraphError, MemoryLimitError)  # of our own errors; to be stopped is no failure

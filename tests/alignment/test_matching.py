@@ -18,8 +18,7 @@ from gnnsoup_hpc.alignment import (
     permute,
 )
 from gnnsoup_hpc.alignment.activations import Moments
-from gnnsoup_hpc.alignment.assignment import solve_assignment, total_gain
-from gnnsoup_hpc.alignment.weights import Pair
+from gnnsoup_hpc.alignment.matching import Pair, solve_assignment, total_gain
 from gnnsoup_hpc.models.base import Layout
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import Permutation, State

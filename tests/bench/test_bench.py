@@ -33,8 +33,7 @@ from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.profiling import host_bytes
 from gnnsoup_hpc.runtime.run_dir import RunDir
-from gnnsoup_hpc.soup.mixing import mix
-from gnnsoup_hpc.soup.parameter_matrix import ParameterMatrix
+from gnnsoup_hpc.soup.mixing import ParameterMatrix, mix
 from gnnsoup_hpc.types import Role
 from tests import runs
 from tests.arbitrary import normal, random_structure

@@ -205,7 +205,7 @@ def test_two_in_a_row_end_at_once_and_give_the_lease_back(bowl: Bowl) -> None:
     ("command", "place"),
     [
         pytest.param("prepare", "gnnsoup_hpc.data.sources:load", id="while the source is read"),
-        pytest.param("run", "gnnsoup_hpc.soup.methods.uniform:Uniform.run", id="while a method is at work"),
+        pytest.param("run", "gnnsoup_hpc.soup.methods.baselines:Uniform.run", id="while a method is at work"),
         pytest.param("run", "gnnsoup_hpc.soup.alignment:align_ingredients", id="before the first method"),
         pytest.param("run", "gnnsoup_hpc.analysis.report.build:write", id="while the report is written"),
         pytest.param("run", "gnnsoup_hpc.analysis.report.table:show_run", id="while the report is told"),

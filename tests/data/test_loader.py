@@ -25,7 +25,7 @@ from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.data.partition import partition_graph
 from gnnsoup_hpc.data.transforms import prepare_features
 from gnnsoup_hpc.engine.compiled.engine import CompiledEngine
-from gnnsoup_hpc.engine.compiled.kernels.union import localise
+from gnnsoup_hpc.engine.compiled.kernels.structure import localise
 from gnnsoup_hpc.errors import PartError
 from gnnsoup_hpc.graph.graph import Graph
 from gnnsoup_hpc.graph.subgraph import Batch

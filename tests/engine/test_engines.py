@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gnnsoup_hpc.engine import ENGINES, Division, Engine, Plan, TorchEngine, choose_engine
+from gnnsoup_hpc.engine.compiled import gat as gat_passes
+from gnnsoup_hpc.engine.compiled import gat as gradients
+from gnnsoup_hpc.engine.compiled import gat as layer
 from gnnsoup_hpc.engine.compiled import passes
 from gnnsoup_hpc.engine.compiled.engine import CompiledEngine
-from gnnsoup_hpc.engine.compiled.gat import gradients, layer
-from gnnsoup_hpc.engine.compiled.gat import passes as gat_passes
 from gnnsoup_hpc.engine.compiled.threads import Workspace
 from gnnsoup_hpc.engine.memory import Extent
 from gnnsoup_hpc.engine.torch import TorchPlan
@@ -27,7 +28,7 @@ from gnnsoup_hpc.models.base import Dropout, Model
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.comm import SERIAL
 from gnnsoup_hpc.types import Grouping, Precision, State
-from gnnsoup_hpc.utils.buffers import BufferPool
+from gnnsoup_hpc.utils.out_of_core import BufferPool
 from tests.arbitrary import (
     SEEDS,
     Structure,

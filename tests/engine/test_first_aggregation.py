@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gnnsoup_hpc.engine.out_of_core.layers.layers import first_aggregation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import ENGINES
-from gnnsoup_hpc.engine.out_of_core import first_aggregation
 from gnnsoup_hpc.graph.graph import Graph
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import soup as soup_store

@@ -9,13 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnnsoup_hpc.engine.compiled.engine import CompiledEngine
-from gnnsoup_hpc.engine.compiled.gat.plan import GatPlan
+from gnnsoup_hpc.engine.compiled.gat import GatPlan
 from gnnsoup_hpc.engine.compiled.plan import SumPlan, Sums
 from gnnsoup_hpc.engine.frontier import Frontier, find_frontier
-from gnnsoup_hpc.graph.aggregation import MEAN, NORMALISED_SUM, Aggregation
-from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
+from gnnsoup_hpc.graph.subgraph import MEAN, NORMALISED_SUM, Aggregation, Batch, Subgraph
 from gnnsoup_hpc.models.gnn import Architecture
-from gnnsoup_hpc.utils.buffers import BufferPool
+from gnnsoup_hpc.utils.out_of_core import BufferPool
 from tests.arbitrary import SEEDS, Structure, aggregation_matrix, normal, random_batch, random_state, structures
 
 AGGREGATIONS = st.sampled_from([MEAN, NORMALISED_SUM])

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gnnsoup_hpc.engine.out_of_core.layers.layers import GeneralLayerwise, Layerwise, make_layerwise
 
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.engine.out_of_core import Layerwise, attention, make_layerwise, structure, sums
-from gnnsoup_hpc.engine.out_of_core.attention import GeneralLayerwise
+from gnnsoup_hpc.engine.out_of_core.layers import layers as attention
+from gnnsoup_hpc.engine.out_of_core.layers import layers as structure
+from gnnsoup_hpc.engine.out_of_core.layers import layers as sums
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from gnnsoup_hpc.engine import Division
 from gnnsoup_hpc.engine.compiled.engine import CompiledEngine
-from gnnsoup_hpc.engine.compiled.gat.plan import GatPlan
+from gnnsoup_hpc.engine.compiled.gat import GatPlan
 from gnnsoup_hpc.engine.compiled.plan import SumPlan
 from gnnsoup_hpc.engine.frontier import find_frontier
 from gnnsoup_hpc.engine.sharding import NodeShare, Shard
-from gnnsoup_hpc.graph.aggregation import MEAN, NORMALISED_SUM, Aggregation
-from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
+from gnnsoup_hpc.graph.subgraph import MEAN, NORMALISED_SUM, Aggregation, Batch, Subgraph
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import Precision
 from tests.arbitrary import SEEDS, Structure, normal, random_batch, random_state, random_structure, structures

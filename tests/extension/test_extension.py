@@ -43,7 +43,7 @@ class Extended:
             "half.py",
             "soup/methods",
             "config/methods.py",
-            '"best": "best.BestIngredient",',
+            '"best": "baselines.BestIngredient",',
             '"half": "half.BetterHalf",',
         )
 

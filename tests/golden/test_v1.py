@@ -15,11 +15,12 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.io import diagnosis as diagnosis_store
-from gnnsoup_hpc.io import files, gathered, states
+from gnnsoup_hpc.io import files, states
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import report as report_store
 from gnnsoup_hpc.io import soup as soup_store
+from gnnsoup_hpc.io import summary as gathered
 from gnnsoup_hpc.io.ingredient import Origin
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.run_dir import RunDir

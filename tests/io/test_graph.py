@@ -10,12 +10,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from gnnsoup_hpc.engine.out_of_core.layers.layers import first_aggregation
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader, sources
 from gnnsoup_hpc.data.sources.context import SourceContext
 from gnnsoup_hpc.data.transforms import prepare_features
-from gnnsoup_hpc.engine.out_of_core import first_aggregation, structure
+from gnnsoup_hpc.engine.out_of_core.layers import layers as structure
 from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.graph.graph import Graph
 from gnnsoup_hpc.io import graph as graph_store

@@ -14,8 +14,7 @@ from torch.nn import functional
 from gnnsoup_hpc.engine import ENGINES, Engine, Plan
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.gnn import Architecture
-from gnnsoup_hpc.soup.mixing import gradient, mix
-from gnnsoup_hpc.soup.parameter_matrix import ParameterMatrix
+from gnnsoup_hpc.soup.mixing import ParameterMatrix, gradient, mix
 from gnnsoup_hpc.types import Grouping
 from tests.arbitrary import in_double, normal, random_structure
 from tests.runs import CPU

@@ -24,7 +24,8 @@ from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import Ingredient
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.run_dir import RunDir
-from gnnsoup_hpc.train import dropout_edge, loop
+from gnnsoup_hpc.train import batches as dropout_edge
+from gnnsoup_hpc.train import loop
 from gnnsoup_hpc.train.batches import Batches, FullBatches
 from gnnsoup_hpc.train.loop import TrainData, train
 from gnnsoup_hpc.types import Role, State

@@ -10,7 +10,7 @@ import pytest
 
 from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.config.sizes import format_bytes, parse_bytes
+from gnnsoup_hpc.config.sections import format_bytes, parse_bytes
 from gnnsoup_hpc.engine.memory import total
 from gnnsoup_hpc.errors import JobError, MemoryLimitError
 from gnnsoup_hpc.memory import estimate, limits

@@ -168,7 +168,7 @@ def test_training_goes_on_where_each_signal_stopped_it(
     [
         pytest.param("prepare", "gnnsoup_hpc.data.sources:load", id="reading"),
         pytest.param("train", "gnnsoup_hpc.data.prepare:partition_graph", id="cutting"),
-        pytest.param("run", "gnnsoup_hpc.soup.methods.uniform:Uniform.run", id="souping"),
+        pytest.param("run", "gnnsoup_hpc.soup.methods.baselines:Uniform.run", id="souping"),
     ],
 )
 def test_a_command_ends_wherever_it_is(bowl: Bowl, command: str, where: str) -> None:
@@ -183,7 +183,7 @@ def test_a_command_ends_wherever_it_is(bowl: Bowl, command: str, where: str) -> 
 
 
 def test_a_signal_while_hdf5_writes_is_heeded_after_it(bowl: Bowl) -> None:
-    variables = plant(bowl.folder, "gnnsoup_hpc.io.reserved:ReservedFile.write", seconds=0.5)
+    variables = plant(bowl.folder, "gnnsoup_hpc.io.files:ReservedFile.write", seconds=0.5)
     with started(bowl.folder, "prepare", **variables) as process:
         wait_until((bowl.folder / "reached").exists, process)
         process.send_signal(signal.SIGUSR1)
@@ -224,7 +224,7 @@ def test_one_ranks_stop_while_souping_ends_all(bowl: Bowl) -> None:
     few = ("--set", "train.ingredients=2", "--set", "train.epochs=2")
     kit.succeeds(bowl.gnnsoup_here("train", *few))
     variables = plant(
-        bowl.folder, "gnnsoup_hpc.soup.methods.uniform:Uniform.run"
+        bowl.folder, "gnnsoup_hpc.soup.methods.baselines:Uniform.run"
     )  # on rank 0; the other waits for orders
     with started(bowl.folder, "soup", *few, ranks=2, **variables) as process:
         wait_until((bowl.folder / "reached").exists, process)

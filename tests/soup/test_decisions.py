@@ -11,7 +11,7 @@ from gnnsoup_hpc.config import GisJob
 from gnnsoup_hpc.evaluation.tasks import rank_by_score
 from gnnsoup_hpc.io.records import MixingWeights
 from gnnsoup_hpc.soup.methods import SoupMethod
-from gnnsoup_hpc.soup.methods.best import BestIngredient
+from gnnsoup_hpc.soup.methods.baselines import BestIngredient
 from gnnsoup_hpc.soup.methods.gis import Gis
 from gnnsoup_hpc.soup.methods.greedy import Greedy
 from gnnsoup_hpc.soup.mixtures import Candidate

@@ -13,8 +13,8 @@ from gnnsoup_hpc.config import Job, LearnedJob
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.soup.methods.learned import BatchStream, fit
-from gnnsoup_hpc.soup.optim.weights import draw_xavier
-from gnnsoup_hpc.soup.parameter_matrix import ParameterMatrix
+from gnnsoup_hpc.soup.mixing import ParameterMatrix
+from gnnsoup_hpc.soup.optim import draw_xavier
 from gnnsoup_hpc.types import Grouping, Role
 from tests import runs
 

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnnsoup_hpc.models.gnn import Architecture
-from gnnsoup_hpc.soup.mixing import mix
-from gnnsoup_hpc.soup.parameter_matrix import ParameterMatrix
+from gnnsoup_hpc.soup.mixing import ParameterMatrix, mix
 from gnnsoup_hpc.types import Grouping, State
 from tests.arbitrary import SEEDS, normal
 from tests.runs import CPU

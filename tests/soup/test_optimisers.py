@@ -21,8 +21,7 @@ from gnnsoup_hpc.io.records import MixingWeights
 from gnnsoup_hpc.soup.context import Loaded, SoupContext
 from gnnsoup_hpc.soup.methods.learned import BatchStream, Learned, PartitionLearned, fit
 from gnnsoup_hpc.soup.mixtures import Mixtures
-from gnnsoup_hpc.soup.optim.optimisers import descend, search
-from gnnsoup_hpc.soup.optim.weights import choose_start, compute_alpha, squared_distance_to_uniform
+from gnnsoup_hpc.soup.optim import choose_start, compute_alpha, descend, search, squared_distance_to_uniform
 from gnnsoup_hpc.types import Role
 from tests import runs
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.soup.optim.trackers import HoldoutTracker, LastTracker, LowestLossTracker, MeanTracker
+from gnnsoup_hpc.soup.optim import HoldoutTracker, LastTracker, LowestLossTracker, MeanTracker
 
 NAN = math.nan
 

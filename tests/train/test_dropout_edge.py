@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
-from gnnsoup_hpc.train.dropout_edge import dropout_edge
+from gnnsoup_hpc.train.batches import dropout_edge
 from gnnsoup_hpc.utils.rng import derive_seed
 from tests.arbitrary import normal, random_structure, structure
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from gnnsoup_hpc.utils.buffers import BufferPool
+from gnnsoup_hpc.utils.out_of_core import BufferPool
 
 
 def address(array: np.ndarray) -> int:

@@ -10,9 +10,8 @@ from gnnsoup_hpc.analysis.diagnosis.advice import verdict
 from gnnsoup_hpc.analysis.diagnosis.basin import is_one_basin, make_columns
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError, RunError
-from gnnsoup_hpc.evaluation.averages import AverageSpec
+from gnnsoup_hpc.evaluation.averages import VARIANTS, AlignmentVariant, AverageSpec
 from gnnsoup_hpc.evaluation.tasks import rank_by_score
-from gnnsoup_hpc.evaluation.variants import VARIANTS, AlignmentVariant
 from gnnsoup_hpc.io import diagnosis as diagnosis_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import states

@@ -15,8 +15,8 @@ from gnnsoup_hpc.config import Job, expand_grids
 from gnnsoup_hpc.config.turns import hyperparameters
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.graph import identity
-from gnnsoup_hpc.io import glance
-from gnnsoup_hpc.io.glance import GraphSummary
+from gnnsoup_hpc.io import summary as glance
+from gnnsoup_hpc.io.summary import GraphSummary
 from gnnsoup_hpc.runtime import leases, processes, status_files
 from gnnsoup_hpc.runtime.run_dir import RunDir
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.engine.base import Plan, Pullback, differentiate
-from gnnsoup_hpc.engine.compiled.gat.passes import GatForwardBackward
-from gnnsoup_hpc.engine.compiled.gat.plan import GatPlan
+from gnnsoup_hpc.engine.compiled.gat import GatForwardBackward, GatPlan
 from gnnsoup_hpc.engine.compiled.passes import ForwardBackward, Interpolation, multiply_first
 from gnnsoup_hpc.engine.compiled.plan import SumPlan
 from gnnsoup_hpc.engine.compiled.threads import CHUNKS, Workspace

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from gnnsoup_hpc.engine.compiled.kernels.first import add_slab_sums, count_looped_degrees
+from gnnsoup_hpc.engine.compiled.kernels.sums import add_slab_sums, count_looped_degrees
 from gnnsoup_hpc.engine.compiled.threads import ThreadTeam, cut_chunks
 from gnnsoup_hpc.errors import FileError
-from gnnsoup_hpc.graph.aggregation import Aggregation
+from gnnsoup_hpc.graph.subgraph import Aggregation
 from gnnsoup_hpc.io import first_aggregation as store
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.io.graph import GraphFile

@@ -9,8 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from gnnsoup_hpc.graph.aggregation import Aggregation
-from gnnsoup_hpc.graph.subgraph import Subgraph
+from gnnsoup_hpc.graph.subgraph import Aggregation, Subgraph
 from gnnsoup_hpc.models.base import Dropout
 
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gnnsoup_hpc.graph.aggregation import NORMALISED_SUM
-from gnnsoup_hpc.graph.subgraph import Subgraph
+from gnnsoup_hpc.graph.subgraph import NORMALISED_SUM, Subgraph
 from gnnsoup_hpc.models.base import Dropout
 from gnnsoup_hpc.models.convolutions.base import Convolution, LayerShape
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gnnsoup_hpc.graph.aggregation import MEAN
-from gnnsoup_hpc.graph.subgraph import Subgraph
+from gnnsoup_hpc.graph.subgraph import MEAN, Subgraph
 from gnnsoup_hpc.models.base import Dropout
 from gnnsoup_hpc.models.convolutions.base import Convolution, LayerShape
 

@@ -19,9 +19,18 @@ from gnnsoup_hpc.config import LearnedJob, PartitionLearnedJob
 from gnnsoup_hpc.errors import DivergedError, JobError
 from gnnsoup_hpc.io.records import MixingWeights, Step
 from gnnsoup_hpc.soup.context import Loaded, SoupContext
-from gnnsoup_hpc.soup.optim.optimisers import descend, search
-from gnnsoup_hpc.soup.optim.trackers import BestTracker, HoldoutTracker, LastTracker, LowestLossTracker, MeanTracker
-from gnnsoup_hpc.soup.optim.weights import choose_start, compute_alpha, squared_distance_to_uniform
+from gnnsoup_hpc.soup.optim import (
+    BestTracker,
+    HoldoutTracker,
+    LastTracker,
+    LowestLossTracker,
+    MeanTracker,
+    choose_start,
+    compute_alpha,
+    descend,
+    search,
+    squared_distance_to_uniform,
+)
 
 
 @dataclass(frozen=True)

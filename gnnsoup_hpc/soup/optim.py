@@ -1,0 +1,214 @@
+"""From a point, the numbers that an optimiser moves, to alpha, and where the point starts."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from contextlib import suppress
+from typing import Protocol
+
+import numpy as np
+import scipy.optimize
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, CosineAnnealingWarmRestarts, LRScheduler
+
+from gnnsoup_hpc.config import LearnedJob
+from gnnsoup_hpc.runtime.comm import SERIAL, Comm
+from gnnsoup_hpc.utils.rng import torch_generator
+
+_CPU = torch.device("cpu")
+
+
+def compute_alpha(raw_GN: Tensor, weights: str) -> Tensor:
+    """Alpha (G, N) of raw numbers (G, N): by softmax, or 1/N plus them, with their mean taken off for "affine"."""
+    if weights == "softmax":
+        return raw_GN.softmax(1)
+    moved = raw_GN - raw_GN.mean(1, keepdim=True) if weights == "affine" else raw_GN
+    return moved + 1.0 / raw_GN.shape[1]
+
+
+def choose_start(options: LearnedJob, seed: int, groups: int, ids: tuple[int, ...]) -> Tensor:
+    """Raw numbers (G, N), float64: zeros, or those whose alpha is the softmax of a draw with Glorot's deviation."""
+    if options.uniform_start:
+        return torch.zeros(groups, len(ids), dtype=torch.float64)
+    raw = draw_xavier(seed, groups, ids)
+    return raw if options.weights == "softmax" else raw.softmax(1) - 1.0 / len(ids)
+
+
+def draw_xavier(seed: int, groups: int, ids: tuple[int, ...]) -> Tensor:
+    """Raw alphas (G, N) with Glorot's standard deviation sqrt(2 / (G + N)), float64.
+
+    Each ingredient draws from its own id, so the order on the shelf does not matter.
+    """
+    columns = [
+        torch.randn(groups, generator=torch_generator(_CPU, seed, 0, index), dtype=torch.float64) for index in ids
+    ]
+    return torch.stack(columns, 1) * math.sqrt(2.0 / (groups + len(ids)))
+
+
+def squared_distance_to_uniform(alpha_GN: Tensor) -> Tensor:
+    """Squared distance of alpha (G, N) to 1/N, mean over groups."""
+    return (alpha_GN - 1.0 / alpha_GN.shape[1]).square().sum(1).mean()
+
+
+# ---- trackers
+# Which alpha a learned method returns, of those that it has come by.
+
+
+class BestTracker(Protocol):
+    """Told every evaluated alpha with its loss, and where every step led to."""
+
+    alpha: Tensor
+
+    def evaluated(self, alpha_GN: Tensor, loss: float, held_out: float) -> None:
+        """Alpha was evaluated; `held_out` is the loss of held-out nodes, NaN where there are none."""
+
+    def moved(self, alpha_GN: Tensor) -> None:
+        """A step led to alpha."""
+
+
+class LastTracker:
+    """Where the last step led to."""
+
+    def __init__(self, alpha_GN: Tensor) -> None:
+        self.alpha = alpha_GN
+
+    def evaluated(self, alpha_GN: Tensor, loss: float, held_out: float) -> None:
+        """No matter."""
+
+    def moved(self, alpha_GN: Tensor) -> None:
+        """The last one so far."""
+        self.alpha = alpha_GN
+
+
+class LowestLossTracker(LastTracker):
+    """The alpha with the lowest loss; of equals the first."""
+
+    def __init__(self, alpha_GN: Tensor) -> None:
+        super().__init__(alpha_GN)
+        self._lowest = math.inf
+
+    def evaluated(self, alpha_GN: Tensor, loss: float, held_out: float) -> None:
+        """Kept where it is the best so far."""
+        if loss < self._lowest:
+            self.alpha, self._lowest = alpha_GN, loss
+
+    def moved(self, alpha_GN: Tensor) -> None:
+        """No matter: it was not evaluated yet."""
+
+
+class HoldoutTracker(LowestLossTracker):
+    """The alpha with the lowest loss on held-out nodes, as the mean of the last `window` evaluations that had any."""
+
+    def __init__(self, alpha_GN: Tensor, window: int = 1) -> None:
+        super().__init__(alpha_GN)
+        self._recent: deque[float] = deque(maxlen=window)
+
+    def evaluated(self, alpha_GN: Tensor, loss: float, held_out: float) -> None:
+        """Judged once the window is full."""
+        if math.isnan(held_out):
+            return
+        self._recent.append(held_out)
+        if len(self._recent) == self._recent.maxlen:
+            super().evaluated(alpha_GN, sum(self._recent) / len(self._recent), held_out)
+        elif math.isinf(self._lowest):
+            self.alpha = alpha_GN
+
+
+class MeanTracker(LastTracker):
+    """The mean of where all steps led."""
+
+    def __init__(self, alpha_GN: Tensor) -> None:
+        super().__init__(alpha_GN)
+        self._count = 0
+
+    def moved(self, alpha_GN: Tensor) -> None:
+        """The mean so far."""
+        self._count += 1
+        self.alpha = alpha_GN if self._count == 1 else self.alpha + (alpha_GN - self.alpha) / self._count
+
+
+# ---- optimisers
+# Ways to a low loss in few evaluations: each moves a point (D,), D = G N or so, by what an objective says of it.
+#
+# What counts is the number of evaluations, each a forward and a backward pass; the point itself is a few dozen numbers.
+# Sources: L-BFGS: Byrd, Lu, Nocedal, Zhu, SIAM J. Sci. Comput. 16, 1995, by SciPy. Adam: Kingma, Ba, ICLR 2015. EG:
+# Kivinen, Warmuth, Information and Computation 132, 1997. SGD with warm restarts: arXiv 2503.11612.
+
+_PAIRS = 10  # of steps and changes of the gradient, from which L-BFGS tells the curvature
+
+
+class Objective(Protocol):
+    """The loss as an optimiser sees it."""
+
+    def __call__(self, point: Tensor, rate: float = math.nan, natural: bool = False) -> tuple[float, Tensor]:
+        """Loss and gradient (D,) at a point; `natural`: the gradient in alpha, in place of that in raw numbers."""
+
+    def step_to(self, point: Tensor) -> None:
+        """A step led here."""
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether there is no evaluation left on this batch."""
+
+
+class _SpentError(Exception):
+    """Leaves SciPy's search, which has no other way out of the middle of a step."""
+
+
+def descend(objective: Objective, start: Tensor, options: LearnedJob) -> None:
+    """`epochs` steps, one an evaluation, of all optimisers but L-BFGS."""
+    point = start.clone().requires_grad_()
+    optimiser, schedule = _stepper(point, options)
+    for _ in range(options.epochs):
+        _, point.grad = objective(point.detach(), float(schedule.get_last_lr()[0]), options.optimiser == "eg")
+        optimiser.step()
+        schedule.step()
+        objective.step_to(point.detach().clone())
+
+
+def _stepper(point: Tensor, options: LearnedJob) -> tuple[Optimizer, LRScheduler]:
+    """EG is a plain step on the logarithm of alpha by the gradient in alpha itself."""
+    if options.optimiser == "paper":
+        sgd = SGD([point], lr=options.rate, momentum=options.momentum)
+        return sgd, CosineAnnealingWarmRestarts(sgd, options.restart, options.restart_factor)
+    kind = Adam if options.optimiser == "adam" else SGD
+    optimiser = kind([point], lr=options.rate)
+    return optimiser, CosineAnnealingLR(optimiser, options.epochs)
+
+
+def search(objective: Objective, start: Tensor, tolerance: float, comm: Comm = SERIAL) -> Tensor:
+    """L-BFGS from `start` until the objective is spent, or a step lowers the loss by less than `tolerance` of it.
+
+    The first step has length 1. Returns the point with the lowest loss. Rank-collective: SciPy's arithmetic may differ
+    between processors, and with it where a search ends, so rank 0's leads and the others evaluate where it goes.
+    """
+    best, lowest = start, math.inf
+
+    def evaluate(point: Tensor) -> tuple[float, Tensor]:
+        nonlocal best, lowest
+        loss, gradient = objective(point)
+        if loss < lowest:
+            best, lowest = point, loss
+        return loss, gradient
+
+    def at(x: np.ndarray) -> tuple[float, np.ndarray]:
+        if objective.is_spent:
+            raise _SpentError
+        point = torch.from_numpy(x.copy()).to(start.device)
+        comm.bcast(point)
+        loss, gradient = evaluate(point)
+        return loss, gradient.cpu().numpy()
+
+    if comm.rank == 0:
+        limits = {"ftol": tolerance, "gtol": 0.0, "maxcor": _PAIRS}
+        with suppress(_SpentError):
+            scipy.optimize.minimize(at, start.cpu().numpy(), jac=True, method="L-BFGS-B", options=limits)
+        comm.bcast(None)
+    else:
+        asked: Tensor | None = None
+        while (point := comm.bcast(asked)) is not None:
+            evaluate(point)
+    return comm.bcast(best)

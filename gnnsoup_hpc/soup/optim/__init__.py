@@ -1,1 +1,0 @@
-"""How LS and PLS fit alpha: optimisers over a stream of batches."""
