@@ -133,6 +133,8 @@ class SoupRunner:
         options = getattr(method, "options", None)
         precision = self.job.soup.precision
         also: dict[str, str] = {} if precision == "float32" else {"precision": precision}  # older files know no other
+        engine = mixtures.evaluator.engine.name
+        also |= {"engine": engine} if mixtures.device.type == "cpu" and engine != "compiled" else {}
         if (alignment := mixtures.alignment) is not None:
             also |= {"align": alignment.by, "alignment_sha256": alignment_store.sha256(alignment)}
         return SoupFingerprint(

@@ -15,7 +15,9 @@ import torch
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data.prepare import check_source
+from gnnsoup_hpc.engine import choose_engine
 from gnnsoup_hpc.engine.memory import total
+from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile
@@ -69,6 +71,11 @@ def open_mixtures(
         comm.bcast(None)
     with graph_store.open_graph(run.graph, job, verify=True) as graph:
         model = make_model(job.model, graph.features, graph.classes)
+        if job.soup.precision != "float32" and device.type == "cpu" and choose_engine(model, device).name == "torch":
+            raise JobError(
+                f"soup.precision = {job.soup.precision!r}: models of kind {model.kind!r} are computed in float32 on a CPU;"
+                " use 'float32'"
+            )
         selection = Selection({}, {})
         if rank0:
             check_source(job, graph, log)

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gnnsoup_hpc.engine.out_of_core.layers.layers import first_aggregation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import ENGINES
+from gnnsoup_hpc.engine.out_of_core import first_aggregation
 from gnnsoup_hpc.graph.graph import Graph
+from gnnsoup_hpc.graph.subgraph import AGGREGATIONS, MEAN, NORMALISED_SUM
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io.graph import GraphFile
@@ -42,7 +43,7 @@ def silent(line: str) -> None:
 @given(graphs(), st.sampled_from(["gcn", "sage"]), st.integers(1, 400), st.data())
 def test_any_memory_gives_the_dense_product(graph: Graph, kind: str, memory: int, data: st.DataObject) -> None:
     with stored(graph, data.draw(st.integers(1, graph.nodes), label="parts")) as file:
-        blocks = list(first_aggregation.compute(file, kind, memory))
+        blocks = list(first_aggregation.compute(file, AGGREGATIONS[kind], memory))
         assert [start for start, _ in blocks] == np.cumsum([0, *(len(block) for _, block in blocks)])[:-1].tolist()
         found = torch.from_numpy(np.concatenate([block for _, block in blocks])).double()
         torch.testing.assert_close(found, dense(file, graph, kind), rtol=1e-5, atol=1e-6)
@@ -55,7 +56,9 @@ def test_a_union_has_the_whole_graphs_first_aggregation(graph: Graph, kind: str,
     chosen = sorted(data.draw(st.sets(st.integers(0, parts - 1), min_size=1), label="chosen"))
     with (
         stored(graph, parts) as file,
-        first_aggregation.open_first_aggregation(file, kind, file.path.with_name("hop.h5"), silent) as hop,
+        first_aggregation.open_first_aggregation(
+            file, AGGREGATIONS[kind], file.path.with_name("hop.h5"), silent
+        ) as hop,
     ):
         nodes = np.concatenate([np.arange(file.ptr[part], file.ptr[part + 1]) for part in chosen])
         batch = loader.load_union(file, chosen, Role.VALIDATION, hop=hop)
@@ -96,7 +99,7 @@ def test_a_file_that_is_not_right_is_made_again_with_a_line(stock: Job, tmp_path
     said: list[str] = []
     with graph_store.open_graph(RunDir.of(stock).graph, stock) as graph:
         path = tmp_path / "first-hop-sage.h5"
-        with first_aggregation.open_first_aggregation(graph, "sage", path, said.append):
+        with first_aggregation.open_first_aggregation(graph, MEAN, path, said.append):
             whole = path.read_bytes()
         assert said == []
         if damage == "truncated":
@@ -104,12 +107,12 @@ def test_a_file_that_is_not_right_is_made_again_with_a_line(stock: Job, tmp_path
         elif damage == "flipped":
             path.write_bytes(whole[:9000] + bytes([whole[9000] ^ 1]) + whole[9001:])
         else:
-            with first_aggregation.open_first_aggregation(graph, "gcn", tmp_path / "other.h5", silent):
+            with first_aggregation.open_first_aggregation(graph, NORMALISED_SUM, tmp_path / "other.h5", silent):
                 (tmp_path / "other.h5").rename(path)
-        with first_aggregation.open_first_aggregation(graph, "sage", path, said.append) as hop:
+        with first_aggregation.open_first_aggregation(graph, MEAN, path, said.append) as hop:
             rows = np.empty((graph.nodes, graph.features), dtype=np.float32)
             hop.into(0, graph.nodes, rows)
-        with first_aggregation.open_first_aggregation(graph, "sage", path, silent):
+        with first_aggregation.open_first_aggregation(graph, MEAN, path, silent):
             pass
         whole_batch = loader.load_whole(graph, Role.VALIDATION)
     torch.testing.assert_close(torch.from_numpy(rows), whole_batch.graph.mean_x)

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gnnsoup_hpc.engine.out_of_core.layers.layers import GeneralLayerwise, Layerwise, make_layerwise
 
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.engine.out_of_core.layers import layers as attention
-from gnnsoup_hpc.engine.out_of_core.layers import layers as structure
-from gnnsoup_hpc.engine.out_of_core.layers import layers as sums
+from gnnsoup_hpc.engine.out_of_core import layers
+from gnnsoup_hpc.engine.out_of_core.layers import GeneralLayerwise, Layerwise, make_layerwise
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile
@@ -84,7 +82,7 @@ def scores(
 def test_every_bound_gives_the_scores_of_the_whole_graph(
     graph: GraphFile, net: Architecture, memory: int, way: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sums, "SLAB_BYTES", (4000, 1 << 26))
+    monkeypatch.setattr(layers, "SLAB_BYTES", (4000, 1 << 26))
     whole = loader.load_whole(graph, Role.VALIDATION)
     wanted = net.forward(net.init_state(3), whole.graph)
     found = scores(graph, net, memory, tmp_path, np.arange(graph.nodes), way)
@@ -107,7 +105,7 @@ def test_only_rows_that_the_wanted_nodes_depend_on_are_needed(graph: GraphFile) 
         dense[node, graph.rows(node, node + 1)[1]] = 1
     wanted = np.zeros(graph.nodes, dtype=np.int64)
     wanted[[5, 120]] = 1
-    found = structure.find_needed_rows(graph, np.flatnonzero(wanted), layers=3)
+    found = layers.find_needed_rows(graph, np.flatnonzero(wanted), layers=3)
     np.testing.assert_array_equal(found[2], wanted)
     np.testing.assert_array_equal(found[1], (wanted + wanted @ dense) > 0)
     np.testing.assert_array_equal(found[0], (found[1] + found[1] @ dense) > 0)
@@ -118,14 +116,14 @@ def test_what_does_not_fit_is_cut_and_spills(
     graph: GraphFile, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    make = structure.read_block
+    make = layers.read_block
 
-    def counted(graph: GraphFile, span: tuple[int, int], *rest: Any) -> structure.RowBlock:
+    def counted(graph: GraphFile, span: tuple[int, int], *rest: Any) -> layers.RowBlock:
         sizes.append(span[1] - span[0])
         return make(graph, span, *rest)
 
-    monkeypatch.setattr(structure, "read_block", counted)
-    monkeypatch.setattr(sums, "SLAB_BYTES", (4000, 1 << 26))
+    monkeypatch.setattr(layers, "read_block", counted)
+    monkeypatch.setattr(layers, "SLAB_BYTES", (4000, 1 << 26))
     net, everyone = Architecture(kind, 3, tiny.FEATURES, 16, tiny.CLASSES), np.arange(graph.nodes)
     scores(graph, net, 1 << 30, tmp_path, everyone)
     assert sizes == [graph.nodes] * 3
@@ -145,7 +143,7 @@ def test_no_block_is_larger_than_its_room(graph: GraphFile) -> None:
     needed = (np.arange(graph.nodes) % 3 > 0).astype(np.uint8)
     degree, _ = graph.rows(0, graph.nodes)
     cost = (50 + 4 * (degree + 1)) * needed
-    found = list(structure.cut_spans(graph, needed, 50, 1000))
+    found = list(layers.cut_spans(graph, needed, 50, 1000))
     assert [start for start, _ in found] == [0, *(stop for _, stop in found[:-1])]
     assert found[-1][1] == graph.nodes
     assert all(cost[start:stop].sum() <= 1000 or stop == start + 1 for start, stop in found)
@@ -154,13 +152,13 @@ def test_no_block_is_larger_than_its_room(graph: GraphFile) -> None:
 
 def test_attention_is_cut_and_spills(graph: GraphFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    make = attention.NeighbourhoodBlock
+    make = layers.NeighbourhoodBlock
 
-    def counted(start: int, stop: int, *rest: Any) -> attention.NeighbourhoodBlock:
+    def counted(start: int, stop: int, *rest: Any) -> layers.NeighbourhoodBlock:
         sizes.append(stop - start)
         return make(start, stop, *rest)
 
-    monkeypatch.setattr(attention, "NeighbourhoodBlock", counted)
+    monkeypatch.setattr(layers, "NeighbourhoodBlock", counted)
     scores(graph, NETS[0], 1 << 30, tmp_path, np.arange(graph.nodes), any_way)
     assert max(sizes) == int(np.diff(graph.ptr).max())
     assert not list(tmp_path.iterdir())

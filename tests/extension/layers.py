@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import torch
-from gnnsoup_hpc.engine.out_of_core.layers.layers import make_layerwise
 
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import TorchEngine, choose_engine
+from gnnsoup_hpc.engine.out_of_core.layers import make_layerwise
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.models.jobs import load_job
 from gnnsoup_hpc.models.registry import make_model

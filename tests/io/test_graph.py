@@ -10,15 +10,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from gnnsoup_hpc.engine.out_of_core.layers.layers import first_aggregation
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader, sources
 from gnnsoup_hpc.data.sources.context import SourceContext
 from gnnsoup_hpc.data.transforms import prepare_features
-from gnnsoup_hpc.engine.out_of_core.layers import layers as structure
+from gnnsoup_hpc.engine.out_of_core import first_aggregation, layers
 from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.graph.graph import Graph
+from gnnsoup_hpc.graph.subgraph import NORMALISED_SUM
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -133,8 +133,8 @@ READERS: dict[str, Callable[[GraphFile], object]] = {
     "rows": lambda graph: graph.rows(0, graph.nodes),
     "union": lambda graph: loader.load_union(graph, [0, 2], Role.VALIDATION),
     "structure": lambda graph: loader.load_structure(graph, range(graph.parts)),
-    "layer by layer": lambda graph: structure.find_needed_rows(graph, np.array([0]), 3),
-    "first aggregation": lambda graph: list(first_aggregation.compute(graph, "gcn", 1 << 20)),
+    "layer by layer": lambda graph: layers.find_needed_rows(graph, np.array([0]), 3),
+    "first aggregation": lambda graph: list(first_aggregation.compute(graph, NORMALISED_SUM, 1 << 20)),
 }
 
 
