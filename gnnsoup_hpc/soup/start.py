@@ -73,8 +73,8 @@ def open_mixtures(
         model = make_model(job.model, graph.features, graph.classes)
         if job.soup.precision != "float32" and device.type == "cpu" and choose_engine(model, device).name == "torch":
             raise JobError(
-                f"soup.precision = {job.soup.precision!r}: models of kind {model.kind!r} are computed in float32 on a CPU;"
-                " use 'float32'"
+                f"soup.precision = {job.soup.precision!r}: models of kind {model.kind!r} are computed in float32 on a"
+                " CPU; use 'float32'"
             )
         selection = Selection({}, {})
         if rank0:
