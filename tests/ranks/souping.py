@@ -123,7 +123,9 @@ def main() -> None:
     comm, job = CheckingComm(launch.connect(here)), jobs.load(sys.argv[1])
     outcomes = {case: comm.allgather(run_case(comm, job, case)) for case in sys.argv[3:]}
     if here.rank == 0:
-        Path(sys.argv[2]).write_bytes(pickle.dumps(outcomes))
+        Path(sys.argv[2]).write_bytes(
+            pickle.dumps({case: [vars(each) for each in found] for case, found in outcomes.items()})
+        )
 
 
 if __name__ == "__main__":
