@@ -17,6 +17,7 @@ import torch
 from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.analysis.diagnosis.runner import diagnose
 from gnnsoup_hpc.config import METHOD_NAMES, Job
+from gnnsoup_hpc.engine import sharding
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import Diagnosis
 from gnnsoup_hpc.models.base import Model
@@ -120,10 +121,13 @@ def main() -> None:
     here = launch.read_rank_info()
     launch.show_tracebacks(here)
     torch.set_num_threads(1)
+    sharding._SECTION_ROWS = 3  # as the fixture sections_of_three_rows: or one rank would have all of a small graph
     comm, job = CheckingComm(launch.connect(here)), jobs.load(sys.argv[1])
     outcomes = {case: comm.allgather(run_case(comm, job, case)) for case in sys.argv[3:]}
     if here.rank == 0:
-        Path(sys.argv[2]).write_bytes(pickle.dumps(outcomes))
+        Path(sys.argv[2]).write_bytes(
+            pickle.dumps({case: [vars(each) for each in found] for case, found in outcomes.items()})
+        )
 
 
 if __name__ == "__main__":

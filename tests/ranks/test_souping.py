@@ -132,7 +132,7 @@ def test_over_mpi_too(
     assert list(outcomes) == cases
     for case, found in outcomes.items():
         assert len(found) == ranks
-        assert_as_one_rank(found, alone(model, case))
+        assert_as_one_rank([souping.Outcome(**each) for each in found], alone(model, case))
 
 
 # How ranks evaluate.
