@@ -53,16 +53,16 @@ def own_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def stock(tmp_path_factory: pytest.TempPathFactory) -> Job:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A run with three GraphSAGE ingredients. Tests read it; one that changes a run copies it first."""
-    return runs.load_job(make_once(tmp_path_factory, "trained-job", runs.stocked))
+    return runs.load_job(make_once(tmp_path_factory, "trained-job", runs.train_run))
 
 
 @pytest.fixture(scope="session")
-def served(stock: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
+def finished(trained: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """The same run with all soups and its report."""
-    folder = make_once(tmp_path_factory, "finished-job", lambda folder: runs.souped(runs.copied(stock, folder)))
-    return stock.model_copy(update={"runs": str(folder / "runs")})
+    folder = make_once(tmp_path_factory, "finished-job", lambda folder: runs.soup_run(runs.copy_run(trained, folder)))
+    return trained.model_copy(update={"runs": str(folder / "runs")})
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ SITE = Path(__file__).with_name("site")
 
 
 @contextmanager
-def started(
+def start(
     folder: Path, *words: str, ranks: int = 0, before: Sequence[str] = (), **variables: str
 ) -> Iterator[subprocess.Popen[str]]:
     """`BEFORE gnnsoup WORD tiny.toml WORDS` in a folder and a session of its own, killed at the end of the block."""

@@ -49,16 +49,16 @@ def load_job(folder: Path, *overrides: str) -> Job:
     return jobs.load(str(folder / tiny.JOB_FILE), [f"runs={folder / 'runs'}", *overrides])
 
 
-def prepared(folder: Path, *overrides: str, **shape: object) -> Job:
+def prepare_run(folder: Path, *overrides: str, **shape: object) -> Job:
     """The tiny job with its graph.h5."""
     job = job_in(folder, *overrides, **shape)
     prepare(job, ALONE, QUIET)
     return job
 
 
-def stocked(folder: Path, *overrides: str, **shape: object) -> Job:
+def train_run(folder: Path, *overrides: str, **shape: object) -> Job:
     """The tiny job with its graph.h5 and all its ingredients."""
-    job = prepared(folder, *overrides, **shape)
+    job = prepare_run(folder, *overrides, **shape)
     train(job)
     return job
 
@@ -68,20 +68,20 @@ def train(job: Job) -> None:
     train_all(job, ALONE, CPU, QUIET)
 
 
-def copied(job: Job, folder: Path) -> Job:
+def copy_run(job: Job, folder: Path) -> Job:
     """The same job with a copy of its run in `folder`, to do anything to."""
     shutil.copytree(job.runs, folder / "runs")
     return job.model_copy(update={"runs": str(folder / "runs")})
 
 
-def changed(job: Job, *overrides: str) -> Job:
+def change_job(job: Job, *overrides: str) -> Job:
     """The job with other values, as `--set` gives them."""
     path = Path(job.runs) / f"changed-{os.getpid()}.toml"  # for a run may be several processes'
     path.write_text(job.to_toml(), encoding="utf-8")
     return jobs.load(str(path), overrides)
 
 
-def shuffled(job: Job, copies: bool = False) -> Job:
+def shuffle_units(job: Job, copies: bool = False) -> Job:
     """The run with ingredients' units shuffled; with `copies`, all those of the first ingredient."""
     run = RunDir.of(job)
     with open_mixtures(job) as mixtures:
@@ -126,7 +126,7 @@ def run_method(
         return method.run(make_context(mixtures, seed))
 
 
-def souped(job: Job, again: bool = False) -> Job:
+def soup_run(job: Job, again: bool = False) -> Job:
     """Make a job's soups and its report."""
     soup(job, ALONE, again)
     return job

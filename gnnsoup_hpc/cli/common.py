@@ -11,11 +11,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gnnsoup_hpc.errors import (
+    DivergedError,
     FileError,
     IngredientsError,
     Interrupted,
     JobError,
     LauncherError,
+    MemoryLimitError,
     MismatchError,
     MissingJobError,
     Preempted,
@@ -141,11 +143,12 @@ def _execute(command: Command, here: RankInfo, collective: bool, computing: bool
 def _fail(here: RankInfo, error: SoupError) -> int:
     """Say an error, end the other ranks, and return the exit code.
 
-    What is wrong in a job, with ingredients or between launcher and MPI is wrong on every rank alike, so rank 0 alone
-    says it, unless it turns out to have no error.
+    What is wrong in a job, with ingredients or between launcher and MPI is wrong on every rank alike, and so is what
+    ranks of a world find together; so rank 0 alone says it, unless it turns out to have no error.
     """
     here.stop.no_more()
     alike = isinstance(error, JobError | IngredientsError | MismatchError) and not isinstance(error, MissingJobError)
+    alike |= launch.mpi_is_running() and isinstance(error, DivergedError | MemoryLimitError | LauncherError)
     if here.rank > 0 and alike:
         time.sleep(GRACE_SECONDS)  # rank 0 ends us meanwhile; and a mpirun that ends all with the first lets it speak
         if not launch.mpi_is_running():

@@ -105,7 +105,7 @@ def test_more_parts_than_there_are_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], own_excepthook: None
 ) -> None:
     job = tmp_path / "job.toml"
-    job.write_text(runs.prepared(tmp_path).to_toml(), encoding="utf-8")
+    job.write_text(runs.prepare_run(tmp_path).to_toml(), encoding="utf-8")
     assert main(["bench", "--graph", str(job), "--unions", "4", "9"]) == RunError.exit_code
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert "--unions 9" in line

@@ -51,7 +51,7 @@ every_kind = pytest.mark.parametrize(("kind", "heads"), KINDS, ids=[kind for kin
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """The tiny job with its graph.h5, in 8 parts."""
-    return runs.prepared(tmp_path_factory.mktemp("bench"))
+    return runs.prepare_run(tmp_path_factory.mktemp("bench"))
 
 
 @contextmanager

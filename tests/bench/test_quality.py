@@ -32,7 +32,7 @@ KINDS = [("sage", 1), ("gcn", 1), ("gat", 2)]
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A tiny run of each kind, its ingredients trained."""
     kind, heads = request.param
-    return runs.stocked(tmp_path_factory.mktemp(kind), kind=kind, heads=heads, ingredients=4)
+    return runs.train_run(tmp_path_factory.mktemp(kind), kind=kind, heads=heads, ingredients=4)
 
 
 def order(job: Job, what: str = PLAIN, **other: Any) -> QualityOrder:
@@ -69,10 +69,10 @@ def long(options: Any) -> Any:
     return options.model_copy(update={"optimiser": "adam", "epochs": 13})
 
 
-def test_a_trace_has_the_alphas_of_every_step(stock: Job) -> None:
-    options = stock.soup.ls.model_copy(update={"epochs": 4})
+def test_a_trace_has_the_alphas_of_every_step(trained: Job) -> None:
+    options = trained.soup.ls.model_copy(update={"epochs": 4})
     trace = ours.Trace()
-    with runs.open_mixtures(stock) as mixtures:
+    with runs.open_mixtures(trained) as mixtures:
         found = Learned(options).run(SoupContext(mixtures, 0, runs.QUIET, trace))
         shorter = Learned(options.model_copy(update={"epochs": 2})).run(runs.make_context(mixtures))
     assert [number for number, _, _ in trace.steps] == [1, 2, 3, 4]
@@ -106,15 +106,15 @@ def test_extrapolation_counts_samples_once_and_the_rest_as_their_median() -> Non
     assert plain.extrapolate(10.0, [1.0, 2.0], 2) == 13.0
 
 
-def test_a_sample_knows_no_accuracy(stock: Job) -> None:
-    found = child.run_quality_order(order(stock, sampled=3))
+def test_a_sample_knows_no_accuracy(trained: Job) -> None:
+    found = child.run_quality_order(order(trained, sampled=3))
     assert (found["validation_accuracy"], found["curve"], len(found["evaluation_seconds"])) == (None, [], 3)
     assert found["evaluations"] == 13
     assert found["seconds"] > sum(found["evaluation_seconds"]) + found["prepare_seconds"]
 
 
-def test_a_sample_of_all_is_the_whole(stock: Job) -> None:
-    assert child.run_quality_order(order(stock, sampled=13))["validation_accuracy"] is not None
+def test_a_sample_of_all_is_the_whole(trained: Job) -> None:
+    assert child.run_quality_order(order(trained, sampled=13))["validation_accuracy"] is not None
 
 
 def test_the_stop_rule() -> None:
@@ -125,16 +125,16 @@ def test_the_stop_rule() -> None:
     assert results.first_within(curve, None) is None
 
 
-def test_an_order_survives_its_json(stock: Job) -> None:
-    ordered = order(stock, "pls", seed=3, sampled=2, judge_every=7, memory_bytes=5)
+def test_an_order_survives_its_json(trained: Job) -> None:
+    ordered = order(trained, "pls", seed=3, sampled=2, judge_every=7, memory_bytes=5)
     assert read_order(json.dumps(asdict(ordered))) == ordered
-    assert ordered.read_job() == stock
+    assert ordered.read_job() == trained
 
 
-def test_learned_methods_are_repeated_with_the_next_seeds(stock: Job) -> None:
-    subject = parent.select_run(stock, silent)
+def test_learned_methods_are_repeated_with_the_next_seeds(trained: Job) -> None:
+    subject = parent.select_run(trained, silent)
     ordered = list(parent.list_orders(subject, QualityOptions(seeds=3)))
-    first = stock.soup.seed
+    first = trained.soup.seed
     assert [(one.what, one.seed) for one in ordered if one.passing == "time"] == [
         (PLAIN, first),
         ("gis", first),
@@ -144,15 +144,15 @@ def test_learned_methods_are_repeated_with_the_next_seeds(stock: Job) -> None:
     assert {one.sampled for one in ordered} == {0}
 
 
-def test_large_graphs_are_sampled_unless_told_otherwise(stock: Job) -> None:
-    subject = parent.select_run(stock, silent)
+def test_large_graphs_are_sampled_unless_told_otherwise(trained: Job) -> None:
+    subject = parent.select_run(trained, silent)
     large = replace(subject, about=subject.about | {"nodes": parent.SMALL_NODES + 1, "evaluations": 148})
     assert next(parent.list_orders(large, QualityOptions())).sampled == parent.SAMPLED
     assert next(parent.list_orders(large, QualityOptions(sampled=0))).sampled == 0
 
 
-def test_gis_accuracy_must_come_from_somewhere(stock: Job) -> None:
-    subject = parent.select_run(stock, silent)
+def test_gis_accuracy_must_come_from_somewhere(trained: Job) -> None:
+    subject = parent.select_run(trained, silent)
     assert list(parent.list_orders(subject, QualityOptions(methods=("pls",), sampled=0)))
     with pytest.raises(RunError, match="add gis, or"):
         list(parent.list_orders(subject, QualityOptions(methods=("pls",), sampled=2)))
@@ -177,9 +177,9 @@ def made_up(*found: QualityResult, job: Job) -> dict[str, Any]:
     return results.make_document(parent.select_run(job, silent).about, cores, found)
 
 
-def test_figures_of_the_document(stock: Job) -> None:
+def test_figures_of_the_document(trained: Job) -> None:
     pls = found_of("pls", [4.0, 8.0, 2.0], [0.7, 0.6995, 0.5])
-    document = made_up(plain_found(200.0), found_of("gis", [20.0], [0.7]), pls, job=stock)
+    document = made_up(plain_found(200.0), found_of("gis", [20.0], [0.7]), pls, job=trained)
     _, gis, learned = document["methods"]
     assert document["target"] == 0.7
     assert (gis["plain_gis_over_it"], gis["our_gis_over_it"]) == (10.0, 1.0)
@@ -190,10 +190,12 @@ def test_figures_of_the_document(stock: Job) -> None:
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
-def test_the_table_says_what_must_be_said(stock: Job) -> None:
+def test_the_table_says_what_must_be_said(trained: Job) -> None:
     failed = QualityResult("ls", errors=["time: ended by SIGKILL"])
     never = found_of("pls", [4.0], [0.6])
-    text = results.show_document(made_up(plain_found(200.0), found_of("gis", [20.0], [0.7]), failed, never, job=stock))
+    text = results.show_document(
+        made_up(plain_found(200.0), found_of("gis", [20.0], [0.7]), failed, never, job=trained)
+    )
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
     assert set(rows) == {"method", "---", "plain GIS", *METHODS}
     assert "200.00*" in rows["plain GIS"]
@@ -205,18 +207,18 @@ def test_the_table_says_what_must_be_said(stock: Job) -> None:
     assert "pls: not within 0.1 points of GIS at any judged step in 1 of 1" in text
 
 
-def test_without_gis_accuracy_nothing_is_said_to_have_reached_it(stock: Job) -> None:
-    text = results.show_document(made_up(plain_found(200.0), QualityResult("gis", errors=["time: no"]), job=stock))
+def test_without_gis_accuracy_nothing_is_said_to_have_reached_it(trained: Job) -> None:
+    text = results.show_document(made_up(plain_found(200.0), QualityResult("gis", errors=["time: no"]), job=trained))
     assert "not known" in text
     assert "never" not in text
 
 
-def test_a_run_is_named_by_its_folder_or_its_job(stock: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    moved = runs.copied(stock, tmp_path / "elsewhere")
+def test_a_run_is_named_by_its_folder_or_its_job(trained: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = runs.copy_run(trained, tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
     found = parent.find_job("elsewhere/runs/tiny")
     assert RunDir.of(found).root == RunDir.of(moved).root
-    (tmp_path / "job.toml").write_text(stock.model_copy(update={"runs": "there"}).to_toml(), encoding="utf-8")
+    (tmp_path / "job.toml").write_text(trained.model_copy(update={"runs": "there"}).to_toml(), encoding="utf-8")
     assert RunDir.of(parent.find_job("job.toml")).root == tmp_path / "there" / "tiny"
 
 
@@ -228,7 +230,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_untrained_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], own_excepthook: None) -> None:
-    job = runs.prepared(tmp_path)
+    job = runs.prepare_run(tmp_path)
     path = tmp_path / "job.toml"
     path.write_text(job.to_toml(), encoding="utf-8")
     assert main(["bench", "--quality", str(path)]) == RunError.exit_code
@@ -240,12 +242,12 @@ def test_an_untrained_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_one_ingredient_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="two or more"):
-        parent.select_run(runs.stocked(tmp_path, ingredients=1), silent)
+        parent.select_run(runs.train_run(tmp_path, ingredients=1), silent)
 
 
-def test_a_failing_child_is_one_line_and_given_up(stock: Job, tmp_path: Path) -> None:
+def test_a_failing_child_is_one_line_and_given_up(trained: Job, tmp_path: Path) -> None:
     said: list[str] = []
-    broken = order(stock.model_copy(update={"runs": str(tmp_path)}), "pls")
+    broken = order(trained.model_copy(update={"runs": str(tmp_path)}), "pls")
     (found,) = parent.run_orders([broken, replace(broken, passing="memory")], 120.0, said.append)
     (line,) = said
     assert "graph.h5" in line
@@ -254,17 +256,17 @@ def test_a_failing_child_is_one_line_and_given_up(stock: Job, tmp_path: Path) ->
 
 
 def test_the_whole_command(
-    stock: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], own_excepthook: None
+    trained: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], own_excepthook: None
 ) -> None:
     out = tmp_path / "quality.json"
-    words = ["--quality", str(RunDir.of(stock).root), "--methods", "pls", "--threads", "1", "--output", str(out)]
+    words = ["--quality", str(RunDir.of(trained).root), "--methods", "pls", "--threads", "1", "--output", str(out)]
     assert main(["bench", *words]) == 0
     document = json.loads(out.read_text(encoding="utf-8"))
     assert results.show_document(document) == capsys.readouterr().out.strip()
     first, pls = document["methods"]
     assert [row["method"] for row in (first, pls)] == [PLAIN, "pls"]
     assert first["plain_gis_over_it"] == 1.0
-    assert pls["runs"][0]["curve"][-1][0] == stock.soup.pls.epochs
+    assert pls["runs"][0]["curve"][-1][0] == trained.soup.pls.epochs
     assert pls["plain_gis_over_its_end"] == first["seconds"] / pls["seconds"]
-    mixture = runs.run_method(Gis(GisJob(granularity=5)), stock)
+    mixture = runs.run_method(Gis(GisJob(granularity=5)), trained)
     assert document["target"] == mixture.history[-1].accuracy

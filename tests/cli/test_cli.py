@@ -154,11 +154,11 @@ def test_the_module_of_a_room_is_its_command(room: str, capsys: Captured, monkey
     assert one == other
 
 
-def test_report_prints_the_table_of_each_run_and_compares(served: Job, capsys: Captured) -> None:
-    root = str(RunDir.of(served).root)
+def test_report_prints_the_table_of_each_run_and_compares(finished: Job, capsys: Captured) -> None:
+    root = str(RunDir.of(finished).root)
     assert main(["report", root]) == 0
     one = capsys.readouterr().out
-    assert f"-> {RunDir.of(served).report}" in one
+    assert f"-> {RunDir.of(finished).report}" in one
     assert main(["report", root, root]) == 0
     assert f"{root} is the same experiment as {root}, and is counted once." in capsys.readouterr().out
     assert main(["report", "nowhere"]) == 1

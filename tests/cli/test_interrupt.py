@@ -17,8 +17,8 @@ from gnnsoup_hpc.errors import Interrupted
 from gnnsoup_hpc.runtime import leases, signals
 from gnnsoup_hpc.runtime.signals import CTRL_C, PreemptionHandler
 from tests.faults import kit
-from tests.faults.kit import JOB, MARK, Bowl, content
-from tests.processes import GUARD, Gate, plant, started, wait_until, with_site
+from tests.faults.kit import JOB, MARK, Workdir, content
+from tests.processes import GUARD, Gate, plant, start, wait_until, with_site
 from tests.runtime.test_signals import LONG, LONG_TWO, SHORT_OF_IT, no_litter
 
 ANSWER = "gnnsoup: stopping at the end of the epoch; Ctrl-C again stops at once"
@@ -60,9 +60,9 @@ elif "gnnsoup_hpc" in sys.orig_argv:
 
 
 @pytest.fixture
-def bowl(tmp_path: Path) -> Bowl:
+def workdir(tmp_path: Path) -> Workdir:
     """A job and its graph's source, nothing run yet."""
-    return kit.laid_out(tmp_path)
+    return kit.make_workdir(tmp_path)
 
 
 @pytest.fixture
@@ -71,12 +71,12 @@ def gate(tmp_path: Path) -> Gate:
     return Gate(tmp_path / "gate")
 
 
-def customised(bowl: Bowl, code: str, **variables: str) -> dict[str, str]:
+def customised(workdir: Workdir, code: str, **variables: str) -> dict[str, str]:
     """Variables that make a process run `code` first."""
-    site = bowl.folder / "site"
+    site = workdir.folder / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(code)
-    return with_site({"REACHED": str(bowl.folder / "reached")} | variables, site)
+    return with_site({"REACHED": str(workdir.folder / "reached")} | variables, site)
 
 
 def ends_with_130(process: subprocess.Popen[str], *lines: str) -> None:
@@ -143,62 +143,64 @@ def test_what_is_ignored_stays_ignored(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("module", ["gnnsoup_hpc.cli.commands", "torch", "numba", "h5py"])
-def test_while_modules_are_loaded(bowl: Bowl, module: str) -> None:
-    with started(bowl.folder, "train", **customised(bowl, SLOW_IMPORT, SLOW=module)) as process:
-        wait_until((bowl.folder / "reached").exists, process)
+def test_while_modules_are_loaded(workdir: Workdir, module: str) -> None:
+    with start(workdir.folder, "train", **customised(workdir, SLOW_IMPORT, SLOW=module)) as process:
+        wait_until((workdir.folder / "reached").exists, process)
         process.send_signal(CTRL_C)
         ends_with_130(process, f"{MARK}interrupted before it began")
 
 
 @pytest.mark.parametrize("room", ["train", "soup"])
-def test_the_modules_of_rooms_hear_it_as_soon(bowl: Bowl, room: str) -> None:
-    environment = os.environ | customised(bowl, SLOW_IMPORT, SLOW="torch")
+def test_the_modules_of_rooms_hear_it_as_soon(workdir: Workdir, room: str) -> None:
+    environment = os.environ | customised(workdir, SLOW_IMPORT, SLOW="torch")
     process = subprocess.Popen(
         [sys.executable, "-m", f"gnnsoup_hpc.{room}", JOB],
-        cwd=bowl.folder,
+        cwd=workdir.folder,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     with process:
-        wait_until((bowl.folder / "reached").exists, process)
+        wait_until((workdir.folder / "reached").exists, process)
         process.send_signal(CTRL_C)
         ends_with_130(process, f"{MARK}interrupted before it began")
 
 
-def test_sigterm_while_modules_are_loaded_has_its_usual_effect(bowl: Bowl) -> None:
-    with started(bowl.folder, "train", **customised(bowl, SLOW_IMPORT, SLOW="torch")) as process:
-        wait_until((bowl.folder / "reached").exists, process)
+def test_sigterm_while_modules_are_loaded_has_its_usual_effect(workdir: Workdir) -> None:
+    with start(workdir.folder, "train", **customised(workdir, SLOW_IMPORT, SLOW="torch")) as process:
+        wait_until((workdir.folder / "reached").exists, process)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=GUARD)
     assert (process.returncode, out, err) == (-signal.SIGTERM, "", "")
 
 
-def test_training_goes_on_where_it_stopped(bowl: Bowl, gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> None:
-    quiet = kit.laid_out(tmp_path_factory.mktemp("quiet"))
+def test_training_goes_on_where_it_stopped(
+    workdir: Workdir, gate: Gate, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    quiet = kit.make_workdir(tmp_path_factory.mktemp("quiet"))
     kit.succeeds(quiet.gnnsoup_here("train", *LONG))
-    with started(bowl.folder, "train", *LONG, **gate.variables(first=0)) as process:
+    with start(workdir.folder, "train", *LONG, **gate.variables(first=0)) as process:
         wait_until(gate.held, process)
         process.send_signal(CTRL_C)
         ends_with_130(process, ANSWER, f"{MARK}stopped by Ctrl-C: ingredient 0000 is kept after epoch ")
-    no_litter(bowl)
-    assert "goes on after epoch" in kit.succeeds(bowl.gnnsoup_here("train", *LONG))
-    assert content(bowl.ingredient(0)) == content(quiet.ingredient(0))
+    no_litter(workdir)
+    assert "goes on after epoch" in kit.succeeds(workdir.gnnsoup_here("train", *LONG))
+    assert content(workdir.ingredient(0)) == content(quiet.ingredient(0))
 
 
-def test_two_in_a_row_end_at_once_and_give_the_lease_back(bowl: Bowl) -> None:
-    variables = plant(bowl.folder, "gnnsoup_hpc.train.loop:Training.epoch")  # an epoch that never ends
-    with started(bowl.folder, "train", *LONG, **variables) as process:
-        wait_until((bowl.folder / "reached").exists, process)
+def test_two_in_a_row_end_at_once_and_give_the_lease_back(workdir: Workdir) -> None:
+    variables = plant(workdir.folder, "gnnsoup_hpc.train.loop:Training.epoch")  # an epoch that never ends
+    with start(workdir.folder, "train", *LONG, **variables) as process:
+        wait_until((workdir.folder / "reached").exists, process)
         process.send_signal(CTRL_C)
         assert process.stderr
         assert process.stderr.readline() == f"{ANSWER}\n"
         time.sleep(2 * signals.SAME_SECONDS)
         process.send_signal(CTRL_C)
         ends_with_130(process, f"{MARK}interrupted at once; the same command goes on from the last checkpoint")
-    no_litter(bowl)
-    kit.succeeds(bowl.gnnsoup_here("train", *FEW[2:], "--set", "train.ingredients=1"))
+    no_litter(workdir)
+    kit.succeeds(workdir.gnnsoup_here("train", *FEW[2:], "--set", "train.ingredients=1"))
 
 
 @pytest.mark.parametrize(
@@ -213,32 +215,32 @@ def test_two_in_a_row_end_at_once_and_give_the_lease_back(bowl: Bowl) -> None:
         pytest.param("status", "gnnsoup_hpc.analysis.status.read:read_status", id="status"),
     ],
 )
-def test_what_saves_nothing_is_ended_by_the_first(bowl: Bowl, command: str, place: str) -> None:
+def test_what_saves_nothing_is_ended_by_the_first(workdir: Workdir, command: str, place: str) -> None:
     if command == "report":
-        kit.succeeds(bowl.gnnsoup_here("run", *FEW))
+        kit.succeeds(workdir.gnnsoup_here("run", *FEW))
     words = [command] if command in ("prepare", "report", "status") else [command, *FEW]
-    with started(bowl.folder, *words, **plant(bowl.folder, place)) as process:
-        wait_until((bowl.folder / "reached").exists, process)
+    with start(workdir.folder, *words, **plant(workdir.folder, place)) as process:
+        wait_until((workdir.folder / "reached").exists, process)
         process.send_signal(CTRL_C)
         ends_with_130(process, f"{MARK}stopped by Ctrl-C: {SHORT_OF_IT}")
-    no_litter(bowl)
+    no_litter(workdir)
 
 
-def test_while_metis_works_in_its_own_process(bowl: Bowl) -> None:
+def test_while_metis_works_in_its_own_process(workdir: Workdir) -> None:
     """A terminal sends it to all processes; METIS's must say nothing and be gone."""
-    with started(bowl.folder, "prepare", **customised(bowl, SLOW_METIS)) as process:
-        reached = bowl.folder / "reached"
+    with start(workdir.folder, "prepare", **customised(workdir, SLOW_METIS)) as process:
+        reached = workdir.folder / "reached"
         wait_until(lambda: reached.exists() and reached.read_text() != "", process)
         os.killpg(process.pid, CTRL_C)
         ends_with_130(process, f"{MARK}stopped by Ctrl-C: {SHORT_OF_IT}")
     assert not Path(f"/proc/{reached.read_text()}").exists()
-    no_litter(bowl)
+    no_litter(workdir)
 
 
-def test_while_it_waits_for_anothers_lease(bowl: Bowl) -> None:
-    kit.succeeds(bowl.gnnsoup_here("prepare"))
-    held = bowl.root / "leases" / "ingredient-0000.lease"
-    with leases.hold(held), started(bowl.folder, "train", "--set", "train.ingredients=1") as process:
+def test_while_it_waits_for_anothers_lease(workdir: Workdir) -> None:
+    kit.succeeds(workdir.gnnsoup_here("prepare"))
+    held = workdir.root / "leases" / "ingredient-0000.lease"
+    with leases.hold(held), start(workdir.folder, "train", "--set", "train.ingredients=1") as process:
         assert process.stdout
         while "memory limit" not in process.stdout.readline():
             assert process.poll() is None
@@ -249,8 +251,8 @@ def test_while_it_waits_for_anothers_lease(bowl: Bowl) -> None:
     assert err.removeprefix(f"{ANSWER}\n") == f"{MARK}stopped by Ctrl-C: {SHORT_OF_IT}\n"
 
 
-def test_nohup_and_the_background_keep_it_going(bowl: Bowl, gate: Gate) -> None:
-    with started(bowl.folder, "train", *LONG, before=IGNORING, **gate.variables(first=0)) as process:
+def test_nohup_and_the_background_keep_it_going(workdir: Workdir, gate: Gate) -> None:
+    with start(workdir.folder, "train", *LONG, before=IGNORING, **gate.variables(first=0)) as process:
         wait_until(gate.held, process)
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # the first that is heard is told
             process.send_signal(number)
@@ -259,11 +261,11 @@ def test_nohup_and_the_background_keep_it_going(bowl: Bowl, gate: Gate) -> None:
     assert err.startswith(f"{MARK}stopped by SIGTERM: ingredient 0000 is kept after epoch ")
 
 
-def test_a_terminal_that_closes_leaves_a_checkpoint(bowl: Bowl, gate: Gate) -> None:
+def test_a_terminal_that_closes_leaves_a_checkpoint(workdir: Workdir, gate: Gate) -> None:
     """The kernel sends SIGHUP, and no word can be written any more."""
     mine, theirs = os.openpty()
     words = [sys.executable, "-c", TAKE_TERMINAL, sys.executable, "-m", "gnnsoup_hpc", "train", JOB, *LONG]
-    ours = {"cwd": bowl.folder, "env": os.environ | gate.variables(first=0)}
+    ours = {"cwd": workdir.folder, "env": os.environ | gate.variables(first=0)}
     with subprocess.Popen(words, **ours, stdin=theirs, stdout=theirs, stderr=theirs, text=True) as process:
         os.close(theirs)
         reader = threading.Thread(target=drain, args=(mine, closing := threading.Event()))
@@ -272,8 +274,8 @@ def test_a_terminal_that_closes_leaves_a_checkpoint(bowl: Bowl, gate: Gate) -> N
         closing.set()
         reader.join()
         assert process.wait(GUARD) == 75
-    assert (bowl.root / "checkpoints" / "ingredient-0000.h5").exists()
-    no_litter(bowl)
+    assert (workdir.root / "checkpoints" / "ingredient-0000.h5").exists()
+    no_litter(workdir)
 
 
 def drain(terminal: int, closing: threading.Event) -> None:
@@ -285,8 +287,8 @@ def drain(terminal: int, closing: threading.Event) -> None:
 
 
 @pytest.mark.mpi
-def test_all_ranks_keep_what_they_have(bowl: Bowl, gate: Gate) -> None:
-    with started(bowl.folder, "run", *LONG_TWO, ranks=2, **gate.variables(first=0)) as process:
+def test_all_ranks_keep_what_they_have(workdir: Workdir, gate: Gate) -> None:
+    with start(workdir.folder, "run", *LONG_TWO, ranks=2, **gate.variables(first=0)) as process:
         wait_until(lambda: gate.times() == 2, process)
         os.killpg(process.pid, CTRL_C)  # mpirun passes it on, to ranks that may have it already
         out, err = process.communicate(timeout=GUARD)
@@ -296,4 +298,4 @@ def test_all_ranks_keep_what_they_have(bowl: Bowl, gate: Gate) -> None:
     assert all(" is kept after epoch " in line for line in lines)
     assert "Traceback" not in err
     assert err.count(ANSWER) <= 1
-    no_litter(bowl)
+    no_litter(workdir)

@@ -21,7 +21,7 @@ from gnnsoup_hpc.data.partition import cut_with_metis
 from gnnsoup_hpc.errors import JobError, MissingJobError
 from gnnsoup_hpc.runtime.terminal import Channel, Terminal, terminal
 from tests.faults import kit
-from tests.faults.kit import JOB, MARK, Bowl
+from tests.faults.kit import JOB, MARK, Workdir
 from tests.tiny import mpirun
 
 FEW = ("--set", "train.ingredients=2", "--set", "train.epochs=2", "--set", "soup.methods=['best', 'uniform']")
@@ -29,17 +29,17 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Bowl:
+def original(tmp_path_factory: pytest.TempPathFactory) -> Workdir:
     """A finished run of two methods; not to be changed."""
-    bowl = kit.laid_out(tmp_path_factory.mktemp("finished"))
-    kit.succeeds(bowl.gnnsoup_here("run", *FEW))
-    return bowl
+    workdir = kit.make_workdir(tmp_path_factory.mktemp("finished"))
+    kit.succeeds(workdir.gnnsoup_here("run", *FEW))
+    return workdir
 
 
 @pytest.fixture
-def bowl(original: Bowl, tmp_path: Path) -> Bowl:
+def workdir(original: Workdir, tmp_path: Path) -> Workdir:
     """A copy of it."""
-    return kit.copied(original, tmp_path)
+    return kit.copy_workdir(original, tmp_path)
 
 
 def shell(
@@ -60,12 +60,12 @@ def whole(path: Path) -> bool:
 
 
 def test_an_ascii_terminal_gets_the_report_and_so_does_the_disk(tmp_path: Path) -> None:
-    bowl = kit.laid_out(tmp_path)
-    outcome = shell(bowl.folder, "run", JOB, *FEW, **ASCII)
+    workdir = kit.make_workdir(tmp_path)
+    outcome = shell(workdir.folder, "run", JOB, *FEW, **ASCII)
     kit.succeeds(outcome)
     assert outcome.stdout.isascii()
     assert "report.h5" in outcome.stdout
-    assert whole(bowl.report)
+    assert whole(workdir.report)
 
 
 def test_letters_that_an_encoding_lacks_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,52 +87,52 @@ def test_letters_that_an_encoding_lacks_are_escaped(monkeypatch: pytest.MonkeyPa
 )
 @pytest.mark.parametrize("command", ["run", "report", "status", "job", "--version", "--help"])
 def test_what_stdout_does_not_take_is_one_line_and_nothing_else_is_lost(
-    bowl: Bowl, command: str, to: str, why: str
+    workdir: Workdir, command: str, to: str, why: str
 ) -> None:
     if command in ("run", "report"):
-        bowl.report.unlink()
+        workdir.report.unlink()
     words = {"run": [JOB, *FEW], "report": ["runs/tiny"], "status": ["runs/tiny"], "job": [JOB]}.get(command, [])
-    outcome = shell(bowl.folder, command, *words, to=to)
+    outcome = shell(workdir.folder, command, *words, to=to)
     kit.fails(outcome, f"stdout cannot be written: {why}")
     assert outcome.returncode == 1
-    assert whole(bowl.report)
+    assert whole(workdir.report)
 
 
 def test_a_whole_run_survives_both_being_closed(tmp_path: Path) -> None:
-    bowl = kit.laid_out(tmp_path)
-    outcome = shell(bowl.folder, "run", JOB, *FEW, to=">&- 2>&-")
+    workdir = kit.make_workdir(tmp_path)
+    outcome = shell(workdir.folder, "run", JOB, *FEW, to=">&- 2>&-")
     assert (outcome.returncode, outcome.stdout, outcome.stderr) == (1, "", "")
-    assert whole(bowl.report)
+    assert whole(workdir.report)
 
 
 @pytest.mark.parametrize("to", ["2>&-", "2> /dev/full"])
-def test_a_closed_or_full_stderr_is_no_error(bowl: Bowl, to: str) -> None:
-    bowl.report.unlink()
-    outcome = shell(bowl.folder, "report", "runs/tiny", to=to)
+def test_a_closed_or_full_stderr_is_no_error(workdir: Workdir, to: str) -> None:
+    workdir.report.unlink()
+    outcome = shell(workdir.folder, "report", "runs/tiny", to=to)
     assert outcome.returncode == 0, outcome.stderr
     assert "uniform" in outcome.stdout
-    assert whole(bowl.report)
-    assert shell(bowl.folder, "report", "nowhere", to=to).returncode == 1
+    assert whole(workdir.report)
+    assert shell(workdir.folder, "report", "nowhere", to=to).returncode == 1
 
 
-def test_who_has_read_enough_ends_nothing(bowl: Bowl) -> None:
-    bowl.report.unlink()
-    outcome = shell(bowl.folder, "report", "runs/tiny", "runs/tiny", to="| head -c 1; exit ${PIPESTATUS[0]}")
+def test_who_has_read_enough_ends_nothing(workdir: Workdir) -> None:
+    workdir.report.unlink()
+    outcome = shell(workdir.folder, "report", "runs/tiny", "runs/tiny", to="| head -c 1; exit ${PIPESTATUS[0]}")
     assert outcome.returncode in (0, 141)  # as whoever reads is quick to go
     assert outcome.stderr == ""
-    assert whole(bowl.report)
+    assert whole(workdir.report)
 
 
 @pytest.mark.mpi
 def test_ranks_whose_stdout_is_closed_train_and_soup(tmp_path: Path) -> None:
-    bowl = kit.laid_out(tmp_path)
-    (bowl.folder / "quiet.sh").write_text(f'exec {sys.executable} -m gnnsoup_hpc "$@" >&-\n')
+    workdir = kit.make_workdir(tmp_path)
+    (workdir.folder / "quiet.sh").write_text(f'exec {sys.executable} -m gnnsoup_hpc "$@" >&-\n')
     words = [mpirun(), "-n", "2", "sh", "quiet.sh", "run", JOB, *FEW]
-    outcome = subprocess.run(words, cwd=bowl.folder, capture_output=True, text=True, timeout=600, check=False)
+    outcome = subprocess.run(words, cwd=workdir.folder, capture_output=True, text=True, timeout=600, check=False)
     assert outcome.returncode == 1, outcome.stderr
     assert "Traceback" not in outcome.stderr
     assert f"[rank 0/2] {MARK}stdout cannot be written: it is closed" in outcome.stderr
-    assert whole(bowl.report)
+    assert whole(workdir.report)
 
 
 class Failing(io.StringIO):
@@ -153,48 +153,48 @@ def test_a_channel_notes_the_first_loss_and_stays_quiet() -> None:
 
 
 @pytest.mark.parametrize("start", ["run", "report"])
-def test_the_report_is_written_before_it_is_told(bowl: Bowl, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
+def test_the_report_is_written_before_it_is_told(workdir: Workdir, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
     def table(run: object) -> str:
         raise ZeroDivisionError
 
-    bowl.report.unlink()
+    workdir.report.unlink()
     monkeypatch.setattr("gnnsoup_hpc.cli.report.show_run", table)
     with pytest.raises(ZeroDivisionError):
-        kit.here(*(["run", JOB, *FEW] if start == "run" else ["report", "runs/tiny"]), cwd=bowl.folder)
-    assert whole(bowl.report)
+        kit.here(*(["run", JOB, *FEW] if start == "run" else ["report", "runs/tiny"]), cwd=workdir.folder)
+    assert whole(workdir.report)
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["with a report", "without one"])
-def test_a_run_that_may_only_be_read_is_reported_and_looked_at(bowl: Bowl, before: bool) -> None:
+def test_a_run_that_may_only_be_read_is_reported_and_looked_at(workdir: Workdir, before: bool) -> None:
     if not before:
-        bowl.report.unlink()
-    with kit.read_only(bowl.root):
-        said = kit.succeeds(kit.here("report", "runs/tiny", cwd=bowl.folder))
+        workdir.report.unlink()
+    with kit.read_only(workdir.root):
+        said = kit.succeeds(kit.here("report", "runs/tiny", cwd=workdir.folder))
         assert "uniform" in said
         assert said.splitlines()[-1].startswith("runs/tiny/report.h5 is not written: the run may only be read here (")
-        assert "is counted once" in kit.succeeds(kit.here("report", "runs/tiny", "runs/tiny", cwd=bowl.folder))
-        assert "2 finished" in kit.succeeds(kit.here("status", "runs/tiny", cwd=bowl.folder))
-        kit.fails(kit.here("soup", JOB, *FEW, "--again", cwd=bowl.folder), "cannot be written")
+        assert "is counted once" in kit.succeeds(kit.here("report", "runs/tiny", "runs/tiny", cwd=workdir.folder))
+        assert "2 finished" in kit.succeeds(kit.here("status", "runs/tiny", cwd=workdir.folder))
+        kit.fails(kit.here("soup", JOB, *FEW, "--again", cwd=workdir.folder), "cannot be written")
 
 
 def test_a_report_that_does_not_fit_on_the_disk_is_told_and_is_an_error(
-    bowl: Bowl, monkeypatch: pytest.MonkeyPatch
+    workdir: Workdir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    outcome = kit.here("report", "runs/tiny", cwd=bowl.folder)
+    outcome = kit.here("report", "runs/tiny", cwd=workdir.folder)
     kit.fails(outcome, "report.h5 cannot be written: No space left on device")
     assert "uniform" in outcome.stdout
 
 
-def test_the_stack_of_ingredients_reads_as_nan_away_from_their_files(bowl: Bowl, tmp_path: Path) -> None:
+def test_the_stack_of_ingredients_reads_as_nan_away_from_their_files(workdir: Workdir, tmp_path: Path) -> None:
     away = tmp_path / "away"
     away.mkdir()
-    for path, is_there in ((bowl.root / "ingredients.h5", True), (away / "ingredients.h5", False)):
+    for path, is_there in ((workdir.root / "ingredients.h5", True), (away / "ingredients.h5", False)):
         if not is_there:
-            shutil.copy(bowl.root / "ingredients.h5", path)
+            shutil.copy(workdir.root / "ingredients.h5", path)
         with h5py.File(path, "r") as file:
             for name, stack in file["state"].items():
                 assert np.isnan(stack[...]).all() != is_there, name
@@ -262,8 +262,8 @@ LONG = 300 * "x"
         pytest.param(["status", "~nobody-of-this-name/x"], 1, id="nobody's home for a run"),
     ],
 )
-def test_names_that_no_file_can_have_are_one_line(bowl: Bowl, words: list[str], code: int) -> None:
-    outcome = kit.here(*words, cwd=bowl.folder)
+def test_names_that_no_file_can_have_are_one_line(workdir: Workdir, words: list[str], code: int) -> None:
+    outcome = kit.here(*words, cwd=workdir.folder)
     kit.fails(outcome)
     assert outcome.returncode == code
 
@@ -272,17 +272,17 @@ NO_UTF8 = os.fsdecode(b"d\xff")
 
 
 @pytest.mark.parametrize("command", ["status", "report", "diagnose"])
-def test_a_run_in_a_folder_whose_name_is_no_utf8(bowl: Bowl, command: str) -> None:
-    (bowl.folder / "runs").rename(bowl.folder / NO_UTF8)
+def test_a_run_in_a_folder_whose_name_is_no_utf8(workdir: Workdir, command: str) -> None:
+    (workdir.folder / "runs").rename(workdir.folder / NO_UTF8)
     words = [command, f"{NO_UTF8}/tiny", *(["--again"] if command == "diagnose" else [])]
-    kit.succeeds(shell(bowl.folder, *words))
-    kit.succeeds(shell(bowl.folder, *words, **ASCII))
+    kit.succeeds(shell(workdir.folder, *words))
+    kit.succeeds(shell(workdir.folder, *words, **ASCII))
 
 
 def test_a_job_file_and_a_folder_whose_names_are_no_utf8(tmp_path: Path) -> None:
-    plain = kit.laid_out(tmp_path / "plain")
-    bowl = Bowl(plain.folder.rename(tmp_path / NO_UTF8))
-    (bowl.folder / JOB).rename(bowl.folder / f"{NO_UTF8}.toml")
-    kit.succeeds(shell(bowl.folder, "run", f"{NO_UTF8}.toml", *FEW))
-    assert whole(bowl.report)
-    kit.fails(shell(bowl.folder, "prepare", f"{NO_UTF8}.toml", "--set", f"runs={NO_UTF8}"), "runs", "unicode")
+    plain = kit.make_workdir(tmp_path / "plain")
+    workdir = Workdir(plain.folder.rename(tmp_path / NO_UTF8))
+    (workdir.folder / JOB).rename(workdir.folder / f"{NO_UTF8}.toml")
+    kit.succeeds(shell(workdir.folder, "run", f"{NO_UTF8}.toml", *FEW))
+    assert whole(workdir.report)
+    kit.fails(shell(workdir.folder, "prepare", f"{NO_UTF8}.toml", "--set", f"runs={NO_UTF8}"), "runs", "unicode")

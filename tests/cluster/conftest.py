@@ -18,7 +18,7 @@ import pytest
 from tests.cluster import sandbox
 from tests.cluster.sandbox import Sandbox
 from tests.faults import kit
-from tests.faults.kit import Bowl
+from tests.faults.kit import Workdir
 from tests.processes import GUARD, Gate
 from tests.tiny import mpirun
 
@@ -39,21 +39,21 @@ def slurm() -> Iterator[Sandbox]:
 
 
 @dataclass(frozen=True)
-class Desk:
+class Cluster:
     """A folder with a job, and the cluster to submit it to."""
 
     slurm: Sandbox
-    bowl: Bowl
+    workdir: Workdir
 
     @property
     def gate(self) -> Gate:
         """Holds what is trained with its variables."""
-        return Gate(self.bowl.folder / "gate")
+        return Gate(self.workdir.folder / "gate")
 
     def sbatch(self, *words: object, **variables: str) -> str:
         """`sbatch WORDS` in the folder; the job's id."""
         variables = {"GNNSOUP_PYTHON": self.python} | variables
-        return self.slurm.command("sbatch", "--parsable", *words, cwd=self.bowl.folder, **variables).strip()
+        return self.slurm.command("sbatch", "--parsable", *words, cwd=self.workdir.folder, **variables).strip()
 
     @property
     def python(self) -> str:
@@ -84,26 +84,26 @@ class Desk:
 
     def said(self, job: str) -> str:
         """What a job has said, in sbatch's own file and then in its logs."""
-        outs = sorted(self.bowl.folder.glob(f"*-{job}*.out"))
+        outs = sorted(self.workdir.folder.glob(f"*-{job}*.out"))
         return "".join(path.read_text() for path in [*outs, *self.logs(job)])
 
     def logs(self, job: str) -> list[Path]:
         """Logs of a job, or of each of an array, under the run."""
-        return sorted((self.bowl.root / "logs").glob(f"*-{job}*.log"))
+        return sorted((self.workdir.root / "logs").glob(f"*-{job}*.log"))
 
     def done(self) -> int:
         """Ingredients that are there."""
-        return len(list((self.bowl.root / "ingredients").glob("????.h5")))
+        return len(list((self.workdir.root / "ingredients").glob("????.h5")))
 
     def checkpoints(self) -> int:
         """Ingredients that were begun and can be gone on with."""
-        return len(list((self.bowl.root / "checkpoints").glob("ingredient-*.h5")))
+        return len(list((self.workdir.root / "checkpoints").glob("ingredient-*.h5")))
 
 
 @pytest.fixture
-def desk(slurm: Sandbox, tmp_path: Path) -> Desk:
+def cluster(slurm: Sandbox, tmp_path: Path) -> Cluster:
     """A job in a folder with blanks and a quote in its path."""
-    return Desk(slurm, kit.laid_out(tmp_path / "it's a job"))
+    return Cluster(slurm, kit.make_workdir(tmp_path / "it's a job"))
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cluster.conftest import AS_ROOT, SCRIPTS, Desk
+from tests.cluster.conftest import AS_ROOT, SCRIPTS, Cluster
 from tests.faults import kit
-from tests.faults.kit import JOB, Bowl, fails_under_mpirun, succeeds
+from tests.faults.kit import JOB, Workdir, fails_under_mpirun, succeeds
 from tests.processes import GUARD
 from tests.runtime.comm_laws import LAWS, MPI_LAWS
 
@@ -23,19 +23,19 @@ SOUP = ("-m", "gnnsoup_hpc", "soup", JOB, "--again", "--set", f"soup.methods={li
 
 
 @pytest.fixture(scope="session")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Bowl:
-    return kit.finished(tmp_path_factory)
+def original(tmp_path_factory: pytest.TempPathFactory) -> Workdir:
+    return kit.make_finished(tmp_path_factory)
 
 
 @pytest.fixture
-def bowl(original: Bowl, tmp_path: Path) -> Bowl:
-    return kit.copied(original, tmp_path / "run")
+def workdir(original: Workdir, tmp_path: Path) -> Workdir:
+    return kit.copy_workdir(original, tmp_path / "run")
 
 
-def _run(bowl: Bowl, *words: object) -> subprocess.CompletedProcess[str]:
+def _run(workdir: Workdir, *words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(word) for word in words],
-        cwd=bowl.folder,
+        cwd=workdir.folder,
         env=os.environ | AS_ROOT,
         capture_output=True,
         text=True,
@@ -52,18 +52,18 @@ def _one_line(outcome: subprocess.CompletedProcess[str], *names: str) -> None:
     assert "RuntimeWarning" not in outcome.stderr
 
 
-def _same_soups(bowl: Bowl, original: Bowl, by: str) -> None:
+def _same_soups(workdir: Workdir, original: Workdir, by: str) -> None:
     for method in METHODS:
-        found, wanted = (kit.dataset(each.soup(method), "mixture/alpha") for each in (bowl, original))
+        found, wanted = (kit.dataset(each.soup(method), "mixture/alpha") for each in (workdir, original))
         np.testing.assert_allclose(found, wanted, atol=1e-6, err_msg=f"{method} by {by}")
 
 
-def test_soups_are_the_same_under_both(bowl: Bowl, original: Bowl, open_mpi: str, system_python: str) -> None:
+def test_soups_are_the_same_under_both(workdir: Workdir, original: Workdir, open_mpi: str, system_python: str) -> None:
     """Of two ranks below, by srun; of MPICH's ranks in tests/ranks/test_same_result.py."""
     for ranks in (1, 3):
-        said = succeeds(_run(bowl, open_mpi, "--oversubscribe", "-n", ranks, system_python, *SOUP))
+        said = succeeds(_run(workdir, open_mpi, "--oversubscribe", "-n", ranks, system_python, *SOUP))
         assert f"{ranks} ranks" in said
-        _same_soups(bowl, original, f"{ranks} ranks of Open MPI")
+        _same_soups(workdir, original, f"{ranks} ranks of Open MPI")
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
@@ -83,13 +83,13 @@ def test_comms_laws_hold_under_open_mpi(open_mpi: str, system_python: str, ranks
     assert outcome.stdout.count("holds: ") == len(LAWS | MPI_LAWS)
 
 
-def test_open_mpis_mpirun_with_mpich(bowl: Bowl, open_mpi: str, mpich: str) -> None:
-    outcome = _run(bowl, open_mpi, "--oversubscribe", "-n", 2, sys.executable, *SOUP)
+def test_open_mpis_mpirun_with_mpich(workdir: Workdir, open_mpi: str, mpich: str) -> None:
+    outcome = _run(workdir, open_mpi, "--oversubscribe", "-n", 2, sys.executable, *SOUP)
     _one_line(outcome, "[rank 0/2]", "started by Open MPI's mpirun", "library here is MPICH", ".venv/bin")
 
 
-def test_mpichs_mpirun_with_open_mpi(bowl: Bowl, system_python: str, mpich: str) -> None:
-    outcome = _run(bowl, mpich, "-n", 2, system_python, *SOUP)
+def test_mpichs_mpirun_with_open_mpi(workdir: Workdir, system_python: str, mpich: str) -> None:
+    outcome = _run(workdir, mpich, "-n", 2, system_python, *SOUP)
     _one_line(outcome, "[rank 0/2]", "started by MPICH's mpirun", "library here is Open MPI", "MPI=embedded")
 
 
@@ -102,13 +102,13 @@ def test_mpichs_mpirun_with_open_mpi(bowl: Bowl, system_python: str, mpich: str)
     ],
 )
 def test_srun_with_a_plugin_that_the_library_does_not_know(
-    desk: Desk, bowl: Bowl, system_python: str, mpich: str, plugin: str, library: str, advice: str
+    cluster: Cluster, workdir: Workdir, system_python: str, mpich: str, plugin: str, library: str, advice: str
 ) -> None:
     python = sys.executable if library == "MPICH" else system_python
     outcome = subprocess.run(
         ["srun", "--nodes=2", "--ntasks=2", f"--mpi={plugin}", python, *SOUP],
-        cwd=bowl.folder,
-        env=desk.slurm.environment,
+        cwd=workdir.folder,
+        env=cluster.slurm.environment,
         capture_output=True,
         text=True,
         timeout=GUARD,
@@ -118,12 +118,12 @@ def test_srun_with_a_plugin_that_the_library_does_not_know(
     _one_line(outcome, "[rank 0/2]", f"srun --mpi={plugin}", f"library here is {library}", advice)
 
 
-def test_srun_with_open_mpi(desk: Desk, bowl: Bowl, original: Bowl, system_python: str) -> None:
+def test_srun_with_open_mpi(cluster: Cluster, workdir: Workdir, original: Workdir, system_python: str) -> None:
     """The script finds the plugin by itself."""
-    ours = Desk(desk.slurm, bowl)
+    ours = Cluster(cluster.slurm, workdir)
     words = ("--nodes=2", "--ntasks=2", "--cpus-per-task=1", SCRIPTS / "soup.sh", *SOUP[3:])
     job = ours.sbatch(*words, GNNSOUP_PYTHON=system_python)
     assert ours.ended(job) == ["COMPLETED"], ours.said(job)
     assert "--mpi=pmix" in ours.said(job)
     assert "2 ranks" in ours.said(job)
-    _same_soups(bowl, original, "srun")
+    _same_soups(workdir, original, "srun")

@@ -269,7 +269,7 @@ def test_a_stream_that_is_left_early_leaves_no_thread(sixty: GraphFile) -> None:
     assert readers() == []
 
 
-def test_a_consumer_that_raises_leaves_no_thread(stock: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_consumer_that_raises_leaves_no_thread(trained: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def fails(*_: object) -> None:
@@ -277,9 +277,9 @@ def test_a_consumer_that_raises_leaves_no_thread(stock: Job, monkeypatch: pytest
         raise ZeroDivisionError
 
     monkeypatch.setattr(SoupContext, "loss_and_gradient", fails)
-    with runs.open_mixtures(stock) as mixtures:
+    with runs.open_mixtures(trained) as mixtures:
         with pytest.raises(ZeroDivisionError):
-            PartitionLearned(stock.soup.pls).run(runs.make_context(mixtures))
+            PartitionLearned(trained.soup.pls).run(runs.make_context(mixtures))
         assert len(seen) == 1
         assert readers() == []
 

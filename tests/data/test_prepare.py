@@ -29,7 +29,7 @@ from tests import runs, tiny
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    return runs.prepared(tmp_path)
+    return runs.prepare_run(tmp_path)
 
 
 def test_a_graph_that_is_there_is_kept(job: Job) -> None:
@@ -54,7 +54,7 @@ def test_every_rank_refuses_a_damaged_graph(job: Job, rank: int, name: str) -> N
 
 
 def test_another_cut_is_made_when_it_is_asked_for(job: Job) -> None:
-    other = runs.changed(job, "partition.parts=4")
+    other = runs.change_job(job, "partition.parts=4")
     with pytest.raises(RunError, match=r"partition.parts = 8, the job says 4"):
         room.prepare(other, runs.ALONE, runs.QUIET)
     room.prepare(other, runs.ALONE, runs.QUIET, again=True)
@@ -64,7 +64,7 @@ def test_another_cut_is_made_when_it_is_asked_for(job: Job) -> None:
 
 def test_while_somebody_prepares_the_others_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "POLL_SECONDS", 0.01)
-    done = runs.prepared(tmp_path / "done")
+    done = runs.prepare_run(tmp_path / "done")
     job = runs.job_in(tmp_path / "waits", f"graph.source={done.graph.source}")
     graph, content = RunDir.of(job).graph, RunDir.of(done).graph.read_bytes()
     monkeypatch.setattr(room, "partition_graph", lambda *_: pytest.fail("prepared what somebody else was preparing"))
@@ -90,7 +90,7 @@ def test_while_somebody_prepares_the_others_wait(tmp_path: Path, monkeypatch: py
 def test_the_resolved_job_is_kept_with_the_run(job: Job) -> None:
     room.note_job(job)
     assert jobs.load(str(RunDir.of(job).job)) == job
-    other = runs.changed(job, "train.epochs=3")
+    other = runs.change_job(job, "train.epochs=3")
     room.note_job(other)
     assert jobs.load(str(RunDir.of(job).job)) == other
 
@@ -115,7 +115,7 @@ def test_file_names_of_a_run() -> None:
 
 
 def another(job: Job, name: str, *overrides: str) -> Job:
-    return runs.changed(job, f"name={name}", *overrides)
+    return runs.change_job(job, f"name={name}", *overrides)
 
 
 def prepare_quietly(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_scratch_folders_of_the_dead_are_swept_and_none_is_left(tmp_path: Path) 
 
 def test_metis_in_a_process_of_its_own_cuts_the_same(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "ENTRIES_TO_CUT_APART", 0)
-    other = runs.prepared(tmp_path / "apart")
+    other = runs.prepare_run(tmp_path / "apart")
     with (
         graph_store.open_graph(RunDir.of(job).graph, job) as one,
         graph_store.open_graph(RunDir.of(other).graph, other) as two,
@@ -230,7 +230,7 @@ def test_blocks_do_not_matter(job: Job, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(transforms, "_BLOCK_BYTES", 700)
     monkeypatch.setattr(graph_store, "ENTRIES", 50)
     monkeypatch.setattr(partition, "_ENTRIES", 30)
-    other = runs.prepared(tmp_path / "pieces")
+    other = runs.prepare_run(tmp_path / "pieces")
     with (
         graph_store.open_graph(RunDir.of(job).graph, job) as one,
         graph_store.open_graph(RunDir.of(other).graph, other) as two,
@@ -244,7 +244,7 @@ def test_blocks_do_not_matter(job: Job, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_source_that_has_changed_is_refused(tmp_path: Path) -> None:
     """Bare training on it would answer for a graph that is no longer the user's."""
-    job = runs.prepared(tmp_path)
+    job = runs.prepare_run(tmp_path)
     np.savez(tmp_path / "tiny.npz", **tiny.planted(seed=1))
     with pytest.raises(RunError, match=r"tiny.npz has changed since .*graph.h5 was made from it"):
         room.prepare(job, runs.ALONE, runs.QUIET)

@@ -15,7 +15,7 @@ from tests.faults import kit
 
 @pytest.mark.parametrize(("kind", "heads", "norm"), [("gcn", 1, "none"), ("sage", 1, "layer"), ("gat", 2, "none")])
 def test_pls_soup_in_pyg_has_the_accuracy_of_the_report(tmp_path: Path, kind: str, heads: int, norm: str) -> None:
-    made = kit.laid_out(tmp_path, kind=kind, heads=heads, norm=norm)
+    made = kit.make_workdir(tmp_path, kind=kind, heads=heads, norm=norm)
     kit.succeeds(made.gnnsoup_here("run", "--set", 'soup.methods=["pls"]'))
     run = made.root
 

@@ -73,7 +73,7 @@ def test_a_union_has_the_whole_graphs_first_aggregation(graph: Graph, kind: str,
 
 @pytest.mark.parametrize("kind", ["gcn", "sage"])
 def test_of_all_parts_exact_is_truncated(tmp_path: Path, kind: str) -> None:
-    job = runs.stocked(tmp_path, f"model.kind={kind}")
+    job = runs.train_run(tmp_path, f"model.kind={kind}")
     options = job.soup.pls.model_copy(update={"union": job.partition.parts, "epochs": 5})
     found = [
         runs.run_method(PartitionLearned(options.model_copy(update={"first_hop": hop})), job)
@@ -83,11 +83,11 @@ def test_of_all_parts_exact_is_truncated(tmp_path: Path, kind: str) -> None:
     assert RunDir.of(job).first_hop(kind).exists()
 
 
-def test_of_few_parts_exact_is_another_thing_and_prefetch_is_not(stock: Job) -> None:
-    options = stock.soup.pls.model_copy(update={"union": 2, "epochs": 5})
+def test_of_few_parts_exact_is_another_thing_and_prefetch_is_not(trained: Job) -> None:
+    options = trained.soup.pls.model_copy(update={"union": 2, "epochs": 5})
     changes = ({}, {"first_hop": "exact"}, {"prefetch": False}, {"first_hop": "exact", "prefetch": False})
     plain, exact, alone, both = (
-        runs.run_method(PartitionLearned(options.model_copy(update=change)), stock).alpha for change in changes
+        runs.run_method(PartitionLearned(options.model_copy(update=change)), trained).alpha for change in changes
     )
     assert torch.equal(plain, alone)
     assert torch.equal(exact, both)
@@ -95,9 +95,9 @@ def test_of_few_parts_exact_is_another_thing_and_prefetch_is_not(stock: Job) -> 
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "flipped"])
-def test_a_file_that_is_not_right_is_made_again_with_a_line(stock: Job, tmp_path: Path, damage: str) -> None:
+def test_a_file_that_is_not_right_is_made_again_with_a_line(trained: Job, tmp_path: Path, damage: str) -> None:
     said: list[str] = []
-    with graph_store.open_graph(RunDir.of(stock).graph, stock) as graph:
+    with graph_store.open_graph(RunDir.of(trained).graph, trained) as graph:
         path = tmp_path / "first-hop-sage.h5"
         with first_aggregation.open_first_aggregation(graph, MEAN, path, said.append):
             whole = path.read_bytes()
@@ -122,8 +122,8 @@ def test_a_file_that_is_not_right_is_made_again_with_a_line(stock: Job, tmp_path
 
 
 def test_it_is_part_of_the_soups_fingerprint(tmp_path: Path) -> None:
-    job = runs.souped(runs.stocked(tmp_path, 'soup.methods=["pls"]'))
+    job = runs.soup_run(runs.train_run(tmp_path, 'soup.methods=["pls"]'))
     path = RunDir.of(job).soup("pls")
     before = soup_store.read_fingerprint(path)
-    runs.souped(runs.changed(job, "soup.pls.first_hop=exact"))
+    runs.soup_run(runs.change_job(job, "soup.pls.first_hop=exact"))
     assert soup_store.read_fingerprint(path) != before

@@ -12,7 +12,7 @@ import pytest
 
 from gnnsoup_hpc.engine.compiled.kernels import base
 from tests.faults import kit
-from tests.faults.kit import JOB, Bowl
+from tests.faults.kit import JOB, Workdir
 
 PACKAGE = Path(base.__file__).parents[3]
 HEAVY = {"torch", "numba", "scipy.stats", "torch_geometric", "mpi4py", "pymetis", "ogb", "pandas"}
@@ -52,10 +52,10 @@ sys.exit(code)
         pytest.param(["status", JOB, "--json"], HEAVY, id="status of a job"),
     ],
 )
-def test_commands_load_what_they_need(served_bowl: Bowl, words: list[str], absent: set[str]) -> None:
+def test_commands_load_what_they_need(finished_workdir: Workdir, words: list[str], absent: set[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOADED, *words],
-        cwd=served_bowl.folder,
+        cwd=finished_workdir.folder,
         capture_output=True,
         text=True,
         timeout=600,
@@ -68,11 +68,11 @@ def test_commands_load_what_they_need(served_bowl: Bowl, words: list[str], absen
 
 
 @pytest.fixture(scope="module")
-def served_bowl(tmp_path_factory: pytest.TempPathFactory) -> Bowl:
+def finished_workdir(tmp_path_factory: pytest.TempPathFactory) -> Workdir:
     """A finished run; not to be changed."""
-    bowl = kit.laid_out(tmp_path_factory.mktemp("finished"))
-    kit.succeeds(bowl.gnnsoup_here("run", *FEW))
-    return bowl
+    workdir = kit.make_workdir(tmp_path_factory.mktemp("finished"))
+    kit.succeeds(workdir.gnnsoup_here("run", *FEW))
+    return workdir
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ class User:
     def __init__(self, folder: Path, uid: int) -> None:
         if os.geteuid() != 0 or not shutil.which("setpriv"):
             pytest.skip("only root can be another user")
-        self.uid, self.bowl = uid, kit.laid_out(folder / "work")
+        self.uid, self.workdir = uid, kit.make_workdir(folder / "work")
         shutil.copytree(PACKAGE, folder / "site" / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(PACKAGE.parent / "jobs", folder / "site" / "jobs")
         self.site, self.own, self.temporary = folder / "site", folder / "own", folder / "temporary"
@@ -191,7 +191,7 @@ class User:
         user = ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", *MAY_READ]
         return subprocess.run(
             [*user, sys.executable, "-m", "gnnsoup_hpc", *words],
-            cwd=self.bowl.folder,
+            cwd=self.workdir.folder,
             env=known,
             capture_output=True,
             text=True,

@@ -45,27 +45,29 @@ def read_state(job: Job, index: int) -> State:
     return ingredient_store.read(RunDir.of(job).ingredient(index)).state
 
 
-def test_a_midpoint_has_the_accuracy_and_loss_of_the_mean_of_weights(stock: Job) -> None:
-    one, other = read_state(stock, 0), read_state(stock, 1)
+def test_a_midpoint_has_the_accuracy_and_loss_of_the_mean_of_weights(trained: Job) -> None:
+    one, other = read_state(trained, 0), read_state(trained, 1)
     middle = {name: 0.5 * (tensor + other[name]) for name, tensor in one.items()}
-    (found,) = evaluate(stock, [AverageSpec((0, 1))])
-    with graph_store.open_graph(RunDir.of(stock).graph, stock) as graph:
+    (found,) = evaluate(trained, [AverageSpec((0, 1))])
+    with graph_store.open_graph(RunDir.of(trained).graph, trained) as graph:
         batch = loader.load_whole(graph, Role.VALIDATION)
-        model = make_model(stock.model, graph.features, graph.classes)
+        model = make_model(trained.model, graph.features, graph.classes)
         logits = model.forward(middle, batch.graph)[batch.seeds]
     assert found.accuracy == float((logits.argmax(1) == batch.targets).double().mean())
     assert found.loss == pytest.approx(float(functional.cross_entropy(logits, batch.targets)), rel=1e-5)
 
 
-def test_one_ingredient_has_the_accuracy_that_its_file_says(stock: Job) -> None:
-    found = evaluate(stock, [AverageSpec((index,)) for index in range(3)])
-    files = [ingredient_store.read(RunDir.of(stock).ingredient(index)) for index in range(3)]
+def test_one_ingredient_has_the_accuracy_that_its_file_says(trained: Job) -> None:
+    found = evaluate(trained, [AverageSpec((index,)) for index in range(3)])
+    files = [ingredient_store.read(RunDir.of(trained).ingredient(index)) for index in range(3)]
     assert [result.accuracy for result in found] == [file.validation_accuracy for file in files]
 
 
 @pytest.mark.parametrize("kind", ["sage", "gat"])
-def test_layer_by_layer_gives_the_same_figures(kind: str, stock: Job, tmp_path_factory: pytest.TempPathFactory) -> None:
-    job = stock if kind == "sage" else runs.stocked(tmp_path_factory.mktemp("gat"), kind="gat", heads=2)
+def test_layer_by_layer_gives_the_same_figures(
+    kind: str, trained: Job, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    job = trained if kind == "sage" else runs.train_run(tmp_path_factory.mktemp("gat"), kind="gat", heads=2)
     with open_averages(job) as whole, open_averages(job, memory=300_000) as streamed:
         assert streamed.evaluator.streams
         assert not whole.evaluator.streams
@@ -75,15 +77,15 @@ def test_layer_by_layer_gives_the_same_figures(kind: str, stock: Job, tmp_path_f
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_ranks_give_the_same_to_the_bit(stock: Job, size: int) -> None:
-    alone = evaluate(stock, SPECS)
-    assert run_ranks(size, lambda comm: evaluate(stock, SPECS, CheckingComm(comm))) == [alone] * size
+def test_ranks_give_the_same_to_the_bit(trained: Job, size: int) -> None:
+    alone = evaluate(trained, SPECS)
+    assert run_ranks(size, lambda comm: evaluate(trained, SPECS, CheckingComm(comm))) == [alone] * size
 
 
-def test_figures_do_not_depend_on_threads(stock: Job) -> None:
+def test_figures_do_not_depend_on_threads(trained: Job) -> None:
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(evaluate(stock, SPECS))
+        found.append(evaluate(trained, SPECS))
     torch.set_num_threads(1)
     assert found[0] == found[1]

@@ -41,7 +41,7 @@ every_net = pytest.mark.parametrize("net", NETS, ids=lambda net: net.kind)
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A job with its graph.h5."""
-    return runs.prepared(tmp_path_factory.mktemp("evaluator"))
+    return runs.prepare_run(tmp_path_factory.mktemp("evaluator"))
 
 
 @pytest.fixture

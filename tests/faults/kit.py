@@ -29,7 +29,7 @@ MARK = "gnnsoup: error: "
 
 
 @dataclass(frozen=True)
-class Bowl:
+class Workdir:
     """A folder with tiny.toml, tiny.npz and runs/tiny. It may be copied, for all paths in it are relative."""
 
     folder: Path
@@ -95,22 +95,24 @@ def here(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess([], code, out.getvalue(), err.getvalue())
 
 
-def laid_out(folder: Path, **options: Any) -> Bowl:
+def make_workdir(folder: Path, **options: Any) -> Workdir:
     """A job and its graph in `folder`, with nothing run yet."""
     path = write_job(folder, **options)
     path.write_text(path.read_text().replace(str(folder / "tiny.npz"), "tiny.npz"))
-    return Bowl(folder)
+    return Workdir(folder)
 
 
-def finished(factory: pytest.TempPathFactory, **options: Any) -> Bowl:
+def make_finished(factory: pytest.TempPathFactory, **options: Any) -> Workdir:
     """A finished run, made once a session for each set of options; copy it before you change anything."""
     name = "-".join(["finished", *(f"{key}{value}" for key, value in options.items())])
-    return Bowl(make_once(factory, name, lambda folder: succeeds(laid_out(folder, **options).gnnsoup_here("run"))))
+    return Workdir(
+        make_once(factory, name, lambda folder: succeeds(make_workdir(folder, **options).gnnsoup_here("run")))
+    )
 
 
-def copied(bowl: Bowl, folder: Path) -> Bowl:
+def copy_workdir(workdir: Workdir, folder: Path) -> Workdir:
     """A copy of a run that a test may change."""
-    return Bowl(Path(shutil.copytree(bowl.folder, folder, dirs_exist_ok=True)))
+    return Workdir(Path(shutil.copytree(workdir.folder, folder, dirs_exist_ok=True)))
 
 
 def digest(path: Path) -> str:
@@ -154,9 +156,9 @@ def _naming(line: str, names: Iterable[str]) -> str:
     return line
 
 
-def unchanged(before: Mapping[str, str], bowl: Bowl, but: Iterable[str] = ()) -> None:
+def unchanged(before: Mapping[str, str], workdir: Workdir, but: Iterable[str] = ()) -> None:
     """Assert that every file of before is there with the same bytes, `but` these."""
-    after = bowl.digests()
+    after = workdir.digests()
     kept = {name: value for name, value in before.items() if name not in set(but)}
     assert {name: after.get(name) for name in kept} == kept
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.faults import kit
-from tests.faults.kit import JOB, Bowl, fails
+from tests.faults.kit import JOB, Workdir, fails
 
 MISTAKES = [  # (line of the job file, what stands there instead, what the message must say)
     ("[machine]", "[machin]", "unknown key 'machin'; the nearest known one is 'machine'"),
@@ -26,7 +26,7 @@ OVERRIDES = {
 }
 
 
-def test_all_mistakes_of_a_job_file_are_told_at_once(empty: Bowl) -> None:
+def test_all_mistakes_of_a_job_file_are_told_at_once(empty: Workdir) -> None:
     for old, new, _ in MISTAKES:
         empty.change_job(old, new)
     outcome = empty.gnnsoup("run")
@@ -35,11 +35,11 @@ def test_all_mistakes_of_a_job_file_are_told_at_once(empty: Bowl) -> None:
     assert not (empty.folder / "runs").exists()
 
 
-def test_wrong_overrides_are_told_and_lose_nothing(bowl: Bowl) -> None:
-    before = bowl.digests()
+def test_wrong_overrides_are_told_and_lose_nothing(workdir: Workdir) -> None:
+    before = workdir.digests()
     words = [word for override in OVERRIDES for word in ("--set", override)]
-    fails(bowl.gnnsoup_here("run", *words), *OVERRIDES.values())
-    assert bowl.digests() == before
+    fails(workdir.gnnsoup_here("run", *words), *OVERRIDES.values())
+    assert workdir.digests() == before
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_wrong_overrides_are_told_and_lose_nothing(bowl: Bowl) -> None:
         ('source = "npz:tiny.npz"', 'source = "zip:tiny.npz"', ("graph.source = 'zip:tiny.npz'", "npz:", "bundled:")),
     ],
 )
-def test_a_wrong_job_file_is_refused(empty: Bowl, old: str, new: str, names: tuple[str, ...]) -> None:
+def test_a_wrong_job_file_is_refused(empty: Workdir, old: str, new: str, names: tuple[str, ...]) -> None:
     empty.change_job(old, new)
     fails(empty.gnnsoup_here("run"), *names)
     assert not empty.graph.exists()
@@ -62,14 +62,14 @@ def test_a_wrong_job_file_is_refused(empty: Bowl, old: str, new: str, names: tup
     ("override", "names"),
     [("train.epochs", ("'train.epochs'", "KEY=VALUE")), ("name.first=3", ("'name.first=3'", "'name' is a value"))],
 )
-def test_an_override_that_is_none(empty: Bowl, override: str, names: tuple[str, ...]) -> None:
+def test_an_override_that_is_none(empty: Workdir, override: str, names: tuple[str, ...]) -> None:
     fails(empty.gnnsoup_here("run", "--set", override), *names)
 
 
-def test_a_missing_job_file_is_named_with_the_bundled_ones(empty: Bowl) -> None:
+def test_a_missing_job_file_is_named_with_the_bundled_ones(empty: Workdir) -> None:
     fails(kit.here("run", "jobs/none.toml", cwd=empty.folder), "'jobs/none.toml'", str(empty.folder), "pubmed")
 
 
-def test_a_job_file_that_is_no_text(empty: Bowl) -> None:
+def test_a_job_file_that_is_no_text(empty: Workdir) -> None:
     (empty.folder / JOB).write_bytes(b"\xff\xfe\x00name")
     fails(empty.gnnsoup_here("run"), JOB, "not UTF-8 text", "save it as UTF-8")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.faults.kit import Bowl, fails
+from tests.faults.kit import Workdir, fails
 from tests.tiny import NODES, planted
 
 STORED = ("--set", "graph.split=stored")
@@ -48,7 +48,7 @@ def _split(train: int, validation: int, test: int) -> dict[str, Any]:
     ],
 )
 def test_arrays_that_are_not_right(
-    empty: Bowl, arrays: dict[str, Any], words: tuple[str, ...], names: tuple[str, ...]
+    empty: Workdir, arrays: dict[str, Any], words: tuple[str, ...], names: tuple[str, ...]
 ) -> None:
     empty.replace_source(**arrays)
     outcome = empty.gnnsoup_here("prepare", *words)
@@ -56,7 +56,7 @@ def test_arrays_that_are_not_right(
     assert empty.digests().keys() <= {"job.toml"}
 
 
-def test_the_command_ends_in_one_line(empty: Bowl) -> None:
+def test_the_command_ends_in_one_line(empty: Workdir) -> None:
     empty.replace_source(**_with("x", (11, 2), np.nan))
     fails(empty.gnnsoup("run"), "tiny.npz", "not finite", "node 11", "clean the features")
 
@@ -77,20 +77,20 @@ def _npy() -> bytes:
         pytest.param(lambda good: _npy(), (".npz",), id="one array alone"),
     ],
 )
-def test_a_file_that_is_no_archive(empty: Bowl, bytes_of: Callable[[bytes], bytes], names: tuple[str, ...]) -> None:
+def test_a_file_that_is_no_archive(empty: Workdir, bytes_of: Callable[[bytes], bytes], names: tuple[str, ...]) -> None:
     path = empty.folder / "tiny.npz"
     path.write_bytes(bytes_of(path.read_bytes()))
     fails(empty.gnnsoup_here("prepare"), "tiny.npz", *names)
     assert not empty.graph.exists()
 
 
-def test_a_missing_source_is_named_with_where_it_was_looked_for(empty: Bowl) -> None:
+def test_a_missing_source_is_named_with_where_it_was_looked_for(empty: Workdir) -> None:
     (empty.folder / "tiny.npz").unlink()
     fails(empty.gnnsoup_here("run"), "tiny.npz", str(empty.folder))
 
 
-def test_a_finished_run_needs_no_source(bowl: Bowl) -> None:
-    (bowl.folder / "tiny.npz").unlink()
-    before = bowl.digests()
-    assert "soup: pls is there already" in bowl.gnnsoup_here("run").stdout
-    assert {k: v for k, v in bowl.digests().items() if "/" in k} == {k: v for k, v in before.items() if "/" in k}
+def test_a_finished_run_needs_no_source(workdir: Workdir) -> None:
+    (workdir.folder / "tiny.npz").unlink()
+    before = workdir.digests()
+    assert "soup: pls is there already" in workdir.gnnsoup_here("run").stdout
+    assert {k: v for k, v in workdir.digests().items() if "/" in k} == {k: v for k, v in before.items() if "/" in k}

@@ -22,7 +22,7 @@ from gnnsoup_hpc.errors import GraphError, JobError, RunError
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
-from tests import runs as pantry
+from tests import runs as tiny_runs
 from tests import tiny
 from tests.data.sources import layouts
 from tests.io.test_files import resealed
@@ -115,8 +115,8 @@ SMALL = ["graph.synthetic.scale=0.002", "partition.parts=4", "soup.pls.union=1"]
 
 def job_on(folder: Path, source: str, *overrides: str, runs: Path | None = None) -> Job:
     """A job on a source whose sets lie in `folder`."""
-    job = pantry.job_in(folder)
-    return pantry.jobs.load(
+    job = tiny_runs.job_in(folder)
+    return tiny_runs.jobs.load(
         str(folder / "tiny.toml"),
         [f"runs={runs or job.runs}", f"graph.source={source}", f"graph.root={folder}", *SMALL, *overrides],
     )
@@ -126,7 +126,7 @@ def made(job: Job) -> tuple[str, str, str]:
     """(key, hash of the graph, hash of its parts) of a job's graph, prepared anew in a folder of its own."""
     with tempfile.TemporaryDirectory() as runs:
         alone = job.model_copy(update={"runs": runs})
-        room.prepare(alone, pantry.ALONE, pantry.QUIET)
+        room.prepare(alone, tiny_runs.ALONE, tiny_runs.QUIET)
         (shared,) = RunDir.of(alone).shared_graphs.glob("*.h5")
         with graph_store.open_graph(RunDir.of(alone).graph, alone) as graph:
             return shared.stem, graph.sha256, str(graph.cut["part_sha256"])
@@ -227,14 +227,14 @@ def test_one_text_that_names_two_files(way: str, gone: bool, two: Path, monkeypa
         return job_on(two, wanted, f"name={run}", runs=two / "runs")
 
     go("a")
-    room.prepare(job("first"), pantry.ALONE, pantry.QUIET)
+    room.prepare(job("first"), tiny_runs.ALONE, tiny_runs.QUIET)
     go("b")
     if gone:
         shutil.rmtree(two / "a")
-    room.prepare(job("second"), pantry.ALONE, pantry.QUIET)
+    room.prepare(job("second"), tiny_runs.ALONE, tiny_runs.QUIET)
     assert (nodes_of(job("first")), nodes_of(job("second"))) == (90, 60)
     with pytest.raises(RunError, match=r"graph.npz.* content|graph.npz has changed"):
-        room.prepare(job("first"), pantry.ALONE, pantry.QUIET)
+        room.prepare(job("first"), tiny_runs.ALONE, tiny_runs.QUIET)
 
 
 def test_a_root_with_another_content_is_another_graph(tmp_path: Path) -> None:
@@ -244,16 +244,16 @@ def test_a_root_with_another_content_is_another_graph(tmp_path: Path) -> None:
         job_on(tmp_path / name, "ogb:ogbn-arxiv", f"name={name}", runs=tmp_path / "runs") for name in ("one", "two")
     ]
     for job in jobs:
-        room.prepare(job, pantry.ALONE, pantry.QUIET)
+        room.prepare(job, tiny_runs.ALONE, tiny_runs.QUIET)
     assert len(list(RunDir.of(jobs[0]).shared_graphs.glob("*.h5"))) == 2
     moved = jobs[0].model_copy(update={"graph": jobs[0].graph.model_copy(update={"root": str(tmp_path / "two")})})
     with pytest.raises(RunError, match=r"was not made from .*two/ogbn_arxiv/raw/.*other content"):
-        room.prepare(moved, pantry.ALONE, pantry.QUIET)
+        room.prepare(moved, tiny_runs.ALONE, tiny_runs.QUIET)
 
 
 def test_other_content_of_the_same_size_and_date_is_noticed(tmp_path: Path) -> None:
     job = job_on(tmp_path, npz(tmp_path))
-    room.prepare(job, pantry.ALONE, pantry.QUIET)
+    room.prepare(job, tiny_runs.ALONE, tiny_runs.QUIET)
     path = tmp_path / "graph.npz"
     before, whole = path.stat(), path.read_bytes()
     other = tmp_path / "other.npz"
@@ -262,51 +262,51 @@ def test_other_content_of_the_same_size_and_date_is_noticed(tmp_path: Path) -> N
     shutil.copy2(other, path)
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     with pytest.raises(RunError, match=r"graph.npz has changed since"):
-        room.prepare(job, pantry.ALONE, pantry.QUIET)
+        room.prepare(job, tiny_runs.ALONE, tiny_runs.QUIET)
 
 
 def test_a_source_that_was_touched_is_the_same(tmp_path: Path) -> None:
     job = job_on(tmp_path, npz(tmp_path))
-    room.prepare(job, pantry.ALONE, pantry.QUIET)
+    room.prepare(job, tiny_runs.ALONE, tiny_runs.QUIET)
     os.utime(tmp_path / "graph.npz")
-    room.prepare(job, pantry.ALONE, pantry.QUIET)
+    room.prepare(job, tiny_runs.ALONE, tiny_runs.QUIET)
 
 
 def test_a_copied_source_shares_the_prepared_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = job_on(tmp_path, npz(tmp_path), "name=first")
-    room.prepare(first, pantry.ALONE, pantry.QUIET)
+    room.prepare(first, tiny_runs.ALONE, tiny_runs.QUIET)
     shutil.copy(tmp_path / "graph.npz", tmp_path / "copy.npz")
     monkeypatch.setattr(room, "partition_graph", lambda *_: pytest.fail("made what is there"))
     second = job_on(tmp_path, f"npz:{tmp_path / 'copy.npz'}", "name=second")
-    room.prepare(second, pantry.ALONE, pantry.QUIET)
+    room.prepare(second, tiny_runs.ALONE, tiny_runs.QUIET)
     assert RunDir.of(first).graph.samefile(RunDir.of(second).graph)
 
 
 def test_a_run_goes_on_where_its_source_is_not(tmp_path: Path) -> None:
     """Copied to another cluster, for one; a new run has nothing to go on from."""
     job = job_on(tmp_path, npz(tmp_path))
-    room.prepare(job, pantry.ALONE, pantry.QUIET)
+    room.prepare(job, tiny_runs.ALONE, tiny_runs.QUIET)
     (tmp_path / "graph.npz").unlink()
     log, said = listening()
-    room.prepare(job, pantry.ALONE, log)
+    room.prepare(job, tiny_runs.ALONE, log)
     assert any("graph.npz is not there" in line and "used as it is" in line for line in said)
     with pytest.raises(GraphError, match=r"there is no file .*graph.npz"):
-        room.prepare(job.model_copy(update={"name": "new"}), pantry.ALONE, pantry.QUIET)
+        room.prepare(job.model_copy(update={"name": "new"}), tiny_runs.ALONE, tiny_runs.QUIET)
 
 
 def test_souping_looks_at_the_source_too(tmp_path: Path) -> None:
-    job = pantry.stocked(tmp_path)
+    job = tiny_runs.train_run(tmp_path)
     np.savez(tmp_path / "tiny.npz", **tiny.planted(seed=1))
     with pytest.raises(RunError, match=r"tiny.npz has changed since"):
-        pantry.souped(job)
+        tiny_runs.soup_run(job)
 
 
 def test_a_variable_that_is_not_set_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOT_SET", raising=False)
     for field, value in (("runs", "$NOT_SET/runs"), ("graph.source", "npz:$NOT_SET/x.npz")):
-        job = pantry.jobs.load(str(tiny.write_job(tmp_path)), [f"runs={tmp_path / 'runs'}", f"{field}={value}"])
+        job = tiny_runs.jobs.load(str(tiny.write_job(tmp_path)), [f"runs={tmp_path / 'runs'}", f"{field}={value}"])
         with pytest.raises(JobError, match=rf"{field} = .*: the environment variable NOT_SET is not set"):
-            room.prepare(job, pantry.ALONE, pantry.QUIET)
+            room.prepare(job, tiny_runs.ALONE, tiny_runs.QUIET)
 
 
 def test_fields_without_effect_are_said(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_fields_without_effect_are_said(tmp_path: Path) -> None:
         "graph.synthetic.seed=2",
         "partition.parts=1",
     ]
-    room.prepare(job_on(tmp_path, npz(tmp_path), *fields, "partition.seed=7"), pantry.ALONE, log)
+    room.prepare(job_on(tmp_path, npz(tmp_path), *fields, "partition.seed=7"), tiny_runs.ALONE, log)
     (line,) = (line for line in said if "without effect" in line)
     names = ("graph.root", "graph.split_seed", "graph.reverse", "graph.synthetic.seed", "partition.seed")
     assert all(name in line for name in names)
@@ -333,12 +333,12 @@ def test_what_is_refused_is_refused_of_a_graph_that_is_there(field: str, same_ru
     np.savez(tmp_path / "graph.npz", **arrays(), **ids(), **more)
     source, passing = f"npz:{tmp_path / 'graph.npz'}", "merge" if field == "duplicates" else "ignore"
     job = job_on(tmp_path, source, f"graph.{field}={passing}")
-    room.prepare(job, pantry.ALONE, pantry.QUIET)
+    room.prepare(job, tiny_runs.ALONE, tiny_runs.QUIET)
     strict = job_on(tmp_path, source, f"graph.{field}=refuse", *([] if same_run else ["name=other"]))
     for rank in (0, 1):
         with pytest.raises(GraphError, match=rf"graph.{field} = '(refuse|ignore)'"):
-            room.prepare(strict, replace(pantry.ALONE, rank=rank, size=2), pantry.QUIET)
-    room.prepare(job, pantry.ALONE, pantry.QUIET)
+            room.prepare(strict, replace(tiny_runs.ALONE, rank=rank, size=2), tiny_runs.QUIET)
+    room.prepare(job, tiny_runs.ALONE, tiny_runs.QUIET)
 
 
 def test_what_was_read_is_said_of_a_graph_that_is_there_too(tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_what_was_read_is_said_of_a_graph_that_is_there_too(tmp_path: Path) -> N
     every = []
     for name in ("first", "first", "second"):
         log, said = listening()
-        room.prepare(job.model_copy(update={"name": name}), pantry.ALONE, log)
+        room.prepare(job.model_copy(update={"name": name}), tiny_runs.ALONE, log)
         every.append([line for line in said if "split: stored ids" in line or "not used" in line or "without" in line])
     assert len(every[0]) == 3
     assert every[0] == every[1] == every[2]
@@ -382,32 +382,32 @@ def of_version_1(path: Path, job: Job) -> None:
 
 def test_a_run_of_the_first_version_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = job_on(tmp_path, npz(tmp_path), "name=old")
-    room.prepare(job, pantry.ALONE, pantry.QUIET)
+    room.prepare(job, tiny_runs.ALONE, tiny_runs.QUIET)
     of_version_1(RunDir.of(job).graph, job)
     with monkeypatch.context() as patch:
         patch.setattr(room, "partition_graph", lambda *_: pytest.fail("made what is there"))
         log, said = listening()
-        room.prepare(job, pantry.ALONE, log)
+        room.prepare(job, tiny_runs.ALONE, log)
         assert any("made by an earlier version, which passed over" in line for line in said)
         shutil.move(tmp_path / "graph.npz", tmp_path / "moved.npz")
         moved = job_on(tmp_path, f"npz:{tmp_path / 'moved.npz'}", "name=old")
-        room.prepare(moved, pantry.ALONE, pantry.QUIET)
+        room.prepare(moved, tiny_runs.ALONE, tiny_runs.QUIET)
     with pytest.raises(RunError, match=r"graph.features = 'standardise', the job says 'none'"):
-        room.prepare(pantry.changed(moved, "graph.features=none"), pantry.ALONE, pantry.QUIET)
+        room.prepare(tiny_runs.change_job(moved, "graph.features=none"), tiny_runs.ALONE, tiny_runs.QUIET)
     np.savez(tmp_path / "moved.npz", **arrays(seed=1))
     with pytest.raises(RunError, match=r"was not made from .*moved.npz"):
-        room.prepare(moved, pantry.ALONE, pantry.QUIET)
+        room.prepare(moved, tiny_runs.ALONE, tiny_runs.QUIET)
 
 
 def test_a_new_run_takes_no_graph_of_the_first_version(tmp_path: Path) -> None:
     """It may have drawn a random split over masks that it passed over."""
     job = job_on(tmp_path, npz(tmp_path), "name=old")
-    room.prepare(job, pantry.ALONE, pantry.QUIET)
+    room.prepare(job, tiny_runs.ALONE, tiny_runs.QUIET)
     (shared,) = RunDir.of(job).shared_graphs.glob("*.h5")
     of_version_1(shared, job)
     shared.rename(shared.with_name("npz-of-then.h5"))
     new = job.model_copy(update={"name": "new"})
-    room.prepare(new, pantry.ALONE, pantry.QUIET)
+    room.prepare(new, tiny_runs.ALONE, tiny_runs.QUIET)
     assert not RunDir.of(job).graph.samefile(RunDir.of(new).graph)
     with graph_store.open_graph(RunDir.of(new).graph, new) as graph:
         assert graph.split == "stored ids"
@@ -417,8 +417,8 @@ def test_columns_of_stored_splits_of_the_first_version_are_told_apart(tmp_path: 
     """It left split_index out of what it asked for, and gave all ten runs the first one's graph."""
     source = pt_of_ten_splits(tmp_path)
     third = job_on(tmp_path, source, "graph.split=stored", "graph.split_index=3")
-    room.prepare(third, pantry.ALONE, pantry.QUIET)
+    room.prepare(third, tiny_runs.ALONE, tiny_runs.QUIET)
     of_version_1(RunDir.of(third).graph, third)
-    room.prepare(third, pantry.ALONE, pantry.QUIET)
+    room.prepare(third, tiny_runs.ALONE, tiny_runs.QUIET)
     with pytest.raises(RunError, match=r"graph.split_index = 3, the job says 0"):
-        room.prepare(job_on(tmp_path, source, "graph.split=stored"), pantry.ALONE, pantry.QUIET)
+        room.prepare(job_on(tmp_path, source, "graph.split=stored"), tiny_runs.ALONE, tiny_runs.QUIET)

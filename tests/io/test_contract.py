@@ -32,12 +32,12 @@ PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "format.md"
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    return runs.prepared(tmp_path_factory.mktemp("bare"), "soup.methods=['best', 'uniform', 'gis', 'ensemble']")
+    return runs.prepare_run(tmp_path_factory.mktemp("bare"), "soup.methods=['best', 'uniform', 'gis', 'ensemble']")
 
 
 @pytest.fixture
 def job(bare: Job, tmp_path: Path) -> Job:
-    return runs.copied(bare, tmp_path)
+    return runs.copy_run(bare, tmp_path)
 
 
 def lines_of(capsys: pytest.CaptureFixture[str], *words: object) -> str:
@@ -276,9 +276,9 @@ def test_weights_too_large_for_float32_are_not_finite(tmp_path: Path) -> None:
         store.read(tmp_path / "0002.h5")
 
 
-def test_hashes_are_the_pages(stock: Job) -> None:
+def test_hashes_are_the_pages(trained: Job) -> None:
     """Ours of an ingredient and of a graph, by the page's words alone."""
-    run = RunDir.of(stock)
+    run = RunDir.of(trained)
     with h5py.File(run.ingredient(1)) as file, h5py.File(run.graph) as graph:
         origin = json.loads(file["provenance"].attrs["origin"])
         assert foreign.recipe(origin) == fingerprint(origin) == file.attrs["recipe"]

@@ -42,7 +42,7 @@ def hash_files(graph: Graph) -> str:
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    return runs.prepared(tmp_path_factory.mktemp("graph"))
+    return runs.prepare_run(tmp_path_factory.mktemp("graph"))
 
 
 @pytest.mark.parametrize(
@@ -59,14 +59,14 @@ def test_a_graph_of_another_job_is_refused(job: Job, override: str, then: str) -
     key = override.partition("=")[0]
     with (
         pytest.raises(RunError, match=rf"graph.h5 was made with {key} = .*, the job says .*{then}"),
-        graph_store.open_graph(RunDir.of(job).graph, runs.changed(job, override)),
+        graph_store.open_graph(RunDir.of(job).graph, runs.change_job(job, override)),
     ):
         pass
 
 
 @pytest.mark.parametrize("override", ["train.epochs=1", "model.kind=gat", "soup.seed=3", "machine.threads=2"])
 def test_what_the_graph_does_not_depend_on_may_change(job: Job, override: str) -> None:
-    with graph_store.open_graph(RunDir.of(job).graph, runs.changed(job, override)) as graph:
+    with graph_store.open_graph(RunDir.of(job).graph, runs.change_job(job, override)) as graph:
         assert graph.nodes == 300
 
 
@@ -205,7 +205,7 @@ def test_neighbouring_parts_are_read_in_one_slice(job: Job) -> None:
 
 
 def test_the_graphs_hash_does_not_depend_on_its_parts(job: Job, tmp_path: Path) -> None:
-    other = runs.prepared(tmp_path, "partition.parts=4")
+    other = runs.prepare_run(tmp_path, "partition.parts=4")
     with (
         graph_store.open_graph(RunDir.of(job).graph, job) as eight,
         graph_store.open_graph(RunDir.of(other).graph, other) as four,

@@ -186,10 +186,10 @@ def test_initial_state_comes_back_or_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_stack_of_all_ingredients_is_read_from_anywhere(
-    stock: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even from a folder where files of the same names lie, and after the run was moved."""
-    moved = RunDir.of(runs.copied(stock, tmp_path))
+    moved = RunDir.of(runs.copy_run(trained, tmp_path))
     decoy = tmp_path / "decoy" / "ingredients"
     decoy.mkdir(parents=True)
     for index in range(3):

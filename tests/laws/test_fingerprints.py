@@ -81,12 +81,12 @@ def test_every_field_is_under_the_law() -> None:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A job of two ingredients and two epochs, with its graph."""
     small = ("model.hidden=16", "train.ingredients=2", "train.epochs=2", "partition.parts=4", "soup.pls.union=1")
-    return runs.prepared(tmp_path_factory.mktemp("trained"), *small)
+    return runs.prepare_run(tmp_path_factory.mktemp("trained"), *small)
 
 
 def trained(job: Job, *overrides: str) -> tuple[str, str]:
     """(fingerprint, hash of weights and losses) of ingredient 1, trained anew."""
-    job = runs.changed(job, "name=other", *overrides)
+    job = runs.change_job(job, "name=other", *overrides)
     runs.prepare(job, runs.ALONE, runs.QUIET)
     run = RunDir.of(job)
     runs.train(job)
@@ -163,14 +163,14 @@ NOT_FOR = {
 
 
 @pytest.fixture(scope="module")
-def stocked(stock: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    return runs.copied(stock, tmp_path_factory.mktemp("souped"))
+def trained_run(trained: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return runs.copy_run(trained, tmp_path_factory.mktemp("souped"))
 
 
-def souped(job: Job, method: str, *overrides: str) -> tuple[str, str]:
+def make_soups(job: Job, method: str, *overrides: str) -> tuple[str, str]:
     """(fingerprint of what a soup is, hash of its alpha and weights), made anew."""
-    job = runs.changed(job, f"soup.methods=['{method}']", "soup.diagnose=false", *overrides)
-    runs.souped(job)
+    job = runs.change_job(job, f"soup.methods=['{method}']", "soup.diagnose=false", *overrides)
+    runs.soup_run(job)
     path = RunDir.of(job).soup(method)
     soup = soup_store.read(path)
     with h5py.File(path) as file:
@@ -188,9 +188,11 @@ def souped(job: Job, method: str, *overrides: str) -> tuple[str, str]:
         *(("pls", ("soup.pls.optimiser=paper",)), ("uniform", ()), ("greedy", ())),
     ],
 )
-def test_a_field_that_changes_a_soup_changes_its_fingerprint(method: str, base: tuple[str, ...], stocked: Job) -> None:
+def test_a_field_that_changes_a_soup_changes_its_fingerprint(
+    method: str, base: tuple[str, ...], trained_run: Job
+) -> None:
     base = ("soup.align=none", *base)
-    fingerprint, content = souped(stocked, method, *base)
+    fingerprint, content = make_soups(trained_run, method, *base)
     for field, value in SOUPED.items():
         if field in ("soup.precision", *NOT_FOR.get(base[-1], ())):
             continue
@@ -201,19 +203,19 @@ def test_a_field_that_changes_a_soup_changes_its_fingerprint(method: str, base: 
         also = [f"soup.{section}.optimiser=paper"] if section != method and section != "gis" else []
         if also and field.endswith((".optimiser", ".holdout", ".reuse")):
             continue
-        other, found = souped(stocked, method, *base, *also, f"{field}={value}")
+        other, found = make_soups(trained_run, method, *base, *also, f"{field}={value}")
         assert found == content or other != fingerprint, f"{field} changes the {method} soup, and no fingerprint"
         if section != method:
             assert other == fingerprint, f"{field} is not of {method}"
 
 
-def test_precision_is_in_the_fingerprint(stocked: Job) -> None:
+def test_precision_is_in_the_fingerprint(trained_run: Job) -> None:
     """Not every processor has its products, so nothing is souped."""
-    with runs.open_mixtures(stocked) as mixtures:
+    with runs.open_mixtures(trained_run) as mixtures:
         selection = Selection({0: "a", 1: "b", 2: "c"}, {})
         made = set()
         for precision in ("float32", "bfloat16"):
-            job = runs.changed(stocked, f"soup.precision={precision}")
+            job = runs.change_job(trained_run, f"soup.precision={precision}")
             runner = SoupRunner(job, selection, mixtures, runs.QUIET)
             made.add(runner.fingerprint(make_methods(job.soup)["ls"]).sha256)
     assert len(made) == 2

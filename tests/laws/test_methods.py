@@ -76,9 +76,9 @@ def metric_of_each(mixtures: Mixtures) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def twins(stock: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
+def twins(trained: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """The run with copies of its first ingredient in place of the others."""
-    job = runs.copied(stock, tmp_path_factory.mktemp("twins"))
+    job = runs.copy_run(trained, tmp_path_factory.mktemp("twins"))
     run = RunDir.of(job)
     for index in range(1, job.train.ingredients):
         shutil.copy(run.ingredient(0), run.ingredient(index))
@@ -99,9 +99,9 @@ def test_a_soup_of_copies_is_the_model(name: str, way: str, twins: Job) -> None:
 
 
 @every_case
-def test_rows_of_alpha_sum_to_one(name: str, way: str, stock: Job) -> None:
+def test_rows_of_alpha_sum_to_one(name: str, way: str, trained: Job) -> None:
     """And are shares, but where weights are affine."""
-    found = runs.run_method(by_way(name, way, stock), stock)
+    found = runs.run_method(by_way(name, way, trained), trained)
     alpha, groups = found.alpha, found.groups
     assert alpha.shape == (len(groups), 3)
     assert alpha.dtype == torch.float64
@@ -112,95 +112,95 @@ def test_rows_of_alpha_sum_to_one(name: str, way: str, stock: Job) -> None:
 
 
 @each_learned
-def test_shares_stay_shares_at_the_highest_rate(name: str, stock: Job) -> None:
-    alpha = runs.run_method(method(name, stock, optimiser="paper", learning_rate=1000.0, epochs=20), stock).alpha
+def test_shares_stay_shares_at_the_highest_rate(name: str, trained: Job) -> None:
+    alpha = runs.run_method(method(name, trained, optimiser="paper", learning_rate=1000.0, epochs=20), trained).alpha
     assert bool((alpha >= 0.0).all())
     torch.testing.assert_close(alpha.sum(1), torch.ones(2, dtype=torch.float64))
 
 
 @every_case
-def test_a_soup_of_one_ingredient_is_that_ingredient(name: str, way: str, stock: Job) -> None:
-    with runs.open_mixtures(stock, ids=[1]) as mixtures:
-        found = by_way(name, way, stock).run(runs.make_context(mixtures))
+def test_a_soup_of_one_ingredient_is_that_ingredient(name: str, way: str, trained: Job) -> None:
+    with runs.open_mixtures(trained, ids=[1]) as mixtures:
+        found = by_way(name, way, trained).run(runs.make_context(mixtures))
         state = mixtures.state(candidate_of(found))
     assert torch.equal(found.alpha, torch.ones_like(found.alpha))
-    assert state is None or all(torch.equal(state[key], own) for key, own in ingredients(stock)[1].items())
+    assert state is None or all(torch.equal(state[key], own) for key, own in ingredients(trained)[1].items())
 
 
 @every_case
-def test_permuting_ingredients_permutes_alpha(name: str, way: str, stock: Job) -> None:
+def test_permuting_ingredients_permutes_alpha(name: str, way: str, trained: Job) -> None:
     order = [2, 0, 1]
-    straight, permuted = (runs.run_method(by_way(name, way, stock), stock, ids) for ids in ([0, 1, 2], order))
+    straight, permuted = (runs.run_method(by_way(name, way, trained), trained, ids) for ids in ([0, 1, 2], order))
     close = 1e-4 if way else 1e-6
     torch.testing.assert_close(permuted.alpha, straight.alpha[:, order], atol=close, rtol=close)
 
 
 @every_case
-def test_same_seed_same_alpha(name: str, way: str, stock: Job) -> None:
-    once, again = (runs.run_method(by_way(name, way, stock), stock, seed=4) for _ in range(2))
+def test_same_seed_same_alpha(name: str, way: str, trained: Job) -> None:
+    once, again = (runs.run_method(by_way(name, way, trained), trained, seed=4) for _ in range(2))
     assert torch.equal(once.alpha, again.alpha)
 
 
 @each_learned
-def test_another_seed_starts_elsewhere(name: str, stock: Job) -> None:
+def test_another_seed_starts_elsewhere(name: str, trained: Job) -> None:
     one, other = (
-        runs.run_method(method(name, stock, optimiser="paper", epochs=1), stock, seed=seed) for seed in (4, 5)
+        runs.run_method(method(name, trained, optimiser="paper", epochs=1), trained, seed=seed) for seed in (4, 5)
     )
     assert not torch.allclose(one.alpha, other.alpha, atol=1e-3)
 
 
-def test_uniform_is_the_mean(stock: Job) -> None:
-    with runs.open_mixtures(stock) as mixtures:
-        state = mixtures.state(candidate_of(method("uniform", stock).run(runs.make_context(mixtures))))
+def test_uniform_is_the_mean(trained: Job) -> None:
+    with runs.open_mixtures(trained) as mixtures:
+        state = mixtures.state(candidate_of(method("uniform", trained).run(runs.make_context(mixtures))))
     assert state is not None
-    states = ingredients(stock)
+    states = ingredients(trained)
     for name, found in state.items():
         torch.testing.assert_close(found, torch.stack([each[name] for each in states]).mean(0))
 
 
-def test_best_is_the_first_of_the_most_accurate(stock: Job) -> None:
-    with runs.open_mixtures(stock) as mixtures:
+def test_best_is_the_first_of_the_most_accurate(trained: Job) -> None:
+    with runs.open_mixtures(trained) as mixtures:
         metrics = metric_of_each(mixtures)
-    alpha = runs.run_method(method("best", stock), stock).alpha
+    alpha = runs.run_method(method("best", trained), trained).alpha
     assert alpha.tolist() == [[float(index == metrics.index(max(metrics))) for index in range(3)]]
 
 
 @pytest.mark.parametrize("name", ["best", "greedy", "gis"])
-def test_never_below_the_best_ingredient_on_validation(name: str, stock: Job) -> None:
-    with runs.open_mixtures(stock) as mixtures:
-        found = method(name, stock).run(runs.make_context(mixtures))
+def test_never_below_the_best_ingredient_on_validation(name: str, trained: Job) -> None:
+    with runs.open_mixtures(trained) as mixtures:
+        found = method(name, trained).run(runs.make_context(mixtures))
         (reached,), best = mixtures.metrics([candidate_of(found)]), max(metric_of_each(mixtures))
     assert reached >= best
     assert all(step.accuracy == reached for step in found.history[-1:])
 
 
-def test_with_all_parts_pls_is_ls(stock: Job) -> None:
+def test_with_all_parts_pls_is_ls(trained: Job) -> None:
     same = {"optimiser": "paper", "epochs": 5, "learning_rate": 7.0, "momentum": 0.5}
-    ls = runs.run_method(method("ls", stock, **same), stock)
-    pls = runs.run_method(method("pls", stock, **same, union=stock.partition.parts), stock)
+    ls = runs.run_method(method("ls", trained, **same), trained)
+    pls = runs.run_method(method("pls", trained, **same, union=trained.partition.parts), trained)
     torch.testing.assert_close(pls.alpha, ls.alpha, atol=1e-9, rtol=1e-9)
     assert [step.loss for step in pls.history] == pytest.approx([step.loss for step in ls.history], abs=1e-6)
 
 
 @every_way
-def test_with_all_parts_pls_is_ls_by_every_optimiser(way: str, stock: Job) -> None:
-    ls = runs.run_method(by_way("ls", way, stock), stock)
-    pls = runs.run_method(by_way("pls", way, stock, union=stock.partition.parts), stock)
+def test_with_all_parts_pls_is_ls_by_every_optimiser(way: str, trained: Job) -> None:
+    ls = runs.run_method(by_way("ls", way, trained), trained)
+    pls = runs.run_method(by_way("pls", way, trained, union=trained.partition.parts), trained)
     torch.testing.assert_close(pls.alpha, ls.alpha, atol=1e-6, rtol=1e-6)
     assert [step.loss for step in pls.history] == pytest.approx([step.loss for step in ls.history], abs=1e-6)
 
 
 @each_learned
 @pytest.mark.parametrize("way", ["lbfgs", "adam", "eg"])
-def test_every_optimiser_finds_the_one_trained_model(name: str, way: str, stock: Job, tmp_path: Path) -> None:
-    job = one_trained(stock, tmp_path)
+def test_every_optimiser_finds_the_one_trained_model(name: str, way: str, trained: Job, tmp_path: Path) -> None:
+    job = one_trained(trained, tmp_path)
     alpha = runs.run_method(by_way(name, way, job, epochs=25), job).alpha
     assert bool((alpha.argmax(1) == 1).all()), alpha
 
 
-def one_trained(stock: Job, folder: Path) -> Job:
+def one_trained(trained: Job, folder: Path) -> Job:
     """The run with a second ingredient among two that were never trained."""
-    job = runs.copied(stock, folder)
+    job = runs.copy_run(trained, folder)
     run = RunDir.of(job)
     with runs.open_mixtures(job) as mixtures:
         initial = mixtures.model.init_state(job.train.seed)
@@ -211,43 +211,43 @@ def one_trained(stock: Job, folder: Path) -> Job:
     return job
 
 
-def test_learned_souping_descends(stock: Job) -> None:
+def test_learned_souping_descends(trained: Job) -> None:
     """With small steps of one length, each step lowers the loss on the whole graph's validation nodes."""
     history = runs.run_method(
-        method("ls", stock, optimiser="paper", epochs=15, learning_rate=0.5, restart=10_000), stock
+        method("ls", trained, optimiser="paper", epochs=15, learning_rate=0.5, restart=10_000), trained
     ).history
     losses = [step.loss for step in history]
     assert all(after < before for before, after in pairwise(losses))
 
 
 @each_learned
-def test_learned_souping_finds_the_one_trained_model(name: str, stock: Job, tmp_path: Path) -> None:
+def test_learned_souping_finds_the_one_trained_model(name: str, trained: Job, tmp_path: Path) -> None:
     """Among two that were never trained."""
-    job = one_trained(stock, tmp_path)
+    job = one_trained(trained, tmp_path)
     alpha = runs.run_method(method(name, job, optimiser="paper", epochs=60, learning_rate=20.0, restart=60), job).alpha
     assert bool((alpha.argmax(1) == 1).all()), alpha
 
 
 @each_learned
-def test_learning_rate_restarts(name: str, stock: Job) -> None:
+def test_learning_rate_restarts(name: str, trained: Job) -> None:
     options = {"optimiser": "paper", "epochs": 10, "learning_rate": 3.0, "restart": 2, "restart_factor": 2}
-    history = runs.run_method(method(name, stock, **options), stock).history
+    history = runs.run_method(method(name, trained, **options), trained).history
     restarts = [step.step for step in history if step.learning_rate == 3.0]
     assert restarts == [1, 3, 7]
     assert [step.step for step in history] == list(range(1, 11))
 
 
 @pytest.mark.parametrize(("by", "groups"), [("layer", 2), ("tensor", 6), ("model", 1)])
-def test_groups_are_the_jobs(by: str, groups: int, stock: Job) -> None:
-    found = runs.run_method(method("ls", stock, alpha=by, epochs=1), stock)
+def test_groups_are_the_jobs(by: str, groups: int, trained: Job) -> None:
+    found = runs.run_method(method("ls", trained, alpha=by, epochs=1), trained)
     assert found.by == by
     assert len(found.groups) == len(found.alpha) == groups
 
 
 @each_learned
-def test_logits_are_judged_at_their_best_scale(name: str, stock: Job) -> None:
-    plain, scaled = (method(name, stock, epochs=3, logit_scale=scale) for scale in (False, True))
-    one, other = runs.run_method(plain, stock), runs.run_method(scaled, stock)
+def test_logits_are_judged_at_their_best_scale(name: str, trained: Job) -> None:
+    plain, scaled = (method(name, trained, epochs=3, logit_scale=scale) for scale in (False, True))
+    one, other = runs.run_method(plain, trained), runs.run_method(scaled, trained)
     assert other.history[0].loss < one.history[0].loss  # of the same models
     assert other.history[0].accuracy == one.history[0].accuracy
     assert not torch.equal(other.alpha, one.alpha)
@@ -266,18 +266,18 @@ PASSES = {  # of three ingredients, granularity 5, six steps: (forward whole, fo
 
 
 @every_method
-def test_passes_are_counted(name: str, stock: Job) -> None:
-    with runs.open_mixtures(stock) as mixtures:
+def test_passes_are_counted(name: str, trained: Job) -> None:
+    with runs.open_mixtures(trained) as mixtures:
         context = runs.make_context(mixtures)
-        method(name, stock).run(context)
+        method(name, trained).run(context)
     kinds = ("forward_whole", "forward_union", "backward_whole", "backward_union")
     assert tuple(context.counts[kind] for kind in kinds) == PASSES[name]
 
 
-def test_pls_never_holds_the_whole_graph(stock: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pls_never_holds_the_whole_graph(trained: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Evaluator, "plan", lambda *_, **__: pytest.fail("the whole graph was asked for"))
     monkeypatch.setattr(loader, "load_whole", lambda *_: pytest.fail("the whole graph was read"))
-    runs.run_method(method("pls", stock), stock)
+    runs.run_method(method("pls", trained), trained)
 
 
 def reachable(root: object) -> Iterator[object]:
@@ -298,14 +298,14 @@ def reachable(root: object) -> Iterator[object]:
 
 
 @every_method
-def test_no_test_label_is_in_a_context(name: str, stock: Job) -> None:
+def test_no_test_label_is_in_a_context(name: str, trained: Job) -> None:
     """Every batch shows validation nodes alone, and no array that is at hand holds a label of another node."""
-    with graph_store.open_graph(RunDir.of(stock).graph, stock) as file:
+    with graph_store.open_graph(RunDir.of(trained).graph, trained) as file:
         y, role = file.y(0, file.nodes), file.role(0, file.nodes)
     validation = y[role == Role.VALIDATION]
-    with runs.open_mixtures(stock) as mixtures:
+    with runs.open_mixtures(trained) as mixtures:
         context = runs.make_context(mixtures)
-        method(name, stock).run(context)
+        method(name, trained).run(context)
         with context.batches() as whole, context.batches(3, 1) as unions:
             held = [*reachable(next(whole)), *reachable(next(unions)), *reachable(context)]
     batches = [value for value in held if isinstance(value, SumPlan | Batch)]

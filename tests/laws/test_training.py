@@ -52,9 +52,9 @@ class WholeGraph:
 
 
 @pytest.fixture(scope="module")
-def whole(stock: Job) -> Iterator[WholeGraph]:
-    run = RunDir.of(stock)
-    with graph_store.open_graph(run.graph, stock) as graph:
+def whole(trained: Job) -> Iterator[WholeGraph]:
+    run = RunDir.of(trained)
+    with graph_store.open_graph(run.graph, trained) as graph:
         batch = loader.load_whole(graph, Role.TRAIN)
         others = (loader.share_graph(graph, batch, role) for role in (Role.VALIDATION, Role.TEST))
         yield WholeGraph(graph, run.root, batch, *others)
@@ -100,7 +100,7 @@ def contents(job: Job) -> list[str]:
 @pytest.mark.parametrize(("kind", "heads"), [("gcn", 1), ("sage", 1), ("gat", 2)])
 def test_a_job_trained_twice_gives_the_same_bits(kind: str, heads: int, tmp_path: Path) -> None:
     small = ("train.epochs=3", "train.ingredients=2")
-    jobs = [runs.stocked(tmp_path / place, *small, kind=kind, heads=heads) for place in ("here", "there")]
+    jobs = [runs.train_run(tmp_path / place, *small, kind=kind, heads=heads) for place in ("here", "there")]
     here, there = (contents(job) for job in jobs)
     assert here == there
     assert here[0] != here[1]
@@ -125,7 +125,7 @@ def test_without_dropout_all_ingredients_are_one(net: Architecture, whole: Whole
 
 
 def test_a_job_without_dropout_trains_one_model_n_times(tmp_path: Path) -> None:
-    job = runs.stocked(tmp_path, "train.dropout=0.0", "train.epochs=3")
+    job = runs.train_run(tmp_path, "train.dropout=0.0", "train.epochs=3")
     assert len(set(contents(job))) == 1
 
 
@@ -261,7 +261,7 @@ def test_each_step_drops_its_own_edges(whole: WholeGraph, monkeypatch: pytest.Mo
 
 
 def test_vary_is_applied_in_turn(tmp_path: Path) -> None:
-    job = runs.stocked(tmp_path, "train.vary.epochs=[2, 4]", "train.vary.dropout=[0.1, 0.2, 0.3]")
+    job = runs.train_run(tmp_path, "train.vary.epochs=[2, 4]", "train.vary.dropout=[0.1, 0.2, 0.3]")
     found = [ingredient_store.read(RunDir.of(job).ingredient(index)) for index in range(3)]
     assert [len(ingredient.history) for ingredient in found] == [2, 4, 2]
     assert [ingredient.hyperparameters.dropout for ingredient in found] == [0.1, 0.2, 0.3]

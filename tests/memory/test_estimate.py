@@ -46,9 +46,9 @@ def grown(sizes: Sizes, **model: Any) -> Sizes:
     return replace(sizes, net=replace(sizes.net, **model))
 
 
-def test_sizes_are_those_of_the_graph(stock: Job) -> None:
-    with graph_store.open_graph(RunDir.of(stock).graph, stock) as graph:
-        net = make_model(stock.model, graph.features, graph.classes)
+def test_sizes_are_those_of_the_graph(trained: Job) -> None:
+    with graph_store.open_graph(RunDir.of(trained).graph, trained) as graph:
+        net = make_model(trained.model, graph.features, graph.classes)
         sizes = Sizes.of(graph, net)
         assert sizes.whole == Extent(graph.nodes, graph.edges, graph.edges, int(graph.validation_counts.sum()))
         for part in range(graph.parts):

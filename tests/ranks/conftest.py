@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from tests.faults import kit
-from tests.faults.kit import Bowl
+from tests.faults.kit import Workdir
 
 
 @pytest.fixture(scope="session")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Bowl:
+def original(tmp_path_factory: pytest.TempPathFactory) -> Workdir:
     """A finished run of three ingredients; not to be changed."""
-    return kit.finished(tmp_path_factory)
+    return kit.make_finished(tmp_path_factory)
 
 
 @pytest.fixture
-def bowl(original: Bowl, tmp_path: Path) -> Bowl:
+def workdir(original: Workdir, tmp_path: Path) -> Workdir:
     """A finished run of three ingredients."""
-    return kit.copied(original, tmp_path)
+    return kit.copy_workdir(original, tmp_path)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import kit
-from tests.faults.kit import JOB, MARK, Bowl, fails_under_mpirun, truncate, unchanged
+from tests.faults.kit import JOB, MARK, Workdir, fails_under_mpirun, truncate, unchanged
 from tests.processes import GUARD, plant
 from tests.tiny import mpirun
 
@@ -38,62 +38,64 @@ def _soup(*words: object) -> list[object]:
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("command", ["train", "soup"])
-def test_a_bad_job_is_told_once(bowl: Bowl, command: str) -> None:
-    before = bowl.digests()
-    outcome = bowl.gnnsoup(command, "--set", "train.epoch=3", ranks=2)
+def test_a_bad_job_is_told_once(workdir: Workdir, command: str) -> None:
+    before = workdir.digests()
+    outcome = workdir.gnnsoup(command, "--set", "train.epoch=3", ranks=2)
     fails_under_mpirun(outcome, "'train.epoch'", "'train.epochs'")
-    unchanged(before, bowl)
+    unchanged(before, workdir)
 
 
 @pytest.mark.mpi
 def test_souping_before_training(tmp_path: Path) -> None:
-    bowl = kit.laid_out(tmp_path)
-    fails_under_mpirun(bowl.gnnsoup("soup", ranks=2), "runs/tiny/graph.h5", "gnnsoup")
-    kit.succeeds(bowl.gnnsoup_here("prepare"))
-    fails_under_mpirun(bowl.gnnsoup("soup", ranks=2), "runs/tiny/ingredients", "gnnsoup train")
+    workdir = kit.make_workdir(tmp_path)
+    fails_under_mpirun(workdir.gnnsoup("soup", ranks=2), "runs/tiny/graph.h5", "gnnsoup")
+    kit.succeeds(workdir.gnnsoup_here("prepare"))
+    fails_under_mpirun(workdir.gnnsoup("soup", ranks=2), "runs/tiny/ingredients", "gnnsoup train")
 
 
 @pytest.mark.mpi
-def test_a_damaged_ingredient_is_told_once(bowl: Bowl) -> None:
-    truncate(bowl.ingredient(1))
-    before = bowl.digests()
-    fails_under_mpirun(bowl.gnnsoup("soup", ranks=2), "ingredients/0001.h5", "damaged", "gnnsoup train")
-    unchanged(before, bowl)
+def test_a_damaged_ingredient_is_told_once(workdir: Workdir) -> None:
+    truncate(workdir.ingredient(1))
+    before = workdir.digests()
+    fails_under_mpirun(workdir.gnnsoup("soup", ranks=2), "ingredients/0001.h5", "damaged", "gnnsoup train")
+    unchanged(before, workdir)
 
 
 @pytest.mark.mpi
-def test_a_changed_recipe_is_refused_by_every_rank(bowl: Bowl) -> None:
-    before = bowl.digests()
-    outcome = bowl.gnnsoup("train", "--set", "train.epochs=13", ranks=2)
+def test_a_changed_recipe_is_refused_by_every_rank(workdir: Workdir) -> None:
+    before = workdir.digests()
+    outcome = workdir.gnnsoup("train", "--set", "train.epochs=13", ranks=2)
     fails_under_mpirun(outcome, "train.epochs was 12", "says 13", "name=", each=True)
-    unchanged(before, bowl)
+    unchanged(before, workdir)
 
 
 @pytest.mark.mpi
-def test_a_rank_that_does_not_find_the_run_ends_all(bowl: Bowl) -> None:
-    outcome = _mpirun("-n", 1, *_soup(), ":", "-n", 1, *_soup("--set", "name=none"), cwd=bowl.folder)
+def test_a_rank_that_does_not_find_the_run_ends_all(workdir: Workdir) -> None:
+    outcome = _mpirun("-n", 1, *_soup(), ":", "-n", 1, *_soup("--set", "name=none"), cwd=workdir.folder)
     assert fails_under_mpirun(outcome, "runs/none/graph.h5").startswith("[rank 1/2] ")
 
 
 @pytest.mark.mpi
-def test_a_rank_that_does_not_find_the_job_ends_all_and_says_so(bowl: Bowl) -> None:
+def test_a_rank_that_does_not_find_the_job_ends_all_and_says_so(workdir: Workdir) -> None:
     """A job file that is not on every node."""
-    (bowl.folder / "elsewhere").mkdir()
-    outcome = _mpirun("-n", 1, *_soup(), ":", "-n", 1, "-wdir", bowl.folder / "elsewhere", *_soup(), cwd=bowl.folder)
+    (workdir.folder / "elsewhere").mkdir()
+    outcome = _mpirun(
+        "-n", 1, *_soup(), ":", "-n", 1, "-wdir", workdir.folder / "elsewhere", *_soup(), cwd=workdir.folder
+    )
     assert fails_under_mpirun(outcome, JOB, "elsewhere").startswith("[rank 1/2] ")
 
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("how", ["raise", "kill"])
-def test_a_rank_that_dies_while_souping_ends_all(bowl: Bowl, tmp_path: Path, how: str) -> None:
-    ingredients = {name: sha for name, sha in bowl.digests().items() if name.startswith("ingredients/")}
+def test_a_rank_that_dies_while_souping_ends_all(workdir: Workdir, tmp_path: Path, how: str) -> None:
+    ingredients = {name: sha for name, sha in workdir.digests().items() if name.startswith("ingredients/")}
     variables = plant(tmp_path, "gnnsoup_hpc.soup.mixtures:Mixtures.state", does=how, rank=1)
-    outcome = _mpirun("-n", 3, *_soup(), cwd=bowl.folder, **variables)
+    outcome = _mpirun("-n", 3, *_soup(), cwd=workdir.folder, **variables)
     assert outcome.returncode != 0
     assert "soup: best done" not in outcome.stdout
     if how == "raise":
         assert "[rank 1/3] ZeroDivisionError: planted in MixtureEvaluator" in outcome.stderr
-    unchanged(ingredients, bowl)
+    unchanged(ingredients, workdir)
 
 
 @pytest.mark.parametrize(
@@ -104,12 +106,12 @@ def test_a_rank_that_dies_while_souping_ends_all(bowl: Bowl, tmp_path: Path, how
     ],
 )
 def test_a_launcher_that_mpi_does_not_know_is_refused(
-    bowl: Bowl, variables: dict[str, str], says: tuple[str, str]
+    workdir: Workdir, variables: dict[str, str], says: tuple[str, str]
 ) -> None:
-    before = bowl.digests()
+    before = workdir.digests()
     outcome = subprocess.run(
         [str(word) for word in _soup()],
-        cwd=bowl.folder,
+        cwd=workdir.folder,
         env=os.environ | variables,
         capture_output=True,
         text=True,
@@ -122,4 +124,4 @@ def test_a_launcher_that_mpi_does_not_know_is_refused(
     assert all(words in lines[0] for words in says), lines
     assert "Traceback" not in outcome.stderr
     assert "soup: " not in outcome.stdout
-    unchanged(before, bowl)
+    unchanged(before, workdir)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults import kit
-from tests.faults.kit import Bowl, content, succeeds
-from tests.processes import GUARD, Gate, started, wait_until
+from tests.faults.kit import Workdir, content, succeeds
+from tests.processes import GUARD, Gate, start, wait_until
 
 TOTAL = 4
 LONGER = ("--set", f"train.ingredients={TOTAL}")
@@ -25,17 +25,17 @@ DONE = re.compile(r"ingredient (\d+) done")
 @pytest.fixture(scope="session")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Content of each ingredient of a run that nobody disturbed."""
-    bowl = kit.laid_out(tmp_path_factory.mktemp("quiet"))
-    succeeds(bowl.gnnsoup_here("train", *LONGER))
-    return [content(bowl.ingredient(index)) for index in range(TOTAL)]
+    workdir = kit.make_workdir(tmp_path_factory.mktemp("quiet"))
+    succeeds(workdir.gnnsoup_here("train", *LONGER))
+    return [content(workdir.ingredient(index)) for index in range(TOTAL)]
 
 
 @pytest.fixture
-def fresh(tmp_path: Path) -> Bowl:
+def fresh(tmp_path: Path) -> Workdir:
     """A prepared graph and nothing trained."""
-    bowl = kit.laid_out(tmp_path)
-    succeeds(bowl.gnnsoup_here("prepare", *LONGER))
-    return bowl
+    workdir = kit.make_workdir(tmp_path)
+    succeeds(workdir.gnnsoup_here("prepare", *LONGER))
+    return workdir
 
 
 @pytest.fixture
@@ -44,30 +44,30 @@ def gate(tmp_path: Path) -> Gate:
     return Gate(tmp_path / "gate")
 
 
-def _there(bowl: Bowl) -> dict[Path, str]:
+def _there(workdir: Workdir) -> dict[Path, str]:
     """The finished ingredients and their bytes' hashes."""
-    paths = (bowl.ingredient(index) for index in range(TOTAL))
+    paths = (workdir.ingredient(index) for index in range(TOTAL))
     return {path: kit.digest(path) for path in paths if path.exists()}
 
 
-def _trainers(bowl: Bowl, gate: Gate, process: subprocess.Popen[str], ranks: int) -> list[int]:
+def _trainers(workdir: Workdir, gate: Gate, process: subprocess.Popen[str], ranks: int) -> list[int]:
     """Process ids of the ranks that are training, once ingredient 0 is done and so many ranks are at work on others."""
-    wait_until(lambda: bowl.ingredient(0).exists() and len(gate.held()) == ranks, process)
+    wait_until(lambda: workdir.ingredient(0).exists() and len(gate.held()) == ranks, process)
     return list(gate.held().values())
 
 
-def _finished_like(bowl: Bowl, quiet: list[str], before: dict[Path, str]) -> None:
+def _finished_like(workdir: Workdir, quiet: list[str], before: dict[Path, str]) -> None:
     """The same command ends well, trains what was missing and nothing else, and the result is the quiet run's."""
-    assert set(before) == {bowl.ingredient(0)}
-    said = succeeds(bowl.gnnsoup("train", *LONGER, ranks=2))
+    assert set(before) == {workdir.ingredient(0)}
+    said = succeeds(workdir.gnnsoup("train", *LONGER, ranks=2))
     assert Counter(DONE.findall(said)) == {f"{index:04d}": 1 for index in range(1, TOTAL)}
     assert {path: kit.digest(path) for path in before} == before
-    assert [content(bowl.ingredient(index)) for index in range(TOTAL)] == quiet
+    assert [content(workdir.ingredient(index)) for index in range(TOTAL)] == quiet
 
 
 @pytest.mark.mpi
-def test_one_rank_is_killed(fresh: Bowl, gate: Gate, quiet: list[str]) -> None:
-    with started(fresh.folder, "train", *LONGER, ranks=2, **gate.variables()) as process:
+def test_one_rank_is_killed(fresh: Workdir, gate: Gate, quiet: list[str]) -> None:
+    with start(fresh.folder, "train", *LONGER, ranks=2, **gate.variables()) as process:
         os.kill(_trainers(fresh, gate, process, 2)[0], signal.SIGKILL)
         process.communicate(timeout=GUARD)
     assert process.returncode != 0
@@ -75,8 +75,8 @@ def test_one_rank_is_killed(fresh: Bowl, gate: Gate, quiet: list[str]) -> None:
 
 
 @pytest.mark.mpi
-def test_the_whole_job_is_killed(fresh: Bowl, gate: Gate, quiet: list[str]) -> None:
-    with started(fresh.folder, "train", *LONGER, ranks=2, **gate.variables()) as process:
+def test_the_whole_job_is_killed(fresh: Workdir, gate: Gate, quiet: list[str]) -> None:
+    with start(fresh.folder, "train", *LONGER, ranks=2, **gate.variables()) as process:
         ranks = _trainers(fresh, gate, process, 2)
         for each in {process.pid, *ranks, *_family(process.pid)}:
             os.kill(each, signal.SIGKILL)
@@ -90,11 +90,11 @@ def _family(pid: int) -> list[int]:
     return [process for child in below for process in (child, *_family(child))]
 
 
-def test_two_jobs_at_once_share_the_work(fresh: Bowl, gate: Gate, quiet: list[str]) -> None:
+def test_two_jobs_at_once_share_the_work(fresh: Workdir, gate: Gate, quiet: list[str]) -> None:
     words = ("train", *LONGER)
     with (
-        started(fresh.folder, *words, **gate.variables()) as one,
-        started(fresh.folder, *words, **gate.variables()) as other,
+        start(fresh.folder, *words, **gate.variables()) as one,
+        start(fresh.folder, *words, **gate.variables()) as other,
     ):
         assert set(_trainers(fresh, gate, one, 2)) == {one.pid, other.pid}
         gate.open()
@@ -104,11 +104,11 @@ def test_two_jobs_at_once_share_the_work(fresh: Bowl, gate: Gate, quiet: list[st
     assert [content(fresh.ingredient(index)) for index in range(TOTAL)] == quiet
 
 
-def test_the_other_job_finishes_what_a_killed_one_leaves(fresh: Bowl, gate: Gate, quiet: list[str]) -> None:
+def test_the_other_job_finishes_what_a_killed_one_leaves(fresh: Workdir, gate: Gate, quiet: list[str]) -> None:
     words = ("train", *LONGER)
-    with started(fresh.folder, *words, **gate.variables()) as victim:
+    with start(fresh.folder, *words, **gate.variables()) as victim:
         assert _trainers(fresh, gate, victim, 1) == [victim.pid]
-        with started(fresh.folder, *words, **gate.variables()) as other:
+        with start(fresh.folder, *words, **gate.variables()) as other:
             _trainers(fresh, gate, other, 2)
             victim.kill()
             lost = victim.communicate(timeout=GUARD)[0]
@@ -123,7 +123,7 @@ def test_the_other_job_finishes_what_a_killed_one_leaves(fresh: Bowl, gate: Gate
     assert [content(fresh.ingredient(index)) for index in range(TOTAL)] == quiet
 
 
-def test_leases_of_the_silent_and_torn_ones_hold_nobody_up(fresh: Bowl, quiet: list[str]) -> None:
+def test_leases_of_the_silent_and_torn_ones_hold_nobody_up(fresh: Workdir, quiet: list[str]) -> None:
     """A holder on another host that was not heard of for an hour; a lease that a crash of the host left empty."""
     leases = fresh.root / "leases"
     leases.mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import kit
-from tests.faults.kit import Bowl
+from tests.faults.kit import Workdir
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "slurm"
 
@@ -37,17 +37,17 @@ def _bash(script: str, *words: object, cwd: Path) -> subprocess.CompletedProcess
 
 
 def test_training_then_souping(tmp_path: Path) -> None:
-    bowl = kit.laid_out(tmp_path / "with a blank")
-    said = kit.succeeds(_bash("train_ingredients.sh", "tiny.toml", cwd=bowl.folder))
+    workdir = kit.make_workdir(tmp_path / "with a blank")
+    said = kit.succeeds(_bash("train_ingredients.sh", "tiny.toml", cwd=workdir.folder))
     assert all(f"ingredient {index:04d} done" in said for index in range(3))
-    said = kit.succeeds(_bash("soup.sh", "tiny.toml", "--set", "soup.methods=['ls', 'pls']", cwd=bowl.folder))
+    said = kit.succeeds(_bash("soup.sh", "tiny.toml", "--set", "soup.methods=['ls', 'pls']", cwd=workdir.folder))
     assert "soup: pls done" in said
-    assert kit.texts(bowl.report, "methods/method") == ["ls", "pls"]
+    assert kit.texts(workdir.report, "methods/method") == ["ls", "pls"]
 
 
-def test_the_whole_pipeline_goes_on_where_it_was(bowl: Bowl) -> None:
-    bowl.ingredient(2).unlink()
-    said = kit.succeeds(_bash("pipeline.sh", "tiny.toml", cwd=bowl.folder))
+def test_the_whole_pipeline_goes_on_where_it_was(workdir: Workdir) -> None:
+    workdir.ingredient(2).unlink()
+    said = kit.succeeds(_bash("pipeline.sh", "tiny.toml", cwd=workdir.folder))
     assert "2 of 3 ingredients are there already" in said
     assert "ingredient 0002 done" in said
     assert "soup: pls is there already" in said

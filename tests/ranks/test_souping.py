@@ -54,12 +54,12 @@ def on_ranks(size: int, function: Callable[[Comm], Any]) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def trained(stock: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
+def trained(trained: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
     """A run of three ingredients of each kind of model. Tests read them."""
     others = {
-        name: runs.stocked(tmp_path_factory.mktemp(name), **options) for name, options in MODELS.items() if options
+        name: runs.train_run(tmp_path_factory.mktemp(name), **options) for name, options in MODELS.items() if options
     }
-    return {"sage": stock} | others
+    return {"sage": trained} | others
 
 
 @pytest.fixture(scope="module")
@@ -98,16 +98,16 @@ def test_every_method_gives_what_one_rank_gives(
 
 
 @pytest.mark.parametrize("case", ["gis", "ls", "pls", "ls-adam", "pls-lbfgs", "ensemble"])
-def test_so_does_an_engine_that_ranks_cannot_share(case: str, stock: Job, torch_alone: None) -> None:
-    one = run_case(SERIAL, stock, case)
-    assert_as_one_rank(on_ranks(2, lambda comm: run_case(comm, stock, case)), one, close=0.0)
+def test_so_does_an_engine_that_ranks_cannot_share(case: str, trained: Job, torch_alone: None) -> None:
+    one = run_case(SERIAL, trained, case)
+    assert_as_one_rank(on_ranks(2, lambda comm: run_case(comm, trained, case)), one, close=0.0)
 
 
 @pytest.mark.parametrize("case", ["greedy", "gis", "ensemble"])
-def test_and_where_no_rank_can_hold_the_graph(case: str, stock: Job, tmp_path: Path) -> None:
+def test_and_where_no_rank_can_hold_the_graph(case: str, trained: Job, tmp_path: Path) -> None:
     """With hardly any memory each rank streams it, as one does."""
-    one = run_case(SERIAL, stock, case, memory=1, home=tmp_path / "one")
-    found = on_ranks(2, lambda comm: run_case(comm, stock, case, memory=1, home=tmp_path / str(comm.rank)))
+    one = run_case(SERIAL, trained, case, memory=1, home=tmp_path / "one")
+    found = on_ranks(2, lambda comm: run_case(comm, trained, case, memory=1, home=tmp_path / str(comm.rank)))
     assert_as_one_rank(found, one, close=0.0)
 
 
@@ -146,13 +146,13 @@ def states_of(mixtures: Mixtures, count: int) -> list[State]:
 @pytest.mark.parametrize("count", [0, 1, 2, 5, 7])
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_metrics_come_in_the_order_of_the_models(
-    size: int, count: int, divides: bool, stock: Job, request: pytest.FixtureRequest
+    size: int, count: int, divides: bool, trained: Job, request: pytest.FixtureRequest
 ) -> None:
     if not divides:
         request.getfixturevalue("torch_alone")
 
     def evaluate(comm: Comm) -> list[list[float]]:
-        with runs.open_mixtures(stock, comm=comm) as mixtures:
+        with runs.open_mixtures(trained, comm=comm) as mixtures:
             makers = [lambda state=state: [state] for state in states_of(mixtures, count)]
             return [mixtures.evaluator.metrics_of(makers, Role.VALIDATION) for _ in range(2)]
 
@@ -161,10 +161,10 @@ def test_metrics_come_in_the_order_of_the_models(
     assert on_ranks(size, evaluate) == [one] * size
 
 
-def test_models_are_divided_evenly(stock: Job, torch_alone: None) -> None:
+def test_models_are_divided_evenly(trained: Job, torch_alone: None) -> None:
     def evaluate(comm: Comm) -> int:
         made = []
-        with runs.open_mixtures(stock, comm=comm) as mixtures:
+        with runs.open_mixtures(trained, comm=comm) as mixtures:
             (state,) = states_of(mixtures, 1)
             mixtures.evaluator.metrics_of([lambda: (made.append(1), [state])[1]] * 8, Role.VALIDATION)
         return len(made)
@@ -182,26 +182,26 @@ def way_of(job: Job, size: int, count: int, memory: int = 1 << 30) -> Way:
     ("count", "way"),
     [(0, Way.ALONE), (1, Way.NODES), (3, Way.NODES), (8, Way.NODES), (20, Way.MODELS), (21, Way.MODELS)],
 )
-def test_few_models_are_evaluated_together_and_many_are_divided(count: int, way: Way, stock: Job) -> None:
+def test_few_models_are_evaluated_together_and_many_are_divided(count: int, way: Way, trained: Job) -> None:
     """For a rank that is given models of its own must read the whole graph first."""
-    assert way_of(stock, 2, count) is way
-    assert way_of(stock, 1, count) is Way.ALONE
+    assert way_of(trained, 2, count) is way
+    assert way_of(trained, 1, count) is Way.ALONE
 
 
-def test_without_room_for_shares_models_are_divided(stock: Job) -> None:
-    assert [way_of(stock, 2, count, memory=1) for count in (1, 3, 8)] == [Way.ALONE, Way.MODELS, Way.MODELS]
+def test_without_room_for_shares_models_are_divided(trained: Job) -> None:
+    assert [way_of(trained, 2, count, memory=1) for count in (1, 3, 8)] == [Way.ALONE, Way.MODELS, Way.MODELS]
 
 
-def test_an_engine_that_does_not_divide_divides_models(stock: Job, torch_alone: None) -> None:
-    assert [way_of(stock, 2, count) for count in (1, 3, 8)] == [Way.ALONE, Way.MODELS, Way.MODELS]
+def test_an_engine_that_does_not_divide_divides_models(trained: Job, torch_alone: None) -> None:
+    assert [way_of(trained, 2, count) for count in (1, 3, 8)] == [Way.ALONE, Way.MODELS, Way.MODELS]
 
 
-def test_rank_0_has_the_others_threads_while_they_wait(stock: Job, torch_alone: None) -> None:
+def test_rank_0_has_the_others_threads_while_they_wait(trained: Job, torch_alone: None) -> None:
     """And gives them back. The other rank is one that waits."""
     before, during = torch.get_num_threads(), []
 
     def evaluate(comm: Comm) -> None:
-        with runs.open_mixtures(stock, comm=comm) as mixtures:
+        with runs.open_mixtures(trained, comm=comm) as mixtures:
             mixtures.settings = replace(mixtures.settings, threads=Threads(shared=1, most=2 if comm.rank == 0 else 0))
             mixtures.clear()
             (state,) = states_of(mixtures, 1)
@@ -257,7 +257,7 @@ def test_every_rank_has_a_share_of_every_batch(model: str, parts: int | None, tr
 @pytest.mark.parametrize("divides", [True, False])
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_search_that_diverges_is_an_error_on_every_rank(
-    size: int, divides: bool, stock: Job, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    size: int, divides: bool, trained: Job, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     if not divides:
         request.getfixturevalue("torch_alone")
@@ -266,7 +266,7 @@ def test_a_search_that_diverges_is_an_error_on_every_rank(
 
     def run(comm: Comm) -> str:
         with pytest.raises(DivergedError, match="ls diverged") as error:
-            run_case(comm, stock, "lost")
+            run_case(comm, trained, "lost")
         return str(error.value)
 
     assert len(set(on_ranks(size, run))) == 1
@@ -276,7 +276,7 @@ def test_a_search_that_diverges_is_an_error_on_every_rank(
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("case", ["gis", "ls-lbfgs", "pls-paper"])
 def test_a_rank_that_raises_inside_a_method_ends_all(
-    case: str, rank: int, divides: bool, stock: Job, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    case: str, rank: int, divides: bool, trained: Job, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """By way of the launcher; here the others hear that it has ended."""
     if not divides:
@@ -301,7 +301,7 @@ def test_a_rank_that_raises_inside_a_method_ends_all(
 
     def run(comm: Comm) -> None:
         try:
-            run_case(comm, stock, case)
+            run_case(comm, trained, case)
         except WorldError:
             ended.append(comm.rank)
             raise
@@ -360,7 +360,7 @@ def soup_on(size: int, job: Job, again: bool = False) -> None:
 
 
 def shuffled(job: Job, folder: Path) -> Job:
-    return runs.shuffled(runs.copied(job, folder))
+    return runs.shuffle_units(runs.copy_run(job, folder))
 
 
 @pytest.mark.parametrize("flow", FLOWS)
@@ -369,7 +369,7 @@ def test_a_whole_souping_gives_the_same_files(flow: str, model: str, trained: di
     """Made, there already, and made again."""
     made = {}
     for size in (1, 2, 3):
-        job = runs.changed(shuffled(trained[model], tmp_path / str(size)), *FLOWS[flow])
+        job = runs.change_job(shuffled(trained[model], tmp_path / str(size)), *FLOWS[flow])
         soup_on(size, job)
         made[size] = files_of(job)
         before = stamps(job)
@@ -386,18 +386,18 @@ def test_a_whole_souping_gives_the_same_files(flow: str, model: str, trained: di
 
 @pytest.mark.parametrize("divides", [True, False])
 def test_so_it_does_with_an_ingredient_left_out_and_files_damaged(
-    divides: bool, stock: Job, tmp_path: Path, request: pytest.FixtureRequest
+    divides: bool, trained: Job, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if not divides:
         request.getfixturevalue("torch_alone")
     made = {}
     for size in (1, 2):
-        job = runs.copied(stock, tmp_path / str(size))
+        job = runs.copy_run(trained, tmp_path / str(size))
         kit.truncate(RunDir.of(job).ingredient(1))
         with pytest.raises(RunError, match=r"0001.h5 .*leave out"):
             soup_on(size, job)
         assert not RunDir.of(job).soups.exists()
-        job = runs.changed(job, "soup.unfit=leave out", "soup.methods=['greedy', 'ls', 'pls']", "soup.align=weights")
+        job = runs.change_job(job, "soup.unfit=leave out", "soup.methods=['greedy', 'ls', 'pls']", "soup.align=weights")
         soup_on(size, job)
         made[size] = files_of(job)
         before, damaged = stamps(job), (RunDir.of(job).soup("ls"), RunDir.of(job).alignment, RunDir.of(job).diagnosis)

@@ -19,8 +19,8 @@ from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.signals import HEEDED, PreemptionHandler
 from tests.faults import kit
-from tests.faults.kit import MARK, Bowl, content
-from tests.processes import GUARD, Gate, plant, started, wait_until
+from tests.faults.kit import MARK, Workdir, content
+from tests.processes import GUARD, Gate, plant, start, wait_until
 
 LONG = ("--set", "train.epochs=30", "--set", "train.ingredients=1")
 LONG_TWO = ("--set", "train.epochs=30", "--set", "train.ingredients=2")
@@ -121,16 +121,16 @@ def ends_with_75(process: subprocess.Popen[str], *names: str) -> str:
     return line
 
 
-def no_litter(bowl: Bowl) -> None:
+def no_litter(workdir: Workdir) -> None:
     """No lease, and no private file of a writer."""
-    left = [path for path in (bowl.folder / "runs").rglob("*") if path.is_file()]
+    left = [path for path in (workdir.folder / "runs").rglob("*") if path.is_file()]
     assert not [path for path in left if path.suffix == ".lease" or path.name.startswith(".")]
 
 
 @pytest.fixture
-def bowl(tmp_path: Path) -> Bowl:
+def workdir(tmp_path: Path) -> Workdir:
     """A job and its graph's source, nothing run yet."""
-    return kit.laid_out(tmp_path)
+    return kit.make_workdir(tmp_path)
 
 
 @pytest.fixture
@@ -140,27 +140,27 @@ def gate(tmp_path: Path) -> Gate:
 
 
 def test_training_goes_on_where_each_signal_stopped_it(
-    bowl: Bowl, gate: Gate, tmp_path_factory: pytest.TempPathFactory
+    workdir: Workdir, gate: Gate, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    quiet = kit.laid_out(tmp_path_factory.mktemp("quiet"))
+    quiet = kit.make_workdir(tmp_path_factory.mktemp("quiet"))
     kit.succeeds(quiet.gnnsoup_here("train", *LONG))
     reached = 0
     for turn, number in enumerate(HEEDED):
-        with started(bowl.folder, "train", *LONG, **gate.variables(first=0)) as process:
+        with start(workdir.folder, "train", *LONG, **gate.variables(first=0)) as process:
             wait_until(lambda: gate.times() > turn, process)  # noqa: B023 - called before it changes
             for _ in range(3):
                 process.send_signal(number)
             line = ends_with_75(process, number.name)
         found = re.search(r"ingredient 0000 is kept after epoch (\d+) in (\S+);", line)
         assert found, line
-        assert (bowl.folder / found[2]).exists()
+        assert (workdir.folder / found[2]).exists()
         assert int(found[1]) > reached
         reached = int(found[1])
-        no_litter(bowl)
-    said = kit.succeeds(bowl.gnnsoup_here("train", *LONG))
+        no_litter(workdir)
+    said = kit.succeeds(workdir.gnnsoup_here("train", *LONG))
     assert f"goes on after epoch {found[1]}, from {found[2]}" in said
-    assert content(bowl.ingredient(0)) == content(quiet.ingredient(0))
-    assert list((bowl.root / "checkpoints").iterdir()) == []
+    assert content(workdir.ingredient(0)) == content(quiet.ingredient(0))
+    assert list((workdir.root / "checkpoints").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -171,33 +171,33 @@ def test_training_goes_on_where_each_signal_stopped_it(
         pytest.param("run", "gnnsoup_hpc.soup.methods.baselines:Uniform.run", id="souping"),
     ],
 )
-def test_a_command_ends_wherever_it_is(bowl: Bowl, command: str, where: str) -> None:
+def test_a_command_ends_wherever_it_is(workdir: Workdir, command: str, where: str) -> None:
     few = ("--set", "train.ingredients=2", "--set", "train.epochs=2")
-    with started(bowl.folder, command, *few, **plant(bowl.folder, where)) as process:
-        wait_until((bowl.folder / "reached").exists, process)
+    with start(workdir.folder, command, *few, **plant(workdir.folder, where)) as process:
+        wait_until((workdir.folder / "reached").exists, process)
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGTERM)
         ends_with_75(process, SHORT_OF_IT)
-    no_litter(bowl)
-    kit.succeeds(bowl.gnnsoup_here(command, *few))
+    no_litter(workdir)
+    kit.succeeds(workdir.gnnsoup_here(command, *few))
 
 
-def test_a_signal_while_hdf5_writes_is_heeded_after_it(bowl: Bowl) -> None:
-    variables = plant(bowl.folder, "gnnsoup_hpc.io.files:ReservedFile.write", seconds=0.5)
-    with started(bowl.folder, "prepare", **variables) as process:
-        wait_until((bowl.folder / "reached").exists, process)
+def test_a_signal_while_hdf5_writes_is_heeded_after_it(workdir: Workdir) -> None:
+    variables = plant(workdir.folder, "gnnsoup_hpc.io.files:ReservedFile.write", seconds=0.5)
+    with start(workdir.folder, "prepare", **variables) as process:
+        wait_until((workdir.folder / "reached").exists, process)
         process.send_signal(signal.SIGUSR1)
         ends_with_75(process, "SIGUSR1", SHORT_OF_IT)
-    no_litter(bowl)
-    kit.succeeds(bowl.gnnsoup_here("prepare"))
+    no_litter(workdir)
+    kit.succeeds(workdir.gnnsoup_here("prepare"))
 
 
-def test_whoever_waits_for_anothers_lease_ends_and_leaves_it(bowl: Bowl) -> None:
-    kit.succeeds(bowl.gnnsoup_here("prepare"))
-    held = [bowl.root / "leases" / f"ingredient-{index:04d}.lease" for index in range(3)]
+def test_whoever_waits_for_anothers_lease_ends_and_leaves_it(workdir: Workdir) -> None:
+    kit.succeeds(workdir.gnnsoup_here("prepare"))
+    held = [workdir.root / "leases" / f"ingredient-{index:04d}.lease" for index in range(3)]
     with leases.hold(held[0]), leases.hold(held[1]), leases.hold(held[2]):
         texts = [path.read_text() for path in held]
-        with started(bowl.folder, "train") as process:
+        with start(workdir.folder, "train") as process:
             assert process.stdout
             while "memory limit" not in process.stdout.readline():
                 assert process.poll() is None
@@ -207,8 +207,8 @@ def test_whoever_waits_for_anothers_lease_ends_and_leaves_it(bowl: Bowl) -> None
 
 
 @pytest.mark.mpi
-def test_all_ranks_of_a_run_keep_what_they_have(bowl: Bowl, gate: Gate) -> None:
-    with started(bowl.folder, "run", *LONG_TWO, ranks=2, **gate.variables(first=0)) as process:
+def test_all_ranks_of_a_run_keep_what_they_have(workdir: Workdir, gate: Gate) -> None:
+    with start(workdir.folder, "run", *LONG_TWO, ranks=2, **gate.variables(first=0)) as process:
         wait_until(lambda: gate.times() == 2, process)
         process.send_signal(signal.SIGUSR1)  # mpirun passes it on
         out, err = process.communicate(timeout=GUARD)
@@ -216,18 +216,18 @@ def test_all_ranks_of_a_run_keep_what_they_have(bowl: Bowl, gate: Gate) -> None:
     lines = [line for line in err.splitlines() if MARK in line]
     assert sorted(line[:10] for line in lines) == ["[rank 0/2]", "[rank 1/2]"], err
     assert all(" is kept after epoch " in line for line in lines)
-    no_litter(bowl)
+    no_litter(workdir)
 
 
 @pytest.mark.mpi
-def test_one_ranks_stop_while_souping_ends_all(bowl: Bowl) -> None:
+def test_one_ranks_stop_while_souping_ends_all(workdir: Workdir) -> None:
     few = ("--set", "train.ingredients=2", "--set", "train.epochs=2")
-    kit.succeeds(bowl.gnnsoup_here("train", *few))
+    kit.succeeds(workdir.gnnsoup_here("train", *few))
     variables = plant(
-        bowl.folder, "gnnsoup_hpc.soup.methods.baselines:Uniform.run"
+        workdir.folder, "gnnsoup_hpc.soup.methods.baselines:Uniform.run"
     )  # on rank 0; the other waits for orders
-    with started(bowl.folder, "soup", *few, ranks=2, **variables) as process:
-        wait_until((bowl.folder / "reached").exists, process)
+    with start(workdir.folder, "soup", *few, ranks=2, **variables) as process:
+        wait_until((workdir.folder / "reached").exists, process)
         own = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         ranks = [pid for child in own for pid in Path(f"/proc/{child}/task/{child}/children").read_text().split()]
         begun = time.monotonic()

@@ -25,7 +25,7 @@ def main() -> int:
         print(f"soak: {plan}", flush=True)
         calm = quiet(Path(folder, "calm"), plan)
         start = time.monotonic()
-        storm = Storm(kit.laid_out(Path(folder, "storm")), plan, lambda line: print(f"soak: {line}", flush=True))
+        storm = Storm(kit.make_workdir(Path(folder, "storm")), plan, lambda line: print(f"soak: {line}", flush=True))
         storm.blow()
         problems = [*storm.problems, *differences(storm, calm)]
     counts = ", ".join(f"{name} {count}" for name, count in sorted(storm.counts.items()))

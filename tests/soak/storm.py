@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults import contents, kit
-from tests.faults.kit import JOB, Bowl
+from tests.faults.kit import JOB, Workdir
 from tests.processes import Gate
 from tests.tiny import mpirun
 
@@ -52,7 +52,7 @@ class Plan:
 class Storm:
     """One disturbed run in a folder; `counts` says what happened, `problems` what must not."""
 
-    bowl: Bowl
+    workdir: Workdir
     plan: Plan
     say: Callable[[str], None]
     counts: Counter[str] = field(default_factory=Counter)
@@ -61,16 +61,16 @@ class Storm:
     def __post_init__(self) -> None:
         self._draw = random.Random(self.plan.seed)
         self._seen: dict[Path, tuple[int, int]] = {}
-        self._log = self.bowl.folder / "said.txt"
+        self._log = self.workdir.folder / "said.txt"
         self._until = time.monotonic() + GUARD
         self._gate = Gate(
-            self.bowl.folder / "gate"
+            self.workdir.folder / "gate"
         )  # or a quick machine had trained all before there were kills enough
 
     def blow(self) -> None:
         """Train, then soup, through everything; the last command of each is left alone once there were enough kills."""
         self._through("train", self.plan.kills, self._trained)
-        self._through("run", self.plan.kills + self.plan.souping_kills, lambda: self.bowl.report.exists())
+        self._through("run", self.plan.kills + self.plan.souping_kills, lambda: self.workdir.report.exists())
         said = self._log.read_text(errors="replace")
         self.counts["resumed"] = len(_RESUMED.findall(said))
         self.counts["trained"] = len(_TRAINED.findall(said))
@@ -81,7 +81,7 @@ class Storm:
         return self.counts["kill"] + self.counts["kill all"]
 
     def _trained(self) -> bool:
-        return all(self.bowl.ingredient(index).exists() for index in range(self.plan.ingredients))
+        return all(self.workdir.ingredient(index).exists() for index in range(self.plan.ingredients))
 
     def _through(self, command: str, kills: int, done: Callable[[], bool]) -> None:
         """Give the command until it ends well: by one launcher or as processes of their own, as it is drawn."""
@@ -106,7 +106,7 @@ class Storm:
             return [
                 subprocess.Popen(
                     words,
-                    cwd=self.bowl.folder,
+                    cwd=self.workdir.folder,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -126,7 +126,7 @@ class Storm:
 
     def _waited(self, seconds: float, jobs: list[subprocess.Popen[bytes]]) -> None:
         """Some seconds, counted from when a rank is at work."""
-        leases = self.bowl.root / "leases"
+        leases = self.workdir.root / "leases"
         while self._living(jobs) and not any(leases.glob("*.lease")) and not self._trained():
             time.sleep(0.05)
         end = time.monotonic() + seconds
@@ -156,7 +156,7 @@ class Storm:
     def _look(self) -> None:
         """See that no ingredient that was there is another one now."""
         for index in range(self.plan.ingredients):
-            path = self.bowl.ingredient(index)
+            path = self.workdir.ingredient(index)
             try:
                 about = path.stat()
             except FileNotFoundError:
@@ -195,21 +195,21 @@ def sent(pid: int, number: signal.Signals) -> None:
         return
 
 
-def quiet(folder: Path, plan: Plan) -> Bowl:
+def quiet(folder: Path, plan: Plan) -> Workdir:
     """The same run, undisturbed."""
-    bowl = kit.laid_out(folder)
-    kit.succeeds(bowl.gnnsoup_here("run", *plan.words))
-    return bowl
+    workdir = kit.make_workdir(folder)
+    kit.succeeds(workdir.gnnsoup_here("run", *plan.words))
+    return workdir
 
 
-def differences(storm: Storm, calm: Bowl) -> list[str]:
+def differences(storm: Storm, calm: Workdir) -> list[str]:
     """What is lost, damaged, other than in the undisturbed run, or left over."""
-    disturbed, wanted = contents.all_held(storm.bowl.folder / "runs"), contents.all_held(calm.folder / "runs")
+    disturbed, wanted = contents.all_held(storm.workdir.folder / "runs"), contents.all_held(calm.folder / "runs")
     found = [f"{name} is {'missing' if name in wanted else 'too much'}" for name in disturbed.keys() ^ wanted.keys()]
     for name in sorted(disturbed.keys() & wanted.keys()):
         items = {item for item, value in wanted[name].items() ^ disturbed[name].items() if not item.endswith(RANKS)}
         found += [f"{name} is another in {', '.join(sorted(items)[:4])}"] if items else []
-    return found + [f"{name} is left" for name in contents.leftovers(storm.bowl.folder / "runs")]
+    return found + [f"{name} is left" for name in contents.leftovers(storm.workdir.folder / "runs")]
 
 
 # What says by how many ranks, or which one, something was made; a soup's recipe depends on it.

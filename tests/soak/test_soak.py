@@ -15,7 +15,7 @@ def test_nothing_is_lost_in_a_short_storm(tmp_path: Path) -> None:
     plan = Plan(ingredients=6, epochs=100, kills=5, souping_kills=1, ranks=3)
     calm = quiet(tmp_path / "calm", plan)
     said: list[str] = []
-    storm = Storm(kit.laid_out(tmp_path / "storm"), plan, said.append)
+    storm = Storm(kit.make_workdir(tmp_path / "storm"), plan, said.append)
     storm.blow()
     assert storm.kills >= plan.kills, storm.counts
     assert storm.problems == [], said

@@ -38,12 +38,12 @@ MODELS = {"sage": {}, "gat": {"kind": "gat", "heads": 2, "norm": "layer"}}
 @pytest.fixture(scope="module", params=MODELS)
 def strangers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A run whose ingredients have shuffled units."""
-    return runs.shuffled(runs.stocked(tmp_path_factory.mktemp(request.param), **MODELS[request.param]))
+    return runs.shuffle_units(runs.train_run(tmp_path_factory.mktemp(request.param), **MODELS[request.param]))
 
 
 @pytest.fixture
 def run(strangers: Job, tmp_path: Path) -> Job:
-    return runs.copied(strangers, tmp_path)
+    return runs.copy_run(strangers, tmp_path)
 
 
 def ingredient(job: Job, index: int) -> State:
@@ -57,7 +57,7 @@ def align(job: Job, mixtures: Mixtures, again: bool = True, memory: int = 1 << 3
 
 
 def find(job: Job, *overrides: str, memory: int = 1 << 30) -> Alignment | None:
-    job = runs.changed(job, *overrides)
+    job = runs.change_job(job, *overrides)
     with runs.open_mixtures(job) as mixtures:
         return align(job, mixtures, memory=memory)
 
@@ -65,7 +65,7 @@ def find(job: Job, *overrides: str, memory: int = 1 << 30) -> Alignment | None:
 @pytest.mark.parametrize("by", ["weights", "activations"])
 def test_soups_are_reproduced_from_what_their_files_hold(run: Job, by: str) -> None:
     """The state is alpha times the ingredients, each permuted as the file says."""
-    runs.souped(runs.changed(run, f"soup.align={by}"))
+    runs.soup_run(runs.change_job(run, f"soup.align={by}"))
     for name in METHOD_NAMES:
         soup = soup_store.read(RunDir.of(run).soup(name))
         assert soup.alignment is not None
@@ -82,7 +82,7 @@ def test_soups_are_reproduced_from_what_their_files_hold(run: Job, by: str) -> N
                 torch.testing.assert_close(soup.state[parameter].double(), wanted, atol=1e-6, rtol=1e-6)
 
 
-def test_units_are_found_again(run: Job, stock: Job) -> None:
+def test_units_are_found_again(run: Job, trained: Job) -> None:
     """Ingredients of one start, then shuffled: matched to the reference, they are what they were, in its order."""
     original = find(run, "soup.align=weights")
     assert original is not None
@@ -101,9 +101,9 @@ def test_units_are_found_again(run: Job, stock: Job) -> None:
 
 
 @pytest.mark.parametrize("by", ["weights", "activations"])
-def test_the_uniform_soup_of_shuffled_copies_is_the_model(stock: Job, tmp_path: Path, by: str) -> None:
-    job = runs.shuffled(runs.copied(stock, tmp_path), copies=True)
-    runs.souped(runs.changed(job, f"soup.align={by}", "soup.methods=['uniform']"))
+def test_the_uniform_soup_of_shuffled_copies_is_the_model(trained: Job, tmp_path: Path, by: str) -> None:
+    job = runs.shuffle_units(runs.copy_run(trained, tmp_path), copies=True)
+    runs.soup_run(runs.change_job(job, f"soup.align={by}", "soup.methods=['uniform']"))
     soup = soup_store.read(RunDir.of(job).soup("uniform"))
     assert soup.state is not None
     for name, tensor in ingredient(job, 0).items():
@@ -113,7 +113,7 @@ def test_the_uniform_soup_of_shuffled_copies_is_the_model(stock: Job, tmp_path: 
 def test_best_and_ensemble_do_not_change(run: Job) -> None:
     accuracies = []
     for by in ("none", "weights"):
-        runs.souped(runs.changed(run, f"soup.align={by}", "soup.methods=['best', 'ensemble']"))
+        runs.soup_run(runs.change_job(run, f"soup.align={by}", "soup.methods=['best', 'ensemble']"))
         soups = [soup_store.read(RunDir.of(run).soup(name)) for name in ("best", "ensemble")]
         accuracies.append(
             [(soup.validation_accuracy, soup.test_accuracy, soup.mixture.alpha.tolist()) for soup in soups]
@@ -121,13 +121,15 @@ def test_best_and_ensemble_do_not_change(run: Job) -> None:
     assert accuracies[0] == accuracies[1]
 
 
-def test_ingredients_of_one_basin_are_left_as_they_are(served: Job) -> None:
-    assert served.soup.align == "auto"
-    assert all(soup_store.read(RunDir.of(served).soup(name)).alignment is None for name in METHOD_NAMES)
-    made = alignment_store.read(RunDir.of(served).alignment)
+def test_ingredients_of_one_basin_are_left_as_they_are(finished: Job) -> None:
+    assert finished.soup.align == "auto"
+    assert all(soup_store.read(RunDir.of(finished).soup(name)).alignment is None for name in METHOD_NAMES)
+    made = alignment_store.read(RunDir.of(finished).alignment)
     assert made.alignment.by == "none"
     assert made.measurement["seconds"] > 0.0
-    assert read_contents(RunDir.of(served).root).units.startswith("hidden units left as they are: the mean of all has")
+    assert read_contents(RunDir.of(finished).root).units.startswith(
+        "hidden units left as they are: the mean of all has"
+    )
 
 
 def test_auto_takes_nothing_else_than_weights_where_it_takes_them(run: Job) -> None:
@@ -194,7 +196,7 @@ def test_other_unions_see_the_same_nodes(run: Job, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(loader, "load_union", noted)
     for size in (1, 3, 8):
-        job = runs.changed(run, f"soup.pls.union={size}", "soup.align=activations")
+        job = runs.change_job(run, f"soup.pls.union={size}", "soup.align=activations")
         with runs.open_mixtures(job) as mixtures:
             align(job, mixtures)
             validation = int(mixtures.graph.validation_counts.sum())
@@ -204,7 +206,7 @@ def test_other_unions_see_the_same_nodes(run: Job, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_is_there_is_kept(run: Job) -> None:
-    job = runs.changed(run, "soup.align=weights")
+    job = runs.change_job(run, "soup.align=weights")
     path = RunDir.of(job).alignment
     with runs.open_mixtures(job) as mixtures:
         first = align(job, mixtures, again=False)
@@ -219,21 +221,21 @@ def test_what_is_there_is_kept(run: Job) -> None:
         assert path.stat().st_ino != inode
         assert third is not None
         assert alignment_store.sha256(third) == alignment_store.sha256(first)
-        assert align(runs.changed(run, "soup.align=none"), mixtures, again=False) is None
+        assert align(runs.change_job(run, "soup.align=none"), mixtures, again=False) is None
 
 
 def test_soups_are_made_again_where_the_alignment_changes(run: Job, capsys: pytest.CaptureFixture[str]) -> None:
     only = "soup.methods=['uniform']"
     for by, made in (("none", True), ("none", False), ("weights", True), ("weights", False), ("none", True)):
-        runs.souped(runs.changed(run, f"soup.align={by}", only))
+        runs.soup_run(runs.change_job(run, f"soup.align={by}", only))
         assert ("soup: uniform done" in capsys.readouterr().out) == made, by
 
 
 def test_a_report_refuses_soups_of_another_alignment(run: Job) -> None:
     only = "soup.methods=['uniform', 'best']"
-    runs.souped(runs.changed(run, "soup.align=none", only))
+    runs.soup_run(runs.change_job(run, "soup.align=none", only))
     old = RunDir.of(run).soup("best").read_bytes()
-    runs.souped(runs.changed(run, "soup.align=weights", only))
+    runs.soup_run(runs.change_job(run, "soup.align=weights", only))
     report = read_contents(RunDir.of(run).root)
     assert "matched by weights: the job says so" in report.units
     assert [phase.name for phase in report.phases] == ["prepare", "train", "align", "soup"]
@@ -244,14 +246,14 @@ def test_a_report_refuses_soups_of_another_alignment(run: Job) -> None:
 
 @pytest.mark.parametrize("ids", [[0], [0, 1]])
 def test_where_nothing_can_be_aligned_nothing_is_asked(
-    stock: Job, ids: Sequence[int], monkeypatch: pytest.MonkeyPatch
+    trained: Job, ids: Sequence[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One ingredient; or models of one layer."""
-    with runs.open_mixtures(stock, ids) as mixtures:
+    with runs.open_mixtures(trained, ids) as mixtures:
         if len(ids) > 1:
             mixtures.model = Architecture("sage", 1, 12, 16, 3)
         monkeypatch.setattr(mixtures, "metrics", lambda _: pytest.fail("a metric was asked for"))
-        assert align(stock, mixtures) is None
+        assert align(trained, mixtures) is None
 
 
 def test_an_alignment_comes_back_from_its_file(run: Job) -> None:

@@ -38,9 +38,9 @@ def plain(matrix: ParameterMatrix, batch: Batch, options: LearnedJob, seed: int)
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("by", ["layer", "tensor", "model"])
-def test_alpha_is_that_of_plain_gradient_descent(stock: Job, by: Grouping, momentum: float) -> None:
+def test_alpha_is_that_of_plain_gradient_descent(trained: Job, by: Grouping, momentum: float) -> None:
     options = LearnedJob(epochs=7, learning_rate=5.0, restart=3, momentum=momentum, alpha=by)
-    with runs.open_mixtures(stock) as mixtures:
+    with runs.open_mixtures(trained) as mixtures:
         context = runs.make_context(mixtures, seed=3)
         with context.batches() as batches:
             found = fit(context, options, BatchStream(batches), "ls")

@@ -109,29 +109,29 @@ def loss_at(job: Job, weights: MixingWeights) -> float:
 
 
 @pytest.mark.parametrize("optimiser", NEW)
-def test_reaches_at_least_what_the_papers_reaches(stock: Job, optimiser: str) -> None:
-    paper = loss_at(stock, learn(stock, "paper", epochs=50))
-    assert loss_at(stock, learn(stock, optimiser, epochs=25, tolerance=0.0)) <= paper + 1e-6
+def test_reaches_at_least_what_the_papers_reaches(trained: Job, optimiser: str) -> None:
+    paper = loss_at(trained, learn(trained, "paper", epochs=50))
+    assert loss_at(trained, learn(trained, optimiser, epochs=25, tolerance=0.0)) <= paper + 1e-6
 
 
 @pytest.mark.parametrize("optimiser", NEW)
-def test_keeps_the_best_alpha_seen(stock: Job, optimiser: str) -> None:
-    mixture = learn(stock, optimiser, epochs=9)
-    assert loss_at(stock, mixture) == pytest.approx(min(step.loss for step in mixture.history), abs=1e-6)
+def test_keeps_the_best_alpha_seen(trained: Job, optimiser: str) -> None:
+    mixture = learn(trained, optimiser, epochs=9)
+    assert loss_at(trained, mixture) == pytest.approx(min(step.loss for step in mixture.history), abs=1e-6)
 
 
-def test_never_more_evaluations_than_epochs(stock: Job) -> None:
-    with open_context(stock) as (context, _, whole):
+def test_never_more_evaluations_than_epochs(trained: Job) -> None:
+    with open_context(trained) as (context, _, whole):
         fit(context, LearnedJob(epochs=3, tolerance=0.0), BatchStream(repeat(whole)), "ls")
     assert context.counts["backward_whole"] == 3
 
 
-def test_free_and_affine_weights_go_where_shares_cannot(stock: Job) -> None:
-    shares, affine, free = (learn(stock, "lbfgs", weights=kind, epochs=30) for kind in ("softmax", "affine", "free"))
+def test_free_and_affine_weights_go_where_shares_cannot(trained: Job) -> None:
+    shares, affine, free = (learn(trained, "lbfgs", weights=kind, epochs=30) for kind in ("softmax", "affine", "free"))
     ones = torch.ones(2, dtype=torch.float64)
     torch.testing.assert_close(affine.alpha.sum(1), ones, atol=1e-9, rtol=0.0)
     assert float((free.alpha.sum(1) - ones).abs().max()) > 1e-3
-    losses = [loss_at(stock, mixture) for mixture in (shares, affine, free)]
+    losses = [loss_at(trained, mixture) for mixture in (shares, affine, free)]
     assert losses[0] >= losses[1] - 1e-4
     assert losses[1] >= losses[2] - 1e-4
 
@@ -147,8 +147,8 @@ def test_all_weights_start_alike(weights: str, start: str) -> None:
 
 
 @pytest.mark.parametrize("optimiser", NEW)
-def test_regularisation_pulls_towards_uniform(stock: Job, optimiser: str) -> None:
-    far, near = (learn(stock, optimiser, regularise=strength, epochs=20) for strength in (0.0, 10.0))
+def test_regularisation_pulls_towards_uniform(trained: Job, optimiser: str) -> None:
+    far, near = (learn(trained, optimiser, regularise=strength, epochs=20) for strength in (0.0, 10.0))
     assert squared_distance_to_uniform(near.alpha) < squared_distance_to_uniform(far.alpha) / 2
 
 
@@ -164,18 +164,18 @@ def gradient(job: Job, holdout: float, flip: str) -> tuple[float, Tensor]:
     return found.loss, found.gradient
 
 
-def test_held_out_nodes_have_no_part_in_the_gradient(stock: Job) -> None:
-    loss, wanted = gradient(stock, 0.5, "")
-    same, found = gradient(stock, 0.5, "held out")
-    other, changed = gradient(stock, 0.5, "fitted")
+def test_held_out_nodes_have_no_part_in_the_gradient(trained: Job) -> None:
+    loss, wanted = gradient(trained, 0.5, "")
+    same, found = gradient(trained, 0.5, "held out")
+    other, changed = gradient(trained, 0.5, "fitted")
     assert same == loss
     assert torch.equal(found, wanted)
     assert other != loss
     assert not torch.allclose(changed, wanted)
 
 
-def test_a_node_is_held_out_of_unions_as_it_is_of_the_whole(stock: Job) -> None:
-    with open_context(stock) as (context, mixtures, _):
+def test_a_node_is_held_out_of_unions_as_it_is_of_the_whole(trained: Job) -> None:
+    with open_context(trained) as (context, mixtures, _):
         whole = next(context.hold_out(0.4, "x"))
         assert whole is not None
         counts = mixtures.graph.validation_counts
@@ -189,18 +189,18 @@ def test_a_node_is_held_out_of_unions_as_it_is_of_the_whole(stock: Job) -> None:
                 assert tuple(mask.tolist()) in fits
 
 
-def test_the_union_of_all_parts_holds_out_what_the_whole_does(stock: Job) -> None:
-    parts = stock.partition.parts
-    with open_context(stock) as (context, _, whole):
+def test_the_union_of_all_parts_holds_out_what_the_whole_does(trained: Job) -> None:
+    parts = trained.partition.parts
+    with open_context(trained) as (context, _, whole):
         with context.batches(parts, 1) as batches:
             assert torch.equal(next(batches).targets, whole.targets)
         assert torch.equal(next(context.hold_out(0.4, "x", parts)), next(context.hold_out(0.4, "x")))
 
 
 @pytest.mark.parametrize("optimiser", ["paper", *NEW])
-def test_held_out_choice_is_the_lowest_held_out_loss(stock: Job, optimiser: str) -> None:
-    found = learn(stock, optimiser, holdout=0.5, epochs=8).alpha
-    with open_context(stock) as (context, _, whole):
+def test_held_out_choice_is_the_lowest_held_out_loss(trained: Job, optimiser: str) -> None:
+    found = learn(trained, optimiser, holdout=0.5, epochs=8).alpha
+    with open_context(trained) as (context, _, whole):
         mask = next(context.hold_out(0.5, "x"))
         chosen, start = (
             context.loss_and_gradient(alpha, "layer", whole, holdout=mask).held_out for alpha in (found, THIRDS)
@@ -209,13 +209,13 @@ def test_held_out_choice_is_the_lowest_held_out_loss(stock: Job, optimiser: str)
 
 
 @pytest.mark.parametrize("optimiser", [name for name in NEW if name != "lbfgs"])
-def test_pls_with_a_holdout(stock: Job, optimiser: str) -> None:
+def test_pls_with_a_holdout(trained: Job, optimiser: str) -> None:
     options = PartitionLearnedJob(optimiser=optimiser, epochs=8, reuse=2, union=3, holdout=0.4)
-    alpha = runs.run_method(PartitionLearned(options), stock).alpha
+    alpha = runs.run_method(PartitionLearned(options), trained).alpha
     torch.testing.assert_close(alpha.sum(1), torch.ones(2, dtype=torch.float64))
 
 
-def test_a_union_is_used_for_as_many_evaluations_as_the_job_says(stock: Job) -> None:
+def test_a_union_is_used_for_as_many_evaluations_as_the_job_says(trained: Job) -> None:
     options = PartitionLearnedJob(optimiser="adam", epochs=7, reuse=3, union=3)
     read = []
 
@@ -225,7 +225,7 @@ def test_a_union_is_used_for_as_many_evaluations_as_the_job_says(stock: Job) -> 
             with super().batches(*arguments, **more) as batches:
                 yield ((read.append(1), batch)[1] for batch in batches)
 
-    with runs.open_mixtures(stock) as mixtures:
+    with runs.open_mixtures(trained) as mixtures:
         context = Counting(mixtures, 0, runs.QUIET)
         PartitionLearned(options).run(context)
     assert len(read) == 3
@@ -250,15 +250,15 @@ def test_a_wrong_option_is_one_line(soup: dict[str, Any], message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_holdout_that_would_never_be_looked_at_is_refused(stock: Job) -> None:
+def test_a_holdout_that_would_never_be_looked_at_is_refused(trained: Job) -> None:
     options = PartitionLearnedJob(optimiser="adam", epochs=2, union=1, holdout=0.4)
     with pytest.raises(JobError, match=r"soup.pls.holdout = 0.4 judges alpha by the mean of .* raise epochs"):
-        runs.run_method(PartitionLearned(options), stock)
+        runs.run_method(PartitionLearned(options), trained)
 
 
-def test_a_course_that_leaves_the_numbers_is_an_error(stock: Job) -> None:
+def test_a_course_that_leaves_the_numbers_is_an_error(trained: Job) -> None:
     with pytest.raises(RunError, match=r"ls diverged: its loss is not a number from evaluation .* lower learning_rate"):
-        learn(stock, "paper", weights="free", learning_rate=1000.0, epochs=50)
+        learn(trained, "paper", weights="free", learning_rate=1000.0, epochs=50)
 
 
 def test_a_field_at_its_default_does_not_mean_paper() -> None:
@@ -267,9 +267,9 @@ def test_a_field_at_its_default_does_not_mean_paper() -> None:
     assert not LearnedJob.model_validate({"learning_rate": 2.0}).logit_scale
 
 
-def test_a_holdout_of_no_node_is_refused(stock: Job) -> None:
+def test_a_holdout_of_no_node_is_refused(trained: Job) -> None:
     with pytest.raises(JobError, match=r"soup.ls.holdout = 0.001 keeps out none"):
-        learn(stock, "adam", holdout=0.001)
+        learn(trained, "adam", holdout=0.001)
 
 
 def test_jobs_from_before_there_was_a_choice_mean_the_papers() -> None:
@@ -280,8 +280,8 @@ def test_jobs_from_before_there_was_a_choice_mean_the_papers() -> None:
     assert not older.ls.uniform_start
 
 
-def test_history_tells_every_evaluation(stock: Job) -> None:
-    history = learn(stock, "lbfgs", epochs=5, tolerance=0.0).history
+def test_history_tells_every_evaluation(trained: Job) -> None:
+    history = learn(trained, "lbfgs", epochs=5, tolerance=0.0).history
     assert [step.step for step in history] == list(range(1, len(history) + 1))
     assert np.isfinite([step.loss for step in history]).all()
     assert all(math.isnan(step.learning_rate) for step in history)

@@ -17,12 +17,12 @@ from tests import runs
 
 
 @pytest.fixture
-def job(stock: Job, tmp_path: Path) -> Job:
-    return runs.copied(stock, tmp_path)
+def job(trained: Job, tmp_path: Path) -> Job:
+    return runs.copy_run(trained, tmp_path)
 
 
 def select(job: Job, *overrides: str) -> Selection:
-    job = runs.changed(job, *overrides)
+    job = runs.change_job(job, *overrides)
     with runs.open_mixtures(job) as mixtures:
         return select_ingredients(job, RunDir.of(job), mixtures.model, mixtures.graph, runs.QUIET)
 

@@ -26,28 +26,28 @@ from gnnsoup_hpc.soup.context import SoupContext
 from gnnsoup_hpc.soup.methods.learned import PartitionLearned
 from tests import runs
 from tests.faults import kit
-from tests.faults.kit import JOB, Bowl, succeeds
-from tests.processes import GUARD, plant, started
+from tests.faults.kit import JOB, Workdir, succeeds
+from tests.processes import GUARD, plant, start
 
 METHODS = 'soup.methods=["best", "gis", "pls"]'
 SWEEP = ("sweep.seed=[0, 1]", "sweep.pls.union=[2, 3]", "sweep.gis.granularity=[3, 5]")
 WORDS = tuple(word for override in (METHODS, *SWEEP) for word in ("--set", override))
 
 
-def souped(job: Job, *overrides: str) -> tuple[Job, RunDir]:
-    job = runs.changed(job, METHODS, "soup.diagnose=false", *overrides)
-    return runs.souped(job), RunDir.of(job)
+def make_soups(job: Job, *overrides: str) -> tuple[Job, RunDir]:
+    job = runs.change_job(job, METHODS, "soup.diagnose=false", *overrides)
+    return runs.soup_run(job), RunDir.of(job)
 
 
 @pytest.fixture
-def job(stock: Job, tmp_path: Path) -> Job:
-    return runs.copied(stock, tmp_path)
+def job(trained: Job, tmp_path: Path) -> Job:
+    return runs.copy_run(trained, tmp_path)
 
 
 @pytest.fixture(scope="module")
-def swept(stock: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
+def swept(trained: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A run with a sweep; not to be changed."""
-    return souped(runs.copied(stock, tmp_path_factory.mktemp("swept")), *SWEEP)[0]
+    return make_soups(runs.copy_run(trained, tmp_path_factory.mktemp("swept")), *SWEEP)[0]
 
 
 def cells(run: RunDir, method: str = "pls") -> dict[str, Path]:
@@ -64,8 +64,8 @@ def table(path: Path, name: str) -> dict[str, Any]:
 
 
 def test_a_sweep_of_one_cell_is_the_plain_soup(job: Job, tmp_path: Path) -> None:
-    _, plain = souped(runs.copied(job, tmp_path / "plain"), "soup.pls.union=2", "soup.seed=5")
-    _, run = souped(job, "sweep.pls.union=[2]", "sweep.seed=[5]")
+    _, plain = make_soups(runs.copy_run(job, tmp_path / "plain"), "soup.pls.union=2", "soup.seed=5")
+    _, run = make_soups(job, "sweep.pls.union=[2]", "sweep.seed=[5]")
     found, wanted = (soup_store.read(r.soup("pls")) for r in (run, plain))
     assert found.options == wanted.options
     assert (found.mixture.alpha == wanted.mixture.alpha).all()
@@ -79,7 +79,7 @@ def test_every_cell_is_the_soup_of_its_own_job(swept: Job, job: Job) -> None:
     assert len(made) == 4
     for soup in made:
         options = (f"soup.seed={soup.options['seed']}", f"soup.pls.union={soup.options['union']}")
-        wanted = soup_store.read(souped(job, *options)[1].soup("pls"))
+        wanted = soup_store.read(make_soups(job, *options)[1].soup("pls"))
         assert (soup.mixture.alpha == wanted.mixture.alpha).all()
 
 
@@ -101,7 +101,7 @@ def test_of_equals_the_first_in_the_order_of_the_lists_is_chosen(job: Job, monke
         return MixingWeights(runs.torch.from_numpy(alpha), ("model",))
 
     monkeypatch.setattr(PartitionLearned, "run", run)
-    _, run = souped(job, "sweep.pls.union=[3, 2]", "sweep.seed=[7, 6]")
+    _, run = make_soups(job, "sweep.pls.union=[3, 2]", "sweep.seed=[7, 6]")
     made = [soup_store.read(path) for path in cells(run).values()]
     best = max(soup.validation_accuracy for soup in made)
     first = next(u for u in (3, 2) if any(s.options["union"] == u and s.validation_accuracy == best for s in made))
@@ -110,57 +110,57 @@ def test_of_equals_the_first_in_the_order_of_the_lists_is_chosen(job: Job, monke
 
 
 def test_cells_that_are_there_are_not_made_again(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, run = souped(job, *SWEEP)
+    _, run = make_soups(job, *SWEEP)
     before = {path: path.read_bytes() for path in (*cells(run).values(), run.soup("pls"))}
     lost = next(iter(cells(run).values()))
     lost.unlink()
     made: list[int] = []
     real = PartitionLearned.run
     monkeypatch.setattr(PartitionLearned, "run", lambda self, context: (made.append(1), real(self, context))[1])
-    souped(job, *SWEEP)
+    make_soups(job, *SWEEP)
     assert len(made) == 1
     assert {path: path.read_bytes() == content for path, content in before.items() if path != lost} == {
         path: True for path in before if path != lost
     }
-    souped(job, *SWEEP, "sweep.pls.union=[2, 3, 4]")
+    make_soups(job, *SWEEP, "sweep.pls.union=[2, 3, 4]")
     assert len(made) == 3  # two seeds of the new value
 
 
 def test_again_makes_all_cells_anew(job: Job) -> None:
-    asked, run = souped(job, *SWEEP)
+    asked, run = make_soups(job, *SWEEP)
     before = {path: path.stat().st_ino for path in cells(run).values()}
-    runs.souped(asked, again=True)
+    runs.soup_run(asked, again=True)
     assert {path: path.stat().st_ino for path in cells(run).values()}.keys() == before.keys()
     assert all(path.stat().st_mtime_ns > 0 and path.stat().st_ino != inode for path, inode in before.items())
 
 
 def test_a_damaged_cell_is_made_again(job: Job) -> None:
-    _, run = souped(job, *SWEEP)
+    _, run = make_soups(job, *SWEEP)
     path = next(iter(cells(run).values()))
     alpha = soup_store.read(path).mixture.alpha
     path.write_bytes(path.read_bytes()[:-40])
-    souped(job, *SWEEP)
+    make_soups(job, *SWEEP)
     assert (soup_store.read(path).mixture.alpha == alpha).all()
 
 
 def test_what_a_killed_process_left_of_a_cell_that_is_there_is_removed(job: Job) -> None:
-    _, run = souped(job, *SWEEP)
+    _, run = make_soups(job, *SWEEP)
     work = f"cell-gis-{next(iter(cells(run, 'gis')))}"
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     gone = processes.this_process() | {"pid": ended.pid, "started": "0"}
     run.lease(work).write_text(json.dumps(gone))
     kit.left_by_the_dead(run.progress(work))
-    souped(job, *SWEEP)
+    make_soups(job, *SWEEP)
     assert list(run.lease(work).parent.iterdir()) == []
 
 
 def test_the_number_of_threads_names_no_other_cell(job: Job) -> None:
-    _, run = souped(job, *SWEEP)
+    _, run = make_soups(job, *SWEEP)
     names = set(cells(run))
     runs.torch.set_num_threads(2)
     try:
-        souped(job, *SWEEP, "machine.threads=2")
+        make_soups(job, *SWEEP, "machine.threads=2")
     finally:
         runs.torch.set_num_threads(1)
     assert set(cells(run)) == names
@@ -175,7 +175,7 @@ def test_a_cell_that_diverges_is_not_chosen_and_ends_nothing(job: Job, monkeypat
         return real(self, context)
 
     monkeypatch.setattr(PartitionLearned, "run", run)
-    asked, run = souped(job, *SWEEP)
+    asked, run = make_soups(job, *SWEEP)
     assert len(cells(run)) == 2
     rows = table(run.report, "cells")
     failed = (rows["method"] == "pls") & (rows["pls.union"] == 2)
@@ -188,16 +188,16 @@ def test_a_cell_that_diverges_is_not_chosen_and_ends_nothing(job: Job, monkeypat
     pls = next(s for s in status.soups if s.method == "pls")
     assert (pls.combinations, pls.combinations_made) == (4, 2)
     with pytest.raises(RunError, match="pls failed with every combination of the sweep"):
-        souped(job, "sweep.pls.union=[2]")
+        make_soups(job, "sweep.pls.union=[2]")
     monkeypatch.undo()
-    souped(job, *SWEEP)
+    make_soups(job, *SWEEP)
     assert not [note for note in run.failures.iterdir() if "union = 2" in str(status_files.read(note))]
     assert len(cells(run)) == 4
 
 
 def test_a_cell_that_does_not_fit_is_refused_before_anything_is_made(job: Job) -> None:
     with pytest.raises(MemoryLimitError):
-        souped(job, "machine.memory_limit=400 MiB", *SWEEP)
+        make_soups(job, "machine.memory_limit=400 MiB", *SWEEP)
     assert not RunDir.of(job).soups.exists()
 
 
@@ -232,8 +232,8 @@ def test_the_printed_table_marks_the_selected(swept: Job, capsys: pytest.Capture
     assert "gis over seeds" not in said
 
 
-def test_without_a_sweep_nothing_is_told_of_any(served: Job) -> None:
-    run = RunDir.of(served)
+def test_without_a_sweep_nothing_is_told_of_any(finished: Job) -> None:
+    run = RunDir.of(finished)
     with h5py.File(run.report) as file:
         assert "cells" not in file
         assert "seeds" not in file
@@ -241,53 +241,57 @@ def test_without_a_sweep_nothing_is_told_of_any(served: Job) -> None:
 
 
 def test_soups_of_another_sweep_are_not_reported(job: Job) -> None:
-    asked, run = souped(job, *SWEEP)
-    run.job.write_text(runs.changed(asked, "sweep.pls.union=[4]", "sweep.seed=[9]").to_toml())
+    asked, run = make_soups(job, *SWEEP)
+    run.job.write_text(runs.change_job(asked, "sweep.pls.union=[4]", "sweep.seed=[9]").to_toml())
     with pytest.raises(RunError, match="run `gnnsoup soup JOB`, which brings all soups up to date"):
         report(run.root)
 
 
 @pytest.fixture
-def bowl(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Bowl:
-    return kit.copied(kit.finished(tmp_path_factory), tmp_path)
+def workdir(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Workdir:
+    return kit.copy_workdir(kit.make_finished(tmp_path_factory), tmp_path)
 
 
-def contents(bowl: Bowl) -> dict[str, np.ndarray]:
-    found = sorted((bowl.root / "soups" / "cells").rglob("*.h5"))
-    return {path.name: kit.dataset(path, "mixture/alpha") for path in [*found, bowl.soup("pls"), bowl.soup("gis")]}
+def contents(workdir: Workdir) -> dict[str, np.ndarray]:
+    found = sorted((workdir.root / "soups" / "cells").rglob("*.h5"))
+    return {
+        path.name: kit.dataset(path, "mixture/alpha") for path in [*found, workdir.soup("pls"), workdir.soup("gis")]
+    }
 
 
 @pytest.mark.mpi
-def test_ranks_share_the_cells_and_find_what_one_finds(bowl: Bowl, tmp_path_factory: pytest.TempPathFactory) -> None:
-    alone = kit.copied(bowl, tmp_path_factory.mktemp("alone"))
+def test_ranks_share_the_cells_and_find_what_one_finds(
+    workdir: Workdir, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    alone = kit.copy_workdir(workdir, tmp_path_factory.mktemp("alone"))
     succeeds(alone.gnnsoup_here("soup", *WORDS))
-    said = succeeds(bowl.gnnsoup("soup", *WORDS, ranks=2))
+    said = succeeds(workdir.gnnsoup("soup", *WORDS, ranks=2))
     for text in ("pls with", "gis with"):
         assert len(re.findall(f"{text} .* done", said)) == {"pls with": 4, "gis with": 2}[text]
     assert "[rank 1/2] soup: pls with" in said
-    found, wanted = contents(bowl), contents(alone)
+    found, wanted = contents(workdir), contents(alone)
     assert found.keys() == wanted.keys()
     for name, alpha in wanted.items():
         np.testing.assert_allclose(found[name], alpha, atol=1e-6, err_msg=name)
-    assert list((bowl.root / "leases").iterdir()) == []
+    assert list((workdir.root / "leases").iterdir()) == []
 
 
-def test_jobs_at_once_share_the_cells(bowl: Bowl) -> None:
+def test_jobs_at_once_share_the_cells(workdir: Workdir) -> None:
     words = [sys.executable, "-m", "gnnsoup_hpc", "soup", JOB, *WORDS]
-    two = [subprocess.Popen(words, cwd=bowl.folder, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    two = [subprocess.Popen(words, cwd=workdir.folder, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = "".join(process.communicate(timeout=240)[0] for process in two)
     assert [process.returncode for process in two] == [0, 0]
     assert len(re.findall("pls with .* done", said)) == 4
 
 
-def test_a_sweep_that_is_killed_goes_on_where_it_was(bowl: Bowl) -> None:
-    folder = bowl.root / "soups" / "cells" / "pls"
-    killed = plant(bowl.folder, f"{PartitionLearned.__module__}:PartitionLearned.run", does="kill", turn=3)
-    with started(bowl.folder, "soup", *WORDS, **killed) as process:
+def test_a_sweep_that_is_killed_goes_on_where_it_was(workdir: Workdir) -> None:
+    folder = workdir.root / "soups" / "cells" / "pls"
+    killed = plant(workdir.folder, f"{PartitionLearned.__module__}:PartitionLearned.run", does="kill", turn=3)
+    with start(workdir.folder, "soup", *WORDS, **killed) as process:
         process.communicate(timeout=GUARD)
     assert process.returncode == -signal.SIGKILL
     there = {path.name: path.stat().st_mtime_ns for path in folder.glob("[!.]*.h5")}
     assert len(there) == 2
-    said = succeeds(bowl.gnnsoup_here("soup", *WORDS))
+    said = succeeds(workdir.gnnsoup_here("soup", *WORDS))
     assert len(re.findall("pls with .* done", said)) == 2
     assert there.items() <= {path.name: path.stat().st_mtime_ns for path in folder.glob("*.h5")}.items()

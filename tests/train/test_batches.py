@@ -35,8 +35,8 @@ NETS = {kind: Architecture(kind, 3, tiny.FEATURES, 16, tiny.CLASSES) for kind in
 
 
 @pytest.fixture(scope="module")
-def graph(stock: Job) -> Iterator[GraphFile]:
-    with graph_store.open_graph(RunDir.of(stock).graph, stock) as opened:
+def graph(trained: Job) -> Iterator[GraphFile]:
+    with graph_store.open_graph(RunDir.of(trained).graph, trained) as opened:
         yield opened
 
 
@@ -159,7 +159,7 @@ def test_validation_sees_every_validation_node_once(graph: GraphFile, clusters: 
 
 @every_kind
 def test_mini_batches_learn_and_record_exact_accuracies(kind: str, tmp_path: Path) -> None:
-    job = runs.stocked(tmp_path, *KINDS[kind])
+    job = runs.train_run(tmp_path, *KINDS[kind])
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job) as graph:
         net = make_model(job.model, graph.features, graph.classes)
@@ -178,7 +178,7 @@ def test_mini_batches_learn_and_record_exact_accuracies(kind: str, tmp_path: Pat
 def test_the_same_job_gives_the_same_bits(kind: str, tmp_path: Path) -> None:
     states = []
     for name in ("one", "other"):
-        job = runs.stocked(tmp_path / name, *KINDS[kind], "train.epochs=3", ingredients=2)
+        job = runs.train_run(tmp_path / name, *KINDS[kind], "train.epochs=3", ingredients=2)
         states.append([ingredient_store.read(RunDir.of(job).ingredient(index)).state for index in range(2)])
     for one, other in zip(*states, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
@@ -190,7 +190,7 @@ def test_the_order_of_batches_can_be_shared(kind: str, tmp_path: Path) -> None:
     """It then is all that two ingredients without dropout share or do not share."""
     for draws, alike in (("[]", False), ('["order"]', True)):
         words = (*KINDS[kind], "train.epochs=2", "train.dropout=0.0", f"train.shared_draws={draws}")
-        job = runs.stocked(tmp_path / str(alike), *words, ingredients=2)
+        job = runs.train_run(tmp_path / str(alike), *words, ingredients=2)
         one, other = (ingredient_store.read(RunDir.of(job).ingredient(index)).state for index in range(2))
         assert all(torch.equal(one[name], other[name]) for name in one) == alike
 
@@ -198,8 +198,8 @@ def test_the_order_of_batches_can_be_shared(kind: str, tmp_path: Path) -> None:
 @every_kind
 def test_mini_batches_drop_edges(kind: str, tmp_path: Path) -> None:
     words = (*KINDS[kind], "train.epochs=3", "train.drop_edges=0.5", "train.dropout=0.0")
-    with_all = runs.stocked(tmp_path / "all", *words[:-2], "train.dropout=0.0", ingredients=1)
-    without = runs.stocked(tmp_path / "some", *words, ingredients=1)
+    with_all = runs.train_run(tmp_path / "all", *words[:-2], "train.dropout=0.0", ingredients=1)
+    without = runs.train_run(tmp_path / "some", *words, ingredients=1)
     one, other = (ingredient_store.read(RunDir.of(job).ingredient(0)) for job in (with_all, without))
     assert one.history[0].loss != other.history[0].loss
     assert other.history[-1].loss < other.history[0].loss
@@ -215,15 +215,15 @@ def test_mini_batches_drop_edges(kind: str, tmp_path: Path) -> None:
     ],
 )
 def test_ingredients_of_other_batches_are_refused(kind: str, override: str, message: str, tmp_path: Path) -> None:
-    job = runs.stocked(tmp_path, *KINDS[kind], "train.epochs=1", ingredients=1)
+    job = runs.train_run(tmp_path, *KINDS[kind], "train.epochs=1", ingredients=1)
     with pytest.raises(RunError, match=message):
-        runs.train(runs.changed(job, override))
+        runs.train(runs.change_job(job, override))
 
 
 def test_mini_batches_depend_on_the_parts_and_full_batches_do_not(tmp_path: Path) -> None:
     for kind in ("full", "cluster"):
-        job = runs.stocked(tmp_path / kind, f"train.batch={kind}", "train.epochs=1", ingredients=1)
-        other = runs.changed(job, "partition.parts=4")
+        job = runs.train_run(tmp_path / kind, f"train.batch={kind}", "train.epochs=1", ingredients=1)
+        other = runs.change_job(job, "partition.parts=4")
         runs.prepare(other, runs.ALONE, runs.QUIET, again=True)
         if kind == "full":
             runs.train(other)

@@ -90,7 +90,7 @@ def interrupter(monkeypatch: pytest.MonkeyPatch) -> Interrupter:
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Iterator[Job]:
-    return runs.prepared(tmp_path / "disturbed", *ONE)
+    return runs.prepare_run(tmp_path / "disturbed", *ONE)
 
 
 def content(job: Job, index: int = 0) -> str:
@@ -103,7 +103,7 @@ def checkpoint(job: Job, work: str = "ingredient-0000") -> Path:
 
 def undisturbed(job: Job, folder: Path) -> str:
     """What the job's ingredient 0 is where nobody disturbs its training; nothing is kept of it."""
-    quiet = runs.copied(job, folder)
+    quiet = runs.copy_run(job, folder)
     shutil.rmtree(RunDir.of(quiet).root / "checkpoints", ignore_errors=True)
     runs.train(quiet)
     return content(quiet)
@@ -118,7 +118,7 @@ def test_an_ingredient_stopped_after_every_epoch_is_the_undisturbed_one(
 ) -> None:
     if way == "pyg" and not sampling.has_pyg_sampler():
         pytest.skip("neither pyg-lib nor torch-sparse is installed")
-    job = runs.prepared(tmp_path / "a", *ONE, *WAYS[way], kind=kind, heads=heads, norm=norm)
+    job = runs.prepare_run(tmp_path / "a", *ONE, *WAYS[way], kind=kind, heads=heads, norm=norm)
     wanted = undisturbed(job, tmp_path / "b")
     for epoch in range(1, EPOCHS + 1):
         assert f"kept after epoch {epoch} in {checkpoint(job)}" in interrupter.stop(job, 1)
@@ -144,7 +144,7 @@ def test_an_ingredient_goes_on_from_any_epoch(
 
 
 def test_without_dropout_the_generator_does_not_matter(tmp_path: Path, interrupter: Interrupter) -> None:
-    job = runs.prepared(tmp_path / "a", *ONE, "train.dropout=0")
+    job = runs.prepare_run(tmp_path / "a", *ONE, "train.dropout=0")
     wanted = undisturbed(job, tmp_path / "b")
     interrupter.stop(job, 2)
     runs.train(job)
@@ -152,8 +152,8 @@ def test_without_dropout_the_generator_does_not_matter(tmp_path: Path, interrupt
 
 
 def test_a_trunk_goes_on_too(tmp_path: Path, interrupter: Interrupter) -> None:
-    job = runs.prepared(tmp_path / "a", *ONE, "train.trunk_epochs=4")
-    quiet = runs.copied(job, tmp_path / "b")
+    job = runs.prepare_run(tmp_path / "a", *ONE, "train.trunk_epochs=4")
+    quiet = runs.copy_run(job, tmp_path / "b")
     runs.train(quiet)
     for _ in range(4):
         assert "the trunk is kept after epoch" in interrupter.stop(job, 1)
@@ -167,7 +167,7 @@ def test_a_trunk_goes_on_too(tmp_path: Path, interrupter: Interrupter) -> None:
 
 def test_a_best_epoch_before_the_checkpoint_is_kept(tmp_path: Path, interrupter: Interrupter) -> None:
     """At this rate accuracy falls after the first epochs."""
-    job = runs.prepared(tmp_path / "a", *ONE, "train.learning_rate=3.0")
+    job = runs.prepare_run(tmp_path / "a", *ONE, "train.learning_rate=3.0")
     wanted = undisturbed(job, tmp_path / "b")
     interrupter.stop(job, 3)
     runs.train(job)
@@ -187,7 +187,7 @@ def test_checkpoints_are_written_as_time_goes_by(prepared: Job, monkeypatch: pyt
     for seconds, epochs in ((1.0, [1, 2, 3]), (50.0, [2]), (0.0, []), (1e9, [])):  # what is over is published instead
         looks = itertools.count(0.0, 20.0)
         monkeypatch.setattr(checkpointing, "time", SimpleNamespace(monotonic=partial(next, looks)))
-        runs.train(job := runs.changed(prepared, f"train.checkpoint_seconds={seconds}"))
+        runs.train(job := runs.change_job(prepared, f"train.checkpoint_seconds={seconds}"))
         RunDir.of(job).ingredient(0).unlink()
         assert written == epochs, seconds
         written.clear()
@@ -196,9 +196,9 @@ def test_checkpoints_are_written_as_time_goes_by(prepared: Job, monkeypatch: pyt
 def test_how_often_is_no_part_of_a_recipe(prepared: Job, interrupter: Interrupter) -> None:
     interrupter.stop(prepared, 2)
     interrupter.done = 0
-    runs.train(runs.changed(prepared, "train.checkpoint_seconds=0"))
+    runs.train(runs.change_job(prepared, "train.checkpoint_seconds=0"))
     assert interrupter.done == EPOCHS - 2
-    runs.train(runs.changed(prepared, "train.checkpoint_seconds=7.5"))  # refuses nothing
+    runs.train(runs.change_job(prepared, "train.checkpoint_seconds=7.5"))  # refuses nothing
 
 
 @pytest.mark.parametrize("position", [0.0, 0.02, 0.5, 1.0])
@@ -222,16 +222,16 @@ def test_a_checkpoint_of_another_recipe_is_said_and_not_used(
     override: str, prepared: Job, tmp_path: Path, interrupter: Interrupter, capsys: Captured
 ) -> None:
     interrupter.stop(prepared, 2)
-    other = runs.changed(prepared, override)
+    other = runs.change_job(prepared, override)
     train_all(other, runs.ALONE, runs.CPU, Log())
     said = capsys.readouterr().out
     assert f"{checkpoint(prepared)} is of another recipe: {override.split('=')[0]} was" in said
     assert "ingredient 0000 begins anew" in said
-    assert content(other) == undisturbed(runs.prepared(tmp_path / "c", *ONE, override), tmp_path / "d")
+    assert content(other) == undisturbed(runs.prepare_run(tmp_path / "c", *ONE, override), tmp_path / "d")
 
 
 def test_a_checkpoint_of_another_ingredient_is_not_used(tmp_path: Path, interrupter: Interrupter) -> None:
-    job = runs.prepared(tmp_path / "a", ONE[0], "train.ingredients=2")
+    job = runs.prepare_run(tmp_path / "a", ONE[0], "train.ingredients=2")
     interrupter.stop(job, 2)
     shutil.copy(checkpoint(job), checkpoint(job, "ingredient-0001"))
     interrupter.done = 0
@@ -261,7 +261,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_once_and_training_goes_on(
         raise RunError("there cannot be written: No space left on device")
 
     monkeypatch.setattr(checkpointing.checkpoint_store, "write", full)
-    often = runs.changed(prepared, "train.checkpoint_seconds=1e-9")
+    often = runs.change_job(prepared, "train.checkpoint_seconds=1e-9")
     train_all(often, runs.ALONE, runs.CPU, Log())
     said = capsys.readouterr().out
     assert said.count("No space left on device") == 1

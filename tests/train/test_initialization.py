@@ -54,16 +54,16 @@ def paths(job: Job) -> list[Path]:
 @pytest.fixture(scope="module")
 def branched(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A finished training with a trunk. Tests that change it copy it first."""
-    return runs.stocked(tmp_path_factory.mktemp("branched"), *TRUNK, "train.vary.dropout=[0.2, 0.6]")
+    return runs.train_run(tmp_path_factory.mktemp("branched"), *TRUNK, "train.vary.dropout=[0.2, 0.6]")
 
 
 @pytest.fixture
 def job(branched: Job, tmp_path: Path) -> Job:
-    return runs.copied(branched, tmp_path)
+    return runs.copy_run(branched, tmp_path)
 
 
 def test_equal_hashes_mean_a_shared_start(tmp_path: Path) -> None:
-    shared, own = (runs.stocked(tmp_path / start, *SMALL, f"train.start={start}") for start in ("shared", "own"))
+    shared, own = (runs.train_run(tmp_path / start, *SMALL, f"train.start={start}") for start in ("shared", "own"))
     starts_of = {start: [origin(job, index) for index in range(2)] for start, job in (("shared", shared), ("own", own))}
     hashes = {start: [each["initial_sha256"] for each in found] for start, found in starts_of.items()}
     assert hashes["shared"][0] == hashes["shared"][1]
@@ -74,7 +74,7 @@ def test_equal_hashes_mean_a_shared_start(tmp_path: Path) -> None:
 
 
 def test_an_own_start_is_a_function_of_seed_and_index(tmp_path: Path) -> None:
-    job = runs.prepared(tmp_path, "train.start=own", "train.epochs=1", "train.learning_rate=1e-9")
+    job = runs.prepare_run(tmp_path, "train.start=own", "train.epochs=1", "train.learning_rate=1e-9")
     runs.train(job)
     net = Architecture("sage", 2, 12, 16, 3)
     for index, path in enumerate(paths(job)):
@@ -86,10 +86,10 @@ def test_an_own_start_is_a_function_of_seed_and_index(tmp_path: Path) -> None:
 
 
 def test_own_starts_are_souped_and_refused_as_shared_ones(tmp_path: Path) -> None:
-    job = runs.stocked(tmp_path, *SMALL, "train.start=own", 'soup.methods=["uniform"]')
-    assert RunDir.of(runs.souped(job)).report.exists()
+    job = runs.train_run(tmp_path, *SMALL, "train.start=own", 'soup.methods=["uniform"]')
+    assert RunDir.of(runs.soup_run(job)).report.exists()
     with pytest.raises(RunError, match=r"0000.h5 is of another recipe: train.start was 'own', the job says 'shared'"):
-        runs.train(runs.changed(job, "train.start=shared"))
+        runs.train(runs.change_job(job, "train.start=shared"))
 
 
 @contextmanager
@@ -163,7 +163,7 @@ def test_a_damaged_or_lost_trunk_is_made_again(job: Job, hurt: object) -> None:
     before, state = [path.read_bytes() for path in paths(job)], trunk_store.read(run.trunk).state
     hurt(run.trunk)
     with pytest.raises(RunError, match=r"trunk.h5 .*run `gnnsoup train JOB`, which makes it again"):
-        runs.souped(job)
+        runs.soup_run(job)
     runs.train(job)
     assert same(trunk_store.read(run.trunk).state, state)
     assert [path.read_bytes() for path in paths(job)] == before
@@ -181,8 +181,8 @@ def test_a_damaged_or_lost_trunk_is_made_again(job: Job, hurt: object) -> None:
 def test_a_trunk_of_another_recipe_is_refused_and_left_alone(job: Job, override: str, message: str) -> None:
     run = RunDir.of(job)
     before = [path.read_bytes() for path in (run.trunk, *paths(job))]
-    other = runs.changed(job, override)
-    for command in (runs.train, runs.souped):
+    other = runs.change_job(job, override)
+    for command in (runs.train, runs.soup_run):
         with pytest.raises(RunError, match=message) as error:
             command(other)
         assert "\n" not in str(error.value)
@@ -194,7 +194,7 @@ def test_what_varies_leaves_the_trunk_as_it_is(job: Job) -> None:
     for path in paths(job):
         path.unlink()
     trunk = RunDir.of(job).trunk.read_bytes()
-    runs.train(runs.changed(job, "train.vary.dropout=[0.1]", "train.epochs=2"))
+    runs.train(runs.change_job(job, "train.vary.dropout=[0.1]", "train.epochs=2"))
     assert RunDir.of(job).trunk.read_bytes() == trunk
 
 
@@ -212,7 +212,7 @@ def test_ingredients_of_another_trunk_are_refused(job: Job) -> None:
 
 
 def test_a_trunk_that_diverges_says_when(tmp_path: Path) -> None:
-    job = runs.prepared(tmp_path, *TRUNK, "train.learning_rate=1000.0", "model.layers=12", kind="gat")
+    job = runs.prepare_run(tmp_path, *TRUNK, "train.learning_rate=1000.0", "model.layers=12", kind="gat")
     with pytest.raises(RunError, match=r"the trunk diverged in epoch \d+ .*lower train.learning_rate = 1000"):
         runs.train(job)
     assert not RunDir.of(job).trunk.exists()
@@ -220,7 +220,7 @@ def test_a_trunk_that_diverges_says_when(tmp_path: Path) -> None:
 
 def test_two_ranks_train_the_trunk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second asks while the first is at it, says for whom it waits, and both train from what the first made."""
-    job = runs.prepared(tmp_path, *TRUNK)
+    job = runs.prepare_run(tmp_path, *TRUNK)
     begun, go_on = threading.Event(), threading.Event()
     trained: list[int] = []
 
@@ -263,8 +263,8 @@ def test_two_ranks_train_the_trunk_once(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.mpi
 def test_two_processes_train_the_trunk_once(tmp_path: Path, branched: Job) -> None:
-    bowl = kit.laid_out(tmp_path)
+    workdir = kit.make_workdir(tmp_path)
     words = [word for override in (*TRUNK, "train.vary.dropout=[0.2, 0.6]") for word in ("--set", override)]
-    said = kit.succeeds(bowl.gnnsoup("train", *words, ranks=2))
+    said = kit.succeeds(workdir.gnnsoup("train", *words, ranks=2))
     assert said.count("trunk done") == 1
-    assert [kit.content(bowl.ingredient(index)) for index in range(2)] == [kit.content(p) for p in paths(branched)]
+    assert [kit.content(workdir.ingredient(index)) for index in range(2)] == [kit.content(p) for p in paths(branched)]

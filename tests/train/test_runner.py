@@ -20,9 +20,9 @@ from tests import runs
 
 
 @pytest.fixture
-def job(stock: Job, tmp_path: Path) -> Job:
+def job(trained: Job, tmp_path: Path) -> Job:
     """A finished training, to change."""
-    return runs.copied(stock, tmp_path)
+    return runs.copy_run(trained, tmp_path)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_damaged_ingredient_is_set_aside_and_trained_again(job: Job, paths: li
 def test_ingredients_of_another_recipe_are_refused_and_left_alone(job: Job, paths: list[Path], override: str) -> None:
     before = [path.read_bytes() for path in paths]
     with pytest.raises(RunError, match="give the job a name of its own"):
-        runs.train(runs.changed(job, override))
+        runs.train(runs.change_job(job, override))
     assert [path.read_bytes() for path in paths] == before
 
 
@@ -61,11 +61,11 @@ def test_an_initial_state_of_another_seed_is_not_used(job: Job, paths: list[Path
     for path in paths:
         path.unlink()
     with pytest.raises(RunError, match=r"initial.h5 was made with train.seed = 0, the job says 1"):
-        runs.train(runs.changed(job, "train.seed=1"))
+        runs.train(runs.change_job(job, "train.seed=1"))
 
 
 def test_what_is_there_and_not_asked_for_is_said(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
-    few = runs.changed(job, "train.ingredients=1", "train.fanout=[3]")
+    few = runs.change_job(job, "train.ingredients=1", "train.fanout=[3]")
     runner.train_all(few, runs.ALONE, torch.device("cpu"), Log())
     said = capsys.readouterr().out
     assert "train: without effect on these ingredients: train.fanout\n" in said

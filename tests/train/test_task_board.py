@@ -112,9 +112,9 @@ def test_where_nothing_can_be_posted_the_work_goes_on(run: RunDir, capsys: pytes
 
 
 @pytest.fixture
-def job(stock: Job, tmp_path: Path) -> Job:
+def job(trained: Job, tmp_path: Path) -> Job:
     """Two ingredients of three are missing."""
-    job = runs.copied(stock, tmp_path)
+    job = runs.copy_run(trained, tmp_path)
     for index in (1, 2):
         RunDir.of(job).ingredient(index).unlink()
     return job
@@ -174,13 +174,13 @@ def test_what_a_killed_process_left_is_removed_though_one_fails_again(
 
 @pytest.mark.mpi
 def test_ranks_do_not_repeat_each_others_failures(tmp_path: Path) -> None:
-    bowl = kit.laid_out(tmp_path, kind="gat", ingredients=5)
+    workdir = kit.make_workdir(tmp_path, kind="gat", ingredients=5)
     for times in (1, 2):
-        outcome = bowl.gnnsoup("train", *HUGE, ranks=2)
+        outcome = workdir.gnnsoup("train", *HUGE, ranks=2)
         assert outcome.returncode == 1
         assert outcome.stdout.count("diverged in epoch 1 ") == 2, outcome.stdout
         errors = [line for line in outcome.stderr.splitlines() if kit.MARK in line]
         assert len(errors) == 1, outcome.stderr
         assert "2 of 5 ingredients failed, all others are there: 0001, 0003" in errors[0]
-        assert [bowl.ingredient(index).exists() for index in range(5)] == [True, False] * 2 + [True]
-        assert status_files.read(RunDir(bowl.root).failure("ingredient-0003"))["times"] == times
+        assert [workdir.ingredient(index).exists() for index in range(5)] == [True, False] * 2 + [True]
+        assert status_files.read(RunDir(workdir.root).failure("ingredient-0003"))["times"] == times

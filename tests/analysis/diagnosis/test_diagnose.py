@@ -30,8 +30,8 @@ def collapsing(tmp_path_factory: pytest.TempPathFactory) -> Job:
         "graph.train_share=0.4",
         "graph.validation_share=0.5",
     )
-    job = runs.stocked(tmp_path_factory.mktemp("collapsing"), *how, ingredients=1)
-    job = runs.changed(job, f"train.ingredients={len(ORDERS)}")
+    job = runs.train_run(tmp_path_factory.mktemp("collapsing"), *how, ingredients=1)
+    job = runs.change_job(job, f"train.ingredients={len(ORDERS)}")
     note_job(job)
     return remade(job, lambda state, index: permute(state, ORDERS[index]) if index else state, own_starts=True)
 
@@ -55,8 +55,8 @@ def test_permuted_copies_of_a_model_are_not_in_one_basin(collapsing: Job) -> Non
     assert found.lineups[1].mean.accuracy == found.ingredients[0].alone.accuracy
 
 
-def test_copies_of_one_model_are_in_one_basin(stock: Job, tmp_path: Path) -> None:
-    job = remade(runs.copied(stock, tmp_path), lambda state, index: state)
+def test_copies_of_one_model_are_in_one_basin(trained: Job, tmp_path: Path) -> None:
+    job = remade(runs.copy_run(trained, tmp_path), lambda state, index: state)
     said = diagnose(job)
     assert "One basin: all 3 ingredients lie in one basin with the best, 0000" in said
     found = diagnosis_store.read(RunDir.of(job).diagnosis)
@@ -66,8 +66,8 @@ def test_copies_of_one_model_are_in_one_basin(stock: Job, tmp_path: Path) -> Non
     assert found.lineups[0].mean.accuracy == alone.accuracy
 
 
-def test_a_diagnosis_is_used_again_until_an_ingredient_changes(stock: Job, tmp_path: Path) -> None:
-    job = runs.copied(stock, tmp_path)
+def test_a_diagnosis_is_used_again_until_an_ingredient_changes(trained: Job, tmp_path: Path) -> None:
+    job = runs.copy_run(trained, tmp_path)
     path = RunDir.of(job).diagnosis
     first = diagnose(job)
     kept = kit.digest(path)
@@ -80,8 +80,8 @@ def test_a_diagnosis_is_used_again_until_an_ingredient_changes(stock: Job, tmp_p
     assert "evaluations" in diagnose(job)
 
 
-def test_a_damaged_diagnosis_is_made_again_and_no_report_uses_it(served: Job, tmp_path: Path) -> None:
-    job = runs.copied(served, tmp_path)
+def test_a_damaged_diagnosis_is_made_again_and_no_report_uses_it(finished: Job, tmp_path: Path) -> None:
+    job = runs.copy_run(finished, tmp_path)
     run = RunDir.of(job)
     kit.flip(run.diagnosis, 0.5)
     kit.fails(kit.here("report", run.root, cwd=tmp_path), "diagnosis.h5 is truncated or damaged", "gnnsoup diagnose")
@@ -90,60 +90,62 @@ def test_a_damaged_diagnosis_is_made_again_and_no_report_uses_it(served: Job, tm
     kit.succeeds(kit.here("report", run.root, cwd=tmp_path))
 
 
-def test_a_run_may_lie_elsewhere_and_a_job_does_too(stock: Job, tmp_path: Path) -> None:
-    shutil.copytree(RunDir.of(stock).root, tmp_path / "moved")
+def test_a_run_may_lie_elsewhere_and_a_job_does_too(trained: Job, tmp_path: Path) -> None:
+    shutil.copytree(RunDir.of(trained).root, tmp_path / "moved")
     said = kit.succeeds(kit.here("diagnose", "moved", cwd=tmp_path))
     assert said.splitlines()[-1] == "-> moved/diagnosis.h5"
-    job = runs.copied(stock, tmp_path)
+    job = runs.copy_run(trained, tmp_path)
     (tmp_path / "job.toml").write_text(job.to_toml())
     assert "One basin" in kit.succeeds(kit.here("diagnose", "job.toml", cwd=tmp_path))
 
 
-def test_what_is_no_run_is_said_in_a_line(tmp_path: Path, stock: Job) -> None:
+def test_what_is_no_run_is_said_in_a_line(tmp_path: Path, trained: Job) -> None:
     (tmp_path / "empty").mkdir()
     kit.fails(kit.here("diagnose", "empty", cwd=tmp_path), "empty is not the folder of a run")
     kit.fails(kit.here("diagnose", "nowhere", cwd=tmp_path), "there is no job file 'nowhere'")
-    run = RunDir.of(runs.copied(stock, tmp_path))
+    run = RunDir.of(runs.copy_run(trained, tmp_path))
     shutil.rmtree(run.ingredients)
     kit.fails(kit.here("diagnose", run.root, cwd=tmp_path), "holds no ingredient to diagnose", "gnnsoup train JOB")
 
 
-def test_an_ingredient_that_is_not_finite_is_left_out_and_named(stock: Job, tmp_path: Path) -> None:
+def test_an_ingredient_that_is_not_finite_is_left_out_and_named(trained: Job, tmp_path: Path) -> None:
     def spoilt(state: dict[str, object], index: int) -> dict[str, object]:
         return {name: tensor * (math.nan if index == 1 else 1.0) for name, tensor in state.items()}  # type: ignore[operator]
 
-    said = diagnose(remade(runs.copied(stock, tmp_path), spoilt))  # type: ignore[arg-type]
+    said = diagnose(remade(runs.copy_run(trained, tmp_path), spoilt))  # type: ignore[arg-type]
     assert "Left out: " in said
     assert "0001.h5 has weights that are not finite" in said
     assert "One basin: all 2 ingredients" in said
 
 
-def test_one_ingredient_is_no_error(stock: Job, tmp_path: Path) -> None:
-    said = diagnose(runs.copied(stock, tmp_path), "--set", "train.ingredients=1")
+def test_one_ingredient_is_no_error(trained: Job, tmp_path: Path) -> None:
+    said = diagnose(runs.copy_run(trained, tmp_path), "--set", "train.ingredients=1")
     assert "There is one ingredient" in said
 
 
-def test_it_stays_within_a_memory_limit_or_says_what_it_needs(stock: Job, tmp_path: Path) -> None:
-    outcome = kit.here("diagnose", RunDir.of(runs.copied(stock, tmp_path)).root, "--memory-limit", 1000, cwd=tmp_path)
+def test_it_stays_within_a_memory_limit_or_says_what_it_needs(trained: Job, tmp_path: Path) -> None:
+    outcome = kit.here(
+        "diagnose", RunDir.of(runs.copy_run(trained, tmp_path)).root, "--memory-limit", 1000, cwd=tmp_path
+    )
     assert outcome.returncode == 3
     assert "is too little" in outcome.stderr
 
 
-def test_souping_ends_with_a_diagnosis_unless_it_is_told_not_to(stock: Job, served: Job, tmp_path: Path) -> None:
-    run = RunDir.of(served)
+def test_souping_ends_with_a_diagnosis_unless_it_is_told_not_to(trained: Job, finished: Job, tmp_path: Path) -> None:
+    run = RunDir.of(finished)
     assert kit.dataset(run.report, "diagnosis/in_basin").tolist() == [1, 1, 1]
     assert kit.texts(run.report, "diagnosis/ingredient")[-1] == "all"
     assert any(line.startswith("One basin") for line in kit.texts(run.report, "verdicts"))
-    job = runs.changed(runs.copied(stock, tmp_path), "soup.diagnose=false", 'soup.methods=["uniform"]')
-    runs.souped(job)
+    job = runs.change_job(runs.copy_run(trained, tmp_path), "soup.diagnose=false", 'soup.methods=["uniform"]')
+    runs.soup_run(job)
     run = RunDir.of(job)
     assert not run.diagnosis.exists()
     assert kit.texts(run.report, "verdicts")[-1].endswith(f"is not known: run `gnnsoup diagnose {run.root}`.")
 
 
-def test_a_diagnosis_of_other_ingredients_is_in_no_report(served: Job, stock: Job, tmp_path: Path) -> None:
-    job = runs.copied(served, tmp_path)
-    other = remade(runs.copied(stock, tmp_path / "other"), lambda state, index: state)
+def test_a_diagnosis_of_other_ingredients_is_in_no_report(finished: Job, trained: Job, tmp_path: Path) -> None:
+    job = runs.copy_run(finished, tmp_path)
+    other = remade(runs.copy_run(trained, tmp_path / "other"), lambda state, index: state)
     diagnose(other)
     shutil.copy(RunDir.of(other).diagnosis, RunDir.of(job).diagnosis)
     said = kit.succeeds(kit.here("report", RunDir.of(job).root, cwd=tmp_path))

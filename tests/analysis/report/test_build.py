@@ -22,8 +22,8 @@ from gnnsoup_hpc.runtime.run_dir import RunDir
 
 
 @pytest.fixture(scope="module")
-def report(served: Job) -> Iterator[h5py.File]:
-    with h5py.File(RunDir.of(served).report) as file:
+def report(finished: Job) -> Iterator[h5py.File]:
+    with h5py.File(RunDir.of(finished).report) as file:
         yield file
 
 
@@ -34,11 +34,11 @@ def table(group: h5py.Group) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def test_methods_are_the_soups_in_the_jobs_order(report: h5py.File, served: Job) -> None:
+def test_methods_are_the_soups_in_the_jobs_order(report: h5py.File, finished: Job) -> None:
     rows = table(report["methods"])
     assert [row["method"] for row in rows] == list(METHOD_NAMES)
     for row in rows:
-        soup = soup_store.read(RunDir.of(served).soup(row["method"]))
+        soup = soup_store.read(RunDir.of(finished).soup(row["method"]))
         assert row["validation_accuracy"] == soup.validation_accuracy
         assert row["test_accuracy"] == soup.test_accuracy
         assert {name: row[name] for name in COUNTS} == soup.counts
@@ -59,11 +59,11 @@ def test_ratios_are_to_gis_and_to_the_best(report: h5py.File) -> None:
         np.testing.assert_equal(row["peak_above_baseline_bytes"], above)
 
 
-def test_ingredients_are_those_of_the_run(report: h5py.File, served: Job) -> None:
+def test_ingredients_are_those_of_the_run(report: h5py.File, finished: Job) -> None:
     rows = table(report["ingredients"])
     assert [row["ingredient"] for row in rows] == ["0000", "0001", "0002"]
     for index, row in enumerate(rows):
-        ingredient = ingredient_store.read(RunDir.of(served).ingredient(index))
+        ingredient = ingredient_store.read(RunDir.of(finished).ingredient(index))
         assert row["test_accuracy"] == ingredient.test_accuracy
         assert row["best_epoch"] == ingredient.best_epoch
         assert row["learning_rate"] == 0.02
@@ -81,10 +81,10 @@ def test_phases_add_up(report: h5py.File) -> None:
     assert phases["align"]["seconds"] > 0.0
 
 
-def test_histories_are_the_soups(report: h5py.File, served: Job) -> None:
+def test_histories_are_the_soups(report: h5py.File, finished: Job) -> None:
     assert set(report["histories"]) == {"greedy", "gis", "ls", "pls"}
     for name, group in report["histories"].items():
-        history = soup_store.read(RunDir.of(served).soup(name)).mixture.history
+        history = soup_store.read(RunDir.of(finished).soup(name)).mixture.history
         rows = table(group)
         assert [row["step"] for row in rows] == [step.step for step in history]
         np.testing.assert_equal([row["loss"] for row in rows], [step.loss for step in history])
@@ -102,18 +102,18 @@ def test_every_dataset_says_its_unit_and_meaning(report: h5py.File) -> None:
     assert silent == []
 
 
-def test_the_report_stands_alone(report: h5py.File, served: Job) -> None:
-    assert report["provenance/job"].asstr()[()] == served.to_toml()
+def test_the_report_stands_alone(report: h5py.File, finished: Job) -> None:
+    assert report["provenance/job"].asstr()[()] == finished.to_toml()
     assert "300 nodes" in report.attrs["graph"]
     assert len(report["verdicts"]) >= len(METHOD_NAMES) - 1
 
 
-def test_the_report_repeats_what_the_graph_says(served: Job, tmp_path: Path) -> None:
+def test_the_report_repeats_what_the_graph_says(finished: Job, tmp_path: Path) -> None:
     """Which split was taken, what preparing had to say, and how many test nodes each class has."""
-    run = replace(read_contents(RunDir.of(served).root), split="random", notes=("Two edges were merged.", "No more."))
+    run = replace(read_contents(RunDir.of(finished).root), split="random", notes=("Two edges were merged.", "No more."))
     copy = RunDir(tmp_path)
     build.write(replace(run, run=copy))
-    with h5py.File(copy.report) as file, h5py.File(RunDir.of(served).graph) as graph:
+    with h5py.File(copy.report) as file, h5py.File(RunDir.of(finished).graph) as graph:
         assert file.attrs["split"] == "random"
         assert file["notes"].asstr()[:].tolist() == ["Two edges were merged.", "No more."]
         labels = graph["nodes/y"][:][graph["nodes/split"][:] == 3]

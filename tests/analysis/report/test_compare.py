@@ -13,19 +13,19 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.graph.graph import SourceFacts
 from gnnsoup_hpc.runtime.run_dir import RunDir
-from tests import runs as pantry
+from tests import runs as tiny_runs
 
 
 @pytest.fixture(scope="module")
-def run(served: Job) -> Contents:
-    return read_contents(RunDir.of(served).root)
+def run(finished: Job) -> Contents:
+    return read_contents(RunDir.of(finished).root)
 
 
 def variant(run: Contents, name: str, *overrides: str, gain: float = 0.0, sha256: str = "") -> Contents:
     """The run as if another job had made it: other ingredients, and test accuracies that are higher by `gain`."""
     ingredients = tuple(replace(one, test_accuracy=one.test_accuracy + gain) for one in run.ingredients)
     soups = tuple(replace(one, test_accuracy=one.test_accuracy + gain, shelf_sha256=name * 64) for one in run.soups)
-    job = pantry.changed(run.job, f"name={name}", *overrides)
+    job = tiny_runs.change_job(run.job, f"name={name}", *overrides)
     made = replace(run, run=RunDir(Path("runs") / name), job=job, ingredients=ingredients, soups=soups)
     made = replace(made, graph_made_with=identity.fields_used(job, SourceFacts()))
     return replace(made, source_sha256=sha256) if sha256 else made
@@ -110,11 +110,11 @@ def test_each_group_has_its_own_mean(run: Contents) -> None:
     assert rows == [["runs/a", "16"], ["runs/b", "16"], ["runs/c", "32"], ["runs/e", "32"], ["runs/d", "32"]]
 
 
-def test_a_run_counts_once(served: Job, tmp_path: Path) -> None:
-    root = RunDir.of(served).root
+def test_a_run_counts_once(finished: Job, tmp_path: Path) -> None:
+    root = RunDir.of(finished).root
     link = tmp_path / "link"
     link.symlink_to(root)
-    copied = RunDir.of(pantry.copied(served, tmp_path)).root
+    copied = RunDir.of(tiny_runs.copy_run(finished, tmp_path)).root
     for other in (root, link, copied):
         text = compare_roots([root, other])
         assert text == f"{other} is the same experiment as {root}, and is counted once."

@@ -22,9 +22,9 @@ from tests import runs
 
 
 @pytest.fixture(scope="module")
-def run(served: Job) -> Contents:
+def run(finished: Job) -> Contents:
     """The LS soup's weights are made even, so that it is not equal to one ingredient."""
-    found = read_contents(RunDir.of(served).root)
+    found = read_contents(RunDir.of(finished).root)
     return replace(found, soups=tuple(even(soup) if soup.method == "ls" else soup for soup in found.soups))
 
 
@@ -229,8 +229,8 @@ def test_a_mean_over_runs_is_a_gain_only_beyond_its_error() -> None:
 
 
 @pytest.fixture
-def copy(served: Job, tmp_path: Path) -> RunDir:
-    return RunDir.of(runs.copied(served, tmp_path))
+def copy(finished: Job, tmp_path: Path) -> RunDir:
+    return RunDir.of(runs.copy_run(finished, tmp_path))
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -244,11 +244,11 @@ def test_a_run_without_soups_names_the_command(copy: RunDir) -> None:
         read_contents(copy.root)
 
 
-def test_soups_of_different_shelves_are_not_reported_together(copy: RunDir, served: Job) -> None:
-    fewer = runs.changed(served.model_copy(update={"runs": str(copy.root.parent)}), "train.ingredients=2")
+def test_soups_of_different_shelves_are_not_reported_together(copy: RunDir, finished: Job) -> None:
+    fewer = runs.change_job(finished.model_copy(update={"runs": str(copy.root.parent)}), "train.ingredients=2")
     fewer = fewer.model_copy(update={"soup": fewer.soup.model_copy(update={"methods": ("uniform",)})})
-    runs.souped(fewer)
-    copy.job.write_text(served.to_toml())
+    runs.soup_run(fewer)
+    copy.job.write_text(finished.to_toml())
     with pytest.raises(RunError, match=r"(best|uniform).h5 (is made of other|was made with train.ingredients)"):
         read_contents(copy.root)
 

@@ -24,8 +24,8 @@ def work(index: int) -> str:
 
 
 @pytest.fixture
-def job(served: Job, tmp_path: Path) -> Job:
-    return runs.copied(served, tmp_path)
+def job(finished: Job, tmp_path: Path) -> Job:
+    return runs.copy_run(finished, tmp_path)
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_what_is_finished_meanwhile_is_finished(job: Job, run: RunDir) -> None:
 
 
 def test_the_trunk_and_the_graph_in_the_making(tmp_path: Path) -> None:
-    job = runs.prepared(tmp_path, "train.trunk_epochs=5")
+    job = runs.prepare_run(tmp_path, "train.trunk_epochs=5")
     run = RunDir.of(job)
     lease = run.lease("trunk")
     lease.parent.mkdir()

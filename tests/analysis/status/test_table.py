@@ -18,9 +18,9 @@ Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def root(served: Job, tmp_path: Path) -> Path:
+def root(finished: Job, tmp_path: Path) -> Path:
     """A run of 40 ingredients, three of which are there, and one failed."""
-    job = runs.changed(runs.copied(served, tmp_path), "train.ingredients=40")
+    job = runs.change_job(runs.copy_run(finished, tmp_path), "train.ingredients=40")
     run = RunDir.of(job)
     run.job.write_text(job.to_toml())
     status_files.write(
