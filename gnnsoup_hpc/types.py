@@ -1,4 +1,4 @@
-"""Aliases and enums that everyone shares. It loads no torch, so that reading a job stays quick."""
+"""Aliases and enums that everyone shares. It loads neither torch nor numpy, so that a job is read at once."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
 
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
-ByteArray = npt.NDArray[np.uint8]
-BoolArray = npt.NDArray[np.bool_]
-IndexArray = npt.NDArray[np.int32] | npt.NDArray[np.int64]  # int32 where it holds, for half the memory
-Dense = npt.NDArray[Any]  # a matrix of float32 or float64
-Doubles = npt.NDArray[np.float64]
-State = dict[str, "Tensor"]
-Permutation = Mapping[str, IntArray]  # of a model's units: an index array a set of them (alignment/symmetry.py)
+    FloatArray = npt.NDArray[np.float32]
+    IntArray = npt.NDArray[np.int64]
+    ByteArray = npt.NDArray[np.uint8]
+    BoolArray = npt.NDArray[np.bool_]
+    IndexArray = npt.NDArray[np.int32] | npt.NDArray[np.int64]  # int32 where it holds, for half the memory
+    Dense = npt.NDArray[Any]  # a matrix of float32 or float64
+    Doubles = npt.NDArray[np.float64]
+    State = dict[str, Tensor]
+else:
+    FloatArray = IntArray = ByteArray = BoolArray = IndexArray = Dense = Doubles = State = Any
+
+Permutation = Mapping[str, IntArray]  # of a model's units: an index array a set of them (models/base.py)
 
 Precision = Literal["float32", "bfloat16"]  # of dense products while souping
 Draw = Literal["order", "dropout", "edges"]  # what training draws at random

@@ -69,10 +69,13 @@ __all__ = [
 Check = Callable[[Job, str], None]
 
 
-def load(text: str | None = None, overrides: Sequence[str] = (), check: Check | None = None) -> Job:
+def load(
+    text: str | None = None, overrides: Sequence[str] = (), kinds: Sequence[str] = (), check: Check | None = None
+) -> Job:
     """The job of a TOML file's path or a bundled job's name (default `pubmed`), with `a.b=value` overrides applied.
 
-    `check` is given the job and what an error begins with; models/ has one for [model].
+    `kinds` are those that model.kind may be, where they are given; `check` is given the job and what an error begins
+    with. models/ has both.
     Raises: JobError naming the file, the key and what is allowed.
     """
     path = find(text or "pubmed")
@@ -87,16 +90,16 @@ def load(text: str | None = None, overrides: Sequence[str] = (), check: Check | 
     for override in overrides:
         _override(tree, override)
     where = f"{path} with {', '.join(overrides)}" if overrides else str(path)
-    job = validate(tree, where)
+    job = validate(tree, where, kinds)
     if check is not None:
         check(job, where)
     return job
 
 
-def validate(tree: Mapping[str, Any], where: str) -> Job:
-    """The job that `tree` describes; `where` begins the message of an error."""
+def validate(tree: Mapping[str, Any], where: str, kinds: Sequence[str] = ()) -> Job:
+    """The job that `tree` describes; `where` begins the message of an error, `kinds` are those of models."""
     try:
-        return Job.model_validate(tree)
+        return Job.model_validate(tree, context=kinds)
     except ValidationError as error:
         details = "; ".join(_explain(item) for item in error.errors())
         raise JobError(f"{where}: {details}") from None

@@ -18,10 +18,12 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from gnnsoup_hpc.config.methods import METHOD_NAMES, MethodName
 from gnnsoup_hpc.types import Draw, Grouping, Precision, Start
@@ -530,6 +532,14 @@ class ModelJob(Section):
     hidden: Count = Field(128, description="hidden channels; for GAT those of all heads together")
     heads: Count = Field(1, description="attention heads of GAT; must divide hidden")
     norm: Literal["none", "layer"] = Field("none", description="layer norm after each hidden layer, or none")
+
+    @field_validator("kind")
+    @classmethod
+    def _kind_is_there(cls, value: str, info: ValidationInfo) -> str:
+        *known, last = (repr(kind) for kind in info.context or (value,))
+        if repr(value) not in (*known, last):
+            raise PydanticCustomError("literal_error", f"Input should be {', '.join(known)} or {last}")
+        return value
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:

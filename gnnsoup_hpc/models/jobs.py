@@ -12,18 +12,15 @@ from gnnsoup_hpc.models.convolutions import CONVOLUTIONS, find_convolution
 
 def load_job(text: str | None = None, overrides: Sequence[str] = ()) -> Job:
     """The job that `config.load` finds, its model one that there is. Raises: JobError."""
-    return config.load(text, overrides, check_job)
+    return config.load(text, overrides, tuple(CONVOLUTIONS), check_job)
 
 
 def check_job(job: Job, where: str) -> None:
-    """See that [model] names a kind that there is, with what that takes; `where` begins the message of an error.
+    """See that a job has what its kind of model takes; `where` begins the message of an error.
 
     Raises: JobError.
     """
-    model, kinds = job.model, [repr(kind) for kind in CONVOLUTIONS]
-    if model.kind not in CONVOLUTIONS:
-        known = f"{', '.join(kinds[:-1])} or {kinds[-1]}"
-        raise JobError(f"{where}: model.kind = {model.kind!r}: input should be {known}")
+    model = job.model
     if model.heads != 1 and not find_convolution(model.kind).has_heads:
         having = " or ".join(repr(kind) for kind in CONVOLUTIONS if find_convolution(kind).has_heads)
         raise JobError(f"{where}: model: heads = {model.heads} is for kind = {having}; {model.kind} has none")

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 
 from gnnsoup_hpc.errors import LauncherError, MismatchError, SoupError
 from gnnsoup_hpc.runtime import host_memory, launchers
-from gnnsoup_hpc.runtime.comm import Comm, MpiComm, SerialComm
 from gnnsoup_hpc.runtime.signals import PreemptionHandler
 from gnnsoup_hpc.runtime.threads import Threads
 from gnnsoup_hpc.types import Precision
@@ -34,7 +33,7 @@ if TYPE_CHECKING:  # each is loaded by what needs it
     from mpi4py.MPI import Intracomm
 
     from gnnsoup_hpc.config import MachineJob
-    from gnnsoup_hpc.types import Precision
+    from gnnsoup_hpc.runtime.comm import Comm
 
 _LAST_WORDS_SECONDS = 0.5  # for the launcher to pass on what was said; a busy one has lost it
 _LOOK_SECONDS = 0.05
@@ -241,6 +240,8 @@ def connect(here: RankInfo) -> Comm:
 
     Raises: as `start_mpi`.
     """
+    from gnnsoup_hpc.runtime.comm import MpiComm, SerialComm
+
     world = start_mpi(here)
     return SerialComm() if world is None else MpiComm(world)
 

@@ -27,13 +27,14 @@ from gnnsoup_hpc.bench.process import ChildFailedError, run_child
 from gnnsoup_hpc.bench.task import Cell, Order, TaskName, Way
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
+from gnnsoup_hpc.engine import choose_engine
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.profiling import host_bytes
 from gnnsoup_hpc.runtime.run_dir import RunDir
-from gnnsoup_hpc.soup.mixing import ParameterMatrix, mix
+from gnnsoup_hpc.soup.mixing import ParameterMatrix, gradient, mix
 from gnnsoup_hpc.types import Role
 from tests import runs
 from tests.arbitrary import normal, random_structure
@@ -143,9 +144,11 @@ def test_gradients_of_the_raw_alphas_are_ours(small: Job, kind: str, heads: int)
         )
     scores = stock.compute_logits(stock.make_module(net), stock.mix(states, theirs), held)[held.nodes]
     functional.cross_entropy(scores, held.labels).backward()
-    shelf = ParameterMatrix.of(net, range(cell.ingredients), states, torch.device("cpu"))
-    scores = net.forward(mix(shelf, mine.softmax(1), "layer"), view.graph)[view.nodes]
-    functional.cross_entropy(scores, view.labels).backward()
+    matrix = ParameterMatrix.of(net, range(cell.ingredients), states, torch.device("cpu"))
+    alpha, engine = mine.softmax(1), choose_engine(net, torch.device("cpu"))
+    logits, pull_back = engine.pull_back(engine.plan(net, view), mix(matrix, alpha.detach(), "layer"))
+    (grad,) = torch.autograd.grad(functional.cross_entropy(logits.requires_grad_(), view.targets), logits)
+    alpha.backward(gradient(matrix, pull_back(grad), "layer").to(alpha))
     assert theirs.grad is not None
     torch.testing.assert_close(theirs.grad, mine.grad, rtol=1e-4, atol=1e-4 * float(theirs.grad.abs().max()))
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from gnnsoup_hpc.data import partition, prepare
 from gnnsoup_hpc.errors import DivergedError
-from gnnsoup_hpc.evaluation.evaluator import Evaluator
+from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.runtime import leases
 from gnnsoup_hpc.train import runner, task_board
@@ -108,8 +108,8 @@ def everything_on_disk() -> Iterator[None]:
     """
     begin = Evaluator.__init__
 
-    def tight(self: Evaluator, graph: Any, net: Any, memory: int, *rest: Any, **more: Any) -> None:
-        begin(self, graph, net, 1, *rest, **more)
+    def tight(self: Evaluator, graph: Any, model: Any, settings: EvalSettings) -> None:
+        begin(self, graph, model, replace(settings, memory=1))
 
     def cut(command: list[str], log: Any) -> None:
         partition.main(Path(command[-1]))  # in this process, which spares the start of another

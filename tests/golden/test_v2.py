@@ -66,8 +66,8 @@ def test_both_versions_hold_the_same_graph(both: tuple[GraphFile, GraphFile], ch
     for one, other in (
         (first.graph.adjacency.indptr, second.graph.adjacency.indptr),
         (first.graph.adjacency.indices, second.graph.adjacency.indices),
-        (first.nodes, second.nodes),
-        (first.labels, second.labels),
+        (first.seeds, second.seeds),
+        (first.targets, second.targets),
     ):
         assert one.tolist() == other.tolist()
     np.testing.assert_allclose(first.graph.x.numpy(), second.graph.x.numpy(), rtol=1e-5, atol=1e-6)

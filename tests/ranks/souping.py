@@ -121,7 +121,7 @@ def main() -> None:
     here = launch.read_rank_info()
     launch.show_tracebacks(here)
     torch.set_num_threads(1)
-    sharding._SECTION_ROWS = 3  # as the fixture sections_of_three_rows: or one rank would have all of a small graph
+    sharding.SECTION_ROWS = 3  # as the fixture sections_of_three_rows: or one rank would have all of a small graph
     comm, job = CheckingComm(launch.connect(here)), jobs.load(sys.argv[1])
     outcomes = {case: comm.allgather(run_case(comm, job, case)) for case in sys.argv[3:]}
     if here.rank == 0:

@@ -94,7 +94,7 @@ def test_a_rank_that_dies_while_souping_ends_all(workdir: Workdir, tmp_path: Pat
     assert outcome.returncode != 0
     assert "soup: best done" not in outcome.stdout
     if how == "raise":
-        assert "[rank 1/3] ZeroDivisionError: planted in MixtureEvaluator" in outcome.stderr
+        assert "[rank 1/3] ZeroDivisionError: planted in Mixtures" in outcome.stderr
     unchanged(ingredients, workdir)
 
 

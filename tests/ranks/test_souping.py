@@ -54,7 +54,7 @@ def on_ranks(size: int, function: Callable[[Comm], Any]) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def trained(trained: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
+def all_trained(trained: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
     """A run of three ingredients of each kind of model. Tests read them."""
     others = {
         name: runs.train_run(tmp_path_factory.mktemp(name), **options) for name, options in MODELS.items() if options
@@ -63,13 +63,13 @@ def trained(trained: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @pytest.fixture(scope="module")
-def alone(trained: dict[str, Job]) -> Callable[[str, str], souping.Outcome]:
+def alone(all_trained: dict[str, Job]) -> Callable[[str, str], souping.Outcome]:
     """What one rank makes of a model by a case, made once."""
     made: dict[tuple[str, str], souping.Outcome] = {}
 
     def outcome(model: str, case: str) -> souping.Outcome:
         if (model, case) not in made:
-            made[model, case] = run_case(SERIAL, trained[model], case)
+            made[model, case] = run_case(SERIAL, all_trained[model], case)
         return made[model, case]
 
     return outcome
@@ -91,9 +91,9 @@ TABLE = [(model, case) for model in MODELS for case in CASES if suits(model, cas
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize(("model", "case"), TABLE)
 def test_every_method_gives_what_one_rank_gives(
-    model: str, case: str, size: int, trained: dict[str, Job], alone: Callable[[str, str], souping.Outcome]
+    model: str, case: str, size: int, all_trained: dict[str, Job], alone: Callable[[str, str], souping.Outcome]
 ) -> None:
-    found = on_ranks(size, lambda comm: run_case(comm, trained[model], case))
+    found = on_ranks(size, lambda comm: run_case(comm, all_trained[model], case))
     assert_as_one_rank(found, alone(model, case))
 
 
@@ -114,9 +114,9 @@ def test_and_where_no_rank_can_hold_the_graph(case: str, trained: Job, tmp_path:
 @pytest.mark.mpi
 @pytest.mark.parametrize(("model", "ranks"), [("sage", 3), ("gcn", 2), ("gat", 2)])
 def test_over_mpi_too(
-    model: str, ranks: int, trained: dict[str, Job], alone: Callable[[str, str], souping.Outcome], tmp_path: Path
+    model: str, ranks: int, all_trained: dict[str, Job], alone: Callable[[str, str], souping.Outcome], tmp_path: Path
 ) -> None:
-    (tmp_path / "job.toml").write_text(trained[model].to_toml())
+    (tmp_path / "job.toml").write_text(all_trained[model].to_toml())
     cases = [case for case in CASES if suits(model, case)]
     words = [sys.executable, "-m", "tests.ranks.souping", str(tmp_path / "job.toml"), str(tmp_path / "out"), *cases]
     done = subprocess.run(
@@ -217,7 +217,7 @@ def test_rank_0_has_the_others_threads_while_they_wait(trained: Job, torch_alone
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("size", [2, 4])
 def test_metrics_are_those_of_one_rank_node_by_node(
-    model: str, size: int, trained: dict[str, Job], monkeypatch: pytest.MonkeyPatch
+    model: str, size: int, all_trained: dict[str, Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Several ranks evaluate each candidate together, and none reads the whole graph."""
     candidates = [Candidate(row[None]) for row in torch.eye(3, dtype=torch.float64)]
@@ -225,7 +225,7 @@ def test_metrics_are_those_of_one_rank_node_by_node(
     ends, shares = (candidates[0].alpha, (candidates[1].alpha + candidates[2].alpha) / 2), [0.0, 0.25, 0.5, 1.0, 0.75]
 
     def evaluate(comm: Comm) -> tuple[Any, list[float], list[float]]:
-        with runs.open_mixtures(trained[model], comm=comm) as mixtures:
+        with runs.open_mixtures(all_trained[model], comm=comm) as mixtures:
             marks = [mixtures.predictions(candidate, ROLES) for candidate in candidates]
             told = [(mark.metric, mark.right.tolist()) for each in marks for mark in each]
             return told, mixtures.metrics(candidates), mixtures.metrics_between(*ends, shares)
@@ -237,9 +237,9 @@ def test_metrics_are_those_of_one_rank_node_by_node(
 
 @pytest.mark.parametrize("parts", [None, 3])
 @pytest.mark.parametrize("model", MODELS)
-def test_every_rank_has_a_share_of_every_batch(model: str, parts: int | None, trained: dict[str, Job]) -> None:
+def test_every_rank_has_a_share_of_every_batch(model: str, parts: int | None, all_trained: dict[str, Job]) -> None:
     def spans(comm: Comm) -> list[tuple[tuple[int, int], int]]:
-        with runs.open_mixtures(trained[model], comm=comm) as mixtures:
+        with runs.open_mixtures(all_trained[model], comm=comm) as mixtures:
             context = runs.make_context(mixtures)
             with context.batches(parts, 4) as batches:
                 return [(plan.local, len(plan.targets)) for plan in islice(batches, 4) if plan is not None]
@@ -365,11 +365,13 @@ def shuffled(job: Job, folder: Path) -> Job:
 
 @pytest.mark.parametrize("flow", FLOWS)
 @pytest.mark.parametrize("model", ["sage", "gat"])
-def test_a_whole_souping_gives_the_same_files(flow: str, model: str, trained: dict[str, Job], tmp_path: Path) -> None:
+def test_a_whole_souping_gives_the_same_files(
+    flow: str, model: str, all_trained: dict[str, Job], tmp_path: Path
+) -> None:
     """Made, there already, and made again."""
     made = {}
     for size in (1, 2, 3):
-        job = runs.change_job(shuffled(trained[model], tmp_path / str(size)), *FLOWS[flow])
+        job = runs.change_job(shuffled(all_trained[model], tmp_path / str(size)), *FLOWS[flow])
         soup_on(size, job)
         made[size] = files_of(job)
         before = stamps(job)

@@ -16,6 +16,7 @@ from gnnsoup_hpc.config import MachineJob
 from gnnsoup_hpc.errors import JobError, LauncherError
 from gnnsoup_hpc.runtime import host_memory, launch
 from gnnsoup_hpc.runtime.launch import RankInfo
+from gnnsoup_hpc.runtime.threads import Threads
 from tests.tiny import write_job
 
 OPEN_MPI = {
@@ -117,8 +118,9 @@ def test_threads_by_variables(
     here = place(size=size)
     assert launch.threads_per_rank(MachineJob(), here) == threads
     assert launch.threads_per_rank(MachineJob(threads=5), here) == 5
-    device = launch.claim_machine(MachineJob(device="cpu"), here, alone=True)
-    assert launch.count_threads() == (threads if by == "OMP_NUM_THREADS" else 8)
+    assert launch.plan_threads(MachineJob(), here) == Threads(threads, threads if by == "OMP_NUM_THREADS" else 8)
+    device = launch.claim_machine(MachineJob(device="cpu"), here)
+    assert launch.count_threads() == threads
     assert f" threads ({by})," in launch.describe_mapping(MachineJob(), here, device) or not by
     assert " threads (machine.threads)," in launch.describe_mapping(MachineJob(threads=5), here, device)
 
@@ -167,10 +169,11 @@ def test_a_rank_claims_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = place(size=2, local_size=2)
     launch.claim_machine(MachineJob(device="cpu"), shared)
     assert launch.count_threads() == 1
-    launch.claim_machine(MachineJob(device="cpu"), shared, alone=True)
-    assert launch.count_threads() == 2
-    launch.claim_machine(MachineJob(device="cpu", threads=1), shared, alone=True)
+    with launch.plan_threads(MachineJob(), shared).alone():
+        assert launch.count_threads() == 2
     assert launch.count_threads() == 1
+    with launch.plan_threads(MachineJob(threads=1), shared).alone():
+        assert launch.count_threads() == 1
 
 
 @pytest.mark.usefixtures("_threads")
