@@ -101,7 +101,7 @@ def test_every_line_that_writes_was_among_them(told: dict[str, Any]) -> None:
 
 
 def writing_calls() -> list[tuple[tuple[str, str], str]]:
-    """Every call of the package that writes: its module and text, and its line, "store/files.py:52"."""
+    """Every call of the package that writes: its module and text, and its line, "io/files.py:52"."""
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         name = str(path.relative_to(PACKAGE))
