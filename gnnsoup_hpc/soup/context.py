@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.engine import Division, Engine, Plan
+from gnnsoup_hpc.engine import Division, Plan
 from gnnsoup_hpc.engine.compiled.threads import Workspace
+from gnnsoup_hpc.engine.out_of_core import first_aggregation
 from gnnsoup_hpc.errors import JobError
-from gnnsoup_hpc.evaluation.tasks import Task
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
-from gnnsoup_hpc.runtime.comm import Comm
+from gnnsoup_hpc.models.base import LayeredModel
 from gnnsoup_hpc.runtime.profiling import COUNTS
 from gnnsoup_hpc.runtime.progress import Bar, Log
 from gnnsoup_hpc.soup import mixing
@@ -50,45 +50,21 @@ class LossResult:
 class SoupContext:
     """One method's context on this rank; it counts forward and backward passes and books the time of reading.
 
-    `trace` is told alpha (G, N) after each step of a learned method.
+    size: N; ids: of the ingredients, (N,); parts: K; comm: the ranks that run the method together; device: where alpha
+    is; task: what loss and metric mean. trace: gets alpha (G, N) after each step of a learned method.
     """
 
     def __init__(self, mixtures: Mixtures, seed: int, log: Log, trace: Trace = ignore_step) -> None:
-        self._mixtures = mixtures
-        self._log = log
-        self.seed = seed
-        self.trace = trace
+        self._mixtures, self._log = mixtures, log
+        self.seed, self.trace = seed, trace
+        self.ids, self.size, self.parts = mixtures.ids, len(mixtures.ids), mixtures.graph.parts
+        self.comm, self.device = mixtures.comm, mixtures.device
+        self.task, self._engine = mixtures.evaluator.task, mixtures.evaluator.engine
+        self._sign = 1.0 if self.task.higher_is_better else -1.0
+        # Ranks compute on a batch together where the engine can; else rank 0 alone does.
+        self._takes_part = self.comm.rank == 0 or self._engine.divides
+        self._division = Division(self.comm) if self.comm.size > 1 and self._engine.divides else None
         self.counts = dict.fromkeys(COUNTS, 0)
-
-    @property
-    def size(self) -> int:
-        """N."""
-        return self._mixtures.size
-
-    @property
-    def parts(self) -> int:
-        """K."""
-        return self._mixtures.graph.parts
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """Of the ingredients, (N,)."""
-        return self._mixtures.ids
-
-    @property
-    def comm(self) -> Comm:
-        """The ranks that run the method together."""
-        return self._mixtures.comm
-
-    @property
-    def device(self) -> torch.device:
-        """Where alpha is."""
-        return self._mixtures.device
-
-    @property
-    def task(self) -> Task:
-        """What loss and metric mean."""
-        return self._mixtures.evaluator.task
 
     def groups(self, by: Grouping) -> tuple[str, ...]:
         """Names of the groups of parameters that share one alpha vector, (G,)."""
@@ -112,10 +88,6 @@ class SoupContext:
         """Validation score of every ingredient, (N,). Rank-collective."""
         return self.scores([Candidate(row[None]) for row in torch.eye(self.size, dtype=torch.float64)])
 
-    @property
-    def _sign(self) -> float:
-        return 1.0 if self.task.higher_is_better else -1.0
-
     @contextmanager
     def batches(
         self, parts: int | None = None, steps: int | None = None, prefetch: bool = True, exact: bool = False
@@ -134,19 +106,6 @@ class SoupContext:
         stream = self._whole() if parts is None else self._unions(parts, steps, prefetch, exact)
         with closing(stream):
             yield self._timed(stream)
-
-    @property
-    def _takes_part(self) -> bool:
-        """Whether this rank computes on batches."""
-        return self.comm.rank == 0 or self._engine.divides
-
-    @property
-    def _engine(self) -> Engine:
-        return self._mixtures.evaluator.engine
-
-    @property
-    def _division(self) -> Division | None:
-        return Division(self.comm) if self.comm.size > 1 and self._engine.divides else None
 
     def _whole(self) -> Generator[Plan]:
         plan = self._mixtures.evaluator.plan((Role.VALIDATION,), divided=self._division is not None)
@@ -180,7 +139,15 @@ class SoupContext:
         self.comm.bcast(None)
 
     def _open_first_aggregation(self) -> AbstractContextManager[FirstAggregationFile]:
-        return self._mixtures.open_first_aggregation(lambda line: self._log.say(f"soup: {line}"))
+        mixtures, model = self._mixtures, self._mixtures.model
+        if not isinstance(model, LayeredModel) or model.aggregation is None:
+            raise ValueError(f"a model of kind {model.kind!r} has no first aggregation")
+        path, memory = mixtures.run.first_hop(model.aggregation.name), mixtures.settings.memory
+
+        def say(line: str) -> None:
+            self._log.say(f"soup: {line}")
+
+        return first_aggregation.open_first_aggregation(mixtures.graph, model.aggregation, path, say, memory)
 
     def _timed(self, stream: Iterator[Plan]) -> Iterator[Plan]:
         """One after the other; each is kept under no name, or its memory could not be used again."""
@@ -223,7 +190,7 @@ class SoupContext:
         """Loss of a mixture on a batch's validation nodes, its gradient in alpha, and the metric. Rank-collective.
 
         tempered: of logits at the temperature with the lowest loss. Nodes of the mask `holdout` (n,) have no part in
-        the gradient; their own loss is told beside it.
+        the gradient; their own loss is given beside it.
         """
         divided = self._division is not None
         with nullcontext() if divided else self._mixtures.settings.threads.alone():

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from gnnsoup_hpc.config import Job, expand_grids
-from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.evaluation.tasks import rank_by_score
 from gnnsoup_hpc.io import alignment as alignment_store
+from gnnsoup_hpc.io import files, summary
 from gnnsoup_hpc.io import soup as soup_store
-from gnnsoup_hpc.io import summary as glance
 from gnnsoup_hpc.io.records import Paired, Soup
 from gnnsoup_hpc.io.soup import SoupFingerprint
 from gnnsoup_hpc.runtime.progress import Log
@@ -48,7 +47,8 @@ class SoupRunner:
             if name in swept:
                 continue
             fingerprint = self.fingerprint(methods[name])
-            if comm.bcast(not again and self._is_there(fingerprint)):
+            there = comm.rank == 0 and not again and self._is_there(fingerprint)
+            if comm.bcast(there):
                 self.log.say(f"soup: {name} is there already")
                 continue
             soup = self.run(methods[name], fingerprint)
@@ -109,7 +109,7 @@ class SoupRunner:
     def _find_best(self, ids: list[int]) -> int:
         """Place of the ingredient whose file records the highest validation accuracy."""
         paths = [self.mixtures.run.ingredient(index) for index in ids]
-        return rank_by_score([glance.model(path, "ingredient").validation_accuracy for path in paths], ids)[0]
+        return rank_by_score([summary.model(path, "ingredient").validation_accuracy for path in paths], ids)[0]
 
     def _clear(self, exact: bool = False) -> None:
         """On every rank, whatever it is still at, so that no measurement holds what was before."""
@@ -117,15 +117,8 @@ class SoupRunner:
         self.mixtures.comm.allgather(None)
 
     def _is_there(self, fingerprint: SoupFingerprint) -> bool:
-        """Rank 0's to say; the others say no."""
         path = self.mixtures.run.soup(fingerprint.method)
-        if self.mixtures.comm.rank > 0 or not path.exists():
-            return False
-        try:
-            return soup_store.read_fingerprint(path) == fingerprint.sha256
-        except FileError as error:
-            self.log.say(f"soup: {error}; made again")
-            return False
+        return files.read_kept(path, soup_store.read_fingerprint, self.log, "soup") == fingerprint.sha256
 
     def fingerprint(self, method: SoupMethod) -> SoupFingerprint:
         """What the soup of a method, and its measurement here, are a function of."""
@@ -148,5 +141,5 @@ class SoupRunner:
             threads=settings.threads.most or torch.get_num_threads(),
             device=mixtures.device.type,
             left_out=tuple(self.selection.unfit.values()),
-            streamed=mixtures.evaluator.streams,
+            streamed=not mixtures.evaluator.fits,
         )

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from statistics import mean
+from math import sqrt
+from statistics import mean, stdev
 from typing import Any
 
-from gnnsoup_hpc.analysis.report.contents import Contents, find_best_ingredient, read_contents
+from scipy.special import stdtrit  # Student's t, inverted: scipy.stats has it too, and takes a second to import
+
+from gnnsoup_hpc.analysis.report.contents import Contents
 from gnnsoup_hpc.analysis.report.table import show_spread
 from gnnsoup_hpc.config.turns import without_effect
-from gnnsoup_hpc.utils.stats import FEWEST_RUNS, error_of_mean
 from gnnsoup_hpc.utils.text_table import align_columns
 
 # Fields of a job in which runs of one average may differ: they decide what is drawn at random, and nothing else.
@@ -90,16 +91,12 @@ def _flatten(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
 
 
 _EQUAL = 1e-9  # differences of accuracies that are equal but for rounding
+FEWEST_RUNS = 3  # of which a mean difference is judged
 _SHOWN = 4  # settings in the table of runs that differ
 
 
-def compare_roots(roots: Sequence[Path]) -> str:
-    """Tables of the runs in some folders; a folder that is given twice counts once."""
-    return compare_runs([read_contents(root) for root in roots])
-
-
 def compare_runs(runs: Sequence[Contents]) -> str:
-    """Tables of runs: of those that differ in their seeds alone a mean, of others a line a run."""
+    """Tables of runs: of those that differ in their seeds alone a mean, of others a line; a repeat counts once."""
     groups, repeats = group_runs(runs)
     lines = list(repeats)
     if len(groups) > 1:
@@ -153,7 +150,7 @@ def _method_row(runs: Sequence[Contents], method: str) -> tuple[str, ...]:
     soups = [soup for run in runs if (soup := run.soup(method))]
     tests = [soup.test_accuracy for soup in soups]
     gains = [test - base for test, base in zip(tests, _average_tests(runs), strict=True)]
-    above = [test - find_best_ingredient(run).test_accuracy for test, run in zip(tests, runs, strict=True)]
+    above = [test - run.best.test_accuracy for test, run in zip(tests, runs, strict=True)]
     wins = f"{sum(gain > 0 for gain in above)} of {len(runs)}"
     validations = show_spread([s.validation_accuracy for s in soups])
     return method, validations, show_spread(tests), _show_signed(gains), _show_signed(above), wins, *judge(above)
@@ -170,6 +167,16 @@ def judge(differences: Sequence[float]) -> tuple[str, str]:
     error, middle = error_of_mean(differences), mean(differences)
     verdict = "within its error" if abs(middle) <= error else "gain" if middle > 0 else "loss"
     return f"{error:.4f}", verdict
+
+
+def error_of_mean(differences: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean of at least two differences.
+
+    The standard error times Student's t, which is 4.3 for three differences, 2.8 for five and 2 for many: few of them
+    say little of their own spread (Student, Biometrika 6(1), 1908).
+    """
+    count = len(differences)
+    return float(stdtrit(count - 1, 0.975)) * stdev(differences) / sqrt(count)
 
 
 def _average_tests(runs: Sequence[Contents]) -> list[float]:

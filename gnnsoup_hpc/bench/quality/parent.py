@@ -88,7 +88,7 @@ def select_run(job: Job, say: Callable[[str], None]) -> Subject:
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job, verify=True) as graph:
         net = make_model(job.model, graph.features, graph.classes)
-        chosen = select_ingredients(job, run, net, graph, Log(quiet=True))
+        chosen = select_ingredients(job, net, graph, Log(quiet=True))
         about = _describe_run(job, graph, len(chosen.fit))
     for reason in chosen.unfit.values():
         say(f"left out: {reason}")
