@@ -27,7 +27,7 @@ from torch_geometric.utils import to_torch_csr_tensor
 from torch_geometric.utils.map import map_index
 
 from gnnsoup_hpc.bench import task as tasks
-from gnnsoup_hpc.bench.task import BenchTask, Cell
+from gnnsoup_hpc.bench.task import Cell
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.graph.subgraph import MEAN, NORMALISED_SUM, Aggregation
 from gnnsoup_hpc.io.graph import GraphFile
@@ -123,9 +123,14 @@ def interpolate(soup: State, other: State, a: float) -> State:
 
 
 class StockTask:
-    """All four tasks: pls_step takes one union after another from ClusterLoader, the others hold the whole graph."""
+    """All four tasks: pls_step takes one union after another from ClusterLoader, the others hold the whole graph.
+
+    Raises: RunError for a precision that is not float32: what PyG does as it comes is the yardstick.
+    """
 
     def __init__(self, cell: Cell, graph: GraphFile) -> None:
+        if cell.precision != "float32":
+            raise RunError(f"{cell.name}: the stock path is float32")
         self._cell, self._graph = cell, graph
         self._net = tasks.make_architecture(cell, graph)
         self._module = make_module(self._net)
@@ -159,16 +164,6 @@ class StockTask:
         nodes = (batch.role == int(Role.VALIDATION)).nonzero().flatten()
         adjacent = make_adjacency(self._net.aggregation, batch.edge_index, len(batch.y))
         return StockHeld(batch.x, adjacent, nodes, batch.y[nodes])
-
-
-def make(cell: Cell, graph: GraphFile) -> BenchTask:
-    """The stock way of a cell's task.
-
-    Raises: RunError for a precision that is not float32: what PyG does as it comes is the yardstick.
-    """
-    if cell.precision != "float32":
-        raise RunError(f"{cell.name}: the stock path is float32")
-    return StockTask(cell, graph)
 
 
 def _read_data(graph: GraphFile) -> Any:
