@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gnnsoup_hpc.bench import task as tasks
-from gnnsoup_hpc.bench.task import PLAIN, BenchTask, Cell, Order, QualityOrder, Way, finite, read_order
+from gnnsoup_hpc.bench.task import PLAIN, BenchTask, Cell, Order, QualityOrder, Way, keep_finite, read_order
 from gnnsoup_hpc.errors import SoupError
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile
@@ -46,7 +46,7 @@ def time_steps(task: BenchTask, repeats: int) -> dict[str, Any]:
         start = time.perf_counter()
         values.append(task.once())
         seconds.append(time.perf_counter() - start)
-    return {"seconds": seconds, "prepare_seconds": prepared, "values": values, "baseline_bytes": finite(baseline)}
+    return {"seconds": seconds, "prepare_seconds": prepared, "values": values, "baseline_bytes": keep_finite(baseline)}
 
 
 def measure_memory(task: BenchTask) -> dict[str, Any]:
@@ -55,12 +55,12 @@ def measure_memory(task: BenchTask) -> dict[str, Any]:
         task.prepare()
         prepared = meter.read()["peak_host_bytes"]
         value = task.once()
-    return describe_peak(meter.measurement) | {"prepare_peak_bytes": finite(prepared), "values": [value]}
+    return describe_peak(meter.measurement) | {"prepare_peak_bytes": keep_finite(prepared), "values": [value]}
 
 
 def describe_peak(spent: Measurement) -> dict[str, Any]:
     """Peak and baseline as JSON has them: null where they are not known."""
-    return {"peak_bytes": finite(spent["peak_host_bytes"]), "baseline_bytes": finite(spent["baseline_host_bytes"])}
+    return {f"{name}_bytes": keep_finite(spent[f"{name}_host_bytes"]) for name in ("peak", "baseline")}
 
 
 def run_order(order: Order) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -97,7 +99,13 @@ def evaluate(module: Module, state: State, held: StockHeld) -> float:
 def mix(states: Sequence[State], raw_LN: Tensor) -> State:
     """Sum over i of softmax(raw)[layer, i] W_i, parameter by parameter, in autograd's sight."""
     alpha = raw_LN.softmax(1).float()
-    return {name: _mix_tensor(states, name, alpha[int(name.split(".")[1])]) for name in states[0]}
+
+    def mix_one(name: str) -> Tensor:
+        shares = alpha[int(name.split(".")[1])]
+        total: Tensor = reduce(add, (share * state[name] for share, state in zip(shares, states, strict=True)))
+        return total
+
+    return {name: mix_one(name) for name in states[0]}
 
 
 def ls_step(module: Module, states: Sequence[State], raw_LN: Tensor, held: StockHeld) -> float:
@@ -111,12 +119,6 @@ def ls_step(module: Module, states: Sequence[State], raw_LN: Tensor, held: Stock
     return float(loss.detach())
 
 
-@torch.no_grad()
-def gis_step(module: Module, soup: State, other: State, ratios: Sequence[float], held: StockHeld) -> float:
-    """The best accuracy of a * soup + (1 - a) * other over the ratios a."""
-    return max(evaluate(module, interpolate(soup, other, a), held) for a in ratios)
-
-
 def interpolate(soup: State, other: State, a: float) -> State:
     """Between two states: a * soup + (1 - a) * other."""
     return {name: a * soup[name] + (1.0 - a) * other[name] for name in soup}
@@ -125,7 +127,7 @@ def interpolate(soup: State, other: State, a: float) -> State:
 class StockTask:
     """All four tasks: pls_step takes one union after another from ClusterLoader, the others hold the whole graph.
 
-    Raises: RunError for a precision that is not float32: what PyG does as it comes is the yardstick.
+    Raises: RunError for a precision that is not float32: ours is compared with what PyG does as it comes.
     """
 
     def __init__(self, cell: Cell, graph: GraphFile) -> None:
@@ -156,7 +158,8 @@ class StockTask:
             return evaluate(self._module, self._states[0], held)
         if self._cell.task == "gis_step":
             soup, other = self._states[:2]
-            return gis_step(self._module, soup, other, tasks.list_ratios(self._cell.granularity), held)
+            ratios = tasks.list_ratios(self._cell.granularity)
+            return max(evaluate(self._module, interpolate(soup, other, a), held) for a in ratios)
         return ls_step(self._module, self._states, self._raw, held)
 
     def _next_union(self) -> StockHeld:
@@ -179,13 +182,6 @@ def _narrow(csr: Tensor) -> Tensor:
     return torch.sparse_csr_tensor(
         csr.crow_indices().to(kind), csr.col_indices().to(kind), csr.values(), csr.shape, check_invariants=False
     )
-
-
-def _mix_tensor(states: Sequence[State], name: str, alpha_N: Tensor) -> Tensor:
-    total = alpha_N[0] * states[0][name]
-    for share, state in zip(alpha_N[1:], states[1:], strict=True):
-        total = total + share * state[name]
-    return total
 
 
 class _Clusters(ClusterData):  # type: ignore[misc]

@@ -144,7 +144,7 @@ def read_order(text: str) -> Order | QualityOrder:
     return QualityOrder(**tree | {"ids": tuple(tree["ids"])})
 
 
-def finite(value: float) -> float | None:
+def keep_finite(value: float) -> float | None:
     """As JSON has it, which knows no NaN and no infinity."""
     return value if math.isfinite(value) else None
 

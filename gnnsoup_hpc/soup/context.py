@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, repeat
 
 import torch
@@ -19,7 +20,6 @@ from gnnsoup_hpc.engine import Division, Plan
 from gnnsoup_hpc.engine.compiled.threads import Workspace
 from gnnsoup_hpc.engine.out_of_core import first_aggregation
 from gnnsoup_hpc.errors import JobError
-from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.models.base import LayeredModel
 from gnnsoup_hpc.runtime.profiling import COUNTS
@@ -31,10 +31,6 @@ from gnnsoup_hpc.utils.rng import numpy_generator
 
 Trace = Callable[[int, Tensor], None]
 Loaded = Plan | None  # None on a rank that has no part in computing on it
-
-
-def ignore_step(number: int, alpha_GN: Tensor) -> None:
-    """Keep nothing of a step."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class SoupContext:
     is; task: what loss and metric mean. trace: gets alpha (G, N) after each step of a learned method.
     """
 
-    def __init__(self, mixtures: Mixtures, seed: int, log: Log, trace: Trace = ignore_step) -> None:
+    def __init__(self, mixtures: Mixtures, seed: int, log: Log, trace: Trace = lambda number, alpha: None) -> None:
         self._mixtures, self._log = mixtures, log
         self.seed, self.trace = seed, trace
         self.ids, self.size, self.parts = mixtures.ids, len(mixtures.ids), mixtures.graph.parts
@@ -113,18 +109,15 @@ class SoupContext:
             yield plan
 
     def _unions(self, parts: int, steps: int | None, prefetch: bool, exact: bool) -> Generator[Plan]:
-        mixtures, division, workspace = self._mixtures, self._division, Workspace()  # of one union after the other
-
-        def plan(batch: Batch) -> Plan:
-            return self._engine.plan(
-                mixtures.model,
-                batch,
-                device=mixtures.device,
-                precision=mixtures.settings.precision,
-                division=division,
-                workspace=workspace,
-            )
-
+        mixtures = self._mixtures
+        plan = partial(
+            self._engine.plan,
+            mixtures.model,
+            device=mixtures.device,
+            precision=mixtures.settings.precision,
+            division=self._division,
+            workspace=Workspace(),  # of one union after the other
+        )
         with ExitStack() as stack:
             hop = stack.enter_context(self._open_first_aggregation()) if exact else None
             draws = loader.draw_unions(mixtures.graph.validation_counts, parts, numpy_generator(self.seed, 1))
@@ -204,7 +197,6 @@ class SoupContext:
         self, alpha_GN: Tensor, by: Grouping, plan: Plan, tempered: bool, holdout: Tensor | None
     ) -> LossResult:
         task, targets, comm = self.task, plan.targets, self.comm
-        self._count("forward", plan)
         logits, pull_back = self._engine.pull_back(plan, self._mixtures.mix(alpha_GN, by))
         if self._division is not None:
             logits = torch.cat(comm.allgather(logits))
@@ -216,7 +208,8 @@ class SoupContext:
         if holdout is not None:
             held_out = float(task.loss(leaf.detach()[holdout], targets[holdout], scale=scale))
         metric = task.metric(task.predict(leaf.detach()).cpu().numpy(), targets.cpu().numpy())
-        self._count("backward", plan)
+        for kind in ("forward", "backward"):
+            self.counts[f"{kind}_{'whole' if plan.size == self._mixtures.graph.nodes else 'union'}"] += 1
         (grad,) = torch.autograd.grad(loss, leaf)
         gradient = mixing.gradient(self._mixtures.matrix, pull_back(grad[slice(*plan.local)].contiguous()), by)
         if self._division is not None:
@@ -226,7 +219,3 @@ class SoupContext:
     def bar(self, total: int, title: str) -> Bar:
         """Progress of the method."""
         return self._log.bar(total, title)
-
-    def _count(self, kind: str, plan: Plan) -> None:
-        whole = plan.size == self._mixtures.graph.nodes
-        self.counts[f"{kind}_{'whole' if whole else 'union'}"] += 1

@@ -51,8 +51,8 @@ class GroupKey:
         """Whether two runs of one average are one experiment: equal seeds, or equal ingredients and one soup seed."""
         if {key: self.fields.get(key) for key in SEEDS} == {key: other.fields.get(key) for key in SEEDS}:
             return True
-        shelves = {one.run.soups[0].shelf_sha256 for one in (self, other)}
-        return len(shelves) == 1 and self.run.job.soup.seed == other.run.job.soup.seed
+        made_of = {one.run.soups[0].shelf_sha256 for one in (self, other)}
+        return len(made_of) == 1 and self.run.job.soup.seed == other.run.job.soup.seed
 
     def shown(self, key: str) -> str:
         """A setting for people."""
@@ -113,23 +113,24 @@ def _side_by_side(groups: Sequence[Sequence[GroupKey]]) -> list[str]:
     keys = list_differences(groups)
     methods = list(dict.fromkeys(soup.method for one in runs for soup in one.run.soups))
     head = ("run", *keys[:_SHOWN], "mean ingredient", *methods)
-    rows = [(str(one.run.run.root), *map(one.shown, keys[:_SHOWN]), *_list_tests(one.run, methods)) for one in runs]
+    rows = []
+    for one in runs:
+        soups = [one.run.soup(method) for method in methods]
+        tests = [f"{soup.test_accuracy:.4f}" if soup else "-" for soup in soups]
+        settings = map(one.shown, keys[:_SHOWN])
+        rows.append((str(one.run.run.root), *settings, f"{_average_tests([one.run])[0]:.4f}", *tests))
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     about = f"These runs differ in more than their seeds ({', '.join(keys[:_SHOWN])}{more}): no mean is taken over all."
     return [about, "", *align_columns([head, *rows]), "", "test accuracies; -: the run has no such soup."]
-
-
-def _list_tests(run: Contents, methods: Sequence[str]) -> list[str]:
-    soups = [run.soup(method) for method in methods]
-    tests = [f"{soup.test_accuracy:.4f}" if soup else "-" for soup in soups]
-    return [f"{_average_tests([run])[0]:.4f}", *tests]
 
 
 def _average(runs: Sequence[Contents]) -> list[str]:
     """A table of the methods that all of these runs have, mean ± standard deviation over runs."""
     common = [soup.method for soup in runs[0].soups if all(run.soup(soup.method) for run in runs)]
     head = ("", "validation", "test", "test - mean ingredient", "test - best", "runs above best", "error", "verdict")
-    rows = [_ingredients_row(runs), *(_method_row(runs, method) for method in common)]
+    validations = [mean(i.validation_accuracy for i in run.ingredients) for run in runs]
+    first = ("mean ingredient", show_spread(validations), show_spread(_average_tests(runs)), *[""] * 5)
+    rows = [first, *(_method_row(runs, method) for method in common)]
     missing = sorted({soup.method for run in runs for soup in run.soups} - set(common))
     about = (
         "±: standard deviation over runs. error: half of the 95 % interval of the mean of test - best (Student's t),"
@@ -139,11 +140,6 @@ def _average(runs: Sequence[Contents]) -> list[str]:
     left_out = [f"Not in all of these runs, and so in no mean: {', '.join(missing)}."] if missing else []
     named = f"{len(runs)} runs: {', '.join(str(run.run.root) for run in runs)}"
     return [named, "", *align_columns([head, *rows]), "", about, *left_out]
-
-
-def _ingredients_row(runs: Sequence[Contents]) -> tuple[str, ...]:
-    validations = [mean(i.validation_accuracy for i in run.ingredients) for run in runs]
-    return "mean ingredient", show_spread(validations), show_spread(_average_tests(runs)), "", "", "", "", ""
 
 
 def _method_row(runs: Sequence[Contents], method: str) -> tuple[str, ...]:

@@ -204,7 +204,10 @@ def estimate_end(ingredients: Sequence[TaskStatus], trunk: TaskStatus | None) ->
     epoch = _epoch_seconds(ingredients)
     if epoch is None:
         return Estimate(None, "no epoch is done yet")
-    free = [_rest(task, epoch) for task in running]
+    free = []
+    for task in running:
+        own = epoch if task.epoch_seconds is None else task.epoch_seconds
+        free.append(own * max(0, (task.epochs or 0) - (task.epoch or 0)))
     heapq.heapify(free)
     for task in left:
         heapq.heappush(free, heapq.heappop(free) + epoch * (task.epochs or 0))
@@ -216,11 +219,6 @@ def _epoch_seconds(ingredients: Sequence[TaskStatus]) -> float | None:
     now = [p.epoch_seconds for p in ingredients if p.state == "running" and p.epoch_seconds is not None]
     before = [p.seconds / p.epochs for p in ingredients if p.state == "finished" and p.seconds and p.epochs]
     return median(now or before) if now or before else None
-
-
-def _rest(task: TaskStatus, epoch: float) -> float:
-    own = epoch if task.epoch_seconds is None else task.epoch_seconds
-    return own * max(0, (task.epochs or 0) - (task.epoch or 0))
 
 
 @dataclass(frozen=True)

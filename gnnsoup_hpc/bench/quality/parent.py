@@ -13,7 +13,6 @@ from gnnsoup_hpc.bench.task import LEARNED, PLAIN, QualityOrder, count_evaluatio
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io import graph as graph_store
-from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.jobs import load_job
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime.progress import Log
@@ -29,7 +28,7 @@ _SEEDS = 2**32
 
 @dataclass(frozen=True)
 class Subject:
-    """The run that is measured."""
+    """The run that is measured. about: what stands at the head of the results."""
 
     job: Job
     ids: tuple[int, ...]
@@ -60,7 +59,19 @@ def select_run(job: Job, say: Callable[[str], None]) -> Subject:
     with graph_store.open_graph(run.graph, job, verify=True) as graph:
         net = make_model(job.model, graph.features, graph.classes)
         chosen = select_ingredients(job, net, graph, Log(quiet=True))
-        about = _describe_run(job, graph, len(chosen.fit))
+        about = {
+            "job": job.name,
+            "graph": job.graph.source,
+            "graph_sha256": graph.sha256,
+            "nodes": graph.nodes,
+            "edges": graph.edges,
+            "parts": graph.parts,
+            "validation_nodes": int(graph.validation_counts.sum()),
+            "model": job.model.model_dump(mode="json"),
+            "soup": job.soup.model_dump(mode="json"),
+            "ingredients": len(chosen.fit),
+            "evaluations": count_evaluations(len(chosen.fit), job.soup.gis.granularity),
+        }
     for reason in chosen.unfit.values():
         say(f"left out: {reason}")
     if len(chosen.fit) < 2:
@@ -104,20 +115,3 @@ def run_orders(ordered: Sequence[QualityOrder], timeout: float, say: Callable[[s
         label = f"[{number}/{len(ordered)}] {order.what}, seed {order.seed}"
         process.measure(order, found[order.what], label, timeout, say)
     return found
-
-
-def _describe_run(job: Job, graph: GraphFile, ingredients: int) -> dict[str, Any]:
-    """What stands at the head of the results."""
-    return {
-        "job": job.name,
-        "graph": job.graph.source,
-        "graph_sha256": graph.sha256,
-        "nodes": graph.nodes,
-        "edges": graph.edges,
-        "parts": graph.parts,
-        "validation_nodes": int(graph.validation_counts.sum()),
-        "model": job.model.model_dump(mode="json"),
-        "soup": job.soup.model_dump(mode="json"),
-        "ingredients": ingredients,
-        "evaluations": count_evaluations(ingredients, job.soup.gis.granularity),
-    }

@@ -9,7 +9,7 @@ from typing import Any
 
 from gnnsoup_hpc.bench.process import Figures
 from gnnsoup_hpc.bench.table import divide
-from gnnsoup_hpc.bench.task import LEARNED, PLAIN, finite
+from gnnsoup_hpc.bench.task import LEARNED, PLAIN, keep_finite
 from gnnsoup_hpc.utils.text_table import pipe_columns, show_number
 
 _HEAD = (
@@ -77,7 +77,7 @@ def _row(method: str, found: Figures, target: float | None) -> dict[str, Any]:
         "errors": found.errors,
         "seconds": _finite_median([run["seconds"] for run in runs]),
         "seconds_to_quality": _finite_median(times),
-        "seconds_to_quality_range": [finite(each(times, default=math.inf)) for each in (min, max)],
+        "seconds_to_quality_range": [keep_finite(each(times, default=math.inf)) for each in (min, max)],
         "reached": len(reached),
         "step": _finite_median([run["step"] for run in reached]),
         "accuracy_then": _finite_median([run["accuracy_then"] for run in reached]),
@@ -106,7 +106,7 @@ def _ratios(row: Mapping[str, Any], plain: Mapping[str, Any], gis: Mapping[str, 
 
 def _finite_median(values: Sequence[float]) -> float | None:
     """None where there are no values, or so many are infinite that the median is."""
-    return finite(median(values)) if values else None
+    return keep_finite(median(values)) if values else None
 
 
 def show_document(results: Mapping[str, Any]) -> str:
@@ -130,12 +130,14 @@ def _cells(row: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[str, ...
     failed = row["errors"] and not row["runs"]
     end = results["target"] if is_extrapolated(row) else row["validation_accuracy"]
     star = "*" if is_extrapolated(row) else ""
+    judged = results["target"] is not None and any(run["curve"] for run in row["runs"])
+    several = len(row["runs"]) > 1
     above = row["above_baseline_bytes"]
     return (
         _title(row["method"]),
         "failed" if failed else show_number(row["seconds"], ".2f") + star,
-        "-" if failed or is_unjudged(row, results) else _or_never(row["seconds_to_quality"]),
-        _show_range(row),
+        "-" if failed or not judged else _or_never(row["seconds_to_quality"]),
+        " to ".join(map(_or_never, row["seconds_to_quality_range"])) if several else "-",
         f"{row['reached']} of {len(row['runs'])}" if row["method"] in LEARNED else "-",
         show_number(row["step"], "g"),
         show_number(row["accuracy_then"], ".4f"),
@@ -156,19 +158,15 @@ def _remarks(results: Mapping[str, Any]) -> Iterator[str]:
             yield f"The best ingredient's, with which GIS begins: {row['runs'][0]['curve'][0][2]:.4f}."
     for row in results["methods"]:
         if is_extrapolated(row):
-            yield _describe_extrapolation(row)
+            (run,) = row["runs"]
+            yield (
+                f"* extrapolated from {len(run['evaluation_seconds'])} of {run['evaluations']} evaluations, the others"
+                " as long as the median of these; its accuracy is that of our GIS, which computes the same."
+            )
         if row["method"] in LEARNED and row["runs"] and target is not None and row["reached"] < len(row["runs"]):
             never = len(row["runs"]) - row["reached"]
             yield f"{row['method']}: not within 0.1 points of GIS at any judged step in {never} of {len(row['runs'])}."
         yield from (f"{_title(row['method'])}: {error}" for error in row["errors"])
-
-
-def _describe_extrapolation(row: Mapping[str, Any]) -> str:
-    (run,) = row["runs"]
-    return (
-        f"* extrapolated from {len(run['evaluation_seconds'])} of {run['evaluations']} evaluations, the others as long"
-        " as the median of these; its accuracy is that of our GIS, which computes the same."
-    )
 
 
 def is_extrapolated(row: Mapping[str, Any]) -> bool:
@@ -177,19 +175,8 @@ def is_extrapolated(row: Mapping[str, Any]) -> bool:
     return any(len(run["evaluation_seconds"]) < run["evaluations"] for run in runs)
 
 
-def is_unjudged(row: Mapping[str, Any], results: Mapping[str, Any]) -> bool:
-    """Whether it is not known when a method got there."""
-    return results["target"] is None or not any(run["curve"] for run in row["runs"])
-
-
 def _title(method: str) -> str:
     return "plain GIS" if method == PLAIN else method
-
-
-def _show_range(row: Mapping[str, Any]) -> str:
-    if len(row["runs"]) < 2:
-        return "-"
-    return " to ".join(_or_never(value) for value in row["seconds_to_quality_range"])
 
 
 def _or_never(value: float | None) -> str:

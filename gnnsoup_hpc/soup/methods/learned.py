@@ -36,7 +36,7 @@ from gnnsoup_hpc.soup.optim import (
 class Learned:
     """On all validation nodes, or all but those held out."""
 
-    options: LearnedJob = field(default_factory=lambda: LearnedJob())
+    options: LearnedJob = field(default_factory=LearnedJob)
     name: str = "ls"
     source: str = "Zuber et al., Enhanced Soups for Graph Neural Networks, arXiv 2503.11612, Learned Souping"
 
@@ -51,7 +51,7 @@ class Learned:
 class PartitionLearned:
     """R of K parts a step; the whole graph is never in memory."""
 
-    options: PartitionLearnedJob = field(default_factory=lambda: PartitionLearnedJob())
+    options: PartitionLearnedJob = field(default_factory=PartitionLearnedJob)
     name: str = "pls"
     source: str = "Zuber et al., Enhanced Soups for Graph Neural Networks, arXiv 2503.11612, Partition Learned Souping"
 
