@@ -31,7 +31,6 @@ from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.leases import LeaseMonitor
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.threads import Threads
-from gnnsoup_hpc.soup.methods import make_methods
 from gnnsoup_hpc.soup.mixtures import Mixtures
 from gnnsoup_hpc.soup.runner import SoupRunner
 from gnnsoup_hpc.train.task_board import TaskBoard, remove_leftovers
@@ -80,10 +79,7 @@ class SweepTask:
 
     def make(self) -> None:
         """Soup it, and publish it."""
-        method, mixtures = make_methods(self.trial.job.soup)[self.trial.method], self.runner.mixtures
-        soup = self.runner.run(method, self.fingerprint)
-        preparation = mixtures.graph.preparation
-        soup_store.write(self.path, soup, self.fingerprint, mixtures.model, preparation, self.trial.job)
+        soup = self.runner.make(self.trial.method, self.path)
         self.runner.log.say(
             f"soup: {self.trial.method} with {self.trial.text} done in {soup.measurement['seconds']:.2f} s, validation"
             f" {soup.validation_accuracy:.4f}"
@@ -112,7 +108,7 @@ class Sweep:
 
     def _task(self, runner: SoupRunner, trial: Trial[Job]) -> SweepTask:
         runner = replace(runner, job=trial.job)
-        return SweepTask(trial, runner, runner.fingerprint(make_methods(trial.job.soup)[trial.method]))
+        return SweepTask(trial, runner, runner.fingerprint(trial.method))
 
     def run(self, again: bool) -> None:
         """Make all trials that are not there (or `again`, all), and publish the best. Rank-collective."""
