@@ -24,7 +24,7 @@ class Task(Protocol):
 
     @property
     def higher_is_better(self) -> bool:
-        """Which way the metric rises."""
+        """Whether a high metric is good; what chooses goes by `score`, for which a high one always is."""
 
     def loss(self, logits: Tensor, targets: Tensor, *, scale: float = 1.0) -> Tensor:
         """Mean loss over nodes of logits times `scale`, 1 / temperature, differentiable."""
@@ -43,9 +43,6 @@ class Task(Protocol):
 
     def metric(self, predicted: IntArray, targets: IntArray) -> float:
         """Over all nodes."""
-
-    def is_better(self, metric: float, other: float) -> bool:
-        """Whether a metric is better than another."""
 
     def hits(self, predicted: IntArray, targets: IntArray) -> BoolArray:
         """Of each node, whether it is predicted right, (n,): what paired differences are counted from."""
@@ -106,10 +103,6 @@ class Multiclass:
             return catalogue.accuracy(self.ogb_set, predicted, targets)
         return int((predicted == targets).sum()) / len(targets)
 
-    def is_better(self, metric: float, other: float) -> bool:
-        """Whether it is higher."""
-        return metric > other
-
     def hits(self, predicted: IntArray, targets: IntArray) -> BoolArray:
         """None where a score is not finite."""
         right: BoolArray = (predicted == targets) & (not (predicted == NO_CLASS).any())
@@ -138,6 +131,11 @@ def make_task(source: str, outputs: int) -> Task:
     """The task of a graph from that source, with so many outputs a node."""
     kind, _, name = source.partition(":")
     return Multiclass(outputs, name if kind == "ogb" else "")
+
+
+def score(task: Task, metric: float) -> float:
+    """The metric, its sign turned where a low one is good: of scores the highest is the best. So is the way back."""
+    return metric if task.higher_is_better else -metric
 
 
 def rank_by_score(scores: Sequence[float], ids: Sequence[int]) -> list[int]:

@@ -25,6 +25,7 @@ from gnnsoup_hpc import alignment as matching
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.errors import JobError
+from gnnsoup_hpc.evaluation.tasks import rank_by_score, score
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import files
@@ -72,7 +73,8 @@ class _Aligner:
         """Rank-collective."""
         self.job, self.mixtures, self.weights, self.log = job, mixtures, weights, log
         self._accuracies, self._starts = mixtures.comm.bcast(self._read_facts())
-        self.reference = min(weights, key=lambda index: (-self._accuracies[index], index))
+        scores = [score(mixtures.evaluator.task, self._accuracies[index]) for index in weights]
+        self.reference = list(weights)[rank_by_score(scores, list(weights))[0]]
 
     def _read_facts(self) -> tuple[dict[int, float], list[str]]:
         """Validation accuracies that the ingredients' files record, and hashes of what each was trained from."""

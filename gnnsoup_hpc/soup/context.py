@@ -20,6 +20,7 @@ from gnnsoup_hpc.engine import Division, Plan
 from gnnsoup_hpc.engine.compiled.threads import Workspace
 from gnnsoup_hpc.engine.out_of_core import first_aggregation
 from gnnsoup_hpc.errors import JobError
+from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.models.base import LayeredModel
 from gnnsoup_hpc.runtime.profiling import COUNTS
@@ -56,7 +57,6 @@ class SoupContext:
         self.ids, self.size, self.parts = mixtures.ids, len(mixtures.ids), mixtures.graph.parts
         self.comm, self.device = mixtures.comm, mixtures.device
         self.task, self._engine = mixtures.evaluator.task, mixtures.evaluator.engine
-        self._sign = 1.0 if self.task.higher_is_better else -1.0
         # Ranks compute on a batch together where the engine can; else rank 0 alone does.
         self._takes_part = self.comm.rank == 0 or self._engine.divides
         self._division = Division(self.comm) if self.comm.size > 1 and self._engine.divides else None
@@ -73,16 +73,20 @@ class SoupContext:
         """
         passes = [int((each.alpha[0] != 0).sum()) if each.of == "predictions" else 1 for each in candidates]
         self.counts["forward_whole"] += sum(passes)
-        return [self._sign * metric for metric in self._mixtures.metrics(candidates)]
+        return [score(self.task, metric) for metric in self._mixtures.metrics(candidates)]
 
     def scores_between(self, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
         """Exact validation scores of share * start + (1 - share) * end, alphas (1, N). Rank-collective."""
         self.counts["forward_whole"] += len(shares)
-        return [self._sign * metric for metric in self._mixtures.metrics_between(start, end, shares)]
+        return [score(self.task, metric) for metric in self._mixtures.metrics_between(start, end, shares)]
 
     def score_each(self) -> list[float]:
         """Validation score of every ingredient, (N,). Rank-collective."""
         return self.scores([Candidate(row[None]) for row in torch.eye(self.size, dtype=torch.float64)])
+
+    def metric(self, reached: float) -> float:
+        """The task's metric of a score, as histories and people have it."""
+        return score(self.task, reached)
 
     @contextmanager
     def batches(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from gnnsoup_hpc.config import Job, expand_grids
-from gnnsoup_hpc.evaluation.tasks import rank_by_score
+from gnnsoup_hpc.evaluation.tasks import rank_by_score, score
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import files, summary
 from gnnsoup_hpc.io import soup as soup_store
@@ -114,9 +114,10 @@ class SoupRunner:
         return Paired(name, int((right & ~best).sum()), int((best & ~right).sum()))
 
     def _find_best(self, ids: list[int]) -> int:
-        """Place of the ingredient whose file records the highest validation accuracy."""
-        paths = [self.mixtures.run.ingredient(index) for index in ids]
-        return rank_by_score([summary.model(path, "ingredient").validation_accuracy for path in paths], ids)[0]
+        """Place of the ingredient whose file records the best validation metric."""
+        paths, task = [self.mixtures.run.ingredient(index) for index in ids], self.mixtures.evaluator.task
+        scores = [score(task, summary.model(path, "ingredient").validation_accuracy) for path in paths]
+        return rank_by_score(scores, ids)[0]
 
     def _clear(self, exact: bool = False) -> None:
         """On every rank, whatever it is still at, so that no measurement holds what was before."""

@@ -17,6 +17,7 @@ import torch
 
 from gnnsoup_hpc.config import Job, Trial, expand_grids
 from gnnsoup_hpc.errors import DivergedError, RunError
+from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.io import files, summary
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io.graph import GraphFile
@@ -168,8 +169,8 @@ class Sweep:
             made = [task for task in tasks if task.path.exists()]
             if not made:
                 raise RunError(f"{method} failed with every combination of the sweep: `gnnsoup status` says why")
-            # Of equals the first.
-            best = max(made, key=lambda task: summary.model(task.path, "soup").validation_accuracy)
+            judge = self._mixtures.evaluator.task  # of equals the first
+            best = max(made, key=lambda task: score(judge, summary.model(task.path, "soup").validation_accuracy))
             path, failed = self._run.soup(method), len(tasks) - len(made)
             if self._read_fingerprint(path) != soup_store.read_fingerprint(best.path):
                 with files.publish(path) as private:

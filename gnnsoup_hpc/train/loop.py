@@ -17,7 +17,7 @@ from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.engine import Engine, TorchEngine
 from gnnsoup_hpc.errors import DivergedError
 from gnnsoup_hpc.evaluation.evaluator import Evaluator
-from gnnsoup_hpc.evaluation.tasks import Task
+from gnnsoup_hpc.evaluation.tasks import Task, score
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io.checkpoint import BestEpoch, Checkpoint
 from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk
@@ -184,7 +184,7 @@ class Training:
         epoch = Epoch(number, loss, reached, time.perf_counter() - start)
         if not math.isnan(reached):
             self.history.append(epoch)
-            if self.best is None or data.task.is_better(reached, self.best.accuracy):
+            if self.best is None or score(data.task, reached) > score(data.task, self.best.accuracy):
                 self.best = BestEpoch(number, reached, _copy(self._parameters))
         return epoch
 

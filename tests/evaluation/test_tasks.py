@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from gnnsoup_hpc.evaluation.tasks import NO_CLASS, Multiclass, Task, make_task, rank_by_score
+from gnnsoup_hpc.evaluation.tasks import NO_CLASS, Multiclass, make_task, rank_by_score, score
 from gnnsoup_hpc.evaluation.temperature import fit_scale
 from tests.arbitrary import normal
 
-TASK: Task = Multiclass(2)
+TASK = Multiclass(2)
 
 
 def predict(logits: torch.Tensor, targets: list[int]) -> tuple[float, list[bool]]:
@@ -55,11 +56,11 @@ def test_an_ensemble_averages_softmax() -> None:
     torch.testing.assert_close(TASK.average(logits), logits.exp() / logits.exp().sum(1, keepdim=True))
 
 
-def test_a_high_metric_is_good() -> None:
-    assert TASK.higher_is_better
-    assert TASK.is_better(0.6, 0.5)
-    assert not TASK.is_better(0.5, 0.5)
-    assert not TASK.is_better(0.4, 0.5)
+def test_a_high_score_is_good_whichever_way_the_metric_rises() -> None:
+    assert score(TASK, 0.6) == 0.6
+    low = replace(TASK, higher_is_better=False)
+    assert score(low, 0.4) > score(low, 0.5)
+    assert score(low, score(low, 0.4)) == 0.4
 
 
 def test_binomial_error_of_an_accuracy() -> None:

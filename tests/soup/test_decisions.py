@@ -38,6 +38,9 @@ class FormulaContext:
     def scores_between(self, start: torch.Tensor, end: torch.Tensor, shares: Sequence[float]) -> list[float]:
         return self.scores([Candidate(share * start + (1.0 - share) * end) for share in shares])
 
+    def metric(self, reached: float) -> float:
+        return reached
+
     def score_each(self) -> list[float]:
         return self.scores([Candidate(row[None]) for row in torch.eye(self.size)])
 

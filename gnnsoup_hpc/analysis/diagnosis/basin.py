@@ -14,7 +14,7 @@ from statistics import fmean
 
 import numpy as np
 
-from gnnsoup_hpc.evaluation.tasks import Task
+from gnnsoup_hpc.evaluation.tasks import Task, score
 from gnnsoup_hpc.io.diagnosis import ALL
 from gnnsoup_hpc.io.records import Diagnosis, EvalResult, Midpoints
 from gnnsoup_hpc.io.report import Columns
@@ -68,7 +68,7 @@ def _barrier(name: str, mean: EvalResult, ends: Sequence[EvalResult], found: Dia
         name=name,
         mean=mean,
         loss=mean.loss - fmean(end.loss for end in ends),
-        fall=fmean(accuracies) - mean.accuracy,
+        fall=score(task, fmean(accuracies)) - score(task, mean.accuracy),
         error=task.error_below_mean(mean.accuracy, accuracies, found.nodes),
     )
 

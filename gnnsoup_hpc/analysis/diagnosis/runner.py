@@ -10,7 +10,7 @@ from gnnsoup_hpc.analysis.diagnosis.advice import verdict
 from gnnsoup_hpc.analysis.diagnosis.basin import is_one_basin, make_columns
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.evaluation.averages import VARIANTS, AverageSpec, evaluate_averages
-from gnnsoup_hpc.evaluation.tasks import rank_by_score
+from gnnsoup_hpc.evaluation.tasks import rank_by_score, score
 from gnnsoup_hpc.io import diagnosis as diagnosis_store
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io import ingredient as ingredient_store
@@ -56,7 +56,7 @@ def _measure(selection: Selection, mixtures: Mixtures) -> Diagnosis:
     mixtures.clear(exact=True)
     ids, comm, run, evaluator = list(selection.fit), mixtures.comm, mixtures.run, mixtures.evaluator
     alone = evaluate_averages(run, evaluator, [AverageSpec((index,)) for index in ids])
-    best = ids[rank_by_score([result.accuracy for result in alone], ids)[0]]
+    best = ids[rank_by_score([score(evaluator.task, result.accuracy) for result in alone], ids)[0]]
     others = [index for index in ids if index != best]
     described = comm.bcast(_describe(run, selection, alone) if comm.rank == 0 else ())
     found = Diagnosis(

@@ -15,7 +15,7 @@ from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.analysis.report.trials import TriedTrial, list_options, read_trials
 from gnnsoup_hpc.config import Job, expand_grids
 from gnnsoup_hpc.errors import RunError, advise
-from gnnsoup_hpc.evaluation.tasks import Task, make_task
+from gnnsoup_hpc.evaluation.tasks import Task, make_task, score
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import diagnosis as diagnosis_store
 from gnnsoup_hpc.io import graph as graph_store
@@ -67,8 +67,8 @@ class Contents:
 
     @cached_property
     def best(self) -> Ingredient:
-        """The ingredient with the highest validation accuracy; of equals, that with the lowest number."""
-        return max(self.ingredients, key=lambda i: (i.validation_accuracy, -i.index))
+        """The ingredient with the best validation metric; of equals, that with the lowest number."""
+        return max(self.ingredients, key=lambda i: (score(self.task, i.validation_accuracy), -i.index))
 
     @cached_property
     def task(self) -> Task:

@@ -32,7 +32,7 @@ class Gis:
         pure = torch.eye(context.size, dtype=torch.float64)
         ratios = torch.linspace(1.0, 0.0, self.options.granularity, dtype=torch.float64).tolist()
         alpha, reached = pure[first], scores[first]
-        history = [Step(1, math.nan, reached, math.nan, 0.0)]
+        history = [Step(1, math.nan, context.metric(reached), math.nan, 0.0)]
         bar = context.bar(len(others), self.name)
         for number, other in enumerate(others, 2):
             start = time.perf_counter()
@@ -41,7 +41,8 @@ class Gis:
             reached = max(tried)
             share = ratios[tried.index(reached)]
             alpha = share * alpha + (1.0 - share) * pure[other]
-            history.append(Step(number, math.nan, reached, math.nan, time.perf_counter() - start))
-            bar.advance(f"validation {reached:.4f}")
+            metric = context.metric(reached)
+            history.append(Step(number, math.nan, metric, math.nan, time.perf_counter() - start))
+            bar.advance(f"validation {metric:.4f}")
         bar.close()
         return MixingWeights(alpha[None], ("model",), history=tuple(history))

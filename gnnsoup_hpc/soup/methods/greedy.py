@@ -27,15 +27,16 @@ class Greedy:
         scores = context.score_each()
         first, *others = rank_by_score(scores, context.ids)
         kept, reached = [first], scores[first]
-        history = [Step(1, math.nan, reached, math.nan, 0.0)]
+        history = [Step(1, math.nan, context.metric(reached), math.nan, 0.0)]
         bar = context.bar(len(others), self.name)
         for number, other in enumerate(others, 2):
             start = time.perf_counter()
             (tried,) = context.scores([Candidate(_average([*kept, other], context.size))])
             if tried >= reached:
                 kept, reached = [*kept, other], tried
-            history.append(Step(number, math.nan, reached, math.nan, time.perf_counter() - start))
-            bar.advance(f"validation {reached:.4f}")
+            metric = context.metric(reached)
+            history.append(Step(number, math.nan, metric, math.nan, time.perf_counter() - start))
+            bar.advance(f"validation {metric:.4f}")
         bar.close()
         return MixingWeights(_average(kept, context.size), ("model",), history=tuple(history))
 
