@@ -111,10 +111,9 @@ class FileRows:
             return self._read(start, stop)
         return read_by_ids(self._read, self.shape, self.dtype, np.asarray(which))
 
-    def write(self, start: int, block: npt.NDArray[Any]) -> None:
-        """Put `block` at the rows from `start` on."""
+    def __setitem__(self, which: slice, block: npt.NDArray[Any]) -> None:
         with _writing(self.path), self.path.open("r+b") as file:
-            file.seek(self._offset + start * self._row_bytes)
+            file.seek(self._offset + which.indices(self.shape[0])[0] * self._row_bytes)
             file.write(np.ascontiguousarray(block, dtype=self.dtype).data)
 
     @property
