@@ -18,6 +18,7 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+NAMED = re.compile(r"(?<![\w/.<*-])((?:[a-z_]\w*/)*[a-z_]\w*\.py)\b")  # not NAME.py, which stands for any
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 
 
@@ -42,6 +43,22 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             dead.append(link)
     assert dead == []
+
+
+def test_files_that_are_named_exist() -> None:
+    """In pages, docstrings and comments; the changelog alone speaks of files that are gone."""
+    tree = {
+        str(path.relative_to(ROOT)) for folder in ("gnnsoup_hpc", "tests") for path in (ROOT / folder).rglob("*.py")
+    }
+    tree |= {path.name for path in ROOT.glob("*.py")}
+    pages = [page for page in [*PAGES, ROOT / "CONTRIBUTING.md"] if page.name != "CHANGELOG.md"]
+    gone = [
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in [*pages, *(ROOT / "gnnsoup_hpc").rglob("*.py")]
+        for name in NAMED.findall(text(page))
+        if not any(f"/{path}".endswith(f"/{name}") for path in tree)
+    ]
+    assert gone == []
 
 
 @every_page

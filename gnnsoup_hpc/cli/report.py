@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gnnsoup_hpc.analysis.report import build
-from gnnsoup_hpc.analysis.report.compare import compare_roots
+from gnnsoup_hpc.analysis.report.compare import compare_runs
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.analysis.report.table import show_run
 from gnnsoup_hpc.cli.common import Command
@@ -42,7 +42,7 @@ def report_all(roots: Sequence[Path]) -> None:
     for root in roots or [RunDir.of(load_job()).root]:
         report(root, must_write=False)
     if len(roots) > 1:
-        print(f"\n{compare_roots(roots)}", flush=True)
+        print(f"\n{compare_runs([read_contents(root) for root in roots])}", flush=True)
 
 
 def load(arguments: argparse.Namespace) -> Command:

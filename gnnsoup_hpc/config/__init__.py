@@ -1,6 +1,6 @@
 """The typed job: one TOML file is one complete, named experiment.
 
-Every field is documented once, in its `description` (sections.py, training.py, learned.py); `gnnsoup job [JOB]`
+Every field is documented once, in its `description` (sections.py); `gnnsoup job [JOB]`
 prints the resolved job with them. An unknown key is an error that names the key and the nearest known one.
 """
 

@@ -1,6 +1,6 @@
 """What fits in machine.memory_limit: numbers left open are chosen, what cannot fit is refused before it begins.
 
-Everything is decided from sizes (budget.py), so a chosen number is a function of the job, the graph and the limit.
+Everything is decided from sizes (estimate.py), so a chosen number is a function of the job, the graph and the limit.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Point:
 
     call: str
     file: str
-    line: str  # the innermost line of the package, "store/files.py:52"; empty where there is none
+    line: str  # the innermost line of the package, "io/files.py:52"; empty where there is none
 
     def __str__(self) -> str:
         return f"{self.call} {self.file} ({self.line})"

@@ -1,4 +1,4 @@
-"""graph.h5: what it is refused for, what it says of itself. What it holds is compared in tests/test_stream.py."""
+"""graph.h5: what it is refused for, what it says of itself. What it holds is compared in tests/data/test_loader.py."""
 
 from __future__ import annotations
 

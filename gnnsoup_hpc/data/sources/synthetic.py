@@ -198,7 +198,7 @@ def _draw_features(preset: Preset, layout: _BlockLayout, seed: int, context: Sou
             (len(old), preset.features), dtype=np.float32
         )
         x += np.float32(preset.signal) * (means[layout.block[old]] + shift[layout.community[old]])
-        rows[start : start + len(x)] = x
+        rows.write(start, x)
     return rows
 
 

@@ -151,7 +151,7 @@ def _read_features(path: Path, nodes: int, context: SourceContext) -> Rows:
     written = None
     for rows, chunk in _read_all(path, nodes, 128, "rows"):
         written = written or FileRows.create(context.scratch / "node-feat", (nodes, chunk.shape[1]), np.float64)
-        written[rows] = chunk
+        written.write(rows.start, chunk)
     if written is None:
         raise GraphError(f"{path} has no features")
     return written
@@ -267,7 +267,7 @@ def _read_feature_rows(archive: zipfile.ZipFile, nodes: int, context: SourceCont
         rows = FileRows.create(context.scratch / "node-feat", (shape[0], shape[1]), kind)
         for block in blocks(nodes, shape[1] * kind.itemsize):
             count = block.stop - block.start
-            rows[block] = _read_numbers(file, kind, count * shape[1]).reshape(count, shape[1])
+            rows.write(block.start, _read_numbers(file, kind, count * shape[1]).reshape(count, shape[1]))
     return rows
 
 
