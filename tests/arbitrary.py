@@ -90,16 +90,13 @@ def graph(shape: Structure, roles: list[Role], seed: int = 0, classes: int = 3) 
 
 def in_double(subgraph: Subgraph) -> Subgraph:
     """The same in float64, with all operators that are made of its structure."""
-    adjacency = Adjacency(subgraph.adjacency.indptr, subgraph.adjacency.indices)
     hop = None if subgraph.hop is None else subgraph.hop.double()
-    return Subgraph(subgraph.x.double(), make_double(adjacency), hop)
+    return Subgraph(subgraph.x.double(), make_double(subgraph.adjacency), hop)
 
 
 def make_double(adjacency: Adjacency) -> Adjacency:
-    """An adjacency, whose operators are float64 from now on: degrees are, and they are made of those."""
-    for each in (adjacency, adjacency.with_self_loops):
-        each.degree = each.degree.double()
-    return adjacency
+    """The same structure, whose operators are float64."""
+    return Adjacency(adjacency.indptr, adjacency.indices, dtype=torch.float64)
 
 
 def aggregation_matrix(name: str, shape: Structure) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from gnnsoup_hpc.engine.compiled.threads import Span, Workspace
 from gnnsoup_hpc.engine.frontier import Division
@@ -35,15 +35,17 @@ class Plan(Protocol):
         """Which of all seed nodes are this rank's, as first and after the last."""
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """A way to compute models. Recipes of results name it where it is not the first version's."""
 
     name: str
     divides: bool  # whether ranks can compute on one batch together
 
+    @abstractmethod
     def supports(self, model: Model, device: torch.device) -> bool:
         """Whether it computes that model there."""
 
+    @abstractmethod
     def plan(
         self,
         model: Model,
@@ -60,6 +62,7 @@ class Engine(Protocol):
         train: for training, with dropout, where every row of every layer is computed.
         """
 
+    @abstractmethod
     def logits(
         self, plan: Plan, state: Mapping[str, Tensor], *, mode: Mode = "evaluate", dropout: Dropout | None = None
     ) -> Tensor:
@@ -68,47 +71,27 @@ class Engine(Protocol):
         mode: "train" with dropout; "fit" and "evaluate" without. Rank-collective where the plan is divided.
         """
 
+    @abstractmethod
     def pull_back(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Pullback]:
         """The same without dropout, and what takes their gradient (n, C) to those of all parameters, in float64.
 
         Of a divided plan these are what this rank's rows add to the gradients; both are rank-collective.
         """
 
+    @torch.no_grad()
     def interpolate(
         self, plan: Plan, ends: tuple[State, State], between: Iterable[tuple[float, State]]
     ) -> Iterator[Tensor]:
         """Logits of states share * ends[0] + (1 - share) * ends[1], each given with its share.
 
-        What is linear in the share is computed once for all of them.
+        What is linear in the share is computed once for all of them, where an engine has a way of its own.
         """
+        for _, state in between:
+            yield self.logits(plan, state)
 
+    @abstractmethod
     def memory(self, model: Model, extent: Extent, *, mode: Mode, line: bool = False) -> Memory:
         """Host bytes that a plan and a state on it take. line: while it interpolates. Nothing where a GPU computes."""
 
-    def warm_up(self, model: Model) -> None:
+    def warm_up(self, model: Model) -> None:  # noqa: B027 - an engine may have nothing to compile
         """Compile, or load, all that such a model needs, so that the first to be measured is not blamed for it."""
-
-
-def differentiate(engine: Engine, plan: Plan, state: Mapping[str, Tensor], names: tuple[str, ...]) -> Tensor:
-    """Logits that autograd takes back through an engine's own backward pass."""
-    found: Tensor = _PulledBack.apply(engine, plan, names, *(state[name] for name in names))  # type: ignore[no-untyped-call]
-    return found
-
-
-class _PulledBack(torch.autograd.Function):
-    """Everything between parameters and logits as one step of autograd, by an engine's own backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, engine: Engine, plan: Plan, names: tuple[str, ...], *parameters: Tensor) -> Tensor:
-        state = {name: tensor.detach() for name, tensor in zip(names, parameters, strict=True)}
-        logits, ctx.pull_back = engine.pull_back(plan, state)
-        ctx.names = names
-        return logits
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        pull_back: Pullback = ctx.pull_back
-        del ctx.pull_back  # its buffers are overwritten: there is no second backward
-        grads = pull_back(grad.contiguous())
-        return None, None, None, *(grads[name].to(grad) for name in ctx.names)

@@ -25,9 +25,9 @@ from gnnsoup_hpc.engine.compiled.kernels.sums import (
     write_normalised_sums,
 )
 from gnnsoup_hpc.engine.compiled.threads import ROW_WORK, Span, ThreadTeam
-from gnnsoup_hpc.engine.sharding import NodeShare, Scale, Shard
+from gnnsoup_hpc.engine.sharding import Scale, Shard
 from gnnsoup_hpc.graph.subgraph import Aggregation, Batch, Subgraph
-from gnnsoup_hpc.runtime.comm import Comm
+from gnnsoup_hpc.runtime.comm import SERIAL, Comm
 from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray
 from gnnsoup_hpc.utils.out_of_core import BufferPool
 
@@ -65,14 +65,9 @@ class Frontier:
     shard: Shard
 
     @property
-    def own(self) -> Span:
-        """This rank's rows of the last layer."""
-        return self.shard.own
-
-    @property
     def local(self) -> Span:
         """Which of all seed nodes are this rank's."""
-        return self.shard.asked
+        return self.shard.seeds
 
     def columns(self, layer: int) -> int:
         """Nodes that a layer's rows sum up."""
@@ -100,10 +95,11 @@ def find_frontier(
     rows_of = graph.adjacency.indptr.numpy(), graph.adjacency.indices.numpy()
     summed = aggregation is not None
     work = row_work or [ROW_WORK] * (depth + (not summed))
-    scale = _scale(aggregation, *rows_of, graph.x.numpy().dtype) if aggregation else np.empty(0, dtype=np.float32)
-    share = NodeShare(division.comm.rank, division.comm.size) if division else None
-    read_rows = division.read_rows if division else None
-    shard = Shard.of(rows_of, scale, batch.seeds.numpy(), work, share, first_sums=summed)
+    scale = (
+        _compute_scale(aggregation, *rows_of, graph.x.numpy().dtype) if aggregation else np.empty(0, dtype=np.float32)
+    )
+    comm, read_rows = (division.comm, division.read_rows) if division else (SERIAL, None)
+    shard = Shard.of(rows_of, scale, batch.seeds.numpy(), work, comm.rank, comm.size, first_sums=summed)
     counts = shard.counts[::-1] if summed else shard.counts[-2::-1]
     loops = aggregation.loops if aggregation else loops
     start, indices = structure.renumber(
@@ -122,7 +118,7 @@ def find_frontier(
     )
 
 
-def _scale(aggregation: Aggregation, indptr: IndexArray, indices: IndexArray, dtype: Any) -> Scale:
+def _compute_scale(aggregation: Aggregation, indptr: IndexArray, indices: IndexArray, dtype: Any) -> Scale:
     """What a row is multiplied by, (V,): 1 / degree, or 1 / sqrt(degree with the loop)."""
     degree = count_looped_degrees(indptr, indices, 0) if aggregation.loops else np.maximum(np.diff(indptr), 1)
     root: Scale = degree.astype(dtype)
@@ -133,12 +129,9 @@ def _scale(aggregation: Aggregation, indptr: IndexArray, indices: IndexArray, dt
 
 def _aggregate(graph: Subgraph, aggregation: Aggregation, shard: Shard, read_rows: ReadRows | None) -> Tensor:
     """The first sums of the shard's rows, with their own features where the layer takes them; of others', nothing."""
-    hop = None if graph.hop is None else graph.hop.numpy()
-    if read_rows is None:
-        x = graph.x.numpy() if shard.ids is None else graph.x.numpy()[shard.ids]
-    else:
-        x = read_rows(np.arange(graph.adjacency.nodes) if shard.ids is None else shard.ids)
-    hop = hop if hop is None or shard.ids is None else hop[shard.ids]
+    ids = slice(None) if shard.ids is None else shard.ids
+    hop = None if graph.hop is None else graph.hop.numpy()[ids]
+    x = graph.x.numpy()[ids] if read_rows is None else read_rows(np.arange(graph.adjacency.nodes)[ids])
     width = x.shape[1] if hop is None else hop.shape[1]
     shape = len(shard.order), 2 * width if aggregation.beside_own else width
     out = (graph.pool or BufferPool()).array("first", shape, shard.scale.dtype)

@@ -20,21 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gnnsoup_hpc.engine.compiled.kernels import structure
-from gnnsoup_hpc.engine.compiled.kernels import structure as shards
 from gnnsoup_hpc.engine.compiled.threads import CHUNKS, Span
 from gnnsoup_hpc.types import BoolArray, ByteArray, IndexArray, IntArray
 
 Scale = npt.NDArray[Any]  # (n,), or empty for 1 everywhere
 SECTION_ROWS = 2048  # at least: fewer are not worth a product of their own in each layer
 _NEVER = 255  # more than any class
-
-
-@dataclass(frozen=True)
-class NodeShare:
-    """This rank's place among those that compute one pass together."""
-
-    rank: int = 0
-    size: int = 1
 
 
 @dataclass(frozen=True)
@@ -56,9 +47,9 @@ class Shard:
 
     Shapes: ids (n,): its nodes, own ones and others', by their ids in the subgraph, rising; None for all. indptr,
     indices: rows of own nodes, and what others' have of own ones, in places in `ids`. scale (n,). order: places in
-    `ids` of nodes that the asked ones depend on, those of the same distance together, each distance's rising; place
+    `ids` of nodes that the seeds depend on, those of the same distance together, each distance's rising; place
     (n,): where they are there, or -1. counts (depth,): how many lie within 0, 1, ... hops. sections: of each, its rows'
-    span in each distance's part of `order`. asked: which of all asked nodes, in their order, are this rank's.
+    span in each distance's part of `order`. seeds: which of all seeds, in their order, are this rank's.
     """
 
     ids: IntArray | None
@@ -69,7 +60,7 @@ class Shard:
     place: IndexArray
     counts: IntArray
     sections: tuple[tuple[Span, ...], ...]
-    asked: Span
+    seeds: Span
     halos: tuple[Halo, ...] = ()
 
     @property
@@ -105,10 +96,11 @@ class Shard:
         scale: Scale,
         nodes: IntArray,
         row_work: Sequence[int],
-        split: NodeShare | None = None,
+        rank: int = 0,
+        ranks: int = 1,
         first_sums: bool = True,
     ) -> Shard:
-        """A rank's shard; `nodes`, rising, are those that are asked for.
+        """The shard of one of some ranks; `nodes`, rising, are the seeds.
 
         row_work (depth,): what a row's dense products cost in each layer, in entries that are summed up. first_sums:
         whether the first layer's rows are sums too, for which neighbours outside of `order` are held.
@@ -119,7 +111,7 @@ class Shard:
         place = np.full(len(order), -1, dtype=indices.dtype)
         counts = structure.find_frontiers(indptr, indices, nodes, depth - 1, order, place)
         order = order[: counts[-1]]
-        cuts = _cuts(indptr, order, counts, row_work)
+        cuts = _cut_sections(indptr, order, counts, row_work)
         everything = cls(
             ids=None,
             indptr=indptr,
@@ -128,15 +120,15 @@ class Shard:
             order=order,
             place=place,
             counts=counts,
-            sections=_sections(order, counts, cuts),
-            asked=(0, len(nodes)),
+            sections=_find_sections(order, counts, cuts),
+            seeds=(0, len(nodes)),
         )
-        if split is None or split.size == 1:
+        if ranks == 1:
             return everything
-        return _part(everything, split, cuts, len(order) if first_sums else everything.inner)
+        return _cut_part(everything, rank, ranks, cuts, len(order) if first_sums else everything.inner)
 
 
-def _cuts(indptr: IndexArray, order: IndexArray, counts: IntArray, row_work: Sequence[int]) -> IntArray:
+def _cut_sections(indptr: IndexArray, order: IndexArray, counts: IntArray, row_work: Sequence[int]) -> IntArray:
     """Ids (S + 1,) between which nodes cost about as much, over all layers that make their states."""
     count = min(CHUNKS, max(1, len(order) // SECTION_ROWS))
     load = np.zeros(len(indptr), dtype=np.int64)
@@ -150,23 +142,23 @@ def _cuts(indptr: IndexArray, order: IndexArray, counts: IntArray, row_work: Seq
     return np.concatenate([[0], inner, [len(indptr) - 1]])
 
 
-def _sections(order: IndexArray, counts: IntArray, cuts: IntArray) -> tuple[tuple[Span, ...], ...]:
+def _find_sections(order: IndexArray, counts: IntArray, cuts: IntArray) -> tuple[tuple[Span, ...], ...]:
     """For each pair of cuts, where the nodes between them are among those of each distance."""
     ends = [before + np.searchsorted(order[before:upto], cuts) for before, upto in pairwise([0, *counts.tolist()])]
     return tuple(tuple((int(each[number]), int(each[number + 1])) for each in ends) for number in range(len(cuts) - 1))
 
 
-def _part(every: Shard, split: NodeShare, cuts: IntArray, held: int) -> Shard:
+def _cut_part(every: Shard, rank: int, ranks: int, cuts: IntArray, held: int) -> Shard:
     """One rank's part of what one rank alone would hold; the first `held` of `order` are sums."""
-    numbers = np.arange(split.size + 1) * (len(cuts) - 1) // split.size  # of each rank's first cut
+    numbers = np.arange(ranks + 1) * (len(cuts) - 1) // ranks  # of each rank's first cut
     bounds = cuts[numbers]
-    first, last = int(bounds[split.rank]), int(bounds[split.rank + 1])
+    first, last = int(bounds[rank]), int(bounds[rank + 1])
     flag = np.zeros(len(every.place), dtype=np.bool_)
-    shards.mark_needed(every.indptr, every.indices, every.order, every.inner, held, first, last, flag)
+    structure.mark_needed(every.indptr, every.indices, every.order, every.inner, held, first, last, flag)
     ids = np.flatnonzero(flag)
     local = np.full(len(flag), -1, dtype=every.indices.dtype)
     local[ids] = np.arange(len(ids))
-    indptr, indices = shards.cut_out(
+    indptr, indices = structure.cut_out(
         every.indptr, every.indices, ids, local, every.place, every.inner, held, first, last
     )
     kept = flag[every.order]
@@ -174,8 +166,8 @@ def _part(every: Shard, split: NodeShare, cuts: IntArray, held: int) -> Shard:
     place = np.full(len(ids), -1, dtype=order.dtype)
     place[order] = np.arange(len(order))
     counts = np.concatenate([[0], np.cumsum(kept)])[every.counts]
-    mine = np.searchsorted(ids, cuts[numbers[split.rank] : numbers[split.rank + 1] + 1])
-    asked = np.searchsorted(every.order[: every.counts[0]], [first, last])
+    mine = np.searchsorted(ids, cuts[numbers[rank] : numbers[rank + 1] + 1])
+    seeds = np.searchsorted(every.order[: every.counts[0]], [first, last])
     shard = Shard(
         ids=ids,
         indptr=indptr,
@@ -184,28 +176,28 @@ def _part(every: Shard, split: NodeShare, cuts: IntArray, held: int) -> Shard:
         order=order,
         place=place,
         counts=counts,
-        sections=_sections(order, counts, mine),
-        asked=(int(asked[0]), int(asked[1])),
+        sections=_find_sections(order, counts, mine),
+        seeds=(int(seeds[0]), int(seeds[1])),
     )
-    return replace(shard, halos=_halos(shard, split.rank, np.searchsorted(ids, bounds)))
+    return replace(shard, halos=_find_halos(shard, rank, np.searchsorted(ids, bounds)))
 
 
-def _halos(shard: Shard, mine: int, bounds: IntArray) -> tuple[Halo, ...]:
+def _find_halos(shard: Shard, mine: int, bounds: IntArray) -> tuple[Halo, ...]:
     """What rank `mine` exchanges with each other one. bounds (P + 1,): where in `ids` each rank's nodes begin."""
     spans = list(pairwise(bounds.tolist()))
     classes = np.searchsorted(shard.counts, shard.place, "right").astype(np.uint8)
     classes[shard.place < 0] = _NEVER
-    wanted = _needed_by(shard, classes, spans[mine])
+    wanted = _find_needs(shard, classes, spans[mine])
     others = [rank for rank in range(len(spans)) if rank != mine]
-    return tuple(_halo(shard, rank, classes, wanted, (spans[mine], spans[rank])) for rank in others)
+    return tuple(_find_halo(shard, rank, classes, wanted, (spans[mine], spans[rank])) for rank in others)
 
 
-def _halo(shard: Shard, rank: int, classes: ByteArray, wanted: ByteArray, spans: tuple[Span, Span]) -> Halo:
+def _find_halo(shard: Shard, rank: int, classes: ByteArray, wanted: ByteArray, spans: tuple[Span, Span]) -> Halo:
     """What is exchanged with `rank`. `spans`: own nodes, and that rank's."""
     depth, place = len(shard.counts), shard.place
     own, other = spans
-    asked = _needed_by(shard, classes, other)
-    given, taken = _rows_with(shard, classes, own, other), _rows_with(shard, classes, other, own)
+    asked = _find_needs(shard, classes, other)
+    given, taken = _find_rows_with(shard, classes, own, other), _find_rows_with(shard, classes, other, own)
     states, gradients = [], []
     for most in range(depth - 2, -1, -1):  # the greatest distance of the next layer's rows
         sent, got = np.flatnonzero(asked[slice(*own)] <= most), np.flatnonzero(wanted[slice(*other)] <= most)
@@ -214,15 +206,15 @@ def _halo(shard: Shard, rank: int, classes: ByteArray, wanted: ByteArray, spans:
     return Halo(rank, tuple(states), tuple(gradients))
 
 
-def _needed_by(shard: Shard, classes: ByteArray, span: Span) -> ByteArray:
+def _find_needs(shard: Shard, classes: ByteArray, span: Span) -> ByteArray:
     """Of each node, the least distance of a row of `span` that sums up its state, (n,)."""
     out = np.full(len(classes), _NEVER, dtype=np.uint8)
-    shards.least_class_above(shard.indptr, shard.indices, classes, len(shard.counts) - 2, *span, out)
+    structure.find_least_classes(shard.indptr, shard.indices, classes, len(shard.counts) - 2, *span, out)
     return out
 
 
-def _rows_with(shard: Shard, classes: ByteArray, rows: Span, entries: Span) -> IntArray:
+def _find_rows_with(shard: Shard, classes: ByteArray, rows: Span, entries: Span) -> IntArray:
     """The nodes of `rows`, of layers after the first, that sum up a node of `entries`."""
     inner = np.flatnonzero(classes[slice(*rows)] <= len(shard.counts) - 2) + rows[0]
-    with_entry: BoolArray = shards.rows_with_entry(shard.indptr, shard.indices, inner, *entries)
+    with_entry: BoolArray = structure.find_rows_with_entry(shard.indptr, shard.indices, inner, *entries)
     return inner[with_entry]

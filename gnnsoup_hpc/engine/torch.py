@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.engine.base import Plan, Pullback
+from gnnsoup_hpc.engine.base import Engine, Plan, Pullback
 from gnnsoup_hpc.engine.compiled.threads import Span, Workspace
 from gnnsoup_hpc.engine.frontier import Division, Frontier, find_frontier
 from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.base import Dropout, LayeredModel, Model
-from gnnsoup_hpc.types import Mode, Precision, State
+from gnnsoup_hpc.types import Mode, Precision
 
 STRUCTURE_ENTRY = 28  # bytes: CSR, its transpose, both with values, and the permutation between them
 STRUCTURE_NODE = 28
@@ -40,7 +40,7 @@ class TorchPlan:
         return 0, len(self.seeds)
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """The reference. A model whose layers can be computed one by one is computed on the rows that its seeds need."""
 
     name = "torch"
@@ -70,14 +70,14 @@ class TorchEngine:
         if train or not on_host or not isinstance(model, LayeredModel):
             return TorchPlan(model, (batch.graph.to(device),), batch.seeds.to(device), targets, size, precision)
         found = find_frontier(batch, model.aggregation, model.layers)
-        graphs = tuple(_subgraph(model, found, layer).to(device) for layer in range(model.layers))
+        graphs = tuple(_make_subgraph(model, found, layer).to(device) for layer in range(model.layers))
         return TorchPlan(model, graphs, torch.arange(found.rows[-1], device=device), targets, size, precision)
 
     def logits(
         self, plan: Plan, state: Mapping[str, Tensor], *, mode: Mode = "evaluate", dropout: Dropout | None = None
     ) -> Tensor:
         """As `Engine.logits`."""
-        plan = _checked(plan)
+        plan = _check_plan(plan)
         x = plan.graphs[0].x
         dropout = dropout if mode == "train" else None
         with torch.autocast(x.device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
@@ -101,17 +101,9 @@ class TorchEngine:
         return logits.detach(), pull
 
     @torch.no_grad()
-    def interpolate(
-        self, plan: Plan, ends: tuple[State, State], between: Iterable[tuple[float, State]]
-    ) -> Iterator[Tensor]:
-        """As `Engine.interpolate`; here nothing is shared between states."""
-        for _, state in between:
-            yield self.logits(plan, state)
-
-    @torch.no_grad()
     def hidden_states(self, plan: Plan, state: Mapping[str, Tensor]) -> Iterator[Tensor]:
         """States of the seed nodes after each hidden layer, (n, H), of a plan with `train` of a layered model."""
-        plan = _checked(plan)
+        plan = _check_plan(plan)
         if not isinstance(plan.model, LayeredModel):
             raise ValueError(f"a model of kind {plan.model.kind!r} has no hidden states to look at")
         (graph,), x = plan.graphs, plan.graphs[0].x
@@ -130,17 +122,14 @@ class TorchEngine:
         entries = FLOAT * model.entry_values * extent.entries * model.layers
         return Memory({"features": features, "structure": structure}, {"states": states, "entries": entries})
 
-    def warm_up(self, model: Model) -> None:
-        """Nothing to compile."""
 
-
-def _checked(plan: Plan) -> TorchPlan:
+def _check_plan(plan: Plan) -> TorchPlan:
     if not isinstance(plan, TorchPlan):
         raise TypeError(f"a plan of another engine: {type(plan).__name__}")
     return plan
 
 
-def _subgraph(model: LayeredModel, found: Frontier, layer: int) -> Subgraph:
+def _make_subgraph(model: LayeredModel, found: Frontier, layer: int) -> Subgraph:
     """What a layer is computed on: its rows, and as columns those of the layer before."""
     rows, columns = found.rows[layer], found.columns(layer)
     aggregation = model.aggregation
@@ -151,7 +140,6 @@ def _subgraph(model: LayeredModel, found: Frontier, layer: int) -> Subgraph:
         return Subgraph(own, Adjacency(none, none[:0], rows), hop)
     start, stop = found.start[: rows + 1], int(found.start[rows])
     degrees = None if aggregation is None else torch.from_numpy(np.square(1.0 / found.scale[:columns]))
-    adjacency = Adjacency(
-        torch.from_numpy(start), torch.from_numpy(found.indices[:stop]), columns, looped_degrees=degrees
-    )
+    indptr, indices = torch.from_numpy(start), torch.from_numpy(found.indices[:stop])
+    adjacency = Adjacency(indptr, indices, columns, looped_degrees=degrees, dtype=found.first.dtype)
     return Subgraph(found.first if layer == 0 else found.first[:0], adjacency)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import Division, Plan, choose_engine
-from gnnsoup_hpc.engine.out_of_core.layers import Layerwise, make_layerwise
+from gnnsoup_hpc.engine.out_of_core.layers import Layerwise, Matrix, allocate, make_layerwise
 from gnnsoup_hpc.evaluation.tasks import make_task
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io import files
@@ -254,7 +254,11 @@ class Evaluator:
         with files.scratch(self._settings.home / "hidden") as folder:
             left = max(1, self._settings.memory - estimate.EVALUATED_NODE * self._graph.nodes)
             layers = make_layerwise(self._graph, self.model, left, folder, self.device, nodes)
-            yield from self._layer_by_layer(members, len(nodes), layers)
+            total = None
+            if len(members) > 1:
+                shape = len(nodes), self.model.outputs
+                total = allocate(folder, "total", *shape, in_memory=32 * math.prod(shape) < left)
+            yield from self._layer_by_layer(members, layers, total)
 
     @torch.no_grad()
     def _outputs(self, members: Members, plan: Plan) -> Tensor:
@@ -263,17 +267,18 @@ class Evaluator:
             return self.engine.logits(plan, members[0])
         return sum_outputs(self.task.average(self.engine.logits(plan, state)) for state in members)
 
-    def _layer_by_layer(self, members: Members, count: int, layers: Layerwise) -> Iterator[tuple[int, Tensor]]:
-        """The same, block by block; sums of outputs spill like hidden states."""
-        total = layers.space("total", count, self.model.outputs) if len(members) > 1 else None
+    def _layer_by_layer(
+        self, members: Members, layers: Layerwise, total: Matrix | None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """The same, block by block; of several models the outputs are summed up in `total`."""
         for number, state in enumerate(members, 1):
             for first, outputs in layers.scores(state):
                 if total is not None:
                     outputs = self.task.average(outputs)
+                    span = slice(first, first + len(outputs))
                     if number > 1:
-                        before = total.take(np.arange(first, first + len(outputs)))
-                        outputs = torch.from_numpy(before).to(outputs.device) + outputs
-                    total.write(first, outputs.cpu().numpy())
+                        outputs = torch.from_numpy(total[span]).to(outputs.device) + outputs
+                    total[span] = outputs.cpu().numpy()
                 if number == len(members):
                     yield first, outputs
 

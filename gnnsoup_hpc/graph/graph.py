@@ -94,9 +94,9 @@ class Preparation:
         if self.kind == "standardise":
             x = (x - self.mean) / self.scale
         elif self.kind == "row-normalise":
-            # By the largest first, so that no sum is beyond what float64 holds.
-            x = _divided(x, np.abs(x).max(1, keepdims=True))
-            x = _divided(x, np.abs(x).sum(1, keepdims=True))
+            for reduce in (np.max, np.sum):  # by the largest first, so that no sum is beyond what float64 holds
+                divisor = reduce(np.abs(x), 1, keepdims=True)
+                x = x / np.where(divisor == 0.0, 1.0, divisor)
         elif self.kind != "none":
             raise GraphError(
                 f"features were prepared by {self.kind!r}, which this version does not know: use a newer one"
@@ -122,8 +122,3 @@ class Partition:
     def parts(self) -> int:
         """K."""
         return len(self.ptr) - 1
-
-
-def _divided(rows: Doubles, by: Doubles) -> Doubles:
-    quotient: Doubles = rows / np.where(by == 0.0, 1.0, by)
-    return quotient

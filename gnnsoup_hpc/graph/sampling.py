@@ -99,13 +99,8 @@ def draw_pyg_samples(
             neighbor_sampler=sampler,
         )
         for batch in loader:
-            yield convert_pyg_batch(batch)
-
-
-def convert_pyg_batch(batch: Any) -> Sample:
-    """The sample in a batch of NeighborLoader."""
-    source, destination = batch.edge_index.numpy()
-    return _sample(batch.n_id.numpy(), destination, source, int(batch.batch_size))
+            source, destination = batch.edge_index.numpy()
+            yield _make_sample(batch.n_id.numpy(), destination, source, int(batch.batch_size))
 
 
 def per_hop(fanout: Sequence[int], layers: int) -> list[int]:
@@ -127,7 +122,7 @@ class Sampler:
         self._local[seeds] = np.arange(len(seeds))
         count, rows, columns = len(seeds), [], []
         for fanout in fanouts:
-            row, source = self._expanded(reached[-1], fanout, generator)
+            row, source = self._expand(reached[-1], fanout, generator)
             new = np.unique(source[self._local[source] < 0])
             self._local[new] = np.arange(count, count + len(new))
             rows.append(row + count - len(reached[-1]))
@@ -136,9 +131,9 @@ class Sampler:
             count += len(new)
         nodes = np.concatenate(reached)
         self._local[nodes] = -1
-        return _sample(nodes, np.concatenate(rows), np.concatenate(columns), len(seeds))
+        return _make_sample(nodes, np.concatenate(rows), np.concatenate(columns), len(seeds))
 
-    def _expanded(self, nodes: IntArray, fanout: int, generator: np.random.Generator) -> tuple[IntArray, IntArray]:
+    def _expand(self, nodes: IntArray, fanout: int, generator: np.random.Generator) -> tuple[IntArray, IntArray]:
         """(which of `nodes`, in-neighbour) of each sampled edge."""
         degree = self._indptr[nodes + 1] - self._indptr[nodes]
         many = (degree > fanout) if fanout >= 0 else np.zeros(len(nodes), dtype=np.bool_)
@@ -146,13 +141,13 @@ class Sampler:
         ends = np.cumsum(degree[few])
         all_places = np.arange(ends[-1] if len(few) else 0) - np.repeat(ends - degree[few], degree[few])
         some = np.flatnonzero(many)
-        chosen = distinct(degree[some], max(fanout, 0), generator)
+        chosen = draw_distinct(degree[some], max(fanout, 0), generator)
         row = np.concatenate([np.repeat(few, degree[few]), np.repeat(some, chosen.shape[1])])
         place = np.concatenate([all_places, chosen.reshape(-1)])
         return row, self._indices[self._indptr[nodes[row]] + place].astype(np.int64)
 
 
-def distinct(bounds: IntArray, count: int, generator: np.random.Generator) -> IntArray:
+def draw_distinct(bounds: IntArray, count: int, generator: np.random.Generator) -> IntArray:
     """For each bound, `count` distinct numbers below it, every subset equally likely, (n, count). bounds >= count.
 
     Floyd's algorithm for all rows at once (Bentley and Floyd, Communications of the ACM 30(9), 1987): no row costs more
@@ -167,7 +162,7 @@ def distinct(bounds: IntArray, count: int, generator: np.random.Generator) -> In
     return chosen
 
 
-def _sample(nodes: IntArray, row: IntArray, column: IntArray, seeds: int) -> Sample:
+def _make_sample(nodes: IntArray, row: IntArray, column: IntArray, seeds: int) -> Sample:
     """CSR of the edges."""
     key = row * len(nodes) + column
     key.sort()

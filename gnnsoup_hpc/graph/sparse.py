@@ -26,7 +26,7 @@ class Adjacency:
     for GCN's scale needs them and only the rows' can be counted.
 
     Shapes: indptr (V + 1,), indices (E,), both integer; entries of a row are distinct. looped_degrees (U,) float32: the
-    in-degree of each column's node with one self-loop.
+    in-degree of each column's node with one self-loop. dtype: of degrees, and of the operators made of them.
     """
 
     def __init__(
@@ -36,11 +36,10 @@ class Adjacency:
         columns: int | None = None,
         offset: int = 0,
         looped_degrees: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.indptr = indptr
-        self.indices = indices
+        self.indptr, self.indices, self.offset, self.dtype = indptr, indices, offset, dtype
         self.columns = len(indptr) - 1 if columns is None else columns
-        self.offset = offset
         self._looped_degrees = looped_degrees
 
     @property
@@ -60,8 +59,8 @@ class Adjacency:
 
     @cached_property
     def degree(self) -> Tensor:
-        """In-degree of each node, (V,) float32."""
-        return self.indptr.diff().to(torch.float32)
+        """In-degree of each node, (V,)."""
+        return self.indptr.diff().to(self.dtype)
 
     @cached_property
     def permutation(self) -> Tensor:
@@ -71,10 +70,9 @@ class Adjacency:
     @cached_property
     def transpose(self) -> Adjacency:
         """Row = source, entries = out-neighbours; its entry e is this matrix's entry permutation[e]."""
-        counts = torch.bincount(self.indices, minlength=self.columns)
-        indptr = torch.zeros(self.columns + 1, dtype=self.indptr.dtype, device=self.indptr.device)
-        torch.cumsum(counts, 0, out=indptr[1:])
-        return Adjacency(indptr, self.row[self.permutation], columns=self.nodes)
+        return Adjacency(
+            _count_entries(self.indices, self.indptr, self.columns), self.row[self.permutation], self.nodes
+        )
 
     @cached_property
     def with_self_loops(self) -> Adjacency:
@@ -84,10 +82,8 @@ class Adjacency:
         row = torch.cat([self.row[keep], ids])
         column = torch.cat([self.indices[keep], ids + self.offset])
         order = torch.argsort(row, stable=True)
-        counts = torch.bincount(row, minlength=self.nodes)
-        indptr = torch.zeros(self.nodes + 1, dtype=self.indptr.dtype, device=self.indptr.device)
-        torch.cumsum(counts, 0, out=indptr[1:])
-        return Adjacency(indptr, column[order], self.columns, self.offset)
+        indptr = _count_entries(row, self.indptr, self.nodes)
+        return Adjacency(indptr, column[order], self.columns, self.offset, dtype=self.dtype)
 
     @cached_property
     def mean(self) -> Operator:
@@ -117,6 +113,7 @@ class Adjacency:
             self.columns,
             self.offset,
             None if degrees is None else degrees.to(device, non_blocking=True),
+            self.dtype,
         )
 
 
@@ -130,12 +127,12 @@ class Operator:
     @cached_property
     def matrix(self) -> Tensor:
         """The (V, U) sparse CSR matrix."""
-        return _csr(self._adjacency, self._values)
+        return _make_csr(self._adjacency, self._values)
 
     @cached_property
     def transpose(self) -> Tensor:
         """The (U, V) sparse CSR transpose."""
-        return _csr(self._adjacency.transpose, self._values[self._adjacency.permutation])
+        return _make_csr(self._adjacency.transpose, self._values[self._adjacency.permutation])
 
     def __matmul__(self, x_UC: Tensor) -> Tensor:
         """The product with x (U, C), shape (V, C)."""
@@ -175,8 +172,8 @@ class _EdgeScores(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
         adjacency: Adjacency = ctx.adjacency
-        by_source = _row_sums(adjacency.transpose, grad[adjacency.permutation])
-        return None, by_source, _row_sums(adjacency, grad)
+        by_source = _sum_rows(adjacency.transpose, grad[adjacency.permutation])
+        return None, by_source, _sum_rows(adjacency, grad)
 
 
 def edge_softmax(adjacency: Adjacency, scores_EH: Tensor) -> Tensor:
@@ -192,7 +189,7 @@ class _EdgeSoftmax(torch.autograd.Function):
     def forward(ctx: Any, adjacency: Adjacency, scores: Tensor) -> Tensor:
         top = torch.segment_reduce(scores, "max", offsets=adjacency.indptr.long(), axis=0)
         weights = (scores - top[adjacency.row]).exp_()
-        weights /= _row_sums(adjacency, weights)[adjacency.row]
+        weights /= _sum_rows(adjacency, weights)[adjacency.row]
         ctx.adjacency = adjacency
         ctx.save_for_backward(weights)
         return weights
@@ -202,7 +199,7 @@ class _EdgeSoftmax(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
         (weights,) = ctx.saved_tensors
         weighted = weights * grad
-        return None, weighted - weights * _row_sums(ctx.adjacency, weighted)[ctx.adjacency.row]
+        return None, weighted - weights * _sum_rows(ctx.adjacency, weighted)[ctx.adjacency.row]
 
 
 def weighted_sum(adjacency: Adjacency, weights_EH: Tensor, x_UHC: Tensor) -> Tensor:
@@ -222,7 +219,7 @@ class _WeightedSum(torch.autograd.Function):
         weights, x = weights.contiguous(), x.contiguous()
         ctx.adjacency = adjacency
         ctx.save_for_backward(weights, x)
-        return _csr(adjacency, weights) @ x
+        return _make_csr(adjacency, weights) @ x
 
     @staticmethod
     @once_differentiable
@@ -230,17 +227,24 @@ class _WeightedSum(torch.autograd.Function):
         weights, x = ctx.saved_tensors
         adjacency: Adjacency = ctx.adjacency
         grad = grad.contiguous()
-        transpose = _csr(adjacency.transpose, weights[adjacency.permutation])
-        sampled = torch.sparse.sampled_addmm(_csr(adjacency, torch.zeros_like(weights)), grad, x.t())
+        transpose = _make_csr(adjacency.transpose, weights[adjacency.permutation])
+        sampled = torch.sparse.sampled_addmm(_make_csr(adjacency, torch.zeros_like(weights)), grad, x.t())
         return None, sampled.values(), transpose @ grad
 
 
-def _row_sums(adjacency: Adjacency, values_EH: Tensor) -> Tensor:
+def _count_entries(row: Tensor, like: Tensor, rows: int) -> Tensor:
+    """Where rows start, (rows + 1,) of the type of `like`, given the row of each entry."""
+    indptr = like.new_zeros(rows + 1)
+    torch.cumsum(torch.bincount(row, minlength=rows), 0, out=indptr[1:])
+    return indptr
+
+
+def _sum_rows(adjacency: Adjacency, values_EH: Tensor) -> Tensor:
     """Sums of each row's values, (V, H)."""
     return torch.segment_reduce(values_EH.contiguous(), "sum", offsets=adjacency.indptr.long(), axis=0, initial=0)
 
 
-def _csr(adjacency: Adjacency, values: Tensor) -> Tensor:
+def _make_csr(adjacency: Adjacency, values: Tensor) -> Tensor:
     return torch.sparse_csr_tensor(
         adjacency.indptr, adjacency.indices, values, (adjacency.nodes, adjacency.columns), check_invariants=False
     )

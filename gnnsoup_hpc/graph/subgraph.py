@@ -33,7 +33,6 @@ class Aggregation:
 
 MEAN = Aggregation("sage", "mean of the in-neighbours' features", loops=False, symmetric=False, beside_own=True)
 NORMALISED_SUM = Aggregation("gcn", "GCN's normalised sum of features", loops=True, symmetric=True, beside_own=False)
-AGGREGATIONS = {each.name: each for each in (MEAN, NORMALISED_SUM)}
 
 
 @dataclass(frozen=True)
@@ -64,25 +63,23 @@ class Subgraph:
         """The same on `device`, from pinned memory where that device is a GPU."""
         if self.x.device == device:
             return self
-        hop = None if self.hop is None else _moved(self.hop, device)
-        return Subgraph(_moved(self.x, device), self.adjacency.to(device), hop)
 
+        def move(x: Tensor) -> Tensor:
+            return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
 
-def _moved(x: Tensor, device: torch.device) -> Tensor:
-    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
+        return Subgraph(move(self.x), self.adjacency.to(device), None if self.hop is None else move(self.hop))
 
 
 @dataclass(frozen=True)
 class Batch:
     """A subgraph, its seed nodes, which a loss or a metric is of, and their targets alone.
 
-    Shapes: seeds (n,) int64 in [0, V), rising; targets (n,) int64, or (n, T) with a mask (n, T) of what is known.
+    Shapes: seeds (n,) int64 in [0, V), rising; targets (n,) int64.
     """
 
     graph: Subgraph
     seeds: Tensor
     targets: Tensor
-    mask: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -91,5 +88,4 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on `device`."""
-        mask = None if self.mask is None else self.mask.to(device)
-        return Batch(self.graph.to(device), self.seeds.to(device), self.targets.to(device), mask)
+        return Batch(self.graph.to(device), self.seeds.to(device), self.targets.to(device))

@@ -120,9 +120,12 @@ class Architecture:
 
     def to_module(self) -> nn.Module:
         """The same architecture as a torch_geometric.nn module, which a state of ours loads into with strict=True."""
+        from torch_geometric import nn as modules
+
         norm = {"norm": "layer_norm", "norm_kwargs": {"mode": "node"}} if self.norm == "layer" else {}
         heads = {"heads": self.heads} if self.convolution.has_heads else {}
-        return self.convolution.module()(self.features, self.hidden, self.layers, self.classes, **norm, **heads)
+        kind: type[nn.Module] = getattr(modules, self.convolution.module)
+        return kind(self.features, self.hidden, self.layers, self.classes, **norm, **heads)
 
     @property
     def symmetries(self) -> Symmetries | None:

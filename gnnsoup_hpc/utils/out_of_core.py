@@ -111,6 +111,9 @@ class FileRows:
             return self._read(start, stop)
         return read_by_ids(self._read, self.shape, self.dtype, np.asarray(which))
 
+    def __setitem__(self, which: slice, block: npt.NDArray[Any]) -> None:
+        self.write(which.indices(self.shape[0])[0], block)
+
     def write(self, start: int, block: npt.NDArray[Any]) -> None:
         """Put `block` at the rows from `start` on."""
         with _writing(self.path), self.path.open("r+b") as file:

@@ -15,14 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gnnsoup_hpc.engine import ENGINES, Division, Engine, Plan, TorchEngine, choose_engine
-from gnnsoup_hpc.engine.compiled import gat as gat_passes
-from gnnsoup_hpc.engine.compiled import gat as gradients
-from gnnsoup_hpc.engine.compiled import gat as layer
-from gnnsoup_hpc.engine.compiled import passes
+from gnnsoup_hpc.engine.compiled import gat, passes
 from gnnsoup_hpc.engine.compiled.engine import CompiledEngine
 from gnnsoup_hpc.engine.compiled.threads import Workspace
 from gnnsoup_hpc.engine.memory import Extent
-from gnnsoup_hpc.engine.torch import TorchPlan
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.base import Dropout, Model
 from gnnsoup_hpc.models.gnn import Architecture
@@ -67,12 +63,7 @@ class Way:
     train: bool = False
 
     def plan(self, net: Model, batch: Batch, precision: Precision = "float32") -> Plan:
-        """A plan; of a float64 batch, one whose operators are float64 too."""
-        plan = self.engine.plan(net, batch, train=self.train, precision=precision)
-        if isinstance(plan, TorchPlan) and batch.graph.x.dtype == torch.float64:
-            for graph in plan.graphs:
-                make_double(graph.adjacency)
-        return plan
+        return self.engine.plan(net, batch, train=self.train, precision=precision)
 
 
 COMPILED, FRONTIER, ALL_ROWS = Way(CompiledEngine()), Way(TorchEngine()), Way(TorchEngine(), train=True)
@@ -135,7 +126,7 @@ def assert_right(way: Way, net: Architecture, batch: Batch, state: State, tolera
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks of rows, the last one smaller."""
-    for module in (passes, layer, gat_passes, gradients):
+    for module in (passes, gat):
         monkeypatch.setattr(module, "ROWS", 7)
 
 

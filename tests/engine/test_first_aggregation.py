@@ -15,7 +15,7 @@ from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import ENGINES
 from gnnsoup_hpc.engine.out_of_core import first_aggregation
 from gnnsoup_hpc.graph.graph import Graph
-from gnnsoup_hpc.graph.subgraph import AGGREGATIONS, MEAN, NORMALISED_SUM
+from gnnsoup_hpc.graph.subgraph import MEAN, NORMALISED_SUM
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io.graph import GraphFile
@@ -26,6 +26,8 @@ from gnnsoup_hpc.types import Role
 from tests import runs
 from tests.arbitrary import Structure, aggregation_matrix, graphs
 from tests.data.test_loader import stored
+
+AGGREGATIONS = {each.name: each for each in (MEAN, NORMALISED_SUM)}
 
 
 def dense(file: GraphFile, graph: Graph, kind: str) -> torch.Tensor:

@@ -66,7 +66,7 @@ def test_a_frontier_is_the_dense_operator_on_what_is_needed(
     first = (matrix @ graph.x if graph.hop is None else graph.hop)[order]
     found = find_frontier(batch, aggregation, depth)
     assert found.rows == tuple(len(find_reach(shape, seeds, hops)) for hops in range(depth - 1, -1, -1))
-    assert (found.own, found.local, found.size) == ((0, len(seeds)), (0, len(seeds)), shape.nodes)
+    assert (found.shard.own, found.local, found.size) == ((0, len(seeds)), (0, len(seeds)), shape.nodes)
     torch.testing.assert_close(found.first, torch.cat([first, graph.x[order]], 1) if aggregation is MEAN else first)
 
     plan = CompiledEngine().plan(Architecture(aggregation.name, depth, 5, 4, 2), batch)

@@ -77,32 +77,31 @@ def finished_workdir(tmp_path_factory: pytest.TempPathFactory) -> Workdir:
 
 @pytest.fixture
 def locked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A package whose folder cannot be written, a user's and a temporary folder; the former's parent."""
-    takes, home = base._takes_files, tmp_path / "home"
-    monkeypatch.setattr(base, "_takes_files", lambda folder: PACKAGE not in folder.parents and takes(folder))
-    monkeypatch.setattr(base._CONFIG, "CACHE_DIR", "")
+    """A user's and a temporary folder; the former's parent."""
+    home = tmp_path / "home"
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     return home
 
 
-def test_the_packages_own_folder_is_the_usual_place(monkeypatch: pytest.MonkeyPatch, locked: Path) -> None:
-    monkeypatch.setattr(base, "_takes_files", lambda folder: True)
-    assert base._cache() == ("", "")
+def choose_for_a_locked_package() -> tuple[str | None, str]:
+    return base.choose_cache("", Path(NO_HOME))
 
 
-def test_a_folder_that_is_given_is_taken(monkeypatch: pytest.MonkeyPatch, locked: Path, tmp_path: Path) -> None:
-    monkeypatch.setattr(base._CONFIG, "CACHE_DIR", str(tmp_path / "given"))
-    assert base._cache() == ("", "")
-    monkeypatch.setattr(base._CONFIG, "CACHE_DIR", NO_HOME)
-    folder, said = base._cache()
+def test_the_packages_own_folder_is_the_usual_place(locked: Path, tmp_path: Path) -> None:
+    assert base.choose_cache("", tmp_path / "package") == ("", "")
+
+
+def test_a_folder_that_is_given_is_taken(locked: Path, tmp_path: Path) -> None:
+    assert base.choose_cache(str(tmp_path / "given"), Path(NO_HOME)) == ("", "")
+    folder, said = base.choose_cache(NO_HOME, tmp_path)
     assert folder is None
     assert said == f"{NO_HOME} (NUMBA_CACHE_DIR) cannot be written: {ANEW}"
 
 
 def test_a_locked_package_uses_the_users_folder(locked: Path) -> None:
-    folder, said = base._cache()
+    folder, said = choose_for_a_locked_package()
     assert folder == str(locked / "gnnsoup_hpc")
     assert said == f"compiled kernels are kept in {folder}, for the package's folder cannot be written"
     assert Path(folder).stat().st_mode & 0o777 == 0o700
@@ -114,7 +113,7 @@ def test_without_a_home_it_is_a_private_folder_among_temporary_ones(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", home)
     monkeypatch.chdir(tmp_path)
-    folder, said = base._cache()
+    folder, said = choose_for_a_locked_package()
     assert folder == str(tmp_path / "temporary" / f"gnnsoup_hpc-{os.getuid()}")
     assert folder in said
     assert Path(folder).stat().st_mode & 0o777 == 0o700
@@ -140,7 +139,7 @@ def test_what_others_may_have_put_code_into_is_never_used(
         if os.geteuid() != 0:
             pytest.skip("only root can give a folder away")
         os.chown(folder, 65534, 65534)
-    assert base._cache() == (None, f"no folder can be written: {ANEW}")
+    assert choose_for_a_locked_package() == (None, f"no folder can be written: {ANEW}")
 
 
 def test_without_any_place_for_temporary_files(monkeypatch: pytest.MonkeyPatch, locked: Path) -> None:
@@ -149,7 +148,7 @@ def test_without_any_place_for_temporary_files(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setenv("XDG_CACHE_HOME", NO_HOME)
     monkeypatch.setattr("tempfile.gettempdir", none)
-    assert base._cache() == (None, f"no folder can be written: {ANEW}")
+    assert choose_for_a_locked_package() == (None, f"no folder can be written: {ANEW}")
 
 
 def test_machine_code_that_cannot_be_saved_is_used_all_the_same(
@@ -159,7 +158,7 @@ def test_machine_code_that_cannot_be_saved_is_used_all_the_same(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("numba.core.caching.Cache.save_overload", full)
-    monkeypatch.setattr(base, "_FOLDER", "")
+    monkeypatch.setattr(base, "FOLDER", "")
     assert base.compile_kernel(_one_more)(1) == 2
 
 

@@ -16,7 +16,7 @@ from gnnsoup_hpc.engine.compiled.engine import CompiledEngine
 from gnnsoup_hpc.engine.compiled.gat import GatPlan
 from gnnsoup_hpc.engine.compiled.plan import SumPlan
 from gnnsoup_hpc.engine.frontier import find_frontier
-from gnnsoup_hpc.engine.sharding import NodeShare, Shard
+from gnnsoup_hpc.engine.sharding import Shard
 from gnnsoup_hpc.graph.subgraph import MEAN, NORMALISED_SUM, Aggregation, Batch, Subgraph
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import Precision
@@ -142,7 +142,7 @@ def test_what_one_rank_sends_is_what_the_other_expects(
     seeds = sorted(data.draw(st.sets(st.integers(0, shape.nodes - 1), min_size=1)))
     indptr, indices = (array.astype(np.int32) for array in shape.csr)
     scale, work = np.ones(shape.nodes, dtype=np.float32), [1] * layers
-    made = [Shard.of((indptr, indices), scale, np.array(seeds), work, NodeShare(rank, size)) for rank in range(size)]
+    made = [Shard.of((indptr, indices), scale, np.array(seeds), work, rank, size) for rank in range(size)]
 
     def nodes(shard: Shard, rows: np.ndarray) -> list[int]:
         return shard.ids[shard.order[rows]].tolist()  # type: ignore[index]
@@ -190,4 +190,4 @@ def test_the_work_of_rows_moves_nodes_between_ranks_and_changes_no_sum(
     for work in ([1] * columns, list(range(1, columns + 1))):
         found = [find_frontier(batch, aggregation, depth, division=each, row_work=work) for each in divisions]
         assert [node for each in found for node in range(*each.local)] == list(range(shape.nodes))
-        assert torch.equal(torch.cat([each.first[slice(*each.own)] for each in found]), alone.first)
+        assert torch.equal(torch.cat([each.first[slice(*each.shard.own)] for each in found]), alone.first)

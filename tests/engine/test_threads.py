@@ -16,7 +16,7 @@ degrees = st.lists(st.integers(0, 50), max_size=60).map(lambda few: np.repeat(np
 
 
 @given(degrees, st.integers(0, 9))
-def test_lanes_cover_all_rows_once_and_their_work_is_alike(degree: np.ndarray, before: int) -> None:
+def test_chunks_cover_all_rows_once_and_their_work_is_alike(degree: np.ndarray, before: int) -> None:
     chunks = cut_chunks(before + np.concatenate([[0], np.cumsum(degree)]))
     assert [row for start, stop in chunks for row in range(start, stop)] == list(range(len(degree)))
     assert len(chunks) <= CHUNKS
@@ -25,37 +25,37 @@ def test_lanes_cover_all_rows_once_and_their_work_is_alike(degree: np.ndarray, b
 
 
 @given(st.integers(0, 5000), st.integers(0, 5000), st.integers(1, 2000))
-def test_blocks_cover_a_lane_once(start: int, rows: int, most: int) -> None:
+def test_blocks_cover_a_chunk_once(start: int, rows: int, most: int) -> None:
     found = list(blocks(start, start + rows, most))
     assert [row for first, end in found for row in range(first, end)] == list(range(start, start + rows))
     assert all(end - first <= most for first, end in found)
 
 
-def test_no_lanes_of_no_rows() -> None:
+def test_no_chunks_of_no_rows() -> None:
     assert cut_chunks(np.zeros(1, dtype=np.int64)) == ()
 
 
-def test_space_gives_the_smallest_room_that_is_large_enough() -> None:
-    space = Workspace()
-    large, small = space.take(10, 8, np.float32), space.take(4, 8, np.float32)
-    space.give(large)
-    space.give(small)
-    again = space.take(3, 8, np.float32)
+def test_a_workspace_gives_the_smallest_room_that_is_large_enough() -> None:
+    workspace = Workspace()
+    large, small = workspace.take(10, 8, np.float32), workspace.take(4, 8, np.float32)
+    workspace.give(large)
+    workspace.give(small)
+    again = workspace.take(3, 8, np.float32)
     assert again.shape == (3, 8)
     assert np.shares_memory(again, small)
-    assert np.shares_memory(space.take(5, 8, np.float32), large)
-    assert not np.shares_memory(space.take(3, 8, np.float32), small)
+    assert np.shares_memory(workspace.take(5, 8, np.float32), large)
+    assert not np.shares_memory(workspace.take(3, 8, np.float32), small)
 
 
 def test_room_of_another_type_or_too_small_is_not_given() -> None:
     for rows, kind in ((2, np.float64), (5, np.float32)):
-        space = Workspace()
-        small = space.take(4, 8, np.float32)
-        space.give(small)
-        assert not np.shares_memory(space.take(rows, 8, kind), small)
+        workspace = Workspace()
+        small = workspace.take(4, 8, np.float32)
+        workspace.give(small)
+        assert not np.shares_memory(workspace.take(rows, 8, kind), small)
 
 
-def test_a_crew_computes_on_torchs_threads_and_gives_them_back() -> None:
+def test_a_team_computes_on_torchs_threads_and_gives_them_back() -> None:
     both = threading.Barrier(2)
 
     def where(_start: int, _stop: int) -> tuple[int, int]:
@@ -75,7 +75,7 @@ def test_a_crew_computes_on_torchs_threads_and_gives_them_back() -> None:
         torch.set_num_threads(before)
 
 
-def test_results_come_in_the_lanes_order_and_errors_come_through() -> None:
+def test_results_come_in_the_chunks_order_and_errors_come_through() -> None:
     chunks = [(5, 9), (0, 5), (9, 12)]
     with ThreadTeam() as team:
         assert team.each(lambda start, stop: stop - start, chunks) == [4, 5, 3]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from gnnsoup_hpc.graph.sparse import Operator
@@ -17,6 +17,7 @@ class Gin(Convolution):
     """MLP((1 + eps) x + sum of x over in-neighbours)."""
 
     source = "arXiv 1810.00826, equation 4.1"
+    module = "GIN"
 
     def parameters(self, shape: LayerShape) -> dict[str, tuple[int, ...]]:
         """Eps, and two linear layers."""
@@ -31,10 +32,3 @@ class Gin(Convolution):
         total = (1.0 + state["eps"]) * graph.adjacency.own(x_UC) + Operator(graph.adjacency, ones) @ x_UC
         hidden = functional.relu(functional.linear(total, state["nn.lins.0.weight"], state["nn.lins.0.bias"]))
         return functional.linear(hidden, state["nn.lins.1.weight"], state["nn.lins.1.bias"])
-
-    def module(self) -> type[nn.Module]:
-        """torch_geometric.nn.GIN."""
-        from torch_geometric.nn import GIN
-
-        kind: type[nn.Module] = GIN
-        return kind

@@ -17,7 +17,7 @@ from torch_geometric.sampler import BaseSampler, NodeSamplerInput, SamplerOutput
 
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.graph import sampling
-from gnnsoup_hpc.graph.sampling import Sample, Sampler, distinct, draw_pyg_samples, draw_samples, per_hop
+from gnnsoup_hpc.graph.sampling import Sample, Sampler, draw_distinct, draw_pyg_samples, draw_samples, per_hop
 from tests.arbitrary import SEEDS, Structure, structures
 
 FANOUTS = st.lists(st.sampled_from([-1, 1, 2, 3]), min_size=1, max_size=3)
@@ -107,7 +107,7 @@ def p_of_subsets(draw: Any, degree: int, count: int, times: int) -> float:
 
 @pytest.mark.parametrize(("degree", "count"), [(5, 1), (5, 2), (6, 3), (7, 5)])
 def test_numbers_are_drawn_uniformly(degree: int, count: int) -> None:
-    rows = iter(distinct(np.full(20_000, degree), count, np.random.default_rng(1)).tolist())
+    rows = iter(draw_distinct(np.full(20_000, degree), count, np.random.default_rng(1)).tolist())
     assert p_of_subsets(lambda: frozenset(next(rows)), degree, count, 20_000) > NEGLIGIBLE
 
 

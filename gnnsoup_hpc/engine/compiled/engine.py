@@ -6,12 +6,14 @@ Its oracle is the torch engine on the whole subgraph.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from gnnsoup_hpc.engine.base import Plan, Pullback, differentiate
+from gnnsoup_hpc.engine.base import Engine, Plan, Pullback
 from gnnsoup_hpc.engine.compiled.gat import GatForwardBackward, GatPlan
 from gnnsoup_hpc.engine.compiled.passes import ForwardBackward, Interpolation, multiply_first
 from gnnsoup_hpc.engine.compiled.plan import SumPlan
@@ -31,7 +33,7 @@ _ENTRY_WORK = 8  # of an entry's channel, forward and backward, in products that
 _HEAD_WORK = 24  # of an entry's weight, in channels that take as long to sum up
 
 
-class CompiledEngine:
+class CompiledEngine(Engine):
     """Own backward passes, hidden states in room that is used again; ranks may share a batch."""
 
     name = "compiled"
@@ -55,12 +57,11 @@ class CompiledEngine:
         """As `Engine.plan`. Raises: ValueError for training, which draws masks of dropout."""
         if train:
             raise ValueError("the compiled engine does not train")
-        net = _checked(model)
-        if net.kind == "gat":
-            return GatPlan.of(batch, net, row_work=_attention_work(net), division=division, precision=precision)
-        return SumPlan.of(
-            batch, net, row_work=_row_work(net), division=division, workspace=workspace, precision=precision
+        net = _check_model(model)
+        kind, work = (
+            (GatPlan, _estimate_attention_work(net)) if net.kind == "gat" else (SumPlan, _estimate_row_work(net))
         )
+        return kind.of(batch, net, row_work=work, division=division, workspace=workspace, precision=precision)
 
     def logits(
         self, plan: Plan, state: Mapping[str, Tensor], *, mode: Mode = "evaluate", dropout: Dropout | None = None
@@ -68,15 +69,16 @@ class CompiledEngine:
         """As `Engine.logits`."""
         if mode == "train":
             raise ValueError("the compiled engine does not train")
-        own = _own(plan)
+        own = _check_plan(plan)
         names = tuple(own.net.shapes())
         if torch.is_grad_enabled() and any(state[name].requires_grad for name in names):
-            return differentiate(self, plan, state, names)
+            found: Tensor = _PulledBack.apply(self, plan, names, *(state[name] for name in names))  # type: ignore[no-untyped-call]
+            return found
         return torch.from_numpy(_begin(own, state, keep=False).forward())
 
     def pull_back(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Pullback]:
         """As `Engine.pull_back`."""
-        run = _begin(_own(plan), state, keep=True)
+        run = _begin(_check_plan(plan), state, keep=True)
 
         def pull(grad: Tensor) -> dict[str, Tensor]:
             return {name: torch.from_numpy(found) for name, found in run.backward(grad.numpy()).items()}
@@ -88,27 +90,26 @@ class CompiledEngine:
     ) -> Iterator[Tensor]:
         """As `Engine.interpolate`: what the first weights make of the first aggregation is linear in the share."""
         if not isinstance(plan, SumPlan):  # whose first layer is not linear in the weights
-            for _, state in between:
-                yield self.logits(plan, state)
+            yield from super().interpolate(plan, ends, between)
             return
-        start, end = (multiply_first(plan, _arrays(plan.net, state)) for state in ends)
+        start, end = (multiply_first(plan, _to_arrays(plan.net, state)) for state in ends)
         for share, state in between:
             first = Interpolation(start, end, share)
-            yield torch.from_numpy(ForwardBackward(plan, _arrays(plan.net, state), False, first).forward())
+            yield torch.from_numpy(ForwardBackward(plan, _to_arrays(plan.net, state), False, first).forward())
         plan.workspace.give(start)
         plan.workspace.give(end)
 
     def memory(self, model: Model, extent: Extent, *, mode: Mode, line: bool = False) -> Memory:
         """As `Engine.memory`."""
-        net, keep = _checked(model), mode != "evaluate"
+        net, keep = _check_model(model), mode != "evaluate"
         rows = estimate_frontiers(extent, net.layers - 1)[::-1]
         ends = 2 * FLOAT * net.widths(0)[1] * extent.nodes if line and net.kind != "gat" else 0
-        states = _states(net, extent, rows, keep)
-        return Memory(_plan(net, extent, rows, keep), {**states, "line": ends} if ends else states)
+        states = _estimate_states(net, extent, rows, keep)
+        return Memory(_estimate_plan(net, extent, rows, keep), {**states, "line": ends} if ends else states)
 
     def warm_up(self, model: Model) -> None:
         """As `Engine.warm_up`."""
-        kind = _checked(model).kind
+        kind = _check_model(model).kind
         structure = Adjacency(torch.arange(5, dtype=torch.int32), torch.arange(4, dtype=torch.int32).roll(1))
         batch = Batch(Subgraph(torch.ones(4, 4), structure), torch.tensor([0]), torch.tensor([0]))
         for norm in ("none", "layer"):
@@ -120,28 +121,46 @@ class CompiledEngine:
                 self.logits(plan, {name: tensor.detach() for name, tensor in state.items()})
 
 
-def _checked(model: Model) -> Architecture:
+class _PulledBack(torch.autograd.Function):
+    """Everything between parameters and logits as one step of autograd, by the engine's own backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, engine: CompiledEngine, plan: Plan, names: tuple[str, ...], *parameters: Tensor) -> Tensor:
+        logits, ctx.pull_back = engine.pull_back(plan, dict(zip(names, parameters, strict=True)))
+        ctx.names = names
+        return logits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        pull_back: Pullback = ctx.pull_back
+        del ctx.pull_back  # its buffers are overwritten: there is no second backward
+        grads = pull_back(grad.contiguous())
+        return None, None, None, *(grads[name].to(grad) for name in ctx.names)
+
+
+def _check_model(model: Model) -> Architecture:
     if not isinstance(model, Architecture) or model.kind not in _KINDS:
         raise TypeError(f"the compiled engine has no model of kind {model.kind!r}")
     return model
 
 
-def _own(plan: Plan) -> SumPlan | GatPlan:
+def _check_plan(plan: Plan) -> SumPlan | GatPlan:
     if not isinstance(plan, SumPlan | GatPlan):
         raise TypeError(f"a plan of another engine: {type(plan).__name__}")
     return plan
 
 
 def _begin(plan: SumPlan | GatPlan, state: Mapping[str, Tensor], keep: bool) -> ForwardBackward | GatForwardBackward:
-    arrays = _arrays(plan.net, state)
+    arrays = _to_arrays(plan.net, state)
     return GatForwardBackward(plan, arrays, keep) if isinstance(plan, GatPlan) else ForwardBackward(plan, arrays, keep)
 
 
-def _arrays(net: Architecture, state: Mapping[str, Tensor]) -> dict[str, Dense]:
+def _to_arrays(net: Architecture, state: Mapping[str, Tensor]) -> dict[str, Dense]:
     return {name: state[name].detach().numpy() for name in net.shapes()}
 
 
-def _row_work(net: Architecture) -> list[int]:
+def _estimate_row_work(net: Architecture) -> list[int]:
     """What a row's dense products cost in each layer, forward and backward, in entries that are summed up."""
     return [
         (3 if layer else 2) * (2 if net.kind == "sage" else 1) * width * out // (_ENTRY_WORK * net.hidden)
@@ -149,7 +168,7 @@ def _row_work(net: Architecture) -> list[int]:
     ]
 
 
-def _attention_work(net: Architecture) -> list[int]:
+def _estimate_attention_work(net: Architecture) -> list[int]:
     """The same of GAT: first of what the first layer attends to, then of each layer's rows and what the next does."""
     products, entry = [0] * (net.layers + 1), 0
     for layer in range(net.layers):
@@ -161,7 +180,7 @@ def _attention_work(net: Architecture) -> list[int]:
     return [max(1, net.layers * work // (_ENTRY_WORK * entry)) for work in products]
 
 
-def _plan(net: Architecture, extent: Extent, rows: list[int], keep: bool) -> Terms:
+def _estimate_plan(net: Architecture, extent: Extent, rows: list[int], keep: bool) -> Terms:
     """The first aggregation (of GAT the features), and the structure, with its transpose for a backward pass.
 
     GCN and GraphSAGE need only the entries of rows after the first layer; GAT's transpose has the places of its
@@ -178,7 +197,7 @@ def _plan(net: Architecture, extent: Extent, rows: list[int], keep: bool) -> Ter
     return {"first hop": FLOAT * width * rows[0], "structure": ids * entries + PLAN_NODE * extent.nodes}
 
 
-def _states(net: Architecture, extent: Extent, rows: list[int], keep: bool) -> Terms:
+def _estimate_states(net: Architecture, extent: Extent, rows: list[int], keep: bool) -> Terms:
     """Hidden states: all that the backward pass needs, or two layers of them."""
     made = [FLOAT * net.widths(layer)[1] * rows[layer] for layer in range(net.layers)]
     aggregated = sum(FLOAT * net.widths(layer)[0] * rows[layer] for layer in range(1, net.layers))

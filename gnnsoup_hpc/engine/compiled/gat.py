@@ -9,25 +9,22 @@ columns a rank holds those entries alone; their weights come from the rank that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 
 import numpy as np
 
-from gnnsoup_hpc.engine.compiled.dense import Product, choose_product
 from gnnsoup_hpc.engine.compiled.kernels import attention as kernels
 from gnnsoup_hpc.engine.compiled.kernels import rowwise, structure
-from gnnsoup_hpc.engine.compiled.kernels.structure import entries_to
+from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, Product, choose_product, sum_pieces
 from gnnsoup_hpc.engine.compiled.threads import Span, ThreadTeam, blocks
-from gnnsoup_hpc.engine.frontier import Division, Frontier, find_frontier
 from gnnsoup_hpc.engine.sharding import Halo
-from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.models.convolutions.gat import NEGATIVE_SLOPE
 from gnnsoup_hpc.models.gnn import EPS, Architecture
-from gnnsoup_hpc.runtime.comm import SERIAL, Comm, Moves
-from gnnsoup_hpc.types import Dense, IndexArray, Precision
+from gnnsoup_hpc.runtime.comm import Moves
+from gnnsoup_hpc.types import Dense, IndexArray
 
 
 @dataclass(frozen=True)
@@ -44,27 +41,8 @@ class Transpose:
 
 
 @dataclass(frozen=True)
-class GatPlan(Frontier):
-    """precision: of dense products, but for those that scores come from. comm: ranks that share the batch."""
-
-    net: Architecture
-    precision: Precision = "float32"
-    comm: Comm = SERIAL
-
-    @classmethod
-    def of(
-        cls,
-        batch: Batch,
-        net: Architecture,
-        *,
-        row_work: Sequence[int] | None = None,
-        division: Division | None = None,
-        precision: Precision = "float32",
-    ) -> GatPlan:
-        """The plan of a model. row_work: as in `find_frontier`."""
-        found = find_frontier(batch, None, net.layers, loops=True, division=division, row_work=row_work)
-        comm = division.comm if division else SERIAL
-        return cls(**vars(found), net=net, precision=precision, comm=comm)
+class GatPlan(CompiledPlan):
+    """Of GAT. Its precision is not that of the products that scores come from; it takes nothing from a workspace."""
 
     @property
     def x(self) -> Dense:
@@ -78,13 +56,14 @@ class GatPlan(Frontier):
     @cached_property
     def transposes(self) -> tuple[Transpose, ...]:
         """Of each layer."""
-        start, rows, places = structure.transpose_with_places(self.start, self.indices, len(self.x))
-        return tuple(self._transpose(layer, start, rows, places) for layer in range(len(self.rows)))
+        start, rows, places = structure.transpose(self.start, self.indices, len(self.x), True)
 
-    def _transpose(self, layer: int, start: IndexArray, rows: IndexArray, places: IndexArray) -> Transpose:
-        columns = self.columns(layer)
-        end = structure.find_ends_below(start, rows, columns, self.rows[layer])
-        return Transpose(start[:columns], end, rows, places)
+        def transpose(layer: int) -> Transpose:
+            columns = self.columns(layer)
+            end = structure.find_ends_below(start, rows, columns, self.rows[layer])
+            return Transpose(start[:columns], end, rows, places)
+
+        return tuple(transpose(layer) for layer in range(len(self.rows)))
 
     def seen(self, layer: int) -> Moves:
         """Columns of a layer that other ranks' rows attend to, and others' that own rows do."""
@@ -107,8 +86,8 @@ class GatPlan(Frontier):
         sent, got = halo.gradients[layer]
         return (
             halo.rank,
-            entries_to(self.start, self.indices, sent, others),
-            entries_to(self.start, self.indices, got, own),
+            structure.find_entries_to(self.start, self.indices, sent, others),
+            structure.find_entries_to(self.start, self.indices, got, own),
         )
 
 
@@ -119,15 +98,18 @@ class GatPlan(Frontier):
 # states x, multiplied by W after (a hidden layer: its rows are fewer than its columns, and no matrix of the columns'
 # size is made), or the values x W^T (most last layers).
 
+Totals = dict[str, Dense]  # gradients by name
 ROWS = 256  # of a block: what one step writes the next finds in the core's own cache
 
 
 class GatLayer:
-    """One layer's parameters and what it attends to. H heads, C channels of each.
+    """One layer's parameters and what it attends to. H heads, C channels of each; `width` channels go in.
 
     Shapes: weight (H, C, in); vectors (2 H, in): v of each head, as source and as destination; states (columns, in),
     no columns where only values are needed; scores (columns, 2 H); values (columns, H, C), None where states are summed
-    up; weights (E, H) of the entries, None where nothing is kept.
+    up; weights (E, H) of the entries, None where nothing is kept; norm: weight and shift (H C,) of the layer norm after
+    it, if there is one; normed (rows, H C): its rows before weight and shift, and deviations (rows,): 1 / deviation, no
+    rows where nothing is kept.
     """
 
     states: Dense
@@ -143,19 +125,13 @@ class GatLayer:
         self.last = number == net.layers - 1
         self.flat = weight  # (H C, in)
         self.weight = weight.reshape(net.heads, -1, weight.shape[1])
+        _, self.channels, self.width = self.weight.shape
         self.attention = np.concatenate([source[0], destination[0]])  # (2 H, C)
         self.vectors = np.matmul(self.attention[:, None], np.concatenate([self.weight, self.weight]))[:, 0]
         self.by_value = len(weight) < weight.shape[1]
-
-    @property
-    def channels(self) -> int:
-        """C."""
-        return self.weight.shape[1]
-
-    @property
-    def width(self) -> int:
-        """Channels that go in."""
-        return self.weight.shape[2]
+        norm = f"norms.{number}"
+        self.norm = (state[f"{norm}.weight"], state[f"{norm}.bias"]) if f"{norm}.weight" in state else ()
+        self.normed, self.deviations = self.empty(0, 0), self.empty(0)
 
     @property
     def summed(self) -> Dense:
@@ -166,11 +142,22 @@ class GatLayer:
         """Of the parameters' type."""
         return np.empty(shape, self.weight.dtype)
 
+    def zeros(self, shapes: Mapping[str, tuple[int, ...]]) -> Totals:
+        """Of the parameters' type, to add gradients to."""
+        return {name: np.zeros(shape, self.weight.dtype) for name, shape in shapes.items()}
+
     def make_room(self, columns: int, states: bool) -> None:
         """For what it attends to; for the states only if asked."""
         self.states = self.empty(columns if states else 0, self.width)
         self.scores = self.empty(columns, 2 * self.heads)
         self.values = self.empty(columns, self.heads, self.channels) if self.by_value else None
+
+    def keep(self, plan: GatPlan) -> None:
+        """Make room for what the backward pass needs."""
+        self.weights = self.empty(plan.count_entries(self.number), self.heads)
+        if self.norm:
+            rows = plan.rows[self.number]
+            self.normed, self.deviations = self.empty(rows, len(self.flat)), self.empty(rows)
 
     def room_for_sums(self) -> Dense:
         """A block's sums of states, (ROWS, H, in); none where values are summed up."""
@@ -198,7 +185,14 @@ class GatLayer:
             for head in range(self.heads):
                 self.multiply(into[:, head], self.weight[head].T, out[:, head])
 
-    def per_head(self, grad: Dense) -> Dense:
+    def activate(self, first: int, block: Dense) -> None:
+        """Bias, layer norm where there is one, and ReLU, of the rows from `first` on, in place."""
+        rowwise.finish(block, block[:0], self.bias, not self.norm)
+        if self.norm:
+            end = first + len(block)
+            rowwise.normalise(block, *self.norm, EPS, self.normed[first:end], self.deviations[first:end])
+
+    def split_heads(self, grad: Dense) -> Dense:
         """The gradient of the layer's output (n, channels) as one of each head's: (n, H, C), or (n, 1, C) for all."""
         if self.last:
             shared: Dense = grad / grad.dtype.type(self.heads)
@@ -209,52 +203,40 @@ class GatLayer:
 # ---- gradients
 # The backward pass of one layer of GAT: along its rows, then along its columns. No sum is scattered.
 
-Totals = dict[str, Dense]
-
-
-@dataclass(frozen=True)
-class KeptNorm:
-    """The layer norm before a layer: weight (C,), states (rows, C) before weight and shift, scales (rows,)."""
-
-    weight: Dense
-    states: Dense
-    scales: Dense
-
 
 class GatBackward:
     """Of one layer, given the gradient of its convolution's output, (rows, channels).
 
-    `norm` is that of the layer before. `along_columns` overwrites the states with the gradient of what the layer before
-    gave to its activation; before it, others' rows that attend to own columns must have theirs of `of_scores` and
+    `before` is the layer before, if there is one. `along_columns` overwrites the states with the gradient of what that
+    one gave to its activation; before it, others' rows that attend to own columns must have theirs of `of_scores` and
     `of_heads`, and of `own.weights`.
     """
 
-    def __init__(self, plan: GatPlan, own: GatLayer, grad: Dense, norm: KeptNorm | None) -> None:
-        self._plan, self._own, self._norm = plan, own, norm
+    def __init__(self, plan: GatPlan, own: GatLayer, grad: Dense, before: GatLayer | None) -> None:
+        self._plan, self._own, self._before = plan, own, before
         self.transpose = plan.transposes[own.number]
-        self._grad, self._per_head = grad, own.per_head(grad)
+        self._grad, self._per_head = grad, own.split_heads(grad)
         self.of_scores = own.empty(plan.count_entries(own.number), own.heads)  # of what the leaky ReLU was given
         self._of_rows = own.empty(len(grad), own.heads)  # their sums along rows
+        weight = {"weight": own.weight.shape}
+        self.row_shapes = {"bias": own.bias.shape} | ({} if own.by_value else weight)  # of what `along_rows` finds
+        self.column_shapes = {"vectors": own.vectors.shape} | (weight if own.by_value else {})
+        if before is not None and before.norm:
+            self.column_shapes |= dict.fromkeys(("scale", "shift"), before.bias.shape)
 
     @property
     def of_heads(self) -> Dense:
         """Gradients of what each head, or all, made of the rows: a view, (rows, channels)."""
         return self._per_head.reshape(-1, self._grad.shape[1])
 
-    def of_rows(self) -> Totals:
-        """Zeros for what `along_rows` finds."""
-        own = self._own
-        totals = {"bias": np.zeros_like(own.bias)}
-        return totals if own.by_value else totals | {"weight": np.zeros_like(own.weight)}
-
     def along_rows(self, *spans: Span) -> Totals:
         """Gradients of the bias and, where states are summed up, of the weight; those of entries' scores are kept."""
-        own, totals = self._own, self.of_rows()
+        own, totals = self._own, self._own.zeros(self.row_shapes)
         room, again, product = own.room_for_sums(), own.room_for_sums(), own.empty(*own.weight.shape[1:])
         for first, end in _blocks(spans):
             rowwise.add_column_sums(self._grad[first:end], totals["bias"])
             mine, sums = self._per_head[first:end], again[: end - first]
-            of_sums = mine if own.by_value else self._of_sums(mine, room)
+            of_sums = mine if own.by_value else self._multiply_back(mine, room)
             kernels.write_score_gradients(
                 *(first, end, self._plan.start, self._plan.indices, own.scores, NEGATIVE_SLOPE, own.weights),
                 *(own.summed, of_sums, self.of_scores, self._of_rows, sums),
@@ -265,7 +247,7 @@ class GatBackward:
                     totals["weight"][head] += product
         return totals
 
-    def _of_sums(self, mine: Dense, room: Dense) -> Dense:
+    def _multiply_back(self, mine: Dense, room: Dense) -> Dense:
         """Gradient of a block's sums of states, (n, H, in)."""
         found = room[: len(mine)]
         for head in range(self._own.heads):
@@ -274,35 +256,25 @@ class GatBackward:
 
     def along_columns(self, *spans: Span) -> Totals:
         """Gradients of `vectors`, of the norm and, where values are summed up, of the weight."""
-        own, totals = self._own, self.of_columns()
+        own, totals = self._own, self._own.zeros(self.column_shapes)
         both, values = own.empty(ROWS, 2 * own.heads), own.empty(ROWS, own.heads, own.channels)
         below, product = own.empty(ROWS, own.width), np.empty_like(own.flat)
         for first, end in _blocks(spans):
             states, mine = own.states[first:end], both[: end - first]
-            self._of_both(first, mine)
+            self._sum_score_gradients(first, mine)
             totals["vectors"] += mine.T @ states
             if own.number or own.by_value:
-                flat = self._of_values(first, values[: end - first])
+                flat = self._sum_value_gradients(first, values[: end - first])
                 if own.by_value:
                     own.multiply(flat.T, states, product)
                     totals["weight"] += product.reshape(own.weight.shape)
                 if own.number:
                     own.multiply(flat, own.flat, below[: end - first])
                     below[: end - first] += mine @ own.vectors
-                    self._activated(first, below[: end - first], totals)
+                    self._pass_activation(first, below[: end - first], totals)
         return totals
 
-    def of_columns(self) -> Totals:
-        """Zeros for what `along_columns` finds."""
-        own = self._own
-        totals = {"vectors": np.zeros_like(own.vectors)}
-        if own.by_value:
-            totals["weight"] = np.zeros_like(own.weight)
-        if self._norm is not None:
-            totals |= {name: np.zeros_like(self._norm.weight) for name in ("scale", "shift")}
-        return totals
-
-    def _of_both(self, first: int, out: Dense) -> None:
+    def _sum_score_gradients(self, first: int, out: Dense) -> None:
         """Gradients of the scores of columns from `first` on, (n, 2 H)."""
         end, heads, rows = first + len(out), self._own.heads, self._of_rows[first : first + len(out)]
         places = self.transpose
@@ -310,7 +282,7 @@ class GatBackward:
         out[: len(rows), heads:] = rows
         out[len(rows) :, heads:] = 0
 
-    def _of_values(self, first: int, out: Dense) -> Dense:
+    def _sum_value_gradients(self, first: int, out: Dense) -> Dense:
         """Gradient of the values of columns from `first` on, but for that through scores, (n, H C)."""
         by, end = self.transpose, first + len(out)
         kernels.write_head_sums(
@@ -318,16 +290,16 @@ class GatBackward:
         )
         return out.reshape(len(out), -1)
 
-    def _activated(self, first: int, below: Dense, totals: Totals) -> None:
+    def _pass_activation(self, first: int, below: Dense, totals: Totals) -> None:
         """Back through ReLU and the layer norm; the states are overwritten."""
         end = first + len(below)
-        states, norm = self._own.states[first:end], self._norm
+        states, before = self._own.states[first:end], self._before
         rowwise.mask(states, below)
-        if norm is not None:
-            kept, scales = norm.states[first:end], norm.scales[first:end]
-            rowwise.backpropagate_norm(states, norm.weight, kept, scales, totals["scale"], totals["shift"])
+        if before is not None and before.norm:
+            kept, deviations = before.normed[first:end], before.deviations[first:end]
+            rowwise.backpropagate_norm(states, before.norm[0], kept, deviations, totals["scale"], totals["shift"])
 
-    def named(self, totals: Totals) -> Totals:
+    def name_gradients(self, totals: Totals) -> Totals:
         """Gradients of parameters by their names, from the sums over all sections."""
         own, vectors, weight = self._own, totals["vectors"], totals["weight"]
         for half in (0, own.heads):
@@ -338,23 +310,14 @@ class GatBackward:
         grads = {"bias": totals["bias"], "lin.weight": weight.reshape(own.flat.shape)}
         grads |= {"att_src": source[None], "att_dst": destination[None]}
         found = {f"convs.{own.number}.{name}": grad for name, grad in grads.items()}
-        if self._norm is not None:
-            names = {"scale": "weight", "shift": "bias"}
-            found |= {f"norms.{own.number - 1}.{name}": totals[key] for key, name in names.items()}
+        if "scale" in totals:
+            norm = f"norms.{own.number - 1}"
+            found |= {f"{norm}.weight": totals["scale"], f"{norm}.bias": totals["shift"]}
         return found
 
 
 def _blocks(spans: Iterable[Span]) -> Iterator[Span]:
     return chain.from_iterable(blocks(*span, ROWS) for span in spans)
-
-
-def sum_totals(zeros: Totals, pieces: list[Totals]) -> Totals:
-    """The sections' sums in float64, where the order of so few does not tell."""
-    totals = {name: zero.astype(np.float64) for name, zero in zeros.items()}
-    for piece in pieces:
-        for name, mine in piece.items():
-            totals[name] += mine
-    return totals
 
 
 # ---- passes
@@ -376,22 +339,21 @@ class GatForwardBackward:
     def __init__(self, plan: GatPlan, state: Mapping[str, Dense], keep: bool) -> None:
         self.net, self._plan, self._state, self._keep = plan.net, plan, state, keep
         self._layers: list[GatLayer] = []
-        self._norms: list[KeptNorm] = []
 
     def forward(self) -> Dense:
-        """Class scores of this rank's asked nodes, (n, C)."""
+        """Class scores of this rank's seed nodes, (n, C)."""
         with ThreadTeam() as team:
-            self._layers.append(self._first(team))
-            self._tell(self._layers[-1])
+            self._layers.append(self._attend_to_features(team))
+            self._exchange(self._layers[-1])
             for _ in range(self.net.layers - 1):
-                self._layers.append(self._next(team, self._layers[-1]))
-                self._tell(self._layers[-1])
+                self._layers.append(self._compute_next(team, self._layers[-1]))
+                self._exchange(self._layers[-1])
                 if not self._keep:
                     del self._layers[0]
-            return self._scores(team, self._layers[-1])[slice(*self._plan.shard.own)]
+            return self._make_scores(team, self._layers[-1])[slice(*self._plan.shard.own)]
 
-    def _tell(self, layer: GatLayer) -> None:
-        """Other ranks what their rows of a layer attend to; features they have."""
+    def _exchange(self, layer: GatLayer) -> None:
+        """Tell other ranks what their rows of a layer attend to; features they have."""
         seen = self._plan.seen(layer.number)
         self._plan.comm.exchange(layer.scores, seen)
         if layer.values is not None:
@@ -402,7 +364,7 @@ class GatForwardBackward:
     def _layer(self, number: int) -> GatLayer:
         return GatLayer(self.net, number, self._state, choose_product(self._plan.precision))
 
-    def _first(self, team: ThreadTeam) -> GatLayer:
+    def _attend_to_features(self, team: ThreadTeam) -> GatLayer:
         layer = self._layer(0)
         layer.make_room(len(self._plan.x), states=False)
         layer.states = self._plan.x
@@ -414,27 +376,29 @@ class GatForwardBackward:
         team.each(chunk, self._plan.shard.chunks(0))
         return layer
 
-    def _next(self, team: ThreadTeam, own: GatLayer) -> GatLayer:
+    def _compute_next(self, team: ThreadTeam, own: GatLayer) -> GatLayer:
         """The layer after `own`, with what it attends to."""
         rows, width = self._plan.rows[own.number], self.net.hidden
         following = self._layer(own.number + 1)
         following.make_room(rows, states=self._keep or not following.by_value)
-        self._make_room(own)
+        if self._keep:
+            own.keep(self._plan)
 
         def chunk(start: int, stop: int) -> None:
             sums, spare = own.room_for_sums(), own.empty(ROWS, width)
             for first, end in blocks(start, stop, ROWS):
                 block = following.states[first:end] if len(following.states) else spare[: end - first]
                 own.convolve(self._plan, first, sums, block.reshape(len(block), own.heads, -1))
-                self._activate(own, first, block)
+                own.activate(first, block)
                 following.attend_to(first, block)
 
         team.each(chunk, self._plan.shard.chunks(own.number + 1))
         return following
 
-    def _scores(self, team: ThreadTeam, own: GatLayer) -> Dense:
+    def _make_scores(self, team: ThreadTeam, own: GatLayer) -> Dense:
         """Class scores, (rows, C): the mean of the heads."""
-        self._make_room(own)
+        if self._keep:
+            own.keep(self._plan)
         out = own.empty(self._plan.rows[-1], own.channels)
 
         def chunk(start: int, stop: int) -> None:
@@ -448,60 +412,25 @@ class GatForwardBackward:
         team.each(chunk, self._plan.shard.chunks(self.net.layers))
         return out
 
-    def _make_room(self, own: GatLayer) -> None:
-        """For what the backward pass needs."""
-        if not self._keep:
-            return
-        own.weights = own.empty(self._plan.count_entries(own.number), own.heads)
-        if self.net.norm == "layer" and not own.last:
-            rows = self._plan.rows[own.number]
-            self._norms.append(
-                KeptNorm(self._norm_of(own, "weight"), own.empty(rows, self.net.hidden), own.empty(rows))
-            )
-
-    def _norm_of(self, own: GatLayer, name: str) -> Dense:
-        return self._state[f"norms.{own.number}.{name}"]
-
-    def _activate(self, own: GatLayer, first: int, block: Dense) -> None:
-        """Bias, layer norm where there is one, and ReLU, in place."""
-        norm = self.net.norm == "layer"
-        rowwise.finish(block, block[:0], own.bias, not norm)
-        if norm:
-            end = first + len(block)
-            kept, scales = own.empty(0, 0), own.empty(0)
-            if self._keep:
-                kept, scales = self._norms[-1].states[first:end], self._norms[-1].scales[first:end]
-            rowwise.normalise(block, self._norm_of(own, "weight"), self._norm_of(own, "bias"), EPS, kept, scales)
-
     def backward(self, grad: Dense) -> dict[str, Dense]:
         """Gradients of all parameters, float64, given that of the scores (n, C): what this rank's rows add to them."""
         grads: dict[str, Dense] = {}
-        grad = self._spread(grad)
+        grad = self._plan.spread(grad)
         with ThreadTeam() as team:
             while self._layers:
                 own = self._layers.pop()
-                norm = self._norms.pop() if own.number and self._norms else None
-                grads |= self._back(team, own, grad, norm)
+                grads |= self._back(team, own, grad)
                 grad = own.states
         return grads
 
-    def _spread(self, grad: Dense) -> Dense:
-        """The gradient of the scores, in the places of the last layer's rows."""
-        start, stop = self._plan.shard.own
-        if stop - start == self._plan.rows[-1]:
-            return grad
-        out = np.zeros((self._plan.rows[-1], grad.shape[1]), grad.dtype)  # others' are put in place when they come
-        out[start:stop] = grad
-        return out
-
-    def _back(self, team: ThreadTeam, own: GatLayer, grad: Dense, norm: KeptNorm | None) -> dict[str, Dense]:
+    def _back(self, team: ThreadTeam, own: GatLayer, grad: Dense) -> dict[str, Dense]:
         """Gradients of one layer's parameters, given that of its convolution's output, (rows, channels)."""
         shard, crossing = self._plan.shard, self._plan.crossing[own.number]
-        back = GatBackward(self._plan, own, grad, norm)
-        totals = sum_totals(back.of_rows(), team.each(back.along_rows, shard.sections_of(own.number + 1)))
+        back = GatBackward(self._plan, own, grad, self._layers[-1] if self._layers else None)
+        totals = sum_pieces(back.row_shapes, team.each(back.along_rows, shard.sections_of(own.number + 1)))
         self._plan.comm.exchange(back.of_scores, crossing)
         if own.weights is not None and (own.number or own.by_value):  # else columns need no gradient through values
             self._plan.comm.exchange(own.weights, crossing)
             self._plan.comm.exchange(back.of_heads, self._plan.seeing(own.number))
-        totals |= sum_totals(back.of_columns(), team.each(back.along_columns, shard.sections_of(own.number)))
-        return back.named(totals)
+        totals |= sum_pieces(back.column_shapes, team.each(back.along_columns, shard.sections_of(own.number)))
+        return back.name_gradients(totals)

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gnnsoup_hpc.engine.compiled.dense import choose_product
 from gnnsoup_hpc.engine.compiled.kernels import rowwise
-from gnnsoup_hpc.engine.compiled.plan import SumPlan
+from gnnsoup_hpc.engine.compiled.plan import SumPlan, choose_product, sum_pieces
 from gnnsoup_hpc.engine.compiled.threads import Span, ThreadTeam, blocks
-from gnnsoup_hpc.models.gnn import EPS, Architecture
+from gnnsoup_hpc.models.gnn import EPS, Architecture, layer_of
 from gnnsoup_hpc.types import Dense
 
 ROWS = 1536  # of a block: what one step writes the next finds in the core's own cache
@@ -51,7 +50,7 @@ class ForwardBackward:
         self._normed: list[tuple[Dense, Dense]] = []  # before layer norm's weight, 1 / deviation
 
     def forward(self) -> Dense:
-        """Class scores of this rank's asked nodes, (n, C)."""
+        """Class scores of this rank's seed nodes, (n, C)."""
         with ThreadTeam() as team:
             for layer in range(self.net.layers):
                 out = self._layer(team, layer)
@@ -60,16 +59,16 @@ class ForwardBackward:
                 self._hidden.append(out)
                 if layer < self.net.layers - 1:
                     self.plan.comm.exchange(out, [(b.rank, *b.states[layer]) for b in self.plan.shard.halos])
-        return self._hidden.pop()[slice(*self.plan.own)]
+        return self._hidden.pop()[slice(*self.plan.shard.own)]
 
     def _layer(self, team: ThreadTeam, layer: int) -> Dense:
         rows, last = self.plan.rows[layer], layer == self.net.layers - 1
         weights, bias = self._matrices(layer), self.state[name_bias(self.net, layer)]
-        out = self._empty(rows, len(bias)) if last else self._taken(rows)
+        out = self._empty(rows, len(bias)) if last else self._take(rows)
         if layer and self.keep:
-            self._aggregated.append(self._taken(rows))
+            self._aggregated.append(self._take(rows))
         if self._norms(layer) and self.keep:
-            self._normed.append((self._taken(rows), self._empty(rows)))
+            self._normed.append((self._take(rows), self._empty(rows)))
 
         def chunk(start: int, stop: int) -> None:
             scratch = self._empty(ROWS, self.net.hidden if layer else 0)
@@ -81,7 +80,7 @@ class ForwardBackward:
                 if self._norms(layer):
                     self._normalise(layer, first, end, block)
 
-        team.each(chunk, self.plan.chunks(layer))
+        team.each(chunk, self.plan.shard.chunks(layer))
         return out
 
     def _products(
@@ -91,22 +90,19 @@ class ForwardBackward:
         if layer == 0 and self._first is not None:
             rowwise.blend(self._first.share, self._first.start[first:end], self._first.end[first:end], room[0])
             return
-        for input_, weight, out in zip(self._inputs(layer, first, end, room[2]), weights, room, strict=False):
+        below = self.plan.first.numpy() if layer == 0 else self._hidden[-1]
+        inputs = [below[first:end]]
+        if layer:
+            aggregated = self._aggregated[layer - 1][first:end] if self.keep else room[2][: end - first]
+            self.plan.sums(layer).into(first, end, below, aggregated)
+            inputs.insert(0, aggregated)
+        for input_, weight, out in zip(inputs, weights, room, strict=False):
             self._multiply(input_, weight, out)
 
     def _matrices(self, layer: int) -> list[Dense]:
         """What the layer's inputs are multiplied by, (width, C) each; the first hop is one input."""
         weights = [self.state[name].T for name in name_weights(self.net, layer)]
         return [np.ascontiguousarray(weight) for weight in weights] if layer else [np.concatenate(weights)]
-
-    def _inputs(self, layer: int, first: int, end: int, scratch: Dense) -> list[Dense]:
-        """Rows of the matrices that the layer's weights multiply."""
-        if layer == 0:
-            return [self.plan.first.numpy()[first:end]]
-        aggregated = self._aggregated[layer - 1][first:end] if self.keep else scratch[: end - first]
-        below = self._hidden[-1]
-        self.plan.sums(layer).into(first, end, below, aggregated)
-        return [aggregated, below[first:end]] if self.net.kind == "sage" else [aggregated]
 
     def _normalise(self, layer: int, first: int, end: int, block: Dense) -> None:
         weight, shift = self.state[f"norms.{layer}.weight"], self.state[f"norms.{layer}.bias"]
@@ -116,7 +112,7 @@ class ForwardBackward:
     def backward(self, grad: Dense) -> dict[str, Dense]:
         """Gradients of all parameters, float64, given that of the scores (n, C): what this rank's rows add to them."""
         grads: dict[str, Dense] = {}
-        grad = self._spread(grad)
+        grad = self.plan.spread(grad)
         with ThreadTeam() as team:
             for layer in range(self.net.layers - 1, -1, -1):
                 grad = self._back(team, layer, grad, grads)
@@ -126,15 +122,6 @@ class ForwardBackward:
         if self.net.layers > 1:
             self.plan.workspace.give(grad)
         return grads
-
-    def _spread(self, grad: Dense) -> Dense:
-        """The gradient of the scores, in the places of the last layer's rows."""
-        start, stop = self.plan.own
-        if stop - start == self.plan.rows[-1]:
-            return grad
-        out = self._empty(self.plan.rows[-1], grad.shape[1])
-        out[start:stop] = grad
-        return out
 
     def _back(self, team: ThreadTeam, layer: int, above: Dense, grads: dict[str, Dense]) -> Dense:
         """Gradients of one layer's parameters, and of what it gave to its activation, which is returned.
@@ -146,10 +133,14 @@ class ForwardBackward:
         mine = above if last else self._hidden.pop()
         of_aggregated = None if last else self._aggregated.pop()
         normed = self._normed.pop() if self._norms(layer) else None
+        shapes, matrices = self._shapes(layer), self._matrices_of(layer)
 
         def section(*spans: Span) -> dict[str, Dense]:
-            totals = self._totals(layer)
-            piece = self._empty(*totals[self._matrices_of(layer)[0]].shape)
+            # Gradients of matrices are first written, then added to.
+            totals = {
+                name: (np.empty if name in matrices else np.zeros)(shape, self._dtype) for name, shape in shapes.items()
+            }
+            piece = self._empty(*shapes[matrices[0]])
             scratch = self._empty(ROWS, self.net.hidden)
             every = [block for span in spans for block in blocks(*span, ROWS)]
             for first, end in every:
@@ -164,8 +155,7 @@ class ForwardBackward:
                 self._add(layer, first, end, block, totals, None if first == every[0][0] else piece)
             return totals
 
-        pieces = team.each(section, self.plan.sections(layer))
-        found = {name: _summed(shape, [piece[name] for piece in pieces]) for name, shape in self._shapes(layer).items()}
+        found = sum_pieces(shapes, team.each(section, self.plan.shard.sections_of(layer)))
         if layer == 0:  # of the first hop's two halves in GraphSAGE
             names = name_weights(self.net, 0)
             found |= dict(zip(names, np.split(found.pop(_FIRST), len(names), 1), strict=True))
@@ -185,18 +175,10 @@ class ForwardBackward:
             out[len(own) :] = 0
         self.plan.transposes[layer].into(first, end, aggregated, out, add=sage)
 
-    def _totals(self, layer: int) -> dict[str, Dense]:
-        """Room for a chunk's gradients; those of matrices are first written, then added to."""
-        shapes = self._shapes(layer)
-        rooms = {name: self._empty(*shape) for name, shape in shapes.items()}
-        for name, room in rooms.items():
-            if name not in self._matrices_of(layer):
-                room[...] = 0
-        return rooms
-
     def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
         """Of a layer's gradients."""
-        vectors = {name: self.state[name].shape for name in self._of(layer) if self.state[name].ndim == 1}
+        own = {name: array.shape for name, array in self.state.items() if layer_of(name) == layer}
+        vectors = {name: shape for name, shape in own.items() if len(shape) == 1}
         width = self.plan.first.shape[1] if layer == 0 else self.net.hidden
         return vectors | {name: (self.net.widths(layer)[1], width) for name in self._matrices_of(layer)}
 
@@ -223,14 +205,10 @@ class ForwardBackward:
         if layer:
             self._multiply(block, self.state[name_weights(self.net, layer)[0]], inputs[0])
 
-    def _of(self, layer: int) -> list[str]:
-        """Names of the layer's parameters."""
-        return [name for name in self.state if name.split(".")[1] == str(layer)]
-
     def _norms(self, layer: int) -> bool:
         return self.net.norm == "layer" and layer < self.net.layers - 1
 
-    def _taken(self, rows: int) -> Dense:
+    def _take(self, rows: int) -> Dense:
         return self.plan.workspace.take(rows, self.net.hidden, self._dtype)
 
     def _empty(self, *shape: int) -> Dense:
@@ -248,14 +226,6 @@ def name_weights(net: Architecture, layer: int) -> list[str]:
     return [f"convs.{layer}.{name}" for name in names]
 
 
-def _summed(shape: tuple[int, ...], pieces: list[Dense]) -> Dense:
-    """Their sum in float64, where the order of so few does not tell."""
-    total = np.zeros(shape)
-    for piece in pieces:
-        total += piece
-    return total
-
-
 def multiply_first(plan: SumPlan, state: Mapping[str, Dense]) -> Dense:
     """What the first weights make of the first hop, (rows[0], C), in room of the plan's space."""
     first, multiply = plan.first.numpy(), choose_product(plan.precision)
@@ -267,5 +237,5 @@ def multiply_first(plan: SumPlan, state: Mapping[str, Dense]) -> Dense:
             multiply(first[one:end], weights, out[one:end])
 
     with ThreadTeam() as team:
-        team.each(chunk, plan.chunks(0))
+        team.each(chunk, plan.shard.chunks(0))
     return out

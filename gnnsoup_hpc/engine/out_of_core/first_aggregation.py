@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from gnnsoup_hpc.engine.compiled.kernels.sums import add_slab_sums, count_looped_degrees
+from gnnsoup_hpc.engine.compiled.kernels.sums import add_slab_sums
 from gnnsoup_hpc.engine.compiled.threads import ThreadTeam, cut_chunks
+from gnnsoup_hpc.engine.out_of_core.layers import count_looped_degrees, cut_spans
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.graph.subgraph import Aggregation
 from gnnsoup_hpc.io import first_aggregation as store
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.types import FloatArray, IntArray
+from gnnsoup_hpc.types import BoolArray, FloatArray, IntArray
 from gnnsoup_hpc.utils.out_of_core import blocks
 
 MEMORY = 1 << 30  # bytes that are of use at most: more would save few passes over the features
@@ -32,7 +32,7 @@ _ROW_BYTES = 32  # a row beside its sums and entries: cursor, end, degree
 def open_first_aggregation(
     graph: GraphFile, aggregation: Aggregation, path: Path, say: Callable[[str], None], memory: int = MEMORY
 ) -> Iterator[FirstAggregationFile]:
-    """Yield the sums of an aggregation on the whole graph; they is made where there is none, or none that is right.
+    """Yield the sums of an aggregation on the whole graph; they are made where there is none, or none that is right.
 
     `say` is told why a file that is there is made again. Raises: RunError where it cannot be written.
     """
@@ -56,29 +56,13 @@ def _is_there(graph: GraphFile, aggregation: Aggregation, path: Path, say: Calla
 def compute(graph: GraphFile, aggregation: Aggregation, memory: int) -> Iterator[tuple[int, FloatArray]]:
     """Blocks (first node, rows (n, F)) of the first hop, in order, within about `memory` bytes and 16 a node."""
     bounds = graph.bounds(0, graph.nodes)
-    spans = list(_spans(bounds, 4 * graph.features + _ROW_BYTES, graph.id_type.itemsize, memory // 2))
-    degree = np.empty(graph.nodes, dtype=np.int64)
-    for start, stop in spans:
-        if aggregation.loops:
-            mine = bounds[start : stop + 1] - bounds[start]
-            degree[start:stop] = count_looped_degrees(mine, graph.neighbours(bounds[start : stop + 1]), start)
-        else:
-            degree[start:stop] = np.maximum(np.diff(bounds[start : stop + 1]), 1)
+    degree = count_looped_degrees(graph) if aggregation.loops else np.maximum(np.diff(bounds), 1)
+    loopless = degree > np.diff(bounds) if aggregation.loops else np.zeros(0, dtype=np.bool_)
     divisor: FloatArray = degree.astype(np.float32)
     scale: FloatArray = np.reciprocal(np.sqrt(divisor) if aggregation.symmetric else divisor)
-    loopless = degree > np.diff(bounds) if aggregation.loops else np.zeros(0, dtype=np.bool_)
-    for start, stop in spans:
+    everyone = np.ones(graph.nodes, dtype=np.uint8)
+    for start, stop in cut_spans(graph, everyone, 4 * graph.features + _ROW_BYTES, memory // 2):
         yield start, _block(graph, bounds, start, stop, scale, loopless, memory // 4)
-
-
-def _spans(bounds: IntArray, row_bytes: int, entry_bytes: int, memory: int) -> Iterator[tuple[int, int]]:
-    """Ranges of rows that take about `memory` bytes each, and one row at least."""
-    load = bounds * entry_bytes + np.arange(len(bounds)) * row_bytes
-    start = 0
-    while start < len(bounds) - 1:
-        stop = max(start + 1, int(np.searchsorted(load, load[start] + memory, side="right")) - 1)
-        yield start, stop
-        start = stop
 
 
 def _block(
@@ -87,7 +71,7 @@ def _block(
     start: int,
     stop: int,
     scale: FloatArray,
-    loopless: np.ndarray[tuple[int], np.dtype[np.bool_]],
+    loopless: BoolArray,
     memory: int,
 ) -> FloatArray:
     """Rows start to stop - 1. `loopless` (V,): nodes whose own features GCN adds; of length 0 for GraphSAGE."""
@@ -101,13 +85,10 @@ def _block(
             x = np.empty((high - low, graph.features), dtype=np.float32)
             graph.x(low, high, x)
             weight = scale[slab] if len(loopless) else np.ones(high - low, dtype=np.float32)
-            team.each(partial(_add, (cursor, end, indices, low, high, weight, x, out)), chunks)
+            rows = {"cursor": cursor, "end": end, "indices": indices, "out": out}
+            team.each(partial(add_slab_sums, low=low, high=high, scale=weight, x=x, **rows), chunks)
             here = max(start, low)
             own = here + np.flatnonzero(loopless[here : max(here, min(stop, high))])
             out[own - start] += scale[own, None] * x[own - low]
     out *= scale[start:stop, None]
     return out
-
-
-def _add(rest: tuple[Any, ...], first: int, last: int) -> None:
-    add_slab_sums(first, last, *rest)

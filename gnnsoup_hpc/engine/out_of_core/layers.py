@@ -1,18 +1,21 @@
-"""What a layer has made of its nodes: a matrix in memory, or in a file of the run when it is too large for that."""
+"""Exact inference on a graph that does not fit, layer by layer, within bounded memory.
+
+What a layer has made of its nodes is a matrix in memory, or in a file of the run when it is too large for that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gnnsoup_hpc.engine.compiled import threads
-from gnnsoup_hpc.engine.compiled.kernels import rowwise, slabs
+from gnnsoup_hpc.engine.compiled.kernels import rowwise, slabs, sums
 from gnnsoup_hpc.engine.compiled.passes import name_bias, name_weights
 from gnnsoup_hpc.errors import MemoryLimitError
 from gnnsoup_hpc.graph.sparse import Adjacency
@@ -23,67 +26,22 @@ from gnnsoup_hpc.models.gnn import EPS, Architecture
 from gnnsoup_hpc.types import ByteArray, FloatArray, IndexArray, IntArray, State
 from gnnsoup_hpc.utils.out_of_core import FileRows, blocks, index_type
 
+Matrix = FloatArray | FileRows  # (rows, width)
 Slab = tuple[int, int, FloatArray]  # first row, row after the last, the rows
 
 
-class StoredRows(Protocol):
-    """A matrix (rows, width)."""
-
-    def take(self, ids: IntArray) -> FloatArray:
-        """Rows by ids."""
-
-    def write(self, start: int, block: FloatArray) -> None:
-        """Put rows from `start` on."""
-
-    def slabs(self, slab_bytes: int) -> Iterator[Slab]:
-        """All rows in order, about so many bytes at a time."""
-
-
-@dataclass(frozen=True)
-class MemoryRows:
-    """A matrix in memory."""
-
-    rows: FloatArray
-
-    def take(self, ids: IntArray) -> FloatArray:
-        """Rows by ids."""
-        return self.rows[ids]
-
-    def write(self, start: int, block: FloatArray) -> None:
-        """Put rows from `start` on."""
-        self.rows[start : start + len(block)] = block
-
-    def slabs(self, slab_bytes: int) -> Iterator[Slab]:
-        """All rows at once, for they are there."""
-        yield 0, len(self.rows), self.rows
-
-
-@dataclass(frozen=True)
-class SpilledRows:
-    """A matrix in a file."""
-
-    rows: FileRows
-
-    def take(self, ids: IntArray) -> FloatArray:
-        """Rows by ids."""
-        return self.rows[ids]
-
-    def write(self, start: int, block: FloatArray) -> None:
-        """Put rows from `start` on."""
-        self.rows.write(start, block)
-
-    def slabs(self, slab_bytes: int) -> Iterator[Slab]:
-        """One slab at a time in memory."""
-        count, width = self.rows.shape
-        for slab in blocks(count, 4 * width, slab_bytes):
-            yield slab.start, slab.stop, self.rows[slab]
-
-
-def allocate(folder: Path, name: str, rows: int, width: int, in_memory: bool) -> StoredRows:
+def allocate(folder: Path, name: str, rows: int, width: int, in_memory: bool) -> Matrix:
     """Room for a matrix; in a file it replaces an older one of that name. Raises: RunError where there is no room."""
     if in_memory:
-        return MemoryRows(np.empty((rows, width), dtype=np.float32))
-    return SpilledRows(FileRows.create(folder / name, (rows, width)))
+        return np.empty((rows, width), dtype=np.float32)
+    return FileRows.create(folder / name, (rows, width))
+
+
+def cut_slabs(matrix: Matrix, slab_bytes: int) -> Iterator[Slab]:
+    """All rows in order: at once where they are in memory, else about so many bytes at a time."""
+    count, width = matrix.shape
+    for slab in blocks(count, 4 * width, slab_bytes) if isinstance(matrix, FileRows) else [slice(0, count)]:
+        yield slab.start, slab.stop, matrix[slab]
 
 
 # ---- structure
@@ -134,19 +92,11 @@ def find_needed_rows(graph: GraphFile, wanted: IntArray, layers: int) -> tuple[B
     return tuple(found)
 
 
-def number_needed(needed: ByteArray) -> IndexArray:
-    """Place of each node among those that are needed, (V,)."""
-    kind = index_type(len(needed))
-    place = np.cumsum(needed, dtype=kind)
-    place -= 1
-    return np.asarray(place)
-
-
-def count_looped_degrees(graph: GraphFile) -> FloatArray:
-    """In-degree of each node with one self-loop, (V,) float32."""
-    degrees = np.empty(graph.nodes, dtype=np.float32)
+def count_looped_degrees(graph: GraphFile) -> IndexArray:
+    """In-degree of each node with exactly one self-loop, (V,)."""
+    degrees = np.empty(graph.nodes, dtype=index_type(graph.nodes + 1))
     for start, stop, indptr in cut_pieces(graph, 0, graph.nodes):
-        slabs.count_looped_degrees(indptr, graph.neighbours(indptr), start, degrees[start:stop])
+        degrees[start:stop] = sums.count_looped_degrees(indptr, graph.neighbours(indptr), start)
     return degrees
 
 
@@ -175,7 +125,8 @@ def read_block(graph: GraphFile, span: tuple[int, int], needed: ByteArray, rank:
     first = int(np.count_nonzero(needed[: span[0]]))
     nodes = np.flatnonzero(needed[span[0] : span[1]]) + span[0]
     rows = list(cut_pieces(graph, *span))
-    entries = np.empty(_entries(rows, needed) + loops * len(nodes), dtype=index_type(graph.nodes))
+    count = sum(int(np.diff(indptr)[needed[low:high] > 0].sum()) for low, high, indptr in rows)
+    entries = np.empty(count + loops * len(nodes), dtype=index_type(graph.nodes))
     start = np.zeros(len(nodes) + 1, dtype=np.int64)
     filled = 0
     for low, high, indptr in rows:
@@ -186,35 +137,31 @@ def read_block(graph: GraphFile, span: tuple[int, int], needed: ByteArray, rank:
     return RowBlock(first, nodes, own, start, entries[: start[-1]])
 
 
-def _entries(rows: Sequence[Piece], needed: ByteArray) -> int:
-    """Entries of the needed rows."""
-    return sum(int(np.diff(indptr)[needed[low:high] > 0].sum()) for low, high, indptr in rows)
-
-
 # ---- dense
 # The dense part of a layer on a block of rows: products, bias, layer norm, ReLU.
 
 
-@dataclass(frozen=True)
 class DenseLayer:
     """What is done to a layer's sums once they are complete.
 
     A layer that narrows multiplies before it sums, so the layer before it hands on products, one for each of `handed`.
     Shapes: weight (width, C), or empty where the sums are of products already; bias (C,); norm two of (C,) or none;
-    handed: (C, C') each.
+    handed: (C, C') each. out: widths of what is made of each row.
     """
 
-    width: int
-    weight: FloatArray
-    bias: FloatArray
-    norm: tuple[FloatArray, ...]
-    last: bool
-    handed: tuple[FloatArray, ...]
-
-    @property
-    def out(self) -> tuple[int, ...]:
-        """Widths of what is made of each row."""
-        return tuple(matrix.shape[1] for matrix in self.handed) or (len(self.bias),)
+    def __init__(self, net: Architecture, state: Mapping[str, FloatArray], layer: int) -> None:
+        self.last = layer == net.layers - 1
+        into, out = net.widths(layer)
+        self.width, self.weight = out, np.empty((0, 0), dtype=np.float32)
+        if not narrows(net, layer):
+            weights = [state[name] for name in name_weights(net, layer)]
+            self.width, self.weight = into, np.ascontiguousarray(np.concatenate(weights, 1).T)
+        self.bias = state[name_bias(net, layer)]
+        normed = net.norm == "layer" and not self.last
+        self.norm = (state[f"norms.{layer}.weight"], state[f"norms.{layer}.bias"]) if normed else ()
+        following = name_weights(net, layer + 1) if narrows(net, layer + 1) else []
+        self.handed = [np.ascontiguousarray(state[name].T) for name in following]
+        self.out = [matrix.shape[1] for matrix in self.handed] or [out]
 
     def finish(self, total: FloatArray, scale: FloatArray, outs: Sequence[FloatArray]) -> None:
         """Of a block's sums (n, ·), the first `width` columns still without their scale (n,), all of `outs`."""
@@ -228,8 +175,7 @@ class DenseLayer:
             more = np.ascontiguousarray(total[:, self.width :]) if total.shape[1] > self.width else more
         rowwise.finish(made, more, self.bias, not self.last and not self.norm)
         if self.norm:
-            weight, shift = self.norm
-            rowwise.normalise(made, weight, shift, EPS, made[:0], made[:0, 0])
+            rowwise.normalise(made, *self.norm, EPS, made[:0], made[:0, 0])
         for matrix, out in zip(self.handed, outs, strict=False):
             np.matmul(made, matrix, out=out)
 
@@ -240,27 +186,8 @@ def narrows(net: Architecture, layer: int) -> bool:
     return 0 < layer < net.layers and out < into
 
 
-def make_dense_layer(net: Architecture, state: Mapping[str, FloatArray], layer: int) -> DenseLayer:
-    """The dense part of a layer."""
-    weights = [state[name] for name in name_weights(net, layer)]
-    into, out = net.widths(layer)
-    products = narrows(net, layer)
-    last = layer == net.layers - 1
-    norm = (state[f"norms.{layer}.weight"], state[f"norms.{layer}.bias"]) if net.norm == "layer" and not last else ()
-    return DenseLayer(
-        width=out if products else into,
-        weight=np.empty((0, 0), dtype=np.float32) if products else np.ascontiguousarray(np.concatenate(weights, 1).T),
-        bias=state[name_bias(net, layer)],
-        norm=norm,
-        last=last,
-        handed=tuple(np.ascontiguousarray(w.T) for w in (state[name] for name in name_weights(net, layer + 1)))
-        if narrows(net, layer + 1)
-        else (),
-    )
-
-
 # ---- sums
-# Exact inference of GCN and GraphSAGE within bounded memory: layer by layer, the structure a block of rows at a time.
+# Exact inference of GCN and GraphSAGE on a CPU, the structure a block of rows at a time.
 #
 # A block's sums lie in memory while what the layer before has made goes by, slab after slab in the order of its rows:
 # all of it at once where it is in memory, else read in order from a file of the run, or for the first layer from
@@ -274,145 +201,100 @@ SLAB_BYTES = (1 << 16, 1 << 26)  # the smallest, the largest
 _LEAST_ROOM = 1 << 14  # of a block, whatever the bound: each reads all that the layer before has made
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What a layer sums up: a matrix for neighbours' rows, another for the nodes' own where they differ."""
-
-    neighbours: StoredRows | None = None  # features where there is none
-    own: StoredRows | None = None
-
-
 class SumsLayerwise:
     """Inference within about `memory` bytes on one graph, for one architecture and set of wanted nodes (rising)."""
 
     def __init__(self, graph: GraphFile, net: Architecture, memory: int, scratch: Path, wanted: IntArray) -> None:
         self._graph, self._net, self._memory, self._scratch = graph, net, memory, scratch
         self._needed = find_needed_rows(graph, wanted, net.layers)
-        self._counts = [int(np.count_nonzero(needed)) for needed in self._needed]
-        self._degrees = count_looped_degrees(graph) if net.kind == "gcn" else np.empty(0, dtype=np.float32)
+        self._loops = net.kind == "gcn"
+        self._parts = 2 if net.kind == "sage" else 1  # of a row's sums: GraphSAGE has the node's own row beside them
+        degrees = count_looped_degrees(graph) if self._loops else np.empty(0)
+        self._scale = np.asarray(1 / np.sqrt(degrees.astype(np.float32)), dtype=np.float32)
         self._slab = min(max(memory // 16, SLAB_BYTES[0]), SLAB_BYTES[1])
 
     @torch.no_grad()
     def scores(self, state: State) -> Iterator[tuple[int, Tensor]]:
         """(place among the wanted nodes, class scores (n, C) from there on), in order."""
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
+        below: list[Matrix] = []  # what neighbours have and, where that differs, what nodes themselves have
+        filled = 0
         with threads.ThreadTeam() as team:
-            yield from self._scores({name: tensor.detach().cpu().numpy() for name, tensor in state.items()}, team)
+            for layer in range(self._net.layers):
+                how = DenseLayer(self._net, arrays, layer)
+                made, more = self._room(layer, how, filled)
+                room = max(_LEAST_ROOM, self._memory - filled - more - 2 * self._slab)
+                for first, outs in self._layer(layer, how, below, room, team):
+                    if how.last:
+                        yield first, torch.from_numpy(outs[0])
+                    for number, matrix in enumerate(made):
+                        matrix[first : first + len(outs[number])] = outs[number]
+                    del outs  # before the next block is read
+                below, filled = made, more
 
-    def _scores(self, arrays: Mapping[str, FloatArray], team: threads.ThreadTeam) -> Iterator[tuple[int, Tensor]]:
-        source, filled = _Source(), 0
-        for layer in range(self._net.layers):
-            how = make_dense_layer(self._net, arrays, layer)
-            made, more = self._room(layer, how, filled)
-            room = max(_LEAST_ROOM, self._memory - filled - more - 2 * self._slab)
-            for first, outs in self._layer(layer, how, source, room, team):
-                if how.last:
-                    yield first, torch.from_numpy(outs[0])
-                for number, store in enumerate(made):
-                    store.write(first, outs[number])
-                del outs  # before the next block is read
-            source, filled = _Source(*made), more
-
-    def _room(self, layer: int, how: DenseLayer, filled: int) -> tuple[list[StoredRows], int]:
+    def _room(self, layer: int, how: DenseLayer, filled: int) -> tuple[list[Matrix], int]:
         """Where a layer's results go, and the bytes of them that are in memory; the last one's are handed out."""
         if how.last:
             return [], 0
-        size = 4 * self._counts[layer] * sum(how.out)
+        rows = int(np.count_nonzero(self._needed[layer]))
+        size = 4 * rows * sum(how.out)
         in_memory = fits_in_memory(self._memory, filled, size)
-        names = [f"layer-{layer % 2}-{number}" for number in range(len(how.out))]
-        rows = self._counts[layer]
-        made = [allocate(self._scratch, name, rows, out, in_memory) for name, out in zip(names, how.out, strict=True)]
+        names = (f"layer-{layer % 2}-{number}" for number in range(len(how.out)))
+        made = [
+            allocate(self._scratch, name, rows, width, in_memory) for name, width in zip(names, how.out, strict=True)
+        ]
         return made, size if in_memory else 0
 
-    def space(self, name: str, rows: int, width: int) -> StoredRows:
-        """Room for a matrix that lasts."""
-        return allocate(self._scratch, name, rows, width, in_memory=32 * rows * width < self._memory)
-
     def _layer(
-        self, layer: int, how: DenseLayer, source: _Source, room: int, team: threads.ThreadTeam
-    ) -> Iterator[tuple[int, tuple[FloatArray, ...]]]:
+        self, layer: int, how: DenseLayer, below: Sequence[Matrix], room: int, team: threads.ThreadTeam
+    ) -> Iterator[tuple[int, list[FloatArray]]]:
         """Place of the first row of each block of a layer, and what is made of the block."""
-        needed = self._needed[layer]
-        rank = number_needed(self._needed[layer - 1]) if layer else np.empty(0, dtype=np.int32)
-        scale = self._column_scale(layer)
+        needed, scale = self._needed[layer], self._scale
+        place = np.empty(0, dtype=np.int32)  # of each node among the rows of the layer before
+        if layer:
+            place = np.cumsum(self._needed[layer - 1], dtype=index_type(self._graph.nodes))
+            place -= 1
+            scale = scale[self._needed[layer - 1] > 0] if len(scale) else scale
         row_bytes = 4 * (how.width * self._parts + sum(how.out)) + ROW_BYTES
-
-        def made(span: tuple[int, int]) -> tuple[int, tuple[FloatArray, ...]]:
-            block = read_block(self._graph, span, needed, rank, self._net.kind == "gcn")
-            return block.first, self._made(how, block, source, scale, team)
-
         for span in cut_spans(self._graph, needed, row_bytes, room):
-            if needed[span[0] : span[1]].any():
-                yield made(span)  # kept under no name, or two blocks would be in memory while one is read
+            if needed[span[0] : span[1]].any():  # a block has no name here, or two would be there while one is read
+                yield self._compute(how, read_block(self._graph, span, needed, place, self._loops), below, scale, team)
 
-    @property
-    def _parts(self) -> int:
-        """Pieces that a row's sums consist of: GraphSAGE has the node's own row beside its neighbours'."""
-        return 2 if self._net.kind == "sage" else 1
-
-    def _made(
-        self, how: DenseLayer, block: RowBlock, source: _Source, scale: FloatArray, team: threads.ThreadTeam
-    ) -> tuple[FloatArray, ...]:
+    def _compute(
+        self, how: DenseLayer, block: RowBlock, below: Sequence[Matrix], scale: FloatArray, team: threads.ThreadTeam
+    ) -> tuple[int, list[FloatArray]]:
         total = np.zeros((len(block.nodes), how.width * self._parts), dtype=np.float32)
-        outs = tuple(np.empty((len(block.nodes), width), dtype=np.float32) for width in how.out)
+        outs = [np.empty((len(block.nodes), width), dtype=np.float32) for width in how.out]
         cursor, chunks = block.start[:-1].copy(), threads.cut_chunks(block.start)
-        rows = self._row_scale(block)
+        degrees = np.maximum(np.diff(block.start), 1)
+        rows = self._scale[block.nodes] if self._loops else (1 / degrees).astype(np.float32)
+
+        def add_slab(slab: Slab, own: FloatArray) -> None:
+            low, high, x = slab
+
+            def add(first: int, last: int) -> None:
+                slabs.add(first, last, cursor, block.start[1:], block.entries, scale, low, high, x, total)
+                if self._parts == 2:
+                    slabs.take(first, last, block.own, low, high, own, total, x.shape[1])
+
+            team.each(add, chunks)
 
         def finish(first: int, last: int) -> None:
             for a, b in threads.blocks(first, last, ROWS):
-                how.finish(total[a:b], rows[a:b], tuple(out[a:b] for out in outs))
+                how.finish(total[a:b], rows[a:b], [out[a:b] for out in outs])
 
-        for slab, own in zip(self._slabs(source.neighbours), self._own(source), strict=False):
-            self._add_slab(team, chunks, block, cursor, scale, slab, own, total)
+        for each in zip(*([cut_slabs(matrix, self._slab) for matrix in below] or [self._features()]), strict=True):
+            add_slab(each[0], each[-1][2])
         team.each(finish, chunks)
-        return outs
+        return block.first, outs
 
-    def _add_slab(
-        self,
-        team: threads.ThreadTeam,
-        chunks: tuple[threads.Span, ...],
-        block: RowBlock,
-        cursor: IntArray,
-        scale: FloatArray,
-        slab: Slab,
-        own: Slab | None,
-        total: FloatArray,
-    ) -> None:
-        low, high, x = slab
-
-        def add(first: int, last: int) -> None:
-            slabs.add(first, last, cursor, block.start[1:], block.entries, scale, low, high, x, total)
-            if self._parts == 2:
-                slabs.take(first, last, block.own, low, high, x if own is None else own[2], total, x.shape[1])
-
-        team.each(add, chunks)
-
-    def _slabs(self, source: StoredRows | None) -> Iterator[Slab]:
-        if source is not None:
-            yield from source.slabs(self._slab)
-            return
+    def _features(self) -> Iterator[Slab]:
+        """What the first layer sums up."""
         step = max(1, self._slab // (4 * self._graph.features))
         for low, high in threads.blocks(0, self._graph.nodes, step):
             x = np.empty((high - low, self._graph.features), dtype=np.float32)
             self._graph.x(low, high, x)
             yield low, high, x
-
-    def _own(self, source: _Source) -> Iterator[Slab | None]:
-        """The nodes' own rows in step with their neighbours'; None where they are the same."""
-        if source.own is not None:
-            yield from source.own.slabs(self._slab)
-        while source.own is None:
-            yield None
-
-    def _column_scale(self, layer: int) -> FloatArray:
-        """What the rows of the layer before are multiplied by; empty = 1."""
-        if self._net.kind != "gcn" or layer == 0:
-            return _inverse_root(self._degrees)
-        return _inverse_root(self._degrees[self._needed[layer - 1] > 0])
-
-    def _row_scale(self, block: RowBlock) -> FloatArray:
-        if self._net.kind == "gcn":
-            return _inverse_root(self._degrees[block.nodes])
-        return (1 / np.maximum(np.diff(block.start), 1)).astype(np.float32)
 
 
 def fits_in_memory(memory: int, filled: int, size: int) -> bool:
@@ -429,18 +311,13 @@ def stored_widths(net: Architecture) -> list[int]:
     ]
 
 
-def _inverse_root(degrees: FloatArray) -> FloatArray:
-    return np.asarray(1 / np.sqrt(degrees), dtype=np.float32)
-
-
 # ---- attention
-# Exact inference of any model, on any device, within bounded memory: layer by layer, block of rows by block of rows.
+# Exact inference of any model, on any device, block of rows by block of rows.
 #
 # A layer's output for a block of nodes needs the layer before on the block and on its in-neighbours alone. So memory
-# holds one block with its in-neighbours; what a layer has made of all nodes lies in memory while it is small, and in
-# a file of the run when it is not. Each row's sums run in the same order as on the whole graph in memory. What grows
-# with the graph are a few bytes a node: degrees and a map of ids. GAT and models on a GPU are evaluated so; sums.py
-# is faster.
+# holds one block with its in-neighbours. Each row's sums run in the same order as on the whole graph in memory. What
+# grows with the graph are a few bytes a node: degrees and a map of ids. GAT and models on a GPU are evaluated so;
+# sums, as above, are faster.
 
 _BYTES_AN_ENTRY = 40  # of the adjacency: int64 ids as read, their columns, CSR with values
 _COPIES = 3  # of a row of states: as gathered, as multiplied, as put out
@@ -457,83 +334,63 @@ class NeighbourhoodBlock:
 
 
 class GeneralLayerwise:
-    """Inference within about `memory` bytes on one graph, for one architecture and set of wanted nodes (rising)."""
+    """Inference within about `memory` bytes on one graph, for one model and set of wanted nodes (rising)."""
 
     def __init__(
-        self,
-        graph: GraphFile,
-        architecture: LayeredModel,
-        memory: int,
-        scratch: Path,
-        device: torch.device,
-        wanted: IntArray,
+        self, graph: GraphFile, net: LayeredModel, memory: int, scratch: Path, device: torch.device, wanted: IntArray
     ) -> None:
-        self._wanted = wanted
-        self._graph = graph
-        self._net = architecture
-        self._scratch = scratch
-        self._device = device
-        widest = max(width for layer in range(architecture.layers) for width in architecture.widths(layer))
-        hidden = max((architecture.widths(layer)[1] for layer in range(architecture.layers - 1)), default=0)
-        self.spills = 2 * 4 * graph.nodes * hidden > memory // 2
-        self._block_bytes = memory if self.spills else memory // 2
-        self._row_bytes = 4 * widest * _COPIES
-        self._entry_bytes = _BYTES_AN_ENTRY + architecture.entry_values
-        self._looped_degrees = (
-            count_looped_degrees(graph) if architecture.aggregation and architecture.aggregation.loops else None
-        )
+        self._graph, self._net, self._scratch, self._device, self._wanted = graph, net, scratch, device, wanted
+        widths = [net.widths(layer) for layer in range(net.layers)]
+        hidden = max((out for _, out in widths[:-1]), default=0)
+        self._spills = 2 * 4 * graph.nodes * hidden > memory // 2
+        self._block_bytes = memory if self._spills else memory // 2
+        self._row_bytes = 4 * max(max(each) for each in widths) * _COPIES
+        self._entry_bytes = _BYTES_AN_ENTRY + net.entry_values
+        loops = net.aggregation is not None and net.aggregation.loops
+        self._looped_degrees = torch.from_numpy(count_looped_degrees(graph)).float() if loops else None
         self._local = np.zeros(graph.nodes, dtype=index_type(graph.nodes))
 
     @torch.no_grad()
     def scores(self, state: State) -> Iterator[tuple[int, Tensor]]:
         """(place among the wanted nodes, class scores (n, C) from there on), in order."""
-        hidden: StoredRows | None = None
+        hidden: Matrix | None = None
         state = {name: tensor.to(self._device) for name, tensor in state.items()}
         for layer in range(self._net.layers - 1):
-            made = self.space(f"layer-{layer % 2}", self._graph.nodes, self._net.widths(layer)[1])
+            width = self._net.widths(layer)[1]
+            made = allocate(self._scratch, f"layer-{layer % 2}", self._graph.nodes, width, not self._spills)
             for block in self._blocks():
-                made.write(block.start, self._layer(state, layer, block, hidden).cpu().numpy())
+                made[block.start : block.stop] = self._layer(state, layer, block, hidden).cpu().numpy()
             hidden = made
         for block in self._blocks(self._wanted):
             first, last = np.searchsorted(self._wanted, [block.start, block.stop])
             mine = torch.from_numpy(self._wanted[first:last] - block.start).to(self._device)
             yield int(first), self._layer(state, self._net.layers - 1, block, hidden)[mine]
 
-    def space(self, name: str, rows: int, width: int) -> StoredRows:
-        """Room for a matrix: a file of that name where things must spill, which replaces an older one."""
-        return allocate(self._scratch, name, rows, width, in_memory=not self.spills)
-
-    def _layer(self, state: State, layer: int, block: NeighbourhoodBlock, hidden: StoredRows | None) -> Tensor:
+    def _layer(self, state: State, layer: int, block: NeighbourhoodBlock, hidden: Matrix | None) -> Tensor:
         """One layer's output for a block, (n, C')."""
-        rows = self._graph.x_of(block.columns) if hidden is None else hidden.take(block.columns)
+        rows = self._graph.x_of(block.columns) if hidden is None else hidden[block.columns]
         x = torch.from_numpy(rows).to(self._device)
         return self._net.layer(state, layer, x, Subgraph(x, block.adjacency.to(self._device)))
 
     def _blocks(self, wanted: IntArray | None = None) -> Iterator[NeighbourhoodBlock]:
         """Parts, cut smaller where one with its in-neighbours would not fit; those with a wanted node."""
-        for start, stop in zip(self._graph.ptr[:-1].tolist(), self._graph.ptr[1:].tolist(), strict=True):
-            yield from self._halved(start, stop, wanted)
-
-    def _halved(self, start: int, stop: int, wanted: IntArray | None) -> Iterator[NeighbourhoodBlock]:
-        if wanted is not None and np.searchsorted(wanted, start) == np.searchsorted(wanted, stop):
-            return
-        degree, neighbours = self._graph.rows(start, stop)
-        columns = self._columns(start, stop, neighbours)
-        needed = len(columns) * self._row_bytes + len(neighbours) * self._entry_bytes
-        if needed > self._block_bytes and stop - start > 1:
-            del degree, neighbours, columns
-            middle = (start + stop) // 2
-            yield from self._halved(start, middle, wanted)
-            yield from self._halved(middle, stop, wanted)
-            return
-        yield self._block(start, stop, degree, neighbours, columns)
-
-    def _columns(self, start: int, stop: int, neighbours: IntArray) -> IntArray:
-        """Global ids of a block and its in-neighbours, sorted."""
-        there = np.zeros(self._graph.nodes, dtype=np.bool_)
-        there[neighbours] = True
-        there[start:stop] = True
-        return np.flatnonzero(there)
+        spans = list(pairwise(self._graph.ptr.tolist()))[::-1]
+        while spans:
+            start, stop = spans.pop()
+            if wanted is not None and np.searchsorted(wanted, start) == np.searchsorted(wanted, stop):
+                continue
+            degree, neighbours = self._graph.rows(start, stop)
+            there = np.zeros(self._graph.nodes, dtype=np.bool_)
+            there[neighbours] = True
+            there[start:stop] = True
+            columns = np.flatnonzero(there)
+            needed = len(columns) * self._row_bytes + len(neighbours) * self._entry_bytes
+            if needed <= self._block_bytes or stop - start == 1:
+                yield self._block(start, stop, degree, neighbours, columns)
+            else:
+                middle = (start + stop) // 2
+                spans += [(middle, stop), (start, middle)]
+            del degree, neighbours, columns  # before the next are read
 
     def _block(
         self, start: int, stop: int, degree: IntArray, neighbours: IntArray, columns: IntArray
@@ -546,30 +403,14 @@ class GeneralLayerwise:
             torch.from_numpy(self._local[neighbours].astype(kind, copy=False)),
             columns=len(columns),
             offset=int(np.searchsorted(columns, start)),
-            looped_degrees=None if self._looped_degrees is None else torch.from_numpy(self._looped_degrees[columns]),
+            looped_degrees=None if self._looped_degrees is None else self._looped_degrees[columns],
         )
         return NeighbourhoodBlock(start, stop, columns, adjacency)
 
 
-# ---- out of core
-# Exact inference on a graph that does not fit, layer by layer.
+# ---- choice
 
-__all__ = ["Layerwise", "is_linear", "make_layerwise"]
-
-
-class Layerwise(Protocol):
-    """Inference within a memory bound on one graph, for one architecture and set of wanted nodes."""
-
-    def scores(self, state: State) -> Iterator[tuple[int, Tensor]]:
-        """(place among the wanted nodes, class scores (n, C) from there on), in order."""
-
-    def space(self, name: str, rows: int, width: int) -> StoredRows:
-        """Room for a matrix: in memory, or in a file."""
-
-
-def is_linear(net: Model, device: torch.device) -> bool:
-    """Whether the fast way serves: sums with weights that no model learns, by the compiled engine's layers."""
-    return isinstance(net, Architecture) and net.kind in ("gcn", "sage") and device.type == "cpu"
+Layerwise = SumsLayerwise | GeneralLayerwise
 
 
 def make_layerwise(
@@ -584,6 +425,6 @@ def make_layerwise(
             f"a model of kind {net.kind!r} cannot be evaluated layer by layer, and the whole graph does not fit: raise"
             " machine.memory_limit"
         )
-    if isinstance(net, Architecture) and is_linear(net, device):
+    if isinstance(net, Architecture) and net.kind in ("gcn", "sage") and device.type == "cpu":
         return SumsLayerwise(graph, net, memory, scratch, wanted)
     return GeneralLayerwise(graph, net, memory, scratch, device, wanted)

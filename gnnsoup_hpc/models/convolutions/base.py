@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from gnnsoup_hpc.graph.subgraph import Aggregation, Subgraph
 from gnnsoup_hpc.models.base import Dropout
@@ -32,13 +32,14 @@ class LayerShape:
 class Convolution(ABC):
     """One kind of convolution. Its parameters are named, shaped and laid out as in torch_geometric.nn.
 
-    aggregation: what the first layer sums up with fixed weights, if it does. has_heads: whether `model.heads` says
-    something. entry_values: numbers a head and entry that autograd keeps. permutable: whether rows and columns of
-    matrices named "...weight" carry the units of this layer and of the one before, and everything else is a vector of
-    this layer's units, so that alignment may permute them.
+    module: name of the class of torch_geometric.nn that stacks it. aggregation: what the first layer sums up with fixed
+    weights, if it does. has_heads: whether `model.heads` says something. entry_values: numbers a head and entry that
+    autograd keeps. permutable: whether rows and columns of matrices named "...weight" carry the units of this layer and
+    of the one before, and everything else is a vector of this layer's units, so that alignment may permute them.
     """
 
     source: ClassVar[str]
+    module: ClassVar[str]
     aggregation: ClassVar[Aggregation | None] = None
     has_heads: ClassVar[bool] = False
     entry_values: ClassVar[int] = 0
@@ -53,7 +54,3 @@ class Convolution(ABC):
         self, shape: LayerShape, state: Mapping[str, Tensor], x_UC: Tensor, graph: Subgraph, dropout: Dropout | None
     ) -> Tensor:
         """What a layer makes of the columns' states: the rows' next ones, (V, C'). The first layer takes graph.x."""
-
-    @abstractmethod
-    def module(self) -> type[nn.Module]:
-        """The class of torch_geometric.nn that stacks it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from gnnsoup_hpc.graph import sparse
@@ -22,6 +22,7 @@ class Gat(Convolution):
     has_heads = True
     entry_values = 15
     permutable = True
+    module = "GAT"
 
     def parameters(self, shape: LayerShape) -> dict[str, tuple[int, ...]]:
         """Attention vectors, bias, weight."""
@@ -41,10 +42,3 @@ class Gat(Convolution):
         weights = sparse.edge_softmax(adjacency, functional.leaky_relu(scores, NEGATIVE_SLOPE))
         out = sparse.weighted_sum(adjacency, dropout(weights) if dropout else weights, x_UHC)
         return (out.mean(1) if shape.last else out.flatten(1)) + state["bias"]
-
-    def module(self) -> type[nn.Module]:
-        """torch_geometric.nn.GAT."""
-        from torch_geometric.nn import GAT
-
-        kind: type[nn.Module] = GAT
-        return kind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from gnnsoup_hpc.graph.subgraph import NORMALISED_SUM, Subgraph
@@ -18,6 +18,7 @@ class Gcn(Convolution):
     source = "arXiv 1609.02907, equation 2"
     aggregation = NORMALISED_SUM
     permutable = True
+    module = "GCN"
 
     def parameters(self, shape: LayerShape) -> dict[str, tuple[int, ...]]:
         """Bias and weight."""
@@ -33,10 +34,3 @@ class Gcn(Convolution):
         if shape.out < shape.into:
             return graph.adjacency.gcn @ functional.linear(x_UC, weight) + bias
         return functional.linear(graph.adjacency.gcn @ x_UC, weight, bias)
-
-    def module(self) -> type[nn.Module]:
-        """torch_geometric.nn.GCN."""
-        from torch_geometric.nn import GCN
-
-        kind: type[nn.Module] = GCN
-        return kind

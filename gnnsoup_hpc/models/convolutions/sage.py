@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from gnnsoup_hpc.graph.subgraph import MEAN, Subgraph
@@ -18,6 +18,7 @@ class Sage(Convolution):
     source = "arXiv 1706.02216, algorithm 1"
     aggregation = MEAN
     permutable = True
+    module = "GraphSAGE"
 
     def parameters(self, shape: LayerShape) -> dict[str, tuple[int, ...]]:
         """Of neighbours, bias, of the node itself."""
@@ -36,10 +37,3 @@ class Sage(Convolution):
         else:
             neighbours = functional.linear(graph.adjacency.mean @ x_UC, left, bias)
         return neighbours + functional.linear(graph.adjacency.own(x_UC), right)
-
-    def module(self) -> type[nn.Module]:
-        """torch_geometric.nn.GraphSAGE."""
-        from torch_geometric.nn import GraphSAGE
-
-        kind: type[nn.Module] = GraphSAGE
-        return kind

@@ -17,21 +17,21 @@ import numba
 from numba.core.caching import FunctionCache
 from numba.misc.appdirs import AppDirs
 
-_CONFIG: Any = numba.config
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _cache() -> tuple[str | None, str]:
+def choose_cache(given: str, package: Path) -> tuple[str | None, str]:
     """Folder for numba to keep machine code in, and what is said of it: nothing of the usual place.
 
-    "" leaves the choice to numba: NUMBA_CACHE_DIR, or the package's own folder; None: machine code is not kept.
+    given: NUMBA_CACHE_DIR, or empty. package: where numba would keep it by itself. "" leaves the choice to numba, which
+    takes one of these; None: machine code is not kept.
     """
-    if _CONFIG.CACHE_DIR:
-        given = Path(_CONFIG.CACHE_DIR)
-        return ("", "") if _takes_files(given) else (None, _ANEW.format(f"{given} (NUMBA_CACHE_DIR) cannot be written"))
-    if _takes_files(Path(__file__).parent / "__pycache__"):
+    if given:
+        unwritable = f"{Path(given)} (NUMBA_CACHE_DIR) cannot be written"
+        return ("", "") if _takes_files(Path(given)) else (None, _ANEW.format(unwritable))
+    if _takes_files(package):
         return "", ""
-    for folder in (_of_user(), _of_machine()):
+    for folder in (_find_users_folder(), _find_temporary_folder()):
         if folder.is_absolute() and _is_ours(folder) and _takes_files(folder):
             return str(folder), f"compiled kernels are kept in {folder}, for the package's folder cannot be written"
     return None, _ANEW.format("no folder can be written")
@@ -40,13 +40,13 @@ def _cache() -> tuple[str | None, str]:
 _ANEW = "{}: kernels are compiled anew by each process; set NUMBA_CACHE_DIR to a folder that you can write to"
 
 
-def _of_user() -> Path:
+def _find_users_folder() -> Path:
     """The user's folder for such things; not absolute for a user without a home."""
     known: Any = AppDirs(appname="gnnsoup_hpc", appauthor=False)  # type: ignore[no-untyped-call]
     return Path(known.user_cache_dir)
 
 
-def _of_machine() -> Path:
+def _find_temporary_folder() -> Path:
     """A folder of ours among temporary ones; not absolute where there is no place for those."""
     try:
         return Path(tempfile.gettempdir()) / f"gnnsoup_hpc-{os.getuid()}"
@@ -82,14 +82,14 @@ class _Kept(FunctionCache):
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
 
 
-_FOLDER, UNUSUAL = _cache()
-if _FOLDER:
-    _CONFIG.CACHE_DIR = _FOLDER
+FOLDER, UNUSUAL = choose_cache(numba.config.CACHE_DIR, Path(__file__).parent / "__pycache__")  # type: ignore[attr-defined]
+if FOLDER:
+    numba.config.CACHE_DIR = FOLDER  # type: ignore[attr-defined]
 
 
-def _compiled(function: _Function, **options: Any) -> _Function:
+def _compile(function: _Function, **options: Any) -> _Function:
     made = numba.njit(function, nogil=True, error_model="numpy", **options)
-    if _FOLDER is not None:
+    if FOLDER is not None:
         made._cache = _Kept(function)  # type: ignore[no-untyped-call]
     kernel: _Function = made
     return kernel
@@ -97,9 +97,9 @@ def _compiled(function: _Function, **options: Any) -> _Function:
 
 def compile_kernel(function: _Function) -> _Function:
     """Compile for the types of the first call, and keep the machine code for other processes."""
-    return _compiled(function, fastmath={"contract", "nsz"})
+    return _compile(function, fastmath={"contract", "nsz"})
 
 
 def compile_reassociating(function: _Function) -> _Function:
     """The same where sums over a row's channels may run in whatever order is fastest: one order, but the compiler's."""
-    return _compiled(function, fastmath={"contract", "nsz", "reassoc"})
+    return _compile(function, fastmath={"contract", "nsz", "reassoc"})

@@ -18,16 +18,6 @@ def mark(indptr: IntArray, indices: IndexArray, needed: ByteArray, reached: Byte
 
 
 @compile_kernel
-def count_looped_degrees(indptr: IntArray, indices: IndexArray, base: int, out: Any) -> None:
-    """out[r] = entries of row r, whose node is base + r, with exactly one self-loop."""
-    for r in range(len(indptr) - 1):
-        count = 1
-        for e in range(indptr[r] - indptr[0], indptr[r + 1] - indptr[0]):
-            count += indices[e] != base + r
-        out[r] = count
-
-
-@compile_kernel
 def gather(
     indptr: IntArray,
     indices: IndexArray,

@@ -11,21 +11,29 @@ from gnnsoup_hpc.types import IndexArray, IntArray
 
 
 @compile_kernel
-def transpose(indptr: IndexArray, indices: IndexArray, columns: int) -> tuple[IndexArray, IndexArray]:
-    """CSR of the transpose; the rows of each column in rising order."""
+def transpose(
+    indptr: IndexArray, indices: IndexArray, columns: int, with_places: bool
+) -> tuple[IndexArray, IndexArray, IndexArray]:
+    """CSR of the transpose, the rows of each column in rising order, and where its entries stand in the structure.
+
+    The last is (E,) where asked for, else empty.
+    """
     start = np.zeros(columns + 1, dtype=indptr.dtype)
     for e in range(len(indices)):
         start[indices[e] + 1] += 1
     for c in range(columns):
         start[c + 1] += start[c]
-    place = start[:-1].copy()
+    free = start[:-1].copy()
     rows = np.empty_like(indices)
+    places = np.empty(len(indices) if with_places else 0, dtype=indptr.dtype)
     for r in range(len(indptr) - 1):
         for e in range(indptr[r], indptr[r + 1]):
             c = indices[e]
-            rows[place[c]] = r
-            place[c] += 1
-    return start, rows
+            rows[free[c]] = r
+            if with_places:
+                places[free[c]] = e
+            free[c] += 1
+    return start, rows, places
 
 
 @compile_kernel
@@ -103,28 +111,6 @@ def find_ends_below(start: IndexArray, indices: IndexArray, rows: int, bound: in
     return end
 
 
-@compile_kernel
-def transpose_with_places(
-    indptr: IndexArray, indices: IndexArray, columns: int
-) -> tuple[IndexArray, IndexArray, IndexArray]:
-    """CSR of the transpose, and where each of its entries stands in the structure, (E,)."""
-    start = np.zeros(columns + 1, dtype=indptr.dtype)
-    for e in range(len(indices)):
-        start[indices[e] + 1] += 1
-    for c in range(columns):
-        start[c + 1] += start[c]
-    free = start[:-1].copy()
-    rows = np.empty_like(indices)
-    places = np.empty(len(indices), dtype=indptr.dtype)
-    for r in range(len(indptr) - 1):
-        for e in range(indptr[r], indptr[r + 1]):
-            c = indices[e]
-            rows[free[c]] = r
-            places[free[c]] = e
-            free[c] += 1
-    return start, rows, places
-
-
 # ---- shards
 # What a rank needs of a structure of which it computes a range of nodes, and what it has to do with others' nodes.
 #
@@ -191,7 +177,7 @@ def cut_out(
 
 
 @compile_kernel
-def least_class_above(
+def find_least_classes(
     indptr: IndexArray, indices: IndexArray, classes: Any, most: int, low: int, high: int, out: Any
 ) -> None:
     """out[c] = least class of a row from `low` to `high` - 1 that has the entry c, if that is at most `most`."""
@@ -204,7 +190,7 @@ def least_class_above(
 
 
 @compile_kernel
-def rows_with_entry(indptr: IndexArray, indices: IndexArray, rows: Any, low: int, high: int) -> Any:
+def find_rows_with_entry(indptr: IndexArray, indices: IndexArray, rows: Any, low: int, high: int) -> Any:
     """Whether each of `rows` has an entry from `low` to `high` - 1, (n,)."""
     found = np.zeros(len(rows), dtype=np.bool_)
     for i in range(len(rows)):
@@ -216,7 +202,7 @@ def rows_with_entry(indptr: IndexArray, indices: IndexArray, rows: Any, low: int
 
 
 @compile_kernel
-def entries_to(start: IndexArray, indices: IndexArray, rows: IndexArray, columns: Any) -> IndexArray:
+def find_entries_to(start: IndexArray, indices: IndexArray, rows: IndexArray, columns: Any) -> IndexArray:
     """Where the entries of `rows` stand, in their order, whose columns are flagged in `columns` (U,)."""
     count = 0
     for i in range(len(rows)):

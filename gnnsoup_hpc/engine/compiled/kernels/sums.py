@@ -21,25 +21,24 @@ def write_scaled_sums(
     column_scale: Any,
     x: Any,
     out: Any,
-    shift: int,
     add: bool,
 ) -> None:
-    """out[r - shift] = row_scale[r] * sum over entries e of row r of column_scale[c] * x[c], with c = indices[e].
+    """out[r - first] = row_scale[r] * sum over entries e of row r of column_scale[c] * x[c], with c = indices[e].
 
     The entries of row r are start[r] to end[r] - 1. A scale of length 0 is 1 everywhere.
     `add` adds to what is there; where rows are scaled, that is too.
     """
     weighted = len(column_scale) > 0
     for r in range(first, last):
-        total = out[r - shift]
+        total = out[r - first]
         if not add:
             for j in range(len(total)):
                 total[j] = 0
         # Two kernels, not one scale that is 1 or not: a choice inside the loop over entries made it 1.4 times as slow.
         if weighted:
-            _weighted_row(start[r], end[r], indices, column_scale, x, total)
+            _add_weighted_row(start[r], end[r], indices, column_scale, x, total)
         else:
-            _row(start[r], end[r], indices, x, total)
+            _add_row(start[r], end[r], indices, x, total)
         if len(row_scale) > 0:
             scale = row_scale[r]
             for j in range(len(total)):
@@ -47,8 +46,8 @@ def write_scaled_sums(
 
 
 @compile_kernel
-def _row(start: int, end: int, indices: IndexArray, x: Any, total: Any) -> None:
-    """Four rows of x at a time: a quarter of the traffic to and from `total`."""
+def _add_row(start: int, end: int, indices: IndexArray, x: Any, total: Any) -> None:
+    """Add to `total` the rows of x of entries; four at a time: a quarter of the traffic to and from `total`."""
     width = x.shape[1]
     e = start
     while e + 4 <= end:
@@ -64,7 +63,7 @@ def _row(start: int, end: int, indices: IndexArray, x: Any, total: Any) -> None:
 
 
 @compile_kernel
-def _weighted_row(start: int, end: int, indices: IndexArray, weights: Any, x: Any, total: Any) -> None:
+def _add_weighted_row(start: int, end: int, indices: IndexArray, weights: Any, x: Any, total: Any) -> None:
     width = x.shape[1]
     e = start
     while e + 4 <= end:
@@ -87,11 +86,15 @@ def _weighted_row(start: int, end: int, indices: IndexArray, weights: Any, x: An
 
 @compile_kernel
 def count_looped_degrees(indptr: IndexArray, indices: IndexArray, first_node: int) -> IndexArray:
-    """In-degrees with exactly one self-loop a node, (rows,), of the rows of nodes from `first_node` on."""
+    """In-degrees with exactly one self-loop a node, (rows,), of the rows of nodes from `first_node` on.
+
+    The first entry is indptr[0], wherever the row lies in the whole structure.
+    """
+    base = indptr[0]
     degree = np.empty(len(indptr) - 1, dtype=indptr.dtype)
     for r in range(len(degree)):
         count = 1
-        for e in range(indptr[r], indptr[r + 1]):
+        for e in range(indptr[r] - base, indptr[r + 1] - base):
             count += indices[e] != r + first_node
         degree[r] = count
     return degree
@@ -111,17 +114,7 @@ def write_means_beside_own(
         total = out[i]
         for j in range(width):
             total[j] = 0
-        e, stop = indptr[v], indptr[v + 1]
-        while e + 4 <= stop:  # four rows of x at a time: a quarter of the traffic to and from `total`
-            a, b, c, d = indices[e], indices[e + 1], indices[e + 2], indices[e + 3]
-            for j in range(width):
-                total[j] += ((x[a, j] + x[b, j]) + x[c, j]) + x[d, j]
-            e += 4
-        while e < stop:
-            a = indices[e]
-            for j in range(width):
-                total[j] += x[a, j]
-            e += 1
+        _add_row(indptr[v], indptr[v + 1], indices, x, total)
         factor = scale[v]
         for j in range(width):
             total[j] *= factor
@@ -159,22 +152,10 @@ def write_normalised_sums(
         v = order[i]
         total = out[i]
         factor = scale[v]
-        e, stop = indptr[v], indptr[v + 1]
-        own = not _holds(indices, e, stop, v)  # or it comes with the entries
+        own = not _holds(indices, indptr[v], indptr[v + 1], v)  # or it comes with the entries
         for j in range(width):
             total[j] = factor * x[v, j] if own else 0
-        while e + 4 <= stop:
-            a, b, c, d = indices[e], indices[e + 1], indices[e + 2], indices[e + 3]
-            p, q, s, t = scale[a], scale[b], scale[c], scale[d]
-            for j in range(width):
-                total[j] += ((p * x[a, j] + q * x[b, j]) + s * x[c, j]) + t * x[d, j]
-            e += 4
-        while e < stop:
-            a = indices[e]
-            p = scale[a]
-            for j in range(width):
-                total[j] += p * x[a, j]
-            e += 1
+        _add_weighted_row(indptr[v], indptr[v + 1], indices, scale, x, total)
         for j in range(width):
             total[j] *= factor
 
