@@ -16,7 +16,6 @@ import torch
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data.prepare import check_source
 from gnnsoup_hpc.engine import choose_engine
-from gnnsoup_hpc.engine.memory import total
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings
 from gnnsoup_hpc.io import graph as graph_store
@@ -108,7 +107,7 @@ def apply_memory_limit(
     job = comm.bcast(limits.plan_souping(job, sizes, limit, comm.size)[0])
     _, demands = limits.plan_souping(job, sizes, limit, comm.size)
     limits.refuse(limit, demands)
-    memory = max(0, limit.room - total(estimate.shelf(model, job.train.ingredients)))
+    memory = max(0, limit.room - estimate.mixing(model, job.train.ingredients))
     memory = min(comm.allgather(memory))
     log.say(f"soup: {limits.describe(limit, demands, limits.describe_evaluation(sizes, memory, comm.size))}")
     return job, memory
