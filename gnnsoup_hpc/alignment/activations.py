@@ -44,7 +44,7 @@ def match_by_activations(
                 for one, ours, theirs in zip(moments, wanted, _hidden_states(plan, state), strict=True):
                     one.add(ours, theirs)
         pairs = zip(states, seen, strict=True)
-        return [_matched(net, Pair(net, reference, state), moments) for state, moments in pairs]
+        return [_match(net, Pair(net, reference, state), moments) for state, moments in pairs]
 
 
 def _hidden_states(plan: TorchPlan, state: Mapping[str, Tensor]) -> Iterator[Doubles]:
@@ -82,7 +82,7 @@ class Moments:
         return np.asarray(scale[0][:, None] * covariance * scale[1])
 
 
-def _matched(net: LayeredModel, pair: Pair, seen: Sequence[Moments]) -> Permutation:
+def _match(net: LayeredModel, pair: Pair, seen: Sequence[Moments]) -> Permutation:
     """Sets from the first layer on; each gain is a correlation where there is one, and the weights' say besides."""
     found = {
         name: moments.correlation() for name, moments in zip(unit_layouts(net), seen, strict=False)

@@ -93,8 +93,8 @@ class Pair:
             name: {s for c in self._carriers if name in (c.rows, c.columns) for s in (c.rows, c.columns) if s} - {name}
             for name in self.layouts
         }
-        self._here = {each.parameter: _double(known, reference, each.parameter) for each in self._carriers}
-        self._there = {each.parameter: _double(known, state, each.parameter) for each in self._carriers}
+        self._here = {each.parameter: _to_matrix(known, reference, each.parameter) for each in self._carriers}
+        self._there = {each.parameter: _to_matrix(known, state, each.parameter) for each in self._carriers}
         self.scale = float(sum(np.linalg.norm(a) * np.linalg.norm(self._there[n]) for n, a in self._here.items()))
 
     def gain(self, name: str, orders: Permutation) -> Doubles:
@@ -105,14 +105,15 @@ class Pair:
         """
         units = self.layouts[name].units
         found = np.zeros((units, units))
+        others = {other: order for other, order in orders.items() if other != name}
         for carrier in self._carriers:
-            here, there = self._here[carrier.parameter], self._there[carrier.parameter]
-            if carrier.rows == name and _known(carrier.columns, orders):
-                moved = there if carrier.columns is None else there[:, orders[carrier.columns]]
-                found += here.reshape(units, -1) @ moved.reshape(units, -1).T
-            if carrier.columns == name and _known(carrier.rows, orders):
-                moved = there if carrier.rows is None else there[expand_order(orders[carrier.rows], len(there)).numpy()]
-                found += here.T @ moved
+            sides = {carrier.rows, carrier.columns}
+            if name in sides and sides <= {name, None, *others}:
+                here, moved = self._here[carrier.parameter], self._move(carrier, others)
+                if carrier.rows == name:
+                    found += here.reshape(units, -1) @ moved.reshape(units, -1).T
+                else:
+                    found += here.T @ moved
         return found
 
     def one_by_one(self, names: Iterable[str]) -> Permutation:
@@ -124,22 +125,18 @@ class Pair:
 
     def similarity(self, orders: Permutation) -> float:
         """The inner product of the reference with the state in these orders, over weights that carry units."""
-        return float(
-            sum(np.vdot(here, self._moved(c, orders)) for c in self._carriers for here in [self._here[c.parameter]])
-        )
+        return float(sum(np.vdot(self._here[each.parameter], self._move(each, orders)) for each in self._carriers))
 
-    def _moved(self, carrier: Carrier, orders: Permutation) -> Doubles:
+    def _move(self, carrier: Carrier, orders: Permutation) -> Doubles:
+        """What the state has of a carrier, with the sides that are in `orders` moved."""
         there = self._there[carrier.parameter]
-        if carrier.rows:
-            there = there[expand_order(orders[carrier.rows], len(there)).numpy()]
-        return there[:, orders[carrier.columns]] if carrier.columns else there
+        rows, columns = carrier.rows, carrier.columns
+        if rows and rows in orders:
+            there = there[expand_order(orders[rows], len(there)).numpy()]
+        return there[:, orders[columns]] if columns and columns in orders else there
 
 
-def _known(side: str | None, orders: Permutation) -> bool:
-    return side is None or side in orders
-
-
-def _double(known: Symmetries, state: Mapping[str, Tensor], name: str) -> Doubles:
+def _to_matrix(known: Symmetries, state: Mapping[str, Tensor], name: str) -> Doubles:
     return as_matrix(known, name, state[name].detach().cpu().double()).numpy()
 
 
@@ -165,19 +162,19 @@ def match_together(
     found, generator = list(orders), numpy_generator(seed)
     others = [number for number in range(len(states)) if number != reference]
     with ThreadTeam():  # products on one thread, so that they do not depend on how many there are
-        whole = _sum([_moved(net, state, order) for state, order in zip(states, found, strict=True)])
+        whole = _sum([_move(net, state, order) for state, order in zip(states, found, strict=True)])
         grows = len(others) > 1  # of two, the other is matched to the reference already
         while grows:
             before = _square(whole)
             for number in generator.permutation(others).tolist():
-                rest = {name: whole[name] - part for name, part in _moved(net, states[number], found[number]).items()}
+                rest = {name: whole[name] - part for name, part in _move(net, states[number], found[number]).items()}
                 found[number] = descend(Pair(net, rest, states[number]), found[number], seed)
-                whole = _sum([rest, _moved(net, states[number], found[number])])
+                whole = _sum([rest, _move(net, states[number], found[number])])
             grows = _square(whole) > before * (1.0 + SETTLED)
     return found
 
 
-def _moved(net: Model, state: Mapping[str, Tensor], order: Permutation) -> dict[str, Tensor]:
+def _move(net: Model, state: Mapping[str, Tensor], order: Permutation) -> dict[str, Tensor]:
     """A state's parameters that carry units, in an order, in float64."""
     moved = permute(net, state, order)
     return {each.parameter: moved[each.parameter].detach().cpu().double() for each in symmetries(net).carriers}
