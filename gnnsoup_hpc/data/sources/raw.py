@@ -5,6 +5,9 @@ The structure is in memory as a whole, for METIS needs it so; features are looke
 
 from __future__ import annotations
 
+import pickle
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +23,12 @@ from gnnsoup_hpc.graph.graph import Graph, SourceFacts, SourceFile
 from gnnsoup_hpc.types import BoolArray, ByteArray, IndexArray, IntArray, Role
 from gnnsoup_hpc.utils.hashing import file_sha256, fingerprint
 from gnnsoup_hpc.utils.out_of_core import Rows, blocks
+
+# What libraries raise over a file that is truncated or damaged, or none of theirs.
+UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError),
+    *(AssertionError, ImportError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -42,12 +51,21 @@ class SourceSplit:
         """Node ids by role of one column."""
         found = {}
         for role, part in self.parts.items():
-            if isinstance(part, tuple):
-                found[role] = part[column if len(part) > 1 else 0]
-            else:
-                one = part if part.ndim == 1 else part[:, column if part.shape[1] > 1 else 0]
-                found[role] = np.flatnonzero(one)
+            columns = list_columns(part)
+            one = columns[column if len(columns) > 1 else 0]
+            found[role] = one if isinstance(part, tuple) else np.flatnonzero(one)
         return found
+
+
+def list_columns(part: BoolArray | tuple[IntArray, ...]) -> Sequence[Any]:
+    """The masks or the ids of each column of a role's nodes."""
+    return part if isinstance(part, tuple) else np.atleast_2d(part.T)  # type: ignore[return-value]
+
+
+def cut_split(order: IntArray, train: int, validation: int) -> dict[Role, IntArray]:
+    """Node ids by role: the first `train` of `order`, as many as `validation` says, and the rest to test."""
+    parts = np.split(order, [train, train + validation])
+    return dict(zip((Role.TRAIN, Role.VALIDATION, Role.TEST), parts, strict=True))
 
 
 @dataclass(frozen=True)
@@ -140,7 +158,7 @@ def _structure(raw: RawGraph, job: GraphJob) -> tuple[sp.csr_matrix, SourceFacts
     matrix.data[:] = 1  # a sum of duplicates may have left any int8, zero among them
     self_loops = int(matrix.diagonal().sum(dtype=np.int64))
     if job.self_loops != "keep":
-        matrix = _without_diagonal(matrix)
+        matrix = (matrix - sp.diags(matrix.diagonal(), dtype=np.int8, format="csr")).tocsr()
     both = matrix + matrix.T
     symmetric = raw.inverse or both.nnz == matrix.nnz
     if job.undirected or symmetric:
@@ -151,12 +169,6 @@ def _structure(raw: RawGraph, job: GraphJob) -> tuple[sp.csr_matrix, SourceFacts
     matrix.sum_duplicates()
     columns = None if raw.splits is None else {name: own.columns for name, own in raw.splits.items()}
     return matrix, SourceFacts(columns, duplicates, raw.edge_values, symmetric, self_loops, nodes)
-
-
-def _without_diagonal(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    entries = matrix.tocoo()
-    keep = entries.row != entries.col
-    return sp.coo_matrix((entries.data[keep], (entries.row[keep], entries.col[keep])), shape=matrix.shape).tocsr()
 
 
 def _check(raw: RawGraph) -> int:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources.context import SourceContext
-from gnnsoup_hpc.data.sources.raw import RawGraph, SourceSplit
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceSplit, cut_split
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.types import FloatArray, IntArray, Role
 from gnnsoup_hpc.utils.hashing import fingerprint
@@ -207,5 +207,4 @@ def _draw_split(preset: Preset, nodes: int, seed: int) -> dict[Role, IntArray]:
     order = numpy_generator(seed, _LAYOUT, 2).permutation(nodes)
     train = max(1, round(preset.train / preset.nodes * nodes))
     validation = max(1, round(preset.validation / preset.nodes * nodes))
-    parts = np.split(order, [train, train + validation])
-    return dict(zip((Role.TRAIN, Role.VALIDATION, Role.TEST), parts, strict=True))
+    return cut_split(order, train, validation)
