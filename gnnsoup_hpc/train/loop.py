@@ -40,7 +40,6 @@ class TrainData:
     batches: Batches
     evaluator: Evaluator
     device: torch.device
-    engine: Engine = ENGINE
 
     @property
     def task(self) -> Task:
@@ -63,11 +62,11 @@ def train(
     The best epoch is chosen by the batches' own validation metric; the recorded ones are exact.
     Raises: DivergedError where not even the first epoch ended with finite weights; Preempted.
     """
-    training, diverged, spent = _trained(data, initial, how, seed, index, bar, checkpoints)
-    stopped = _diverged(diverged) if diverged else "all epochs done"
+    training = Training(data, initial, how, seed, index)
+    diverged, spent = training.run(bar, checkpoints)
     if (best := training.best) is None:
         raise DivergedError(
-            f"ingredient {index} {stopped}, its first: lower train.learning_rate = {how.learning_rate:g}"
+            f"ingredient {index} {diverged}, its first: lower train.learning_rate = {how.learning_rate:g}"
         )
     validation, test = data.evaluator.metrics([best.state], (Role.VALIDATION, Role.TEST))
     return Ingredient(
@@ -78,7 +77,7 @@ def train(
         validation_accuracy=validation,
         test_accuracy=test,
         hyperparameters=how,
-        stopped=stopped,
+        stopped=diverged or "all epochs done",
         measurement=spent,
     )
 
@@ -96,54 +95,11 @@ def train_trunk(
     Source: Frankle et al., Linear mode connectivity and the lottery ticket hypothesis, ICML 2020, arXiv 1912.05671.
     Raises: DivergedError where an epoch did not end with finite weights; Preempted.
     """
-    training, diverged, spent = _trained(data, initial, how, seed, TRUNK, bar, checkpoints)
+    training = Training(data, initial, how, seed, TRUNK)
+    diverged, spent = training.run(bar, checkpoints)
     if diverged:
-        raise DivergedError(f"the trunk {_diverged(diverged)}: lower train.learning_rate = {how.learning_rate:g}")
+        raise DivergedError(f"the trunk {diverged}: lower train.learning_rate = {how.learning_rate:g}")
     return Trunk(training.state(), tuple(training.history), spent)
-
-
-def _trained(
-    data: TrainData,
-    initial: State,
-    how: Hyperparameters,
-    seed: int,
-    index: int,
-    bar: Bar,
-    checkpoints: CheckpointManager | None,
-) -> tuple[Training, Epoch | None, Measurement]:
-    """All epochs, the first that diverges being the last; that one, if there is; and what all of it cost."""
-    with (meter := Meter(data.device)):
-        training, before = _begun(data, initial, how, seed, index, checkpoints)
-        bar.begin(len(training.history))
-
-        def spent() -> Measurement:
-            return meter.read() if before is None else combine(before, meter.read())
-
-        def look() -> None:
-            if checkpoints:
-                checkpoints.between(len(training.history), training.over, lambda: training.checkpoint(spent()))
-
-        look()
-        while not training.over:
-            epoch = training.epoch()
-            if math.isnan(epoch.validation_accuracy):
-                return training, epoch, spent()
-            values = {"loss": epoch.loss, "validation": epoch.validation_accuracy}
-            bar.advance(", ".join(f"{name} {value:.4f}" for name, value in values.items()), epoch=epoch.epoch, **values)
-            look()
-        return training, None, spent()
-
-
-def _begun(
-    data: TrainData, initial: State, how: Hyperparameters, seed: int, index: int, checkpoints: CheckpointManager | None
-) -> tuple[Training, Measurement | None]:
-    """A training at its beginning, or where its checkpoint left it, and what that had cost until there."""
-    found = checkpoints.found(data.device) if checkpoints else None
-    if found is None:
-        return Training(data, initial, how, seed, index), None
-    training = Training(data, found.state, how, seed, index)
-    training.restore(found)
-    return training, found.measurement
 
 
 class Training:
@@ -153,10 +109,10 @@ class Training:
     """
 
     def __init__(self, data: TrainData, initial: State, how: Hyperparameters, seed: int, index: int) -> None:
-        self._course, self._how, self._seed, self._index = data, how, seed, index
+        self._data, self._how, self._seed, self._index = data, how, seed, index
         self._parameters = {name: tensor.to(data.device).clone().requires_grad_() for name, tensor in initial.items()}
         self._adam = torch.optim.Adam(self._parameters.values(), lr=how.learning_rate, weight_decay=how.weight_decay)
-        self._drop = Dropout(how.dropout, torch_generator(data.device, seed, _drawer("dropout", how, index)))
+        self._drop = Dropout(how.dropout, torch_generator(data.device, seed, _choose_stream("dropout", how, index)))
         self.history: list[Epoch] = []
         self.best: BestEpoch | None = None
 
@@ -169,11 +125,39 @@ class Training:
         """A copy of the parameters, in host memory."""
         return {name: tensor.cpu() for name, tensor in _copy(self._parameters).items()}
 
+    def run(self, bar: Bar, checkpoints: CheckpointManager | None) -> tuple[str, Measurement]:
+        """All epochs, the first that diverges being the last; which one did, in words; and what all of it cost."""
+        with (meter := Meter(self._data.device)):
+            before = None
+            if checkpoints and (found := checkpoints.find(self._data.device)):
+                self.restore(found)
+                before = found.measurement
+                del found  # or its best state would be held twice for as long as this one trains
+            bar.begin(len(self.history))
+
+            def measure() -> Measurement:
+                return meter.read() if before is None else combine(before, meter.read())
+
+            def check() -> None:
+                if checkpoints:
+                    checkpoints.check(len(self.history), self.over, lambda: self.checkpoint(measure()))
+
+            check()
+            while not self.over:
+                epoch = self.epoch()
+                if math.isnan(epoch.validation_accuracy):
+                    return f"diverged in epoch {epoch.epoch} (loss {epoch.loss:g})", measure()
+                values = {"loss": epoch.loss, "validation": epoch.validation_accuracy}
+                text = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+                bar.advance(text, epoch=epoch.epoch, **values)
+                check()
+            return "", measure()
+
     def epoch(self) -> Epoch:
         """Train one more. One that diverges has NaN for its validation accuracy, and is not in the history."""
-        data, how = self._course, self._how
+        data, how = self._data, self._how
         number, start = len(self.history) + 1, time.perf_counter()
-        batches = data.batches.epoch(numpy_generator(self._seed, _drawer("order", how, self._index), number))
+        batches = data.batches.epoch(numpy_generator(self._seed, _choose_stream("order", how, self._index), number))
         if how.drop_edges > 0.0:
             batches = map(partial(_drop_edges, how, self._seed, self._index, number), batches, count())
         # map keeps no batch under a name, or two would be in memory while one is read
@@ -198,13 +182,16 @@ class Training:
             mean={name: values["exp_avg"] for name, values in adam.items()},
             square={name: values["exp_avg_sq"] for name, values in adam.items()},
             generator=self._drop.generator.get_state(),
-            device=self._course.device.type,
+            device=self._data.device.type,
             best=self.best,
             measurement=spent,
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from there; the parameters are those of the checkpoint already."""
+        """Go on from there."""
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(checkpoint.state[name])
         adam = self._adam.state_dict()
         adam["state"] = {
             place: {
@@ -219,22 +206,18 @@ class Training:
         self.history = list(checkpoint.history)
         if (best := checkpoint.best) is not None:
             self.best = BestEpoch(
-                best.epoch, best.accuracy, {name: t.to(self._course.device) for name, t in best.state.items()}
+                best.epoch, best.accuracy, {name: t.to(self._data.device) for name, t in best.state.items()}
             )
 
 
-def _drawer(draw: Draw, how: Hyperparameters, index: int) -> int:
+def _choose_stream(draw: Draw, how: Hyperparameters, index: int) -> int:
     """Whose random stream an ingredient draws from: its own, or ingredient 0's where all draw alike."""
     return 0 if draw in how.shared_draws else index
 
 
 def _drop_edges(how: Hyperparameters, seed: int, index: int, epoch: int, batch: Batch, step: int) -> Batch:
     """What edge dropping leaves of a step's batch."""
-    return dropout_edge(batch, how.drop_edges, derive_seed(seed, _drawer("edges", how, index), epoch, step))
-
-
-def _diverged(epoch: Epoch) -> str:
-    return f"diverged in epoch {epoch.epoch} (loss {epoch.loss:g})"
+    return dropout_edge(batch, how.drop_edges, derive_seed(seed, _choose_stream("edges", how, index), epoch, step))
 
 
 def _step(
@@ -242,8 +225,8 @@ def _step(
 ) -> tuple[float, int]:
     """One step; the mean loss on the batch's seed nodes, and their number."""
     optimiser.zero_grad(set_to_none=True)
-    plan = data.engine.plan(data.model, batch, train=True)
-    loss = data.task.loss(data.engine.logits(plan, parameters, mode="train", dropout=dropout), plan.targets)
+    plan = ENGINE.plan(data.model, batch, train=True)
+    loss = data.task.loss(ENGINE.logits(plan, parameters, mode="train", dropout=dropout), plan.targets)
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     return float(loss.detach()), len(batch.seeds)
@@ -255,8 +238,8 @@ def _validate(data: TrainData, state: State) -> float:
     predicted, targets = list[IntArray](), list[IntArray]()
     batches = data.batches.validation()
     for batch in batches:
-        plan = data.engine.plan(data.model, batch, train=True)
-        logits = data.engine.logits(plan, state)
+        plan = ENGINE.plan(data.model, batch, train=True)
+        logits = ENGINE.logits(plan, state)
         targets.append(plan.targets.cpu().numpy())
         del batch, plan  # before the next one is read
         if not bool(logits.isfinite().all()):
