@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import split
-from gnnsoup_hpc.data.sources.raw import RawGraph, hash_files, show_values
+from gnnsoup_hpc.data.sources.raw import RawGraph, hash_files, show_values, simplify
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph.graph import SourceFile
 from gnnsoup_hpc.types import IndexArray, IntArray
@@ -238,7 +238,7 @@ def _find_edge_values(named: _Named, weights: dict[str, Any]) -> tuple[dict[str,
     """Names of arrays with values of edges, by the field of [graph] that is about them; notes on those that are 1."""
     values = {name: ("edge_weight", value) for name, value in weights.items()}
     for name, value in list(named.unread.items()):
-        plain = re.sub(r"[^a-z0-9]", "", name.lower())
+        plain = simplify(name)
         alone = isinstance(value, str | bytes) or (isinstance(value, np.ndarray) and value.ndim == 0)
         if not alone and (_WEIGHTS.fullmatch(plain) or plain.startswith("edge")):
             values[name] = ("edge_weight" if _WEIGHTS.fullmatch(plain) else "edge_attr", named.take(name))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import http.client
 import os
-import re
 import socket
 import urllib.request
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import pt
 from gnnsoup_hpc.data.sources.context import SourceContext, stage_download
-from gnnsoup_hpc.data.sources.raw import UNREADABLE, RawGraph, describe_file
+from gnnsoup_hpc.data.sources.raw import UNREADABLE, RawGraph, describe_file, simplify
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.utils import paths
 
@@ -74,19 +73,15 @@ def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
 
 def _find_set(name: str) -> PygDataset:
     """The set meant by `name`, whatever its case and punctuation."""
-    wanted = _plain(name)
+    wanted = simplify(name)
     for refused, reason in REFUSED.items():
-        if wanted == _plain(refused):
+        if wanted == simplify(refused):
             raise GraphError(f"graph.source = 'pyg:{name}': {reason}; only one class a node can be souped here")
-    known = {_plain(about.name): about for about in SETS}
+    known = {simplify(about.name): about for about in SETS}
     if wanted not in known:
         near = ", ".join(known[key].name for key in difflib.get_close_matches(wanted, known) or known)
         raise GraphError(f"graph.source = 'pyg:{name}': no such set with one class a node is known; there is: {near}")
     return known[wanted]
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _open(about: PygDataset, job: GraphJob, context: SourceContext) -> Any:

@@ -6,6 +6,7 @@ The structure is in memory as a whole, for METIS needs it so; features are looke
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ UNREADABLE = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError),
     *(AssertionError, ImportError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
 )
+Part = BoolArray | tuple[IntArray, ...]  # nodes of one role: masks (V,) or (V, n), or ids, n times
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class SourceSplit:
     What has one column only is the same for all.
     """
 
-    parts: Mapping[Role, BoolArray | tuple[IntArray, ...]]
+    parts: Mapping[Role, Part]
     columns: int = 1
     words: str = ""
 
@@ -57,8 +59,8 @@ class SourceSplit:
         return found
 
 
-def list_columns(part: BoolArray | tuple[IntArray, ...]) -> Sequence[Any]:
-    """The masks or the ids of each column of a role's nodes."""
+def list_columns(part: Part) -> Sequence[Any]:
+    """The mask or the ids of each column."""
     return part if isinstance(part, tuple) else np.atleast_2d(part.T)  # type: ignore[return-value]
 
 
@@ -90,6 +92,11 @@ class RawGraph:
     edge_values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     inverse: bool = False
+
+
+def simplify(name: str) -> str:
+    """A name without case and punctuation."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def show_values(value: Any) -> str:

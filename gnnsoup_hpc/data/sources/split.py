@@ -10,10 +10,19 @@ import numpy as np
 import scipy.sparse as sp
 
 from gnnsoup_hpc.config import GraphJob
-from gnnsoup_hpc.data.sources.raw import RawGraph, SourceSplit, cut_split, list_columns, list_few, show_values
+from gnnsoup_hpc.data.sources.raw import (
+    Part,
+    RawGraph,
+    SourceSplit,
+    cut_split,
+    list_columns,
+    list_few,
+    show_values,
+    simplify,
+)
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph.identity import resolve_split
-from gnnsoup_hpc.types import BoolArray, ByteArray, IntArray, Role
+from gnnsoup_hpc.types import ByteArray, IntArray, Role
 
 _ROLES = {
     Role.TRAIN: r"train(?:ing)?",
@@ -28,8 +37,6 @@ _MENTION = re.compile(
 _WHOLE = re.compile(r"(?:node|idx|index|ids?|dict)*(?:splits?|folds?|roles?)(?:idx|index|ids?|dict)*")
 _SEVERAL = (Mapping, list, tuple, sp.sparray, sp.spmatrix)
 _WORKS = "graph.split = 'random' takes none of the source's own"
-
-Part = BoolArray | tuple[IntArray, ...]  # nodes of one role: masks (V,) or (V, n), or ids, n times
 
 
 def read(values: Mapping[str, Any], nodes: int, where: str) -> tuple[SourceSplit | None, set[str]]:
@@ -93,15 +100,11 @@ def describe_split(raw: RawGraph, job: GraphJob) -> str:
     return f"{words}, as the job asks; the source's own {names} {verb} not used"
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
 def _find_role(name: str, value: Any = None) -> Role | None:
     """The role that a name stands for, if its value is no text."""
     if isinstance(value, str | bytes):
         return None
-    return next((role for role, pattern in _NAMES.items() if pattern.fullmatch(_plain(name))), None)
+    return next((role for role, pattern in _NAMES.items() if pattern.fullmatch(simplify(name))), None)
 
 
 def _mentions(name: str, value: Any) -> bool:
@@ -109,7 +112,7 @@ def _mentions(name: str, value: Any) -> bool:
     if not (value.ndim if isinstance(value, np.ndarray) else isinstance(value, _SEVERAL)):
         return False
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
-    if any(_MENTION.fullmatch(word.lower()) for word in words) or _WHOLE.fullmatch(_plain(name)):
+    if any(_MENTION.fullmatch(word.lower()) for word in words) or _WHOLE.fullmatch(simplify(name)):
         return True
     return any(_find_role(str(key)) for group in _list_dicts(value) for key in group)
 
@@ -172,7 +175,7 @@ def _read_part(name: str, value: Any, nodes: int, where: str) -> Part:
 def _refuse_leftovers(left: Mapping[str, Any], found: bool, nodes: int, where: str) -> None:
     """Raise for arrays that seem to be about a split and were not read."""
     about = {name: value for name, value in left.items() if _mentions(name, value)}
-    unknown = [name for name in about if not _WHOLE.fullmatch(_plain(name))]
+    unknown = [name for name in about if not _WHOLE.fullmatch(simplify(name))]
     if unknown:
         raise GraphError(
             f"{where}: {list_few(unknown)}: about a split by name, and not known: leave out what is none, and name"

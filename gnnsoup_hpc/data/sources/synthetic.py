@@ -80,9 +80,8 @@ def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
     context.say(f"prepare: generating {nodes} nodes and about {edges} edges like {name}, seed {seed}")
     layout = _lay_out(preset, nodes, edges, seed)
     y = _draw_labels(preset, layout, seed)
-    ends = _draw_edges(preset, layout, edges, seed)
+    source, destination = _draw_edges(preset, layout, edges, seed)
     x = _draw_features(preset, layout, seed, context)
-    source, destination = ends
     same = float((y[source] == y[destination]).mean())
     context.say(f"prepare: {len(source)} edges, {same:.3f} of them between nodes of equal labels")
     return RawGraph(
