@@ -11,7 +11,6 @@ from itertools import count
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.engine import Engine, TorchEngine
@@ -58,7 +57,7 @@ def train(
 ) -> Ingredient:
     """Train ingredient `index` from `initial`. The same arguments give the same weights, bit for bit, on one machine.
 
-    With a checkpoints, go on from the checkpoint that it finds, which changes nothing but seconds and memory.
+    With `checkpoints`, go on from the one that they find, which changes nothing but seconds and memory.
     The best epoch is chosen by the batches' own validation metric; the recorded ones are exact.
     Raises: DivergedError where not even the first epoch ended with finite weights; Preempted.
     """
@@ -112,7 +111,7 @@ class Training:
         self._data, self._how, self._seed, self._index = data, how, seed, index
         self._parameters = {name: tensor.to(data.device).clone().requires_grad_() for name, tensor in initial.items()}
         self._adam = torch.optim.Adam(self._parameters.values(), lr=how.learning_rate, weight_decay=how.weight_decay)
-        self._drop = Dropout(how.dropout, torch_generator(data.device, seed, _choose_stream("dropout", how, index)))
+        self._drop = Dropout(how.dropout, torch_generator(data.device, seed, self._stream("dropout")))
         self.history: list[Epoch] = []
         self.best: BestEpoch | None = None
 
@@ -155,20 +154,18 @@ class Training:
 
     def epoch(self) -> Epoch:
         """Train one more. One that diverges has NaN for its validation accuracy, and is not in the history."""
-        data, how = self._data, self._how
         number, start = len(self.history) + 1, time.perf_counter()
-        batches = data.batches.epoch(numpy_generator(self._seed, _choose_stream("order", how, self._index), number))
-        if how.drop_edges > 0.0:
-            batches = map(partial(_drop_edges, how, self._seed, self._index, number), batches, count())
-        # map keeps no batch under a name, or two would be in memory while one is read
-        loss = _mean_loss(map(partial(_step, data, self._parameters, self._adam, self._drop), batches))
+        batches = self._data.batches.epoch(numpy_generator(self._seed, self._stream("order"), number))
+        if self._how.drop_edges > 0.0:
+            batches = map(partial(self._drop_edges, number), batches, count())
+        loss = _mean_loss(map(self._step, batches))  # map names no batch, or two would be in memory while one is read
         reached = math.nan
-        if math.isfinite(loss) and _finite(self._parameters.values()):
-            reached = _validate(data, self._parameters)
+        if math.isfinite(loss) and all(bool(tensor.isfinite().all()) for tensor in self._parameters.values()):
+            reached = self._validate()
         epoch = Epoch(number, loss, reached, time.perf_counter() - start)
         if not math.isnan(reached):
             self.history.append(epoch)
-            if self.best is None or data.task.is_better(reached, self.best.accuracy):
+            if self.best is None or self._data.task.is_better(reached, self.best.accuracy):
                 self.best = BestEpoch(number, reached, _copy(self._parameters))
         return epoch
 
@@ -209,43 +206,36 @@ class Training:
                 best.epoch, best.accuracy, {name: t.to(self._data.device) for name, t in best.state.items()}
             )
 
+    def _stream(self, draw: Draw) -> int:
+        """The random stream that is drawn from: the ingredient's own, or ingredient 0's where all draw alike."""
+        return 0 if draw in self._how.shared_draws else self._index
 
-def _choose_stream(draw: Draw, how: Hyperparameters, index: int) -> int:
-    """Whose random stream an ingredient draws from: its own, or ingredient 0's where all draw alike."""
-    return 0 if draw in how.shared_draws else index
+    def _drop_edges(self, epoch: int, batch: Batch, step: int) -> Batch:
+        """What edge dropping leaves of a step's batch."""
+        return dropout_edge(batch, self._how.drop_edges, derive_seed(self._seed, self._stream("edges"), epoch, step))
 
+    def _step(self, batch: Batch) -> tuple[float, int]:
+        """One step; the mean loss on the batch's seed nodes, and their number."""
+        self._adam.zero_grad(set_to_none=True)
+        plan, task = ENGINE.plan(self._data.model, batch, train=True), self._data.task
+        loss = task.loss(ENGINE.logits(plan, self._parameters, mode="train", dropout=self._drop), plan.targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._adam.step()
+        return float(loss.detach()), len(batch.seeds)
 
-def _drop_edges(how: Hyperparameters, seed: int, index: int, epoch: int, batch: Batch, step: int) -> Batch:
-    """What edge dropping leaves of a step's batch."""
-    return dropout_edge(batch, how.drop_edges, derive_seed(seed, _choose_stream("edges", how, index), epoch, step))
-
-
-def _step(
-    data: TrainData, parameters: State, optimiser: torch.optim.Optimizer, dropout: Dropout, batch: Batch
-) -> tuple[float, int]:
-    """One step; the mean loss on the batch's seed nodes, and their number."""
-    optimiser.zero_grad(set_to_none=True)
-    plan = ENGINE.plan(data.model, batch, train=True)
-    loss = data.task.loss(ENGINE.logits(plan, parameters, mode="train", dropout=dropout), plan.targets)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
-    return float(loss.detach()), len(batch.seeds)
-
-
-@torch.no_grad()
-def _validate(data: TrainData, state: State) -> float:
-    """The metric over the validation batches' nodes; NaN where a logit is not finite."""
-    predicted, targets = list[IntArray](), list[IntArray]()
-    batches = data.batches.validation()
-    for batch in batches:
-        plan = ENGINE.plan(data.model, batch, train=True)
-        logits = ENGINE.logits(plan, state)
-        targets.append(plan.targets.cpu().numpy())
-        del batch, plan  # before the next one is read
-        if not bool(logits.isfinite().all()):
-            return math.nan
-        predicted.append(data.task.predict(logits).cpu().numpy())
-    return data.task.metric(np.concatenate(predicted), np.concatenate(targets))
+    @torch.no_grad()
+    def _validate(self) -> float:
+        """The metric over the validation batches' nodes; NaN where a logit is not finite."""
+        predicted, targets = list[IntArray](), list[IntArray]()
+        for batch in self._data.batches.validation():
+            plan = ENGINE.plan(self._data.model, batch, train=True)
+            logits = ENGINE.logits(plan, self._parameters)
+            targets.append(plan.targets.cpu().numpy())
+            del batch, plan  # before the next one is read
+            if not bool(logits.isfinite().all()):
+                return math.nan
+            predicted.append(self._data.task.predict(logits).cpu().numpy())
+        return self._data.task.metric(np.concatenate(predicted), np.concatenate(targets))
 
 
 def _mean_loss(steps: Iterable[tuple[float, int]]) -> float:
@@ -256,7 +246,3 @@ def _mean_loss(steps: Iterable[tuple[float, int]]) -> float:
 
 def _copy(parameters: State) -> State:
     return {name: tensor.detach().clone() for name, tensor in parameters.items()}
-
-
-def _finite(tensors: Iterable[Tensor]) -> bool:
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
