@@ -40,9 +40,7 @@ def load_structure(graph: GraphFile, chosen: Sequence[int]) -> Subgraph:
 
 def share_graph(graph: GraphFile, view: Batch, role: Role) -> Batch:
     """Another role's view of the whole graph that `view` holds, sharing its features and structure."""
-    nodes = np.flatnonzero(graph.role(0, graph.nodes) == role)
-    other = Batch(view.graph, torch.from_numpy(nodes), torch.from_numpy(graph.y(0, graph.nodes)[nodes]))
-    return other.to(view.graph.x.device)
+    return Batch(view.graph, *_find_seeds(graph, [(0, graph.nodes)], role)).to(view.graph.x.device)
 
 
 def load_union(

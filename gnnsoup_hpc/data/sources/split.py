@@ -52,8 +52,8 @@ def read(values: Mapping[str, Any], nodes: int, where: str) -> tuple[SourceSplit
         for role, label, part in _read_parts(name, value, nodes, where):
             found.setdefault(role, {})[label] = part
             used.add(name)
-    left = [name for name in values if name not in used]
-    _refuse_leftovers({name: values[name] for name in left}, bool(found), nodes, where)
+    left = {name: value for name, value in values.items() if name not in used}
+    _refuse_leftovers(left, bool(found), nodes, where)
     if not found:
         return None, used
     columns = _count_columns({label: part for parts in found.values() for label, part in parts.items()}, where)
