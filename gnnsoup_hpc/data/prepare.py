@@ -19,7 +19,7 @@ import torch
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import sources
 from gnnsoup_hpc.data.partition import cut_in_process, cut_with_metis, partition_graph
-from gnnsoup_hpc.data.sources.context import SourceContext
+from gnnsoup_hpc.data.sources.raw import SourceContext
 from gnnsoup_hpc.data.transforms import prepare_features
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.graph import identity

@@ -22,8 +22,15 @@ import numpy as np
 import numpy.typing as npt
 
 from gnnsoup_hpc.config import GraphJob
-from gnnsoup_hpc.data.sources.context import SourceContext, stage_download
-from gnnsoup_hpc.data.sources.raw import UNREADABLE, RawGraph, SourceSplit, describe_file, hash_files
+from gnnsoup_hpc.data.sources.raw import (
+    UNREADABLE,
+    RawGraph,
+    SourceContext,
+    SourceSplit,
+    describe_file,
+    hash_files,
+    stage_download,
+)
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.types import IntArray, Role
 from gnnsoup_hpc.utils import paths

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import named, pickled
-from gnnsoup_hpc.data.sources.context import SourceContext
-from gnnsoup_hpc.data.sources.raw import UNREADABLE, RawGraph, describe_file, list_few
+from gnnsoup_hpc.data.sources.raw import UNREADABLE, RawGraph, SourceContext, describe_file, list_few
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph.graph import SourceFile
 from gnnsoup_hpc.utils import paths

@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import pt
-from gnnsoup_hpc.data.sources.context import SourceContext, stage_download
-from gnnsoup_hpc.data.sources.raw import UNREADABLE, RawGraph, describe_file, simplify
+from gnnsoup_hpc.data.sources.raw import UNREADABLE, RawGraph, SourceContext, describe_file, simplify, stage_download
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.utils import paths
 

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gnnsoup_hpc.config import GraphJob
-from gnnsoup_hpc.data.sources.context import SourceContext
-from gnnsoup_hpc.data.sources.raw import RawGraph, SourceSplit, cut_split
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext, SourceSplit, cut_split
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.types import FloatArray, IntArray, Role
 from gnnsoup_hpc.utils.hashing import fingerprint

@@ -14,9 +14,8 @@ import torch
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data import sources
 from gnnsoup_hpc.data.sources import npz, pt
-from gnnsoup_hpc.data.sources.context import SourceContext
 from gnnsoup_hpc.data.sources.named import make_graph
-from gnnsoup_hpc.data.sources.raw import RawGraph, finish
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext, finish
 from gnnsoup_hpc.data.sources.split import assign_roles, describe_split
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph.graph import Graph, SourceFacts

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data import sources
 from gnnsoup_hpc.data.sources import named, npz
-from gnnsoup_hpc.data.sources.context import SourceContext
-from gnnsoup_hpc.data.sources.raw import RawGraph, describe_file, finish
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext, describe_file, finish
 from gnnsoup_hpc.data.sources.split import assign_roles
 from gnnsoup_hpc.errors import GraphError, JobError
 from gnnsoup_hpc.graph.graph import Graph

@@ -15,8 +15,7 @@ import pytest
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import ogb
-from gnnsoup_hpc.data.sources.context import SourceContext
-from gnnsoup_hpc.data.sources.raw import RawGraph
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.runtime.run_dir import RunDir

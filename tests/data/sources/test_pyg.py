@@ -19,9 +19,8 @@ from torch_geometric.transforms import NormalizeFeatures
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import pyg
-from gnnsoup_hpc.data.sources.context import SourceContext
 from gnnsoup_hpc.data.sources.pt import from_data
-from gnnsoup_hpc.data.sources.raw import finish
+from gnnsoup_hpc.data.sources.raw import SourceContext, finish
 from gnnsoup_hpc.data.sources.split import assign_roles
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.types import Role
