@@ -1,17 +1,26 @@
-"""Which unit goes where: assignments of the highest gain, by groups and within them."""
+"""Which unit goes where: assignments of the highest gain, from weights or from activations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from gnnsoup_hpc.alignment.symmetry import as_matrix, expand_order, identity_permutation, permute, symmetries
+from gnnsoup_hpc.alignment.symmetry import (
+    as_matrix,
+    expand_order,
+    identity_permutation,
+    permute,
+    symmetries,
+    unit_layouts,
+)
 from gnnsoup_hpc.engine.compiled.threads import ThreadTeam
-from gnnsoup_hpc.models.base import Carrier, Layout, Model, Symmetries
-from gnnsoup_hpc.types import Doubles, IntArray, Permutation
+from gnnsoup_hpc.engine.torch import TorchEngine, TorchPlan
+from gnnsoup_hpc.graph.subgraph import Batch
+from gnnsoup_hpc.models.base import Carrier, LayeredModel, Layout, Model, Symmetries
+from gnnsoup_hpc.types import Doubles, IntArray, Permutation, State
 from gnnsoup_hpc.utils.rng import numpy_generator
 
 
@@ -93,8 +102,8 @@ class Pair:
             name: {s for c in self._carriers if name in (c.rows, c.columns) for s in (c.rows, c.columns) if s} - {name}
             for name in self.layouts
         }
-        self._here = {each.parameter: _double(known, reference, each.parameter) for each in self._carriers}
-        self._there = {each.parameter: _double(known, state, each.parameter) for each in self._carriers}
+        self._here = {each.parameter: _to_matrix(known, reference, each.parameter) for each in self._carriers}
+        self._there = {each.parameter: _to_matrix(known, state, each.parameter) for each in self._carriers}
         self.scale = float(sum(np.linalg.norm(a) * np.linalg.norm(self._there[n]) for n, a in self._here.items()))
 
     def gain(self, name: str, orders: Permutation) -> Doubles:
@@ -105,14 +114,15 @@ class Pair:
         """
         units = self.layouts[name].units
         found = np.zeros((units, units))
+        others = {other: order for other, order in orders.items() if other != name}
         for carrier in self._carriers:
-            here, there = self._here[carrier.parameter], self._there[carrier.parameter]
-            if carrier.rows == name and _known(carrier.columns, orders):
-                moved = there if carrier.columns is None else there[:, orders[carrier.columns]]
-                found += here.reshape(units, -1) @ moved.reshape(units, -1).T
-            if carrier.columns == name and _known(carrier.rows, orders):
-                moved = there if carrier.rows is None else there[expand_order(orders[carrier.rows], len(there)).numpy()]
-                found += here.T @ moved
+            sides = {carrier.rows, carrier.columns}
+            if name in sides and sides <= {name, None, *others}:
+                here, moved = self._here[carrier.parameter], self._move(carrier, others)
+                if carrier.rows == name:
+                    found += here.reshape(units, -1) @ moved.reshape(units, -1).T
+                else:
+                    found += here.T @ moved
         return found
 
     def one_by_one(self, names: Iterable[str]) -> Permutation:
@@ -124,22 +134,18 @@ class Pair:
 
     def similarity(self, orders: Permutation) -> float:
         """The inner product of the reference with the state in these orders, over weights that carry units."""
-        return float(
-            sum(np.vdot(here, self._moved(c, orders)) for c in self._carriers for here in [self._here[c.parameter]])
-        )
+        return float(sum(np.vdot(self._here[each.parameter], self._move(each, orders)) for each in self._carriers))
 
-    def _moved(self, carrier: Carrier, orders: Permutation) -> Doubles:
+    def _move(self, carrier: Carrier, orders: Permutation) -> Doubles:
+        """What the state has of a carrier, with the sides that are in `orders` moved."""
         there = self._there[carrier.parameter]
-        if carrier.rows:
-            there = there[expand_order(orders[carrier.rows], len(there)).numpy()]
-        return there[:, orders[carrier.columns]] if carrier.columns else there
+        rows, columns = carrier.rows, carrier.columns
+        if rows and rows in orders:
+            there = there[expand_order(orders[rows], len(there)).numpy()]
+        return there[:, orders[columns]] if columns and columns in orders else there
 
 
-def _known(side: str | None, orders: Permutation) -> bool:
-    return side is None or side in orders
-
-
-def _double(known: Symmetries, state: Mapping[str, Tensor], name: str) -> Doubles:
+def _to_matrix(known: Symmetries, state: Mapping[str, Tensor], name: str) -> Doubles:
     return as_matrix(known, name, state[name].detach().cpu().double()).numpy()
 
 
@@ -165,19 +171,19 @@ def match_together(
     found, generator = list(orders), numpy_generator(seed)
     others = [number for number in range(len(states)) if number != reference]
     with ThreadTeam():  # products on one thread, so that they do not depend on how many there are
-        whole = _sum([_moved(net, state, order) for state, order in zip(states, found, strict=True)])
+        whole = _sum([_move(net, state, order) for state, order in zip(states, found, strict=True)])
         grows = len(others) > 1  # of two, the other is matched to the reference already
         while grows:
             before = _square(whole)
             for number in generator.permutation(others).tolist():
-                rest = {name: whole[name] - part for name, part in _moved(net, states[number], found[number]).items()}
+                rest = {name: whole[name] - part for name, part in _move(net, states[number], found[number]).items()}
                 found[number] = descend(Pair(net, rest, states[number]), found[number], seed)
-                whole = _sum([rest, _moved(net, states[number], found[number])])
+                whole = _sum([rest, _move(net, states[number], found[number])])
             grows = _square(whole) > before * (1.0 + SETTLED)
     return found
 
 
-def _moved(net: Model, state: Mapping[str, Tensor], order: Permutation) -> dict[str, Tensor]:
+def _move(net: Model, state: Mapping[str, Tensor], order: Permutation) -> dict[str, Tensor]:
     """A state's parameters that carry units, in an order, in float64."""
     moved = permute(net, state, order)
     return {each.parameter: moved[each.parameter].detach().cpu().double() for each in symmetries(net).carriers}
@@ -190,3 +196,104 @@ def _sum(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def _square(state: Mapping[str, Tensor]) -> float:
     """Squared norm."""
     return float(sum(np.vdot(tensor.numpy(), tensor.numpy()) for tensor in state.values()))
+
+
+def align_states(net: Model, states: Sequence[State], reference: int = 0, seed: int = 0) -> list[State]:
+    """Each of `states` with its hidden units in the order of states[reference]'s, by weights; same outputs as before.
+
+    The reference itself comes back as it is.
+    """
+    orders = match_all_by_weights(net, states, reference, seed)
+    return [permute(net, state, order) for state, order in zip(states, orders, strict=True)]
+
+
+def match_all_by_weights(net: Model, states: Sequence[State], reference: int, seed: int) -> list[Permutation]:
+    """For each of `states` the permutation that matches it to the reference, then to all others together."""
+    first = states[reference]
+    orders = [
+        identity_permutation(net) if number == reference else match_by_weights(net, first, state, seed)
+        for number, state in enumerate(states)
+    ]
+    return match_together(net, states, orders, reference, seed)
+
+
+# ---- activations
+# Activation matching: units that do the same on the same nodes, by the correlation of their states.
+#
+# States are those after the activation, at the nodes that views ask for; no label is looked at. Sums run over a stream
+# of subgraphs, so no more than one of them is in memory. Each set of units is matched by itself, which is exact. What
+# has no state of its own, the heads of GAT's last layer, and units that never change, so that nothing correlates with
+# them, go by weights. Source: Li et al., Convergent Learning, arXiv 1511.07543; Ainsworth et al., Git Re-Basin, arXiv
+# 2209.04836, section 3.1, which takes inner products where we take correlations.
+
+_ENGINE = TorchEngine()
+_CONSTANT = 1e-9  # variance over mean square: less is rounding, so the unit never changes
+_TIE = 1e-6  # share of the weights' say beside a correlation: it decides only where correlations do not
+
+
+def match_by_activations(
+    net: LayeredModel, reference: State, states: Sequence[State], batches: Iterable[Batch]
+) -> list[Permutation]:
+    """For each of `states`, the permutation that best matches `reference`; the same for any number of threads.
+
+    `batches` are subgraphs whose seed nodes' states are compared; of features and structure as in the whole graph.
+    Holds, beside a batch and a layer's states of it, a (hidden, hidden) float64 matrix a state and layer.
+    """
+    seen = [[Moments(net.widths(layer)[1]) for layer in range(net.layers - 1)] for _ in states]
+    with ThreadTeam():  # one thread a product, so that sums do not depend on how many there are
+        for batch in batches if seen else ():
+            plan = _ENGINE.plan(net, batch, train=True)  # every row: what the whole graph has, and not the seeds alone
+            wanted = list(_hidden_states(plan, reference))
+            for state, moments in zip(states, seen, strict=True):
+                for one, ours, theirs in zip(moments, wanted, _hidden_states(plan, state), strict=True):
+                    one.add(ours, theirs)
+        pairs = zip(states, seen, strict=True)
+        return [_match(net, Pair(net, reference, state), moments) for state, moments in pairs]
+
+
+def _hidden_states(plan: TorchPlan, state: Mapping[str, Tensor]) -> Iterator[Doubles]:
+    """States of the seed nodes after each hidden layer, (n, hidden)."""
+    for states in _ENGINE.hidden_states(plan, state):
+        yield states.double().cpu().numpy()
+
+
+class Moments:
+    """Sums over nodes that a correlation is made of.
+
+    Shapes: ones, squares (2, hidden): ours and theirs; products (hidden, hidden).
+    """
+
+    def __init__(self, units: int) -> None:
+        self.nodes = 0
+        self.ones, self.squares = np.zeros((2, units)), np.zeros((2, units))
+        self.products = np.zeros((units, units))
+
+    def add(self, ours: Doubles, theirs: Doubles) -> None:
+        """Count the states (n, hidden) of the same n nodes."""
+        self.nodes += len(ours)
+        self.ones += ours.sum(0), theirs.sum(0)
+        self.squares += (ours**2).sum(0), (theirs**2).sum(0)
+        self.products += ours.T @ theirs
+
+    def correlation(self) -> Doubles:
+        """Of our unit (row) with theirs (column); 0 for a unit that never changes."""
+        nodes = max(1, self.nodes)
+        mean, square = self.ones / nodes, self.squares / nodes
+        variance = square - mean**2
+        changes = variance > _CONSTANT * square
+        scale = np.where(changes, 1 / np.sqrt(np.where(changes, variance, 1.0)), 0.0)
+        covariance = self.products / nodes - np.outer(mean[0], mean[1])
+        return np.asarray(scale[0][:, None] * covariance * scale[1])
+
+
+def _match(net: LayeredModel, pair: Pair, seen: Sequence[Moments]) -> Permutation:
+    """Sets from the first layer on; each gain is a correlation where there is one, and the weights' say besides."""
+    found = {
+        name: moments.correlation() for name, moments in zip(unit_layouts(net), seen, strict=False)
+    }  # hidden layers come first
+    orders: dict[str, IntArray] = {}
+    for name, layout in unit_layouts(net).items():
+        weights = pair.gain(name, orders)
+        largest = float(np.abs(weights).max(initial=0.0)) or 1.0
+        orders[name] = solve_assignment(found.get(name, np.zeros_like(weights)) + _TIE * weights / largest, layout)
+    return orders

@@ -34,15 +34,13 @@ def load_whole(graph: GraphFile, role: Role) -> Batch:
 
 def load_structure(graph: GraphFile, chosen: Sequence[int]) -> Subgraph:
     """The same subgraph, features without columns: whoever needs some of them reads those."""
-    found = _structure(graph, graph.runs_of(chosen), BufferPool())
+    found = _read_structure(graph, graph.runs_of(chosen), BufferPool())
     return Subgraph(torch.empty(found.nodes, 0), found)
 
 
 def share_graph(graph: GraphFile, view: Batch, role: Role) -> Batch:
     """Another role's view of the whole graph that `view` holds, sharing its features and structure."""
-    nodes = np.flatnonzero(graph.role(0, graph.nodes) == role)
-    other = Batch(view.graph, torch.from_numpy(nodes), torch.from_numpy(graph.y(0, graph.nodes)[nodes]))
-    return other.to(view.graph.x.device)
+    return Batch(view.graph, *_find_seeds(graph, [(0, graph.nodes)], role)).to(view.graph.x.device)
 
 
 def load_union(
@@ -62,14 +60,14 @@ def load_union(
     """
     runs = graph.runs_of(chosen)
     memory = pool or BufferPool()
-    structure = _structure(graph, runs, memory)
-    x = _features(graph.x, runs, 0 if hop is not None and hop.alone else graph.features, "x", memory)
-    aggregated = None if hop is None else _features(hop.into, runs, graph.features, "hop", memory)
-    nodes, labels = _asked(graph, runs, role)
+    structure = _read_structure(graph, runs, memory)
+    x = _read_features(graph.x, runs, 0 if hop is not None and hop.alone else graph.features, "x", memory)
+    aggregated = None if hop is None else _read_features(hop.into, runs, graph.features, "hop", memory)
+    nodes, labels = _find_seeds(graph, runs, role)
     return Batch(Subgraph(x, structure, aggregated, pool), nodes, labels)
 
 
-def _features(
+def _read_features(
     read: Callable[[int, int, FloatArray], None], runs: Sequence[Span], width: int, purpose: str, memory: BufferPool
 ) -> Tensor:
     """Rows of all runs, one run after the other, (V', width)."""
@@ -81,7 +79,7 @@ def _features(
     return torch.from_numpy(out)
 
 
-def _structure(graph: GraphFile, runs: Sequence[Span], memory: BufferPool) -> Adjacency:
+def _read_structure(graph: GraphFile, runs: Sequence[Span], memory: BufferPool) -> Adjacency:
     """The induced structure. What is read of the file is overwritten, from its beginning on, with what is kept."""
     starts, stops = (np.array(ends, dtype=np.int64) for ends in zip(*runs, strict=True))
     firsts = np.concatenate([[0], np.cumsum(stops - starts)])
@@ -97,7 +95,7 @@ def _structure(graph: GraphFile, runs: Sequence[Span], memory: BufferPool) -> Ad
     return make_adjacency(indptr, entries[:kept])
 
 
-def _asked(graph: GraphFile, runs: Sequence[Span], role: Role) -> tuple[Tensor, Tensor]:
+def _find_seeds(graph: GraphFile, runs: Sequence[Span], role: Role) -> tuple[Tensor, Tensor]:
     """Nodes of `role`, by their ids in the union, and their labels, (n,) each."""
     nodes, labels, at = [], [], 0
     for start, stop in runs:
@@ -130,18 +128,10 @@ def stream_unions(
     def read(chosen: Sequence[int]) -> Batch:
         return load_union(graph, chosen, role, pool, hop)
 
-    if prefetch:
-        yield from _ahead(read, ready, turn)
-    else:
-        for chosen in turn:
-            yield ready(read(chosen))
-
-
-def _ahead(
-    read: Callable[[Sequence[int]], Batch], ready: Callable[[Batch], Made], turn: Iterator[Sequence[int]]
-) -> Generator[Made]:
-    """The stream with a thread that reads ahead by one union. No name is kept, for it would keep buffers in use."""
-    with ThreadPoolExecutor(1, "unions") as thread:
+    if not prefetch:
+        yield from (ready(read(chosen)) for chosen in turn)
+        return
+    with ThreadPoolExecutor(1, "unions") as thread:  # no name is kept, for it would keep buffers in use
         coming = [thread.submit(read, chosen) for chosen in islice(turn, 1)]
         while coming:
             made = ready(coming.pop().result())

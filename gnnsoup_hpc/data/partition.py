@@ -16,7 +16,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -33,10 +33,10 @@ from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.signals import block_for_children
 from gnnsoup_hpc.runtime.terminal import redirect_to_stderr
 from gnnsoup_hpc.types import IndexArray, IntArray, Role
-from gnnsoup_hpc.utils.out_of_core import save, save_text
+from gnnsoup_hpc.utils.out_of_core import blocks, save, save_text
 
 SECONDS_BETWEEN_LINES = 30.0
-_ENTRIES = 1 << 23  # looked at together
+COMMAND = (sys.executable, "-m", "gnnsoup_hpc.data.partition")  # of the process that runs METIS
 
 # (indptr, indices, weights, job) -> part of each node
 Cut = Callable[[IntArray, IndexArray, IntArray, PartitionJob], IntArray]
@@ -53,23 +53,40 @@ def cut_with_metis(indptr: IntArray, indices: IndexArray, weights: IntArray, job
     return np.asarray(found, dtype=np.int64)
 
 
-def cut_in_process(folder: Path, meter: Meter, log: Log) -> Cut:
-    """A way to cut that runs METIS in a process of its own; its peak memory is booked on `meter`.
+def cut_in_process(
+    folder: Path, meter: Meter, log: Log, indptr: IntArray, indices: IndexArray, weights: IntArray, job: PartitionJob
+) -> IntArray:
+    """The same by METIS in a process of its own, whose peak memory is booked on `meter`; arrays go through `folder`.
 
     Raises: PartError where the child fails, for want of memory as a rule.
     """
+    for name, array in (("indptr", indptr), ("indices", indices), ("weights", weights)):
+        save(folder / f"{name}.npy", array)
+    save_text(folder / "job.json", job.model_dump_json())
+    log.say(f"prepare: METIS cuts {len(indptr) - 1} nodes, {len(indices) // 2} edges into {job.parts} parts")
+    run_metis(folder, log)
+    meter.book_child(json.loads((folder / "peak.json").read_text(encoding="utf-8")))
+    part: IntArray = np.load(folder / "part.npy")
+    return part
 
-    def cut(indptr: IntArray, indices: IndexArray, weights: IntArray, job: PartitionJob) -> IntArray:
-        for name, array in (("indptr", indptr), ("indices", indices), ("weights", weights)):
-            save(folder / f"{name}.npy", array)
-        save_text(folder / "job.json", job.model_dump_json())
-        log.say(f"prepare: METIS cuts {len(indptr) - 1} nodes, {len(indices) // 2} edges into {job.parts} parts")
-        _run(_command(folder), log)
-        meter.book_child(json.loads((folder / "peak.json").read_text(encoding="utf-8")))
-        part: IntArray = np.load(folder / "part.npy")
-        return part
 
-    return cut
+def run_metis(folder: Path, log: Log) -> None:
+    """Let a process of its own cut what lies in `folder` (`main`). Raises: PartError."""
+    code, start = None, time.monotonic()
+    with ExitStack() as ending:
+        with block_for_children():
+            child = ending.enter_context(subprocess.Popen([*COMMAND, str(folder)], stdin=subprocess.DEVNULL))
+            ending.callback(child.kill)  # whatever ends us must not leave it behind; nothing happens where it has ended
+        while code is None:
+            try:
+                code = child.wait(SECONDS_BETWEEN_LINES)
+            except subprocess.TimeoutExpired:
+                log.say(f"prepare: METIS has been at it for {time.monotonic() - start:.0f} s")
+    if code:
+        raise PartError(
+            f"METIS ended with exit code {code}; it needs some 90 bytes of memory for each directed entry of the graph:"
+            " use a machine with more memory"
+        )
 
 
 def partition_graph(graph: Graph, job: PartitionJob, cut: Cut = cut_with_metis) -> Partition:
@@ -82,17 +99,17 @@ def partition_graph(graph: Graph, job: PartitionJob, cut: Cut = cut_with_metis) 
         raise PartError(f"partition.parts = {job.parts} (K) is more than the graph's {graph.nodes} nodes")
     weights = weigh_nodes(graph)
     part = np.zeros(graph.nodes, dtype=np.int64)
+    indptr, indices = _make_undirected(graph)
     if job.parts > 1:
-        part = _fill_empty(_cut_linked(graph, weights, job, cut), weights, job.parts)
+        part = _fill_empty(_cut_linked(indptr, indices, weights, job, cut), weights, job.parts)
     sizes = np.bincount(part, minlength=job.parts)
     validation = np.bincount(part[graph.role == Role.VALIDATION], minlength=job.parts)
-    across, edges = _edge_cut(graph, part)
     return Partition(
         part=part,
         order=np.argsort(part, kind="stable"),
         ptr=np.concatenate([[0], np.cumsum(sizes)]),
-        edge_cut=across,
-        edges=edges,
+        edge_cut=_count_cut(indptr, indices, part) // 2,
+        edges=len(indices) // 2,
         balance=float(sizes.max() / sizes.mean()),
         validation_balance=float(validation.max() / validation.mean()),
         options={"parts": job.parts, "seed": job.seed, "ufactor": job.imbalance},
@@ -106,12 +123,11 @@ def weigh_nodes(graph: Graph) -> IntArray:
     return np.where(validation, 1 + extra, 1).astype(np.int64)
 
 
-def _cut_linked(graph: Graph, weights: IntArray, job: PartitionJob, cut: Cut) -> IntArray:
+def _cut_linked(indptr: IntArray, indices: IndexArray, weights: IntArray, job: PartitionJob, cut: Cut) -> IntArray:
     """Part of each node, (V,). Nodes without an edge are left out of METIS; the lightest parts take them."""
-    indptr, indices = _make_undirected(graph)
     degrees = np.diff(indptr)
     linked, alone = np.flatnonzero(degrees > 0), np.flatnonzero(degrees == 0)
-    part = np.zeros(graph.nodes, dtype=np.int64)
+    part = np.zeros(len(weights), dtype=np.int64)
     if len(linked):
         if len(alone):
             new_id = np.cumsum(degrees > 0) - 1
@@ -124,47 +140,27 @@ def _cut_linked(graph: Graph, weights: IntArray, job: PartitionJob, cut: Cut) ->
 
 def _make_undirected(graph: Graph) -> tuple[IntArray, IndexArray]:
     """The symmetric CSR structure without self-loops that METIS requires; the graph's own where it is that."""
-    indptr: IntArray = graph.indptr
-    indices: IndexArray = graph.indices
+    ones = np.ones(len(graph.indices), dtype=np.int8)
+    matrix = sp.csr_matrix((ones, graph.indices, graph.indptr), shape=(graph.nodes, graph.nodes))
+    loops = matrix.diagonal()
+    if graph.symmetric and not loops.any():
+        return graph.indptr, graph.indices
     if not graph.symmetric:
-        ones = np.ones(len(indices), dtype=np.int8)
-        matrix = sp.csr_matrix((ones, indices, indptr), shape=(graph.nodes, graph.nodes))
-        matrix = (matrix + matrix.T).tocsr()
-        indptr, indices = matrix.indptr, matrix.indices
-    loops = np.zeros(graph.nodes, dtype=np.int64)
-    keep = np.empty(len(indices), dtype=np.bool_)
-    for rows, row in _rows(indptr):
-        span = slice(int(indptr[rows.start]), int(indptr[rows.stop]))
-        keep[span] = indices[span] != row
-        loops[rows] = np.bincount(row[~keep[span]] - rows.start, minlength=rows.stop - rows.start)
-    if not loops.any():
-        return indptr, indices
-    return indptr - np.concatenate([[0], np.cumsum(loops)]), indices[keep]
+        matrix = matrix + matrix.T
+        loops = matrix.diagonal()
+    matrix = (matrix - sp.diags(loops, dtype=np.int8, format="csr")).tocsr()
+    return matrix.indptr, matrix.indices
 
 
-def _edge_cut(graph: Graph, part: IntArray) -> tuple[int, int]:
-    """(edges between parts, all edges) of the undirected graph without loops.
-
-    In a directed graph an edge counts once, though both directions of it may be there.
-    """
-    indptr, indices = (graph.indptr, graph.indices) if graph.symmetric else _make_undirected(graph)
-    across = loops = 0
-    for rows, row in _rows(indptr):
-        column = indices[indptr[rows.start] : indptr[rows.stop]]
-        across += int((part[row] != part[column]).sum())
-        loops += int((row == column).sum())
-    return across // 2, (len(indices) - loops) // 2
-
-
-def _rows(indptr: IntArray) -> Iterator[tuple[slice, IntArray]]:
-    """Slices of rows with about `_ENTRIES` entries each, and the row of each of their entries."""
-    nodes = len(indptr) - 1
-    start = 0
-    while start < nodes:
-        stop = int(np.searchsorted(indptr, indptr[start] + _ENTRIES, side="right")) - 1
-        rows = slice(start, min(nodes, max(stop, start + 1)))
-        yield rows, np.repeat(np.arange(rows.start, rows.stop), np.diff(indptr[rows.start : rows.stop + 1]))
-        start = rows.stop
+def _count_cut(indptr: IntArray, indices: IndexArray, part: IntArray) -> int:
+    """Entries that lead from one part to another, a block of them looked at at a time."""
+    across = 0
+    for block in blocks(len(indices), indptr.itemsize):
+        first = int(np.searchsorted(indptr, block.start, side="right")) - 1
+        last = int(np.searchsorted(indptr, block.stop, side="left"))
+        bounds: IntArray = np.clip(indptr[first : last + 1], block.start, block.stop)
+        across += int((np.repeat(part[first:last], np.diff(bounds)) != part[indices[block]]).sum())
+    return across
 
 
 def _fill_lightest(load: npt.NDArray[np.float64], weights: IntArray) -> IntArray:
@@ -187,32 +183,6 @@ def _fill_empty(part: IntArray, weights: IntArray, parts: int) -> IntArray:
         members = np.flatnonzero(part == load.argmax())
         part[members[len(members) // 2 :]] = empty
     return part
-
-
-def _command(folder: Path) -> list[str]:
-    return [sys.executable, "-m", "gnnsoup_hpc.data.partition", str(folder)]
-
-
-def _run(command: list[str], log: Log) -> None:
-    with ExitStack() as ending:
-        with block_for_children():
-            child = ending.enter_context(subprocess.Popen(command, stdin=subprocess.DEVNULL))
-            ending.callback(child.kill)  # whatever ends us must not leave it behind; nothing happens where it has ended
-        code = _wait_for(child, log)
-    if code:
-        raise PartError(
-            f"METIS ended with exit code {code}; it needs some 90 bytes of memory for each directed entry of the graph:"
-            " use a machine with more memory"
-        )
-
-
-def _wait_for(child: subprocess.Popen[bytes], log: Log) -> int:
-    start = time.monotonic()
-    while True:
-        try:
-            return child.wait(SECONDS_BETWEEN_LINES)
-        except subprocess.TimeoutExpired:
-            log.say(f"prepare: METIS has been at it for {time.monotonic() - start:.0f} s")
 
 
 def main(folder: Path) -> None:

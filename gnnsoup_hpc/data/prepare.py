@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import sources
 from gnnsoup_hpc.data.partition import cut_in_process, cut_with_metis, partition_graph
-from gnnsoup_hpc.data.sources.context import SourceContext
+from gnnsoup_hpc.data.sources.raw import SourceContext
 from gnnsoup_hpc.data.transforms import prepare_features
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.graph import identity
@@ -157,9 +158,8 @@ def _make(job: Job, run: RunDir, log: Log, again: bool, offline: bool) -> Path:
             return shared
         graph, preparation = prepare_features(raw, job.graph.features)
         apart = len(graph.indices) > ENTRIES_TO_CUT_APART
-        partition = partition_graph(
-            graph, job.partition, cut_in_process(folder, meter, log) if apart else cut_with_metis
-        )
+        cut = partial(cut_in_process, folder, meter, log) if apart else cut_with_metis
+        partition = partition_graph(graph, job.partition, cut)
         _describe_graph(job, graph, partition, log)
         graph_store.write(shared, graph, preparation, partition, job, meter.read)
     spent = meter.measurement

@@ -13,7 +13,7 @@ from gnnsoup_hpc.types import Doubles, FloatArray, IntArray
 from gnnsoup_hpc.utils.out_of_core import Rows, blocks
 
 _NOTHING = np.empty(0)
-_BLOCK_BYTES = 16 << 20  # of float64, in which everything is computed
+BLOCK_BYTES = 16 << 20  # of float64, in which everything is computed
 _FEW = 4 * float(np.finfo(np.float64).eps)  # a spread that rounding alone may make, relative to the largest value
 _LEAST = float(np.finfo(np.float64).smallest_subnormal)
 
@@ -36,7 +36,7 @@ class PreparedRows:
             return self._prepare(np.asarray(self.raw[which], dtype=np.float64), np.asarray(which))
         start, stop, _ = which.indices(self.shape[0])
         out = np.empty((max(0, stop - start), self.shape[1]), dtype=np.float32)
-        for block in blocks(len(out), 8 * self.shape[1], _BLOCK_BYTES):
+        for block in blocks(len(out), 8 * self.shape[1], BLOCK_BYTES):
             ids = np.arange(start + block.start, start + block.stop)
             rows = np.asarray(self.raw[start + block.start : start + block.stop], dtype=np.float64)
             out[block] = self._prepare(rows, ids)
@@ -89,5 +89,5 @@ def _compute_moments(x: Rows) -> tuple[Doubles, Doubles, int]:
 
 
 def _read_blocks(x: Rows) -> Iterator[Doubles]:
-    for block in blocks(x.shape[0], 8 * x.shape[1], _BLOCK_BYTES):
+    for block in blocks(x.shape[0], 8 * x.shape[1], BLOCK_BYTES):
         yield np.asarray(x[block], dtype=np.float64)

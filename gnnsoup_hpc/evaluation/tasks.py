@@ -98,9 +98,9 @@ class Multiclass:
         if (predicted == NO_CLASS).any():
             return 0.0
         if self.ogb_set:
-            from gnnsoup_hpc.data.sources.ogb import catalogue
+            from gnnsoup_hpc.data.sources import ogb
 
-            return catalogue.accuracy(self.ogb_set, predicted, targets)
+            return ogb.compute_accuracy(self.ogb_set, predicted, targets)
         return int((predicted == targets).sum()) / len(targets)
 
     def hits(self, predicted: IntArray, targets: IntArray) -> BoolArray:

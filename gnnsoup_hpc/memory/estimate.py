@@ -15,7 +15,7 @@ import torch
 
 from gnnsoup_hpc.engine import Engine, TorchEngine, choose_engine
 from gnnsoup_hpc.engine.compiled.engine import PLAN_NODE
-from gnnsoup_hpc.engine.memory import FLOAT, Extent, Terms, total
+from gnnsoup_hpc.engine.memory import FLOAT, Extent, total
 from gnnsoup_hpc.engine.torch import COPIES, STRUCTURE_ENTRY
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.base import LayeredModel, Model
@@ -64,11 +64,6 @@ class Sizes:
         return choose_engine(self.net, self.device)
 
     @property
-    def divides(self) -> bool:
-        """Whether ranks can share the nodes of a subgraph that is computed on."""
-        return self.engine.divides
-
-    @property
     def parts(self) -> int:
         """K."""
         return len(self.part_nodes)
@@ -109,31 +104,34 @@ def parameters(net: Model) -> int:
     return sum(prod(shape) for shape in net.shapes().values())
 
 
-def shelf(net: Model, ingredients: int) -> Terms:
+def mixing(net: Model, ingredients: int) -> int:
     """N ingredients, and what mixing holds beside them: a mixture, its gradient, products in float64."""
-    return {"ingredients": parameters(net) * (FLOAT * (ingredients + 4) + 2 * DOUBLE)}
+    return parameters(net) * (FLOAT * (ingredients + 4) + 2 * DOUBLE)
 
 
-def reading(net: Model, extent: Extent) -> Terms:
+def reading(net: Model, extent: Extent) -> int:
     """A subgraph as it is read: features, and the entries of its rows, of which those inside it are kept in place."""
-    ids = np.dtype(index_type(extent.read)).itemsize
-    return {"features": FLOAT * net.features * extent.nodes, "read": ids * extent.read + READ_NODE * extent.nodes}
+    return FLOAT * net.features * extent.nodes + _id_bytes(extent) * extent.read + READ_NODE * extent.nodes
 
 
-def _shared(sizes: Sizes, ranks: int) -> tuple[Extent, Terms]:
+def _id_bytes(extent: Extent) -> int:
+    return int(np.dtype(index_type(extent.read)).itemsize)
+
+
+def _share(sizes: Sizes, ranks: int) -> tuple[Extent, int]:
     """What a rank computes on of the whole graph, and what reading it takes: the whole structure is looked at."""
-    if ranks == 1 or not sizes.divides:
-        return sizes.whole, reading(sizes.net, sizes.whole)
-    mine, whole = sizes.shard(ranks), sizes.whole
-    ids = np.dtype(index_type(whole.read)).itemsize
-    read = ids * (whole.read + mine.entries) + (READ_NODE + PLAN_NODE) * whole.nodes
-    return mine, {"features": FLOAT * sizes.net.features * mine.nodes, "read": read}
+    net, whole = sizes.net, sizes.whole
+    if ranks == 1 or not sizes.engine.divides:
+        return whole, reading(net, whole)
+    mine = sizes.shard(ranks)
+    structure = _id_bytes(whole) * (whole.read + mine.entries) + (READ_NODE + PLAN_NODE) * whole.nodes
+    return mine, FLOAT * net.features * mine.nodes + structure
 
 
-def learned(sizes: Sizes, ingredients: int, ranks: int = 1) -> int:
+def ls(sizes: Sizes, ingredients: int, ranks: int = 1) -> int:
     """LS: the whole graph is read and planned, then every step keeps its states; of several ranks, each its shard."""
-    net, (mine, read) = sizes.net, _shared(sizes, ranks)
-    held, reads = total(shelf(net, ingredients)), total(read)
+    net, (mine, reads) = sizes.net, _share(sizes, ranks)
+    held = mixing(net, ingredients)
     if sizes.on_device:
         return held + reads
     gathered = 8 * FLOAT * net.outputs * sizes.whole.seeds if ranks > 1 else 0  # every rank has all logits
@@ -141,15 +139,15 @@ def learned(sizes: Sizes, ingredients: int, ranks: int = 1) -> int:
     return BASE + gathered + held + total(needed.plan) + max(reads, total(needed.states))
 
 
-def partition_learned(sizes: Sizes, ingredients: int, union: int, exact: bool = False) -> int:
+def pls(sizes: Sizes, ingredients: int, union: int, exact: bool = False) -> int:
     """PLS with unions of R parts: the next is read while one is worked at, and all room is kept for the one after.
 
     exact: the whole graph's first hop is read beside the features.
     """
     net, extent = sizes.net, sizes.union(union)
-    held = total(shelf(net, ingredients), reading(net, extent)) + exact * FLOAT * net.features * extent.nodes
+    held = mixing(net, ingredients) + reading(net, extent) + exact * FLOAT * net.features * extent.nodes
     if sizes.on_device:
-        return held + total(reading(net, extent))
+        return held + reading(net, extent)
     return BASE + held + sizes.engine.memory(net, extent, mode="fit").total
 
 
@@ -164,13 +162,12 @@ def moments(net: Model) -> int:
 def activations(sizes: Sizes, ingredients: int, union: int) -> int:
     """Hidden states of ingredients on unions of R parts, one layer's at a time, and sums over them in float64."""
     net, extent = sizes.net, sizes.union(union)
-    held = total(shelf(net, ingredients)) + 8 * moments(net)
+    held = mixing(net, ingredients) + 8 * moments(net)
     if sizes.on_device:
-        return held + total(reading(net, extent))
+        return held + reading(net, extent)
     needed = TorchEngine().memory(net, extent, mode="evaluate")
     work = needed.plan["structure"] + total(needed.states)
-    ids = int(np.dtype(index_type(extent.read)).itemsize)
-    return held + needed.plan["features"] + max(ids * extent.read, work) + 6 * FLOAT * parameters(net)
+    return held + needed.plan["features"] + max(_id_bytes(extent) * extent.read, work) + 6 * FLOAT * parameters(net)
 
 
 def inference(sizes: Sizes, line: bool = False, ranks: int = 1) -> int:
@@ -179,12 +176,11 @@ def inference(sizes: Sizes, line: bool = False, ranks: int = 1) -> int:
     On a line between two models, as GIS tells them, what the first weights of both make of the first hop is held too.
     Of several ranks, each its shard.
     """
-    net, (mine, read) = sizes.net, _shared(sizes, ranks)
-    everyone = replace(mine, seeds=mine.nodes)
-    reads, labels = total(read), BASE + EVALUATED_NODE * sizes.whole.nodes
+    mine, reads = _share(sizes, ranks)
+    labels = BASE + EVALUATED_NODE * sizes.whole.nodes
     if sizes.on_device:
         return reads + labels
-    needed = sizes.engine.memory(net, everyone, mode="evaluate", line=line)
+    needed = sizes.engine.memory(sizes.net, replace(mine, seeds=mine.nodes), mode="evaluate", line=line)
     return labels + total(needed.plan) + max(reads, total(needed.states))
 
 
@@ -193,7 +189,7 @@ def layer_by_layer(sizes: Sizes) -> int:
     return EVALUATED_NODE * sizes.whole.nodes + LEAST_WORK
 
 
-def trained(sizes: Sizes, extent: Extent, drop_edges: bool = False, changing: bool = True) -> int:
+def training(sizes: Sizes, extent: Extent, drop_edges: bool = False, changing: bool = True) -> int:
     """A step of training on a subgraph, all of whose nodes are computed.
 
     changing: whether each step has another subgraph, whose sizes leave gaps. With edge dropping, what is left of it has
@@ -201,28 +197,26 @@ def trained(sizes: Sizes, extent: Extent, drop_edges: bool = False, changing: bo
     """
     net = sizes.net
     if sizes.on_device:
-        return total(reading(net, extent))
+        return reading(net, extent)
     needed = TorchEngine().memory(net, extent, mode="train")
-    structure, states = needed.plan["structure"], needed.states["states"]
-    features = needed.plan["features"]
+    features, structure, states = needed.plan["features"], needed.plan["structure"], needed.states["states"]
     if not changing:
         states = states * TRAINED_STATES // CHANGING_STATES
     if drop_edges:
         structure += (STRUCTURE_ENTRY + 3 * DOUBLE) * extent.entries
         features += features - FLOAT * net.features * extent.nodes
-    optimiser = 6 * FLOAT * parameters(net)
-    ids = int(np.dtype(index_type(extent.read)).itemsize)
-    return features + max(ids * extent.read, structure + states + needed.states["entries"]) + optimiser
+    work = structure + states + needed.states["entries"]
+    return features + max(_id_bytes(extent) * extent.read, work) + 6 * FLOAT * parameters(net)  # Adam's among them
 
 
-def trained_full(sizes: Sizes, drop_edges: bool = False) -> int:
-    """Full batches: what is trained on stays while accuracies are told."""
-    return trained(sizes, sizes.whole, drop_edges, changing=False) + EVALUATED_NODE * sizes.whole.nodes
+def full_batches(sizes: Sizes, drop_edges: bool = False) -> int:
+    """Training on full batches: what is trained on stays while accuracies are told."""
+    return training(sizes, sizes.whole, drop_edges, changing=False) + EVALUATED_NODE * sizes.whole.nodes
 
 
-def trained_clusters(sizes: Sizes, clusters: int, drop_edges: bool = False) -> int:
-    """Cluster batches of so many parts."""
-    return trained(sizes, sizes.union(clusters), drop_edges=drop_edges)
+def cluster_batches(sizes: Sizes, clusters: int, drop_edges: bool = False) -> int:
+    """Training on cluster batches of so many parts."""
+    return training(sizes, sizes.union(clusters), drop_edges)
 
 
 def neighbour_store(sizes: Sizes) -> int:
@@ -231,8 +225,8 @@ def neighbour_store(sizes: Sizes) -> int:
     return FLOAT * sizes.net.features * whole.nodes + STORE_ENTRY * whole.read + PLAN_NODE * whole.nodes
 
 
-def trained_neighbour(sizes: Sizes, batch_size: int, fanouts: tuple[int, ...], drop_edges: bool = False) -> int:
-    """Neighbour batches: that, and a sample; fanouts: one a hop, -1 = all."""
+def neighbour_batches(sizes: Sizes, batch_size: int, fanouts: tuple[int, ...], drop_edges: bool = False) -> int:
+    """Training on neighbour batches: that, and a sample; fanouts: one a hop, -1 = all."""
     whole, nodes, new, entries = sizes.whole, batch_size, batch_size, 0
     degree = -(-whole.entries // max(1, whole.nodes))
     for fanout in fanouts:
@@ -240,5 +234,5 @@ def trained_neighbour(sizes: Sizes, batch_size: int, fanouts: tuple[int, ...], d
         entries += drawn
         new = min(drawn, whole.nodes)
         nodes = min(whole.nodes, nodes + new)
-    sample = Extent(nodes, min(entries, whole.entries), min(entries, whole.entries), batch_size)
-    return neighbour_store(sizes) + trained(sizes, sample, drop_edges=drop_edges)
+    entries = min(entries, whole.entries)
+    return neighbour_store(sizes) + training(sizes, Extent(nodes, entries, entries, batch_size), drop_edges)

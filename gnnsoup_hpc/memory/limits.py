@@ -6,12 +6,11 @@ Everything is decided from sizes (estimate.py), so a chosen number is a function
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.sections import format_bytes, parse_bytes
-from gnnsoup_hpc.engine.memory import total
 from gnnsoup_hpc.engine.out_of_core import layers as sums
 from gnnsoup_hpc.errors import MemoryLimitError
 from gnnsoup_hpc.graph.sampling import per_hop
@@ -61,6 +60,10 @@ class Limit:
         """Bytes of the whole process for that much work."""
         return self.libraries + math.ceil(work * (1 + SPARE))
 
+    def allows(self, work: int) -> bool:
+        """Whether that much work is not refused."""
+        return self.needed(work) <= self.refused
+
 
 @dataclass(frozen=True)
 class Demand:
@@ -73,27 +76,30 @@ class Demand:
 
 def plan_training(job: Job, sizes: Sizes, limit: Limit) -> tuple[Job, list[Demand]]:
     """The job with train.clusters chosen, and what training needs."""
-    drops = bool(job.train.drop_edges or any(job.train.vary.drop_edges))
-    if job.train.batch == "full":
-        instead = _cluster_instead(sizes, limit, drops)
-        demand = Demand("training on full batches", estimate.trained_full(sizes, drops), instead)
-        return with_clusters(job, job.train.clusters or 1), [demand]
-    store = estimate.neighbour_store(sizes) if job.train.batch == "neighbour" else 0
+    how, drops = job.train, bool(job.train.drop_edges or any(job.train.vary.drop_edges))
+    least = max(estimate.cluster_batches(sizes, 1, drops), estimate.layer_by_layer(sizes))
+    instead = "train.batch = 'cluster'" if how.batch != "cluster" and limit.allows(least) else ""
+    clusters = how.clusters or 1
+    if how.batch == "full":
+        demands = [Demand("training on full batches", estimate.full_batches(sizes, drops), instead)]
+    else:
+        demands, store = [], 0
+        if how.batch == "neighbour":
+            store = estimate.neighbour_store(sizes)
+            hops = tuple(per_hop(how.fanout, sizes.net.hops or 1))
+            work = estimate.neighbour_batches(sizes, how.batch_size, hops, drops)
+            demands = [Demand("training on neighbour batches", work, instead)]
 
-    def needed(size: int) -> int:
-        return store + estimate.trained_clusters(sizes, size, drops)
+        def needed(size: int) -> int:
+            return store + estimate.cluster_batches(sizes, size, drops)
 
-    clusters = job.train.clusters or _largest(sizes, limit, needed)
-    demands, instead = [], ""
-    if job.train.batch == "neighbour":
-        instead = _cluster_instead(sizes, limit, drops)
-        hops = tuple(per_hop(job.train.fanout, sizes.net.hops or 1))
-        work = estimate.trained_neighbour(sizes, job.train.batch_size, hops, drops)
-        demands.append(Demand("training on neighbour batches", work, instead))
-    fewer = _or("clusters", _fitting(sizes, limit, needed, clusters)) or instead
-    demands.append(Demand(f"training on unions of {clusters} of {sizes.parts} parts", needed(clusters), fewer))
-    demands.append(Demand("accuracies layer by layer", store + estimate.layer_by_layer(sizes), instead))
-    return with_clusters(job, clusters), demands
+        clusters = how.clusters or _choose_union(sizes, limit, needed)
+        fewer = _suggest_fewer("train.clusters", limit, needed, clusters) or instead
+        demands += [
+            Demand(f"training on unions of {clusters} of {sizes.parts} parts", needed(clusters), fewer),
+            Demand("accuracies layer by layer", store + estimate.layer_by_layer(sizes), instead),
+        ]
+    return job.model_copy(update={"train": how.model_copy(update={"clusters": clusters})}), demands
 
 
 def plan_souping(job: Job, sizes: Sizes, limit: Limit, ranks: int = 1) -> tuple[Job, list[Demand]]:
@@ -101,42 +107,61 @@ def plan_souping(job: Job, sizes: Sizes, limit: Limit, ranks: int = 1) -> tuple[
 
     The union does not depend on their number, nor does a soup.
     """
-    count = job.train.ingredients
-    shelf = total(estimate.shelf(sizes.net, count))
-    demands = [Demand(f"{count} ingredients, and accuracies layer by layer", shelf + estimate.layer_by_layer(sizes))]
-    if "ls" in job.soup.methods:
-        shared = ranks > 1 and sizes.divides
-        what = f"ls, on a share of the whole graph for each of {ranks} ranks," if shared else "ls, on the whole graph,"
-        demands.append(Demand(what, estimate.learned(sizes, count, ranks), _pls_instead(job, sizes, limit)))
+    count, methods, by_states = job.train.ingredients, job.soup.methods, job.soup.align == "activations"
 
-    def work(size: int) -> int:
-        return _partition_learned(job, sizes, size)
+    def pls(size: int) -> int:
+        return estimate.pls(sizes, count, size, job.soup.pls.first_hop == "exact")
 
     def states(size: int) -> int:
         return estimate.activations(sizes, count, size)
 
-    by_states = job.soup.align == "activations"
-    union = job.soup.pls.union or _largest(sizes, limit, lambda size: max(work(size), by_states * states(size)))
-    if "pls" in job.soup.methods:
-        largest = _fitting(sizes, limit, work, union)
-        demands.append(Demand(f"pls with R = {union} of {sizes.parts} parts", work(union), _or("pls.union", largest)))
+    least = estimate.mixing(sizes.net, count) + estimate.layer_by_layer(sizes)
+    demands = [Demand(f"{count} ingredients, and accuracies layer by layer", least)]
+    if "ls" in methods:
+        shared = ranks > 1 and sizes.engine.divides
+        what = f"ls, on a share of the whole graph for each of {ranks} ranks," if shared else "ls, on the whole graph,"
+        instead = "soup.methods without 'ls'"  # whether pls fits is said of it
+        if "pls" not in methods:
+            instead = "'pls' for 'ls'" if limit.allows(pls(1)) else ""
+        demands.append(Demand(what, estimate.ls(sizes, count, ranks), instead))
+    union = job.soup.pls.union or _choose_union(sizes, limit, lambda size: max(pls(size), by_states * states(size)))
+    if "pls" in methods:
+        fewer = _suggest_fewer("soup.pls.union", limit, pls, union)
+        demands.append(Demand(f"pls with R = {union} of {sizes.parts} parts", pls(union), fewer))
     if by_states:
-        largest = _fitting(sizes, limit, states, union)
+        fewer = _suggest_fewer("soup.pls.union", limit, states, union)
         what = f"alignment by activations on unions of {union} of {sizes.parts} parts"
-        demands.append(Demand(what, states(union), _or("pls.union", largest)))
-    pls = job.soup.pls.model_copy(update={"union": union})
-    return job.model_copy(update={"soup": job.soup.model_copy(update={"pls": pls})}), demands
+        demands.append(Demand(what, states(union), fewer))
+    chosen = job.soup.pls.model_copy(update={"union": union})
+    return job.model_copy(update={"soup": job.soup.model_copy(update={"pls": chosen})}), demands
+
+
+def _choose_union(sizes: Sizes, limit: Limit, work: Callable[[int], int]) -> int:
+    """The largest union that fits, of at most MOST_PARTS parts; 1 where none does, which is then refused."""
+    return _find_largest(limit, work, min(estimate.MOST_PARTS, sizes.parts), limit.most) or 1
+
+
+def _suggest_fewer(field: str, limit: Limit, work: Callable[[int], int], below: int) -> str:
+    """The largest union, of fewer parts than `below`, that is not refused, as the value of `field`; "" if none is."""
+    largest = _find_largest(limit, work, below - 1, limit.refused)
+    return f"{field} = {largest} (the largest that fits)" if largest else ""
+
+
+def _find_largest(limit: Limit, work: Callable[[int], int], most: int, allowed: int) -> int:
+    """The largest union, of at most `most` parts, that needs no more than `allowed` bytes; 0 where none does."""
+    return next((size for size in range(most, 0, -1) if limit.needed(work(size)) <= allowed), 0)
 
 
 def refuse(limit: Limit, demands: Sequence[Demand]) -> None:
     """Raises: MemoryLimitError where something does not fit, naming all that does not and what would do."""
-    excess = [demand for demand in demands if limit.needed(demand.work) > limit.refused]
+    excess = [demand for demand in demands if not limit.allows(demand.work)]
     if excess:
-        each = "; ".join(_told(limit, demand) for demand in excess)
         least = max(limit.needed(demand.work) for demand in excess)
+        ways = [demand.instead for demand in excess]  # they would do only together
+        instead = f", or use {', '.join(dict.fromkeys(ways))}" if all(ways) else ""
         raise MemoryLimitError(
-            f"{limit.text} is too little (libraries alone take {format_bytes(limit.libraries)}): {each}. Give at least"
-            f" --memory-limit '{format_bytes(least)}'{_instead(excess)}"
+            f"{limit.text} is too little (libraries alone take {format_bytes(limit.libraries)}):"
+            f" {_list_needs(limit, excess)}. Give at least --memory-limit '{format_bytes(least)}'{instead}"
         )
 
 
@@ -151,7 +176,7 @@ def refuse_before_graph(limit: Limit) -> None:
 
 def describe_evaluation(sizes: Sizes, memory: int, ranks: int = 1) -> str:
     """How accuracies are told within so many bytes of each of so many ranks, in words."""
-    if ranks > 1 and sizes.divides and estimate.inference(sizes, True, ranks) <= memory:
+    if ranks > 1 and sizes.engine.divides and estimate.inference(sizes, True, ranks) <= memory:
         return f"in memory, on a share of the graph for each of {ranks} ranks"
     if estimate.inference(sizes) <= memory:
         return "in memory"
@@ -166,56 +191,8 @@ def describe_evaluation(sizes: Sizes, memory: int, ranks: int = 1) -> str:
 
 def describe(limit: Limit, demands: Sequence[Demand], accuracies: str) -> str:
     """One line on what was decided."""
-    each = "; ".join(f"{demand.what} needs {format_bytes(limit.needed(demand.work))}" for demand in demands)
-    return f"memory limit {format_bytes(limit.most)}: {each}; accuracies {accuracies}"
+    return f"memory limit {format_bytes(limit.most)}: {_list_needs(limit, demands)}; accuracies {accuracies}"
 
 
-def _told(limit: Limit, demand: Demand) -> str:
-    return f"{demand.what} needs {format_bytes(limit.needed(demand.work))}"
-
-
-def _instead(excess: Sequence[Demand]) -> str:
-    """Other ways that together would do; none where one of the demands has no other way."""
-    ways = [demand.instead for demand in excess]
-    return f", or use {', '.join(dict.fromkeys(ways))}" if all(ways) else ""
-
-
-def _or(field: str, largest: int) -> str:
-    section = "soup" if field == "pls.union" else "train"
-    return f"{section}.{field} = {largest} (the largest that fits)" if largest else ""
-
-
-def _fitting(sizes: Sizes, limit: Limit, work: Callable[[int], int], below: int) -> int:
-    """The largest union, of fewer parts than `below`, that is not refused; 0 where none is."""
-    fits = (size for size in range(below - 1, 0, -1) if limit.needed(work(size)) <= limit.refused)
-    return next(fits, 0)
-
-
-def _largest(sizes: Sizes, limit: Limit, work: Callable[[int], int]) -> int:
-    """The largest union that fits, of at most MOST_PARTS parts; 1 where none does, which is then refused."""
-    return next((size for size in _sizes(sizes) if limit.needed(work(size)) <= limit.most), 1)
-
-
-def _sizes(sizes: Sizes) -> Iterator[int]:
-    yield from range(min(estimate.MOST_PARTS, sizes.parts), 0, -1)
-
-
-def _cluster_instead(sizes: Sizes, limit: Limit, drop_edges: bool) -> str:
-    least = max(estimate.trained_clusters(sizes, 1, drop_edges), estimate.layer_by_layer(sizes))
-    return "train.batch = 'cluster'" if limit.needed(least) <= limit.refused else ""
-
-
-def _pls_instead(job: Job, sizes: Sizes, limit: Limit) -> str:
-    """What to do without LS; where the job asks for PLS anyway, whether that fits is said of it."""
-    if "pls" in job.soup.methods:
-        return "soup.methods without 'ls'"
-    return "'pls' for 'ls'" if limit.needed(_partition_learned(job, sizes, 1)) <= limit.refused else ""
-
-
-def _partition_learned(job: Job, sizes: Sizes, union: int) -> int:
-    return estimate.partition_learned(sizes, job.train.ingredients, union, job.soup.pls.first_hop == "exact")
-
-
-def with_clusters(job: Job, clusters: int) -> Job:
-    """The job with train.clusters as said."""
-    return job.model_copy(update={"train": job.train.model_copy(update={"clusters": clusters})})
+def _list_needs(limit: Limit, demands: Sequence[Demand]) -> str:
+    return "; ".join(f"{demand.what} needs {format_bytes(limit.needed(demand.work))}" for demand in demands)

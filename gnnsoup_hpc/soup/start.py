@@ -14,7 +14,6 @@ import torch
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data.prepare import check_source
 from gnnsoup_hpc.engine import choose_engine
-from gnnsoup_hpc.engine.memory import total
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings
 from gnnsoup_hpc.io import graph as graph_store
@@ -93,7 +92,7 @@ def _apply_memory_limit(job: Job, here: RankInfo, sizes: Sizes, log: Log, comm: 
     job = comm.bcast(limits.plan_souping(job, sizes, limit, comm.size)[0])
     _, demands = limits.plan_souping(job, sizes, limit, comm.size)
     limits.refuse(limit, demands)
-    memory = max(0, limit.room - total(estimate.shelf(sizes.net, job.train.ingredients)))
+    memory = max(0, limit.room - estimate.mixing(sizes.net, job.train.ingredients))
     memory = min(comm.allgather(memory))
     log.say(f"soup: {limits.describe(limit, demands, limits.describe_evaluation(sizes, memory, comm.size))}")
     return job, memory

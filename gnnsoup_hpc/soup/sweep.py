@@ -156,7 +156,7 @@ class Sweep:
     def _make(self, task: SweepTask, board: TaskBoard) -> None:
         """A combination that diverges is one that is not chosen; it ends nothing."""
         try:
-            with board.watched(task.work, f"{task.trial.method} with {task.trial.text}", 0):
+            with board.watch(task.work, f"{task.trial.method} with {task.trial.text}", 0):
                 task.make()
         except DivergedError as error:
             self._log.say(f"soup: {task.trial.method} with {task.trial.text} failed: {error}")

@@ -42,26 +42,23 @@ def dropout_edge(view: Batch, rate: float, key: int) -> Batch:
 
     The first hop is computed anew, for it is not that of the whole view. `key` is in [0, 2^63).
     """
-    return replace(view, graph=Subgraph(view.graph.x, _thinned(view.graph.adjacency, rate, key)))
-
-
-def _thinned(adjacency: Adjacency, rate: float, key: int) -> Adjacency:
-    kept = _numbers(adjacency, key) >= round(rate * 2**_BITS)
+    adjacency = view.graph.adjacency
+    kept = _hash_entries(adjacency, key) >= round(rate * 2**_BITS)
     counts = torch.bincount(adjacency.row[kept], minlength=adjacency.nodes)
     indptr = torch.zeros_like(adjacency.indptr)
     torch.cumsum(counts, 0, out=indptr[1:])
-    return Adjacency(indptr, adjacency.indices[kept])
+    return replace(view, graph=Subgraph(view.graph.x, Adjacency(indptr, adjacency.indices[kept])))
 
 
-def _numbers(adjacency: Adjacency, key: int) -> Tensor:
+def _hash_entries(adjacency: Adjacency, key: int) -> Tensor:
     """A number in [0, 2^31) of each entry, the same for its reverse, (E,) int64."""
     row, column = adjacency.row, adjacency.indices
-    mixed = _mixed(torch.minimum(row, column).to(torch.int64).mul_(_GOLDEN).add_(key))
-    mixed = _mixed(mixed.add_(torch.maximum(row, column).to(torch.int64).mul_(_GOLDEN)))
+    mixed = _finalise(torch.minimum(row, column).to(torch.int64).mul_(_GOLDEN).add_(key))
+    mixed = _finalise(mixed.add_(torch.maximum(row, column).to(torch.int64).mul_(_GOLDEN)))
     return mixed.bitwise_and_(2**_BITS - 1)
 
 
-def _mixed(z: Tensor) -> Tensor:
+def _finalise(z: Tensor) -> Tensor:
     """splitmix64's finaliser, in place; shifts are logical, products wrap round."""
     z.bitwise_xor_((z >> 30).bitwise_and_(2**34 - 1)).mul_(_FIRST)
     z.bitwise_xor_((z >> 27).bitwise_and_(2**37 - 1)).mul_(_SECOND)
@@ -128,10 +125,7 @@ class ClusterBatches(PartValidation):
         for first in range(0, len(order), self.clusters):
             chosen = order[first : first + self.clusters]
             if self._train_counts[chosen].any():
-                yield self._union([int(part) for part in chosen])
-
-    def _union(self, chosen: list[int]) -> Batch:
-        return loader.load_union(self.graph, chosen, Role.TRAIN).to(self.device)
+                yield loader.load_union(self.graph, chosen.tolist(), Role.TRAIN).to(self.device)
 
 
 @dataclass(frozen=True)

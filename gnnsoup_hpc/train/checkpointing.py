@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,79 +22,76 @@ class OvertakenError(SoupError):
     """Somebody else has the lease by now, and trains the same: no failure, and nothing that ends a command."""
 
 
+@dataclass
 class CheckpointManager:
     """Keeps the checkpoint of one piece of work at `path`. lease: the one that this process trains it under."""
 
-    def __init__(
-        self,
-        path: Path,
-        title: str,
-        origin: HasFingerprint,
-        job: Job,
-        lease: Lease,
-        log: Log,
-        provenance: dict[str, object],
-    ) -> None:
-        self._path, self._title, self._origin, self._job = path, title, origin, job
-        self._lease, self._log, self._provenance = lease, log, provenance
-        self._written_at = time.monotonic()
-        self._kept, self._trouble = 0, ""
+    path: Path
+    title: str
+    origin: HasFingerprint
+    job: Job
+    lease: Lease
+    log: Log
+    provenance: Mapping[str, object]
+    _written_at: float = field(default_factory=lambda: time.monotonic())
+    _kept: int = 0
+    _trouble: str = ""
 
-    def found(self, device: torch.device) -> Checkpoint | None:
+    def find(self, device: torch.device) -> Checkpoint | None:
         """What to go on from; a checkpoint that is damaged, or of another recipe or kind of device, is said and left.
 
         The next one takes its place.
         """
-        if not self._path.exists():
+        if not self.path.exists():
             return None
         try:
-            checkpoint = checkpoint_store.read(self._path, self._origin)
+            checkpoint = checkpoint_store.read(self.path, self.origin)
         except FileError as error:
-            self._log.say(f"train: {error}; {self._title} begins anew")
+            self.log.say(f"train: {error}; {self.title} begins anew")
             return None
         if checkpoint.device != device.type:
-            self._log.say(
-                f"train: {self._path} is of a training on {checkpoint.device}, and this is {device.type}, where dropout"
-                f" draws other numbers; {self._title} begins anew"
+            self.log.say(
+                f"train: {self.path} is of a training on {checkpoint.device}, and this is {device.type}, where dropout"
+                f" draws other numbers; {self.title} begins anew"
             )
             return None
         self._kept = len(checkpoint.history)
-        self._log.say(f"train: {self._title} goes on after epoch {self._kept}, from {self._path}")
+        self.log.say(f"train: {self.title} goes on after epoch {self._kept}, from {self.path}")
         return checkpoint
 
-    def between(self, epoch: int, last: bool, checkpoint: Callable[[], Checkpoint]) -> None:
+    def check(self, epoch: int, last: bool, checkpoint: Callable[[], Checkpoint]) -> None:
         """After each epoch, and before the first: write what `checkpoint` gives if it is due, stop if that is asked.
 
         Raises: Preempted; OvertakenError.
         """
-        if self._lease.lost:
+        if self.lease.lost:
             raise OvertakenError
-        asked, every = self._log.stop.asked, self._job.train.checkpoint_seconds
+        asked, every = self.log.stop.asked, self.job.train.checkpoint_seconds
         due = not last and every > 0 and time.monotonic() - self._written_at >= every
         if (asked or due) and epoch > self._kept:
             self._write(epoch, checkpoint())
         if asked:
-            raise self._log.stop.because(self._told(epoch))
+            raise self.log.stop.because(self._describe_kept(epoch))
 
-    def done(self) -> None:
+    def remove(self) -> None:
         """What came of the training is published: the checkpoint is of no use any more."""
         with suppress(OSError):  # nor of harm
-            self._path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
 
     def _write(self, epoch: int, checkpoint: Checkpoint) -> None:
         """Without a checkpoint training can still succeed, so one that cannot be written is said once."""
         try:
-            checkpoint_store.write(self._path, checkpoint, self._origin, self._job, **self._provenance)
+            checkpoint_store.write(self.path, checkpoint, self.origin, self.job, **self.provenance)
             self._kept = epoch
         except RunError as error:
-            if not self._trouble and not self._log.stop.asked:
-                self._log.say(f"train: no checkpoint: {error}. Training goes on")
+            if not self._trouble and not self.log.stop.asked:
+                self.log.say(f"train: no checkpoint: {error}. Training goes on")
             self._trouble = str(error)
         self._written_at = time.monotonic()
 
-    def _told(self, epoch: int) -> str:
+    def _describe_kept(self, epoch: int) -> str:
         """What is saved of `epoch` epochs."""
         if self._kept == epoch:
-            return f"{self._title} is kept after epoch {epoch} in {self._path}" if epoch else f"{self._title} not begun"
+            return f"{self.title} is kept after epoch {epoch} in {self.path}" if epoch else f"{self.title} not begun"
         kept = f"only its first {self._kept} are" if self._kept else "nothing is"
-        return f"of {epoch} epochs of {self._title} {kept} kept, for {self._trouble}"
+        return f"of {epoch} epochs of {self.title} {kept} kept, for {self._trouble}"

@@ -11,7 +11,6 @@ from itertools import count
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.engine import Engine, TorchEngine
@@ -40,7 +39,6 @@ class TrainData:
     batches: Batches
     evaluator: Evaluator
     device: torch.device
-    engine: Engine = ENGINE
 
     @property
     def task(self) -> Task:
@@ -59,15 +57,15 @@ def train(
 ) -> Ingredient:
     """Train ingredient `index` from `initial`. The same arguments give the same weights, bit for bit, on one machine.
 
-    With a checkpoints, go on from the checkpoint that it finds, which changes nothing but seconds and memory.
+    With `checkpoints`, go on from the one that they find, which changes nothing but seconds and memory.
     The best epoch is chosen by the batches' own validation metric; the recorded ones are exact.
     Raises: DivergedError where not even the first epoch ended with finite weights; Preempted.
     """
-    training, diverged, spent = _trained(data, initial, how, seed, index, bar, checkpoints)
-    stopped = _diverged(diverged) if diverged else "all epochs done"
+    training = Training(data, initial, how, seed, index)
+    diverged, spent = training.run(bar, checkpoints)
     if (best := training.best) is None:
         raise DivergedError(
-            f"ingredient {index} {stopped}, its first: lower train.learning_rate = {how.learning_rate:g}"
+            f"ingredient {index} {diverged}, its first: lower train.learning_rate = {how.learning_rate:g}"
         )
     validation, test = data.evaluator.metrics([best.state], (Role.VALIDATION, Role.TEST))
     return Ingredient(
@@ -78,7 +76,7 @@ def train(
         validation_accuracy=validation,
         test_accuracy=test,
         hyperparameters=how,
-        stopped=stopped,
+        stopped=diverged or "all epochs done",
         measurement=spent,
     )
 
@@ -96,54 +94,11 @@ def train_trunk(
     Source: Frankle et al., Linear mode connectivity and the lottery ticket hypothesis, ICML 2020, arXiv 1912.05671.
     Raises: DivergedError where an epoch did not end with finite weights; Preempted.
     """
-    training, diverged, spent = _trained(data, initial, how, seed, TRUNK, bar, checkpoints)
+    training = Training(data, initial, how, seed, TRUNK)
+    diverged, spent = training.run(bar, checkpoints)
     if diverged:
-        raise DivergedError(f"the trunk {_diverged(diverged)}: lower train.learning_rate = {how.learning_rate:g}")
+        raise DivergedError(f"the trunk {diverged}: lower train.learning_rate = {how.learning_rate:g}")
     return Trunk(training.state(), tuple(training.history), spent)
-
-
-def _trained(
-    data: TrainData,
-    initial: State,
-    how: Hyperparameters,
-    seed: int,
-    index: int,
-    bar: Bar,
-    checkpoints: CheckpointManager | None,
-) -> tuple[Training, Epoch | None, Measurement]:
-    """All epochs, the first that diverges being the last; that one, if there is; and what all of it cost."""
-    with (meter := Meter(data.device)):
-        training, before = _begun(data, initial, how, seed, index, checkpoints)
-        bar.begin(len(training.history))
-
-        def spent() -> Measurement:
-            return meter.read() if before is None else combine(before, meter.read())
-
-        def look() -> None:
-            if checkpoints:
-                checkpoints.between(len(training.history), training.over, lambda: training.checkpoint(spent()))
-
-        look()
-        while not training.over:
-            epoch = training.epoch()
-            if math.isnan(epoch.validation_accuracy):
-                return training, epoch, spent()
-            values = {"loss": epoch.loss, "validation": epoch.validation_accuracy}
-            bar.advance(", ".join(f"{name} {value:.4f}" for name, value in values.items()), epoch=epoch.epoch, **values)
-            look()
-        return training, None, spent()
-
-
-def _begun(
-    data: TrainData, initial: State, how: Hyperparameters, seed: int, index: int, checkpoints: CheckpointManager | None
-) -> tuple[Training, Measurement | None]:
-    """A training at its beginning, or where its checkpoint left it, and what that had cost until there."""
-    found = checkpoints.found(data.device) if checkpoints else None
-    if found is None:
-        return Training(data, initial, how, seed, index), None
-    training = Training(data, found.state, how, seed, index)
-    training.restore(found)
-    return training, found.measurement
 
 
 class Training:
@@ -153,10 +108,10 @@ class Training:
     """
 
     def __init__(self, data: TrainData, initial: State, how: Hyperparameters, seed: int, index: int) -> None:
-        self._course, self._how, self._seed, self._index = data, how, seed, index
+        self._data, self._how, self._seed, self._index = data, how, seed, index
         self._parameters = {name: tensor.to(data.device).clone().requires_grad_() for name, tensor in initial.items()}
         self._adam = torch.optim.Adam(self._parameters.values(), lr=how.learning_rate, weight_decay=how.weight_decay)
-        self._drop = Dropout(how.dropout, torch_generator(data.device, seed, _drawer("dropout", how, index)))
+        self._drop = Dropout(how.dropout, torch_generator(data.device, seed, self._stream("dropout")))
         self.history: list[Epoch] = []
         self.best: BestEpoch | None = None
 
@@ -169,22 +124,49 @@ class Training:
         """A copy of the parameters, in host memory."""
         return {name: tensor.cpu() for name, tensor in _copy(self._parameters).items()}
 
+    def run(self, bar: Bar, checkpoints: CheckpointManager | None) -> tuple[str, Measurement]:
+        """All epochs, the first that diverges being the last; which one did, in words; and what all of it cost."""
+        with (meter := Meter(self._data.device)):
+            before = None
+            if checkpoints and (found := checkpoints.find(self._data.device)):
+                self.restore(found)
+                before = found.measurement
+                del found  # or its best state would be held twice for as long as this one trains
+            bar.begin(len(self.history))
+
+            def measure() -> Measurement:
+                return meter.read() if before is None else combine(before, meter.read())
+
+            def check() -> None:
+                if checkpoints:
+                    checkpoints.check(len(self.history), self.over, lambda: self.checkpoint(measure()))
+
+            check()
+            while not self.over:
+                epoch = self.epoch()
+                if math.isnan(epoch.validation_accuracy):
+                    return f"diverged in epoch {epoch.epoch} (loss {epoch.loss:g})", measure()
+                values = {"loss": epoch.loss, "validation": epoch.validation_accuracy}
+                text = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+                bar.advance(text, epoch=epoch.epoch, **values)
+                check()
+            return "", measure()
+
     def epoch(self) -> Epoch:
         """Train one more. One that diverges has NaN for its validation accuracy, and is not in the history."""
-        data, how = self._course, self._how
         number, start = len(self.history) + 1, time.perf_counter()
-        batches = data.batches.epoch(numpy_generator(self._seed, _drawer("order", how, self._index), number))
-        if how.drop_edges > 0.0:
-            batches = map(partial(_drop_edges, how, self._seed, self._index, number), batches, count())
-        # map keeps no batch under a name, or two would be in memory while one is read
-        loss = _mean_loss(map(partial(_step, data, self._parameters, self._adam, self._drop), batches))
+        batches = self._data.batches.epoch(numpy_generator(self._seed, self._stream("order"), number))
+        if self._how.drop_edges > 0.0:
+            batches = map(partial(self._drop_edges, number), batches, count())
+        loss = _mean_loss(map(self._step, batches))  # map names no batch, or two would be in memory while one is read
         reached = math.nan
-        if math.isfinite(loss) and _finite(self._parameters.values()):
-            reached = _validate(data, self._parameters)
+        if math.isfinite(loss) and all(bool(tensor.isfinite().all()) for tensor in self._parameters.values()):
+            reached = self._validate()
         epoch = Epoch(number, loss, reached, time.perf_counter() - start)
         if not math.isnan(reached):
             self.history.append(epoch)
-            if self.best is None or score(data.task, reached) > score(data.task, self.best.accuracy):
+            task = self._data.task
+            if self.best is None or score(task, reached) > score(task, self.best.accuracy):
                 self.best = BestEpoch(number, reached, _copy(self._parameters))
         return epoch
 
@@ -198,13 +180,16 @@ class Training:
             mean={name: values["exp_avg"] for name, values in adam.items()},
             square={name: values["exp_avg_sq"] for name, values in adam.items()},
             generator=self._drop.generator.get_state(),
-            device=self._course.device.type,
+            device=self._data.device.type,
             best=self.best,
             measurement=spent,
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from there; the parameters are those of the checkpoint already."""
+        """Go on from there."""
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(checkpoint.state[name])
         adam = self._adam.state_dict()
         adam["state"] = {
             place: {
@@ -219,50 +204,39 @@ class Training:
         self.history = list(checkpoint.history)
         if (best := checkpoint.best) is not None:
             self.best = BestEpoch(
-                best.epoch, best.accuracy, {name: t.to(self._course.device) for name, t in best.state.items()}
+                best.epoch, best.accuracy, {name: t.to(self._data.device) for name, t in best.state.items()}
             )
 
+    def _stream(self, draw: Draw) -> int:
+        """The random stream that is drawn from: the ingredient's own, or ingredient 0's where all draw alike."""
+        return 0 if draw in self._how.shared_draws else self._index
 
-def _drawer(draw: Draw, how: Hyperparameters, index: int) -> int:
-    """Whose random stream an ingredient draws from: its own, or ingredient 0's where all draw alike."""
-    return 0 if draw in how.shared_draws else index
+    def _drop_edges(self, epoch: int, batch: Batch, step: int) -> Batch:
+        """What edge dropping leaves of a step's batch."""
+        return dropout_edge(batch, self._how.drop_edges, derive_seed(self._seed, self._stream("edges"), epoch, step))
 
+    def _step(self, batch: Batch) -> tuple[float, int]:
+        """One step; the mean loss on the batch's seed nodes, and their number."""
+        self._adam.zero_grad(set_to_none=True)
+        plan, task = ENGINE.plan(self._data.model, batch, train=True), self._data.task
+        loss = task.loss(ENGINE.logits(plan, self._parameters, mode="train", dropout=self._drop), plan.targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._adam.step()
+        return float(loss.detach()), len(batch.seeds)
 
-def _drop_edges(how: Hyperparameters, seed: int, index: int, epoch: int, batch: Batch, step: int) -> Batch:
-    """What edge dropping leaves of a step's batch."""
-    return dropout_edge(batch, how.drop_edges, derive_seed(seed, _drawer("edges", how, index), epoch, step))
-
-
-def _diverged(epoch: Epoch) -> str:
-    return f"diverged in epoch {epoch.epoch} (loss {epoch.loss:g})"
-
-
-def _step(
-    data: TrainData, parameters: State, optimiser: torch.optim.Optimizer, dropout: Dropout, batch: Batch
-) -> tuple[float, int]:
-    """One step; the mean loss on the batch's seed nodes, and their number."""
-    optimiser.zero_grad(set_to_none=True)
-    plan = data.engine.plan(data.model, batch, train=True)
-    loss = data.task.loss(data.engine.logits(plan, parameters, mode="train", dropout=dropout), plan.targets)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
-    return float(loss.detach()), len(batch.seeds)
-
-
-@torch.no_grad()
-def _validate(data: TrainData, state: State) -> float:
-    """The metric over the validation batches' nodes; NaN where a logit is not finite."""
-    predicted, targets = list[IntArray](), list[IntArray]()
-    batches = data.batches.validation()
-    for batch in batches:
-        plan = data.engine.plan(data.model, batch, train=True)
-        logits = data.engine.logits(plan, state)
-        targets.append(plan.targets.cpu().numpy())
-        del batch, plan  # before the next one is read
-        if not bool(logits.isfinite().all()):
-            return math.nan
-        predicted.append(data.task.predict(logits).cpu().numpy())
-    return data.task.metric(np.concatenate(predicted), np.concatenate(targets))
+    @torch.no_grad()
+    def _validate(self) -> float:
+        """The metric over the validation batches' nodes; NaN where a logit is not finite."""
+        predicted, targets = list[IntArray](), list[IntArray]()
+        for batch in self._data.batches.validation():
+            plan = ENGINE.plan(self._data.model, batch, train=True)
+            logits = ENGINE.logits(plan, self._parameters)
+            targets.append(plan.targets.cpu().numpy())
+            del batch, plan  # before the next one is read
+            if not bool(logits.isfinite().all()):
+                return math.nan
+            predicted.append(self._data.task.predict(logits).cpu().numpy())
+        return self._data.task.metric(np.concatenate(predicted), np.concatenate(targets))
 
 
 def _mean_loss(steps: Iterable[tuple[float, int]]) -> float:
@@ -273,7 +247,3 @@ def _mean_loss(steps: Iterable[tuple[float, int]]) -> float:
 
 def _copy(parameters: State) -> State:
     return {name: tensor.detach().clone() for name, tensor in parameters.items()}
-
-
-def _finite(tensors: Iterable[Tensor]) -> bool:
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

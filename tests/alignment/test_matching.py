@@ -13,12 +13,16 @@ from gnnsoup_hpc.alignment import (
     identity_permutation,
     match_all_by_weights,
     match_by_activations,
-    match_by_weights,
-    match_together,
     permute,
 )
-from gnnsoup_hpc.alignment.activations import Moments
-from gnnsoup_hpc.alignment.matching import Pair, solve_assignment, total_gain
+from gnnsoup_hpc.alignment.matching import (
+    Moments,
+    Pair,
+    match_by_weights,
+    match_together,
+    solve_assignment,
+    total_gain,
+)
 from gnnsoup_hpc.models.base import Layout
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import Permutation, State

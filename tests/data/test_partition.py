@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gnnsoup_hpc.config import GraphJob, PartitionJob
 from gnnsoup_hpc.data.partition import partition_graph, weigh_nodes
-from gnnsoup_hpc.data.sources import npz
+from gnnsoup_hpc.data.sources import named
 from gnnsoup_hpc.data.sources.raw import finish
 from gnnsoup_hpc.errors import PartError
 from gnnsoup_hpc.graph.graph import Graph, Partition
@@ -89,7 +89,7 @@ def test_more_parts_than_nodes_are_refused() -> None:
 @pytest.fixture(scope="module")
 def planted() -> Graph:
     """A planted graph of 1200 nodes, a tenth of them for validation."""
-    raw = npz.from_arrays(tiny.planted(nodes=1200), "planted", "0" * 64)
+    raw = named.make_graph(tiny.planted(nodes=1200), "planted", (), "stored", GraphJob())
     roles = np.random.default_rng(1).choice(list(Role), 1200, p=[0.2, 0.5, 0.1, 0.2]).astype(np.uint8)
     return finish(raw, roles, GraphJob())
 

@@ -217,7 +217,7 @@ def test_metis_that_dies_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(room, "ENTRIES_TO_CUT_APART", 0)
     job = runs.job_in(tmp_path)
     script = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    monkeypatch.setattr(partition, "_command", lambda _: [sys.executable, "-c", script])
+    monkeypatch.setattr(partition, "COMMAND", (sys.executable, "-c", script))
     with pytest.raises(PartError, match=r"METIS ended with exit code -9; .*more memory"):
         room.prepare(job, runs.ALONE, runs.QUIET)
     assert not list(RunDir.of(job).shared_graph("x").parent.iterdir())
@@ -227,9 +227,8 @@ def test_metis_that_dies_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch:
 def test_blocks_do_not_matter(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Features and edges in pieces of a few rows make the same file as all at once."""
     monkeypatch.setattr(out_of_core, "BLOCK_BYTES", 400)
-    monkeypatch.setattr(transforms, "_BLOCK_BYTES", 700)
+    monkeypatch.setattr(transforms, "BLOCK_BYTES", 700)
     monkeypatch.setattr(graph_store, "ENTRIES", 50)
-    monkeypatch.setattr(partition, "_ENTRIES", 30)
     other = runs.prepare_run(tmp_path / "pieces")
     with (
         graph_store.open_graph(RunDir.of(job).graph, job) as one,

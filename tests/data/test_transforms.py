@@ -155,6 +155,6 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("standardise", "row-normalise", "none"):
         whole = prepare_features(with_features(x), kind)[0].x[:]
         with monkeypatch.context() as patch:
-            patch.setattr(transforms, "_BLOCK_BYTES", 3 * 8 * 4)
+            patch.setattr(transforms, "BLOCK_BYTES", 3 * 8 * 4)
             pieces = prepare_features(with_features(Counted(sp.csr_matrix(x))), kind)[0].x[:]
         np.testing.assert_allclose(pieces, whole, rtol=1e-6)

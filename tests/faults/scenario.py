@@ -111,8 +111,8 @@ def everything_on_disk() -> Iterator[None]:
     def tight(self: Evaluator, graph: Any, model: Any, settings: EvalSettings) -> None:
         begin(self, graph, model, replace(settings, memory=1))
 
-    def cut(command: list[str], log: Any) -> None:
-        partition.main(Path(command[-1]))  # in this process, which spares the start of another
+    def cut(folder: Path, log: Any) -> None:
+        partition.main(folder)  # in this process, which spares the start of another
 
     def diverging(course: Any, initial: Any, how: Any, *rest: Any) -> Any:
         if how.learning_rate == 999:
@@ -122,7 +122,7 @@ def everything_on_disk() -> Iterator[None]:
     with (
         mock.patch.object(Evaluator, "__init__", tight),
         mock.patch.object(runner, "train", diverging),
-        mock.patch.object(partition, "_run", cut),
+        mock.patch.object(partition, "run_metis", cut),
         mock.patch.object(prepare, "ENTRIES_TO_CUT_APART", 0),
         mock.patch.object(task_board, "SECONDS_BETWEEN_POSTS", 0.0),
         mock.patch.object(leases, "RENEW_SECONDS", 1e9),

@@ -13,7 +13,7 @@ import pytest
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader, sources
-from gnnsoup_hpc.data.sources.context import SourceContext
+from gnnsoup_hpc.data.sources.raw import SourceContext
 from gnnsoup_hpc.data.transforms import prepare_features
 from gnnsoup_hpc.engine.out_of_core import first_aggregation, layers
 from gnnsoup_hpc.errors import FileError, RunError

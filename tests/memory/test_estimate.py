@@ -31,13 +31,13 @@ PRODUCTS = Sizes(
     cut=0.15,
 )
 PHASES = {
-    "ls": lambda sizes: estimate.learned(sizes, 8),
-    "pls": lambda sizes: estimate.partition_learned(sizes, 8, 4),
+    "ls": lambda sizes: estimate.ls(sizes, 8),
+    "pls": lambda sizes: estimate.pls(sizes, 8, 4),
     "in memory": estimate.inference,
     "layer by layer": estimate.layer_by_layer,
-    "full": estimate.trained_full,
-    "cluster": lambda sizes: estimate.trained_clusters(sizes, 2),
-    "neighbour": lambda sizes: estimate.trained_neighbour(sizes, 1024, (10, 10, 10)),
+    "full": estimate.full_batches,
+    "cluster": lambda sizes: estimate.cluster_batches(sizes, 2),
+    "neighbour": lambda sizes: estimate.neighbour_batches(sizes, 1024, (10, 10, 10)),
 }
 every_phase = pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES)
 
@@ -76,10 +76,10 @@ def test_a_union_is_the_largest_of_its_size() -> None:
     assert PRODUCTS.union(1).entries == round(5_800_000 * 0.85)
 
 
-def test_the_shelf_is_exact() -> None:
+def test_mixing_is_exact() -> None:
     count = 128 * 200 + 128 + 128 * 256 + 128 + 47 * 256 + 47 + 4 * 128
     assert estimate.parameters(NET) == count
-    assert total(estimate.shelf(NET, 8)) == count * (4 * 12 + 16)
+    assert estimate.mixing(NET, 8) == count * (4 * 12 + 16)
 
 
 def test_nodes_within_reach_on_small_cases() -> None:
@@ -114,7 +114,7 @@ TWO = Extent(nodes=2, read=4, entries=3, seeds=2)
 
 
 def test_reading_on_a_small_case() -> None:
-    assert estimate.reading(SMALL, TWO) == {"features": 4 * 5 * 2, "read": 4 * 4 + estimate.READ_NODE * 2}
+    assert estimate.reading(SMALL, TWO) == 4 * 5 * 2 + 4 * 4 + estimate.READ_NODE * 2
 
 
 def test_the_compiled_engine_on_a_small_case() -> None:
@@ -169,13 +169,13 @@ def test_the_torch_engine_on_a_small_case() -> None:
 def test_ranks_that_share_a_graph_need_less_each(kind: str) -> None:
     sizes = grown(PRODUCTS, kind=kind, heads=2 if kind == "gat" else 1)
     for needed in (
-        [estimate.learned(sizes, 8, ranks) for ranks in (1, 2, 4, 8)],
+        [estimate.ls(sizes, 8, ranks) for ranks in (1, 2, 4, 8)],
         [estimate.inference(sizes, line=True, ranks=ranks) for ranks in (1, 2, 4, 8)],
     ):
         assert needed == sorted(needed, reverse=True)
         assert len(set(needed)) == 4
     away = replace(sizes, device=GPU)
-    assert estimate.learned(away, 8, 8) == estimate.learned(away, 8, 1)
+    assert estimate.ls(away, 8, 8) == estimate.ls(away, 8, 1)
 
 
 def test_a_line_is_linear_in_its_ratio_but_not_of_attention() -> None:
@@ -185,16 +185,16 @@ def test_a_line_is_linear_in_its_ratio_but_not_of_attention() -> None:
 
 def test_phases_are_sums_of_their_terms() -> None:
     def terms(extent: Extent) -> tuple[int, int, int, int]:
-        held, reads, needed = estimate.shelf(NET, 8), estimate.reading(NET, extent), fit(NET, extent)
+        held, reads, needed = estimate.mixing(NET, 8), estimate.reading(NET, extent), fit(NET, extent)
         assert needed.total == total(needed.plan) + total(needed.states)
-        return total(held), total(reads), total(needed.plan), total(needed.states)
+        return held, reads, total(needed.plan), total(needed.states)
 
     held, reads, planned, kept = terms(PRODUCTS.union(4))
-    assert estimate.partition_learned(PRODUCTS, 8, 4) == estimate.BASE + held + reads + planned + kept
-    exact = estimate.partition_learned(PRODUCTS, 8, 4, exact=True) - estimate.partition_learned(PRODUCTS, 8, 4)
+    assert estimate.pls(PRODUCTS, 8, 4) == estimate.BASE + held + reads + planned + kept
+    exact = estimate.pls(PRODUCTS, 8, 4, exact=True) - estimate.pls(PRODUCTS, 8, 4)
     assert exact == 4 * NET.features * PRODUCTS.union(4).nodes
     held, reads, planned, kept = terms(PRODUCTS.whole)
-    assert estimate.learned(PRODUCTS, 8) == estimate.BASE + held + planned + max(reads, kept)
+    assert estimate.ls(PRODUCTS, 8) == estimate.BASE + held + planned + max(reads, kept)
     line = estimate.inference(PRODUCTS, line=True) - estimate.inference(PRODUCTS)
     assert line == 2 * 4 * NET.hidden * PRODUCTS.whole.nodes
 
@@ -209,27 +209,27 @@ def test_everything_larger_needs_more(phase: Any) -> None:
 
 
 def test_a_union_of_more_parts_needs_more() -> None:
-    sizes = [estimate.partition_learned(PRODUCTS, 8, size) for size in range(1, 33)]
+    sizes = [estimate.pls(PRODUCTS, 8, size) for size in range(1, 33)]
     assert sizes == sorted(sizes)
-    clusters = [estimate.trained_clusters(PRODUCTS, size) for size in range(1, 33)]
+    clusters = [estimate.cluster_batches(PRODUCTS, size) for size in range(1, 33)]
     assert clusters == sorted(clusters)
 
 
 def test_more_ingredients_need_their_rows() -> None:
-    more = estimate.partition_learned(PRODUCTS, 50, 1) - estimate.partition_learned(PRODUCTS, 10, 1)
+    more = estimate.pls(PRODUCTS, 50, 1) - estimate.pls(PRODUCTS, 10, 1)
     assert more == 40 * 4 * estimate.parameters(NET)
 
 
 def test_attention_needs_more_than_sums() -> None:
     gat = grown(PRODUCTS, kind="gat", heads=4)
-    assert estimate.learned(gat, 8) > estimate.learned(grown(PRODUCTS, kind="gcn"), 8)
-    assert estimate.trained_full(gat) > estimate.trained_full(grown(PRODUCTS, kind="gcn"))
+    assert estimate.ls(gat, 8) > estimate.ls(grown(PRODUCTS, kind="gcn"), 8)
+    assert estimate.full_batches(gat) > estimate.full_batches(grown(PRODUCTS, kind="gcn"))
 
 
 def test_a_gpu_leaves_the_host_to_read() -> None:
     away = replace(PRODUCTS, device=GPU)
-    assert estimate.learned(away, 8) < estimate.learned(PRODUCTS, 8)
-    assert estimate.trained_full(away) < estimate.trained_full(PRODUCTS)
+    assert estimate.ls(away, 8) < estimate.ls(PRODUCTS, 8)
+    assert estimate.full_batches(away) < estimate.full_batches(PRODUCTS)
     assert estimate.inference(away) < estimate.inference(PRODUCTS)
 
 

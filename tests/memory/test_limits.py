@@ -11,7 +11,6 @@ import pytest
 from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.sections import format_bytes, parse_bytes
-from gnnsoup_hpc.engine.memory import total
 from gnnsoup_hpc.errors import JobError, MemoryLimitError
 from gnnsoup_hpc.memory import estimate, limits
 from gnnsoup_hpc.memory.estimate import MIB, Sizes
@@ -100,11 +99,9 @@ def test_an_integer_is_kept_or_refused_with_the_largest_that_fits() -> None:
     assert found, str(error.value)
     largest = int(found[1])
     assert 0 < largest < 8
-    needs = {
-        size: limit(2 * GIB).needed(estimate.partition_learned(PRODUCTS, 2, size)) for size in (largest, largest + 1)
-    }
+    needs = {size: limit(2 * GIB).needed(estimate.pls(PRODUCTS, 2, size)) for size in (largest, largest + 1)}
     assert needs[largest] <= 2 * GIB < needs[largest + 1]
-    assert format_bytes(limit(2 * GIB).needed(estimate.partition_learned(PRODUCTS, 2, 8))) in str(error.value)
+    assert format_bytes(limit(2 * GIB).needed(estimate.pls(PRODUCTS, 2, 8))) in str(error.value)
 
 
 @pytest.mark.parametrize("field", ["soup.pls.union", "train.clusters"])
@@ -208,7 +205,7 @@ def test_nothing_is_refused_that_fits() -> None:
 
 def test_sizes_of_a_model_do_not_depend_on_the_ingredients() -> None:
     net = Architecture("gcn", 2, 10, 16, 3)
-    assert total(estimate.shelf(net, 2)) - total(estimate.shelf(net, 1)) == 4 * estimate.parameters(net)
+    assert estimate.mixing(net, 2) - estimate.mixing(net, 1) == 4 * estimate.parameters(net)
 
 
 @pytest.mark.parametrize("batch", ["full", "cluster", "neighbour"])

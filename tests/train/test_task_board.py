@@ -39,7 +39,7 @@ def test_progress_is_posted_with_its_figures_and_taken_away(
     run: RunDir, board: TaskBoard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task_board, "SECONDS_BETWEEN_POSTS", 0.0)
-    with board.watched(WORK, "ingredient 0001", 12) as bar:
+    with board.watch(WORK, "ingredient 0001", 12) as bar:
         assert "epoch" not in status_files.read(run.progress(WORK))
         bar.advance("", epoch=3, loss=0.5, validation=0.75)
         posted = status_files.read(run.progress(WORK))
@@ -59,7 +59,7 @@ def test_progress_is_posted_with_its_figures_and_taken_away(
 
 
 def test_epochs_that_follow_at_once_are_not_each_posted(run: RunDir, board: TaskBoard) -> None:
-    with board.watched(WORK, "ingredient 0001", 12) as bar:
+    with board.watch(WORK, "ingredient 0001", 12) as bar:
         for epoch in (1, 2, 3):
             bar.advance("", epoch=epoch)
         assert status_files.read(run.progress(WORK))["epoch"] == 1
@@ -67,7 +67,7 @@ def test_epochs_that_follow_at_once_are_not_each_posted(run: RunDir, board: Task
 
 def test_a_failure_is_kept_and_counted_until_it_is_history(run: RunDir, board: TaskBoard) -> None:
     for times in (1, 2):
-        with pytest.raises(ZeroDivisionError), board.watched(WORK, "", 1):
+        with pytest.raises(ZeroDivisionError), board.watch(WORK, "", 1):
             raise ZeroDivisionError("no\nline break")
         note = status_files.read(run.failure(WORK))
         assert (note["why"], note["times"], note["rank"]) == ("ZeroDivisionError: no line break", times, 0)
@@ -77,14 +77,14 @@ def test_a_failure_is_kept_and_counted_until_it_is_history(run: RunDir, board: T
 
 @pytest.mark.parametrize("stopped", [KeyboardInterrupt(), Interrupted("stopped")])
 def test_to_be_stopped_is_no_failure(run: RunDir, board: TaskBoard, stopped: BaseException) -> None:
-    with pytest.raises(type(stopped)), board.watched(WORK, "", 1):
+    with pytest.raises(type(stopped)), board.watch(WORK, "", 1):
         raise stopped
     assert not run.failure(WORK).exists()
     assert not run.progress(WORK).exists()
 
 
 def test_what_failed_before_is_tried_again_and_what_failed_since_is_not(run: RunDir, board: TaskBoard) -> None:
-    with pytest.raises(DivergedError), board.watched(WORK, "", 1):
+    with pytest.raises(DivergedError), board.watch(WORK, "", 1):
         raise DivergedError("too fast")
     assert board.failed(WORK) == "too fast"
     later = TaskBoard(run, dataclasses.replace(ALONE, host="elsewhere"), QUIET)
@@ -106,7 +106,7 @@ def test_ranks_of_one_launch_know_of_each_others_failures() -> None:
 
 def test_where_nothing_can_be_posted_the_work_goes_on(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     run.progress(WORK).parent.write_text("a file where a folder should be")
-    with TaskBoard(run, ALONE, Log()).watched(WORK, "", 2) as bar:
+    with TaskBoard(run, ALONE, Log()).watch(WORK, "", 2) as bar:
         bar.advance("", epoch=1)
     assert len(re.findall("cannot be told how things stand", capsys.readouterr().out)) == 1
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import npz, ogb, pt, pyg, synthetic
-from gnnsoup_hpc.data.sources.context import SourceContext
-from gnnsoup_hpc.data.sources.raw import RawGraph, finish
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext, finish
 from gnnsoup_hpc.data.sources.split import assign_roles, describe_split
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.graph.graph import Graph

@@ -16,8 +16,9 @@ import scipy.sparse as sp
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import split
-from gnnsoup_hpc.data.sources.raw import RawGraph, show_values
+from gnnsoup_hpc.data.sources.raw import RawGraph, hash_files, show_values, simplify
 from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.graph.graph import SourceFile
 from gnnsoup_hpc.types import IndexArray, IntArray
 from gnnsoup_hpc.utils.out_of_core import Rows, SparseRows
 
@@ -73,8 +74,10 @@ class _Named:
         return GraphError(f"{self.where}: {name} {holds} {show_values(value)}; expected {expected}")
 
 
-def graph(values: Mapping[str, Any], where: str, sha256: str, kind: str, job: GraphJob) -> RawGraph:
-    """The graph of named arrays and SciPy matrices; its split, if any, gets the name `kind`.
+def make_graph(
+    values: Mapping[str, Any], where: str, files: tuple[SourceFile, ...], kind: str, job: GraphJob
+) -> RawGraph:
+    """The graph of named arrays and SciPy matrices, read from `files`; its split, if any, gets the name `kind`.
 
     Shapes: x (V, F) dense or sparse, y (V,) or (V, 1), edge_index (2, E), masks (V,) or (V, n) with n splits.
     Raises: GraphError naming what is missing, does not fit, or would be passed over.
@@ -99,20 +102,19 @@ def graph(values: Mapping[str, Any], where: str, sha256: str, kind: str, job: Gr
     except GraphError:
         if job.split != "random":
             raise
-        splits, used = None, set(names)
-    if job.split == "random":
-        used |= set(names)
-    unread = sorted(named.unread.keys() - used)
+        splits, used = None, set()
+    unread = sorted(named.unread.keys() - used - set(names if job.split == "random" else ()))
     notes += [f"not used: {', '.join(unread)}"] if unread else []
     return RawGraph(
         where=where,
-        sha256=sha256,
+        sha256=hash_files(files),
         x=x,
         y=y,
         source=source,
         destination=destination,
         classes=classes,
         splits=splits,
+        files=files,
         split_names=names,
         edge_values=edge_values,
         notes=tuple(notes),
@@ -236,7 +238,7 @@ def _find_edge_values(named: _Named, weights: dict[str, Any]) -> tuple[dict[str,
     """Names of arrays with values of edges, by the field of [graph] that is about them; notes on those that are 1."""
     values = {name: ("edge_weight", value) for name, value in weights.items()}
     for name, value in list(named.unread.items()):
-        plain = re.sub(r"[^a-z0-9]", "", name.lower())
+        plain = simplify(name)
         alone = isinstance(value, str | bytes) or (isinstance(value, np.ndarray) and value.ndim == 0)
         if not alone and (_WEIGHTS.fullmatch(plain) or plain.startswith("edge")):
             values[name] = ("edge_weight" if _WEIGHTS.fullmatch(plain) else "edge_attr", named.take(name))

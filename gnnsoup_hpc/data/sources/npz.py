@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +11,12 @@ import numpy as np
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import named
-from gnnsoup_hpc.data.sources.context import SourceContext
-from gnnsoup_hpc.data.sources.raw import RawGraph, SourceSplit, describe_file
+from gnnsoup_hpc.data.sources.raw import UNREADABLE, RawGraph, SourceContext, SourceSplit, describe_file
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph.identity import DATA
 from gnnsoup_hpc.types import Role
 from gnnsoup_hpc.utils import paths
 
-# What NumPy and zipfile raise for bytes that are no archive, or are one that they cannot read.
-_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 # data/SOURCES.md has attributions. Planetoid's public split, arXiv 1603.08861: 20 labels a class, 500 and 1000 nodes.
 _PUBLIC = {
     "pubmed": {
@@ -38,9 +33,7 @@ def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
     Raises: GraphError for a missing, unreadable or incomplete archive, naming the key.
     """
     path = paths.expand(name, "graph.source")
-    arrays = _read_arrays(path)
-    file = describe_file(path)
-    return replace(from_arrays(arrays, str(path), file.sha256, job), files=(file,))
+    return named.make_graph(_read_arrays(path), str(path), (describe_file(path),), "stored", job)
 
 
 def read_bundled(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
@@ -64,7 +57,7 @@ def _read_arrays(path: Path) -> dict[str, Any]:
                 arrays[key] = archive[key]
     except FileNotFoundError:
         raise GraphError(f"graph.source: there is no file {path} (relative to {Path.cwd()})") from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         if key and "Object arrays" in str(error):
             raise GraphError(
                 f"{path}: {key} holds Python objects, which are not unpickled, for a pickle can run any code: leave it"
@@ -72,8 +65,3 @@ def _read_arrays(path: Path) -> dict[str, Any]:
             ) from None
         raise GraphError(f"{path}: not a readable .npz archive without pickles: {error}") from None
     return arrays
-
-
-def from_arrays(arrays: Mapping[str, Any], where: str, sha256: str, job: GraphJob | None = None) -> RawGraph:
-    """The graph of the layout's arrays."""
-    return named.graph(arrays, where, sha256, "stored", job or GraphJob())

@@ -5,16 +5,12 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# What a damaged pickle, or one that expects real classes, may make of stand-ins.
-_BROKEN = (
-    *(OSError, EOFError, RuntimeError, pickle.UnpicklingError, ValueError, LookupError, TypeError, AttributeError),
-    *(OverflowError, MemoryError, zipfile.BadZipFile, zlib.error, NotImplementedError),
-)
+from gnnsoup_hpc.data.sources.raw import UNREADABLE
+
 _MAKERS = ("_reconstruct", "_reconstructor", "__newobj__")
 
 
@@ -22,29 +18,23 @@ class _StandIn:
     """In place of every class and function: it keeps what it is given, and does nothing."""
 
     name = ""
+    held: list[Any]
 
     def __new__(cls, *given: Any, **named: Any) -> _StandIn:
         made = super().__new__(cls)
-        made.__dict__["held"] = [given, named]
+        made.held = [given, named]
         return made
-
-    def __init__(self, *given: Any, **named: Any) -> None:
-        pass
 
     def __call__(self, *given: Any, **named: Any) -> _StandIn:
         return self
 
-    def __setstate__(self, state: Any) -> None:
-        self.__dict__["held"].append(state)
-
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.__dict__["held"].append({key: value} if isinstance(key, str) else [key, value])
+        self.held.append({key: value} if isinstance(key, str) else [key, value])
 
     def append(self, value: Any) -> None:
-        self.__dict__["held"].append(value)
+        self.held.append(value)
 
-    def extend(self, values: Any) -> None:
-        self.__dict__["held"].append(values)
+    __setstate__ = extend = append
 
 
 class _Inert(pickle.Unpickler):
@@ -72,11 +62,11 @@ def inspect(refused: str, path: Path) -> PickleContents:
         root = type(content).name if isinstance(content, _StandIn) else ""
         for key, name, made in _walk(content):
             if name in names and key and key not in keys:
-                given: tuple[Any, ...] = made.__dict__["held"][0] if isinstance(made, _StandIn) else ()
+                given: tuple[Any, ...] = made.held[0] if isinstance(made, _StandIn) else ()
                 keys.append(key)
                 if given and _is_class(given[0]) and name.rpartition(".")[2] in _MAKERS:
                     kind = given[0].name  # of a function that makes a value, the class that it is given
-    except _BROKEN:
+    except (*UNREADABLE, MemoryError):  # a damaged pickle, or one that expects real classes in place of stand-ins
         pass
     return PickleContents(root, tuple(keys), kind)
 
@@ -111,7 +101,7 @@ def _walk(root: Any) -> Iterator[tuple[str, str, Any]]:
             inner += [(key, item) for item in value]
         elif isinstance(value, _StandIn):
             yield key, type(value).name, value
-            inner += [(key, item) for item in value.__dict__["held"]]
+            inner += [(key, item) for item in value.held]
         elif _is_class(value):
             yield key, value.name, value
         waiting += reversed(inner)

@@ -11,7 +11,6 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from enum import Enum, EnumType
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,11 @@ from torch import Tensor
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import named, pickled
-from gnnsoup_hpc.data.sources.context import SourceContext
-from gnnsoup_hpc.data.sources.raw import RawGraph, describe_file, hash_files, list_few
+from gnnsoup_hpc.data.sources.raw import UNREADABLE, RawGraph, SourceContext, describe_file, list_few
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph.graph import SourceFile
 from gnnsoup_hpc.utils import paths
 
-# What torch.load raises for bytes that are no file of torch.save, or half of one.
-UNREADABLE = (
-    *(OSError, EOFError, RuntimeError, pickle.UnpicklingError, ValueError, LookupError, TypeError),
-    *(AttributeError, OverflowError, AssertionError),
-)
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message about a class that it does not unpickle
 _SAVE = "torch.save(data.to_dict(), PATH)"
 _DICT = "torch.save({'x': x, 'y': y, 'edge_index': edge_index}, PATH)"
@@ -63,7 +56,7 @@ def from_data(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # likewise
         arrays = {str(key): _to_array(value) for key, value in data.items()}
-    return replace(named.graph(arrays, where, hash_files(files), split, job), files=files)
+    return named.make_graph(arrays, where, files, split, job)
 
 
 def shorten(error: Exception) -> str:

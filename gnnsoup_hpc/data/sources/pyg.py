@@ -10,25 +10,19 @@ from __future__ import annotations
 import difflib
 import http.client
 import os
-import re
 import socket
 import urllib.request
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import pt
-from gnnsoup_hpc.data.sources.context import SourceContext, stage_download
-from gnnsoup_hpc.data.sources.raw import RawGraph, describe_file
+from gnnsoup_hpc.data.sources.raw import UNREADABLE, RawGraph, SourceContext, describe_file, simplify, stage_download
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.utils import paths
 
 _HEAD_SECONDS, _SILENCE_SECONDS = 10.0, 120.0
-# What PyG's classes raise over raw files that are truncated or not what they should be.
-_DAMAGED = (*pt.UNREADABLE, ImportError, zipfile.BadZipFile, zlib.error)
 
 
 class PygDataset(NamedTuple):
@@ -38,32 +32,25 @@ class PygDataset(NamedTuple):
     kind: str
     called: str = ""
 
-    def arguments(self, root: str) -> dict[str, Any]:
-        """What the class is made with."""
-        folder = paths.expand(root, "graph.root")
-        said = {"is_undirected": True} if self.kind == "WikiCS" else {}  # its default, about which it warns
-        return said | ({"root": str(folder), "name": self.called} if self.called else {"root": str(folder / self.name)})
 
-
-def _list_sets(kind: str, names: str, prefix: str = "") -> tuple[PygDataset, ...]:
-    return tuple(PygDataset(prefix + name, kind, name) for name in names.split())
-
-
+_NAMES = (  # by class; what stands before them here
+    ("Planetoid", "Cora CiteSeer PubMed", ""),
+    ("Amazon", "Computers Photo", ""),
+    ("Coauthor", "CS Physics", ""),
+    ("CitationFull", "Cora_ML DBLP", ""),
+    ("CitationFull", "CiteSeer PubMed", "CitationFull-"),
+    ("WikipediaNetwork", "Chameleon Squirrel", ""),
+    ("WebKB", "Cornell Texas Wisconsin", ""),
+    ("HeterophilousGraphDataset", "Roman-empire Amazon-ratings Minesweeper Tolokers Questions", ""),
+    ("LINKXDataset", "Penn94 Reed98 Amherst41 Cornell5 JohnsHopkins55 Genius", ""),
+    ("LINKXDataset", "Wiki", "LINKX-"),
+    ("Airports", "USA Brazil Europe", "Airports-"),
+    ("Twitch", "DE EN ES FR PT RU", ""),
+)
+_ALONE = "Flickr Reddit Reddit2 WikiCS Actor CoraFull LastFMAsia GitHub FacebookPagePage DeezerEurope"
 SETS = (
-    *_list_sets("Planetoid", "Cora CiteSeer PubMed"),
-    *_list_sets("Amazon", "Computers Photo"),
-    *_list_sets("Coauthor", "CS Physics"),
-    *_list_sets("CitationFull", "Cora_ML DBLP"),
-    *_list_sets("CitationFull", "CiteSeer PubMed", prefix="CitationFull-"),
-    *_list_sets("WikipediaNetwork", "Chameleon Squirrel"),
-    *_list_sets("WebKB", "Cornell Texas Wisconsin"),
-    *_list_sets("HeterophilousGraphDataset", "Roman-empire Amazon-ratings Minesweeper Tolokers Questions"),
-    *_list_sets("LINKXDataset", "Penn94 Reed98 Amherst41 Cornell5 JohnsHopkins55 Genius"),
-    *_list_sets("LINKXDataset", "Wiki", prefix="LINKX-"),
-    *_list_sets("Airports", "USA Brazil Europe", prefix="Airports-"),
-    *_list_sets("Twitch", "DE EN ES FR PT RU"),
-    *(PygDataset(n, n) for n in ("Flickr", "Reddit", "Reddit2", "WikiCS", "Actor", "CoraFull", "LastFMAsia", "GitHub")),
-    *(PygDataset(n, n) for n in ("FacebookPagePage", "DeezerEurope")),
+    *(PygDataset(prefix + name, kind, name) for kind, names, prefix in _NAMES for name in names.split()),
+    *(PygDataset(name, name) for name in _ALONE.split()),
 )
 REFUSED = {
     **dict.fromkeys(("Yelp", "AmazonProducts"), "its nodes have several labels each"),
@@ -85,27 +72,29 @@ def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
 
 def _find_set(name: str) -> PygDataset:
     """The set meant by `name`, whatever its case and punctuation."""
-    wanted = _plain(name)
+    wanted = simplify(name)
     for refused, reason in REFUSED.items():
-        if wanted == _plain(refused):
+        if wanted == simplify(refused):
             raise GraphError(f"graph.source = 'pyg:{name}': {reason}; only one class a node can be souped here")
-    known = {_plain(about.name): about for about in SETS}
+    known = {simplify(about.name): about for about in SETS}
     if wanted not in known:
         near = ", ".join(known[key].name for key in difflib.get_close_matches(wanted, known) or known)
         raise GraphError(f"graph.source = 'pyg:{name}': no such set with one class a node is known; there is: {near}")
     return known[wanted]
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
 def _open(about: PygDataset, job: GraphJob, context: SourceContext) -> Any:
     """PyG's dataset, parsed from its raw files."""
     from torch_geometric import datasets
 
+    root = paths.expand(job.root, "graph.root")
+    arguments: dict[str, Any] = {"root": str(root if about.called else root / about.name)}
+    if about.called:
+        arguments["name"] = about.called
+    if about.kind == "WikiCS":
+        arguments["is_undirected"] = True  # its default, about which it warns
     dataset = type(about.kind, (_SourceDataset, getattr(datasets, about.kind)), {"about": about, "context": context})
-    return dataset(**about.arguments(job.root))
+    return dataset(**arguments)
 
 
 class _SourceDataset:
@@ -136,7 +125,7 @@ class _SourceDataset:
             super().process()  # type: ignore[misc]
         except PermissionError as error:
             raise GraphError(f"pyg:{self.about.name}: {error.filename} cannot be read") from None
-        except _DAMAGED as error:
+        except UNREADABLE as error:
             raise GraphError(
                 f"pyg:{self.about.name}: files in {self.raw_dir} are truncated or damaged ({pt.shorten(error)}): remove"
                 " that folder and prepare again, which downloads the set anew"
@@ -148,8 +137,10 @@ class _SourceDataset:
             self.download()
 
     def download(self) -> None:
-        raw, address = Path(self.raw_dir), _address(self)
-        size = _size(address) if address and not self.context.offline else None
+        from aiohttp import ClientError  # PyG reaches some sets through it
+
+        raw, address = Path(self.raw_dir), find_address(self)
+        size = fetch_size(address) if address and not self.context.offline else None
         words = f"{size / 2**20:.1f} MiB from {address}" if size else "size unknown"
         self.context.announce_download(f"pyg:{self.about.name}", raw, words)
         before = socket.getdefaulttimeout()
@@ -158,7 +149,7 @@ class _SourceDataset:
                 socket.setdefaulttimeout(_SILENCE_SECONDS)  # PyG sets none, and would wait for ever
                 super().download()  # type: ignore[misc]
                 self._publish(raw, size)
-        except _network_errors() as error:
+        except (*UNREADABLE, http.client.HTTPException, ClientError) as error:
             what = f"pyg:{self.about.name} cannot be downloaded ({pt.shorten(error)})"
             raise GraphError(f"{what}: prepare where there is a network, or put its files in {raw}") from None
         finally:
@@ -175,7 +166,7 @@ class _SourceDataset:
             path.replace(raw / path.name)
 
 
-def _address(dataset: Any) -> str | None:
+def find_address(dataset: Any) -> str | None:
     """Where the one file of a set is downloaded from, as far as its class says."""
     url = getattr(dataset, "url", None)
     first, *others = (Path(path) for path in dataset.raw_paths)
@@ -184,15 +175,10 @@ def _address(dataset: Any) -> str | None:
     return str(url.format(first.stem)) if "{}" in url else f"{url.rstrip('/')}/{first.name}"
 
 
-def _size(address: str) -> int | None:
+def fetch_size(address: str) -> int | None:
+    """Bytes of what lies at an address; None where its server does not say."""
     try:
         with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_HEAD_SECONDS) as answer:
             return int(answer.headers["Content-Length"])
     except (OSError, ValueError, TypeError, http.client.HTTPException):
         return None
-
-
-def _network_errors() -> tuple[type[Exception], ...]:
-    from aiohttp import ClientError  # PyG reaches some sets through it
-
-    return (OSError, ValueError, http.client.HTTPException, zipfile.BadZipFile, zlib.error, ClientError)

@@ -1,11 +1,18 @@
-"""A graph as its source has it, and its way to a checked `Graph`.
+"""What a source may use, the graph that it gives, and the way of that to a checked `Graph`.
 
 The structure is in memory as a whole, for METIS needs it so; features are looked at a block of rows at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import pickle
+import re
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +28,45 @@ from gnnsoup_hpc.types import BoolArray, ByteArray, IndexArray, IntArray, Role
 from gnnsoup_hpc.utils.hashing import file_sha256, fingerprint
 from gnnsoup_hpc.utils.out_of_core import Rows, blocks
 
+# What libraries raise over a file that is truncated or damaged, or none of theirs.
+UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError),
+    *(AssertionError, ImportError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
+)
+Part = BoolArray | tuple[IntArray, ...]  # nodes of one role: masks (V,) or (V, n), or ids, n times
+
+
+@dataclass(frozen=True)
+class SourceContext:
+    """A private folder for what does not fit memory, gone afterwards; whether downloads are allowed; where to talk."""
+
+    scratch: Path
+    offline: bool = False
+    say: Callable[[str], None] = lambda text: None
+
+    def announce_download(self, what: str, where: Path, size: str) -> None:
+        """Say that `what` is about to be downloaded to `where`; nothing ever waits for an answer.
+
+        Raises: GraphError where downloads are not allowed.
+        """
+        if self.offline:
+            raise GraphError(
+                f"{what} is not in {where}, and --offline forbids to download it: run `gnnsoup prepare JOB` where there"
+                " is a network, or put the set there (graph.root)"
+            )
+        self.say(f"prepare: downloading {what} ({size}) to {where}")
+
+
+@contextmanager
+def stage_download(place: Path) -> Iterator[Path]:
+    """A private folder beside `place`, gone afterwards: what is downloaded is whole before it is moved to `place`."""
+    private = place.with_name(f".{place.name}.{os.getpid()}.part")
+    try:
+        private.mkdir(parents=True)
+        yield private
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
 
 @dataclass(frozen=True)
 class SourceSplit:
@@ -29,7 +75,7 @@ class SourceSplit:
     What has one column only is the same for all.
     """
 
-    parts: Mapping[Role, BoolArray | tuple[IntArray, ...]]
+    parts: Mapping[Role, Part]
     columns: int = 1
     words: str = ""
 
@@ -42,12 +88,21 @@ class SourceSplit:
         """Node ids by role of one column."""
         found = {}
         for role, part in self.parts.items():
-            if isinstance(part, tuple):
-                found[role] = part[column if len(part) > 1 else 0]
-            else:
-                one = part if part.ndim == 1 else part[:, column if part.shape[1] > 1 else 0]
-                found[role] = np.flatnonzero(one)
+            columns = list_columns(part)
+            one = columns[column if len(columns) > 1 else 0]
+            found[role] = one if isinstance(part, tuple) else np.flatnonzero(one)
         return found
+
+
+def list_columns(part: Part) -> Sequence[Any]:
+    """The mask or the ids of each column."""
+    return part if isinstance(part, tuple) else np.atleast_2d(part.T)  # type: ignore[return-value]
+
+
+def cut_split(order: IntArray, train: int, validation: int) -> dict[Role, IntArray]:
+    """Node ids by role: the first `train` of `order`, as many as `validation` says, and the rest to test."""
+    parts = np.split(order, [train, train + validation])
+    return dict(zip((Role.TRAIN, Role.VALIDATION, Role.TEST), parts, strict=True))
 
 
 @dataclass(frozen=True)
@@ -72,6 +127,11 @@ class RawGraph:
     edge_values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     inverse: bool = False
+
+
+def simplify(name: str) -> str:
+    """A name without case and punctuation."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def show_values(value: Any) -> str:
@@ -140,7 +200,7 @@ def _structure(raw: RawGraph, job: GraphJob) -> tuple[sp.csr_matrix, SourceFacts
     matrix.data[:] = 1  # a sum of duplicates may have left any int8, zero among them
     self_loops = int(matrix.diagonal().sum(dtype=np.int64))
     if job.self_loops != "keep":
-        matrix = _without_diagonal(matrix)
+        matrix = (matrix - sp.diags(matrix.diagonal(), dtype=np.int8, format="csr")).tocsr()
     both = matrix + matrix.T
     symmetric = raw.inverse or both.nnz == matrix.nnz
     if job.undirected or symmetric:
@@ -151,12 +211,6 @@ def _structure(raw: RawGraph, job: GraphJob) -> tuple[sp.csr_matrix, SourceFacts
     matrix.sum_duplicates()
     columns = None if raw.splits is None else {name: own.columns for name, own in raw.splits.items()}
     return matrix, SourceFacts(columns, duplicates, raw.edge_values, symmetric, self_loops, nodes)
-
-
-def _without_diagonal(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    entries = matrix.tocoo()
-    keep = entries.row != entries.col
-    return sp.coo_matrix((entries.data[keep], (entries.row[keep], entries.col[keep])), shape=matrix.shape).tocsr()
 
 
 def _check(raw: RawGraph) -> int:

@@ -10,10 +10,19 @@ import numpy as np
 import scipy.sparse as sp
 
 from gnnsoup_hpc.config import GraphJob
-from gnnsoup_hpc.data.sources.raw import RawGraph, SourceSplit, list_few, show_values
+from gnnsoup_hpc.data.sources.raw import (
+    Part,
+    RawGraph,
+    SourceSplit,
+    cut_split,
+    list_columns,
+    list_few,
+    show_values,
+    simplify,
+)
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph.identity import resolve_split
-from gnnsoup_hpc.types import BoolArray, ByteArray, IntArray, Role
+from gnnsoup_hpc.types import ByteArray, IntArray, Role
 
 _ROLES = {
     Role.TRAIN: r"train(?:ing)?",
@@ -26,9 +35,8 @@ _MENTION = re.compile(
     rf"(?:train.*|val|valid.*|tests?|testing|eval|evaluation|holdout)|.*(?:{'|'.join(_ROLES.values())}){_FORM}+"
 )
 _WHOLE = re.compile(r"(?:node|idx|index|ids?|dict)*(?:splits?|folds?|roles?)(?:idx|index|ids?|dict)*")
+_SEVERAL = (Mapping, list, tuple, sp.sparray, sp.spmatrix)
 _WORKS = "graph.split = 'random' takes none of the source's own"
-
-Part = BoolArray | tuple[IntArray, ...]  # nodes of one role: masks (V,) or (V, n), or ids, n times
 
 
 def read(values: Mapping[str, Any], nodes: int, where: str) -> tuple[SourceSplit | None, set[str]]:
@@ -44,8 +52,8 @@ def read(values: Mapping[str, Any], nodes: int, where: str) -> tuple[SourceSplit
         for role, label, part in _read_parts(name, value, nodes, where):
             found.setdefault(role, {})[label] = part
             used.add(name)
-    left = [name for name in values if name not in used]
-    _refuse_leftovers({name: values[name] for name in left}, bool(found), nodes, where)
+    left = {name: value for name, value in values.items() if name not in used}
+    _refuse_leftovers(left, bool(found), nodes, where)
     if not found:
         return None, used
     columns = _count_columns({label: part for parts in found.values() for label, part in parts.items()}, where)
@@ -57,9 +65,7 @@ def read(values: Mapping[str, Any], nodes: int, where: str) -> tuple[SourceSplit
 
 def list_split_names(values: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of all that seems to be about a split, readable or not."""
-    return tuple(
-        name for name, value in values.items() if _is_role(name, value) or (_is_array(value) and _mentions(name, value))
-    )
+    return tuple(name for name, value in values.items() if _find_role(name, value) or _mentions(name, value))
 
 
 def assign_roles(raw: RawGraph, job: GraphJob) -> ByteArray:
@@ -68,7 +74,7 @@ def assign_roles(raw: RawGraph, job: GraphJob) -> ByteArray:
     if kind == "random":
         if job.split == "auto" and job.split_index:
             raise GraphError(f"graph.split_index = {job.split_index}: {raw.where} has no split of its own")
-        return _assign_random(raw.y, job)
+        return _assign(raw, _draw_random(raw.y, job))
     split = (raw.splits or {}).get(kind)
     if split is None:
         known = ", ".join(["random", *(raw.splits or {})])
@@ -76,7 +82,7 @@ def assign_roles(raw: RawGraph, job: GraphJob) -> ByteArray:
     if job.split_index >= split.columns:
         count = f"{split.columns} split{'s' if split.columns != 1 else ''}"
         raise GraphError(f"graph.split_index = {job.split_index}: {raw.where} has {count}, counted from 0")
-    return _assign_given(raw, split.ids(job.split_index))
+    return _assign(raw, split.ids(job.split_index))
 
 
 def describe_split(raw: RawGraph, job: GraphJob) -> str:
@@ -94,32 +100,21 @@ def describe_split(raw: RawGraph, job: GraphJob) -> str:
     return f"{words}, as the job asks; the source's own {names} {verb} not used"
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _find_role(name: str) -> Role | None:
-    return next((role for role, pattern in _NAMES.items() if pattern.fullmatch(_plain(name))), None)
+def _find_role(name: str, value: Any = None) -> Role | None:
+    """The role that a name stands for, if its value is no text."""
+    if isinstance(value, str | bytes):
+        return None
+    return next((role for role, pattern in _NAMES.items() if pattern.fullmatch(simplify(name))), None)
 
 
 def _mentions(name: str, value: Any) -> bool:
-    """Whether an array that is no split by its name seems to be about one."""
+    """Whether this is an array, or several, that is no split by its name but seems to be about one."""
+    if not (value.ndim if isinstance(value, np.ndarray) else isinstance(value, _SEVERAL)):
+        return False
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
-    if any(_MENTION.fullmatch(word.lower()) for word in words) or _WHOLE.fullmatch(_plain(name)):
+    if any(_MENTION.fullmatch(word.lower()) for word in words) or _WHOLE.fullmatch(simplify(name)):
         return True
     return any(_find_role(str(key)) for group in _list_dicts(value) for key in group)
-
-
-def _is_role(name: str, value: Any) -> bool:
-    return _find_role(name) is not None and not isinstance(value, str | bytes)
-
-
-def _is_array(value: Any) -> bool:
-    return (
-        value.ndim > 0
-        if isinstance(value, np.ndarray)
-        else isinstance(value, Mapping | list | tuple | sp.sparray | sp.spmatrix)
-    )
 
 
 def _list_dicts(value: Any) -> list[Mapping[Any, Any]]:
@@ -132,7 +127,7 @@ def _list_dicts(value: Any) -> list[Mapping[Any, Any]]:
 
 def _read_parts(name: str, value: Any, nodes: int, where: str) -> Iterator[tuple[Role, str, Part]]:
     """(role, what it is called, its nodes) of each role that a named value says something of."""
-    role, groups = _find_role(name), _list_dicts(value)
+    role, groups = _find_role(name, value), _list_dicts(value)
     if groups and not role:
         by_key = [{str(key): item for key, item in group.items() if item is not None} for group in groups]
         if not any(_find_role(key) for group in by_key for key in group):
@@ -145,7 +140,7 @@ def _read_parts(name: str, value: Any, nodes: int, where: str) -> Iterator[tuple
                 raise GraphError(f"{where}: {label} is no role; expected train, valid and test; {_WORKS}")
             items = [group[key] for group in by_key]
             yield place, label, _read_part(label, items[0] if len(items) == 1 else items, nodes, where)
-    elif role and _is_role(name, value):
+    elif role:
         yield role, name, _read_part(name, value, nodes, where)
 
 
@@ -179,8 +174,8 @@ def _read_part(name: str, value: Any, nodes: int, where: str) -> Part:
 
 def _refuse_leftovers(left: Mapping[str, Any], found: bool, nodes: int, where: str) -> None:
     """Raise for arrays that seem to be about a split and were not read."""
-    about = {name: value for name, value in left.items() if _is_array(value) and _mentions(name, value)}
-    unknown = [name for name in about if not _WHOLE.fullmatch(_plain(name))]
+    about = {name: value for name, value in left.items() if _mentions(name, value)}
+    unknown = [name for name in about if not _WHOLE.fullmatch(simplify(name))]
     if unknown:
         raise GraphError(
             f"{where}: {list_few(unknown)}: about a split by name, and not known: leave out what is none, and name"
@@ -196,10 +191,7 @@ def _refuse_leftovers(left: Mapping[str, Any], found: bool, nodes: int, where: s
 
 def _count_columns(parts: Mapping[str, Part], where: str) -> int:
     """How many splits there are; what has one column only is the same for all of them."""
-    counts = {
-        name: part.shape[1] if isinstance(part, np.ndarray) and part.ndim == 2 else 1 for name, part in parts.items()
-    }
-    counts |= {name: len(part) for name, part in parts.items() if isinstance(part, tuple)}
+    counts = {name: len(list_columns(part)) for name, part in parts.items()}
     several = {name: count for name, count in counts.items() if count > 1}
     if len(set(several.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in several.items())
@@ -219,35 +211,28 @@ def _agree(parts: Mapping[str, Part], columns: int, where: str) -> Part:
     return part
 
 
-def _assign_random(y: IntArray, job: GraphJob) -> ByteArray:
+def _draw_random(y: IntArray, job: GraphJob) -> dict[Role, IntArray]:
     """Shares of the labelled nodes in a seeded random order."""
     labelled = np.flatnonzero(y >= 0)
     shuffled = np.random.default_rng(job.split_seed).permutation(labelled)
-    train = round(job.train_share * len(shuffled))
-    validation = round(job.validation_share * len(shuffled))
-    role = np.full(len(y), Role.NONE, dtype=np.uint8)
-    role[shuffled[:train]] = Role.TRAIN
-    role[shuffled[train : train + validation]] = Role.VALIDATION
-    role[shuffled[train + validation :]] = Role.TEST
-    return role
+    return cut_split(shuffled, round(job.train_share * len(labelled)), round(job.validation_share * len(labelled)))
 
 
-def _assign_given(raw: RawGraph, split: Mapping[Role, IntArray]) -> ByteArray:
+def _assign(raw: RawGraph, split: Mapping[Role, IntArray]) -> ByteArray:
     role = np.full(len(raw.y), Role.NONE, dtype=np.uint8)
     for name, ids in split.items():
         called = name.name.lower()
         if len(ids) and (ids.min() < 0 or ids.max() >= len(role)):
             raise GraphError(f"{raw.where}: the split's {called} ids leave the range [0, {len(role)})")
-        if (role[ids] != Role.NONE).any():
-            twice = ids[role[ids] != Role.NONE]
-            other = Role(int(role[twice[0]])).name.lower()
+        taken = ids[role[ids] != Role.NONE]
+        if len(taken):
             raise GraphError(
-                f"{raw.where}: node {twice[0]} has two roles in the split, {other} and {called}, and so have"
-                f" {len(twice) - 1} more: give each node one"
+                f"{raw.where}: node {taken[0]} has two roles in the split, {Role(int(role[taken[0]])).name.lower()} and"
+                f" {called}, and so have {len(taken) - 1} more: give each node one"
             )
         role[ids] = name
         if np.count_nonzero(role == name) < len(ids):
-            ordered = np.sort(ids)
-            twice = int(ordered[1:][ordered[1:] == ordered[:-1]][0])
+            found, times = np.unique(ids, return_counts=True)
+            twice = int(found[times > 1][0])
             raise GraphError(f"{raw.where}: node {twice} is listed twice among the split's {called} ids")
     return role

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gnnsoup_hpc.config import GraphJob
-from gnnsoup_hpc.data.sources.context import SourceContext
-from gnnsoup_hpc.data.sources.raw import RawGraph, SourceSplit
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext, SourceSplit, cut_split
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.types import FloatArray, IntArray, Role
 from gnnsoup_hpc.utils.hashing import fingerprint
@@ -80,9 +79,8 @@ def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
     context.say(f"prepare: generating {nodes} nodes and about {edges} edges like {name}, seed {seed}")
     layout = _lay_out(preset, nodes, edges, seed)
     y = _draw_labels(preset, layout, seed)
-    ends = _draw_edges(preset, layout, edges, seed)
+    source, destination = _draw_edges(preset, layout, edges, seed)
     x = _draw_features(preset, layout, seed, context)
-    source, destination = ends
     same = float((y[source] == y[destination]).mean())
     context.say(f"prepare: {len(source)} edges, {same:.3f} of them between nodes of equal labels")
     return RawGraph(
@@ -207,5 +205,4 @@ def _draw_split(preset: Preset, nodes: int, seed: int) -> dict[Role, IntArray]:
     order = numpy_generator(seed, _LAYOUT, 2).permutation(nodes)
     train = max(1, round(preset.train / preset.nodes * nodes))
     validation = max(1, round(preset.validation / preset.nodes * nodes))
-    parts = np.split(order, [train, train + validation])
-    return dict(zip((Role.TRAIN, Role.VALIDATION, Role.TEST), parts, strict=True))
+    return cut_split(order, train, validation)

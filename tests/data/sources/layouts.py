@@ -15,8 +15,7 @@ import scipy.sparse as sp
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data import sources
-from gnnsoup_hpc.data.sources.context import SourceContext
-from gnnsoup_hpc.data.sources.raw import RawGraph
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext
 
 NODES, FEATURES = 60, 5
 

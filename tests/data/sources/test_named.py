@@ -14,8 +14,8 @@ import torch
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data import sources
 from gnnsoup_hpc.data.sources import npz, pt
-from gnnsoup_hpc.data.sources.context import SourceContext
-from gnnsoup_hpc.data.sources.raw import RawGraph, finish
+from gnnsoup_hpc.data.sources.named import make_graph
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext, finish
 from gnnsoup_hpc.data.sources.split import assign_roles, describe_split
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph.graph import Graph, SourceFacts
@@ -50,7 +50,7 @@ def read(kind: str, arrays: dict[str, Any], **options: Any) -> RawGraph:
     """What a source of a kind makes of the core's arrays and others; None leaves one out."""
     given, job = {k: v for k, v in (CORE | arrays).items() if v is not None}, GraphJob(**options)
     if kind == "npz":
-        return npz.from_arrays(given, "it", "0" * 64, job)
+        return make_graph(given, "it", (), "stored", job)
     return pt.from_data(tensors(given), "it", (), "stored", job)
 
 

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data import sources
-from gnnsoup_hpc.data.sources import npz
-from gnnsoup_hpc.data.sources.context import SourceContext
-from gnnsoup_hpc.data.sources.raw import RawGraph, describe_file, finish
+from gnnsoup_hpc.data.sources import named, npz
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext, describe_file, finish
 from gnnsoup_hpc.data.sources.split import assign_roles
 from gnnsoup_hpc.errors import GraphError, JobError
 from gnnsoup_hpc.graph.graph import Graph
@@ -35,7 +34,7 @@ SIX: dict[str, Any] = {
 
 def six(**changes: Any) -> RawGraph:
     """Six nodes, 0 -> 1 -> 2 with the second edge twice, 4 -> 4; None leaves an array out."""
-    return npz.from_arrays({k: v for k, v in (SIX | changes).items() if v is not None}, "six.npz", "0" * 64)
+    return named.make_graph(SIX | changes, "six.npz", (), "stored", GraphJob())
 
 
 def stored(raw: RawGraph, undirected: bool = True) -> Graph:

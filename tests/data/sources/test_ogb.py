@@ -15,9 +15,7 @@ import pytest
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import ogb
-from gnnsoup_hpc.data.sources.context import SourceContext
-from gnnsoup_hpc.data.sources.ogb import catalogue
-from gnnsoup_hpc.data.sources.raw import RawGraph
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -204,20 +202,20 @@ def test_accuracy_is_that_of_ogbs_evaluator() -> None:
     rng = np.random.default_rng(0)
     labels, predicted = rng.integers(0, 40, 1000), rng.integers(0, 40, 1000)
     predicted[:600] = labels[:600]
-    assert catalogue.accuracy("ogbn-arxiv", predicted, labels) == (predicted == labels).mean()
+    assert ogb.compute_accuracy("ogbn-arxiv", predicted, labels) == (predicted == labels).mean()
     assert sys.modules["outdated"] is None
 
 
 def test_recorded_accuracies_are_the_evaluators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     LAYOUTS["ogbn-arxiv"](tmp_path)
     asked: list[tuple[str, int, float]] = []
-    theirs = catalogue.accuracy
+    theirs = ogb.compute_accuracy
 
     def watched(name: str, predicted: np.ndarray, labels: np.ndarray) -> float:
         asked.append((name, len(labels), theirs(name, predicted, labels)))
         return asked[-1][2]
 
-    monkeypatch.setattr(catalogue, "accuracy", watched)
+    monkeypatch.setattr(ogb, "compute_accuracy", watched)
     graph = ("graph.source=ogb:ogbn-arxiv", f"graph.root={tmp_path}", "graph.split=public")
     job = runs.train_run(tmp_path, *graph, "train.epochs=2", ingredients=1)
     found = ingredient_store.read(RunDir.of(job).ingredient(0))

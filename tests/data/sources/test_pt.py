@@ -17,8 +17,7 @@ from torch_geometric.data.storage import AttrType
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import pickled, pt
-from gnnsoup_hpc.data.sources.context import SourceContext
-from gnnsoup_hpc.data.sources.raw import RawGraph, describe_file, finish
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext, describe_file, finish
 from gnnsoup_hpc.data.sources.split import assign_roles
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.types import Role

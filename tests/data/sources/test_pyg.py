@@ -19,9 +19,8 @@ from torch_geometric.transforms import NormalizeFeatures
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import pyg
-from gnnsoup_hpc.data.sources.context import SourceContext
 from gnnsoup_hpc.data.sources.pt import from_data
-from gnnsoup_hpc.data.sources.raw import finish
+from gnnsoup_hpc.data.sources.raw import SourceContext, finish
 from gnnsoup_hpc.data.sources.split import assign_roles
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.types import Role
@@ -121,7 +120,7 @@ def test_a_download_says_so_first_and_appears_only_whole(tmp_path: Path, monkeyp
         (Path(dataset.raw_dir) / archive.name).write_bytes(content if whole else content[:100])
 
     monkeypatch.setattr(datasets.Amazon, "download", fetched)
-    monkeypatch.setattr(pyg, "_size", lambda _: archive.stat().st_size)
+    monkeypatch.setattr(pyg, "fetch_size", lambda _: archive.stat().st_size)
     job = GraphJob(source="pyg:Computers", root=str(tmp_path / "here"))
     raw = tmp_path / "here/Computers/raw"
     with pytest.raises(GraphError, match=r"pyg:Computers cannot be downloaded .*the connection ended after 100 of"):
@@ -181,15 +180,15 @@ def test_where_the_one_file_of_a_set_is_fetched_from() -> None:
     class Fake:
         url, raw_paths = "https://host/{}.npz", ["root/cora/raw/cora.npz"]
 
-    assert pyg._address(Fake()) == "https://host/cora.npz"
+    assert pyg.find_address(Fake()) == "https://host/cora.npz"
     Fake.url = "https://host/folder/"
-    assert pyg._address(Fake()) == "https://host/folder/cora.npz"
+    assert pyg.find_address(Fake()) == "https://host/folder/cora.npz"
     Fake.url = "https://host/cora.npz"
-    assert pyg._address(Fake()) == "https://host/cora.npz"
+    assert pyg.find_address(Fake()) == "https://host/cora.npz"
     Fake.raw_paths = ["raw/a", "raw/b"]
-    assert pyg._address(Fake()) is None
+    assert pyg.find_address(Fake()) is None
     Fake.url = "https://host/both.zip"
-    assert pyg._address(Fake()) == "https://host/both.zip"
+    assert pyg.find_address(Fake()) == "https://host/both.zip"
 
 
 @pytest.mark.parametrize("how", ["truncated", "corrupted", "empty"])
