@@ -13,7 +13,7 @@ import torch
 
 from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.alignment import permute
-from gnnsoup_hpc.cli.flow import soup
+from gnnsoup_hpc.cli.soup import soup
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data.prepare import prepare
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,6 @@ from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.quality import parent
 from gnnsoup_hpc.bench.quality import results as quality_results
 from gnnsoup_hpc.bench.task import PLAIN, Cell
-from gnnsoup_hpc.cli import common
-from gnnsoup_hpc.cli.common import Command
 from gnnsoup_hpc.data import prepare
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io import files
@@ -30,7 +28,7 @@ from gnnsoup_hpc.runtime.run_dir import RunDir
 GEMM_WIDTH = 256
 
 
-def bench(arguments: argparse.Namespace, here: RankInfo) -> None:
+def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     """Measure the grid, or a run's time to quality; print the table, keep all samples where a file is asked for.
 
     Raises: RunError where one of ours gave no result; a stock cell may, and the table says so.
@@ -44,19 +42,9 @@ def bench(arguments: argparse.Namespace, here: RankInfo) -> None:
         _measure_quality(arguments)
 
 
-def load(arguments: argparse.Namespace) -> Command:
-    """The command that `arguments` of `add_arguments` describe."""
-    return lambda here: bench(arguments, here)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of a benchmark."""
-    settings.add(parser)
-    common.add_offline(parser)
-
-
 def _measure_grid(arguments: argparse.Namespace, here: RankInfo) -> None:
-    cells = [cell for graph in _list_graphs(arguments) for cell in _list_cells(graph, arguments, here)]
+    graphs = arguments.graph or (grid.FULL_GRAPHS if arguments.full else grid.QUICK_GRAPHS)
+    cells = [cell for graph in graphs for cell in _list_cells(graph, arguments, here)]
     options = settings.read_options(arguments, process.free_memory())
     _say(f"{len(cells)} cells, {options.threads} threads; measuring the machine")
     kinds: dict[str, torch.dtype] = {cell.precision: getattr(torch, cell.precision) for cell in cells}
@@ -88,10 +76,6 @@ def _write(results: Mapping[str, Any], output: Path | None) -> None:
         with files.publish(output) as private:
             private.write_text(json.dumps(results, indent=1, allow_nan=False), encoding="utf-8")
         _say(f"-> {output}")
-
-
-def _list_graphs(arguments: argparse.Namespace) -> Sequence[str]:
-    return arguments.graph or (grid.FULL_GRAPHS if arguments.full else grid.QUICK_GRAPHS)
 
 
 def _list_cells(graph: str, arguments: argparse.Namespace, here: RankInfo) -> list[Cell]:
