@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gnnsoup_hpc.cli.common import load_job
-from gnnsoup_hpc import config
+from gnnsoup_hpc.config import loading
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.run_dir import RunDir
 
@@ -13,4 +13,4 @@ from gnnsoup_hpc.runtime.run_dir import RunDir
 def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     """Print the job, or the folder of its run's logs alone."""
     job = load_job(arguments)
-    print(RunDir.of(job).logs if arguments.logs else config.explain(job))
+    print(RunDir.of(job).logs if arguments.logs else loading.explain(job))

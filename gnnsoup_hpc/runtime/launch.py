@@ -101,9 +101,9 @@ def count_cores() -> int:
 
 def memory_limit_bytes(job: MachineJob, here: RankInfo) -> int:
     """Bytes that this rank's process may fill: the job's limit, or its share of half of the memory here."""
-    from gnnsoup_hpc.config import sections as sizes
+    from gnnsoup_hpc.config import parse_bytes
 
-    return sizes.parse_bytes(job.memory_limit) or host_memory.read_memory_limit() // 2 // here.local_size
+    return parse_bytes(job.memory_limit) or host_memory.read_memory_limit() // 2 // here.local_size
 
 
 def count_threads() -> int:

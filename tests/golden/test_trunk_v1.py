@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gnnsoup_hpc import config as jobs
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.io import files, states
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store

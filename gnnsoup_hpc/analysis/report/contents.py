@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.analysis.report.trials import TriedTrial, find_trials, list_options, read_trials
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import diagnosis as diagnosis_store

@@ -24,7 +24,7 @@ from gnnsoup_hpc.utils.text_table import align_columns
 class TriedTrial:
     """A trial and what came of it. soup: None where it failed, or is not there yet."""
 
-    trial: Trial[Job]
+    trial: Trial
     soup: Soup | None
     selected: bool
 
@@ -52,12 +52,12 @@ def read_trials(run: RunDir, job: Job, soups: Sequence[Soup]) -> tuple[TriedTria
     return tuple(found)
 
 
-def find_trials(job: Job, method: str) -> tuple[Trial[Job], ...]:
+def find_trials(job: Job, method: str) -> tuple[Trial, ...]:
     """The trials of a method; none where it is not swept."""
     return next((trials for name, trials in expand_grids(job).items() if name == method), ())
 
 
-def list_options(trial: Trial[Job]) -> dict[str, Any]:
+def list_options(trial: Trial) -> dict[str, Any]:
     """What the soup of a trial says that it was made with."""
     soup = trial.job.soup
     own: dict[str, Any] = getattr(soup, trial.method).model_dump(mode="json")
@@ -95,7 +95,7 @@ def _trial_columns(rows: Sequence[TriedTrial]) -> Columns:
     }
 
 
-def _full_key(trial: Trial[Job], key: str) -> str:
+def _full_key(trial: Trial, key: str) -> str:
     """A swept key as a field of [soup]."""
     return key if key == "seed" else f"{trial.method}.{key}"
 
