@@ -10,7 +10,6 @@ import torch
 
 from gnnsoup_hpc.errors import FileError, ForeignFileError
 from gnnsoup_hpc.io import files
-from gnnsoup_hpc.io import files as values
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.types import State
 from gnnsoup_hpc.utils.hashing import content_sha256
@@ -28,13 +27,13 @@ def put(file: h5py.File, state: State, name: str = "state", about: str = ABOUT) 
 
 def get(file: h5py.File, name: str = "state") -> State:
     """The state of a file, in the order it was written in, as float32 whatever floating type it is stored in."""
-    return {parameter: torch.from_numpy(values.get_floats(file[name], parameter)) for parameter in file[name]}
+    return {parameter: torch.from_numpy(files.get_floats(file[name], parameter)) for parameter in file[name]}
 
 
 def get_finite(path: Path, file: h5py.File) -> State:
     """The state of a file, if it is finite, and has the hash that the file states, if any. Raises: FileError."""
     state = get(file)
-    if (found := sha256(state)) != values.get_text(file["state"], "sha256", found):
+    if (found := sha256(state)) != files.get_text(file["state"], "sha256", found):
         raise FileError(f"{path} is damaged: its weights do not have the hash that it states")
     check_finite(path, state)
     return state

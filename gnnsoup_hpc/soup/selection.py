@@ -8,10 +8,8 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import states
-from gnnsoup_hpc.io import trunk as trunk_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.ingredient import Origin
-from gnnsoup_hpc.io.trunk import TrunkOrigin
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -58,7 +56,9 @@ def _trunk_sha256(job: Job, run: RunDir, architecture: Model, graph: GraphFile, 
     if not job.train.trunk_epochs:
         return ""
     try:
-        return states.sha256(trunk_store.read(run.trunk, TrunkOrigin.of(job, architecture, graph, initial)).state)
+        return states.sha256(
+            ingredient_store.read_trunk(run.trunk, Origin.of(job, architecture, graph, initial, None)).state
+        )
     except ForeignFileError as error:
         raise RunError(f"{error}: give the job a name of its own (--set name=…), or move {run.trunk} away") from None
     except FileError as error:

@@ -11,8 +11,8 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.graph.sampling import resolve_sampler
-from gnnsoup_hpc.io.checkpoint import HasFingerprint
 from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.io.ingredient import Origin
 from gnnsoup_hpc.memory import estimate
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Limit
@@ -47,7 +47,7 @@ class TrainContext:
         here = {"rank": self.here.rank, "ranks": self.here.size, "threads": count_threads(), "device": str(self.device)}
         return here | read_slurm_job()
 
-    def checkpoints(self, work: str, title: str, origin: HasFingerprint, lease: Lease) -> CheckpointManager:
+    def checkpoints(self, work: str, title: str, origin: Origin, lease: Lease) -> CheckpointManager:
         """Who keeps the checkpoint of a piece of work, which is trained under `lease`."""
         return CheckpointManager(self.run.checkpoint(work), title, origin, self.job, lease, self.log, self.provenance)
 

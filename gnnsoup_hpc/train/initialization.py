@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from gnnsoup_hpc.errors import DivergedError, FileError, ForeignFileError, RunError
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import states
-from gnnsoup_hpc.io import trunk as trunk_store
 from gnnsoup_hpc.io.ingredient import Origin
-from gnnsoup_hpc.io.trunk import TrunkOrigin
 from gnnsoup_hpc.runtime import launch, leases
 from gnnsoup_hpc.runtime.leases import Lease, LeaseMonitor
 from gnnsoup_hpc.train.checkpointing import OvertakenError
@@ -74,7 +72,7 @@ def _trunk(context: TrainContext, initial: State) -> State:
 
     Raises: RunError for a sound one of another recipe; DivergedError where it cannot be trained.
     """
-    origin = TrunkOrigin.of(context.job, context.model, context.graph, states.sha256(initial))
+    origin = Origin.of(context.job, context.model, context.graph, states.sha256(initial), None)
     lease, board, monitor, waiting = context.run.lease("trunk"), context.board, LeaseMonitor(), False
     while (found := _there(context, origin)) is None:
         with context.here.stop.later(), leases.hold(lease, launch.describe(context.here), monitor) as ours:
@@ -91,13 +89,13 @@ def _trunk(context: TrainContext, initial: State) -> State:
     return found
 
 
-def _there(context: TrainContext, origin: TrunkOrigin) -> State | None:
+def _there(context: TrainContext, origin: Origin) -> State | None:
     """The trunk, if it is there and right."""
     path = context.run.trunk
     if not path.exists():
         return None
     try:
-        return trunk_store.read(path, origin).state
+        return ingredient_store.read_trunk(path, origin).state
     except ForeignFileError as error:
         raise RunError(f"{error}: give the job a name of its own (--set name=…), or move {path} away") from None
     except FileError as error:
@@ -105,12 +103,12 @@ def _there(context: TrainContext, origin: TrunkOrigin) -> State | None:
         return None
 
 
-def _train(context: TrainContext, initial: State, origin: TrunkOrigin, lease: Lease) -> None:
+def _train(context: TrainContext, initial: State, origin: Origin, lease: Lease) -> None:
     """Train and publish the trunk."""
     checkpoints = context.checkpoints("trunk", "the trunk", origin, lease)
     with context.board.watched("trunk", "trunk", origin.hyperparameters.epochs) as bar:
         trunk = train_trunk(context.data, initial, origin.hyperparameters, context.job.train.seed, bar, checkpoints)
-    trunk_store.write(context.run.trunk, trunk, origin, context.job, **context.provenance)
+    ingredient_store.write_trunk(context.run.trunk, trunk, origin, context.job, **context.provenance)
     checkpoints.done()
     context.board.forget_failure("trunk")
     context.log.say(
