@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from gnnsoup_hpc.errors import LauncherError, MismatchError, SoupError
-from gnnsoup_hpc.runtime import host_memory, launchers
+from gnnsoup_hpc.runtime import launchers
 from gnnsoup_hpc.runtime.signals import PreemptionHandler
 from gnnsoup_hpc.runtime.threads import Threads
 from gnnsoup_hpc.types import Precision
@@ -103,7 +103,30 @@ def memory_limit_bytes(job: MachineJob, here: RankInfo) -> int:
     """Bytes that this rank's process may fill: the job's limit, or its share of half of the memory here."""
     from gnnsoup_hpc.config import parse_bytes
 
-    return parse_bytes(job.memory_limit) or host_memory.read_memory_limit() // 2 // here.local_size
+    return parse_bytes(job.memory_limit) or read_memory_limit() // 2 // here.local_size
+
+
+def read_memory_limit() -> int:
+    """Physical memory, or what a control group allows this process (Slurm's --mem for one), if that is less."""
+    allowed = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    groups = Path("/proc/self/cgroup")
+    for line in groups.read_text(encoding="utf-8").splitlines() if groups.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            allowed += read_group_limits(Path("/sys/fs/cgroup"), path, "memory.max")
+        elif controllers == "memory":  # version 1
+            allowed += read_group_limits(Path("/sys/fs/cgroup/memory"), path, "memory.limit_in_bytes")
+    return min(allowed)
+
+
+def read_group_limits(root: Path, group: str, name: str) -> list[int]:
+    """What a control group and those around it allow."""
+    folder, found = root / group.lstrip("/"), []
+    for each in (folder, *folder.parents):
+        with suppress(OSError):
+            text = (each / name).read_text(encoding="utf-8").strip()
+            found += [int(text)] if text.isdecimal() else []
+    return found
 
 
 def count_threads() -> int:
