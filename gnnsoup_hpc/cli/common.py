@@ -84,8 +84,11 @@ def _execute(command: Callable[[RankInfo], None], here: RankInfo, collective: bo
     try:
         if collective:
             launch.start_mpi(here)
-        if computing and here.local_rank == 0 and (where := _describe_kernel_cache()):
-            print(f"{here.prefix}gnnsoup: {where}", file=sys.stderr, flush=True)
+        if computing and here.local_rank == 0:
+            from gnnsoup_hpc.engine.compiled.kernels.base import UNUSUAL
+
+            if UNUSUAL:
+                print(f"{here.prefix}gnnsoup: {UNUSUAL}", file=sys.stderr, flush=True)
         gc.freeze()  # what was imported: each measurement begins with a collection, which need not look through it
         command(here)
         here.stop.no_more()
@@ -119,10 +122,3 @@ def _fail(here: RankInfo, error: SoupError) -> int:
         launch.wait_for_others(PREEMPTED_SECONDS)
     launch.abort_others(error.exit_code)
     return error.exit_code
-
-
-def _describe_kernel_cache() -> str:
-    """Where compiled kernels are kept, in words; empty where that is the usual place."""
-    from gnnsoup_hpc.engine.compiled.kernels import base
-
-    return base.UNUSUAL

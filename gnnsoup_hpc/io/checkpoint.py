@@ -54,7 +54,9 @@ class Checkpoint:
 
 def write(path: Path, checkpoint: Checkpoint, origin: Origin, job: Job, **provenance: object) -> None:
     """Publish a checkpoint in place of an earlier one. Raises: RunError where it cannot be written."""
-    size = _bytes(checkpoint)
+    best = checkpoint.best
+    kept = (checkpoint.state, checkpoint.mean, checkpoint.square, {} if best is None else best.state)
+    size = sum(tensor.nbytes for state in kept for tensor in state.values())
     bulk = size if size > IN_MEMORY_BYTES else 0
     with files.create_file(path, KIND, VERSION, "checkpoint: a training between two epochs", bulk) as file:
         file.attrs["recipe"] = origin.recipe
@@ -69,10 +71,9 @@ def write(path: Path, checkpoint: Checkpoint, origin: Origin, job: Job, **proven
             file, "generator", checkpoint.generator.numpy(), "1", "state of the generator of dropout masks"
         )
         generator.attrs["device"] = checkpoint.device
-        if checkpoint.best is not None:
-            states.put(file, checkpoint.best.state, "best", "parameter after the best validation epoch so far")
-            file["best"].attrs["epoch"] = checkpoint.best.epoch
-            file["best"].attrs["accuracy"] = checkpoint.best.accuracy
+        if best is not None:
+            states.put(file, best.state, "best", "parameter after the best validation epoch so far")
+            file["best"].attrs["epoch"], file["best"].attrs["accuracy"] = best.epoch, best.accuracy
         ingredient_store.put_history(file, checkpoint.history)
         files.put_cost(file, checkpoint.measurement)
         files.put_provenance(file, job.to_toml(), **provenance, origin=canonical(origin.values))
@@ -104,10 +105,3 @@ def _best(file: h5py.File) -> BestEpoch | None:
         return None
     about = file["best"].attrs
     return BestEpoch(int(about["epoch"]), float(about["accuracy"]), states.get(file, "best"))
-
-
-def _bytes(checkpoint: Checkpoint) -> int:
-    """The size of its file, nearly."""
-    best = {} if checkpoint.best is None else checkpoint.best.state
-    kept = (checkpoint.state, checkpoint.mean, checkpoint.square, best)
-    return sum(tensor.nbytes for state in kept for tensor in state.values())

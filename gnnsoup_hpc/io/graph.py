@@ -81,6 +81,12 @@ def put_preparation(file: h5py.File, preparation: Preparation) -> None:
     files.put(group, "scale", preparation.scale, "1", "divisor of each feature after that; empty = none")
 
 
+def get_preparation(file: h5py.File) -> Preparation:
+    """How features were prepared. Raises: KeyError where that is not said."""
+    group = file["preparation"]
+    return Preparation(files.get_text(group, "kind"), group["mean"][:], group["scale"][:])
+
+
 def _write_nodes_and_edges(file: h5py.File, graph: Graph, partition: Partition) -> str:
     """Write nodes/ and edges/. The hash of what a model sees, in the source's node order, whatever the parts."""
     new_id = np.empty(graph.nodes, dtype=np.int64)
@@ -267,8 +273,8 @@ class GraphFile:
     @property
     def preparation(self) -> Preparation:
         """How features were prepared."""
-        kind = str(self._attributes("preparation")["kind"])
-        return Preparation(kind, self._read("preparation/mean"), self._read("preparation/scale"))
+        with files.explain_damage(self.path, _ADVICE):
+            return get_preparation(self.file)
 
     def runs_of(self, chosen: Sequence[int]) -> list[tuple[int, int]]:
         """Node ranges that hold the chosen parts, neighbours merged, so that a union is few slices.

@@ -66,16 +66,14 @@ class Trained:
             raise GraphError(
                 f"an edge's end is {int(found.min())} or {int(found.max())}, out of range for {nodes} nodes"
             )
-        source, destination = found[::-1].astype(np.int64) if self.graph.reverse else found.astype(np.int64)
+        ends = found[:: -1 if self.graph.reverse else 1].astype(np.int64)
         if self.graph.self_loops != "keep":
-            kept = source != destination
-            source, destination = source[kept], destination[kept]
+            ends = ends[:, ends[0] != ends[1]]
         if self.graph.undirected:
-            source, destination = np.concatenate([source, destination]), np.concatenate([destination, source])
+            ends = np.hstack([ends, ends[::-1]])
         if self.graph.self_loops == "add":
-            loops = np.arange(nodes)
-            source, destination = np.concatenate([source, loops]), np.concatenate([destination, loops])
-        keys = np.unique(destination * nodes + source)
+            ends = np.hstack([ends, np.tile(np.arange(nodes), (2, 1))])
+        keys = np.unique(ends[1] * nodes + ends[0])
         return torch.from_numpy(np.stack([keys % nodes, keys // nodes]))
 
 
@@ -88,9 +86,7 @@ def read_model(path: Path) -> Trained:
         return _ingredient(path)
     architecture, state = soup_store.read_state(path)
     with files.read_file(path, soup_store.KIND, soup_store.VERSION) as file:
-        group = file["preparation"]
-        preparation = Preparation(files.get_text(group, "kind"), group["mean"][:], group["scale"][:])
-        return Trained(architecture, state, preparation, _graph_job(path, file))
+        return Trained(architecture, state, graph_store.get_preparation(file), _graph_job(path, file))
 
 
 def _ingredient(path: Path) -> Trained:

@@ -156,7 +156,6 @@ def read_state(path: Path) -> tuple[Model, State]:
                 " softmax outputs"
             )
         architecture = read_record(json.loads(file["provenance"].attrs["architecture"]))
-        state = states.get(file)
-    states.check_finite(path, state)
+        state = states.get_finite(path, file)
     states.check_shapes(path, state, architecture)
     return architecture, state

@@ -35,20 +35,15 @@ def get_finite(path: Path, file: h5py.File) -> State:
     state = get(file)
     if (found := sha256(state)) != files.get_text(file["state"], "sha256", found):
         raise FileError(f"{path} is damaged: its weights do not have the hash that it states")
-    check_finite(path, state)
+    bad = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise FileError(f"{path} has weights that are not finite, in {bad[0]}")
     return state
 
 
 def sha256(state: State) -> str:
     """Hash of a state's names, shapes and values."""
     return content_sha256({name: tensor.detach().cpu().numpy() for name, tensor in state.items()})
-
-
-def check_finite(path: Path, state: State) -> None:
-    """Refuse a state with a value that is not finite, naming its first parameter with one."""
-    bad = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
-    if bad:
-        raise FileError(f"{path} has weights that are not finite, in {bad[0]}")
 
 
 def check_shapes(path: Path, state: State, architecture: Model) -> None:
