@@ -25,7 +25,7 @@ from gnnsoup_hpc.soup.sweep import Sweep, refuse_trials_beyond_limit
 
 
 def run(arguments: argparse.Namespace, here: RankInfo) -> None:
-    """Make soups."""
+    """Make the soups of the job that the arguments name."""
     soup(load_job(arguments), here, arguments.again)
 
 

@@ -15,7 +15,7 @@ from gnnsoup_hpc.train.runner import train_all
 
 
 def run(arguments: argparse.Namespace, here: RankInfo) -> None:
-    """Train."""
+    """Train the ingredients that are missing."""
     train(load_job(arguments), here, arguments.offline, souping=False)
 
 

@@ -527,13 +527,9 @@ class Job(Section):
     )
 
     @model_validator(mode="after")
-    def _sweeps_what_there_is(self) -> Self:
+    def _is_consistent(self) -> Self:
         if self.sweep:
             expand_grids(self)
-        return self
-
-    @model_validator(mode="after")
-    def _union_fits(self) -> Self:
         if self.soup.pls.union > self.partition.parts:
             raise ValueError(
                 f"soup.pls.union = {self.soup.pls.union} parts (R) cannot be drawn from"

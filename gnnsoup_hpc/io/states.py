@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
@@ -52,11 +51,5 @@ def check_shapes(path: Path, state: State, architecture: Model) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if found != wanted:
         name = next(name for name in [*wanted, *found] if found.get(name) != wanted.get(name))
-        raise ForeignFileError(
-            f"{path} does not fit the job's model: {name} has shape {_shape(found, name)}, the model wants"
-            f" {_shape(wanted, name)}"
-        )
-
-
-def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
-    return str(shapes[name]) if name in shapes else "none (no such parameter)"
+        was, wants = (shapes.get(name, "none (no such parameter)") for shapes in (found, wanted))
+        raise ForeignFileError(f"{path} does not fit the job's model: {name} has shape {was}, the model wants {wants}")

@@ -96,7 +96,7 @@ def describe(here: RankInfo) -> dict[str, object]:
 
 def count_cores() -> int:
     """Cores that this process may use."""
-    return len(_affinity())
+    return len(os.sched_getaffinity(0))
 
 
 def memory_limit_bytes(job: MachineJob, here: RankInfo) -> int:
@@ -189,12 +189,7 @@ def describe_mapping(job: MachineJob, here: RankInfo, device: torch.device) -> s
     count = f"{count_threads()} threads ({by})" if by else f"{count_threads()} threads"
     count += f", more than the {count_cores()} cores" if count_threads() > count_cores() else ""
     named = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
-    return f"on {here.host}, cores {_spans(_affinity())}, {count}, device {device}{named}"
-
-
-def _affinity() -> set[int]:
-    """The cores that this process may use."""
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    return f"on {here.host}, cores {_spans(os.sched_getaffinity(0))}, {count}, device {device}{named}"
 
 
 def _spans(numbers: set[int]) -> str:
