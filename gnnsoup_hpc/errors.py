@@ -4,6 +4,9 @@ Every error that a user can cause or meet is a `SoupError`; entry points print i
 `exit_code`. Anything else is a defect of this package and shows its traceback.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SoupError(Exception):
     """Base of all errors whose message is meant for the user."""
@@ -73,3 +76,12 @@ class Preempted(SoupError):  # noqa: N818 - an event, not a mistake
     """Stopped by another signal than Ctrl-C, after a checkpoint; the same command goes on where this one stopped."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: give the command again
+
+
+@contextmanager
+def advise(what: str) -> Iterator[None]:
+    """A FileError of the block becomes a RunError that also says what to do."""
+    try:
+        yield
+    except FileError as error:
+        raise RunError(f"{error}: {what}") from None

@@ -4,20 +4,53 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from gnnsoup_hpc.bench import grid
-from gnnsoup_hpc.bench.grid import Choice
-from gnnsoup_hpc.bench.quality.parent import QualityOptions
-from gnnsoup_hpc.bench.task import METHODS
+from gnnsoup_hpc.bench.task import METHODS, ModelKind, TaskName, Way
 from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.types import Precision
 
-_Chosen = TypeVar("_Chosen")
+MODELS: tuple[ModelKind, ...] = ("sage", "gcn", "gat")
+TASKS: tuple[TaskName, ...] = ("evaluation", "ls_epoch", "pls_step", "gis_step")
+UNIONS = (1, 4, 8)
+QUICK_GRAPHS = ("pubmed",)
+FULL_GRAPHS = ("pubmed", "quick-sage-computers", "quick-sage-flickr", "quick-sage-arxiv")
+WAYS: tuple[Way, ...] = ("stock", "ours")
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+
 _OF_THE_GRID = ("graph", "full", "models", "tasks", "unions", "hidden", "ways", "precision", "repeats", "rounds")
 _OF_QUALITY = ("methods", "seeds", "sample_evaluations", "judge_every")
-REPEATS, ROUNDS = 5, 2
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured and how: for both benchmarks, then for the grid, then for the time to quality.
+
+    `memory_bytes` bounds a process's private memory; 0 = unbounded. `unions` are the R of pls_step; `hidden` counts the
+    channels of a head. Each way gets `rounds` processes a cell, each with `repeats` timed repeats. `sample_evaluations`
+    of plain GIS are timed, all if it is 0; None: as the graph's size suggests.
+    """
+
+    threads: int = 1
+    timeout: float = 1800.0
+    memory_bytes: int = 0
+
+    models: Sequence[ModelKind] = MODELS
+    tasks: Sequence[TaskName] = TASKS
+    unions: Sequence[int] = (4,)
+    hidden: int = 256
+    ways: Sequence[Way] = WAYS
+    precision: Sequence[Precision] = ("float32",)
+    repeats: int = 5
+    rounds: int = 2
+
+    methods: Sequence[str] = METHODS
+    seeds: int = 1
+    sample_evaluations: int | None = None
+    judge_every: int = 5
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -33,16 +66,16 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def _add_grid(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--graph", nargs="+", metavar="JOB", help="jobs whose graphs are measured (default: pubmed)")
-    about = f"graphs {', '.join(grid.FULL_GRAPHS)} (or --graph), and unions of {grid.UNIONS} parts"
+    about = f"graphs {', '.join(FULL_GRAPHS)} (or --graph), and unions of {UNIONS} parts"
     group.add_argument("--full", action="store_true", default=None, help=about)
-    group.add_argument("--models", nargs="+", choices=grid.MODELS, help="models (default: all)")
-    group.add_argument("--tasks", nargs="+", choices=grid.TASKS, help="tasks (default: all)")
+    group.add_argument("--models", nargs="+", choices=MODELS, help="models (default: all)")
+    group.add_argument("--tasks", nargs="+", choices=TASKS, help="tasks (default: all)")
     group.add_argument("--unions", nargs="+", type=count, metavar="R", help="parts a union of pls_step (default: 4)")
     group.add_argument("--hidden", type=count, metavar="C", help="hidden channels, of GAT's two heads each (256)")
-    group.add_argument("--ways", nargs="+", choices=grid.WAYS, help="whose way is measured (default: both)")
-    group.add_argument("--precision", nargs="+", choices=grid.PRECISIONS, help="of ours; stock stays float32")
-    group.add_argument("--repeats", type=count, help=f"timed repeats a process (default: {REPEATS})")
-    group.add_argument("--rounds", type=count, help=f"timed processes a cell and way (default: {ROUNDS})")
+    group.add_argument("--ways", nargs="+", choices=WAYS, help="whose way is measured (default: both)")
+    group.add_argument("--precision", nargs="+", choices=PRECISIONS, help="of ours; stock stays float32")
+    group.add_argument("--repeats", type=count, help=f"timed repeats a process (default: {Options.repeats})")
+    group.add_argument("--rounds", type=count, help=f"timed processes a cell and way (default: {Options.rounds})")
 
 
 def _add_quality(group: argparse._ArgumentGroup) -> None:
@@ -82,46 +115,14 @@ def check(arguments: argparse.Namespace) -> None:
         raise RunError("--unions is for pls_step, which is not among --tasks: add it, or leave --unions out")
 
 
-def read_choice(arguments: argparse.Namespace) -> Choice:
-    """The cells of each graph."""
-    chosen: dict[str, Any] = {
-        "models": once(arguments.models),
-        "tasks": once(arguments.tasks),
-        "unions": once(arguments.unions) or (grid.UNIONS if arguments.full else ()),
-        "hidden": arguments.hidden,
-        "precisions": once(arguments.precision),
-    }
-    return Choice(**{name: value for name, value in chosen.items() if value})
-
-
-def read_options(arguments: argparse.Namespace, memory_bytes: int) -> grid.Options:
-    """How the grid is carried out."""
-    asked = arguments.ways or grid.WAYS
-    return grid.Options(
-        repeats=arguments.repeats or REPEATS,
-        threads=arguments.threads,
-        timeout=arguments.timeout,
-        rounds=arguments.rounds or ROUNDS,
-        memory_bytes=memory_bytes,
-        ways=tuple(way for way in grid.WAYS if way in asked),
-    )
-
-
-def read_quality_options(arguments: argparse.Namespace, memory_bytes: int) -> QualityOptions:
-    """How the time to quality is measured."""
-    given = {
-        "methods": tuple(name for name in METHODS if name in arguments.methods) if arguments.methods else None,
-        "seeds": arguments.seeds,
-        "sampled": arguments.sample_evaluations,
-        "judge_every": arguments.judge_every,
-    }
-    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return QualityOptions(threads=arguments.threads, timeout=arguments.timeout, memory_bytes=memory_bytes, **chosen)
-
-
-def once(values: Iterable[_Chosen] | None) -> tuple[_Chosen, ...]:
-    """Each value where it comes first."""
-    return tuple(dict.fromkeys(values or ()))
+def read_options(arguments: argparse.Namespace) -> Options:
+    """What was asked for, each value once; the rest as `Options` has it."""
+    chosen: dict[str, Any] = {option.name: getattr(arguments, option.name, None) for option in fields(Options)}
+    if arguments.full and not arguments.unions:
+        chosen["unions"] = UNIONS
+    given = {name: value for name, value in chosen.items() if value is not None}
+    given |= {name: tuple(dict.fromkeys(value)) for name, value in given.items() if isinstance(value, list)}
+    return Options(**given)
 
 
 def count(text: str) -> int:
@@ -141,8 +142,8 @@ def _at_least(bound: int, text: str) -> int:
 
 
 def _methods(text: str) -> Sequence[str]:
-    names = once(name.strip() for name in text.split(","))
-    unknown = [name for name in names if name not in METHODS]
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in dict.fromkeys(names) if name not in METHODS]
     if unknown:
         raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(METHODS)}")
-    return names
+    return tuple(name for name in METHODS if name in names)

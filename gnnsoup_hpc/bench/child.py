@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import resource
 import sys
 import time
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from gnnsoup_hpc.bench import task as tasks
-from gnnsoup_hpc.bench.task import PLAIN, BenchTask, Cell, Order, QualityOrder, Way, read_order
+from gnnsoup_hpc.bench.task import PLAIN, BenchTask, Cell, Order, QualityOrder, Way, keep_finite, read_order
 from gnnsoup_hpc.errors import SoupError
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile
@@ -27,13 +26,12 @@ _CPU = torch.device("cpu")
 def make_task(cell: Cell, way: Way, graph: GraphFile) -> BenchTask:
     """One way of a cell's task; only that way's modules are imported."""
     if way == "stock":
-        from gnnsoup_hpc.bench import stock
+        from gnnsoup_hpc.bench.stock import StockTask
 
-        return stock.make(cell, graph)
-    from gnnsoup_hpc.bench import ours
+        return StockTask(cell, graph)
+    from gnnsoup_hpc.bench.ours import Ours
 
-    ours.warm_up(cell)
-    return ours.make(cell, graph)
+    return Ours(cell, graph)
 
 
 def time_steps(task: BenchTask, repeats: int) -> dict[str, Any]:
@@ -48,7 +46,7 @@ def time_steps(task: BenchTask, repeats: int) -> dict[str, Any]:
         start = time.perf_counter()
         values.append(task.once())
         seconds.append(time.perf_counter() - start)
-    return {"seconds": seconds, "prepare_seconds": prepared, "values": values, "baseline_bytes": _known(baseline)}
+    return {"seconds": seconds, "prepare_seconds": prepared, "values": values, "baseline_bytes": keep_finite(baseline)}
 
 
 def measure_memory(task: BenchTask) -> dict[str, Any]:
@@ -57,12 +55,12 @@ def measure_memory(task: BenchTask) -> dict[str, Any]:
         task.prepare()
         prepared = meter.read()["peak_host_bytes"]
         value = task.once()
-    return describe_peak(meter.measurement) | {"prepare_peak_bytes": _known(prepared), "values": [value]}
+    return describe_peak(meter.measurement) | {"prepare_peak_bytes": keep_finite(prepared), "values": [value]}
 
 
 def describe_peak(spent: Measurement) -> dict[str, Any]:
     """Peak and baseline as JSON has them: null where they are not known."""
-    return {"peak_bytes": _known(spent["peak_host_bytes"]), "baseline_bytes": _known(spent["baseline_host_bytes"])}
+    return {f"{name}_bytes": keep_finite(spent[f"{name}_host_bytes"]) for name in ("peak", "baseline")}
 
 
 def run_order(order: Order) -> dict[str, Any]:
@@ -112,11 +110,6 @@ def _set_up(order: Order | QualityOrder) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (order.memory_bytes, order.memory_bytes))
     torch.set_num_threads(order.threads)
     profiling.warm_up(_CPU)
-
-
-def _known(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ from functools import partial
 import torch
 
 from gnnsoup_hpc.bench import task as tasks
-from gnnsoup_hpc.bench.task import BenchTask, Cell
+from gnnsoup_hpc.bench.task import Cell
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import Plan, choose_engine
 from gnnsoup_hpc.engine.compiled.threads import Workspace
 from gnnsoup_hpc.evaluation.tasks import make_task
 from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.models.registry import make_kind
 from gnnsoup_hpc.soup import mixing
 from gnnsoup_hpc.soup.mixing import ParameterMatrix
 from gnnsoup_hpc.types import Role, State
@@ -30,6 +29,10 @@ class Ours:
         self._engine, self._task = choose_engine(self._net, _CPU), make_task(graph.source, self._net.outputs)
         self._raw = tasks.draw_start(cell).requires_grad_()
         self._whole: Plan | None = None
+        # What a process pays once, compiling for one, is paid before the baseline of either pass is taken.
+        self._engine.warm_up(self._net)
+        mixing.warm_up()
+        loader.warm_up()
 
     def prepare(self) -> None:
         """Read ingredients, and the whole graph where the task needs it."""
@@ -79,16 +82,3 @@ class Ours:
         ends = self._matrix.state(soup), self._matrix.state(other)
         found = [self._judge(logits, plan) for logits in self._engine.interpolate(plan, ends, between)]
         return max(*self._ends, *found)
-
-
-def warm_up(cell: Cell) -> None:
-    """Pay what the process pays once, compiling for one, before the baseline of either pass is taken."""
-    net = make_kind(cell.model)
-    choose_engine(net, _CPU).warm_up(net)
-    mixing.warm_up()
-    loader.warm_up()
-
-
-def make(cell: Cell, graph: GraphFile) -> BenchTask:
-    """Our way of a cell's task."""
-    return Ours(cell, graph)

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from gnnsoup_hpc.bench.task import Order, Passing, QualityOrder
+from gnnsoup_hpc.bench.task import Order, QualityOrder
 
 SHARE_OF_MEMORY = 0.9
 _LAST_OF_A_TRACEBACK = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
@@ -25,18 +25,24 @@ class ChildFailedError(Exception):
     """A child that gave no result; the message is one line."""
 
 
-class Taker(Protocol):
-    """Where figures go, and what went wrong with the rest."""
+@dataclass
+class Figures:
+    """What children measured of one thing: a result a time pass, that of the memory pass, and what went wrong."""
 
-    errors: list[str]
+    times: list[dict[str, Any]] = field(default_factory=list)
+    memory: dict[str, Any] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
 
-    def take(self, passing: Passing, result: dict[str, Any]) -> None:
-        """Add what a child measured."""
+    @property
+    def above_baseline_bytes(self) -> float | None:
+        """Peak memory above the baseline, where it is known."""
+        peak, baseline = self.memory.get("peak_bytes"), self.memory.get("baseline_bytes")
+        return None if peak is None or baseline is None else peak - baseline
 
 
 def measure(
     order: Order | QualityOrder,
-    figures: Taker,
+    figures: Figures,
     label: str,
     timeout: float,
     say: Callable[[str], None],
@@ -50,8 +56,13 @@ def measure(
         figures.errors.append(f"{order.passing}: {error}")
         say(f"{label}, {order.passing}: failed: {error}")
         return
-    figures.take(order.passing, result)
-    words = order.describe_time(result) if order.passing == "time" else _describe_memory(result)
+    if order.passing == "time":
+        figures.times.append(result)
+        words = order.describe_time(result)
+    else:
+        figures.memory = result
+        above = figures.above_baseline_bytes
+        words = "-" if above is None else f"{above / 1e6:.1f} MB above the baseline"
     say(f"{label}, {order.passing}: {words}")
 
 
@@ -88,11 +99,6 @@ def free_memory() -> int:
         return 0
     available = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), "0")
     return int(SHARE_OF_MEMORY * 1024 * int(available))
-
-
-def _describe_memory(result: dict[str, Any]) -> str:
-    peak, baseline = result["peak_bytes"], result["baseline_bytes"]
-    return "-" if peak is None or baseline is None else f"{(peak - baseline) / 1e6:.1f} MB above the baseline"
 
 
 def _last_words(stderr: str) -> str:

@@ -141,16 +141,11 @@ def _layer(net: Architecture, number: int, size: LayerSize, element: int, kept_h
         # The hop before the first product can be kept, so that product needs the rows alone.
         fewest = size.rows if constant or out >= into else min(size.rows, size.columns)
         flops = 2.0 * fewest * into * out * matrices
-    entries = 0 if constant and kept_hop else size.entries * (INDEX_BYTES + _value_bytes(net, element))
+    # Of each entry beside its index: GAT's attention, or GCN's weight; a mean needs none.
+    value = element * net.heads if aggregation is None else element * aggregation.symmetric
+    entries = 0 if constant and kept_hop else size.entries * (INDEX_BYTES + value)
     read = (size.rows * matrices if constant and kept_hop else size.columns) * into
     return Work(flops, float(entries + element * (read + size.rows * width)))
-
-
-def _value_bytes(net: Architecture, element: int) -> int:
-    """Of each entry beside its index: GCN's weight or GAT's attention; a mean needs none."""
-    if net.aggregation is None:
-        return element * net.heads
-    return element if net.aggregation.symmetric else 0
 
 
 def _time_best(work: Callable[[], object]) -> float:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ from torch_geometric.utils import to_torch_csr_tensor
 from torch_geometric.utils.map import map_index
 
 from gnnsoup_hpc.bench import task as tasks
-from gnnsoup_hpc.bench.task import BenchTask, Cell
+from gnnsoup_hpc.bench.task import Cell
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.graph.subgraph import MEAN, NORMALISED_SUM, Aggregation
 from gnnsoup_hpc.io.graph import GraphFile
@@ -97,7 +99,13 @@ def evaluate(module: Module, state: State, held: StockHeld) -> float:
 def mix(states: Sequence[State], raw_LN: Tensor) -> State:
     """Sum over i of softmax(raw)[layer, i] W_i, parameter by parameter, in autograd's sight."""
     alpha = raw_LN.softmax(1).float()
-    return {name: _mix_tensor(states, name, alpha[int(name.split(".")[1])]) for name in states[0]}
+
+    def mix_one(name: str) -> Tensor:
+        shares = alpha[int(name.split(".")[1])]
+        total: Tensor = reduce(add, (share * state[name] for share, state in zip(shares, states, strict=True)))
+        return total
+
+    return {name: mix_one(name) for name in states[0]}
 
 
 def ls_step(module: Module, states: Sequence[State], raw_LN: Tensor, held: StockHeld) -> float:
@@ -111,21 +119,20 @@ def ls_step(module: Module, states: Sequence[State], raw_LN: Tensor, held: Stock
     return float(loss.detach())
 
 
-@torch.no_grad()
-def gis_step(module: Module, soup: State, other: State, ratios: Sequence[float], held: StockHeld) -> float:
-    """The best accuracy of a * soup + (1 - a) * other over the ratios a."""
-    return max(evaluate(module, interpolate(soup, other, a), held) for a in ratios)
-
-
 def interpolate(soup: State, other: State, a: float) -> State:
     """Between two states: a * soup + (1 - a) * other."""
     return {name: a * soup[name] + (1.0 - a) * other[name] for name in soup}
 
 
 class StockTask:
-    """All four tasks: pls_step takes one union after another from ClusterLoader, the others hold the whole graph."""
+    """All four tasks: pls_step takes one union after another from ClusterLoader, the others hold the whole graph.
+
+    Raises: RunError for a precision that is not float32: ours is compared with what PyG does as it comes.
+    """
 
     def __init__(self, cell: Cell, graph: GraphFile) -> None:
+        if cell.precision != "float32":
+            raise RunError(f"{cell.name}: the stock path is float32")
         self._cell, self._graph = cell, graph
         self._net = tasks.make_architecture(cell, graph)
         self._module = make_module(self._net)
@@ -151,7 +158,8 @@ class StockTask:
             return evaluate(self._module, self._states[0], held)
         if self._cell.task == "gis_step":
             soup, other = self._states[:2]
-            return gis_step(self._module, soup, other, tasks.list_ratios(self._cell.granularity), held)
+            ratios = tasks.list_ratios(self._cell.granularity)
+            return max(evaluate(self._module, interpolate(soup, other, a), held) for a in ratios)
         return ls_step(self._module, self._states, self._raw, held)
 
     def _next_union(self) -> StockHeld:
@@ -159,16 +167,6 @@ class StockTask:
         nodes = (batch.role == int(Role.VALIDATION)).nonzero().flatten()
         adjacent = make_adjacency(self._net.aggregation, batch.edge_index, len(batch.y))
         return StockHeld(batch.x, adjacent, nodes, batch.y[nodes])
-
-
-def make(cell: Cell, graph: GraphFile) -> BenchTask:
-    """The stock way of a cell's task.
-
-    Raises: RunError for a precision that is not float32: what PyG does as it comes is the yardstick.
-    """
-    if cell.precision != "float32":
-        raise RunError(f"{cell.name}: the stock path is float32")
-    return StockTask(cell, graph)
 
 
 def _read_data(graph: GraphFile) -> Any:
@@ -184,13 +182,6 @@ def _narrow(csr: Tensor) -> Tensor:
     return torch.sparse_csr_tensor(
         csr.crow_indices().to(kind), csr.col_indices().to(kind), csr.values(), csr.shape, check_invariants=False
     )
-
-
-def _mix_tensor(states: Sequence[State], name: str, alpha_N: Tensor) -> Tensor:
-    total = alpha_N[0] * states[0][name]
-    for share, state in zip(alpha_N[1:], states[1:], strict=True):
-        total = total + share * state[name]
-    return total
 
 
 class _Clusters(ClusterData):  # type: ignore[misc]

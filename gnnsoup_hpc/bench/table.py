@@ -13,7 +13,8 @@ from statistics import median
 from typing import Any
 
 from gnnsoup_hpc import __version__
-from gnnsoup_hpc.bench.grid import Figures, Row
+from gnnsoup_hpc.bench.grid import Row
+from gnnsoup_hpc.bench.process import Figures
 from gnnsoup_hpc.bench.roofline import Rates
 from gnnsoup_hpc.utils.text_table import pipe_columns, show_number
 
@@ -47,7 +48,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "gnnsoup_hpc": __version__,
-        "versions": {name: _version(package) for name, package in _LIBRARIES.items()},
+        "versions": {name: metadata.version(package) for name, package in _LIBRARIES.items()},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -108,19 +109,30 @@ def _cell(row: Row, bound: float) -> dict[str, Any]:
 
 
 def _figures(figures: Figures) -> dict[str, Any]:
-    seconds, peak, baseline = figures.seconds, figures.peak_bytes, figures.baseline_bytes
+    times, memory = figures.times, figures.memory
+    seconds = [each for result in times for each in result["seconds"]]
     middle = median(seconds) if seconds else None
-    return asdict(figures) | {
+    return {
+        "seconds": seconds,
+        "prepare_seconds": [result["prepare_seconds"] for result in times],
+        "values": _values(figures),
+        **{name: memory.get(name) for name in ("peak_bytes", "prepare_peak_bytes", "baseline_bytes")},
+        "errors": figures.errors,
         "median": middle,
         "min": min(seconds, default=None),
         "spread": divide(max(seconds) - min(seconds), middle) if seconds else None,
-        "above_baseline_bytes": None if peak is None or baseline is None else peak - baseline,
+        "above_baseline_bytes": figures.above_baseline_bytes,
     }
+
+
+def _values(figures: Figures) -> list[float]:
+    """What the repeats of the first process returned; those of the others start from the same."""
+    return figures.times[0]["values"] if figures.times else []
 
 
 def _difference(row: Row) -> float | None:
     """The largest difference of what both ways returned, repeat by repeat, relative where it is above 1."""
-    pairs = list(zip(row.ours.values, row.stock.values, strict=False))
+    pairs = zip(_values(row.ours), _values(row.stock), strict=False)
     return max((abs(a - b) / max(1.0, abs(b)) for a, b in pairs), default=None)
 
 
@@ -167,10 +179,3 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.machine())
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "-"

@@ -7,8 +7,9 @@ can be compared as well as what it costs.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -143,16 +144,19 @@ def read_order(text: str) -> Order | QualityOrder:
     return QualityOrder(**tree | {"ids": tuple(tree["ids"])})
 
 
+def keep_finite(value: float) -> float | None:
+    """As JSON has it, which knows no NaN and no infinity."""
+    return value if math.isfinite(value) else None
+
+
 def count_evaluations(ingredients: int, granularity: int) -> int:
     """Evaluations of the whole graph that GIS makes: one an ingredient, then `granularity` for each but the first."""
     return ingredients + granularity * (ingredients - 1)
 
 
-@contextmanager
-def open_graph(cell: Cell) -> Iterator[GraphFile]:
+def open_graph(cell: Cell) -> AbstractContextManager[GraphFile]:
     """The cell's graph.h5; nothing of its bulk is read yet."""
-    with graph_store.open_file(Path(cell.graph_h5)) as graph:
-        yield graph
+    return graph_store.open_file(Path(cell.graph_h5))
 
 
 def make_architecture(cell: Cell, graph: GraphFile) -> Architecture:
@@ -182,14 +186,8 @@ def draw_unions(cell: Cell, graph: GraphFile) -> Iterator[list[int]]:
 
 def read_structure(graph: GraphFile) -> tuple[IntArray, IntArray]:
     """(indptr, indices) of the whole graph, row = destination, read block by block."""
-    indptr = np.zeros(graph.nodes + 1, dtype=np.int64)
-    indices = np.empty(graph.edges, dtype=np.int64)
-    filled = 0
+    indptr, indices = graph.bounds(0, graph.nodes), np.empty(graph.edges, dtype=np.int64)
     for first in range(0, graph.nodes, BLOCK_NODES):
-        last = min(first + BLOCK_NODES, graph.nodes)
-        degree, neighbours = graph.rows(first, last)
-        np.cumsum(degree, out=indptr[first + 1 : last + 1])
-        indptr[first + 1 : last + 1] += filled
-        indices[filled : filled + len(neighbours)] = neighbours
-        filled += len(neighbours)
+        bounds = indptr[first : first + BLOCK_NODES + 1]
+        indices[bounds[0] : bounds[-1]] = graph.neighbours(bounds)
     return indptr, indices

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,9 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
 
 
 def _measure_grid(arguments: argparse.Namespace, here: RankInfo) -> None:
-    graphs = arguments.graph or (grid.FULL_GRAPHS if arguments.full else grid.QUICK_GRAPHS)
+    graphs = arguments.graph or (settings.FULL_GRAPHS if arguments.full else settings.QUICK_GRAPHS)
     cells = [cell for graph in graphs for cell in _list_cells(graph, arguments, here)]
-    options = settings.read_options(arguments, process.free_memory())
+    options = replace(settings.read_options(arguments), memory_bytes=process.free_memory())
     _say(f"{len(cells)} cells, {options.threads} threads; measuring the machine")
     kinds: dict[str, torch.dtype] = {cell.precision: getattr(torch, cell.precision) for cell in cells}
     rates = {name: roofline.measure_rates(options.threads, GEMM_WIDTH, kind) for name, kind in kinds.items()}
@@ -60,13 +61,13 @@ def _measure_grid(arguments: argparse.Namespace, here: RankInfo) -> None:
 
 
 def _measure_quality(arguments: argparse.Namespace) -> None:
-    options = settings.read_quality_options(arguments, process.free_memory())
+    options = replace(settings.read_options(arguments), memory_bytes=process.free_memory())
     subject = parent.select_run(parent.find_job(arguments.quality), _say)
     found = parent.run_orders(list(parent.list_orders(subject, options)), options.timeout, _say)
     results = quality_results.make_document(subject.about, table.describe_machine(options.threads), found)
     _write(results, arguments.output)
     print(quality_results.show_document(results), flush=True)
-    failed = [one.what for one in found if one.errors and one.what != PLAIN]
+    failed = [what for what, figures in found.items() if figures.errors and what != PLAIN]
     if failed:
         raise RunError(f"{len(failed)} of our methods gave no result: {', '.join(failed)}")
 
@@ -83,7 +84,7 @@ def _list_cells(graph: str, arguments: argparse.Namespace, here: RankInfo) -> li
     job = load_job(graph)
     _say(f"preparing the graph of {graph}")
     prepare.prepare(job, here, Log(quiet=True), offline=arguments.offline)
-    cells = grid.list_cells(job.name, RunDir.of(job).graph, settings.read_choice(arguments))
+    cells = grid.list_cells(job.name, RunDir.of(job).graph, settings.read_options(arguments))
     with tasks.open_graph(cells[0]) as file:
         drawn = [cell for cell in cells if cell.task != "pls_step" or cell.union <= file.parts]
         if arguments.unions and len(drawn) < len(cells):

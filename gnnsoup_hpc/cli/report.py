@@ -7,7 +7,7 @@ import errno
 from pathlib import Path
 
 from gnnsoup_hpc.analysis.report import build
-from gnnsoup_hpc.analysis.report.compare import compare_roots
+from gnnsoup_hpc.analysis.report.compare import compare_runs
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.analysis.report.table import show_run
 from gnnsoup_hpc.errors import RunError
@@ -42,4 +42,4 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     for root in roots:
         report(root, must_write=False)
     if len(roots) > 1:
-        print(f"\n{compare_roots(roots)}", flush=True)
+        print(f"\n{compare_runs([read_contents(root) for root in roots])}", flush=True)

@@ -10,16 +10,13 @@ from gnnsoup_hpc.cli.common import load_job
 from gnnsoup_hpc.cli.report import report
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data.prepare import note_job
-from gnnsoup_hpc.io import ingredient as ingredient_store
-from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.alignment import align_ingredients
 from gnnsoup_hpc.soup.runner import SoupRunner
-from gnnsoup_hpc.soup.selection import Selection, select_ingredients
+from gnnsoup_hpc.soup.selection import select_ingredients
 from gnnsoup_hpc.soup.start import open_mixtures
 from gnnsoup_hpc.soup.sweep import Sweep, refuse_trials_beyond_limit
 
@@ -36,23 +33,17 @@ def soup(job: Job, here: RankInfo, again: bool = False) -> None:
     launch.check_precision(job.soup.precision, device)
     Log(here.prefix, stop=here.stop).say(f"soup: {launch.describe_mapping(job.machine, here, device)}")
     log, run = Log(here.prefix, quiet=here.rank > 0, stop=here.stop), RunDir.of(job)
-
-    def select(job: Job, model: Model, graph: GraphFile) -> tuple[Job, Selection]:
-        job = ingredient_store.resolve_job(job, run)
-        return job, select_ingredients(job, run, model, graph, log)
-
     check = partial(refuse_trials_beyond_limit, here=here, device=device)
-    with open_mixtures(job, here, comm, device, log, select, check) as start:
-        job, mixtures = start.job, start.mixtures
+    with open_mixtures(job, here, comm, device, log, select_ingredients, check) as (job, selection, mixtures):
         if here.rank == 0:
             note_job(job)
         threads = launch.count_threads()
-        log.say(f"soup: {mixtures.size} ingredients, {comm.size} ranks, device {device}, {threads} threads")
-        align_ingredients(job, mixtures, start.selection.fit, start.memory, log, again)
-        runner = SoupRunner(job, start.selection, mixtures, log)
+        log.say(f"soup: {len(mixtures.ids)} ingredients, {comm.size} ranks, device {device}, {threads} threads")
+        align_ingredients(job, mixtures, selection.fit, log, again)
+        runner = SoupRunner(job, selection, mixtures, log)
         runner.run_all(again)
         if job.soup.diagnose:
-            diagnose(job, start.selection, mixtures, log)
+            diagnose(job, selection, mixtures, log)
         if job.sweep:
             Sweep(runner, here).run(again)
     if here.rank == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,16 +17,12 @@ from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.types import Role, State
 
-# ---- variants
-# Ways to align ingredients with one another before they are mixed, as a diagnosis compares them.
-
-AS_TRAINED = "as trained"
-
 
 @dataclass(frozen=True)
 class AlignmentVariant:
-    """`align(model, states)` gives states that compute the same, aligned with the first; None: as they are.
+    """A way to align ingredients with one another before they are mixed, as a diagnosis compares them.
 
+    `align(model, states)` gives states that compute the same, aligned with the first; None: as they are.
     `setting` is the field of a job that aligns a run's ingredients in this way; empty for none.
     """
 
@@ -37,14 +33,9 @@ class AlignmentVariant:
 
 # The first is what the others are compared with; they are measured where it shows that something is wrong.
 VARIANTS = (
-    AlignmentVariant(AS_TRAINED, "", None),
+    AlignmentVariant("as trained", "", None),
     AlignmentVariant("units matched by weights", 'soup.align = "weights"', align_states),
 )
-
-
-def find_variant(name: str) -> AlignmentVariant:
-    """The variant of that name."""
-    return next(variant for variant in VARIANTS if variant.name == name)
 
 
 @dataclass(frozen=True)
@@ -52,31 +43,24 @@ class AverageSpec:
     """The mean of some ingredients, each aligned with the first of them as `variant` says."""
 
     indices: tuple[int, ...]
-    variant: str = AS_TRAINED
+    variant: AlignmentVariant = VARIANTS[0]
 
 
-@dataclass(frozen=True)
-class AverageEvaluator:
-    """Of ingredients as trained at most three states are in memory; to align them takes all that are to be mixed."""
+def evaluate_averages(run: RunDir, evaluator: Evaluator, specs: Sequence[AverageSpec]) -> list[EvalResult]:
+    """Metric and loss of means; of one ingredient, exactly its own. Rank-collective: each is one rank's work.
 
-    run: RunDir
-    model: Model
-    device: torch.device
-    evaluator: Evaluator
+    Of ingredients as trained at most three states are in memory; to align them takes all that are to be mixed.
+    """
+    return evaluator.results([partial(_average, run, evaluator, spec) for spec in specs], Role.VALIDATION)
 
-    def results(self, specs: Sequence[AverageSpec]) -> list[EvalResult]:
-        """Metric and loss of means; of one ingredient, exactly its own. Rank-collective: each is one rank's work."""
-        return self.evaluator.results([partial(self._average, spec) for spec in specs], Role.VALIDATION)
 
-    @torch.no_grad()
-    def _average(self, spec: AverageSpec) -> Members:
-        total: dict[str, Tensor] = {}
-        for state in self._align(spec):
-            for name, tensor in state.items():
-                total[name] = total[name] + tensor.double() if name in total else tensor.double()
-        return [{name: (tensor / len(spec.indices)).float().to(self.device) for name, tensor in total.items()}]
-
-    def _align(self, spec: AverageSpec) -> Iterator[State]:
-        states = (ingredient_store.read(self.run.ingredient(index)).state for index in spec.indices)
-        align = find_variant(spec.variant).align
-        yield from states if align is None else align(self.model, list(states))
+@torch.no_grad()
+def _average(run: RunDir, evaluator: Evaluator, spec: AverageSpec) -> Members:
+    states: Iterable[State] = (ingredient_store.read(run.ingredient(index)).state for index in spec.indices)
+    if spec.variant.align is not None:
+        states = spec.variant.align(evaluator.model, list(states))
+    total: dict[str, Tensor] = {}
+    for state in states:
+        for name, tensor in state.items():
+            total[name] = total[name] + tensor.double() if name in total else tensor.double()
+    return [{name: (tensor / len(spec.indices)).float().to(evaluator.device) for name, tensor in total.items()}]

@@ -87,10 +87,12 @@ class Evaluator:
     """Exact metrics of states of one model on one graph. Every method is rank-collective over the settings' ranks."""
 
     def __init__(self, graph: GraphFile, model: Model, settings: EvalSettings) -> None:
-        self._graph, self._model, self._settings = graph, model, settings
-        self.engine = choose_engine(model, settings.device)
+        self.model, self.device = model, settings.device
+        self._graph, self._settings = graph, settings
+        self.engine = choose_engine(model, self.device)
         self.task = make_task(graph.source, model.outputs)
-        self._sizes = Sizes.of(graph, model, settings.device)
+        self._sizes = Sizes.of(graph, model, self.device)
+        # Whether the whole graph fits on one rank.
         self.fits = estimate.inference(self._sizes) <= settings.memory
         self._line_fits = estimate.inference(self._sizes, line=True) <= settings.memory
         self._whole: Batch | None = None
@@ -104,11 +106,6 @@ class Evaluator:
     def keep(self, whole: Batch) -> None:
         """Use a batch of the whole graph that is in memory already."""
         self._whole = whole
-
-    @property
-    def streams(self) -> bool:
-        """Whether the whole graph does not fit on one rank."""
-        return not self.fits
 
     def plan(self, roles: Sequence[Role] = (Role.VALIDATION,), divided: bool = False) -> Plan:
         """The whole graph made ready for the nodes of some roles, or this rank's share of it; kept until others are.
@@ -130,9 +127,7 @@ class Evaluator:
         else:
             subgraph, division = (self._whole or loader.load_whole(self._graph, Role.VALIDATION)).graph, None
         batch = Batch(subgraph, torch.from_numpy(known.nodes), torch.from_numpy(known.targets))
-        return self.engine.plan(
-            self._model, batch, device=settings.device, precision=settings.precision, division=division
-        )
+        return self.engine.plan(self.model, batch, device=self.device, precision=settings.precision, division=division)
 
     def metrics(self, members: Members, roles: Sequence[Role]) -> list[float]:
         """The metric of one model, or of the mean of several models' outputs, on the nodes of each role."""
@@ -192,7 +187,7 @@ class Evaluator:
             return Way.ALONE
         if self.engine.divides and estimate.inference(self._sizes, line=True, ranks=ranks) <= self._settings.memory:
             busy = (_READING + count) / (ranks * (_READING + math.ceil(count / ranks)))
-            if self.streams or busy < _JOINT_EFFICIENCY:
+            if not self.fits or busy < _JOINT_EFFICIENCY:
                 return Way.NODES
         return Way.MODELS if count > 1 else Way.ALONE
 
@@ -261,7 +256,7 @@ class Evaluator:
         nodes = self._known(roles).nodes
         with files.scratch(self._settings.home / "hidden") as folder:
             left = max(1, self._settings.memory - estimate.EVALUATED_NODE * self._graph.nodes)
-            layers = make_layerwise(self._graph, self._model, left, folder, self._settings.device, nodes)
+            layers = make_layerwise(self._graph, self.model, left, folder, self.device, nodes)
             yield from self._layer_by_layer(members, len(nodes), layers)
 
     @torch.no_grad()
@@ -273,15 +268,14 @@ class Evaluator:
 
     def _layer_by_layer(self, members: Members, count: int, layers: Layerwise) -> Iterator[tuple[int, Tensor]]:
         """The same, block by block; sums of outputs spill like hidden states."""
-        total = layers.space("total", count, self._model.outputs) if len(members) > 1 else None
+        total = layers.space("total", count, self.model.outputs) if len(members) > 1 else None
         for number, state in enumerate(members, 1):
-            for first, logits in layers.scores(state):
-                outputs = logits
+            for first, outputs in layers.scores(state):
                 if total is not None:
-                    outputs = self.task.average(logits)
-                    span = np.arange(first, first + len(outputs))
-                    before = None if number == 1 else torch.from_numpy(total.take(span)).to(outputs.device)
-                    outputs = outputs if before is None else before + outputs
+                    outputs = self.task.average(outputs)
+                    if number > 1:
+                        before = total.take(np.arange(first, first + len(outputs)))
+                        outputs = torch.from_numpy(before).to(outputs.device) + outputs
                     total.write(first, outputs.cpu().numpy())
                 if number == len(members):
                     yield first, outputs

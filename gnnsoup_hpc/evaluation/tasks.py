@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import TYPE_CHECKING, Protocol
 
 from gnnsoup_hpc.types import BoolArray, Doubles, IntArray
-from gnnsoup_hpc.utils import stats
 
 if TYPE_CHECKING:
     from torch import Tensor  # a report needs only errors, and torch takes a second to load
@@ -48,7 +48,7 @@ class Task(Protocol):
         """Whether a metric is better than another."""
 
     def hits(self, predicted: IntArray, targets: IntArray) -> BoolArray:
-        """Of each node, whether it is predicted right, (n,): what paired differences are told from."""
+        """Of each node, whether it is predicted right, (n,): what paired differences are counted from."""
 
     def error(self, metric: float, nodes: int) -> float:
         """Standard error of a metric over so many nodes."""
@@ -116,16 +116,22 @@ class Multiclass:
         return right
 
     def error(self, metric: float, nodes: int) -> float:
-        """Binomial."""
-        return stats.binomial_error(metric, nodes)
+        """Binomial.
+
+        Two nodes right and two wrong are added, so that it is not zero where every node is right (Agresti and Coull,
+        The American Statistician 52(2), 1998).
+        """
+        smoothed = (metric * nodes + 2.0) / (nodes + 4.0)
+        return sqrt(smoothed * (1.0 - smoothed) / nodes)
 
     def error_below_mean(self, metric: float, ends: Sequence[float], nodes: int) -> float:
-        """Binomial."""
-        return stats.error_below_mean(metric, ends, nodes)
+        """As if each were a binomial of its own: they rise and fall together, so it is, if anything, smaller."""
+        variance = sum(self.error(end, nodes) ** 2 for end in ends) / len(ends) ** 2
+        return sqrt(self.error(metric, nodes) ** 2 + variance)
 
     def paired_error(self, only_one: int, only_other: int, nodes: int) -> float:
-        """McNemar's."""
-        return stats.paired_error(only_one, only_other, nodes)
+        """Were both models equally good, by nodes that only one predicts right: McNemar, Psychometrika 12(2), 1947."""
+        return sqrt(only_one + only_other) / nodes
 
 
 def make_task(source: str, outputs: int) -> Task:

@@ -26,6 +26,13 @@ class AlignmentRecord:
     measurement: Measurement
     recipe: str
 
+    @property
+    def text(self) -> str:
+        """What was done to hidden units before anything was mixed, and why."""
+        by, reference = self.alignment.by, self.alignment.reference
+        what = "left as they are" if by == "none" else f"put in the order of {reference:04d}'s, matched by {by}"
+        return f"hidden units {what}: {self.why}"
+
 
 def sha256(alignment: Alignment) -> str:
     """Hash of which ingredients are permuted and how; empty where none is."""

@@ -14,14 +14,14 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import h5py
 import numpy as np
@@ -36,6 +36,10 @@ from gnnsoup_hpc.utils.out_of_core import explain_write, reserve
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
+
+    from gnnsoup_hpc.runtime.progress import Log
+
+_Read = TypeVar("_Read")
 
 
 # ---- reserved
@@ -221,6 +225,17 @@ def read_file(path: Path, kind: str, version: int, verify: bool = True) -> Itera
     """`open_file` around reads alone: what is missing or damaged is a FileError too."""
     with open_file(path, kind, version, verify) as file, explain_damage(path):
         yield file
+
+
+def read_kept(path: Path, read: Callable[[Path], _Read], log: Log, command: str) -> _Read | None:
+    """What `read` makes of a file of an earlier time; None where there is none, or a damaged one, as the log says."""
+    if not path.exists():
+        return None
+    try:
+        return read(path)
+    except FileError as error:
+        log.say(f"{command}: {error}; made again")
+        return None
 
 
 @contextmanager

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, repeat
 
 import torch
 from torch import Tensor
 
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.engine import Division, Engine, Plan
+from gnnsoup_hpc.engine import Division, Plan
 from gnnsoup_hpc.engine.compiled.threads import Workspace
+from gnnsoup_hpc.engine.out_of_core import first_aggregation
 from gnnsoup_hpc.errors import JobError
-from gnnsoup_hpc.evaluation.tasks import Task
-from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
-from gnnsoup_hpc.runtime.comm import Comm
+from gnnsoup_hpc.models.base import LayeredModel
 from gnnsoup_hpc.runtime.profiling import COUNTS
 from gnnsoup_hpc.runtime.progress import Bar, Log
 from gnnsoup_hpc.soup import mixing
@@ -31,10 +31,6 @@ from gnnsoup_hpc.utils.rng import numpy_generator
 
 Trace = Callable[[int, Tensor], None]
 Loaded = Plan | None  # None on a rank that has no part in computing on it
-
-
-def ignore_step(number: int, alpha_GN: Tensor) -> None:
-    """Keep nothing of a step."""
 
 
 @dataclass(frozen=True)
@@ -50,45 +46,21 @@ class LossResult:
 class SoupContext:
     """One method's context on this rank; it counts forward and backward passes and books the time of reading.
 
-    `trace` is told alpha (G, N) after each step of a learned method.
+    size: N; ids: of the ingredients, (N,); parts: K; comm: the ranks that run the method together; device: where alpha
+    is; task: what loss and metric mean. trace: gets alpha (G, N) after each step of a learned method.
     """
 
-    def __init__(self, mixtures: Mixtures, seed: int, log: Log, trace: Trace = ignore_step) -> None:
-        self._mixtures = mixtures
-        self._log = log
-        self.seed = seed
-        self.trace = trace
+    def __init__(self, mixtures: Mixtures, seed: int, log: Log, trace: Trace = lambda number, alpha: None) -> None:
+        self._mixtures, self._log = mixtures, log
+        self.seed, self.trace = seed, trace
+        self.ids, self.size, self.parts = mixtures.ids, len(mixtures.ids), mixtures.graph.parts
+        self.comm, self.device = mixtures.comm, mixtures.device
+        self.task, self._engine = mixtures.evaluator.task, mixtures.evaluator.engine
+        self._sign = 1.0 if self.task.higher_is_better else -1.0
+        # Ranks compute on a batch together where the engine can; else rank 0 alone does.
+        self._takes_part = self.comm.rank == 0 or self._engine.divides
+        self._division = Division(self.comm) if self.comm.size > 1 and self._engine.divides else None
         self.counts = dict.fromkeys(COUNTS, 0)
-
-    @property
-    def size(self) -> int:
-        """N."""
-        return self._mixtures.size
-
-    @property
-    def parts(self) -> int:
-        """K."""
-        return self._mixtures.graph.parts
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """Of the ingredients, (N,)."""
-        return self._mixtures.ids
-
-    @property
-    def comm(self) -> Comm:
-        """The ranks that run the method together."""
-        return self._mixtures.comm
-
-    @property
-    def device(self) -> torch.device:
-        """Where alpha is."""
-        return self._mixtures.device
-
-    @property
-    def task(self) -> Task:
-        """What loss and metric mean."""
-        return self._mixtures.evaluator.task
 
     def groups(self, by: Grouping) -> tuple[str, ...]:
         """Names of the groups of parameters that share one alpha vector, (G,)."""
@@ -112,10 +84,6 @@ class SoupContext:
         """Validation score of every ingredient, (N,). Rank-collective."""
         return self.scores([Candidate(row[None]) for row in torch.eye(self.size, dtype=torch.float64)])
 
-    @property
-    def _sign(self) -> float:
-        return 1.0 if self.task.higher_is_better else -1.0
-
     @contextmanager
     def batches(
         self, parts: int | None = None, steps: int | None = None, prefetch: bool = True, exact: bool = False
@@ -135,37 +103,21 @@ class SoupContext:
         with closing(stream):
             yield self._timed(stream)
 
-    @property
-    def _takes_part(self) -> bool:
-        """Whether this rank computes on batches."""
-        return self.comm.rank == 0 or self._engine.divides
-
-    @property
-    def _engine(self) -> Engine:
-        return self._mixtures.evaluator.engine
-
-    @property
-    def _division(self) -> Division | None:
-        return Division(self.comm) if self.comm.size > 1 and self._engine.divides else None
-
     def _whole(self) -> Generator[Plan]:
         plan = self._mixtures.evaluator.plan((Role.VALIDATION,), divided=self._division is not None)
         while True:
             yield plan
 
     def _unions(self, parts: int, steps: int | None, prefetch: bool, exact: bool) -> Generator[Plan]:
-        mixtures, division, workspace = self._mixtures, self._division, Workspace()  # of one union after the other
-
-        def plan(batch: Batch) -> Plan:
-            return self._engine.plan(
-                mixtures.model,
-                batch,
-                device=mixtures.device,
-                precision=mixtures.settings.precision,
-                division=division,
-                workspace=workspace,
-            )
-
+        mixtures = self._mixtures
+        plan = partial(
+            self._engine.plan,
+            mixtures.model,
+            device=mixtures.device,
+            precision=mixtures.settings.precision,
+            division=self._division,
+            workspace=Workspace(),  # of one union after the other
+        )
         with ExitStack() as stack:
             hop = stack.enter_context(self._open_first_aggregation()) if exact else None
             draws = loader.draw_unions(mixtures.graph.validation_counts, parts, numpy_generator(self.seed, 1))
@@ -180,7 +132,15 @@ class SoupContext:
         self.comm.bcast(None)
 
     def _open_first_aggregation(self) -> AbstractContextManager[FirstAggregationFile]:
-        return self._mixtures.open_first_aggregation(lambda line: self._log.say(f"soup: {line}"))
+        mixtures, model = self._mixtures, self._mixtures.model
+        if not isinstance(model, LayeredModel) or model.aggregation is None:
+            raise ValueError(f"a model of kind {model.kind!r} has no first aggregation")
+        path, memory = mixtures.run.first_hop(model.aggregation.name), mixtures.settings.memory
+
+        def say(line: str) -> None:
+            self._log.say(f"soup: {line}")
+
+        return first_aggregation.open_first_aggregation(mixtures.graph, model.aggregation, path, say, memory)
 
     def _timed(self, stream: Iterator[Plan]) -> Iterator[Plan]:
         """One after the other; each is kept under no name, or its memory could not be used again."""
@@ -223,7 +183,7 @@ class SoupContext:
         """Loss of a mixture on a batch's validation nodes, its gradient in alpha, and the metric. Rank-collective.
 
         tempered: of logits at the temperature with the lowest loss. Nodes of the mask `holdout` (n,) have no part in
-        the gradient; their own loss is told beside it.
+        the gradient; their own loss is given beside it.
         """
         divided = self._division is not None
         with nullcontext() if divided else self._mixtures.settings.threads.alone():
@@ -237,7 +197,6 @@ class SoupContext:
         self, alpha_GN: Tensor, by: Grouping, plan: Plan, tempered: bool, holdout: Tensor | None
     ) -> LossResult:
         task, targets, comm = self.task, plan.targets, self.comm
-        self._count("forward", plan)
         logits, pull_back = self._engine.pull_back(plan, self._mixtures.mix(alpha_GN, by))
         if self._division is not None:
             logits = torch.cat(comm.allgather(logits))
@@ -249,7 +208,8 @@ class SoupContext:
         if holdout is not None:
             held_out = float(task.loss(leaf.detach()[holdout], targets[holdout], scale=scale))
         metric = task.metric(task.predict(leaf.detach()).cpu().numpy(), targets.cpu().numpy())
-        self._count("backward", plan)
+        for kind in ("forward", "backward"):
+            self.counts[f"{kind}_{'whole' if plan.size == self._mixtures.graph.nodes else 'union'}"] += 1
         (grad,) = torch.autograd.grad(loss, leaf)
         gradient = mixing.gradient(self._mixtures.matrix, pull_back(grad[slice(*plan.local)].contiguous()), by)
         if self._division is not None:
@@ -259,7 +219,3 @@ class SoupContext:
     def bar(self, total: int, title: str) -> Bar:
         """Progress of the method."""
         return self._log.bar(total, title)
-
-    def _count(self, kind: str, plan: Plan) -> None:
-        whole = plan.size == self._mixtures.graph.nodes
-        self.counts[f"{kind}_{'whole' if whole else 'union'}"] += 1

@@ -20,15 +20,13 @@ from gnnsoup_hpc.engine.compiled.kernels import sums as kernels
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.types import Grouping, State
 
-# ---- parameter matrix
-# N ingredients of one model as a matrix, each one flat row of weights.
-#
-# Rows are ordered by layer, so that the parameters of any group (layer, tensor, model) are one contiguous span.
-
 
 @dataclass(frozen=True)
 class ParameterMatrix:
-    """Shapes: weights (N, P) float32. `ids` name the ingredients, whatever their order here."""
+    """N ingredients of one model, each one flat row of weights, (N, P) float32; `ids` name them, in any order.
+
+    Rows are ordered by layer, so that the parameters of any group (layer, tensor, model) are one contiguous span.
+    """
 
     model: Model
     ids: tuple[int, ...]
@@ -42,11 +40,6 @@ class ParameterMatrix:
         for row, state in zip(weights, states, strict=True):
             torch.cat([state[name].flatten() for name in order], out=row)
         return cls(model, tuple(ids), weights.to(device))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the ingredients, as their files are called."""
-        return tuple(f"{index:04d}" for index in self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)

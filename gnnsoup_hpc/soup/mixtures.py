@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from gnnsoup_hpc.alignment import permute
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.engine.out_of_core import first_aggregation
-from gnnsoup_hpc.evaluation.averages import AverageEvaluator, AverageSpec
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator, Members, Predictions
 from gnnsoup_hpc.io import ingredient as ingredient_store
-from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.io.records import Alignment, EvalResult
-from gnnsoup_hpc.models.base import LayeredModel, Model
+from gnnsoup_hpc.io.records import Alignment
+from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime import profiling
-from gnnsoup_hpc.runtime.comm import Comm
 from gnnsoup_hpc.runtime.profiling import Meter
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup import mixing
@@ -39,11 +33,14 @@ class Candidate:
 
 
 class Mixtures:
-    """Reads the ingredients and the whole graph when first asked for them; `clear` gives both back."""
+    """Reads the ingredients and the whole graph when first asked for them; `clear` gives both back.
+
+    device: where weights and subgraphs are; comm: the ranks that soup together.
+    """
 
     def __init__(self, run: RunDir, model: Model, ids: Sequence[int], graph: GraphFile, settings: EvalSettings) -> None:
         self.run, self.model, self.graph = run, model, graph
-        self.settings = settings
+        self.settings, self.device, self.comm = settings, settings.device, settings.comm
         self.alignment: Alignment | None = None
         self.ids = tuple(ids)
         self._matrix: ParameterMatrix | None = None
@@ -64,21 +61,6 @@ class Mixtures:
         mixing.warm_up()
         loader.warm_up()
         self.evaluator.warm_up()
-
-    @property
-    def size(self) -> int:
-        """N."""
-        return len(self.ids)
-
-    @property
-    def device(self) -> torch.device:
-        """Where weights and subgraphs are."""
-        return self.settings.device
-
-    @property
-    def comm(self) -> Comm:
-        """The ranks that soup together."""
-        return self.settings.comm
 
     @property
     def matrix(self) -> ParameterMatrix:
@@ -127,18 +109,3 @@ class Mixtures:
     def predictions(self, candidate: Candidate, roles: Sequence[Role]) -> list[Predictions]:
         """Exact metrics of a mixture on the nodes of some roles, node by node. Rank-collective; no method has this."""
         return self.evaluator.predictions(partial(self._members, candidate), roles)
-
-    def averages(self, specs: Sequence[AverageSpec]) -> list[EvalResult]:
-        """Metric and loss on validation nodes of means of ingredients, read from their files. Rank-collective."""
-        return AverageEvaluator(self.run, self.model, self.device, self.evaluator).results(specs)
-
-    def open_first_aggregation(self, say: Callable[[str], None]) -> AbstractContextManager[FirstAggregationFile]:
-        """The first aggregation of the whole graph, open; made first where it is not there.
-
-        Raises: ValueError for a model that has none.
-        """
-        aggregation = self.model.aggregation if isinstance(self.model, LayeredModel) else None
-        if aggregation is None:
-            raise ValueError(f"a model of kind {self.model.kind!r} has no first aggregation")
-        path = self.run.first_hop(aggregation.name)
-        return first_aggregation.open_first_aggregation(self.graph, aggregation, path, say, self.settings.memory)

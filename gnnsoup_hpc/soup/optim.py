@@ -40,11 +40,10 @@ def choose_start(options: LearnedJob, seed: int, groups: int, ids: tuple[int, ..
 def draw_xavier(seed: int, groups: int, ids: tuple[int, ...]) -> Tensor:
     """Raw alphas (G, N) with Glorot's standard deviation sqrt(2 / (G + N)), float64.
 
-    Each ingredient draws from its own id, so the order on the shelf does not matter.
+    Each ingredient draws from its own id, so their order does not matter.
     """
-    columns = [
-        torch.randn(groups, generator=torch_generator(_CPU, seed, 0, index), dtype=torch.float64) for index in ids
-    ]
+    draws = (torch_generator(_CPU, seed, 0, index) for index in ids)
+    columns = [torch.randn(groups, generator=draw, dtype=torch.float64) for draw in draws]
     return torch.stack(columns, 1) * math.sqrt(2.0 / (groups + len(ids)))
 
 
@@ -57,29 +56,17 @@ def squared_distance_to_uniform(alpha_GN: Tensor) -> Tensor:
 # Which alpha a learned method returns, of those that it has come by.
 
 
-class BestTracker(Protocol):
-    """Told every evaluated alpha with its loss, and where every step led to."""
-
-    alpha: Tensor
-
-    def evaluated(self, alpha_GN: Tensor, loss: float, held_out: float) -> None:
-        """Alpha was evaluated; `held_out` is the loss of held-out nodes, NaN where there are none."""
-
-    def moved(self, alpha_GN: Tensor) -> None:
-        """A step led to alpha."""
-
-
 class LastTracker:
-    """Where the last step led to."""
+    """Where the last step led to. Trackers see every evaluated alpha with its loss, and where every step led to."""
 
     def __init__(self, alpha_GN: Tensor) -> None:
         self.alpha = alpha_GN
 
-    def evaluated(self, alpha_GN: Tensor, loss: float, held_out: float) -> None:
-        """No matter."""
+    def note_loss(self, alpha_GN: Tensor, loss: float, held_out: float) -> None:
+        """Alpha was evaluated; `held_out` is the loss of held-out nodes, NaN where there are none."""
 
-    def moved(self, alpha_GN: Tensor) -> None:
-        """The last one so far."""
+    def note_step(self, alpha_GN: Tensor) -> None:
+        """A step led to alpha."""
         self.alpha = alpha_GN
 
 
@@ -90,12 +77,12 @@ class LowestLossTracker(LastTracker):
         super().__init__(alpha_GN)
         self._lowest = math.inf
 
-    def evaluated(self, alpha_GN: Tensor, loss: float, held_out: float) -> None:
+    def note_loss(self, alpha_GN: Tensor, loss: float, held_out: float) -> None:
         """Kept where it is the best so far."""
         if loss < self._lowest:
             self.alpha, self._lowest = alpha_GN, loss
 
-    def moved(self, alpha_GN: Tensor) -> None:
+    def note_step(self, alpha_GN: Tensor) -> None:
         """No matter: it was not evaluated yet."""
 
 
@@ -106,13 +93,13 @@ class HoldoutTracker(LowestLossTracker):
         super().__init__(alpha_GN)
         self._recent: deque[float] = deque(maxlen=window)
 
-    def evaluated(self, alpha_GN: Tensor, loss: float, held_out: float) -> None:
+    def note_loss(self, alpha_GN: Tensor, loss: float, held_out: float) -> None:
         """Judged once the window is full."""
         if math.isnan(held_out):
             return
         self._recent.append(held_out)
         if len(self._recent) == self._recent.maxlen:
-            super().evaluated(alpha_GN, sum(self._recent) / len(self._recent), held_out)
+            super().note_loss(alpha_GN, sum(self._recent) / len(self._recent), held_out)
         elif math.isinf(self._lowest):
             self.alpha = alpha_GN
 
@@ -124,7 +111,7 @@ class MeanTracker(LastTracker):
         super().__init__(alpha_GN)
         self._count = 0
 
-    def moved(self, alpha_GN: Tensor) -> None:
+    def note_step(self, alpha_GN: Tensor) -> None:
         """The mean so far."""
         self._count += 1
         self.alpha = alpha_GN if self._count == 1 else self.alpha + (alpha_GN - self.alpha) / self._count
@@ -137,7 +124,7 @@ class MeanTracker(LastTracker):
 # Sources: L-BFGS: Byrd, Lu, Nocedal, Zhu, SIAM J. Sci. Comput. 16, 1995, by SciPy. Adam: Kingma, Ba, ICLR 2015. EG:
 # Kivinen, Warmuth, Information and Computation 132, 1997. SGD with warm restarts: arXiv 2503.11612.
 
-_PAIRS = 10  # of steps and changes of the gradient, from which L-BFGS tells the curvature
+_PAIRS = 10  # of steps and changes of the gradient, that L-BFGS estimates the curvature from
 
 
 class Objective(Protocol):

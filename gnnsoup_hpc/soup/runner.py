@@ -6,16 +6,16 @@ Every rank runs the same; rank 0 alone looks at files, writes them and says what
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from gnnsoup_hpc.config import Job, expand_grids
-from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.evaluation.tasks import rank_by_score
 from gnnsoup_hpc.io import alignment as alignment_store
+from gnnsoup_hpc.io import files, summary
 from gnnsoup_hpc.io import soup as soup_store
-from gnnsoup_hpc.io import summary as glance
 from gnnsoup_hpc.io.records import Paired, Soup
 from gnnsoup_hpc.io.soup import SoupFingerprint
 from gnnsoup_hpc.runtime.progress import Log
@@ -42,25 +42,32 @@ class SoupRunner:
 
         Not those of a sweep (sweep.py).
         """
-        methods, swept, comm = make_methods(self.job.soup), expand_grids(self.job), self.mixtures.comm
+        swept, comm = expand_grids(self.job), self.mixtures.comm
         self.mixtures.warm_up()
         for name in self.job.soup.methods:
             if name in swept:
                 continue
-            fingerprint = self.fingerprint(methods[name])
-            if comm.bcast(not again and self._is_there(fingerprint)):
+            path, wanted = self.mixtures.run.soup(name), self.fingerprint(name).sha256
+            look = comm.rank == 0 and not again
+            there = files.read_kept(path, soup_store.read_fingerprint, self.log, "soup") if look else None
+            if comm.bcast(there == wanted):
                 self.log.say(f"soup: {name} is there already")
                 continue
-            soup = self.run(methods[name], fingerprint)
-            if comm.rank == 0:
-                run, graph = self.mixtures.run, self.mixtures.graph
-                soup_store.write(run.soup(name), soup, fingerprint, self.mixtures.model, graph.preparation, self.job)
+            soup = self.make(name, path)
             self.log.say(
                 f"soup: {name} done in {soup.measurement['seconds']:.2f} s, validation"
                 f" {soup.validation_accuracy:.4f}, test {soup.test_accuracy:.4f}"
             )
 
-    def run(self, method: SoupMethod, fingerprint: SoupFingerprint) -> Soup:
+    def make(self, name: str, path: Path) -> Soup:
+        """Run a method, and publish its soup."""
+        mixtures, fingerprint = self.mixtures, self.fingerprint(name)
+        soup = self._run(make_methods(self.job.soup)[name], fingerprint)
+        if mixtures.comm.rank == 0:
+            soup_store.write(path, soup, fingerprint, mixtures.model, mixtures.graph.preparation, self.job)
+        return soup
+
+    def _run(self, method: SoupMethod, fingerprint: SoupFingerprint) -> Soup:
         """One method, measured from cold: neither graph nor ingredients are in memory when it begins."""
         mixtures = self.mixtures
         self._clear()
@@ -109,28 +116,17 @@ class SoupRunner:
     def _find_best(self, ids: list[int]) -> int:
         """Place of the ingredient whose file records the highest validation accuracy."""
         paths = [self.mixtures.run.ingredient(index) for index in ids]
-        return rank_by_score([glance.model(path, "ingredient").validation_accuracy for path in paths], ids)[0]
+        return rank_by_score([summary.model(path, "ingredient").validation_accuracy for path in paths], ids)[0]
 
     def _clear(self, exact: bool = False) -> None:
         """On every rank, whatever it is still at, so that no measurement holds what was before."""
         self.mixtures.clear(exact)
         self.mixtures.comm.allgather(None)
 
-    def _is_there(self, fingerprint: SoupFingerprint) -> bool:
-        """Rank 0's to say; the others say no."""
-        path = self.mixtures.run.soup(fingerprint.method)
-        if self.mixtures.comm.rank > 0 or not path.exists():
-            return False
-        try:
-            return soup_store.read_fingerprint(path) == fingerprint.sha256
-        except FileError as error:
-            self.log.say(f"soup: {error}; made again")
-            return False
-
-    def fingerprint(self, method: SoupMethod) -> SoupFingerprint:
+    def fingerprint(self, name: str) -> SoupFingerprint:
         """What the soup of a method, and its measurement here, are a function of."""
         mixtures, settings = self.mixtures, self.mixtures.settings
-        options = getattr(method, "options", None)
+        options = getattr(make_methods(self.job.soup)[name], "options", None)
         precision = self.job.soup.precision
         also: dict[str, str] = {} if precision == "float32" else {"precision": precision}  # older files know no other
         engine = mixtures.evaluator.engine.name
@@ -138,7 +134,7 @@ class SoupRunner:
         if (alignment := mixtures.alignment) is not None:
             also |= {"align": alignment.by, "alignment_sha256": alignment_store.sha256(alignment)}
         return SoupFingerprint(
-            method=method.name,
+            method=name,
             options=(options.model_dump(mode="json") if options is not None else {}) | also,
             seed=self.job.soup.seed,
             graph_sha256=mixtures.graph.sha256,
@@ -148,5 +144,5 @@ class SoupRunner:
             threads=settings.threads.most or torch.get_num_threads(),
             device=mixtures.device.type,
             left_out=tuple(self.selection.unfit.values()),
-            streamed=mixtures.evaluator.streams,
+            streamed=not mixtures.evaluator.fits,
         )

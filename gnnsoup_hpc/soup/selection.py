@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
+from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError, advise
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import states
 from gnnsoup_hpc.io.graph import GraphFile
@@ -24,52 +26,72 @@ class Selection:
     unfit: dict[int, str]
 
 
-def select_ingredients(job: Job, run: RunDir, architecture: Model, graph: GraphFile, log: Log) -> Selection:
+def select_ingredients(job: Job, model: Model, graph: GraphFile, log: Log) -> Selection:
     """Look at every ingredient of the job.
 
     Raises: RunError where none is trained, none is fit, or one is not fit and the job says to refuse.
     """
+    run = RunDir.of(job)
     if not any(run.ingredient(index).exists() for index in range(job.train.ingredients)):
         raise RunError(f"{run.ingredients} holds no ingredient of this job: run `gnnsoup train JOB` first")
-    initial = states.sha256(_initial(job, run, architecture))
-    trunk = _trunk_sha256(job, run, architecture, graph, initial)
-    fit: dict[int, str] = {}
-    unfit: dict[int, FileError] = {}
-    for index in range(job.train.ingredients):
-        try:
-            fit[index] = _hash(run, index, Origin.of(job, architecture, graph, initial, index, trunk))
-        except FileError as error:
-            unfit[index] = error
+    with advise("run `gnnsoup train JOB`, which makes it again"):
+        initial = states.sha256(ingredient_store.read_initial(run.initial, model, job.train.seed))
+    trunk = _trunk_sha256(job, run, model, graph, initial)
+
+    def read(index: int, path: Path) -> State:
+        if not path.exists():
+            raise FileError(f"{path} is not trained yet")
+        return ingredient_store.read(path, Origin.of(job, model, graph, initial, index, trunk)).state
+
+    fit, unfit = _sort_ingredients(job, run, read)
     _judge(job, fit, unfit, log)
     return Selection(fit, {index: str(error) for index, error in unfit.items()})
 
 
-def _initial(job: Job, run: RunDir, architecture: Model) -> State:
-    try:
-        return ingredient_store.read_initial(run.initial, architecture, job.train.seed)
-    except FileError as error:
-        raise RunError(f"{error}: run `gnnsoup train JOB`, which makes it again") from None
+def select_sound(job: Job, model: Model, *_: object) -> Selection:
+    """Every ingredient of the run that can be mixed at all, whatever it was trained by: that is what to diagnose.
+
+    Raises: RunError where there is none.
+    """
+    run = RunDir.of(job)
+
+    def read(index: int, path: Path) -> State:
+        state = ingredient_store.read(path).state
+        states.check_shapes(path, state, model)
+        return state
+
+    fit, unfit = _sort_ingredients(job, run, read)
+    if not fit:
+        first = next(iter(unfit.values()))
+        raise RunError(f"{run.ingredients} holds no ingredient to diagnose ({first}): run `gnnsoup train JOB` first")
+    return Selection(fit, {index: str(error) for index, error in unfit.items()})
 
 
-def _trunk_sha256(job: Job, run: RunDir, architecture: Model, graph: GraphFile, initial: str) -> str:
+def _sort_ingredients(
+    job: Job, run: RunDir, read: Callable[[int, Path], State]
+) -> tuple[dict[int, str], dict[int, FileError]]:
+    """The hash of each ingredient that `read` gives, and what is wrong with each other one."""
+    fit: dict[int, str] = {}
+    unfit: dict[int, FileError] = {}
+    for index in range(job.train.ingredients):
+        try:
+            fit[index] = states.sha256(read(index, run.ingredient(index)))
+        except FileError as error:
+            unfit[index] = error
+    return fit, unfit
+
+
+def _trunk_sha256(job: Job, run: RunDir, model: Model, graph: GraphFile, initial: str) -> str:
     """Hash of the state that the ingredients branched from; none without a trunk."""
     if not job.train.trunk_epochs:
         return ""
-    try:
-        return states.sha256(
-            ingredient_store.read_trunk(run.trunk, Origin.of(job, architecture, graph, initial, None)).state
-        )
-    except ForeignFileError as error:
-        raise RunError(f"{error}: give the job a name of its own (--set name=…), or move {run.trunk} away") from None
-    except FileError as error:
-        raise RunError(f"{error}: run `gnnsoup train JOB`, which makes it again") from None
-
-
-def _hash(run: RunDir, index: int, origin: Origin) -> str:
-    path = run.ingredient(index)
-    if not path.exists():
-        raise FileError(f"{path} is not trained yet")
-    return states.sha256(ingredient_store.read(path, origin).state)
+    with advise("run `gnnsoup train JOB`, which makes it again"):
+        try:
+            origin = Origin.of(job, model, graph, initial, None)
+            return states.sha256(ingredient_store.read_trunk(run.trunk, origin).state)
+        except ForeignFileError as error:
+            advice = f"give the job a name of its own (--set name=…), or move {run.trunk} away"
+            raise RunError(f"{error}: {advice}") from None
 
 
 def _judge(job: Job, fit: dict[int, str], unfit: dict[int, FileError], log: Log) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
@@ -20,6 +18,7 @@ from gnnsoup_hpc.engine.memory import total
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings
 from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.memory import estimate, limits
 from gnnsoup_hpc.memory.estimate import Sizes
@@ -34,22 +33,8 @@ from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.mixtures import Mixtures
 from gnnsoup_hpc.soup.selection import Selection
 
-
-class Select(Protocol):
-    """Rank 0's choice of ingredients; it may settle fields that the job leaves open."""
-
-    def __call__(self, job: Job, model: Model, graph: GraphFile) -> tuple[Job, Selection]:
-        """Raises: RunError where none is fit."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """The job with what it left open, its ingredients and their mixtures; memory: bytes beside the ingredients."""
-
-    job: Job
-    selection: Selection
-    mixtures: Mixtures
-    memory: int
+# Rank 0's choice of ingredients. Raises: RunError where none is fit.
+Select = Callable[[Job, Model, GraphFile, Log], Selection]
 
 
 @contextmanager
@@ -61,8 +46,10 @@ def open_mixtures(
     log: Log,
     select: Select,
     check: Callable[[Job, GraphFile], None] = lambda job, graph: None,
-) -> Iterator[Start]:
-    """Yield the mixtures of a run's fit ingredients. Rank-collective. `check`: more that rank 0 looks at beforehand.
+) -> Iterator[tuple[Job, Selection, Mixtures]]:
+    """Yield the job with what it left open, its fit ingredients and their mixtures. Rank-collective.
+
+    check: more that rank 0 looks at beforehand.
 
     Raises: MemoryLimitError where one of the job's methods does not fit; RunError; FileError.
     """
@@ -79,10 +66,11 @@ def open_mixtures(
         selection = Selection({}, {})
         if rank0:
             check_source(job, graph, log)
-            job, selection = select(job, model, graph)
+            job = ingredient_store.resolve_job(job, run)
+            selection = select(job, model, graph, log)
             comm.bcast(None)
         job, selection = comm.bcast((job, selection))
-        job, memory = apply_memory_limit(job, here, graph, device, log, comm)
+        job, memory = _apply_memory_limit(job, here, Sizes.of(graph, model, device), log, comm)
         if rank0:
             check(job, graph)
         settings = EvalSettings(
@@ -93,22 +81,19 @@ def open_mixtures(
             comm=comm,
             threads=launch.plan_threads(job.machine, here),
         )
-        yield Start(job, selection, Mixtures(run, model, list(selection.fit), graph, settings), memory)
+        yield job, selection, Mixtures(run, model, list(selection.fit), graph, settings)
 
 
-def apply_memory_limit(
-    job: Job, here: RankInfo, graph: GraphFile, device: torch.device, log: Log, comm: Comm
-) -> tuple[Job, int]:
+def _apply_memory_limit(job: Job, here: RankInfo, sizes: Sizes, log: Log, comm: Comm) -> tuple[Job, int]:
     """The job with soup.pls.union chosen, and the bytes that metrics may fill beside the ingredients, on every rank.
 
     Raises: MemoryLimitError where one of the job's methods does not fit this rank.
     """
-    model = make_model(job.model, graph.features, graph.classes)
-    sizes, limit = Sizes.of(graph, model, device), Limit.of(job, here)
+    limit = Limit.of(job, here)
     job = comm.bcast(limits.plan_souping(job, sizes, limit, comm.size)[0])
     _, demands = limits.plan_souping(job, sizes, limit, comm.size)
     limits.refuse(limit, demands)
-    memory = max(0, limit.room - total(estimate.shelf(model, job.train.ingredients)))
+    memory = max(0, limit.room - total(estimate.shelf(sizes.net, job.train.ingredients)))
     memory = min(comm.allgather(memory))
     log.say(f"soup: {limits.describe(limit, demands, limits.describe_evaluation(sizes, memory, comm.size))}")
     return job, memory

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
 
 from gnnsoup_hpc.config import Job, Trial, expand_grids
-from gnnsoup_hpc.errors import DivergedError, FileError, RunError
-from gnnsoup_hpc.io import files
+from gnnsoup_hpc.errors import DivergedError, RunError
+from gnnsoup_hpc.io import files, summary
 from gnnsoup_hpc.io import soup as soup_store
-from gnnsoup_hpc.io import summary as glance
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.soup import SoupFingerprint
 from gnnsoup_hpc.memory import limits
@@ -32,14 +31,13 @@ from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.leases import LeaseMonitor
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.threads import Threads
-from gnnsoup_hpc.soup.methods import make_methods
 from gnnsoup_hpc.soup.mixtures import Mixtures
 from gnnsoup_hpc.soup.runner import SoupRunner
 from gnnsoup_hpc.train.task_board import TaskBoard, remove_leftovers
 from gnnsoup_hpc.utils.hashing import fingerprint
 
 POLL_SECONDS = 0.5
-_OF_MEASUREMENT = {"ranks", "threads", "device", "streamed"}  # what a recipe says of how, and not of what
+_OF_MEASUREMENT = {"ranks", "threads", "device", "streamed"}  # what a fingerprint says of how, and not of what
 
 
 def refuse_trials_beyond_limit(job: Job, graph: GraphFile, here: RankInfo, device: torch.device) -> None:
@@ -66,9 +64,8 @@ class SweepTask:
     @property
     def name(self) -> str:
         """The same for whoever makes it, on whatever number of threads."""
-        return fingerprint({key: value for key, value in vars(self.fingerprint).items() if key not in _OF_MEASUREMENT})[
-            :16
-        ]
+        what = {key: value for key, value in vars(self.fingerprint).items() if key not in _OF_MEASUREMENT}
+        return fingerprint(what)[:16]
 
     @property
     def path(self) -> Path:
@@ -82,10 +79,7 @@ class SweepTask:
 
     def make(self) -> None:
         """Soup it, and publish it."""
-        method, mixtures = make_methods(self.trial.job.soup)[self.trial.method], self.runner.mixtures
-        soup = self.runner.run(method, self.fingerprint)
-        preparation = mixtures.graph.preparation
-        soup_store.write(self.path, soup, self.fingerprint, mixtures.model, preparation, self.trial.job)
+        soup = self.runner.make(self.trial.method, self.path)
         self.runner.log.say(
             f"soup: {self.trial.method} with {self.trial.text} done in {soup.measurement['seconds']:.2f} s, validation"
             f" {soup.validation_accuracy:.4f}"
@@ -109,11 +103,12 @@ class Sweep:
             method: tuple(self._task(made, trial) for trial in trials)
             for method, trials in expand_grids(runner.job).items()
         }
+        self._all = tuple(chain.from_iterable(self._tasks.values()))
         self._known: set[Path] = set()
 
     def _task(self, runner: SoupRunner, trial: Trial) -> SweepTask:
         runner = replace(runner, job=trial.job)
-        return SweepTask(trial, runner, runner.fingerprint(make_methods(trial.job.soup)[trial.method]))
+        return SweepTask(trial, runner, runner.fingerprint(trial.method))
 
     def run(self, again: bool) -> None:
         """Make all trials that are not there (or `again`, all), and publish the best. Rank-collective."""
@@ -127,7 +122,7 @@ class Sweep:
 
     def forget(self) -> None:
         """Take away the trials that are there, so that all are made anew. Raises: RunError."""
-        for task in self._all():
+        for task in self._all:
             try:
                 task.path.unlink(missing_ok=True)
             except OSError as error:
@@ -140,18 +135,17 @@ class Sweep:
         """
         self._mixtures.warm_up()
         board, monitor = TaskBoard(self._run, self._here, self._log), LeaseMonitor()
-        tasks = list(self._all())
-        first = self._here.rank * len(tasks) // self._here.size
-        todo = [task for task in tasks[first:] + tasks[:first] if not self._is_there(task)]
+        first = self._here.rank * len(self._all) // self._here.size
+        todo = [task for task in self._all[first:] + self._all[:first] if not self._is_there(task)]
         while todo:
-            held_by_others = [task for task in todo if not self._settled(task, board, monitor)]
+            held_by_others = [task for task in todo if not self._is_settled(task, board, monitor)]
             if held_by_others == todo:
                 time.sleep(POLL_SECONDS)
             todo = held_by_others
         if self._here.rank == 0:
-            remove_leftovers(self._run, [task.work for task in self._all() if self._is_there(task)])
+            remove_leftovers(self._run, [task.work for task in self._all if self._is_there(task)])
 
-    def _settled(self, task: SweepTask, board: TaskBoard, monitor: LeaseMonitor) -> bool:
+    def _is_settled(self, task: SweepTask, board: TaskBoard, monitor: LeaseMonitor) -> bool:
         """Whether a trial is there or has failed by now; not, where somebody else is at it."""
         with leases.hold(self._run.lease(task.work), launch.describe(self._here), monitor) as ours:
             if ours and not self._is_there(task) and not board.failed(task.work):
@@ -174,43 +168,20 @@ class Sweep:
             made = [task for task in tasks if task.path.exists()]
             if not made:
                 raise RunError(f"{method} failed with every combination of the sweep: `gnnsoup status` says why")
-            best = _best(made)
-            path = self._run.soup(method)
-            if not self._is_published(path, best):
+            # Of equals the first.
+            best = max(made, key=lambda task: summary.model(task.path, "soup").validation_accuracy)
+            path, failed = self._run.soup(method), len(tasks) - len(made)
+            if self._read_fingerprint(path) != soup_store.read_fingerprint(best.path):
                 with files.publish(path) as private:
                     shutil.copyfile(best.path, private)
-            self._log.say(f"soup: {method} is best with {best.trial.text}, on validation; {_of(made, tasks)}")
-
-    def _is_published(self, path: Path, best: SweepTask) -> bool:
-        try:
-            return path.exists() and soup_store.read_fingerprint(path) == soup_store.read_fingerprint(best.path)
-        except FileError as error:
-            self._log.say(f"soup: {error}; made again")
-            return False
+            of = f"{len(tasks)} combinations" + (f", {failed} of which failed" if failed else "")
+            self._log.say(f"soup: {method} is best with {best.trial.text}, on validation; {of}")
 
     def _is_there(self, task: SweepTask) -> bool:
         """Whether a trial is there and whole, which is looked at once; one that is damaged is made again."""
-        if task.path in self._known:
-            return True
-        if not task.path.exists():
-            return False
-        try:
-            soup_store.read_fingerprint(task.path)
-        except FileError as error:
-            self._log.say(f"soup: {error}; made again")
-            return False
-        self._known.add(task.path)
-        return True
+        if task.path not in self._known and self._read_fingerprint(task.path) is not None:
+            self._known.add(task.path)
+        return task.path in self._known
 
-    def _all(self) -> Iterator[SweepTask]:
-        for tasks in self._tasks.values():
-            yield from tasks
-
-
-def _best(tasks: Sequence[SweepTask]) -> SweepTask:
-    return max(tasks, key=lambda task: glance.model(task.path, "soup").validation_accuracy)  # of equals the first
-
-
-def _of(made: Sequence[SweepTask], tasks: Sequence[SweepTask]) -> str:
-    failed = len(tasks) - len(made)
-    return f"{len(tasks)} combinations" + (f", {failed} of which failed" if failed else "")
+    def _read_fingerprint(self, path: Path) -> str | None:
+        return files.read_kept(path, soup_store.read_fingerprint, self._log, "soup")

@@ -9,7 +9,6 @@ import pytest
 
 from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.bench import arguments, grid
-from gnnsoup_hpc.bench.grid import Options
 from gnnsoup_hpc.cli.commands import add_arguments
 from gnnsoup_hpc.errors import RunError
 from tests import runs
@@ -22,7 +21,7 @@ def parsed(*words: str) -> argparse.Namespace:
 
 
 def titles(*words: str) -> list[str]:
-    cells = grid.list_cells("g", Path("g.h5"), arguments.read_choice(parsed(*words)))
+    cells = grid.list_cells("g", Path("g.h5"), arguments.read_options(parsed(*words)))
     return [f"{cell.model} {cell.title}" for cell in cells]
 
 
@@ -34,7 +33,7 @@ def test_a_few_cells_of_a_large_graph() -> None:
 
 def test_full_has_all_sizes_of_a_union_and_a_choice_goes_before() -> None:
     one = ["--models", "gcn", "--tasks", "pls_step"]
-    assert titles("--full", *one) == [f"gcn pls_step R={union}" for union in grid.UNIONS]
+    assert titles("--full", *one) == [f"gcn pls_step R={union}" for union in arguments.UNIONS]
     assert titles("--full", "--unions", "2", "2", *one) == ["gcn pls_step R=2"]
 
 
@@ -44,18 +43,18 @@ def test_precision_reaches_the_cell_beside_the_other() -> None:
 
 
 def test_hidden_channels_are_those_of_a_head() -> None:
-    choice = arguments.read_choice(parsed("--hidden", "32", "--tasks", "evaluation"))
-    widths = {cell.model: (cell.hidden, cell.heads) for cell in grid.list_cells("g", Path("g.h5"), choice)}
+    options = arguments.read_options(parsed("--hidden", "32", "--tasks", "evaluation"))
+    widths = {cell.model: (cell.hidden, cell.heads) for cell in grid.list_cells("g", Path("g.h5"), options)}
     assert widths == {"sage": (32, 1), "gcn": (32, 1), "gat": (64, 2)}
 
 
 @pytest.mark.parametrize("ways", [("stock",), ("ours",), ("ours", "stock")])
 def test_only_the_ways_that_are_asked_for_are_carried_out(ways: tuple[str, ...]) -> None:
-    options: Options = arguments.read_options(parsed("--ways", *ways), 0)
-    (cell,) = grid.list_cells("g", Path("g.h5"), grid.Choice(models=("sage",), tasks=("evaluation",)))
+    options = arguments.read_options(parsed("--ways", *ways, "--models", "sage", "--tasks", "evaluation"))
+    (cell,) = grid.list_cells("g", Path("g.h5"), options)
     ordered = list(grid.list_orders(cell, options))
     assert {order.way for order in ordered} == set(ways)
-    assert len(ordered) == len(ways) * (arguments.ROUNDS + 1)
+    assert len(ordered) == len(ways) * (options.rounds + 1)
 
 
 @pytest.mark.parametrize(

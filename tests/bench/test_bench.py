@@ -22,8 +22,9 @@ from torch_geometric.utils import to_torch_csr_tensor
 from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.bench import child, grid, roofline, stock, table
 from gnnsoup_hpc.bench import task as tasks
-from gnnsoup_hpc.bench.grid import Choice, Figures, Options, Row
-from gnnsoup_hpc.bench.process import ChildFailedError, run_child
+from gnnsoup_hpc.bench.arguments import TASKS, UNIONS, Options
+from gnnsoup_hpc.bench.grid import Row
+from gnnsoup_hpc.bench.process import ChildFailedError, Figures, run_child
 from gnnsoup_hpc.bench.task import Cell, Order, TaskName, Way
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
@@ -42,7 +43,7 @@ from tests.arbitrary import normal, random_structure
 KINDS = [("sage", 1), ("gcn", 1), ("gat", 2)]
 GRAPH = random_structure(30, 90)  # directed, with a self-loop and a node that has no edge
 OPTIONS = Options(repeats=1, threads=1, timeout=600.0, rounds=1)
-FULL = Choice(unions=grid.UNIONS)
+FULL = Options(unions=UNIONS)
 RATES = {"float32": roofline.Rates(1e10, 1e11)}
 CORES = {"cpu": "some", "cores": 2, "threads": 1, "versions": {"torch": "2"}, "date": "2026-01-01T00:00:00+00:00"}
 
@@ -118,7 +119,7 @@ def test_stock_sage_on_the_whole_graph_has_the_structure_of_its_edge_index(small
 
 
 @every_kind
-@pytest.mark.parametrize("name", grid.TASKS)
+@pytest.mark.parametrize("name", TASKS)
 def test_both_ways_return_the_same(small: Job, kind: str, heads: int, name: str) -> None:
     cell = cell_of(small, model=kind, heads=heads, task=name)
     assert values(small, cell, "ours") == pytest.approx(values(small, cell, "stock"), rel=1e-5, abs=1e-5)
@@ -168,7 +169,7 @@ def test_an_order_survives_its_json(small: Job) -> None:
 
 def test_there_is_no_stock_bfloat16(small: Job) -> None:
     with opened(small) as graph, pytest.raises(RunError, match="float32"):
-        stock.make(cell_of(small, precision="bfloat16"), graph)
+        stock.StockTask(cell_of(small, precision="bfloat16"), graph)
 
 
 def test_a_time_pass_counts_its_repeats(small: Job) -> None:
@@ -195,7 +196,7 @@ def test_a_failing_child_is_one_line(small: Job, tmp_path: Path) -> None:
     assert all("\n" not in line and "none.h5" in line for line in failures)
     assert row.ours.errors
     assert row.stock.errors
-    assert row.ours.seconds == []
+    assert row.ours.times == []
 
 
 def test_too_little_memory_is_one_line(small: Job) -> None:
@@ -231,7 +232,7 @@ def test_bfloat16_is_compared_with_stock_float32(small: Job) -> None:
 
 
 def test_grids(tmp_path: Path) -> None:
-    quick, full = grid.list_cells("g", tmp_path, Choice()), grid.list_cells("g", tmp_path, FULL)
+    quick, full = grid.list_cells("g", tmp_path, Options()), grid.list_cells("g", tmp_path, FULL)
     assert len(quick) == len(set(quick)) == 12
     assert set(quick) < set(full)
     assert len(full) == len(set(full)) == 12 + 3 * 2
@@ -239,9 +240,13 @@ def test_grids(tmp_path: Path) -> None:
 
 
 def rows_of(cells: Sequence[Cell]) -> list[Row]:
-    good = Figures([1.0, 2.0, 4.0], [0.5], [0.25], 3e6, 2e6, 1e6)
+    memory = {"peak_bytes": 3e6, "prepare_peak_bytes": 2e6, "baseline_bytes": 1e6}
+    good, other = (
+        Figures([{"seconds": [1.0, 2.0, 4.0], "prepare_seconds": 0.5, "values": [value]}], memory)
+        for value in (0.25, 0.5)
+    )
     bad = Figures(errors=["time: ended by SIGKILL"])
-    return [Row(cell, good, replace(good, values=[0.5]) if number else bad) for number, cell in enumerate(cells)]
+    return [Row(cell, good, other if number else bad) for number, cell in enumerate(cells)]
 
 
 def test_the_table_has_every_cell_and_the_json_round_trips(tmp_path: Path) -> None:
@@ -261,7 +266,7 @@ def test_the_table_has_every_cell_and_the_json_round_trips(tmp_path: Path) -> No
 
 
 def test_figures_of_the_document(tmp_path: Path) -> None:
-    cells = grid.list_cells("g", tmp_path, Choice())[:2]
+    cells = grid.list_cells("g", tmp_path, Options())[:2]
     failed, sound = table.make_document(CORES, RATES, rows_of(cells), [0.5, 0.5])["cells"]
     assert (sound["ours"]["median"], sound["ours"]["min"], sound["ours"]["spread"]) == (2.0, 1.0, 1.5)
     assert (sound["speed_ratio"], sound["memory_ratio"], sound["over_bound"]) == (1.0, 1.0, 4.0)

@@ -13,8 +13,9 @@ import torch
 
 from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.bench import child
+from gnnsoup_hpc.bench.arguments import Options
+from gnnsoup_hpc.bench.process import Figures
 from gnnsoup_hpc.bench.quality import ours, parent, plain, results
-from gnnsoup_hpc.bench.quality.parent import QualityOptions, QualityResult
 from gnnsoup_hpc.bench.task import METHODS, PLAIN, QualityOrder, count_evaluations, read_order
 from gnnsoup_hpc.config import GisJob, Job
 from gnnsoup_hpc.errors import JobError, RunError
@@ -133,7 +134,7 @@ def test_an_order_survives_its_json(trained: Job) -> None:
 
 def test_learned_methods_are_repeated_with_the_next_seeds(trained: Job) -> None:
     subject = parent.select_run(trained, silent)
-    ordered = list(parent.list_orders(subject, QualityOptions(seeds=3)))
+    ordered = list(parent.list_orders(subject, Options(seeds=3)))
     first = trained.soup.seed
     assert [(one.what, one.seed) for one in ordered if one.passing == "time"] == [
         (PLAIN, first),
@@ -147,39 +148,40 @@ def test_learned_methods_are_repeated_with_the_next_seeds(trained: Job) -> None:
 def test_large_graphs_are_sampled_unless_told_otherwise(trained: Job) -> None:
     subject = parent.select_run(trained, silent)
     large = replace(subject, about=subject.about | {"nodes": parent.SMALL_NODES + 1, "evaluations": 148})
-    assert next(parent.list_orders(large, QualityOptions())).sampled == parent.SAMPLED
-    assert next(parent.list_orders(large, QualityOptions(sampled=0))).sampled == 0
+    assert next(parent.list_orders(large, Options())).sampled == parent.SAMPLED
+    assert next(parent.list_orders(large, Options(sample_evaluations=0))).sampled == 0
 
 
 def test_gis_accuracy_must_come_from_somewhere(trained: Job) -> None:
     subject = parent.select_run(trained, silent)
-    assert list(parent.list_orders(subject, QualityOptions(methods=("pls",), sampled=0)))
+    assert list(parent.list_orders(subject, Options(methods=("pls",), sample_evaluations=0)))
     with pytest.raises(RunError, match="add gis, or"):
-        list(parent.list_orders(subject, QualityOptions(methods=("pls",), sampled=2)))
+        list(parent.list_orders(subject, Options(methods=("pls",), sample_evaluations=2)))
 
 
-def found_of(what: str, times: Sequence[float], accuracies: Sequence[float], peak: float = 3e6) -> QualityResult:
+def figures(times: Sequence[float], accuracies: Sequence[float]) -> Figures:
     """One run a time, each with one judged step at half of it."""
     runs = [
         {"seed": seed, "seconds": time, "curve": [[1, time / 2, accuracy]], "validation_accuracy": accuracy}
         for seed, (time, accuracy) in enumerate(zip(times, accuracies, strict=True))
     ]
-    return QualityResult(what, runs, peak, 1e6)
+    return Figures(runs, {"peak_bytes": 3e6, "baseline_bytes": 1e6})
 
 
-def plain_found(seconds: float) -> QualityResult:
+def plain_figures(seconds: float) -> Figures:
     run = {"seed": 0, "seconds": seconds, "curve": [], "validation_accuracy": None}
-    return QualityResult(PLAIN, [run | {"evaluation_seconds": [1.0, 1.0], "evaluations": 148}], 11e6, 1e6)
+    run |= {"evaluation_seconds": [1.0, 1.0], "evaluations": 148}
+    return Figures([run], {"peak_bytes": 11e6, "baseline_bytes": 1e6})
 
 
-def made_up(*found: QualityResult, job: Job) -> dict[str, Any]:
+def made_up(job: Job, **found: Figures) -> dict[str, Any]:
     cores = {"cpu": "some", "cores": 2, "threads": 1, "date": "2026-01-01T00:00:00+00:00"}
     return results.make_document(parent.select_run(job, silent).about, cores, found)
 
 
 def test_figures_of_the_document(trained: Job) -> None:
-    pls = found_of("pls", [4.0, 8.0, 2.0], [0.7, 0.6995, 0.5])
-    document = made_up(plain_found(200.0), found_of("gis", [20.0], [0.7]), pls, job=trained)
+    pls = figures([4.0, 8.0, 2.0], [0.7, 0.6995, 0.5])
+    document = made_up(trained, plain=plain_figures(200.0), gis=figures([20.0], [0.7]), pls=pls)
     _, gis, learned = document["methods"]
     assert document["target"] == 0.7
     assert (gis["plain_gis_over_it"], gis["our_gis_over_it"]) == (10.0, 1.0)
@@ -191,11 +193,9 @@ def test_figures_of_the_document(trained: Job) -> None:
 
 
 def test_the_table_says_what_must_be_said(trained: Job) -> None:
-    failed = QualityResult("ls", errors=["time: ended by SIGKILL"])
-    never = found_of("pls", [4.0], [0.6])
-    text = results.show_document(
-        made_up(plain_found(200.0), found_of("gis", [20.0], [0.7]), failed, never, job=trained)
-    )
+    failed = Figures(errors=["time: ended by SIGKILL"])
+    gis, never = figures([20.0], [0.7]), figures([4.0], [0.6])
+    text = results.show_document(made_up(trained, plain=plain_figures(200.0), gis=gis, ls=failed, pls=never))
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
     assert set(rows) == {"method", "---", "plain GIS", *METHODS}
     assert "200.00*" in rows["plain GIS"]
@@ -208,7 +208,8 @@ def test_the_table_says_what_must_be_said(trained: Job) -> None:
 
 
 def test_without_gis_accuracy_nothing_is_said_to_have_reached_it(trained: Job) -> None:
-    text = results.show_document(made_up(plain_found(200.0), QualityResult("gis", errors=["time: no"]), job=trained))
+    gis = Figures(errors=["time: no"])
+    text = results.show_document(made_up(trained, plain=plain_figures(200.0), gis=gis))
     assert "not known" in text
     assert "never" not in text
 
@@ -248,11 +249,11 @@ def test_one_ingredient_is_refused(tmp_path: Path) -> None:
 def test_a_failing_child_is_one_line_and_given_up(trained: Job, tmp_path: Path) -> None:
     said: list[str] = []
     broken = order(trained.model_copy(update={"runs": str(tmp_path)}), "pls")
-    (found,) = parent.run_orders([broken, replace(broken, passing="memory")], 120.0, said.append)
+    found = parent.run_orders([broken, replace(broken, passing="memory")], 120.0, said.append)["pls"]
     (line,) = said
     assert "graph.h5" in line
     assert found.errors
-    assert found.runs == []
+    assert found.times == []
 
 
 def test_the_whole_command(

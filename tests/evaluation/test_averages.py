@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.evaluation.averages import AverageEvaluator, AverageSpec
+from gnnsoup_hpc.evaluation.averages import AverageSpec, evaluate_averages
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
@@ -27,18 +27,16 @@ SPECS = [AverageSpec((0,)), AverageSpec((1,)), AverageSpec((0, 1)), AverageSpec(
 
 
 @contextmanager
-def open_averages(job: Job, memory: int = 1 << 30, comm: Comm = SERIAL) -> Iterator[AverageEvaluator]:
-    """Averages of the job's ingredients."""
+def open_evaluator(job: Job, memory: int = 1 << 30, comm: Comm = SERIAL) -> Iterator[Evaluator]:
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job) as graph:
         model = make_model(job.model, graph.features, graph.classes)
-        evaluator = Evaluator(graph, model, EvalSettings(runs.CPU, memory, run.root, comm=comm))
-        yield AverageEvaluator(run, model, runs.CPU, evaluator)
+        yield Evaluator(graph, model, EvalSettings(runs.CPU, memory, run.root, comm=comm))
 
 
 def evaluate(job: Job, specs: Sequence[AverageSpec], comm: Comm = SERIAL) -> list[EvalResult]:
-    with open_averages(job, comm=comm) as averages:
-        return averages.results(specs)
+    with open_evaluator(job, comm=comm) as evaluator:
+        return evaluate_averages(RunDir.of(job), evaluator, specs)
 
 
 def read_state(job: Job, index: int) -> State:
@@ -68,10 +66,11 @@ def test_layer_by_layer_gives_the_same_figures(
     kind: str, trained: Job, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     job = trained if kind == "sage" else runs.train_run(tmp_path_factory.mktemp("gat"), kind="gat", heads=2)
-    with open_averages(job) as whole, open_averages(job, memory=300_000) as streamed:
-        assert streamed.evaluator.streams
-        assert not whole.evaluator.streams
-        for one, other in zip(whole.results(SPECS), streamed.results(SPECS), strict=True):
+    with open_evaluator(job) as whole, open_evaluator(job, memory=300_000) as streamed:
+        assert not streamed.fits
+        assert whole.fits
+        found = (evaluate_averages(RunDir.of(job), evaluator, SPECS) for evaluator in (whole, streamed))
+        for one, other in zip(*found, strict=True):
             assert one.accuracy == other.accuracy
             assert one.loss == pytest.approx(other.loss, rel=1e-5)
 

@@ -159,7 +159,7 @@ def test_every_way_gives_the_same_on_all_ranks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def use(evaluator: Evaluator) -> Found:
-        assert evaluator.streams == (memory == LITTLE)
+        assert evaluator.fits == (memory != LITTLE)
         return evaluate_all(evaluator, net)
 
     def rank(comm: ThreadComm) -> Found:

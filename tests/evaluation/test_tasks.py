@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from gnnsoup_hpc.evaluation.tasks import NO_CLASS, Multiclass, Task, make_task, rank_by_score
 from gnnsoup_hpc.evaluation.temperature import fit_scale
-from gnnsoup_hpc.utils import stats
 from tests.arbitrary import normal
 
 TASK: Task = Multiclass(2)
@@ -63,12 +62,36 @@ def test_a_high_metric_is_good() -> None:
     assert not TASK.is_better(0.4, 0.5)
 
 
-def test_standard_errors() -> None:
-    """Binomial, and McNemar's of a paired difference."""
-    assert TASK.error(0.8, 400) == pytest.approx(math.sqrt(0.8 * 0.2 / 400), rel=0.01)
-    assert TASK.error(1.0, 400) > 0.0
-    assert TASK.paired_error(30, 10, 1000) == pytest.approx(math.sqrt(40) / 1000)
-    assert TASK.error_below_mean(0.9, [0.8, 0.8], 400) == stats.error_below_mean(0.9, [0.8, 0.8], 400)
+def test_binomial_error_of_an_accuracy() -> None:
+    assert TASK.error(0.5, 100) == 0.05
+    assert TASK.error(0.9, 100_000) == pytest.approx(math.sqrt(0.9 * 0.1 / 100_000), rel=1e-3)
+    assert TASK.error(1.0, 100) > 0.0
+
+
+def test_error_below_a_mean_is_that_of_independent_binomials() -> None:
+    rng, nodes = np.random.default_rng(0), 1000
+    drawn = rng.binomial(nodes, [0.7, 0.8, 0.9], size=(20_000, 3)) / nodes
+    differences = drawn[:, 0] - drawn[:, 1:].mean(1)
+    assert TASK.error_below_mean(0.7, [0.8, 0.9], nodes) == pytest.approx(differences.std(), rel=0.03)
+
+
+def test_paired_error_counts_only_what_one_alone_gets_right() -> None:
+    assert TASK.paired_error(9, 16, 100) == 0.05
+    assert TASK.paired_error(0, 0, 100) == 0.0
+    # Four nodes that only one of them gets right are no proof, five are.
+    assert 2 * TASK.paired_error(4, 0, 100) >= 4 / 100
+    assert 2 * TASK.paired_error(5, 0, 100) < 5 / 100
+
+
+def test_paired_error_is_the_spread_of_equals_on_the_same_nodes() -> None:
+    rng, nodes = np.random.default_rng(1), 1000
+    shared = rng.random((4000, nodes)) < 0.9
+    one, other = (np.where(shared, True, rng.random((4000, nodes)) < 0.5) for _ in range(2))
+    differences = one.mean(1) - other.mean(1)
+    errors = [
+        TASK.paired_error(int((a & ~b).sum()), int((b & ~a).sum()), nodes) for a, b in zip(one, other, strict=True)
+    ]
+    assert np.mean(errors) == pytest.approx(differences.std(), rel=0.03)
 
 
 def test_the_task_is_told_from_the_source() -> None:

@@ -14,13 +14,13 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.io import diagnosis as store
 from gnnsoup_hpc.io.records import Diagnosis, EvalResult, Midpoints
-from tests.analysis.diagnosis.kit import diagnosis
+from tests.analysis.diagnosis.kit import TASK, diagnosis
 
 JOB = Job(name="x")
 
 
 def written(path: Path, found: Diagnosis) -> Path:
-    store.write(path, found, make_columns(found), ["Healthy."], "r" * 64, JOB)
+    store.write(path, found, make_columns(found, TASK), ["Healthy."], "r" * 64, JOB)
     return path
 
 

@@ -72,7 +72,7 @@ def candidate_of(weights: MixingWeights) -> Candidate:
 
 
 def metric_of_each(mixtures: Mixtures) -> list[float]:
-    return mixtures.metrics([Candidate(row[None]) for row in torch.eye(mixtures.size, dtype=torch.float64)])
+    return mixtures.metrics([Candidate(row[None]) for row in torch.eye(len(mixtures.ids), dtype=torch.float64)])
 
 
 @pytest.fixture(scope="module")

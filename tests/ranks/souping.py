@@ -18,18 +18,15 @@ from gnnsoup_hpc.analysis.diagnosis.runner import diagnose
 from gnnsoup_hpc.config import METHOD_NAMES, Job
 from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.engine import sharding
-from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import Diagnosis
-from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.comm import Comm
 from gnnsoup_hpc.runtime.launch import RankInfo
-from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.alignment import align_ingredients
 from gnnsoup_hpc.soup.methods import SoupMethod, make_methods
 from gnnsoup_hpc.soup.mixtures import Candidate
 from gnnsoup_hpc.soup.runner import SoupRunner
-from gnnsoup_hpc.soup.selection import Selection, select_ingredients
+from gnnsoup_hpc.soup.selection import select_ingredients
 from gnnsoup_hpc.soup.start import open_mixtures
 from gnnsoup_hpc.types import Role
 from tests import runs
@@ -106,15 +103,11 @@ def assert_as_one_rank(found: list[Outcome], alone: Outcome, close: float = 1e-8
 
 def soup_all(comm: Comm, job: Job, again: bool = False) -> Diagnosis | None:
     """What `gnnsoup soup` does between its job and its report. Rank-collective."""
-    run, here = RunDir.of(job), RankInfo(comm.rank, comm.size, comm.rank, comm.size, "here")
-
-    def select(job: Job, model: Model, graph: GraphFile) -> tuple[Job, Selection]:
-        return job, select_ingredients(job, run, model, graph, runs.QUIET)
-
-    with open_mixtures(job, here, comm, runs.CPU, runs.QUIET, select) as start:
-        align_ingredients(start.job, start.mixtures, start.selection.fit, start.memory, runs.QUIET, again)
-        SoupRunner(start.job, start.selection, start.mixtures, runs.QUIET).run_all(again)
-        return diagnose(job, start.selection, start.mixtures, runs.QUIET, again) if job.soup.diagnose else None
+    here = RankInfo(comm.rank, comm.size, comm.rank, comm.size, "here")
+    with open_mixtures(job, here, comm, runs.CPU, runs.QUIET, select_ingredients) as (job, selection, mixtures):
+        align_ingredients(job, mixtures, selection.fit, runs.QUIET, again)
+        SoupRunner(job, selection, mixtures, runs.QUIET).run_all(again)
+        return diagnose(job, selection, mixtures, runs.QUIET, again) if job.soup.diagnose else None
 
 
 def main() -> None:

@@ -28,7 +28,6 @@ from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.alignment import align_ingredients
 from gnnsoup_hpc.soup.mixtures import Candidate, Mixtures
 from gnnsoup_hpc.types import Role, State
-from gnnsoup_hpc.utils.stats import binomial_error
 from tests import runs
 from tests.faults.kit import flip
 
@@ -50,16 +49,16 @@ def ingredient(job: Job, index: int) -> State:
     return ingredient_store.read(RunDir.of(job).ingredient(index)).state
 
 
-def align(job: Job, mixtures: Mixtures, again: bool = True, memory: int = 1 << 30) -> Alignment | None:
+def align(job: Job, mixtures: Mixtures, again: bool = True) -> Alignment | None:
     fit = {index: states.sha256(ingredient(job, index)) for index in mixtures.ids}
-    align_ingredients(job, mixtures, fit, memory, runs.QUIET, again)
+    align_ingredients(job, mixtures, fit, runs.QUIET, again)
     return mixtures.alignment
 
 
 def find(job: Job, *overrides: str, memory: int = 1 << 30) -> Alignment | None:
     job = runs.change_job(job, *overrides)
-    with runs.open_mixtures(job) as mixtures:
-        return align(job, mixtures, memory=memory)
+    with runs.open_mixtures(job, memory=memory) as mixtures:
+        return align(job, mixtures)
 
 
 @pytest.mark.parametrize("by", ["weights", "activations"])
@@ -160,7 +159,7 @@ def test_auto_by_the_barrier(
     starts = iter("aaa" if shared else "abc")
     monkeypatch.setattr(ingredient_store, "origin", lambda path: {"initial_sha256": next(starts)})
     with runs.open_mixtures(run) as mixtures:
-        error = 2 * binomial_error(own, int(mixtures.graph.validation_counts.sum()))
+        error = 2 * mixtures.evaluator.task.error(own, int(mixtures.graph.validation_counts.sum()))
         given = iter([own + times * error for times in (before, after) if times is not None])
         aligned_then: list[bool] = []
 

@@ -39,7 +39,7 @@ def test_states_come_back_from_their_rows(net: Architecture, seed: int) -> None:
     rows = states(net, seed)
     matrix = matrix_of(net, rows)
     assert len(matrix) == 3
-    assert matrix.names == ("0000", "0001", "0002")
+    assert matrix.ids == (0, 1, 2)
     for row, wanted in zip(matrix.weights, rows, strict=True):
         found = matrix.state(row)
         assert list(found) == list(net.shapes())

@@ -24,7 +24,7 @@ def job(trained: Job, tmp_path: Path) -> Job:
 def select(job: Job, *overrides: str) -> Selection:
     job = runs.change_job(job, *overrides)
     with runs.open_mixtures(job) as mixtures:
-        return select_ingredients(job, RunDir.of(job), mixtures.model, mixtures.graph, runs.QUIET)
+        return select_ingredients(job, mixtures.model, mixtures.graph, runs.QUIET)
 
 
 def spoil(job: Job, index: int) -> None:

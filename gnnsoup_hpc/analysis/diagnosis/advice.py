@@ -7,8 +7,8 @@ from math import isfinite
 
 from gnnsoup_hpc.analysis.diagnosis.basin import Barrier, compute_barriers, compute_mean_barrier, is_collapsed
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.io.records import Diagnosed, Diagnosis
-from gnnsoup_hpc.utils.stats import error_below_mean
+from gnnsoup_hpc.evaluation.tasks import Task
+from gnnsoup_hpc.io.records import Diagnosis
 from gnnsoup_hpc.utils.text_table import show_points
 
 HIGH_RATE = 0.01  # of Adam: these models are trained at 0.001 to 0.01
@@ -16,27 +16,28 @@ WEAK = 0.1  # of accuracy below the best
 COARSE = 0.05  # twice an error that hides what matters
 
 
-def verdict(found: Diagnosis, job: Job, uniform_loses: bool | None = None) -> list[str]:
+def verdict(found: Diagnosis, job: Job, task: Task, uniform_loses: bool | None = None) -> list[str]:
     """A few sentences each; `job` is what the ingredients were trained by.
 
     uniform_loses: whether the uniform soup, as it was made, is worse than the best ingredient on test nodes; None where
     there is none.
     """
-    return list(_list_sentences(found, job, uniform_loses))
+    return list(_list_sentences(found, job, task, uniform_loses))
 
 
-def _list_sentences(found: Diagnosis, job: Job, uniform_loses: bool | None) -> Iterator[str]:
+def _list_sentences(found: Diagnosis, job: Job, task: Task, uniform_loses: bool | None) -> Iterator[str]:
     for reason in found.left_out:
         yield f"Left out: {reason}."
     if len(found.ingredients) == 1:
         yield "There is one ingredient, so there is nothing to mix and no basin to share."
         return
-    barriers, mean = compute_barriers(found, found.lineups[0]), compute_mean_barrier(found, found.lineups[0])
+    before = found.lineups[0]
+    barriers, mean = compute_barriers(found, before, task), compute_mean_barrier(found, before, task)
     outside = [barrier for barrier in barriers if not barrier.in_basin]
-    yield from _list_unfit(found)
+    yield from _list_unfit(found, task)
     if outside or not mean.in_basin:
-        yield f"{_describe_outside(found, outside) if outside else _describe_collapse(found)} {_describe_mean(mean)}"
-        yield from _list_remedies(found, job, outside)
+        yield f"{_describe_outside(found, outside)} {_describe_mean(mean)}"
+        yield from _list_remedies(found, job, task, outside)
         avoid = ", and not uniform" if uniform_loses is not False else ""
         yield f"Until then use greedy or gis, which mix only what improves on the best ingredient{avoid}."
     else:
@@ -67,19 +68,17 @@ def _describe_basin(found: Diagnosis, barriers: Sequence[Barrier]) -> str:
 
 
 def _describe_outside(found: Diagnosis, outside: Sequence[Barrier]) -> str:
+    if not outside:
+        return (
+            f"Not one basin as trained: each midpoint with the best ingredient, {found.best}, holds, but the mean of"
+            " all does not."
+        )
     names = ", ".join(barrier.name for barrier in outside)
     deepest = max(outside, key=lambda barrier: barrier.fall)
     are = "is" if len(outside) == 1 else "are"
     return (
         f"Not one basin as trained: {len(outside)} of {len(found.ingredients)} ingredients {are} not in one basin with"
         f" the best, {found.best}: {names}. The midpoint with {deepest.name} is {_describe_barrier(deepest)}."
-    )
-
-
-def _describe_collapse(found: Diagnosis) -> str:
-    return (
-        f"Not one basin as trained: each midpoint with the best ingredient, {found.best}, holds, but the mean of all"
-        " does not."
     )
 
 
@@ -93,21 +92,21 @@ def _describe_mean(mean: Barrier) -> str:
     return f"{what} {does} {mean.mean.accuracy:.4f}, {where}."
 
 
-def _list_unfit(found: Diagnosis) -> Iterator[str]:
+def _list_unfit(found: Diagnosis, task: Task) -> Iterator[str]:
     """Ingredients that spoil a soup wherever they lie."""
     best = found.named(found.best).alone.accuracy
     for ingredient in found.ingredients:
         how = f"learning rate {ingredient.learning_rate:g}, {ingredient.epochs} epochs"
         if not isfinite(ingredient.alone.loss):
             yield f"Ingredient {ingredient.name} gives scores that are not finite ({how}): train it at a lower rate."
-        elif best - ingredient.alone.accuracy > max(WEAK, 2 * error_below_mean(best, [best], found.nodes)):
+        elif best - ingredient.alone.accuracy > max(WEAK, 2 * task.error_below_mean(best, [best], found.nodes)):
             yield (
                 f"Ingredient {ingredient.name} alone is {show_points(best - ingredient.alone.accuracy)} below the best"
                 f" one ({how}): it has not learned what the others have; train it again, or leave it out."
             )
 
 
-def _list_remedies(found: Diagnosis, job: Job, outside: Sequence[Barrier]) -> Iterator[str]:
+def _list_remedies(found: Diagnosis, job: Job, task: Task, outside: Sequence[Barrier]) -> Iterator[str]:
     """What to do about ingredients in several basins, the likeliest cause first."""
     starts = len({ingredient.initial_sha256 for ingredient in found.ingredients})
     if starts > 1:
@@ -118,7 +117,7 @@ def _list_remedies(found: Diagnosis, job: Job, outside: Sequence[Barrier]) -> It
             f"They started from {starts} different initial states, so their hidden units are in different orders:"
             f' {matching}, or train from one initial state (train.start = "shared").'
         )
-    yield from _compare_lineups(found, job)
+    yield from _compare_lineups(found, job, task)
     if job.graph.features != "standardise":
         how = "as the source has them" if job.graph.features == "none" else "row-normalised"
         yield (
@@ -126,8 +125,9 @@ def _list_remedies(found: Diagnosis, job: Job, outside: Sequence[Barrier]) -> It
             ' "standardise", give the job a name of its own, and train again.'
         )
     named = [found.named(barrier.name) for barrier in outside] or found.ingredients
-    if rates := _list_high_rates(named):
-        yield f"A learning rate of {rates} is high for Adam: lower it to {HIGH_RATE / 2:g} or less."
+    if rates := sorted({each.learning_rate for each in named if each.learning_rate > HIGH_RATE}):
+        shown = ", ".join(f"{rate:g}" for rate in rates)
+        yield f"A learning rate of {shown} is high for Adam: lower it to {HIGH_RATE / 2:g} or less."
     if starts == 1:
         yield (
             "They share their initial state, so training drove them apart: train fewer epochs or at a lower learning"
@@ -135,12 +135,12 @@ def _list_remedies(found: Diagnosis, job: Job, outside: Sequence[Barrier]) -> It
         )
 
 
-def _compare_lineups(found: Diagnosis, job: Job) -> Iterator[str]:
+def _compare_lineups(found: Diagnosis, job: Job, task: Task) -> Iterator[str]:
     """What each other way to line up the ingredients would help, as measured."""
     before, *others = found.lineups
-    outside = sum(not barrier.in_basin for barrier in compute_barriers(found, before))
+    outside = sum(not barrier.in_basin for barrier in compute_barriers(found, before, task))
     for way in others:
-        left = sum(not barrier.in_basin for barrier in compute_barriers(found, way))
+        left = sum(not barrier.in_basin for barrier in compute_barriers(found, way, task))
         news = bool(way.setting) and way.setting != f'soup.align = "{job.soup.align}"'
         better = news and way.mean.accuracy > before.mean.accuracy
         yield (
@@ -148,11 +148,6 @@ def _compare_lineups(found: Diagnosis, job: Job) -> Iterator[str]:
             f" of all has {way.mean.accuracy:.4f} (as trained: {before.mean.accuracy:.4f})"
             f"{f': set {way.setting}' if better else ''}."
         )
-
-
-def _list_high_rates(named: Sequence[Diagnosed]) -> str:
-    rates = sorted({ingredient.learning_rate for ingredient in named if ingredient.learning_rate > HIGH_RATE})
-    return ", ".join(f"{rate:g}" for rate in rates)
 
 
 def _describe_barrier(barrier: Barrier) -> str:

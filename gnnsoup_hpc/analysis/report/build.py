@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gnnsoup_hpc.analysis.diagnosis.basin import make_columns
-from gnnsoup_hpc.analysis.report.contents import Contents, Phase, count_models, find_best_ingredient
+from gnnsoup_hpc.analysis.report.contents import Contents, Phase, count_models
 from gnnsoup_hpc.analysis.report.trials import make_tables
 from gnnsoup_hpc.analysis.report.verdicts import verdicts
 from gnnsoup_hpc.io import report as report_store
@@ -26,13 +26,13 @@ def write(run: Contents) -> None:
     """Publish the run's report.h5."""
     tables: dict[str, tuple[Columns, str]] = {
         "methods": (_columns(run.soups, _method_columns(run)), "one row a method"),
-        "ingredients": (_columns(run.ingredients, _ingredient_columns()), "one row an ingredient that was souped"),
-        "phases": (_columns(run.phases, _phase_columns()), "one row a phase"),
+        "ingredients": (_columns(run.ingredients, _INGREDIENT_COLUMNS), "one row an ingredient that was souped"),
+        "phases": (_columns(run.phases, _PHASE_COLUMNS), "one row a phase"),
     }
     tables |= make_tables(run.trials)
     if run.diagnosis is not None:
         about = "one row a way to line up and an ingredient, or all: midpoints with the best one"
-        tables["diagnosis"] = (make_columns(run.diagnosis), about)
+        tables["diagnosis"] = (make_columns(run.diagnosis, run.task), about)
     histories = {soup.method: soup.mixture.history for soup in run.soups if soup.mixture.history}
     facts = {"graph": run.graph, "split": run.split, "alignment": run.units}
     texts = {
@@ -52,7 +52,7 @@ def _columns(rows: Sequence[Row], columns: Sequence[Column[Row]]) -> Columns:
 
 def _method_columns(run: Contents) -> list[Column[Soup]]:
     gis = run.soup("gis")
-    reference = find_best_ingredient(run).test_accuracy
+    reference = run.best.test_accuracy
 
     def above(soup: Soup) -> float:
         return subtract_baseline(soup.measurement)
@@ -76,32 +76,29 @@ def _method_columns(run: Contents) -> list[Column[Soup]]:
     ]
 
 
-def _ingredient_columns() -> list[Column[Ingredient]]:
-    return [
-        ("ingredient", lambda i: f"{i.index:04d}", "1", "name of the ingredient's file"),
-        ("validation_accuracy", lambda i: i.validation_accuracy, "1", "exact, on validation nodes"),
-        ("test_accuracy", lambda i: i.test_accuracy, "1", "exact, on test nodes"),
-        ("best_epoch", lambda i: i.best_epoch, "1", "epoch whose weights were kept"),
-        ("seconds", lambda i: i.measurement["seconds"], "s", "wall time of training"),
-        ("peak_host_bytes", lambda i: i.measurement["peak_host_bytes"], "B", QUANTITIES["peak_host_bytes"].long_name),
-        ("baseline_host_bytes", lambda i: i.measurement["baseline_host_bytes"], "B", "resident memory at the start"),
-        ("learning_rate", lambda i: i.hyperparameters.learning_rate, "1", "Adam's learning rate"),
-        ("weight_decay", lambda i: i.hyperparameters.weight_decay, "1", "Adam's weight decay"),
-        ("dropout", lambda i: i.hyperparameters.dropout, "1", "dropout rate"),
-        ("drop_edges", lambda i: i.hyperparameters.drop_edges, "1", "share of edges that a step leaves out"),
-        ("epochs", lambda i: i.hyperparameters.epochs, "1", "epochs asked for, after those of a trunk"),
-        ("trunk_epochs", lambda i: i.hyperparameters.trunk_epochs, "1", "epochs of the trunk that it branched from"),
-        ("start", lambda i: i.hyperparameters.start, "1", "initial state: shared by all, or its own"),
-        ("shared_draws", lambda i: " ".join(i.hyperparameters.shared_draws), "1", "what all ingredients drew alike"),
-        ("stopped", lambda i: i.stopped, "1", "why training ended"),
-    ]
+_INGREDIENT_COLUMNS: tuple[Column[Ingredient], ...] = (
+    ("ingredient", lambda i: f"{i.index:04d}", "1", "name of the ingredient's file"),
+    ("validation_accuracy", lambda i: i.validation_accuracy, "1", "exact, on validation nodes"),
+    ("test_accuracy", lambda i: i.test_accuracy, "1", "exact, on test nodes"),
+    ("best_epoch", lambda i: i.best_epoch, "1", "epoch whose weights were kept"),
+    ("seconds", lambda i: i.measurement["seconds"], "s", "wall time of training"),
+    ("peak_host_bytes", lambda i: i.measurement["peak_host_bytes"], "B", QUANTITIES["peak_host_bytes"].long_name),
+    ("baseline_host_bytes", lambda i: i.measurement["baseline_host_bytes"], "B", "resident memory at the start"),
+    ("learning_rate", lambda i: i.hyperparameters.learning_rate, "1", "Adam's learning rate"),
+    ("weight_decay", lambda i: i.hyperparameters.weight_decay, "1", "Adam's weight decay"),
+    ("dropout", lambda i: i.hyperparameters.dropout, "1", "dropout rate"),
+    ("drop_edges", lambda i: i.hyperparameters.drop_edges, "1", "share of edges that a step leaves out"),
+    ("epochs", lambda i: i.hyperparameters.epochs, "1", "epochs asked for, after those of a trunk"),
+    ("trunk_epochs", lambda i: i.hyperparameters.trunk_epochs, "1", "epochs of the trunk that it branched from"),
+    ("start", lambda i: i.hyperparameters.start, "1", "initial state: shared by all, or its own"),
+    ("shared_draws", lambda i: " ".join(i.hyperparameters.shared_draws), "1", "what all ingredients drew alike"),
+    ("stopped", lambda i: i.stopped, "1", "why training ended"),
+)
 
-
-def _phase_columns() -> list[Column[Phase]]:
-    highest = "the ingredient or method that rose highest above its baseline"
-    return [
-        ("phase", lambda p: p.name, "1", "phase of the run"),
-        ("seconds", lambda p: p.seconds, "s", "wall time, summed over ingredients or methods"),
-        ("peak_host_bytes", lambda p: p.peak_host_bytes, "B", f"peak of {highest}"),
-        ("baseline_host_bytes", lambda p: p.baseline_host_bytes, "B", "resident memory where that one began"),
-    ]
+_HIGHEST = "peak of the ingredient or method that rose highest above its baseline"
+_PHASE_COLUMNS: tuple[Column[Phase], ...] = (
+    ("phase", lambda p: p.name, "1", "phase of the run"),
+    ("seconds", lambda p: p.seconds, "s", "wall time, summed over ingredients or methods"),
+    ("peak_host_bytes", lambda p: p.peak_host_bytes, "B", _HIGHEST),
+    ("baseline_host_bytes", lambda p: p.baseline_host_bytes, "B", "resident memory where that one began"),
+)

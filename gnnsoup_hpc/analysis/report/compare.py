@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from statistics import mean
+from math import sqrt
+from statistics import mean, stdev
 from typing import Any
 
-from gnnsoup_hpc.analysis.report.contents import Contents, find_best_ingredient, read_contents
+from scipy.special import stdtrit  # Student's t, inverted: scipy.stats has it too, and takes a second to import
+
+from gnnsoup_hpc.analysis.report.contents import Contents
 from gnnsoup_hpc.analysis.report.table import show_spread
 from gnnsoup_hpc.config.turns import without_effect
-from gnnsoup_hpc.utils.stats import FEWEST_RUNS, error_of_mean
 from gnnsoup_hpc.utils.text_table import align_columns
 
 # Fields of a job in which runs of one average may differ: they decide what is drawn at random, and nothing else.
@@ -50,8 +51,8 @@ class GroupKey:
         """Whether two runs of one average are one experiment: equal seeds, or equal ingredients and one soup seed."""
         if {key: self.fields.get(key) for key in SEEDS} == {key: other.fields.get(key) for key in SEEDS}:
             return True
-        shelves = {one.run.soups[0].shelf_sha256 for one in (self, other)}
-        return len(shelves) == 1 and self.run.job.soup.seed == other.run.job.soup.seed
+        made_of = {one.run.soups[0].shelf_sha256 for one in (self, other)}
+        return len(made_of) == 1 and self.run.job.soup.seed == other.run.job.soup.seed
 
     def shown(self, key: str) -> str:
         """A setting for people."""
@@ -90,16 +91,12 @@ def _flatten(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
 
 
 _EQUAL = 1e-9  # differences of accuracies that are equal but for rounding
+FEWEST_RUNS = 3  # of which a mean difference is judged
 _SHOWN = 4  # settings in the table of runs that differ
 
 
-def compare_roots(roots: Sequence[Path]) -> str:
-    """Tables of the runs in some folders; a folder that is given twice counts once."""
-    return compare_runs([read_contents(root) for root in roots])
-
-
 def compare_runs(runs: Sequence[Contents]) -> str:
-    """Tables of runs: of those that differ in their seeds alone a mean, of others a line a run."""
+    """Tables of runs: of those that differ in their seeds alone a mean, of others a line; a repeat counts once."""
     groups, repeats = group_runs(runs)
     lines = list(repeats)
     if len(groups) > 1:
@@ -116,23 +113,24 @@ def _side_by_side(groups: Sequence[Sequence[GroupKey]]) -> list[str]:
     keys = list_differences(groups)
     methods = list(dict.fromkeys(soup.method for one in runs for soup in one.run.soups))
     head = ("run", *keys[:_SHOWN], "mean ingredient", *methods)
-    rows = [(str(one.run.run.root), *map(one.shown, keys[:_SHOWN]), *_list_tests(one.run, methods)) for one in runs]
+    rows = []
+    for one in runs:
+        soups = [one.run.soup(method) for method in methods]
+        tests = [f"{soup.test_accuracy:.4f}" if soup else "-" for soup in soups]
+        settings = map(one.shown, keys[:_SHOWN])
+        rows.append((str(one.run.run.root), *settings, f"{_average_tests([one.run])[0]:.4f}", *tests))
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     about = f"These runs differ in more than their seeds ({', '.join(keys[:_SHOWN])}{more}): no mean is taken over all."
     return [about, "", *align_columns([head, *rows]), "", "test accuracies; -: the run has no such soup."]
-
-
-def _list_tests(run: Contents, methods: Sequence[str]) -> list[str]:
-    soups = [run.soup(method) for method in methods]
-    tests = [f"{soup.test_accuracy:.4f}" if soup else "-" for soup in soups]
-    return [f"{_average_tests([run])[0]:.4f}", *tests]
 
 
 def _average(runs: Sequence[Contents]) -> list[str]:
     """A table of the methods that all of these runs have, mean ± standard deviation over runs."""
     common = [soup.method for soup in runs[0].soups if all(run.soup(soup.method) for run in runs)]
     head = ("", "validation", "test", "test - mean ingredient", "test - best", "runs above best", "error", "verdict")
-    rows = [_ingredients_row(runs), *(_method_row(runs, method) for method in common)]
+    validations = [mean(i.validation_accuracy for i in run.ingredients) for run in runs]
+    first = ("mean ingredient", show_spread(validations), show_spread(_average_tests(runs)), *[""] * 5)
+    rows = [first, *(_method_row(runs, method) for method in common)]
     missing = sorted({soup.method for run in runs for soup in run.soups} - set(common))
     about = (
         "±: standard deviation over runs. error: half of the 95 % interval of the mean of test - best (Student's t),"
@@ -144,16 +142,11 @@ def _average(runs: Sequence[Contents]) -> list[str]:
     return [named, "", *align_columns([head, *rows]), "", about, *left_out]
 
 
-def _ingredients_row(runs: Sequence[Contents]) -> tuple[str, ...]:
-    validations = [mean(i.validation_accuracy for i in run.ingredients) for run in runs]
-    return "mean ingredient", show_spread(validations), show_spread(_average_tests(runs)), "", "", "", "", ""
-
-
 def _method_row(runs: Sequence[Contents], method: str) -> tuple[str, ...]:
     soups = [soup for run in runs if (soup := run.soup(method))]
     tests = [soup.test_accuracy for soup in soups]
     gains = [test - base for test, base in zip(tests, _average_tests(runs), strict=True)]
-    above = [test - find_best_ingredient(run).test_accuracy for test, run in zip(tests, runs, strict=True)]
+    above = [test - run.best.test_accuracy for test, run in zip(tests, runs, strict=True)]
     wins = f"{sum(gain > 0 for gain in above)} of {len(runs)}"
     validations = show_spread([s.validation_accuracy for s in soups])
     return method, validations, show_spread(tests), _show_signed(gains), _show_signed(above), wins, *judge(above)
@@ -170,6 +163,16 @@ def judge(differences: Sequence[float]) -> tuple[str, str]:
     error, middle = error_of_mean(differences), mean(differences)
     verdict = "within its error" if abs(middle) <= error else "gain" if middle > 0 else "loss"
     return f"{error:.4f}", verdict
+
+
+def error_of_mean(differences: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean of at least two differences.
+
+    The standard error times Student's t, which is 4.3 for three differences, 2.8 for five and 2 for many: few of them
+    say little of their own spread (Student, Biometrika 6(1), 1908).
+    """
+    count = len(differences)
+    return float(stdtrit(count - 1, 0.975)) * stdev(differences) / sqrt(count)
 
 
 def _average_tests(runs: Sequence[Contents]) -> list[float]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gnnsoup_hpc.analysis.report.trials import TriedTrial, find_trials, list_options, read_trials
-from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.analysis.report.trials import TriedTrial, list_options, read_trials
+from gnnsoup_hpc.config import Job, expand_grids
 from gnnsoup_hpc.config import loading as jobs
-from gnnsoup_hpc.errors import FileError, RunError
+from gnnsoup_hpc.errors import RunError, advise
+from gnnsoup_hpc.evaluation.tasks import Task, make_task
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import diagnosis as diagnosis_store
 from gnnsoup_hpc.io import graph as graph_store
@@ -61,11 +63,17 @@ class Contents:
     @property
     def units(self) -> str:
         """What was done to hidden units before anything was mixed, in words; empty where nothing was asked."""
-        if self.alignment is None:
-            return ""
-        by, reference = self.alignment.alignment.by, self.alignment.alignment.reference
-        what = "left as they are" if by == "none" else f"put in the order of {reference:04d}'s, matched by {by}"
-        return f"hidden units {what}: {self.alignment.why}"
+        return "" if self.alignment is None else self.alignment.text
+
+    @cached_property
+    def best(self) -> Ingredient:
+        """The ingredient with the highest validation accuracy; of equals, that with the lowest number."""
+        return max(self.ingredients, key=lambda i: (i.validation_accuracy, -i.index))
+
+    @cached_property
+    def task(self) -> Task:
+        """What the accuracies' errors are."""
+        return make_task(self.job.graph.source, len(self.test_classes))
 
     def soup(self, method: str) -> Soup | None:
         """The soup of one method, if there is one."""
@@ -87,22 +95,19 @@ def read_contents(root: Path) -> Contents:
     if not run.job.is_file():
         raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
     job = jobs.load(str(run.job))
-    try:
+    with advise("run `gnnsoup soup JOB`, which makes it again"):
         soups = tuple(soup_store.read(run.soup(name)) for name in job.soup.methods if run.soup(name).exists())
-    except FileError as error:
-        raise RunError(f"{error}: run `gnnsoup soup JOB`, which makes it again") from None
     if not soups:
         raise RunError(f"{root} holds no soup yet: run `gnnsoup soup JOB` first")
     for soup in soups:
         _check_options(run, job, soup)
-    try:
+    with advise("run `gnnsoup train JOB`, which trains it again, then `gnnsoup soup JOB`"):
         ingredients = tuple(ingredient_store.read(run.ingredient(int(name))) for name in soups[0].ingredients)
-    except FileError as error:
-        raise RunError(f"{error}: run `gnnsoup train JOB`, which trains it again, then `gnnsoup soup JOB`") from None
+    weights = {f"{ingredient.index:04d}": states.sha256(ingredient.state) for ingredient in ingredients}
     with graph_store.open_graph(run.graph, job) as graph:
+        _check_ingredients(run, graph, weights, soups)
         prepared, facts = graph.measurement, _facts(job, graph)
-        _check_shelf(run, graph, ingredients, soups)
-        diagnosis = _diagnosis(run, graph, ingredients)
+        diagnosis = _diagnosis(run, graph, weights)
     alignment, trials = _alignment(run, job, soups), read_trials(run, job, soups)
     phases = (
         _phase("prepare", [prepared]),
@@ -143,11 +148,9 @@ def _facts(job: Job, graph: GraphFile) -> dict[str, Any]:
 
 def _alignment(run: RunDir, job: Job, soups: Sequence[Soup]) -> AlignmentRecord | None:
     """What is known of the ingredients' alignment. Raises: RunError where a soup was made with another one."""
-    try:
-        asked = job.soup.align != "none" and run.alignment.exists()
+    asked = job.soup.align != "none" and run.alignment.exists()
+    with advise("run `gnnsoup soup JOB`, which makes it again"):
         made = alignment_store.read(run.alignment) if asked else None
-    except FileError as error:
-        raise RunError(f"{error}: run `gnnsoup soup JOB`, which makes it again") from None
     here = alignment_store.sha256(made.alignment) if made else ""
     for soup in soups:
         if (alignment_store.sha256(soup.alignment) if soup.alignment else "") != here:
@@ -158,29 +161,25 @@ def _alignment(run: RunDir, job: Job, soups: Sequence[Soup]) -> AlignmentRecord 
     return made
 
 
-def _diagnosis(run: RunDir, graph: GraphFile, ingredients: Sequence[Ingredient]) -> Diagnosis | None:
+def _diagnosis(run: RunDir, graph: GraphFile, weights: Mapping[str, str]) -> Diagnosis | None:
     """The run's diagnosis; None where there is none, or one of other ingredients or of another graph.
 
     Raises: RunError where the file is damaged.
     """
     if not run.diagnosis.exists():
         return None
-    try:
+    with advise(f"run `gnnsoup diagnose {run.root}`, which makes it again"):
         found = diagnosis_store.read(run.diagnosis)
-    except FileError as error:
-        raise RunError(f"{error}: run `gnnsoup diagnose {run.root}`, which makes it again") from None
-    weights = {f"{ingredient.index:04d}": states.sha256(ingredient.state) for ingredient in ingredients}
     same = {ingredient.name: ingredient.state_sha256 for ingredient in found.ingredients} == weights
     return found if same and found.graph_sha256 == graph.sha256 else None
 
 
 def _check_options(run: RunDir, job: Job, soup: Soup) -> None:
     """Refuse a soup that the job, as it is now, would make otherwise."""
-    if any(dict(soup.options) | list_options(trial) == soup.options for trial in find_trials(job, soup.method)):
+    wanted, made = list_options(job, soup.method), dict(soup.options)
+    trials = [trial for trials in expand_grids(job).values() for trial in trials if trial.method == soup.method]
+    if any(made | list_options(trial.job, soup.method) == made for trial in trials):
         return
-    section = getattr(job.soup, soup.method, None)
-    wanted = {"seed": job.soup.seed} | (section.model_dump(mode="json") if section is not None else {})
-    made = dict(soup.options)
     if len(soup.ingredients) + len(soup.left_out) != job.train.ingredients:
         wanted["train.ingredients"] = job.train.ingredients
         made["train.ingredients"] = len(soup.ingredients) + len(soup.left_out)
@@ -192,9 +191,8 @@ def _check_options(run: RunDir, job: Job, soup: Soup) -> None:
         )
 
 
-def _check_shelf(run: RunDir, graph: GraphFile, ingredients: Sequence[Ingredient], soups: Sequence[Soup]) -> None:
+def _check_ingredients(run: RunDir, graph: GraphFile, weights: Mapping[str, str], soups: Sequence[Soup]) -> None:
     """Refuse soups that are not made of the graph, the parts and the ingredients that are here now."""
-    weights = {f"{ingredient.index:04d}": states.sha256(ingredient.state) for ingredient in ingredients}
     here = soup_store.ingredients_sha256(graph.sha256, str(graph.cut["part_sha256"]), weights)
     other = next((soup.method for soup in soups if soup.shelf_sha256 != here), None)
     if other is not None:
@@ -202,11 +200,6 @@ def _check_shelf(run: RunDir, graph: GraphFile, ingredients: Sequence[Ingredient
             f"{run.soup(other)} is made of other ingredients or parts than those that are here: run `gnnsoup soup JOB`,"
             " which brings all soups up to date"
         )
-
-
-def find_best_ingredient(run: Contents) -> Ingredient:
-    """The ingredient with the highest validation accuracy; of equals, that with the lowest number."""
-    return max(run.ingredients, key=lambda i: (i.validation_accuracy, -i.index))
 
 
 def count_models(soup: Soup) -> int:

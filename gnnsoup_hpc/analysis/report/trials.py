@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import nan
 from statistics import mean, stdev
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gnnsoup_hpc.config import Job, Trial, expand_grids
-from gnnsoup_hpc.errors import FileError, RunError
+from gnnsoup_hpc.errors import advise
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io.records import Soup
 from gnnsoup_hpc.io.report import Columns
@@ -28,9 +28,11 @@ class TriedTrial:
     soup: Soup | None
     selected: bool
 
-    def number(self, take: Callable[[Soup], float]) -> float:
-        """A number of its soup, or NaN."""
-        return nan if self.soup is None else take(self.soup)
+    @property
+    def values(self) -> dict[str, Any]:
+        """What was swept, by its field of [soup]."""
+        values, method = self.trial.values, self.trial.method
+        return {key if key == "seed" else f"{method}.{key}": value for key, value in values.items()}
 
 
 def read_trials(run: RunDir, job: Job, soups: Sequence[Soup]) -> tuple[TriedTrial, ...]:
@@ -40,28 +42,20 @@ def read_trials(run: RunDir, job: Job, soups: Sequence[Soup]) -> tuple[TriedTria
         chosen = next((soup for soup in soups if soup.method == method), None)
         if chosen is None:
             continue
-        try:
+        with advise("run `gnnsoup soup JOB`, which makes it again"):
             made = [soup_store.read(path) for path in sorted(run.cells(method).glob("*.h5"))]
-        except FileError as error:
-            raise RunError(f"{error}: run `gnnsoup soup JOB`, which makes it again") from None
         akin = [soup for soup in made if soup.shelf_sha256 == chosen.shelf_sha256]
         for trial in trials:
-            wanted = dict(chosen.options) | list_options(trial)
+            wanted = dict(chosen.options) | list_options(trial.job, method)
             soup = next((soup for soup in akin if soup.options == wanted), None)
             found.append(TriedTrial(trial, soup, selected=wanted == chosen.options))
     return tuple(found)
 
 
-def find_trials(job: Job, method: str) -> tuple[Trial, ...]:
-    """The trials of a method; none where it is not swept."""
-    return next((trials for name, trials in expand_grids(job).items() if name == method), ())
-
-
-def list_options(trial: Trial) -> dict[str, Any]:
-    """What the soup of a trial says that it was made with."""
-    soup = trial.job.soup
-    own: dict[str, Any] = getattr(soup, trial.method).model_dump(mode="json")
-    return {"seed": soup.seed} | own
+def list_options(job: Job, method: str) -> dict[str, Any]:
+    """What the soup of a method says that it was made with."""
+    section = getattr(job.soup, method, None)
+    return {"seed": job.soup.seed} | (section.model_dump(mode="json") if section is not None else {})
 
 
 def make_tables(rows: Sequence[TriedTrial]) -> dict[str, tuple[Columns, str]]:
@@ -69,7 +63,7 @@ def make_tables(rows: Sequence[TriedTrial]) -> dict[str, tuple[Columns, str]]:
     found: dict[str, tuple[Columns, str]] = {}
     if rows:
         found["cells"] = (_trial_columns(rows), "one row a combination of a sweep")
-    if groups := list(_group_by_seeds(rows)):
+    if groups := _group_by_seeds(rows):
         found["seeds"] = (_seed_columns(groups), "one row a combination that was made with several seeds")
     return found
 
@@ -85,63 +79,64 @@ _NUMBERS: tuple[tuple[str, Callable[[Soup], float], str, str], ...] = (
 
 def _trial_columns(rows: Sequence[TriedTrial]) -> Columns:
     """A row a trial; a column a swept key, NaN or empty where a method has it not."""
-    keys = dict.fromkeys(_full_key(row.trial, key) for row in rows for key in row.trial.values)
     selected = np.array([row.selected for row in rows], dtype=np.uint8)
+    numbers = {
+        name: (np.array([take(row.soup) if row.soup else nan for row in rows]), unit, about)
+        for name, take, unit, about in _NUMBERS
+    }
     return {
         "method": ([row.trial.method for row in rows], "1", "souping method"),
-        **{key: (_list_values(rows, key), "1", f"value of soup.{key}") for key in keys},
-        **{name: (np.array([row.number(take) for row in rows]), unit, about) for name, take, unit, about in _NUMBERS},
+        **{
+            key: (_fill_column([row.values.get(key) for row in rows]), "1", f"value of soup.{key}")
+            for key in dict.fromkeys(key for row in rows for key in row.values)
+        },
+        **numbers,
         "selected": (selected, "1", "1 for the method's soup: the highest validation accuracy"),
     }
 
 
-def _full_key(trial: Trial, key: str) -> str:
-    """A swept key as a field of [soup]."""
-    return key if key == "seed" else f"{trial.method}.{key}"
+def _fill_column(values: Sequence[Any]) -> Any:
+    """Numbers, or text where one of the values is none."""
+    if any(isinstance(value, str) for value in values):
+        return ["" if value is None else str(value) for value in values]
+    return np.array([nan if value is None else float(value) for value in values])
 
 
-def _list_values(rows: Sequence[TriedTrial], name: str) -> Any:
-    """The values of a swept key: numbers, or text where one of them is none."""
-    found = [{_full_key(row.trial, key): value for key, value in row.trial.values.items()}.get(name) for row in rows]
-    if any(isinstance(value, str) for value in found):
-        return ["" if value is None else str(value) for value in found]
-    return np.array([nan if value is None else float(value) for value in found])
+@dataclass(frozen=True)
+class SeedGroup:
+    """The soups of trials that differ in their seed alone; combination: their other values, in words."""
+
+    method: str
+    combination: str
+    soups: Sequence[Soup]
+
+    def spread(self, role: str) -> tuple[float, float]:
+        """Mean and sample standard deviation of the accuracies in a role; NaN where there are too few."""
+        values: list[float] = [getattr(soup, f"{role}_accuracy") for soup in self.soups]
+        return (mean(values) if values else nan, stdev(values) if len(values) > 1 else nan)
 
 
-def _group_by_seeds(rows: Sequence[TriedTrial]) -> Iterator[list[TriedTrial]]:
-    """Trials that differ in their seed alone, of sweeps that have several."""
-    groups: dict[tuple[Any, ...], list[TriedTrial]] = {}
+def _group_by_seeds(rows: Sequence[TriedTrial]) -> list[SeedGroup]:
+    """Of sweeps that have several seeds."""
+    groups: dict[tuple[str, str], list[Soup]] = {}
     for row in rows:
         if "seed" in row.trial.values:
-            groups.setdefault((row.trial.method, _list_but_seed(row)), []).append(row)
-    yield from groups.values()
+            others = ", ".join(f"{key} = {value}" for key, value in row.trial.values.items() if key != "seed")
+            groups.setdefault((row.trial.method, others), []).extend([row.soup] if row.soup else [])
+    return [SeedGroup(*key, soups) for key, soups in groups.items()]
 
 
-def _list_but_seed(row: TriedTrial) -> str:
-    return ", ".join(f"{key} = {value}" for key, value in row.trial.values.items() if key != "seed")
-
-
-def _seed_columns(groups: Sequence[Sequence[TriedTrial]]) -> Columns:
+def _seed_columns(groups: Sequence[SeedGroup]) -> Columns:
     columns: dict[str, tuple[Any, str, str]] = {
-        "method": ([group[0].trial.method for group in groups], "1", "souping method"),
-        "combination": ([_list_but_seed(group[0]) for group in groups], "1", "values but for the seed"),
-        "seeds": (np.array([len(_list_soups(group)) for group in groups]), "1", "seeds whose soups are there"),
+        "method": ([group.method for group in groups], "1", "souping method"),
+        "combination": ([group.combination for group in groups], "1", "values but for the seed"),
+        "seeds": (np.array([len(group.soups) for group in groups]), "1", "seeds whose soups are there"),
     }
     for role in ("validation", "test"):
-        spread = [_spread(role, _list_soups(group)) for group in groups]
-        columns[f"{role}_mean"] = (np.array([m for m, _ in spread]), "1", f"mean {role} accuracy over the seeds")
-        columns[f"{role}_deviation"] = (np.array([d for _, d in spread]), "1", "its standard deviation (sample)")
+        means, deviations = np.array([group.spread(role) for group in groups]).T
+        columns[f"{role}_mean"] = (means, "1", f"mean {role} accuracy over the seeds")
+        columns[f"{role}_deviation"] = (deviations, "1", "its standard deviation (sample)")
     return columns
-
-
-def _list_soups(group: Sequence[TriedTrial]) -> list[Soup]:
-    return [row.soup for row in group if row.soup is not None]
-
-
-def _spread(role: str, soups: Sequence[Soup]) -> tuple[float, float]:
-    """Mean and sample standard deviation of the accuracies in a role; NaN where there are too few."""
-    values: list[float] = [getattr(soup, f"{role}_accuracy") for soup in soups]
-    return (mean(values) if values else nan, stdev(values) if len(values) > 1 else nan)
 
 
 def list_trials(rows: Sequence[TriedTrial]) -> list[str]:
@@ -152,11 +147,9 @@ def list_trials(rows: Sequence[TriedTrial]) -> list[str]:
         found += ["", f"sweep of {method}: {len(own)} combinations; * = its soup, the highest validation accuracy"]
         head = ("", *own[0].trial.values, "validation", "test", "seconds", "peak MiB")
         found += align_columns([head, *(_make_row(row) for row in own)])
-        if groups := list(_group_by_seeds(own)):
+        if groups := _group_by_seeds(own):
             found += ["", f"{method} over seeds: mean ± standard deviation"]
-            found += align_columns(
-                [("combination", "seeds", "validation", "test"), *(_make_seed_row(group) for group in groups)]
-            )
+            found += align_columns([("combination", "seeds", "validation", "test"), *map(_make_seed_row, groups)])
     return found
 
 
@@ -169,11 +162,6 @@ def _make_row(row: TriedTrial) -> tuple[str, ...]:
     return ("*" if row.selected else "", *values, *accuracies, f"{seconds:.2f}", f"{peak / 2**20:.1f}")
 
 
-def _make_seed_row(group: Sequence[TriedTrial]) -> tuple[str, ...]:
-    soups = _list_soups(group)
-    spreads = [_spread(role, soups) for role in ("validation", "test")]
-    return (
-        _list_but_seed(group[0]) or "-",
-        str(len(soups)),
-        *(f"{middle:.4f} ± {away:.4f}" for middle, away in spreads),
-    )
+def _make_seed_row(group: SeedGroup) -> tuple[str, ...]:
+    spreads = (f"{middle:.4f} ± {away:.4f}" for middle, away in map(group.spread, ("validation", "test")))
+    return group.combination or "-", str(len(group.soups)), *spreads

@@ -11,10 +11,9 @@ import torch
 
 from gnnsoup_hpc.analysis.diagnosis.advice import verdict
 from gnnsoup_hpc.analysis.diagnosis.basin import COLLAPSE
-from gnnsoup_hpc.analysis.report.contents import Contents, find_best_ingredient
+from gnnsoup_hpc.analysis.report.contents import Contents
 from gnnsoup_hpc.io.records import Soup
 from gnnsoup_hpc.types import ByteArray
-from gnnsoup_hpc.utils.stats import binomial_error, error_below_mean, paired_error
 from gnnsoup_hpc.utils.text_table import show_points
 
 WHOLE = 0.99  # the least weight, in every group, of the one ingredient that a soup equals
@@ -34,8 +33,8 @@ def _list_sentences(run: Contents) -> Iterator[str]:
         yield "There is one ingredient, so there is nothing to mix: every soup is that ingredient."
         yield from _judge_classes(run)
         return
-    best = find_best_ingredient(run)
-    error = 2.0 * binomial_error(best.test_accuracy, run.test_nodes)
+    best = run.best
+    error = 2.0 * run.task.error(best.test_accuracy, run.test_nodes)
     yield (
         f"The best ingredient on validation is {best.index:04d}, with test accuracy {best.test_accuracy:.4f};"
         f" twice the binomial error of {run.test_nodes} test nodes is {show_points(error)}."
@@ -52,8 +51,8 @@ def _list_sentences(run: Contents) -> Iterator[str]:
 def _judge_classes(run: Contents) -> Iterator[str]:
     """Where an accuracy says little: a majority vote is as good, or a class is rarer than the error."""
     nodes = run.test_nodes
-    highest = max([find_best_ingredient(run).test_accuracy, *(soup.test_accuracy for soup in run.soups)])
-    error = 2.0 * binomial_error(highest, nodes)
+    highest = max([run.best.test_accuracy, *(soup.test_accuracy for soup in run.soups)])
+    error = 2.0 * run.task.error(highest, nodes)
     most = max(range(len(run.test_classes)), key=lambda number: run.test_classes[number])
     share = run.test_classes[most] / nodes
     if highest - share <= error:
@@ -95,12 +94,12 @@ def _judge_basin(run: Contents, against: Mapping[str, Comparison]) -> Iterator[s
         yield f"Whether the ingredients lie in one basin is not known: run `gnnsoup diagnose {run.run.root}`."
         return
     uniform = against.get("uniform")
-    yield from verdict(run.diagnosis, run.job, None if uniform is None else uniform.loses)
+    yield from verdict(run.diagnosis, run.job, run.task, None if uniform is None else uniform.loses)
 
 
 def _judge_soup(run: Contents, soup: Soup, found: Comparison) -> str:
     """How one soup stands to the best ingredient on test nodes."""
-    best, name, only = f"{find_best_ingredient(run).index:04d}", _name_soup(soup), find_only_ingredient(soup)
+    best, name, only = f"{run.best.index:04d}", _name_soup(soup), find_only_ingredient(soup)
     if only == best and found.difference == 0.0:
         return f"{name} equals the best ingredient, {only} ({_WHOLE} of the weight)."
     whose = f" ({_WHOLE} of its weight is ingredient {only})" if only else ""
@@ -124,7 +123,7 @@ def _report_collapse(run: Contents, soup: Soup) -> Iterator[str]:
     """Said aloud where a mixture of weights is far worse than what it is made of."""
     tests = [ingredient.test_accuracy for ingredient in run.ingredients]
     below = fmean(tests) - soup.test_accuracy
-    error = 2.0 * error_below_mean(soup.test_accuracy, tests, run.test_nodes)
+    error = 2.0 * run.task.error_below_mean(soup.test_accuracy, tests, run.test_nodes)
     if soup.mixture.of == "weights" and below > max(COLLAPSE, error):
         yield f"{_name_soup(soup)} collapsed: {show_points(below)} below the mean ingredient, {fmean(tests):.4f}."
 
@@ -148,27 +147,24 @@ def find_only_ingredient(soup: Soup) -> str:
 
 def _compare_with_best(run: Contents, soup: Soup) -> Comparison:
     """From the soup's own file; one of an older version has no pairs, but that of the method `best` may help."""
-    best, nodes = find_best_ingredient(run), run.test_nodes
+    best, nodes = run.best, run.test_nodes
     right, pair = _find_right_of_best(run), soup.paired
     if pair is not None and pair.best == f"{best.index:04d}":
         alone, of_best = pair.only_soup, pair.only_best
     elif right is not None and soup.test_right is not None:
-        alone, of_best = _count_bits(soup.test_right & ~right), _count_bits(right & ~soup.test_right)
+        pairs = (soup.test_right & ~right, right & ~soup.test_right)
+        alone, of_best = (int(np.bitwise_count(bits).sum()) for bits in pairs)
     else:
-        error = error_below_mean(soup.test_accuracy, [best.test_accuracy], nodes)
+        error = run.task.error_below_mean(soup.test_accuracy, [best.test_accuracy], nodes)
         return Comparison(soup.test_accuracy - best.test_accuracy, 2.0 * error, paired=False)
-    return Comparison((alone - of_best) / nodes, 2.0 * paired_error(alone, of_best, nodes), paired=True)
+    return Comparison((alone - of_best) / nodes, 2.0 * run.task.paired_error(alone, of_best, nodes), paired=True)
 
 
 def _find_right_of_best(run: Contents) -> ByteArray | None:
     """Test nodes that the best ingredient gets right, if a soup is that ingredient and no more."""
-    soup, name = run.soup("best"), f"{find_best_ingredient(run).index:04d}"
+    soup, name = run.soup("best"), f"{run.best.index:04d}"
     is_it = soup is not None and soup.ingredients[int(soup.mixture.alpha[0].argmax())] == name
     return soup.test_right if soup is not None and is_it else None
-
-
-def _count_bits(bits: ByteArray) -> int:
-    return int(np.unpackbits(bits).sum())
 
 
 def _name_soup(soup: Soup) -> str:

@@ -15,7 +15,7 @@ from gnnsoup_hpc.config import Job, expand_grids
 from gnnsoup_hpc.config.turns import hyperparameters
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.graph import identity
-from gnnsoup_hpc.io import summary as glance
+from gnnsoup_hpc.io import summary
 from gnnsoup_hpc.io.summary import GraphSummary
 from gnnsoup_hpc.runtime import leases, processes, status_files
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -59,7 +59,7 @@ class Clock:
 class TaskStatus:
     """One ingredient, the trunk, or the graph; None and "" where something is not known.
 
-    title: what a cell of a sweep is; checkpoint: there is one to go on from, and nobody does now.
+    title: what a trial of a sweep is; checkpoint: there is one to go on from, and nobody does now.
 
     seconds: wall time of what is finished; epoch_seconds: of the last epoch; heartbeat_seconds: since its lease was
     renewed; since, failed_at: seconds since 1970.
@@ -105,27 +105,21 @@ class TaskReader:
     def read_ingredient(self, index: int, there: frozenset[str], epochs: int) -> TaskStatus:
         """Ingredient `index`; `there`: names of files of ingredients; `epochs`: how many it is trained for."""
         path, work = self.run.ingredient(index), f"ingredient-{index:04d}"
-        return self.read_trained(work, path if path.name in there else None, epochs)
-
-    def read_trained(self, work: str, path: Path | None, epochs: int) -> TaskStatus:
-        """Something that is trained; `path`: its file, where there is one."""
-        why = ""
-        if path is not None:
-            try:
-                seen = glance.model(path, "ingredient")
-            except FileError as error:
-                why = str(error)
-            else:
-                return TaskStatus(
-                    work,
-                    "finished",
-                    host=seen.host,
-                    rank=seen.rank,
-                    epochs=epochs,
-                    validation=seen.validation_accuracy,
-                    seconds=seen.seconds,
-                )
-        return self.read_unfinished(work, epochs, why)
+        if path.name not in there:
+            return self.read_unfinished(work, epochs)
+        try:
+            seen = summary.model(path, "ingredient")
+        except FileError as error:
+            return self.read_unfinished(work, epochs, str(error))
+        return TaskStatus(
+            work,
+            "finished",
+            host=seen.host,
+            rank=seen.rank,
+            epochs=epochs,
+            validation=seen.validation_accuracy,
+            seconds=seen.seconds,
+        )
 
     def read_unfinished(self, work: str, epochs: int, damage: str = "") -> TaskStatus:
         """Something that is not there, or damaged."""
@@ -139,13 +133,11 @@ class TaskReader:
             return TaskStatus(work, "damaged", epochs=epochs, why=damage, checkpoint=kept)
         if note:
             place = {key: note[key] for key in (*_PLACE, "title") if key in note}
-            return TaskStatus(
-                work, "failed", **place | _describe_failure(note) | {"epochs": epochs, "checkpoint": kept}
-            )
+            return TaskStatus(work, "failed", epochs=epochs, checkpoint=kept, **place, **_describe_failure(note))
         return TaskStatus(work, "waiting", epochs=epochs, checkpoint=kept)
 
     def read_trials(self) -> tuple[TaskStatus, ...]:
-        """Cells of sweeps that somebody is at, or that failed."""
+        """Trials of sweeps that somebody is at, or that failed."""
         known = {name.rpartition(".")[0] for name in (*self.leased, *self.failures) if name.startswith("cell-")}
         tasks = (self.read_unfinished(work, 0) for work in sorted(known))
         return tuple(task for task in tasks if task.state != "waiting")
@@ -212,7 +204,10 @@ def estimate_end(ingredients: Sequence[TaskStatus], trunk: TaskStatus | None) ->
     epoch = _epoch_seconds(ingredients)
     if epoch is None:
         return Estimate(None, "no epoch is done yet")
-    free = [_rest(task, epoch) for task in running]
+    free = []
+    for task in running:
+        own = epoch if task.epoch_seconds is None else task.epoch_seconds
+        free.append(own * max(0, (task.epochs or 0) - (task.epoch or 0)))
     heapq.heapify(free)
     for task in left:
         heapq.heappush(free, heapq.heappop(free) + epoch * (task.epochs or 0))
@@ -224,11 +219,6 @@ def _epoch_seconds(ingredients: Sequence[TaskStatus]) -> float | None:
     now = [p.epoch_seconds for p in ingredients if p.state == "running" and p.epoch_seconds is not None]
     before = [p.seconds / p.epochs for p in ingredients if p.state == "finished" and p.seconds and p.epochs]
     return median(now or before) if now or before else None
-
-
-def _rest(task: TaskStatus, epoch: float) -> float:
-    own = epoch if task.epoch_seconds is None else task.epoch_seconds
-    return own * max(0, (task.epochs or 0) - (task.epoch or 0))
 
 
 @dataclass(frozen=True)
@@ -299,49 +289,47 @@ def read_status(job: Job, run: RunDir) -> Status:
 def _graph(job: Job, reader: TaskReader) -> tuple[TaskStatus, GraphSummary | None]:
     run, why = reader.run, ""
     try:
-        return TaskStatus("graph", "finished"), glance.graph(run.graph)
+        return TaskStatus("graph", "finished"), summary.graph(run.graph)
     except FileError as error:
         why = str(error) if run.graph.exists() else ""
-    lease = run.graph_lease(identity.request_key(job))
-    held = reader.read_lease(lease, "graph")
+    held = reader.read_lease(run.graph_lease(identity.request_key(job)), "graph")
     return held or TaskStatus("graph", "damaged" if why else "waiting", why=why), None
 
 
 def _trunk(job: Job, reader: TaskReader) -> TaskStatus | None:
-    epochs = job.train.trunk_epochs
+    path, epochs, why = reader.run.trunk, job.train.trunk_epochs, ""
     if not epochs:
         return None
-    path = reader.run.trunk
     if path.exists():
         try:
-            return TaskStatus("trunk", "finished", epochs=epochs, seconds=glance.seconds(path, "trunk"))
+            return TaskStatus("trunk", "finished", epochs=epochs, seconds=summary.seconds(path, "trunk"))
         except FileError as error:
-            return reader.read_unfinished("trunk", epochs, str(error))
-    return reader.read_unfinished("trunk", epochs)
+            why = str(error)
+    return reader.read_unfinished("trunk", epochs, why)
 
 
 def _soups(job: Job, run: RunDir) -> tuple[SoupStatus, ...]:
-    sizes: dict[str, int] = {method: len(cells) for method, cells in expand_grids(job).items()}
-    return tuple(_count_trials(run, _soup(run, method), sizes.get(method, 0)) for method in job.soup.methods)
+    sizes: dict[str, int] = {method: len(trials) for method, trials in expand_grids(job).items()}
+    return tuple(_soup(run, method, sizes.get(method, 0)) for method in job.soup.methods)
 
 
-def _count_trials(run: RunDir, soup: SoupStatus, size: int) -> SoupStatus:
-    """With the files of its sweep's cells counted; older sweeps may have left more than there are to make."""
-    made = (
-        sum(name.endswith(".h5") and not name.startswith(".") for name in list_names(run.cells(soup.method)))
-        if size
-        else 0
-    )
-    return replace(soup, combinations=size, combinations_made=min(made, size))
-
-
-def _soup(run: RunDir, method: str) -> SoupStatus:
+def _soup(run: RunDir, method: str, trials: int) -> SoupStatus:
+    """One method's; of a sweep of so many trials. Older sweeps may have left more files than there are to make."""
     path = run.soup(method)
+    there = [name for name in list_names(run.cells(method)) if name.endswith(".h5") and not name.startswith(".")]
+    found = SoupStatus(method, False, combinations=trials, combinations_made=min(len(there), trials))
     try:
-        seen = glance.model(path, "soup")
+        seen = summary.model(path, "soup")
     except FileError as error:
-        return SoupStatus(method, made=False, why=str(error) if path.exists() else "")
-    return SoupStatus(method, True, seen.validation_accuracy, seen.test_accuracy, seen.seconds, seen.created)
+        return replace(found, why=str(error) if path.exists() else "")
+    return replace(
+        found,
+        made=True,
+        validation=seen.validation_accuracy,
+        test=seen.test_accuracy,
+        seconds=seen.seconds,
+        created=seen.created,
+    )
 
 
 def _report(job: Job, run: RunDir) -> str:

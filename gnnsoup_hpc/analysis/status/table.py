@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -30,10 +29,11 @@ def show_status(status: Status, everything: bool = False) -> str:
         for task in status.ingredients
         if everything or len(status.ingredients) <= FEW or task.state not in _COUNTED
     ]
+    counts = ", ".join(f"{status.counts[state]} {state}" for state in _ORDER if status.counts[state])
     summary = [
         ("graph", _describe_graph(status)),
         *([("trunk", _describe_task(status.trunk))] if status.trunk else []),
-        ("ingredients", f"{len(status.ingredients)}: {_show_counts(status.counts)}"),
+        ("ingredients", f"{len(status.ingredients)}: {counts}"),
         ("soups", _describe_soups(status.soups)),
         ("report", status.report),
         ("training ends", _describe_end(status)),
@@ -67,10 +67,6 @@ def _describe_task(task: TaskStatus) -> str:
     if task.heartbeat_seconds is not None:
         words.append(f"heartbeat {_show_duration(task.heartbeat_seconds)} ago")
     return ", ".join([*words, *([task.why] if task.why else [])])
-
-
-def _show_counts(counts: Counter[str]) -> str:
-    return ", ".join(f"{counts[state]} {state}" for state in _ORDER if counts[state])
 
 
 def _describe_soups(soups: Sequence[SoupStatus]) -> str:

@@ -48,7 +48,7 @@ class OurMethod:
         memory = launch.memory_limit_bytes(job.machine, launch.read_rank_info())
         run, device = RunDir.of(job), torch.device("cpu")
         self._mixtures = Mixtures(run, net, order.ids, graph, EvalSettings(device, memory, run.root))
-        self._method = next(method for name, method in make_methods(job.soup).items() if name == order.what)
+        self._method = make_methods(job.soup)[order.what]
         self._trace = Trace()
         self._mixtures.evaluator.engine.warm_up(net)
 
@@ -78,9 +78,9 @@ class OurMethod:
         with self._mixtures.meter:
             self._trace.start = time.perf_counter()
             mixture = self._method.run(context)
-            cooked = time.perf_counter()
+            ended = time.perf_counter()
             self._mixtures.state(Candidate(mixture.alpha, mixture.by, mixture.of))
-            return mixture, time.perf_counter() - cooked
+            return mixture, time.perf_counter() - ended
 
     def _judge(self, mixture: MixingWeights, mixing: float) -> list[list[float]]:
         """[step, seconds, accuracy] of steps, the seconds as if the soup were mixed right after them."""

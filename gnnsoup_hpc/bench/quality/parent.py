@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gnnsoup_hpc.bench import process
-from gnnsoup_hpc.bench.task import LEARNED, METHODS, PLAIN, Passing, QualityOrder, count_evaluations
+from gnnsoup_hpc.bench.arguments import Options
+from gnnsoup_hpc.bench.process import Figures
+from gnnsoup_hpc.bench.task import LEARNED, PLAIN, QualityOrder, count_evaluations
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io import graph as graph_store
-from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.jobs import load_job
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime.progress import Log
@@ -26,39 +27,8 @@ _SEEDS = 2**32
 
 
 @dataclass(frozen=True)
-class QualityOptions:
-    """`sampled` evaluations of plain GIS are timed, all if it is 0; None: as the graph's size suggests."""
-
-    methods: tuple[str, ...] = METHODS
-    seeds: int = 1
-    sampled: int | None = None
-    judge_every: int = 5
-    threads: int = 1
-    timeout: float = 1800.0
-    memory_bytes: int = 0
-
-
-@dataclass
-class QualityResult:
-    """What is known of plain GIS or of a method: a timed run a seed, peak memory, and what went wrong."""
-
-    what: str
-    runs: list[dict[str, Any]] = field(default_factory=list)
-    peak_bytes: float | None = None
-    baseline_bytes: float | None = None
-    errors: list[str] = field(default_factory=list)
-
-    def take(self, passing: Passing, result: dict[str, Any]) -> None:
-        """Add what a child measured."""
-        if passing == "time":
-            self.runs.append(result)
-        else:
-            self.peak_bytes, self.baseline_bytes = result["peak_bytes"], result["baseline_bytes"]
-
-
-@dataclass(frozen=True)
 class Subject:
-    """The run that is measured."""
+    """The run that is measured. about: what stands at the head of the results."""
 
     job: Job
     ids: tuple[int, ...]
@@ -88,8 +58,20 @@ def select_run(job: Job, say: Callable[[str], None]) -> Subject:
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job, verify=True) as graph:
         net = make_model(job.model, graph.features, graph.classes)
-        chosen = select_ingredients(job, run, net, graph, Log(quiet=True))
-        about = _describe_run(job, graph, len(chosen.fit))
+        chosen = select_ingredients(job, net, graph, Log(quiet=True))
+        about = {
+            "job": job.name,
+            "graph": job.graph.source,
+            "graph_sha256": graph.sha256,
+            "nodes": graph.nodes,
+            "edges": graph.edges,
+            "parts": graph.parts,
+            "validation_nodes": int(graph.validation_counts.sum()),
+            "model": job.model.model_dump(mode="json"),
+            "soup": job.soup.model_dump(mode="json"),
+            "ingredients": len(chosen.fit),
+            "evaluations": count_evaluations(len(chosen.fit), job.soup.gis.granularity),
+        }
     for reason in chosen.unfit.values():
         say(f"left out: {reason}")
     if len(chosen.fit) < 2:
@@ -97,9 +79,9 @@ def select_run(job: Job, say: Callable[[str], None]) -> Subject:
     return Subject(job, tuple(chosen.fit), about)
 
 
-def list_orders(what: Subject, options: QualityOptions) -> Iterator[QualityOrder]:
+def list_orders(what: Subject, options: Options) -> Iterator[QualityOrder]:
     """Time passes of plain GIS and of each method, learned ones once a seed; then memory passes."""
-    sampled = options.sampled
+    sampled = options.sample_evaluations
     if sampled is None:
         sampled = 0 if what.about["nodes"] <= SMALL_NODES else SAMPLED
     first = QualityOrder(
@@ -126,27 +108,10 @@ def list_orders(what: Subject, options: QualityOptions) -> Iterator[QualityOrder
         yield replace(first, what=name, passing="memory")
 
 
-def run_orders(ordered: Sequence[QualityOrder], timeout: float, say: Callable[[str], None]) -> list[QualityResult]:
-    """What each method's children measured; what failed once is given up."""
-    found = {order.what: QualityResult(order.what) for order in ordered}
+def run_orders(ordered: Sequence[QualityOrder], timeout: float, say: Callable[[str], None]) -> dict[str, Figures]:
+    """What the children of plain GIS and of each method measured; what failed once is given up."""
+    found = {order.what: Figures() for order in ordered}
     for number, order in enumerate(ordered, 1):
         label = f"[{number}/{len(ordered)}] {order.what}, seed {order.seed}"
         process.measure(order, found[order.what], label, timeout, say)
-    return list(found.values())
-
-
-def _describe_run(job: Job, graph: GraphFile, ingredients: int) -> dict[str, Any]:
-    """What stands at the head of the results."""
-    return {
-        "job": job.name,
-        "graph": job.graph.source,
-        "graph_sha256": graph.sha256,
-        "nodes": graph.nodes,
-        "edges": graph.edges,
-        "parts": graph.parts,
-        "validation_nodes": int(graph.validation_counts.sum()),
-        "model": job.model.model_dump(mode="json"),
-        "soup": job.soup.model_dump(mode="json"),
-        "ingredients": ingredients,
-        "evaluations": count_evaluations(ingredients, job.soup.gis.granularity),
-    }
+    return found

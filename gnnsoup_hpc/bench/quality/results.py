@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from gnnsoup_hpc.bench.quality.parent import QualityResult
+from gnnsoup_hpc.bench.process import Figures
 from gnnsoup_hpc.bench.table import divide
-from gnnsoup_hpc.bench.task import LEARNED, PLAIN
+from gnnsoup_hpc.bench.task import LEARNED, PLAIN, keep_finite
 from gnnsoup_hpc.utils.text_table import pipe_columns, show_number
 
 _HEAD = (
@@ -36,15 +36,12 @@ WITHIN = 0.001  # 0.1 points
 _ROUNDING = 1e-9  # of a difference of two shares
 
 
-def make_document(
-    about: Mapping[str, Any], machine: Mapping[str, Any], found: Sequence[QualityResult]
-) -> dict[str, Any]:
+def make_document(about: Mapping[str, Any], machine: Mapping[str, Any], found: Mapping[str, Figures]) -> dict[str, Any]:
     """Everything that was measured, of nothing but what JSON has."""
     target = find_target(found)
-    rows = [_row(one, target) for one in found]
-    known = {row["method"]: row for row in rows}
-    for row in rows:
-        row |= _ratios(row, known[PLAIN], known.get("gis"))
+    rows = {method: _row(method, figures, target) for method, figures in found.items()}
+    for row in rows.values():
+        row |= _ratios(row, rows[PLAIN], rows.get("gis"))
     return {
         "format": "gnnsoup_hpc/quality",
         "format_version": 1,
@@ -52,20 +49,14 @@ def make_document(
         "run": dict(about),
         "target": target,
         "within": WITHIN,
-        "methods": rows,
+        "methods": list(rows.values()),
     }
 
 
-def find_target(found: Iterable[QualityResult]) -> float | None:
+def find_target(found: Mapping[str, Figures]) -> float | None:
     """GIS's validation accuracy; should rounding set plain GIS and ours apart, the higher one."""
-    known = [
-        run["validation_accuracy"]
-        for one in found
-        if one.what not in LEARNED
-        for run in one.runs
-        if run["validation_accuracy"] is not None
-    ]
-    return max(known, default=None)
+    ends = [run["validation_accuracy"] for what, one in found.items() if what not in LEARNED for run in one.times]
+    return max((end for end in ends if end is not None), default=None)
 
 
 def first_within(curve: Iterable[Sequence[float]], target: float | None) -> Sequence[float] | None:
@@ -75,27 +66,24 @@ def first_within(curve: Iterable[Sequence[float]], target: float | None) -> Sequ
     return next((point for point in curve if point[2] >= target - WITHIN - _ROUNDING), None)
 
 
-def _row(found: QualityResult, target: float | None) -> dict[str, Any]:
-    runs = [_judge_run(run, target) for run in found.runs]
-    times = [run["seconds_to_quality"] for run in runs]
+def _row(method: str, found: Figures, target: float | None) -> dict[str, Any]:
+    runs = [_judge_run(run, target) for run in found.times]
     reached = [run for run in runs if run["seconds_to_quality"] is not None]
-    peak, baseline = found.peak_bytes, found.baseline_bytes
+    times = [run["seconds_to_quality"] for run in reached] + [math.inf] * (len(runs) - len(reached))
+    ends = [run["validation_accuracy"] for run in runs if run["validation_accuracy"] is not None]
     return {
-        "method": found.what,
+        "method": method,
         "runs": runs,
         "errors": found.errors,
         "seconds": _finite_median([run["seconds"] for run in runs]),
-        "seconds_to_quality": _finite_median([math.inf if time is None else time for time in times]),
-        "seconds_to_quality_range": _range(times),
+        "seconds_to_quality": _finite_median(times),
+        "seconds_to_quality_range": [keep_finite(each(times, default=math.inf)) for each in (min, max)],
         "reached": len(reached),
         "step": _finite_median([run["step"] for run in reached]),
         "accuracy_then": _finite_median([run["accuracy_then"] for run in reached]),
-        "validation_accuracy": _finite_median(
-            [run["validation_accuracy"] for run in runs if run["validation_accuracy"] is not None]
-        ),
-        "peak_bytes": peak,
-        "baseline_bytes": baseline,
-        "above_baseline_bytes": None if peak is None or baseline is None else peak - baseline,
+        "validation_accuracy": _finite_median(ends),
+        **{name: found.memory.get(name) for name in ("peak_bytes", "baseline_bytes")},
+        "above_baseline_bytes": found.above_baseline_bytes,
     }
 
 
@@ -118,14 +106,7 @@ def _ratios(row: Mapping[str, Any], plain: Mapping[str, Any], gis: Mapping[str, 
 
 def _finite_median(values: Sequence[float]) -> float | None:
     """None where there are no values, or so many are infinite that the median is."""
-    middle = median(values) if values else math.inf
-    return middle if math.isfinite(middle) else None
-
-
-def _range(times: Sequence[float | None]) -> list[float | None]:
-    """Shortest and longest; None is never."""
-    known = [time for time in times if time is not None]
-    return [min(known, default=None), None if len(known) < len(times) else max(known, default=None)]
+    return keep_finite(median(values)) if values else None
 
 
 def show_document(results: Mapping[str, Any]) -> str:
@@ -149,12 +130,14 @@ def _cells(row: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[str, ...
     failed = row["errors"] and not row["runs"]
     end = results["target"] if is_extrapolated(row) else row["validation_accuracy"]
     star = "*" if is_extrapolated(row) else ""
+    judged = results["target"] is not None and any(run["curve"] for run in row["runs"])
+    several = len(row["runs"]) > 1
     above = row["above_baseline_bytes"]
     return (
         _title(row["method"]),
         "failed" if failed else show_number(row["seconds"], ".2f") + star,
-        "-" if failed or is_unjudged(row, results) else _or_never(row["seconds_to_quality"]),
-        _show_range(row),
+        "-" if failed or not judged else _or_never(row["seconds_to_quality"]),
+        " to ".join(map(_or_never, row["seconds_to_quality_range"])) if several else "-",
         f"{row['reached']} of {len(row['runs'])}" if row["method"] in LEARNED else "-",
         show_number(row["step"], "g"),
         show_number(row["accuracy_then"], ".4f"),
@@ -175,19 +158,15 @@ def _remarks(results: Mapping[str, Any]) -> Iterator[str]:
             yield f"The best ingredient's, with which GIS begins: {row['runs'][0]['curve'][0][2]:.4f}."
     for row in results["methods"]:
         if is_extrapolated(row):
-            yield _describe_extrapolation(row)
+            (run,) = row["runs"]
+            yield (
+                f"* extrapolated from {len(run['evaluation_seconds'])} of {run['evaluations']} evaluations, the others"
+                " as long as the median of these; its accuracy is that of our GIS, which computes the same."
+            )
         if row["method"] in LEARNED and row["runs"] and target is not None and row["reached"] < len(row["runs"]):
             never = len(row["runs"]) - row["reached"]
             yield f"{row['method']}: not within 0.1 points of GIS at any judged step in {never} of {len(row['runs'])}."
         yield from (f"{_title(row['method'])}: {error}" for error in row["errors"])
-
-
-def _describe_extrapolation(row: Mapping[str, Any]) -> str:
-    (run,) = row["runs"]
-    return (
-        f"* extrapolated from {len(run['evaluation_seconds'])} of {run['evaluations']} evaluations, the others as long"
-        " as the median of these; its accuracy is that of our GIS, which computes the same."
-    )
 
 
 def is_extrapolated(row: Mapping[str, Any]) -> bool:
@@ -196,19 +175,8 @@ def is_extrapolated(row: Mapping[str, Any]) -> bool:
     return any(len(run["evaluation_seconds"]) < run["evaluations"] for run in runs)
 
 
-def is_unjudged(row: Mapping[str, Any], results: Mapping[str, Any]) -> bool:
-    """Whether it is not known when a method got there."""
-    return results["target"] is None or not any(run["curve"] for run in row["runs"])
-
-
 def _title(method: str) -> str:
     return "plain GIS" if method == PLAIN else method
-
-
-def _show_range(row: Mapping[str, Any]) -> str:
-    if len(row["runs"]) < 2:
-        return "-"
-    return " to ".join(_or_never(value) for value in row["seconds_to_quality_range"])
 
 
 def _or_never(value: float | None) -> str:

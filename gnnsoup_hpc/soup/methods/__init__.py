@@ -28,11 +28,9 @@ class SoupMethod(Protocol):
 
 def make_methods(job: SoupJob) -> dict[str, SoupMethod]:
     """Every method by name, with the job's options where [soup] has a table of that name."""
-    return {name: _make(name, place, job) for name, place in METHODS.items()}
-
-
-def _make(name: str, place: str, job: SoupJob) -> SoupMethod:
-    module, kind = place.split(".")
-    make = getattr(import_module(f"{__name__}.{module}"), kind)
-    method: SoupMethod = make(getattr(job, name)) if hasattr(job, name) else make()
-    return method
+    made: dict[str, SoupMethod] = {}
+    for name, place in METHODS.items():
+        module, kind = place.split(".")
+        make = getattr(import_module(f"{__name__}.{module}"), kind)
+        made[name] = make(getattr(job, name)) if hasattr(job, name) else make()
+    return made

@@ -1,4 +1,4 @@
-"""The best ingredient, by validation score: what a soup has to beat."""
+"""What a soup has to beat, or to come near: the best ingredient, the uniform soup, the ensemble."""
 
 from __future__ import annotations
 
@@ -24,13 +24,9 @@ class BestIngredient:
         return MixingWeights(torch.eye(context.size, dtype=torch.float64)[first][None], ("model",))
 
 
-# ---- uniform
-# The uniform soup: the mean of all ingredients.
-
-
 @dataclass(frozen=True)
 class Uniform:
-    """Equal weights; looks at no data."""
+    """The mean of all ingredients; looks at no data."""
 
     name: str = "uniform"
     source: str = "Wortsman et al., Model soups, ICML 2022, arXiv 2203.05482, section 2"
@@ -41,13 +37,9 @@ class Uniform:
         return MixingWeights(alpha, ("model",))
 
 
-# ---- ensemble
-# The ensemble: the yardstick that a soup is judged by, at N times the inference cost.
-
-
 @dataclass(frozen=True)
 class Ensemble:
-    """Mean of the ingredients' softmax outputs; mixes predictions, so there is no one model."""
+    """Mean of the ingredients' softmax outputs, which is no one model: N times the inference cost."""
 
     name: str = "ensemble"
     source: str = "baseline; Wortsman et al., Model soups, ICML 2022, arXiv 2203.05482, section 2"

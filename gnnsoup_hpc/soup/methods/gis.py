@@ -21,7 +21,7 @@ class Gis:
     a = 1 is among them, so the soup never gets worse on validation; of equally good values the largest is taken.
     """
 
-    options: GisJob = field(default_factory=lambda: GisJob())
+    options: GisJob = field(default_factory=GisJob)
     name: str = "gis"
     source: str = "Jaiswal et al., Graph Ladling, ICML 2023, arXiv 2306.10466, section on interpolated souping"
 

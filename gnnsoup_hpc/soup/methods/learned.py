@@ -20,7 +20,6 @@ from gnnsoup_hpc.errors import DivergedError, JobError
 from gnnsoup_hpc.io.records import MixingWeights, Step
 from gnnsoup_hpc.soup.context import Loaded, SoupContext
 from gnnsoup_hpc.soup.optim import (
-    BestTracker,
     HoldoutTracker,
     LastTracker,
     LowestLossTracker,
@@ -37,7 +36,7 @@ from gnnsoup_hpc.soup.optim import (
 class Learned:
     """On all validation nodes, or all but those held out."""
 
-    options: LearnedJob = field(default_factory=lambda: LearnedJob())
+    options: LearnedJob = field(default_factory=LearnedJob)
     name: str = "ls"
     source: str = "Zuber et al., Enhanced Soups for Graph Neural Networks, arXiv 2503.11612, Learned Souping"
 
@@ -52,7 +51,7 @@ class Learned:
 class PartitionLearned:
     """R of K parts a step; the whole graph is never in memory."""
 
-    options: PartitionLearnedJob = field(default_factory=lambda: PartitionLearnedJob())
+    options: PartitionLearnedJob = field(default_factory=PartitionLearnedJob)
     name: str = "pls"
     source: str = "Zuber et al., Enhanced Soups for Graph Neural Networks, arXiv 2503.11612, Partition Learned Souping"
 
@@ -131,7 +130,7 @@ def fit(context: SoupContext, options: LearnedJob, batches: BatchStream, title: 
     return MixingWeights(tracker.alpha.cpu(), groups, options.alpha, tuple(objective.history))
 
 
-def _choose_tracker(options: LearnedJob, batches: BatchStream, alpha_GN: Tensor) -> BestTracker:
+def _choose_tracker(options: LearnedJob, batches: BatchStream, alpha_GN: Tensor) -> LastTracker:
     """Losses of different unions cannot be compared, so there what counts is where the steps led."""
     if options.holdout:
         return HoldoutTracker(alpha_GN, batches.window)
@@ -146,7 +145,7 @@ class _Objective:
     """Loss and gradient at a point (G N,), the numbers that an optimiser moves; keeps the history."""
 
     def __init__(
-        self, context: SoupContext, options: LearnedJob, batches: BatchStream, tracker: BestTracker, title: str
+        self, context: SoupContext, options: LearnedJob, batches: BatchStream, tracker: LastTracker, title: str
     ) -> None:
         self.history: list[Step] = []
         self._context, self._options, self._batches, self._tracker = context, options, batches, tracker
@@ -172,7 +171,7 @@ class _Objective:
             total += float(penalty.detach())
             outputs, grads = [*outputs, penalty], [*grads, torch.ones_like(penalty)]
         (gradient,) = torch.autograd.grad(outputs, point, grads)
-        self._tracker.evaluated(alpha.detach(), total, found.held_out)
+        self._tracker.note_loss(alpha.detach(), total, found.held_out)
         seconds = time.perf_counter() - start
         self.history.append(Step(len(self.history) + 1, found.loss, found.metric, rate, seconds))
         self._bar.advance(f"loss {found.loss:.4f}")
@@ -182,7 +181,7 @@ class _Objective:
 
     def step_to(self, point: Tensor) -> None:
         """A step led here."""
-        self._tracker.moved(self.alpha(point))
+        self._tracker.note_step(self.alpha(point))
         self._trace()
 
     def _trace(self) -> None:

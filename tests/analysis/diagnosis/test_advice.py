@@ -10,17 +10,17 @@ import pytest
 from gnnsoup_hpc.analysis.diagnosis.advice import verdict
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.io.records import Diagnosis, EvalResult, Midpoints
-from tests.analysis.diagnosis.kit import diagnosis
+from tests.analysis.diagnosis.kit import TASK, diagnosis
 
 JOB = Job(name="x")
 
 
 def said(found: Diagnosis, features: str = "standardise") -> str:
-    return "\n".join(verdict(found, Job(name="x", graph={"features": features})))
+    return "\n".join(verdict(found, Job(name="x", graph={"features": features}), TASK))
 
 
 def test_a_run_in_one_basin_gets_no_advice() -> None:
-    (line,) = verdict(diagnosis(0.9, 0.899), JOB)
+    (line,) = verdict(diagnosis(0.9, 0.899), JOB, TASK)
     assert line.startswith(
         "One basin: all 3 ingredients lie in one basin with the best, 0000. The lowest midpoint, with 0002"
     )
@@ -29,7 +29,7 @@ def test_a_run_in_one_basin_gets_no_advice() -> None:
 
 
 def test_few_validation_nodes_tell_little_and_it_is_said() -> None:
-    (line,) = verdict(diagnosis(0.9, 0.8, mean=0.9, nodes=30), JOB)
+    (line,) = verdict(diagnosis(0.9, 0.8, mean=0.9, nodes=30), JOB, TASK)
     assert "Smaller falls cannot be detected with 30 validation nodes." in line
 
 
@@ -108,7 +108,7 @@ def test_what_lining_up_helps_is_said_with_its_setting() -> None:
 def test_one_ingredient_and_what_was_left_out() -> None:
     found = diagnosis(0.9)
     alone = replace(found, ingredients=found.ingredients[:1], lineups=(), left_out=("0001.h5 is damaged",))
-    assert verdict(alone, JOB) == [
+    assert verdict(alone, JOB, TASK) == [
         "Left out: 0001.h5 is damaged.",
         "There is one ingredient, so there is nothing to mix and no basin to share.",
     ]
@@ -120,7 +120,7 @@ def test_what_the_job_does_already_is_no_advice() -> None:
     way = Midpoints("units matched", 'soup.align = "weights"', {"0001": EvalResult(0.9, 0.5)}, EvalResult(0.88, 0.5))
     found = replace(found, ingredients=apart, lineups=(*found.lineups, way))
     without, with_it = (
-        "\n".join(verdict(found, Job(name="x", soup={"align": align}))) for align in ("none", "weights")
+        "\n".join(verdict(found, Job(name="x", soup={"align": align}), TASK)) for align in ("none", "weights")
     )
     assert 'match the units before mixing (soup.align = "weights")' in without
     assert 'the job matches them before mixing (soup.align = "weights")' in with_it
@@ -130,13 +130,13 @@ def test_what_the_job_does_already_is_no_advice() -> None:
 
 def test_the_verdict_does_not_contradict_what_a_report_says_of_the_uniform_soup() -> None:
     found = diagnosis(0.9, 0.899)
-    one, unequal = verdict(found, JOB, uniform_loses=True)
-    assert verdict(found, JOB, uniform_loses=False) == verdict(found, JOB) == [one]
+    one, unequal = verdict(found, JOB, TASK, uniform_loses=True)
+    assert verdict(found, JOB, TASK, uniform_loses=False) == verdict(found, JOB, TASK) == [one]
     assert one.endswith("has 0.9000, 0.00 points above the mean ingredient.")
     assert unequal.startswith(
         "Even so the uniform soup loses to the best ingredient: it averages ingredients of 0.9000"
     )
     broken = diagnosis(0.5, mean=0.45)
     for loses, avoid in ((None, ", and not uniform."), (True, ", and not uniform."), (False, "the best ingredient.")):
-        assert verdict(broken, JOB, loses)[-1].endswith(avoid)
+        assert verdict(broken, JOB, TASK, loses)[-1].endswith(avoid)
     assert "Not one basin as trained" in said(broken)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gnnsoup_hpc.analysis.report.compare import compare_roots, compare_runs
+from gnnsoup_hpc.analysis.report.compare import compare_runs, error_of_mean
 from gnnsoup_hpc.analysis.report.contents import Contents, read_contents
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.graph import identity
@@ -116,7 +117,7 @@ def test_a_run_counts_once(finished: Job, tmp_path: Path) -> None:
     link.symlink_to(root)
     copied = RunDir.of(tiny_runs.copy_run(finished, tmp_path)).root
     for other in (root, link, copied):
-        text = compare_roots([root, other])
+        text = compare_runs([read_contents(root), read_contents(other)])
         assert text == f"{other} is the same experiment as {root}, and is counted once."
 
 
@@ -141,3 +142,9 @@ def test_methods_that_some_runs_lack_are_in_no_mean_and_it_is_said(run: Contents
     apart = fewer(variant(run, "b", "model.hidden=32"), "gis")
     (row,) = [line for line in compare_runs([run, apart]).splitlines() if line.startswith("runs/b")]
     assert row.split()[-7:].count("-") == 6
+
+
+def test_error_of_a_mean() -> None:
+    """Student's t of the table: 4.303 for 2 degrees of freedom, 2.776 for 4."""
+    assert error_of_mean([1.0, 2.0, 3.0]) == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)
+    assert error_of_mean([1.0, 1.0, 2.0, 3.0, 3.0]) == pytest.approx(2.776 / math.sqrt(5), rel=1e-3)

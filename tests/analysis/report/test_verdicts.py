@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gnnsoup_hpc.analysis.report.compare import judge as compared
-from gnnsoup_hpc.analysis.report.contents import Contents, find_best_ingredient, read_contents
+from gnnsoup_hpc.analysis.report.contents import Contents, read_contents
 from gnnsoup_hpc.analysis.report.table import show_run, show_spread
 from gnnsoup_hpc.analysis.report.verdicts import find_only_ingredient, verdicts
 from gnnsoup_hpc.config import METHOD_NAMES, Job
@@ -277,7 +277,7 @@ def test_souping_pairs_each_soup_with_the_best_ingredient(run: Contents) -> None
     for soup in run.soups:
         pair = soup.paired
         assert pair is not None
-        assert pair.best == f"{find_best_ingredient(run).index:04d}"
+        assert pair.best == f"{run.best.index:04d}"
         assert pair.only_soup - pair.only_best == round((soup.test_accuracy - best.test_accuracy) * run.test_nodes)
 
 
@@ -319,8 +319,8 @@ def test_what_was_found_in_preparing_is_repeated(run: Contents) -> None:
 def test_the_verdict_says_that_a_uniform_soup_loses_in_one_basin_too(run: Contents) -> None:
     uniform = run.soup("uniform")
     assert uniform is not None
-    pair = Paired(f"{find_best_ingredient(run).index:04d}", 0, 40)
-    worse = replace(uniform, paired=pair, test_accuracy=find_best_ingredient(run).test_accuracy - 40 / run.test_nodes)
+    pair = Paired(f"{run.best.index:04d}", 0, 40)
+    worse = replace(uniform, paired=pair, test_accuracy=run.best.test_accuracy - 40 / run.test_nodes)
     said = verdicts(replace(run, soups=(worse,)))
     assert any(line.startswith("The uniform soup loses to the best ingredient") for line in said)
     assert said[-1].startswith("Even so the uniform soup loses to the best ingredient: it averages")
