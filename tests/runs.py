@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.alignment import permute
-from gnnsoup_hpc.cli.flow import soup
+from gnnsoup_hpc.cli.soup import soup
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.data.prepare import prepare
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings
 from gnnsoup_hpc.io import graph as graph_store

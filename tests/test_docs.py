@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.config import METHOD_NAMES
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.runtime.profiling import QUANTITIES
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile

@@ -18,8 +18,6 @@ from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.quality import parent
 from gnnsoup_hpc.bench.quality import results as quality_results
 from gnnsoup_hpc.bench.task import PLAIN, Cell
-from gnnsoup_hpc.cli import common
-from gnnsoup_hpc.cli.common import Command
 from gnnsoup_hpc.data import prepare
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io import files
@@ -31,7 +29,7 @@ from gnnsoup_hpc.runtime.run_dir import RunDir
 GEMM_WIDTH = 256
 
 
-def bench(arguments: argparse.Namespace, here: RankInfo) -> None:
+def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     """Measure the grid, or a run's time to quality; print the table, keep all samples where a file is asked for.
 
     Raises: RunError where one of ours gave no result; a stock cell may, and the table says so.
@@ -43,17 +41,6 @@ def bench(arguments: argparse.Namespace, here: RankInfo) -> None:
         _measure_grid(arguments, here)
     else:
         _measure_quality(arguments)
-
-
-def load(arguments: argparse.Namespace) -> Command:
-    """The command that `arguments` of `add_arguments` describe."""
-    return lambda here: bench(arguments, here)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of a benchmark."""
-    settings.add(parser)
-    common.add_offline(parser)
 
 
 def _measure_grid(arguments: argparse.Namespace, here: RankInfo) -> None:

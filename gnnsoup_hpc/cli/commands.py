@@ -1,14 +1,16 @@
 """The `gnnsoup` command: a file of this room for each of its commands.
 
-A command loads its rooms when it is chosen, and no sooner. Its file has `add_arguments`, and `load`, which loads what
-it needs and returns the command itself, so that nothing has begun while Python still loads modules.
+Arguments are read here, before anything else is loaded. Then the file of the command that they name is, whose `run` is
+the command: nothing has begun while Python still loads modules.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 from gnnsoup_hpc import __version__
 from gnnsoup_hpc.cli import common
@@ -29,12 +31,27 @@ COMMANDS = {
 }
 COLLECTIVE = ("soup", "run", "diagnose")
 COMPUTING = ("prepare", "train", "soup", "run", "diagnose", "bench")
+OFFLINE = ("run", "prepare", "train", "bench")
+BOUNDED = ("run", "train", "soup", "diagnose", "job")
+AGAIN = {
+    "run": "make all soups anew",
+    "prepare": "cut the graph anew",
+    "soup": "make all soups anew",
+    "diagnose": "measure anew, also where the diagnosis is there",
+}
+JOB_HELP = "a job file, or the name of a bundled job (default: pubmed)"
+EXIT_CODES = (
+    "exit codes: 0 done; 1 a file, a graph or the run is not as it must be, or stdout cannot be written; 2 the job or"
+    " the arguments are wrong; 3 it does not fit in the memory limit; 75 stopped by SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2"
+    " after a checkpoint: give the same command again; 130 stopped by Ctrl-C after a checkpoint, or at once by a second"
+    " one"
+)
 
 
 def main(words: Sequence[str], terminal: Terminal) -> int:
     """Carry out what `words` say; the exit code."""
     parser = argparse.ArgumentParser(
-        prog="gnnsoup", description="Souping graph neural networks at scale.", epilog=common.EXIT_CODES
+        prog="gnnsoup", description="Souping graph neural networks at scale.", epilog=EXIT_CODES
     )
     parser.add_argument("--version", action="version", version=f"gnnsoup_hpc {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -42,10 +59,45 @@ def main(words: Sequence[str], terminal: Terminal) -> int:
     for name, about in COMMANDS.items():
         own = commands.add_parser(name, help=about, description=about)
         if name == chosen:
-            module = import_module(f"gnnsoup_hpc.cli.{name}")
-            module.add_arguments(own)
+            add_arguments(own, name)
     try:
         parsed = parser.parse_args(words)
     except SystemExit as ended:  # --help and --version too
         raise SystemExit(terminal.ended(int(ended.code or 0))) from None
-    return common.execute(module.load(parsed), collective=chosen in COLLECTIVE, computing=chosen in COMPUTING)
+    command = partial(import_module(f"gnnsoup_hpc.cli.{chosen}").run, parsed)
+    return common.execute(command, collective=chosen in COLLECTIVE, computing=chosen in COMPUTING)
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """The arguments of a command."""
+    if command == "bench":
+        from gnnsoup_hpc.bench import arguments
+
+        arguments.add(parser)
+    elif command == "report":
+        about = "folders of runs (default: that of pubmed)"
+        parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help=about)
+    else:
+        _add_job(parser, of_run=command in ("status", "diagnose"))
+    if command in OFFLINE:
+        about = "never reach out; a set that is not there is an error"
+        parser.add_argument("--offline", action="store_true", help=about)
+    if command in BOUNDED:
+        about = "most resident memory of a rank, for example '2 GiB'; stands for --set machine.memory_limit=SIZE"
+        parser.add_argument("--memory-limit", metavar="SIZE", help=about)
+    if command in AGAIN:
+        parser.add_argument("--again", action="store_true", help=AGAIN[command])
+    if command == "job":
+        parser.add_argument("--logs", action="store_true", help="print the folder of the run's logs alone")
+    if command == "status":
+        about = "a line for every ingredient, however many there are"
+        parser.add_argument("--all", action="store_true", help=about)
+        parser.add_argument("--json", action="store_true", help="as JSON, for programs")
+
+
+def _add_job(parser: argparse.ArgumentParser, of_run: bool) -> None:
+    """Arguments that say which job, or of_run: which run."""
+    called, about = ("RUN", f"the folder of a run, or {JOB_HELP}") if of_run else ("JOB", JOB_HELP)
+    parser.add_argument("job", nargs="?", metavar=called, help=about)
+    about = "override one field of the job, for example soup.pls.union=8; may be repeated"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=about)

@@ -1,4 +1,4 @@
-"""What all entry points share: arguments, the job, one clear line for an error."""
+"""What all entry points share: the job that arguments name, one clear line for an error."""
 
 from __future__ import annotations
 
@@ -34,52 +34,13 @@ from gnnsoup_hpc.utils.paths import expand_home
 if TYPE_CHECKING:
     from gnnsoup_hpc.config import Job
 
-Command = Callable[[RankInfo], None]
 NOWHERE = RankInfo(0, 1, 0, 1, "")  # of a process whose launcher cannot be understood
 GRACE_SECONDS = 5.0
 PREEMPTED_SECONDS = 20.0  # for the other ranks' checkpoints; Slurm kills 30 s after SIGTERM
-EXIT_CODES = (
-    "exit codes: 0 done; 1 a file, a graph or the run is not as it must be, or stdout cannot be written; 2 the job or"
-    " the arguments are wrong; 3 it does not fit in the memory limit; 75 stopped by SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2"
-    " after a checkpoint: give the same command again; 130 stopped by Ctrl-C after a checkpoint, or at once by a second"
-    " one"
-)
-JOB_HELP = "a job file, or the name of a bundled job (default: pubmed)"
-
-
-def add_job(parser: argparse.ArgumentParser, called: str = "JOB", about: str = JOB_HELP) -> None:
-    """Arguments that say which job."""
-    parser.add_argument("job", nargs="?", metavar=called, help=about)
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override one field of the job, for example soup.pls.union=8; may be repeated",
-    )
-
-
-def add_offline(parser: argparse.ArgumentParser) -> None:
-    """The argument that forbids downloads."""
-    parser.add_argument("--offline", action="store_true", help="never reach out; a set that is not there is an error")
-
-
-def add_memory_limit(parser: argparse.ArgumentParser) -> None:
-    """The argument that bounds a rank's memory."""
-    parser.add_argument(
-        "--memory-limit",
-        metavar="SIZE",
-        help="most resident memory of a rank, for example '2 GiB'; stands for --set machine.memory_limit=SIZE",
-    )
-
-
-def add_again(parser: argparse.ArgumentParser, about: str) -> None:
-    """The argument that has made anew what is there."""
-    parser.add_argument("--again", action="store_true", help=about)
 
 
 def load_job(arguments: argparse.Namespace) -> Job:
-    """The job that the arguments of `add_job`, and of `add_memory_limit` where the command has it, say."""
+    """The job that a command's arguments say."""
     from gnnsoup_hpc.models import jobs
 
     limit = getattr(arguments, "memory_limit", None)
@@ -102,7 +63,7 @@ def job_of_run(arguments: argparse.Namespace) -> Job:
     return load_job(arguments).model_copy(update={"runs": paths.quote(place.parent), "name": place.name})
 
 
-def execute(command: Command, collective: bool = False, computing: bool = False) -> int:
+def execute(command: Callable[[RankInfo], None], collective: bool = False, computing: bool = False) -> int:
     """Run a command; its exit code. An error that a user can meet is one line; any other ends all ranks.
 
     A collective command starts MPI first of all, so that whatever stops one rank can end the others. Of a computing one
@@ -119,12 +80,15 @@ def execute(command: Command, collective: bool = False, computing: bool = False)
             return ours.ended(_execute(command, here, collective, computing), here.prefix)
 
 
-def _execute(command: Command, here: RankInfo, collective: bool, computing: bool) -> int:
+def _execute(command: Callable[[RankInfo], None], here: RankInfo, collective: bool, computing: bool) -> int:
     try:
         if collective:
             launch.start_mpi(here)
-        if computing and here.local_rank == 0 and (where := _describe_kernel_cache()):
-            print(f"{here.prefix}gnnsoup: {where}", file=sys.stderr, flush=True)
+        if computing and here.local_rank == 0:
+            from gnnsoup_hpc.engine.compiled.kernels.base import UNUSUAL
+
+            if UNUSUAL:
+                print(f"{here.prefix}gnnsoup: {UNUSUAL}", file=sys.stderr, flush=True)
         gc.freeze()  # what was imported: each measurement begins with a collection, which need not look through it
         command(here)
         here.stop.no_more()
@@ -158,10 +122,3 @@ def _fail(here: RankInfo, error: SoupError) -> int:
         launch.wait_for_others(PREEMPTED_SECONDS)
     launch.abort_others(error.exit_code)
     return error.exit_code
-
-
-def _describe_kernel_cache() -> str:
-    """Where compiled kernels are kept, in words; empty where that is the usual place."""
-    from gnnsoup_hpc.engine.compiled.kernels import base
-
-    return base.UNUSUAL

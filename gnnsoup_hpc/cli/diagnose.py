@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import argparse
 
-from gnnsoup_hpc.cli import common
-from gnnsoup_hpc.cli.common import Command
+from gnnsoup_hpc.analysis.diagnosis.advice import verdict
+from gnnsoup_hpc.analysis.diagnosis.basin import list_midpoints
+from gnnsoup_hpc.analysis.diagnosis.runner import diagnose
+from gnnsoup_hpc.cli.common import job_of_run
+from gnnsoup_hpc.runtime import launch
+from gnnsoup_hpc.runtime.launch import RankInfo
+from gnnsoup_hpc.runtime.progress import Log
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.soup.selection import select_sound
+from gnnsoup_hpc.soup.start import open_mixtures
 
 
-def load(arguments: argparse.Namespace) -> Command:
-    """The command that `arguments` of `add_arguments` describe."""
-    from gnnsoup_hpc.cli.flow import diagnose
-
-    return lambda here: diagnose(common.job_of_run(arguments), here, arguments.again)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that say which run."""
-    common.add_job(parser, "RUN", f"the folder of a run, or {common.JOB_HELP}")
-    common.add_memory_limit(parser)
-    common.add_again(parser, "measure anew, also where the diagnosis is there")
+def run(arguments: argparse.Namespace, here: RankInfo) -> None:
+    """Diagnose the run of a job, and print. Rank-collective, as souping is."""
+    asked = job_of_run(arguments)
+    # Metrics alone are computed, so only what they need is asked of the memory limit.
+    soup = asked.soup.model_copy(update={"methods": ("best",), "precision": "float32"})
+    job = asked.model_copy(update={"soup": soup})
+    comm, device = launch.connect(here), launch.claim_machine(job.machine, here)
+    log, run = Log(here.prefix, quiet=here.rank > 0, stop=here.stop), RunDir.of(job)
+    with open_mixtures(job, here, comm, device, log, select_sound) as (_, selection, mixtures):
+        found, task = diagnose(asked, selection, mixtures, log, arguments.again), mixtures.evaluator.task
+    if here.rank == 0:
+        lines = [*list_midpoints(found, task), ""] if found.lineups else []
+        print("\n".join(["", *lines, *verdict(found, asked, task), f"-> {run.diagnosis}"]), flush=True)
+    comm.bcast(None)

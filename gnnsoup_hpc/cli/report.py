@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import errno
-from collections.abc import Sequence
 from pathlib import Path
 
 from gnnsoup_hpc.analysis.report import build
 from gnnsoup_hpc.analysis.report.compare import compare_runs
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.analysis.report.table import show_run
-from gnnsoup_hpc.cli.common import Command
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.models.jobs import load_job
+from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.run_dir import RunDir
 
 _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -37,19 +36,10 @@ def report(root: Path, must_write: bool = True) -> None:
     print(f"\n{show_run(run)}\n-> {run.run.report}", flush=True)
 
 
-def report_all(roots: Sequence[Path]) -> None:
+def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     """Report each run; where there are several, compare them too."""
-    for root in roots or [RunDir.of(load_job()).root]:
+    roots = arguments.runs or [RunDir.of(load_job()).root]
+    for root in roots:
         report(root, must_write=False)
     if len(roots) > 1:
         print(f"\n{compare_runs([read_contents(root) for root in roots])}", flush=True)
-
-
-def load(arguments: argparse.Namespace) -> Command:
-    """The command that `arguments` of `add_arguments` describe."""
-    return lambda here: report_all(arguments.runs)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The argument that says which runs."""
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs (default: that of pubmed)")

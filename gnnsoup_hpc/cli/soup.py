@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
-from gnnsoup_hpc.cli import common
-from gnnsoup_hpc.cli.common import Command
+from gnnsoup_hpc.analysis.diagnosis.runner import diagnose
+from gnnsoup_hpc.cli.common import load_job
+from gnnsoup_hpc.cli.report import report
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.data.prepare import note_job
+from gnnsoup_hpc.runtime import launch
+from gnnsoup_hpc.runtime.launch import RankInfo
+from gnnsoup_hpc.runtime.progress import Log
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.soup.alignment import align_ingredients
+from gnnsoup_hpc.soup.runner import SoupRunner
+from gnnsoup_hpc.soup.selection import select_ingredients
+from gnnsoup_hpc.soup.start import open_mixtures
+from gnnsoup_hpc.soup.sweep import Sweep, refuse_trials_beyond_limit
 
 
-def load(arguments: argparse.Namespace) -> Command:
-    """The command that `arguments` of `add_arguments` describe."""
-    from gnnsoup_hpc.cli.flow import soup
-
-    return lambda here: soup(common.load_job(arguments), here, arguments.again)
+def run(arguments: argparse.Namespace, here: RankInfo) -> None:
+    """Make the soups of the job that the arguments name."""
+    soup(load_job(arguments), here, arguments.again)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that say which job."""
-    common.add_job(parser)
-    common.add_memory_limit(parser)
-    common.add_again(parser, "make all soups anew")
+def soup(job: Job, here: RankInfo, again: bool = False) -> None:
+    """Make the job's soups. Rank-collective: every rank does the same; rank 0 alone writes, and says what is done."""
+    comm = launch.connect(here)
+    device = launch.claim_machine(job.machine, here)
+    launch.check_precision(job.soup.precision, device)
+    Log(here.prefix, stop=here.stop).say(f"soup: {launch.describe_mapping(job.machine, here, device)}")
+    log, run = Log(here.prefix, quiet=here.rank > 0, stop=here.stop), RunDir.of(job)
+    check = partial(refuse_trials_beyond_limit, here=here, device=device)
+    with open_mixtures(job, here, comm, device, log, select_ingredients, check) as (job, selection, mixtures):
+        if here.rank == 0:
+            note_job(job)
+        threads = launch.count_threads()
+        log.say(f"soup: {len(mixtures.ids)} ingredients, {comm.size} ranks, device {device}, {threads} threads")
+        align_ingredients(job, mixtures, selection.fit, log, again)
+        runner = SoupRunner(job, selection, mixtures, log)
+        runner.run_all(again)
+        if job.soup.diagnose:
+            diagnose(job, selection, mixtures, log)
+        if job.sweep:
+            Sweep(runner, here).run(again)
+    if here.rank == 0:
+        report(run.root)
+    comm.bcast(None)  # the others wait here, and not in MPI's own end, which burns a core

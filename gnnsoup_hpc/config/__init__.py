@@ -1,206 +1,622 @@
-"""The typed job: one TOML file is one complete, named experiment.
+"""The typed job: its sections and their fields.
 
-Every field is documented once, in its `description` (sections.py); `gnnsoup job [JOB]`
-prints the resolved job with them. An unknown key is an error that names the key and the nearest known one.
+Every field is documented once, in its `description`; `gnnsoup job [JOB]` prints the resolved job with them.
 """
 
 from __future__ import annotations
 
 import difflib
-import os
-import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import ValidationError
-
-from gnnsoup_hpc.config.methods import METHOD_NAMES, METHODS, MethodName
-from gnnsoup_hpc.config.sections import (
-    GisJob,
-    GraphJob,
-    Job,
-    LearnedJob,
-    MachineJob,
-    ModelJob,
-    PartitionJob,
-    PartitionLearnedJob,
-    Section,
-    SoupJob,
-    SweepJob,
-    SyntheticJob,
-    TrainJob,
-    Trial,
-    VaryJob,
-    expand_grids,
+import tomli_w
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
 )
-from gnnsoup_hpc.errors import JobError, MissingJobError
-from gnnsoup_hpc.utils.paths import expand_home
+from pydantic_core import PydanticCustomError
 
-__all__ = [
-    "METHODS",
-    "METHOD_NAMES",
-    "GisJob",
-    "GraphJob",
-    "Job",
-    "LearnedJob",
-    "MachineJob",
-    "MethodName",
-    "ModelJob",
-    "PartitionJob",
-    "PartitionLearnedJob",
-    "Section",
-    "SoupJob",
-    "SweepJob",
-    "SyntheticJob",
-    "TrainJob",
-    "Trial",
-    "VaryJob",
-    "bundled_jobs",
-    "expand_grids",
-    "explain",
-    "fields",
-    "find",
-    "load",
-    "validate",
-]
+from gnnsoup_hpc.config.methods import METHOD_NAMES, MethodName
+from gnnsoup_hpc.types import Draw, Grouping, Precision, Start
+
+# ---- base
+# What sections of a job have in common: their base, and the kinds of numbers that they hold.
+
+Rate = Annotated[float, Field(gt=0.0, le=1000.0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0.0, le=1.0)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Fanout = Annotated[int, Field(ge=-1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-Check = Callable[[Job, str], None]
+class Section(BaseModel):
+    """A table of the job file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-def load(
-    text: str | None = None, overrides: Sequence[str] = (), kinds: Sequence[str] = (), check: Check | None = None
-) -> Job:
-    """The job of a TOML file's path or a bundled job's name (default `pubmed`), with `a.b=value` overrides applied.
+# ---- sizes
+# Memory sizes as people write them.
 
-    `kinds` are those that model.kind may be, where they are given; `check` is given the job and what an error begins
-    with. models/ has both.
-    Raises: JobError naming the file, the key and what is allowed.
+AUTO = "auto"
+_UNITS = {"": 1, "b": 1} | {
+    f"{letter}{kind}": base**power
+    for power, letter in enumerate("kmgt", 1)
+    for kind, base in (("b", 1000), ("ib", 1024))
+}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
+
+
+def parse_bytes(text: str) -> int | None:
+    """Bytes of "2 GiB", "500 MiB", "1.5 GB" or "2000000000"; None for "auto", which leaves them to the machine.
+
+    Raises: ValueError for anything else, and for nothing at all.
     """
-    path = find(text or "pubmed")
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a byte-order mark in front
-    except UnicodeDecodeError as error:
-        raise JobError(f"{path}: not UTF-8 text (at byte {error.start}): save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise JobError(f"{path}: not valid TOML: {error}") from None
-    except OSError as error:
-        raise MissingJobError(f"{path}: cannot be read: {error.strerror}") from None
-    for override in overrides:
-        _override(tree, override)
-    where = f"{path} with {', '.join(overrides)}" if overrides else str(path)
-    job = validate(tree, where, kinds)
-    if check is not None:
-        check(job, where)
-    return job
+    if text.strip().lower() == AUTO:
+        return None
+    found = _SIZE.fullmatch(text.strip().lower())
+    count = round(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
+    if not count:
+        raise ValueError(
+            f"{text!r} is no size of memory: write a number and B, KiB, MiB, GiB, TiB (or KB, MB, GB, TB), for example"
+            " '2 GiB', or 'auto'"
+        )
+    return count
 
 
-def validate(tree: Mapping[str, Any], where: str, kinds: Sequence[str] = ()) -> Job:
-    """The job that `tree` describes; `where` begins the message of an error, `kinds` are those of models."""
-    try:
-        return Job.model_validate(tree, context=kinds)
-    except ValidationError as error:
-        details = "; ".join(_explain(item) for item in error.errors())
-        raise JobError(f"{where}: {details}") from None
+def format_bytes(count: float) -> str:
+    """A size for people, never smaller than it is: "1.3 GiB", "200 MiB"."""
+    unit, name = (2**30, "GiB") if count >= 2**30 else (2**20, "MiB")
+    tenths = -(-int(count) * 10 // unit) if unit == 2**30 else -(-int(count) // unit) * 10
+    return f"{tenths / 10:.1f}".removesuffix(".0") + f" {name}"
 
 
-def find(text: str) -> Path:
-    """Path of the job that `text` names: a file, or else a bundled job."""
-    path, bundled = expand_home(text), {job.stem: job for job in bundled_jobs()}
-    try:
-        if path.is_file():
-            return path
-        kept = next((job for job in (path / "job.toml", Path("runs") / path / "job.toml") if job.is_file()), None)
-        link = os.readlink(path) if path.is_symlink() else ""
-    except OSError as error:  # too long a name, a folder that may not be looked into
-        raise MissingJobError(f"{path}: cannot be read: {error.strerror}") from None
-    if text in bundled:
-        return bundled[text]
-    hint = f"the bundled job {path.stem!r} needs no path" if path.stem in bundled else f"bundled: {', '.join(bundled)}"
-    hint = f"the job of that run is {str(kept)!r}" if kept else hint
-    hint = f"it is a link to {link!r}, where no file is" if link else hint
-    raise MissingJobError(f"there is no job file {text!r} here ({Path.cwd()}); {hint}")
+# ---- learned
+# Sections of a job about the learned methods, LS and PLS.
+
+Optimiser = Literal["paper", "lbfgs", "adam", "eg"]
+_OF_PAPER = {"learning_rate", "momentum", "restart", "restart_factor"}
 
 
-def bundled_jobs() -> list[Path]:
-    """The job files that come with the package: beside it in a checkout, inside it once installed."""
-    package = Path(__file__).resolve().parent.parent
-    folder = next((f for f in (package / "jobs", package.parent / "jobs") if (f / "pubmed.toml").is_file()), None)
-    if folder is None:
-        raise JobError(f"the bundled jobs are missing from {package}: install the package again")
-    return sorted(folder.glob("*.toml"))
+class LearnedJob(Section):
+    """Learned Souping; Partition Learned Souping adds the union of parts."""
 
+    _steps_of_paper: ClassVar[int] = 50
+    optimiser: Optimiser = Field(
+        "lbfgs",
+        description="lbfgs: L-BFGS with a line search; adam; eg: exponentiated gradient; paper: SGD with warm restarts,"
+        " which is also meant where none is named but a learning_rate, momentum or restart is given",
+    )
+    epochs: Count = Field(50, description="most evaluations of the loss and its gradient, one a step but for lbfgs")
+    tolerance: Fraction = Field(
+        1e-4,
+        description="lbfgs stops where a step lowers the loss by less than this (by this share of it, where it is above"
+        " 1); 0: only where nothing does",
+    )
+    learning_rate: float = Field(
+        0.0,
+        ge=0.0,
+        le=1000.0,
+        allow_inf_nan=False,
+        description="of paper, adam or eg; 0: its own, which is 10, 0.3 or 20; lbfgs has none, for it searches",
+    )
+    momentum: Fraction = Field(0.0, description="SGD's momentum, of paper")
+    restart: Count = Field(4, description="T_0 of cosine annealing with warm restarts, in steps, of paper")
+    restart_factor: Count = Field(1, description="of paper; T_mult: each cycle is so many times longer than the last")
+    start: Literal["auto", "xavier", "uniform"] = Field(
+        "auto",
+        description="of raw alphas: drawn with Glorot's deviation, or all weights alike; auto: xavier of paper alone",
+    )
+    alpha: Grouping = Field("layer", description="one alpha vector a layer, a tensor, or for the whole model")
+    weights: Literal["softmax", "affine", "free"] = Field(
+        "softmax",
+        description="softmax: a group's alphas are shares; affine: they sum to 1 but may be negative; free: any",
+    )
+    regularise: float = Field(
+        0.0,
+        ge=0.0,
+        le=1000.0,
+        description="pull towards 1/N: this times the squared distance to it, mean over groups, is added to the loss",
+    )
+    holdout: Fraction = Field(
+        0.0,
+        description="share of each part's validation nodes that is kept out of the loss; by them the best alpha seen is"
+        " chosen; 0: none",
+    )
+    logit_scale: bool = Field(
+        True,
+        description="the loss is that of logits times the scale which makes it lowest, told anew each time, so that"
+        " alpha is not spent on making the soup more or less sure of itself; changes no prediction; with paper false,"
+        " where the job does not say",
+    )
 
-def fields(section: type[Section] = Job, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted name, description) of every field, tables before what they hold."""
-    for name, field in section.model_fields.items():
-        yield f"{prefix}{name}", field.description or ""
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from fields(field.annotation, f"{prefix}{name}.")
+    @property
+    def rate(self) -> float:
+        """The learning rate, the optimiser's own where none is given."""
+        return self.learning_rate or {"paper": 10.0, "adam": 0.3, "eg": 20.0, "lbfgs": 0.0}[self.optimiser]
 
+    @property
+    def uniform_start(self) -> bool:
+        """Whether all weights are alike at first."""
+        return self.start == "uniform" or (self.start == "auto" and self.optimiser != "paper")
 
-def explain(job: Job) -> str:
-    """The resolved job as TOML, each field's description as a comment above it."""
-    about, table, lines = dict(fields()), "", []
-    swept = {name.replace("soup", "sweep", 1): text for name, text in about.items() if name.startswith("soup.")}
-    about = swept | about
-    for line in job.to_toml().split("\n"):
-        if line.startswith("["):
-            table = line.strip("[]") + "."
-            lines.append(f"# {about[table[:-1]]}")
-        elif " = " in line:
-            lines.append(f"# {about[table + line.split(' = ')[0]]}")
-        lines.append(line)
-    return "\n".join([*lines, *([] if job.sweep else _no_sweep(about))])
-
-
-def _no_sweep(about: Mapping[str, str]) -> list[str]:
-    """What could be said of a sweep, as comments."""
-    examples = {"seed": "[0, 1, 2]", "gis": "{}", "ls": "{}", "pls": "{ learning_rate = [0.1, 0.3], union = [4, 8] }"}
-    lines = [f"# {about['sweep']}", "# [sweep]"]
-    for key, value in examples.items():
-        lines += [f"# {about[f'sweep.{key}']}", f"# {key} = {value}"]
-    return [*lines, ""]
-
-
-def _override(tree: dict[str, Any], text: str) -> None:
-    """Set `a.b=value` in `tree`; a value that is no TOML is taken as text."""
-    key, equals, value = text.partition("=")
-    *tables, last = key.strip().split(".")
-    if not equals or not last:
-        raise JobError(f"--set {text!r}: expected KEY=VALUE, for example soup.pls.union=8")
-    for name in tables:
-        tree = tree.setdefault(name, {})
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_older_jobs(cls, tree: Any) -> Any:
+        """Jobs from before there was a choice have the fields of the one optimiser of then, and its number of steps."""
         if not isinstance(tree, dict):
-            raise JobError(f"--set {text!r}: {name!r} is a value, not a table")
-    tree[last] = _value(key.strip(), value.strip())
+            return tree
+        given = {name for name in _OF_PAPER & tree.keys() if tree[name] != LearnedJob.model_fields[name].default}
+        if "optimiser" not in tree and given:
+            tree = tree | {"optimiser": "paper"}
+        of_paper = {"epochs": cls._steps_of_paper, "logit_scale": False}
+        return of_paper | tree if tree.get("optimiser") == "paper" else tree
+
+    @model_validator(mode="after")
+    def _fits_its_optimiser(self) -> Self:
+        if self.optimiser == "lbfgs" and self.learning_rate:
+            raise ValueError(f"learning_rate = {self.learning_rate}: optimiser = 'lbfgs' has none, it searches")
+        for name in ("momentum", "restart", "restart_factor"):
+            value = getattr(self, name)
+            if self.optimiser != "paper" and value != LearnedJob.model_fields[name].default:
+                raise ValueError(f"{name} = {value} is for optimiser = 'paper'; {self.optimiser} has none")
+        if self.optimiser == "eg" and self.weights != "softmax":
+            raise ValueError("optimiser = 'eg' needs weights = 'softmax'")
+        return self
 
 
-def _value(key: str, text: str) -> object:
-    """What TOML reads in `text`; the text itself where that is none, or the field wants text (`name=2024`)."""
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+class PartitionLearnedJob(LearnedJob):
+    """Partition Learned Souping: LS on a fresh union of parts each step."""
+
+    _steps_of_paper: ClassVar[int] = 100
+    optimiser: Optimiser = Field(
+        "adam",
+        description="as for ls; lbfgs searches on each union anew, and takes the mean of what it finds",
+    )
+    epochs: Count = Field(
+        25, description="most evaluations of the loss and its gradient; with paper 100, where the job does not say"
+    )
+    reuse: Count = Field(1, description="evaluations on one union before the next is drawn; of lbfgs the most")
+    union: Natural = Field(
+        4,
+        description="R, the parts whose union makes one step's subgraph, at most partition.parts; 0: as many as fit in"
+        " machine.memory_limit, at most 8",
+    )
+    first_hop: Literal["truncated", "exact"] = Field(
+        "truncated",
+        description="first aggregation of gcn and sage: inside the union, as the paper has it; or the whole graph's,"
+        " which is computed once and kept in the run",
+    )
+    prefetch: bool = Field(True, description="read the next union while this one is in use; holds its features longer")
+
+    @model_validator(mode="after")
+    def _holds_out_for_one_course(self) -> Self:
+        if self.optimiser == "lbfgs" and self.holdout:
+            raise ValueError(
+                "holdout needs one course of alpha, and optimiser = 'lbfgs' searches anew on each union: use 'adam'"
+            )
+        return self
+
+
+# ---- training
+# The section [train] of a job and its fields, each with its description.
+
+
+class VaryJob(Section):
+    """Values that ingredients take in turn: ingredient i gets value i modulo the list's length; empty = none."""
+
+    learning_rate: tuple[Rate, ...] = Field((), strict=False, description="learning rates to take in turn")
+    weight_decay: tuple[Decay, ...] = Field((), strict=False, description="weight decays to take in turn")
+    dropout: tuple[Fraction, ...] = Field((), strict=False, description="dropout rates to take in turn")
+    drop_edges: tuple[Fraction, ...] = Field((), strict=False, description="rates of edge dropping to take in turn")
+    epochs: tuple[Count, ...] = Field((), strict=False, description="epoch counts to take in turn")
+
+
+class TrainJob(Section):
+    """How ingredients are trained: independently, from one initial state unless asked otherwise."""
+
+    ingredients: Count = Field(8, description="N, the number of ingredients")
+    seed: Seed = Field(0, description="seed of the initial state; ingredient i draws its dropout from (seed, i)")
+    batch: Literal["full", "cluster", "neighbour"] = Field(
+        "full",
+        description="full: one step an epoch, on the whole graph; cluster: a step on each union of parts (Cluster-GCN);"
+        " neighbour: a step on sampled neighbourhoods of each batch of nodes (GraphSAGE)",
+    )
+    clusters: Natural = Field(
+        1,
+        description="parts a union of cluster batches, and of the evaluation between epochs of mini-batches; 0: as many"
+        " as fit in machine.memory_limit, at most 8",
+    )
+    batch_size: Count = Field(1024, description="training nodes a step of neighbour batches")
+    fanout: tuple[Fanout, ...] = Field(
+        (10,),
+        min_length=1,
+        strict=False,
+        description="in-neighbours sampled of each node, from the last layer inwards; -1 = all; the last one repeats",
+    )
+    sampler: Literal["auto", "own", "pyg"] = Field(
+        "auto", description="of neighbour batches: PyG's, our own, or PyG's where pyg-lib or torch-sparse is installed"
+    )
+    epochs: Count = Field(100, description="epochs an ingredient; the weights of the best validation epoch are kept")
+    learning_rate: Rate = Field(0.005, description="Adam's learning rate")
+    weight_decay: Decay = Field(0.0, description="Adam's weight decay (L2)")
+    dropout: Fraction = Field(0.5, description="dropout after each hidden layer; for GAT on attention too")
+    drop_edges: Fraction = Field(
+        0.0, description="share of edges that each training step leaves out, an edge and its reverse alike (DropEdge)"
+    )
+    start: Start = Field(
+        "shared",
+        description="shared: all ingredients start from one initial state; own: each from its own, of (seed, i): such"
+        " ingredients lie in different basins, and their soups collapse unless they are aligned",
+    )
+    trunk_epochs: Natural = Field(
+        0,
+        description="epochs that one shared state is trained for, before every ingredient branches from it for `epochs`"
+        " more; the job's own hyperparameters, none that vary",
+    )
+    shared_draws: tuple[Draw, ...] = Field(
+        (),
+        strict=False,
+        description="what all ingredients draw alike, as ingredient 0 does: order (of batches, and sampled neighbours),"
+        " dropout (masks), edges (that are left out); what is not named, each draws for itself",
+    )
+    checkpoint_seconds: float = Field(
+        60.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        strict=False,
+        description="least time between two checkpoints of an ingredient, each at the end of an epoch; 0: only when a"
+        " signal asks to stop. Results do not depend on it",
+    )
+    vary: VaryJob = Field(VaryJob(), description="hyperparameters that differ between ingredients")
+
+    @property
+    def differ(self) -> bool:
+        """Whether anything makes ingredients differ from one another."""
+        drawn = {
+            "order": self.batch != "full",
+            "dropout": bool(self.dropout or any(self.vary.dropout)),
+            "edges": bool(self.drop_edges or any(self.vary.drop_edges)),
+        }
+        own = any(used and name not in self.shared_draws for name, used in drawn.items())
+        return self.start == "own" or own or any(len(set(values)) > 1 for _, values in self.vary)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.start == "own" and self.trunk_epochs:
+            raise ValueError(
+                f"start = 'own' and trunk_epochs = {self.trunk_epochs} contradict each other: a trunk is a start"
+                " that all share; leave one of them out"
+            )
+        if len(set(self.shared_draws)) != len(self.shared_draws):
+            raise ValueError("shared_draws names a draw twice")
+        if 0 in self.fanout:
+            raise ValueError("fanout = 0 samples no neighbour; -1 takes all")
+        return self
+
+
+# ---- sweep
+# Sweeps: lists of values for methods' hyperparameters and for the seed, and the grid of cells that they make.
+
+SweptName = Literal["gis", "ls", "pls"]
+SWEPT: tuple[SweptName, ...] = ("gis", "ls", "pls")
+SEEDED: tuple[SweptName, ...] = ("ls", "pls")  # methods that draw anything
+MOST_CELLS = 10_000
+Values = Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
+
+
+class SweepJob(Section):
+    """Lists of values; a method is made with each combination of its own."""
+
+    seed: tuple[Seed, ...] = Field(
+        (), min_length=1, strict=False, description="seeds to make each combination of ls and pls with, for soup.seed"
+    )
+    gis: dict[str, Values] = Field(default_factory=dict, description="values for fields of soup.gis, a list each")
+    ls: dict[str, Values] = Field(default_factory=dict, description="values for fields of soup.ls, a list each")
+    pls: dict[str, Values] = Field(
+        default_factory=dict, description="values for fields of soup.pls, a list each: learning_rate = [0.1, 0.3]"
+    )
+
+    @field_validator("seed", "gis", "ls", "pls")
+    @classmethod
+    def _each_once(cls, given: Any) -> Any:
+        lists = given if isinstance(given, dict) else {"seed": given}
+        for key, values in lists.items():
+            if any(type(a) is type(b) and a == b for n, a in enumerate(values) for b in values[:n]):
+                raise ValueError(f"{key} = {list(values)} lists a value twice")
+        return given
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_empty(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A job without a sweep is written as it was before there were any."""
+        return {key: value for key, value in whole(self).items() if value}
+
+    def __bool__(self) -> bool:
+        """Whether anything is swept."""
+        return bool(self.seed or self.gis or self.ls or self.pls)
+
+
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+MemoryLimit = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
+
+
+class SyntheticJob(Section):
+    """Parameters of `synthetic:PRESET`; other sources ignore them."""
+
+    seed: Seed = Field(0, description="seed of the generated graph")
+    scale: float = Field(
+        1.0, gt=0.0, le=64.0, description="nodes as a multiple of the preset's; degrees, features, classes stay"
+    )
+
+
+class GraphJob(Section):
+    """Where the graph comes from and how it is split and prepared."""
+
+    source: str = Field(
+        "bundled:pubmed",
+        description="bundled:NAME, ogb:NAME, pyg:NAME, npz:PATH, pt:PATH or synthetic:PRESET (docs/graphs.md)",
+    )
+    root: str = Field(
+        "datasets", min_length=1, description="folder where ogb: and pyg: find sets, or else download them to"
+    )
+    undirected: bool = Field(True, description="add the reverse of every edge")
+    reverse: bool = Field(False, description="turn every edge round first; matters where undirected = false")
+    self_loops: Literal["keep", "remove", "add"] = Field(
+        "keep", description="keep those of the source, remove them, or add one to every node; GCN and GAT add their own"
+    )
+    duplicates: Literal["merge", "refuse"] = Field(
+        "merge", description="merge edges that the source has more than once, or refuse such a source"
+    )
+    split: Literal["auto", "public", "random", "stored"] = Field(
+        "auto",
+        description="public: the set's published split; random: seeded shares; stored: as in the source file;"
+        " auto: the first of public, stored, random that the source has",
+    )
+    split_index: Natural = Field(0, description="which one, of a source with several public splits")
+    split_seed: Seed = Field(0, description="seed of a random split")
+    train_share: Share = Field(0.6, description="share of labelled nodes to train on, in a random split")
+    validation_share: Share = Field(0.2, description="share to validate (and soup) on; what remains is for testing")
+    features: Literal["standardise", "row-normalise", "none"] = Field(
+        "standardise",
+        description="standardise: zero mean, unit variance over all nodes; row-normalise: rows by their absolute sums",
+    )
+    edge_weight: Literal["refuse", "ignore"] = Field(
+        "refuse",
+        description="weights of edges, which models here take none of yet: refuse a source that has some, or ignore"
+        " them, which the report says",
+    )
+    edge_attr: Literal["refuse", "ignore"] = Field(
+        "refuse", description="features or types of edges: refuse a source that has some, or ignore them, likewise"
+    )
+    synthetic: SyntheticJob = Field(SyntheticJob(), description="the generated graph")
+
+    @model_validator(mode="after")
+    def _leaves_test_nodes(self) -> Self:
+        if self.split in ("random", "auto") and self.train_share + self.validation_share >= 1.0:
+            raise ValueError("train_share + validation_share must stay below 1, so that test nodes remain")
+        return self
+
+
+class PartitionJob(Section):
+    """METIS partition of the graph, which PLS streams."""
+
+    parts: Count = Field(32, description="K, the number of parts")
+    seed: Seed = Field(0, description="METIS's seed")
+    imbalance: int = Field(30, ge=1, le=1000, description="allowed excess of a part's weight in thousandths (ufactor)")
+
+
+class ModelJob(Section):
+    """The architecture that all ingredients share. Which kinds there are, and what each takes, models/ says."""
+
+    kind: str = Field("sage", description="GCN, GraphSAGE with mean aggregation, or GAT")
+    layers: int = Field(2, ge=1, le=64, description="number of message passing layers")
+    hidden: Count = Field(128, description="hidden channels; for GAT those of all heads together")
+    heads: Count = Field(1, description="attention heads of GAT; must divide hidden")
+    norm: Literal["none", "layer"] = Field("none", description="layer norm after each hidden layer, or none")
+
+    @field_validator("kind")
+    @classmethod
+    def _kind_is_there(cls, value: str, info: ValidationInfo) -> str:
+        *known, last = (repr(kind) for kind in info.context or (value,))
+        if repr(value) not in (*known, last):
+            raise PydanticCustomError("literal_error", f"Input should be {', '.join(known)} or {last}")
+        return value
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden = {self.hidden} must be a multiple of heads = {self.heads}")
+        return self
+
+
+class GisJob(Section):
+    """Greedy Interpolated Souping."""
+
+    granularity: int = Field(20, ge=2, le=10_000, description="interpolation ratios tried for each ingredient")
+
+
+class SoupJob(Section):
+    """Which soups are made, and how."""
+
+    methods: tuple[MethodName, ...] = Field(
+        METHOD_NAMES, min_length=1, strict=False, description="methods, in this order"
+    )
+    seed: Seed = Field(0, description="seed of alpha's start and of the drawn unions")
+    precision: Precision = Field(
+        "float32",
+        description="of dense products while souping; bfloat16 where the processor or GPU has such products: about"
+        " twice as fast, a little less exact. The accuracies that are reported are those of float32",
+    )
+    unfit: Literal["refuse", "leave out"] = Field(
+        "refuse", description="what to do about an ingredient that is missing, damaged, foreign or not finite"
+    )
+    align: Literal["none", "weights", "activations", "auto"] = Field(
+        "auto",
+        description="put ingredients' hidden units in the order of the best one's first, matched by weights or by what"
+        " they do on validation nodes; changes no ingredient's outputs; auto: by weights where that lifts the mean of"
+        " all by more than the error, else none",
+    )
+    diagnose: bool = Field(
+        True, description="end with a diagnosis: are the ingredients in one basin? Costs two evaluations an ingredient"
+    )
+    gis: GisJob = Field(GisJob(), description="options of GIS")
+    ls: LearnedJob = Field(LearnedJob(), description="options of LS")
+    pls: PartitionLearnedJob = Field(PartitionLearnedJob(), description="options of PLS")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len(set(self.methods)) != len(self.methods):
+            raise ValueError("methods names a method twice")
+        return self
+
+
+class MachineJob(Section):
+    """What the ranks may use; no result depends on it but through rounding."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU a rank where there is one")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="threads a rank; 0: OMP_NUM_THREADS, else what Slurm gave a task, else cores / ranks on the node",
+    )
+    memory_limit: MemoryLimit = Field(
+        "auto",
+        description="most resident memory of a rank, libraries included, for example '2 GiB': batches, unions and"
+        " evaluation are chosen to stay within it, or refused; auto: half of the machine's / ranks on the node",
+    )
+
+    @field_validator("memory_limit")
+    @classmethod
+    def _is_a_size(cls, text: str) -> str:
+        parse_bytes(text)
         return text
-    return value if isinstance(value, str) or key not in _TEXT_FIELDS else text
 
 
-_TEXT_FIELDS = ("name", "runs", "graph.source", "graph.root", "machine.memory_limit")
+class Job(Section):
+    """One complete, named experiment."""
+
+    name: str = Field(
+        ..., pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=255, description="names the run: runs/NAME"
+    )
+    runs: str = Field("runs", min_length=1, description="folder of all runs, relative to where the command is given")
+    graph: GraphJob = Field(GraphJob(), description="the graph")
+    partition: PartitionJob = Field(PartitionJob(), description="its parts")
+    model: ModelJob = Field(ModelJob(), description="the architecture")
+    train: TrainJob = Field(TrainJob(), description="the ingredients")
+    soup: SoupJob = Field(SoupJob(), description="the soups")
+    machine: MachineJob = Field(MachineJob(), description="threads and device")
+    sweep: SweepJob = Field(
+        SweepJob(),
+        description="lists of values for methods' fields: each combination is made, and the one with the highest"
+        " validation accuracy is the method's soup (docs/methods.md)",
+    )
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.sweep:
+            expand_grids(self)
+        if self.soup.pls.union > self.partition.parts:
+            raise ValueError(
+                f"soup.pls.union = {self.soup.pls.union} parts (R) cannot be drawn from"
+                f" partition.parts = {self.partition.parts} (K)"
+            )
+        pls = self.soup.pls
+        if pls.optimiser == "lbfgs" and pls.reuse < 2 and pls.union != self.partition.parts:
+            raise ValueError(
+                "soup.pls.optimiser = 'lbfgs' compares losses on one union: give soup.pls.reuse, the evaluations"
+                " on each, for example 6"
+            )
+        if self.train.batch != "full" and self.train.clusters > self.partition.parts:
+            raise ValueError(
+                f"train.clusters = {self.train.clusters} is more than partition.parts = {self.partition.parts} (K)"
+            )
+        return self
+
+    def to_toml(self) -> str:
+        """The resolved job: every field with its value, as a job file that gives this job again."""
+        tree = self.model_dump(mode="json")
+        text = tomli_w.dumps(tree if self.sweep else {key: tree[key] for key in tree if key != "sweep"})
+        return text.encode("utf-8", "replace").decode()  # a run's folder that was found may be named in no UTF-8
 
 
-def _explain(item: Any) -> str:
-    """One validation error as `key: what is wrong`, with the nearest known key for an unknown one."""
-    key = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, [name for name, _ in fields()], n=1, cutoff=0.0)
-        return f"unknown key {key!r}; the nearest known one is {near[0]!r}"
-    if item["type"] == "missing":
-        return f"the key {key!r} is missing"
-    message = str(item["msg"]).removeprefix("Value error, ").replace("a valid tuple", "a list")
-    message = message.replace("Tuple", "List").replace("a valid dictionary", "a table")
-    if item["type"] in ("model_type", "model_attributes_type"):
-        message = "Input should be a table"
-    if item["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    return f"{key} = {item['input']!r}: {message[0].lower()}{message[1:]}"
+@dataclass(frozen=True)
+class Trial:
+    """One combination. job: the whole job with these values and without a sweep; values: what was swept, by its key."""
+
+    method: SweptName
+    job: Job
+    values: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The combination in words."""
+        return ", ".join(f"{key} = {value}" for key, value in self.values.items())
+
+
+def expand_grids(job: Job) -> dict[SweptName, tuple[Trial, ...]]:
+    """The cells of each method that is swept, in the order of the lists, the last key's values changing fastest.
+
+    Raises: ValueError where the sweep names what there is not, or a combination makes no valid job.
+    """
+    sweep = job.sweep
+    found: dict[SweptName, tuple[Trial, ...]] = {}
+    for method in SWEPT:
+        lists = _lists(job, method)
+        if not lists:
+            continue
+        if method not in job.soup.methods:
+            raise ValueError(
+                f"sweep.{method} is given, but soup.methods has no {method!r}: add it, or leave the lists out"
+            )
+        size = prod(map(len, lists.values()))
+        if size > MOST_CELLS:
+            raise ValueError(f"sweep.{method} has {size} combinations, more than {MOST_CELLS}: give fewer values")
+        combinations = (dict(zip(lists, values, strict=True)) for values in product(*lists.values()))
+        found[method] = tuple(Trial(method, _job(job, method, values), values) for values in combinations)
+    if sweep.seed and not any(method in found for method in SEEDED):
+        raise ValueError("sweep.seed is for ls and pls, and soup.methods has neither")
+    return found
+
+
+def _lists(job: Job, method: SweptName) -> dict[str, tuple[Any, ...]]:
+    """What is swept of a method: its seeds, then its own fields."""
+    own: dict[str, tuple[Any, ...]] = getattr(job.sweep, method)
+    known = type(getattr(job.soup, method)).model_fields
+    for key in own:
+        if key not in known:
+            near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)[0]
+            raise ValueError(f"unknown key 'sweep.{method}.{key}'; the nearest known one is 'sweep.{method}.{near}'")
+    if method == "pls" and 0 in own.get("union", ()):
+        raise ValueError("sweep.pls.union = 0 would leave a value to the memory limit: name each")
+    seeds = method in SEEDED and job.sweep.seed and method in job.soup.methods
+    return ({"seed": job.sweep.seed} if seeds else {}) | own
+
+
+def _job(job: Job, method: SweptName, values: Mapping[str, Any]) -> Job:
+    """The job with a combination in place. Raises: ValueError where that is no valid job."""
+    tree = job.model_dump(exclude={"sweep"})
+    own = {key: value for key, value in values.items() if key != "seed"}
+    tree["soup"][method] |= own
+    tree["soup"]["seed"] = values.get("seed", job.soup.seed)
+    try:
+        return Job.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = str(first["msg"]).removeprefix("Value error, ")
+        told = ", ".join(f"sweep.{method}.{key} = {value!r}" for key, value in own.items())
+        raise ValueError(f"with {told}: {message[0].lower()}{message[1:]}") from None

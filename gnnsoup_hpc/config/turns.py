@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
-from gnnsoup_hpc.config.sections import Job, TrainJob
+from gnnsoup_hpc.config import Job, TrainJob
 from gnnsoup_hpc.types import Draw, Start
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.io import files, states
 from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io.ingredient import Origin
 from gnnsoup_hpc.io.records import Epoch
 from gnnsoup_hpc.runtime.profiling import Measurement
 from gnnsoup_hpc.types import State
@@ -52,21 +52,11 @@ class Checkpoint:
     measurement: Measurement
 
 
-class HasFingerprint(Protocol):
-    """What a training is a function of: an `Origin` or a `TrunkOrigin`."""
-
-    @property
-    def values(self) -> Mapping[str, Any]:
-        """Everything, flat and named as in the job."""
-
-    @property
-    def recipe(self) -> str:
-        """Hash of everything."""
-
-
-def write(path: Path, checkpoint: Checkpoint, origin: HasFingerprint, job: Job, **provenance: object) -> None:
+def write(path: Path, checkpoint: Checkpoint, origin: Origin, job: Job, **provenance: object) -> None:
     """Publish a checkpoint in place of an earlier one. Raises: RunError where it cannot be written."""
-    size = _bytes(checkpoint)
+    best = checkpoint.best
+    kept = (checkpoint.state, checkpoint.mean, checkpoint.square, {} if best is None else best.state)
+    size = sum(tensor.nbytes for state in kept for tensor in state.values())
     bulk = size if size > IN_MEMORY_BYTES else 0
     with files.create_file(path, KIND, VERSION, "checkpoint: a training between two epochs", bulk) as file:
         file.attrs["recipe"] = origin.recipe
@@ -81,17 +71,15 @@ def write(path: Path, checkpoint: Checkpoint, origin: HasFingerprint, job: Job, 
             file, "generator", checkpoint.generator.numpy(), "1", "state of the generator of dropout masks"
         )
         generator.attrs["device"] = checkpoint.device
-        if checkpoint.best is not None:
-            states.put(file, checkpoint.best.state, "best", "parameter after the best validation epoch so far")
-            file["best"].attrs["epoch"] = checkpoint.best.epoch
-            file["best"].attrs["accuracy"] = checkpoint.best.accuracy
+        if best is not None:
+            states.put(file, best.state, "best", "parameter after the best validation epoch so far")
+            file["best"].attrs["epoch"], file["best"].attrs["accuracy"] = best.epoch, best.accuracy
         ingredient_store.put_history(file, checkpoint.history)
         files.put_cost(file, checkpoint.measurement)
-        files.put_provenance(file, job.to_toml(), **provenance)
-        file["provenance"].attrs["origin"] = canonical(origin.values)
+        files.put_provenance(file, job.to_toml(), **provenance, origin=canonical(origin.values))
 
 
-def read(path: Path, origin: HasFingerprint) -> Checkpoint:
+def read(path: Path, origin: Origin) -> Checkpoint:
     """The checkpoint in a file, if it is of that origin.
 
     Raises: FileError naming the file and what is wrong with it; ForeignFileError where it is sound, but of another job.
@@ -117,10 +105,3 @@ def _best(file: h5py.File) -> BestEpoch | None:
         return None
     about = file["best"].attrs
     return BestEpoch(int(about["epoch"]), float(about["accuracy"]), states.get(file, "best"))
-
-
-def _bytes(checkpoint: Checkpoint) -> int:
-    """The size of its file, nearly."""
-    best = {} if checkpoint.best is None else checkpoint.best.state
-    kept = (checkpoint.state, checkpoint.mean, checkpoint.square, best)
-    return sum(tensor.nbytes for state in kept for tensor in state.values())

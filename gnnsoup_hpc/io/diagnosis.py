@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import h5py
@@ -44,17 +46,12 @@ def write(path: Path, found: Diagnosis, midpoints: Columns, words: Sequence[str]
         files.put(file, "nodes", found.nodes, "1", "validation nodes")
         files.put(file, "seconds", found.seconds, "s", "wall time of the diagnosis")
         files.put(file, "left_out", list(found.left_out), "1", "why other ingredients are not in the diagnosis")
-        rows = [_row(ingredient) for ingredient in found.ingredients]
-        taken = {name: [row[number] for row in rows] for number, name in enumerate(_INGREDIENTS)}
-        files.put_table(
-            file,
-            "ingredients",
-            {
-                name: (values if isinstance(values[0], str) else np.array(values), *_INGREDIENTS[name])
-                for name, values in taken.items()
-            },
-            "one row an ingredient",
-        )
+        columns = zip(*map(_row, found.ingredients), strict=True)
+        taken = {
+            name: (list(values) if isinstance(values[0], str) else np.array(values), *about)
+            for (name, about), values in zip(_INGREDIENTS.items(), columns, strict=True)
+        }
+        files.put_table(file, "ingredients", taken, "one row an ingredient")
         files.put_table(file, "midpoints", midpoints, "one row a way to line up and an ingredient, or all")
         files.put(file, "verdict", list(words), "1", "what the numbers say, in words")
         files.put_provenance(file, job.to_toml())
@@ -78,36 +75,19 @@ def read(path: Path) -> Diagnosis:
             graph_sha256=str(file.attrs["graph_sha256"]),
             nodes=int(file["nodes"][()]),
             best=str(file.attrs["best"]),
-            ingredients=tuple(_ingredients(file["ingredients"])),
+            ingredients=tuple(
+                Diagnosed(name, EvalResult(accuracy, loss), *rest)
+                for name, accuracy, loss, *rest in files.get_rows(file["ingredients"], _INGREDIENTS)
+            ),
             left_out=tuple(file["left_out"].asstr()[:]),
             lineups=tuple(_lineups(file["midpoints"])),
             seconds=float(file["seconds"][()]),
         )
 
 
-def _ingredients(table: h5py.Group) -> list[Diagnosed]:
-    texts = {name: table[name].asstr()[:] for name in ("ingredient", "state_sha256", "initial_sha256")}
-    numbers = {name: table[name][:] for name in ("accuracy", "loss", "learning_rate", "epochs")}
-    return [
-        Diagnosed(
-            name=str(name),
-            alone=EvalResult(float(numbers["accuracy"][row]), float(numbers["loss"][row])),
-            state_sha256=str(texts["state_sha256"][row]),
-            initial_sha256=str(texts["initial_sha256"][row]),
-            learning_rate=float(numbers["learning_rate"][row]),
-            epochs=int(numbers["epochs"][row]),
-        )
-        for row, name in enumerate(texts["ingredient"])
-    ]
-
-
-def _lineups(table: h5py.Group) -> list[Midpoints]:
-    names, settings, of = (table[column].asstr()[:] for column in ("lineup", "setting", "ingredient"))
-    results = [EvalResult(float(a), float(b)) for a, b in zip(table["accuracy"][:], table["loss"][:], strict=True)]
-    found = []
-    for way in dict.fromkeys(names):
-        rows = [row for row, name in enumerate(names) if name == way]
-        by_name = {str(of[row]): results[row] for row in rows}
-        mean = by_name.pop(ALL)
-        found.append(Midpoints(str(way), str(settings[rows[0]]), by_name, mean))
-    return found
+def _lineups(table: h5py.Group) -> Iterator[Midpoints]:
+    rows = files.get_rows(table, ("lineup", "setting", "ingredient", "accuracy", "loss"))
+    for (lineup, setting), of in groupby(rows, key=itemgetter(0, 1)):
+        results = {name: EvalResult(accuracy, loss) for *_, name, accuracy, loss in of}
+        mean = results.pop(ALL)
+        yield Midpoints(lineup, setting, results, mean)

@@ -7,7 +7,6 @@ HDF5 is asked to parse it.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -15,13 +14,14 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import h5py
 import numpy as np
@@ -31,8 +31,8 @@ from gnnsoup_hpc import __version__
 from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.runtime import processes
 from gnnsoup_hpc.runtime.profiling import QUANTITIES, Measurement
-from gnnsoup_hpc.utils.hashing import canonical
-from gnnsoup_hpc.utils.out_of_core import reserve
+from gnnsoup_hpc.utils.hashing import canonical, file_sha256
+from gnnsoup_hpc.utils.out_of_core import explain_write, reserve
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -54,7 +54,7 @@ _LEAST = 1 << 16
 
 
 class ReservedFile(io.FileIO):
-    """A new file of `size` bytes and a little more, reserved; `settle` cuts it to what HDF5 used."""
+    """A new file of `size` bytes and a little more, reserved; it ends where HDF5 has ended it."""
 
     def __init__(self, path: Path, size: int) -> None:
         super().__init__(path, "w+b")
@@ -89,22 +89,22 @@ class ReservedFile(io.FileIO):
         return self._used
 
     def __exit__(self, *raised: object) -> None:
-        """Close it. Raises: OSError where something could not be written, whatever came of that in HDF5."""
-        self.close()
-        if self._trouble is not None:
-            raise self._trouble
+        """Give back what HDF5 did not use, and close it.
 
-    def settle(self) -> None:
-        """Give back what HDF5 did not use. Raises: OSError where something could not be written."""
+        Raises: OSError where something could not be written, whatever came of that in HDF5.
+        """
+        try:
+            if self._trouble is None:
+                super().truncate(self._used)
+        finally:
+            self.close()
         if self._trouble is not None:
             raise self._trouble
-        super().truncate(self._used)
 
 
 USER_BLOCK = 512
 CREATOR = "gnnsoup_hpc"
 _SEAL = b"gnnsoup_hpc sha256 of the bytes from 512 on: "
-_BLOCK = 1 << 20
 _LAYOUT: dict[str, Any] = {"libver": ("v110", "v110"), "track_order": True}
 
 
@@ -115,7 +115,7 @@ def publish(path: Path) -> Iterator[Path]:
     Raises: RunError where the folder cannot be written or the disk is full; `path` is then as it was.
     """
     private = processes.private_name(path)
-    try:
+    with explain_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         processes.remove_leftovers(path.parent, path.name)
         try:
@@ -125,12 +125,6 @@ def publish(path: Path) -> Iterator[Path]:
             _sync(path.parent)
         finally:
             private.unlink(missing_ok=True)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise RunError(
-            f"{path} cannot be written: {reason}. Nothing finished is lost; make room or make the folder writable,"
-            " then give the same command again"
-        ) from error
 
 
 def check_writable(path: Path) -> None:
@@ -181,31 +175,29 @@ def create_file(path: Path, kind: str, version: int, about: str, bulk_bytes: int
     `bulk_bytes`, the size of a file too large for that, it is built in disk space that is reserved for it.
     """
     with publish(path) as private:
-        if bulk_bytes:
-            with ReservedFile(private, bulk_bytes) as space:
-                with h5py.File(space, "w", userblock_size=USER_BLOCK, **_LAYOUT) as file:
-                    _stamp(file, kind, version, about)
-                    yield file
-                    file.attrs["complete"] = 1
-                space.settle()
-        else:
-            with h5py.File(private, "w", driver="core", backing_store=False, **_LAYOUT) as file:
-                _stamp(file, kind, version, about)
-                yield file
-                file.attrs["complete"] = 1
+        with ExitStack() as opened:
+            if bulk_bytes:
+                space = opened.enter_context(ReservedFile(private, bulk_bytes))
+                file = h5py.File(space, "w", userblock_size=USER_BLOCK, **_LAYOUT)
+            else:
+                file = h5py.File(private, "w", driver="core", backing_store=False, **_LAYOUT)
+            opened.enter_context(file)
+            file.attrs["format"] = f"{CREATOR}/{kind}"
+            file.attrs["format_version"] = version
+            file.attrs["about"] = about
+            file.attrs["creator"] = CREATOR
+            file.attrs["creator_version"] = __version__
+            file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+            yield file
+            file.attrs["complete"] = 1
+            if not bulk_bytes:
                 file.flush()
                 image = file.id.get_file_image()
+        if not bulk_bytes:
             private.write_bytes(bytes(USER_BLOCK) + image)
-        _seal(private)
-
-
-def _stamp(file: h5py.File, kind: str, version: int, about: str) -> None:
-    file.attrs["format"] = f"{CREATOR}/{kind}"
-    file.attrs["format_version"] = version
-    file.attrs["about"] = about
-    file.attrs["creator"] = CREATOR
-    file.attrs["creator_version"] = __version__
-    file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+        digest = file_sha256(private, start=USER_BLOCK)
+        with private.open("r+b") as sealed:
+            sealed.write((_SEAL + digest.encode() + b"\n").ljust(USER_BLOCK, b"\0"))
 
 
 @contextmanager
@@ -274,7 +266,7 @@ def _check_seal(path: Path, head: bytes) -> None:
 
     Raises: FileError.
     """
-    digest = _digest(path)
+    digest = file_sha256(path, start=USER_BLOCK)
     says, rest = head[len(_SEAL) :][: len(digest)], head[len(_SEAL) + len(digest) :]
     if says != digest.encode():
         shown = says.decode("ascii", "replace")[:12]
@@ -333,25 +325,40 @@ def put_provenance(file: h5py.File, job: str, **more: object) -> None:
 @cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
-    names = ("torch", "numpy", "scipy", "h5py", "pymetis", "mpi4py", "torch_geometric")
-    return {"python": platform.python_version(), CREATOR: __version__} | {name: _version(name) for name in names}
+    found = {"python": platform.python_version(), CREATOR: __version__}
+    for package in ("torch", "numpy", "scipy", "h5py", "pymetis", "mpi4py", "torch_geometric"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # MPI's, for one, where one rank runs alone
+            found[package] = "not installed"
+    return found
 
 
-def _version(package: str) -> str:
-    """Version of an installed package; MPI's, for one, may be missing where one rank runs alone."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def put_table(file: h5py.File, name: str, columns: Mapping[str, tuple[Any, str, str]], about: str) -> None:
+def put_table(parent: h5py.Group, name: str, columns: Mapping[str, tuple[Any, str, str]], about: str) -> None:
     """Write a table as a group of equally long columns, (values, unit, meaning) each; `columns` keeps their order."""
-    group = file.create_group(name, track_order=True)
+    group = parent.create_group(name, track_order=True)
     group.attrs["about"] = about
     group.attrs["columns"] = list(columns)
     for column, (data, unit, meaning) in columns.items():
         put(group, column, data, unit, meaning)
+
+
+def put_records(parent: h5py.Group, name: str, kind: type, records: Sequence[Any], about: str) -> None:
+    """Write records as a table. Fields of their dataclass `kind` are annotated with type, unit and meaning."""
+    hints = get_type_hints(kind, include_extras=True).items()
+    columns = {field: (column_of(records, field, hint.__origin__), *hint.__metadata__) for field, hint in hints}
+    put_table(parent, name, columns, about)
+
+
+def column_of(records: Sequence[Any], field: str, kind: type) -> np.ndarray[Any, Any]:
+    """One field of all records; int becomes int64, float float64."""
+    return np.array([getattr(record, field) for record in records], dtype=kind)
+
+
+def get_rows(table: h5py.Group, names: Iterable[str]) -> Iterator[tuple[Any, ...]]:
+    """Rows of a table, the values of some of its columns in that order. Raises: KeyError where one is missing."""
+    columns = (table[name].asstr() if table[name].dtype.kind == "O" else table[name] for name in names)
+    return zip(*(column[:].tolist() for column in columns), strict=True)
 
 
 def put_cost(file: h5py.File, spent: Measurement) -> None:
@@ -371,32 +378,61 @@ def _chunks(array: np.ndarray[Any, Any]) -> tuple[int, ...]:
     return (min(len(array), max(1, (1 << 18) // array[:1].nbytes)), *array.shape[1:])
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(USER_BLOCK)
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _seal_block(digest: str) -> bytes:
-    """The user block of a file whose other bytes have that SHA-256."""
-    return (_SEAL + digest.encode() + b"\n").ljust(USER_BLOCK, b"\0")
-
-
-def _seal(path: Path) -> None:
-    block = _seal_block(_digest(path))
-    with path.open("r+b") as file:
-        file.write(block)
-
-
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+# ---- rows
+
+
+@dataclass(frozen=True)
+class DatasetRows:
+    """The rows of `dataset` in the file `path`, which stays open, by ranges. `advice` ends what is said of damage.
+
+    A contiguous dataset lies in the file as it lies in memory, so its rows are read straight to where they are wanted,
+    by the file's own descriptor, without HDF5 and the lock that it holds. Any other layout is read by HDF5.
+    """
+
+    path: Path
+    dataset: h5py.Dataset
+    advice: str = ""
+
+    def read_into(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
+        """Read rows start to stop - 1 into `out` (stop - start, …), contiguous and of the dataset's type.
+
+        Raises: FileError where the file ends too early, or cannot be read, or a checksum of HDF5's is wrong.
+        """
+        if not out.size:
+            return
+        with explain_damage(self.path, self.advice):
+            if self._place is None:
+                self.dataset.read_direct(out, np.s_[start:stop])
+            else:
+                handle, offset = self._place
+                self._read_bytes(handle, offset + start * (out.nbytes // len(out)), out.reshape(-1).view(np.uint8).data)
+
+    def _read_bytes(self, handle: int, offset: int, view: memoryview) -> None:
+        done = 0
+        while done < len(view):  # a call reads 2 GiB at most
+            count = os.preadv(handle, [view[done:]], offset + done)
+            if count == 0:
+                raise OSError(f"it ends within {self.dataset.name}")
+            done += count
+
+    @cached_property
+    def _place(self) -> tuple[int, int] | None:
+        """The open file's descriptor, and where its rows begin; None where HDF5 must read them."""
+        of = self.dataset.id
+        offset = of.get_offset()  # None unless contiguous; of what was never written it is wrong beside a user block
+        if offset is None or not of.get_storage_size():
+            return None
+        if self.dataset.external or not self.dataset.dtype.isnative or self.dataset.file.driver != "sec2":
+            return None
+        return self.dataset.file.id.get_vfd_handle(), offset
 
 
 # ---- values

@@ -15,8 +15,8 @@ import numpy as np
 from gnnsoup_hpc.errors import ForeignFileError
 from gnnsoup_hpc.graph.subgraph import Aggregation
 from gnnsoup_hpc.io import files
+from gnnsoup_hpc.io.files import DatasetRows
 from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.io.rows import DatasetRows
 from gnnsoup_hpc.types import FloatArray
 from gnnsoup_hpc.utils.hashing import fingerprint
 

@@ -25,7 +25,7 @@ from gnnsoup_hpc.errors import FileError, PartError, RunError
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.graph.graph import Graph, Partition, Preparation, SourceFacts, SourceFile
 from gnnsoup_hpc.io import files
-from gnnsoup_hpc.io.rows import DatasetRows
+from gnnsoup_hpc.io.files import DatasetRows
 from gnnsoup_hpc.runtime.profiling import Measurement
 from gnnsoup_hpc.types import ByteArray, FloatArray, IndexArray, IntArray, Role
 from gnnsoup_hpc.utils.hashing import Content, canonical, content_sha256
@@ -59,11 +59,13 @@ def write(
         file.attrs["source_sha256"] = graph.source_sha256
         file.attrs["source_edges"] = graph.source_edges
         file.attrs["classes"] = graph.classes
-        files.put_provenance(file, job.to_toml())
-        sections = {"graph": job.graph, "partition": job.partition}
-        file["provenance"].attrs["sections"] = canonical({k: v.model_dump(mode="json") for k, v in sections.items()})
-        file["provenance"].attrs["used"] = canonical(identity.fields_used(job, graph.facts))
-        file["provenance"].attrs["facts"] = canonical(asdict(graph.facts))
+        files.put_provenance(
+            file,
+            job.to_toml(),
+            sections=canonical(job.model_dump(mode="json", include={"graph", "partition"})),
+            used=canonical(identity.fields_used(job, graph.facts)),
+            facts=canonical(asdict(graph.facts)),
+        )
         files.put(file["provenance"], "notes", list(graph.notes), "1", "what preparing had to say of the source")
         file.attrs["split"] = graph.split
         listed = canonical([asdict(source) for source in graph.files])
@@ -77,6 +79,12 @@ def put_preparation(file: h5py.File, preparation: Preparation) -> None:
     group.attrs["kind"] = preparation.kind
     files.put(group, "mean", preparation.mean, "1", "mean subtracted from each feature; empty = none")
     files.put(group, "scale", preparation.scale, "1", "divisor of each feature after that; empty = none")
+
+
+def get_preparation(file: h5py.File) -> Preparation:
+    """How features were prepared. Raises: KeyError where that is not said."""
+    group = file["preparation"]
+    return Preparation(files.get_text(group, "kind"), group["mean"][:], group["scale"][:])
 
 
 def _write_nodes_and_edges(file: h5py.File, graph: Graph, partition: Partition) -> str:
@@ -234,14 +242,13 @@ class GraphFile:
     def facts(self) -> SourceFacts | None:
         """What the source holds beside the graph; None in a graph that does not list the fields `used`."""
         with files.explain_damage(self.path, _ADVICE):
-            return _read_facts(self.file) if "facts" in self.file["provenance"].attrs else None
+            return _read_facts(self.file)
 
     @property
     def made_with(self) -> dict[str, Any]:
         """The fields of [graph] and [partition] that the graph is a function of, by dotted name."""
         with files.explain_damage(self.path, _ADVICE):
-            provenance = self.file["provenance"].attrs
-            return dict(json.loads(provenance["used"])) if "used" in provenance else _read_sections(self.file)
+            return _read_made_with(self.file)
 
     @property
     def source_files(self) -> tuple[SourceFile, ...]:
@@ -266,8 +273,8 @@ class GraphFile:
     @property
     def preparation(self) -> Preparation:
         """How features were prepared."""
-        kind = str(self._attributes("preparation")["kind"])
-        return Preparation(kind, self._read("preparation/mean"), self._read("preparation/scale"))
+        with files.explain_damage(self.path, _ADVICE):
+            return get_preparation(self.file)
 
     def runs_of(self, chosen: Sequence[int]) -> list[tuple[int, int]]:
         """Node ranges that hold the chosen parts, neighbours merged, so that a union is few slices.
@@ -402,7 +409,12 @@ def open_graph(path: Path, job: Job, verify: bool = False) -> Iterator[GraphFile
         except ValueError as error:
             raise RunError(f"{path} is damaged: {error}{_ADVICE}") from None
         if other is not None:
-            raise RunError(_refusal(path, *other))
+            key, made, wanted = other
+            cut_anew = "or `gnnsoup prepare JOB --again` to cut it anew (ingredients stay valid)"
+            raise RunError(
+                f"{path} was made with {key} = {made!r}, the job says {wanted!r}: give the job a name of its own"
+                f" (--set name=…), {cut_anew if key.startswith('partition.') else f'or remove {path.parent}'}"
+            )
         yield graph
 
 
@@ -424,26 +436,31 @@ def find_graph(job: Job, folder: Path) -> Path | None:
 
 def _first_difference(file: h5py.File, job: Job) -> tuple[str, Any, Any] | None:
     """The first field in which a job asks for another graph: its name, its value in the file, that in the job."""
-    provenance = file["provenance"].attrs
-    if "used" in provenance:
-        made, wanted = json.loads(provenance["used"]), identity.fields_used(job, _read_facts(file))
+    made, facts = _read_made_with(file), _read_facts(file)
+    if facts is not None:
+        wanted = identity.fields_used(job, facts)
     else:
-        known, wanted = _read_sections(file), _list_fields(job, job)
+        wanted = _list_fields(job, job)
         # A field that an older version did not know had the effect of what is its default now.
-        made = {key: known.get(key, default) for key, default in _list_fields(job, Job(name="any")).items()}
+        made = {key: made.get(key, default) for key, default in _list_fields(job, Job(name="any")).items()}
     key = next((key for key in [*wanted, *made] if made.get(key) != wanted.get(key)), None)
     if key is None:
         return None
     return key, made.get(key), job.graph.split if key == "graph.split" else wanted.get(key)
 
 
-def _read_facts(file: h5py.File) -> SourceFacts:
+def _read_facts(file: h5py.File) -> SourceFacts | None:
+    """What its source holds beside the graph; None for a graph that does not list the fields `used`."""
+    if "facts" not in file["provenance"].attrs:
+        return None
     known = json.loads(file["provenance"].attrs["facts"])
     return SourceFacts(**known | {"edge_values": {name: tuple(of) for name, of in known["edge_values"].items()}})
 
 
-def _read_sections(file: h5py.File) -> dict[str, Any]:
-    """What a graph that does not list the fields `used` was made with, as far as it was asked for then."""
+def _read_made_with(file: h5py.File) -> dict[str, Any]:
+    """What a graph was made with; as far as it was asked for then, where it does not list the fields `used`."""
+    if "used" in file["provenance"].attrs:
+        return dict(json.loads(file["provenance"].attrs["used"]))
     sections = json.loads(file["provenance"].attrs["sections"])
     made = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     made["graph.source"] = identity.name_fields(made["graph.source"])
@@ -465,15 +482,3 @@ def _list_fields(job: Job, values: Job) -> dict[str, Any]:
     wanted = {f"graph.{key}": value for key, value in known["graph"].items() if key not in unused}
     wanted |= {f"partition.{key}": value for key, value in known["partition"].items()}
     return wanted | {"graph.source": identity.name_fields(values.graph.source)}
-
-
-def _refusal(path: Path, key: str, made: Any, wanted: Any) -> str:
-    then = (
-        "or `gnnsoup prepare JOB --again` to cut it anew (ingredients stay valid)"
-        if key.startswith("partition.")
-        else f"or remove {path.parent}"
-    )
-    return (
-        f"{path} was made with {key} = {made!r}, the job says {wanted!r}: give the job a name of its own"
-        f" (--set name=…), {then}"
-    )

@@ -1,23 +1,21 @@
-"""ingredients/NNNN.h5 and initial.h5. Format: docs/format.md."""
+"""ingredients/NNNN.h5, and what ingredients start from: initial.h5 and trunk.h5. Format: docs/format.md."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.turns import Hyperparameters, hyperparameters
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
 from gnnsoup_hpc.graph.sampling import resolve_sampler
 from gnnsoup_hpc.io import files, states
-from gnnsoup_hpc.io import files as values
 from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.io.records import Epoch, Ingredient
+from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.types import State
@@ -25,14 +23,9 @@ from gnnsoup_hpc.utils import rng
 from gnnsoup_hpc.utils.hashing import canonical, content_sha256, fingerprint
 
 KIND, VERSION = "ingredient", 1
+TRUNK, TRUNK_VERSION = "trunk", 1
 INITIAL, INITIAL_VERSION = "initial-state", 1
 
-HISTORY = {
-    "epoch": ("1", "epoch, from 1"),
-    "loss": ("nat", "mean cross-entropy on training nodes, with dropout"),
-    "validation_accuracy": ("1", "accuracy on validation nodes after the epoch"),
-    "seconds": ("s", "wall time of the epoch, validation included"),
-}
 # Not in an origin where they are so: recipes of files that were written before a field was there do not change.
 _DEFAULTS: dict[str, Any] = {"trunk_sha256": "", "train.shared_draws": []} | {
     f"train.{known.name}": known.default
@@ -43,10 +36,10 @@ _DEFAULTS: dict[str, Any] = {"trunk_sha256": "", "train.shared_draws": []} | {
 
 @dataclass(frozen=True)
 class Origin:
-    """What one ingredient is a function of; equal origins give equal ingredients on the same machine.
+    """What one ingredient, or the trunk, is a function of; equal origins give equal ones on the same machine.
 
     initial_sha256 is the hash of the state that its training began at, before any trunk: ingredients for which it is
-    the same share their start.
+    the same share their start. index: None for the trunk, which has no number, and for which nothing varies.
     """
 
     graph_sha256: str
@@ -54,7 +47,7 @@ class Origin:
     architecture: Model
     batch: str
     seed: int
-    index: int
+    index: int | None
     hyperparameters: Hyperparameters
     batches: Mapping[str, Any] = field(default_factory=dict)  # what mini-batches depend on besides
     trunk_sha256: str = ""  # of the state that it branched from, where there is a trunk
@@ -66,19 +59,25 @@ class Origin:
         architecture: Model,
         graph: GraphFile,
         initial_sha256: str,
-        index: int,
+        index: int | None,
         trunk_sha256: str = "",
     ) -> Origin:
-        """The origin of a job's ingredient `index`; `initial_sha256` is that of the shared initial state."""
-        how = hyperparameters(job, index)
-        if how.start == "own":
-            initial_sha256 = states.sha256(make_own_start(architecture, job.train.seed, index))
+        """The origin of a job's ingredient `index`, or trunk; `initial_sha256` is that of the shared initial state."""
+        train = job.train
+        if index is None:
+            how = Hyperparameters(
+                train.trunk_epochs, train.learning_rate, train.weight_decay, train.dropout, train.drop_edges
+            )
+        else:
+            how = hyperparameters(job, index)
+            if how.start == "own":
+                initial_sha256 = states.sha256(make_own_start(architecture, train.seed, index))
         return cls(
             graph_sha256=graph.sha256,
             initial_sha256=initial_sha256,
             architecture=architecture,
-            batch=job.train.batch,
-            seed=job.train.seed,
+            batch=train.batch,
+            seed=train.seed,
             index=index,
             hyperparameters=how,
             batches=_batches(job, graph),
@@ -88,15 +87,17 @@ class Origin:
     @property
     def values(self) -> dict[str, Any]:
         """Everything, flat and named as in the job; what has its default is left out where older files lack it."""
-        known = asdict(replace(self, batches={}))
-        known.pop("architecture")
-        model = {f"model.{key}": value for key, value in self.architecture.record().items()}
-        trained = {f"train.{key}": value for key, value in known.pop("hyperparameters").items()}
-        trained["train.shared_draws"] = sorted(trained["train.shared_draws"])
-        named = {"train.batch": self.batch, "train.seed": self.seed, "index": self.index}
-        starts = {key: known[key] for key in ("initial_sha256", "trunk_sha256")}
-        values = {"graph_sha256": self.graph_sha256} | model | trained | named | dict(self.batches) | starts
-        return {key: value for key, value in values.items() if key not in _DEFAULTS or value != _DEFAULTS[key]}
+        values: dict[str, Any] = {"graph_sha256": self.graph_sha256}
+        values |= {f"model.{key}": value for key, value in self.architecture.record().items()}
+        values |= {f"train.{key}": value for key, value in asdict(self.hyperparameters).items()}
+        values["train.shared_draws"] = sorted(self.hyperparameters.shared_draws)
+        values |= {"train.batch": self.batch, "train.seed": self.seed, "index": self.index} | dict(self.batches)
+        values |= {"initial_sha256": self.initial_sha256, "trunk_sha256": self.trunk_sha256}
+        values = {key: value for key, value in values.items() if key not in _DEFAULTS or value != _DEFAULTS[key]}
+        if values["index"] is None:
+            del values["index"]
+            values["train.trunk_epochs"] = values.pop("train.epochs")
+        return values
 
     @property
     def recipe(self) -> str:
@@ -152,8 +153,7 @@ def write(path: Path, ingredient: Ingredient, origin: Origin, job: Job, **proven
         files.put(metrics, "test_accuracy", ingredient.test_accuracy, "1", "exact, on test nodes")
         metrics.attrs["stopped"] = ingredient.stopped
         files.put_cost(file, ingredient.measurement)
-        files.put_provenance(file, job.to_toml(), **provenance)
-        file["provenance"].attrs["origin"] = canonical(origin.values)
+        files.put_provenance(file, job.to_toml(), **provenance, origin=canonical(origin.values))
 
 
 def read(path: Path, origin: Origin | None = None) -> Ingredient:
@@ -162,11 +162,15 @@ def read(path: Path, origin: Origin | None = None) -> Ingredient:
     Raises: FileError naming the file and what is wrong with it; ForeignFileError where it is sound, but of another job.
     """
     with files.read_file(path, KIND, VERSION) as file:
-        state = states.get_finite(path, file)
-        if origin is not None:
-            states.check_shapes(path, state, origin.architecture)
-            check_origin(path, file, origin.values)
-        return _ingredient(file, state)
+        return _ingredient(file, _checked_state(path, file, origin))
+
+
+def _checked_state(path: Path, file: h5py.File, origin: Origin | None) -> State:
+    state = states.get_finite(path, file)
+    if origin is not None:
+        states.check_shapes(path, state, origin.architecture)
+        check_origin(path, file, origin.values)
+    return state
 
 
 def origin(path: Path) -> dict[str, Any]:
@@ -176,7 +180,7 @@ def origin(path: Path) -> dict[str, Any]:
 
 
 def _origin(file: h5py.File) -> dict[str, Any]:
-    return values.get_json(file["provenance"], "origin")
+    return files.get_json(file["provenance"], "origin")
 
 
 def _ingredient(file: h5py.File, state: State) -> Ingredient:
@@ -190,17 +194,17 @@ def _ingredient(file: h5py.File, state: State) -> Ingredient:
         index=int(known["index"]),
         state=state,
         history=get_history(file),
-        best_epoch=int(values.get_number(file, "metrics/best_epoch", 0)),
+        best_epoch=int(files.get_number(file, "metrics/best_epoch", 0)),
         validation_accuracy=_accuracy(file, "metrics/validation_accuracy"),
         test_accuracy=_accuracy(file, "metrics/test_accuracy"),
         hyperparameters=Hyperparameters(**trained),
-        stopped=values.get_text(file["metrics"], "stopped", ""),
+        stopped=files.get_text(file["metrics"], "stopped", ""),
         measurement=files.get_cost(file),
     )
 
 
 def _accuracy(file: h5py.File, name: str) -> float:
-    found = values.get_number(file, name)
+    found = files.get_number(file, name)
     if not 0.0 <= found <= 1.0:
         raise FileError(f"{file.filename}: {name} is {found}, where an accuracy from 0 to 1 is expected")
     return found
@@ -230,12 +234,7 @@ def check_origin(path: Path, file: h5py.File, wanted: Mapping[str, Any]) -> None
 
 def put_history(file: h5py.File, history: Sequence[Epoch]) -> None:
     """Write a training history as a table."""
-    columns = {name: (_column(history, name), *HISTORY[name]) for name in HISTORY}
-    files.put_table(file, "history", columns, "one row an epoch")
-
-
-def _column(history: Sequence[Epoch], name: str) -> np.ndarray[Any, Any]:
-    return np.array([getattr(epoch, name) for epoch in history])
+    files.put_records(file, "history", Epoch, history, "one row an epoch")
 
 
 def get_history(file: h5py.File) -> tuple[Epoch, ...]:
@@ -243,14 +242,32 @@ def get_history(file: h5py.File) -> tuple[Epoch, ...]:
     if "history" not in file:
         return ()
     table = file["history"]
-    rows = zip(*(values.get_column(table, name, len(table["epoch"])) for name in HISTORY), strict=True)
-    return tuple(Epoch(int(e), float(a), float(b), float(c)) for e, a, b, c in rows)
+    columns = (files.get_column(table, name, len(table["epoch"])).tolist() for name in Epoch.__dataclass_fields__)
+    return tuple(Epoch(int(epoch), *figures) for epoch, *figures in zip(*columns, strict=True))
 
 
 def _content_sha256(made: Ingredient) -> str:
     """Hash of what is a function of the origin alone: weights, losses and accuracies, but no time."""
     arrays = {f"state/{name}": tensor.detach().cpu().numpy() for name, tensor in made.state.items()}
-    return content_sha256(arrays | {name: _column(made.history, name) for name in HISTORY if name != "seconds"})
+    arrays["epoch"] = files.column_of(made.history, "epoch", int)
+    arrays |= {name: files.column_of(made.history, name, float) for name in ("loss", "validation_accuracy")}
+    return content_sha256(arrays)
+
+
+def write_trunk(path: Path, trunk: Trunk, origin: Origin, job: Job, **provenance: object) -> None:
+    """Publish the trunk."""
+    with files.create_file(path, TRUNK, TRUNK_VERSION, "trunk: the state that all ingredients branch from") as file:
+        file.attrs["recipe"] = origin.recipe
+        states.put(file, trunk.state)
+        put_history(file, trunk.history)
+        files.put_cost(file, trunk.measurement)
+        files.put_provenance(file, job.to_toml(), **provenance, origin=canonical(origin.values))
+
+
+def read_trunk(path: Path, origin: Origin | None = None) -> Trunk:
+    """The trunk in a file; `origin` and errors are as in `read`."""
+    with files.read_file(path, TRUNK, TRUNK_VERSION) as file:
+        return Trunk(_checked_state(path, file, origin), get_history(file), files.get_cost(file))
 
 
 def write_initial(path: Path, state: State, architecture: Model, job: Job) -> None:
@@ -269,7 +286,7 @@ def read_initial(path: Path, architecture: Model, seed: int) -> State:
     """
     with files.read_file(path, INITIAL, INITIAL_VERSION) as file:
         state = states.get_finite(path, file)
-        made = _as_in_job(values.get_json(file, "architecture"), values.get_integer(file, "seed"))
+        made = _as_in_job(files.get_json(file, "architecture"), files.get_integer(file, "seed"))
     wanted = _as_in_job(architecture.record(), seed)
     key = next((key for key in wanted if made.get(key) != wanted[key]), None)
     if key is not None:

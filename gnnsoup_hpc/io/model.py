@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -18,16 +17,12 @@ from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.errors import FileError, GraphError
 from gnnsoup_hpc.graph.graph import Preparation
 from gnnsoup_hpc.io import files, states
-from gnnsoup_hpc.io import files as values
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.models.registry import RECORDED, read_record
 from gnnsoup_hpc.types import State
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -71,16 +66,14 @@ class Trained:
             raise GraphError(
                 f"an edge's end is {int(found.min())} or {int(found.max())}, out of range for {nodes} nodes"
             )
-        source, destination = found[::-1].astype(np.int64) if self.graph.reverse else found.astype(np.int64)
+        ends = found[:: -1 if self.graph.reverse else 1].astype(np.int64)
         if self.graph.self_loops != "keep":
-            kept = source != destination
-            source, destination = source[kept], destination[kept]
+            ends = ends[:, ends[0] != ends[1]]
         if self.graph.undirected:
-            source, destination = np.concatenate([source, destination]), np.concatenate([destination, source])
+            ends = np.hstack([ends, ends[::-1]])
         if self.graph.self_loops == "add":
-            loops = np.arange(nodes)
-            source, destination = np.concatenate([source, loops]), np.concatenate([destination, loops])
-        keys = np.unique(destination * nodes + source)
+            ends = np.hstack([ends, np.tile(np.arange(nodes), (2, 1))])
+        keys = np.unique(ends[1] * nodes + ends[0])
         return torch.from_numpy(np.stack([keys % nodes, keys // nodes]))
 
 
@@ -93,27 +86,20 @@ def read_model(path: Path) -> Trained:
         return _ingredient(path)
     architecture, state = soup_store.read_state(path)
     with files.read_file(path, soup_store.KIND, soup_store.VERSION) as file:
-        group = file["preparation"]
-        preparation = Preparation(values.get_text(group, "kind"), group["mean"][:], group["scale"][:])
-        return Trained(architecture, state, preparation, _graph_job(path, file))
+        return Trained(architecture, state, graph_store.get_preparation(file), _graph_job(path, file))
 
 
 def _ingredient(path: Path) -> Trained:
     found, origin = ingredient_store.read(path), ingredient_store.origin(path)
-    architecture = _architecture(path, origin)
+    record = {name: origin.get(f"model.{name}") for name in RECORDED}
+    if missing := [name for name, value in record.items() if value is None]:
+        raise FileError(f"{path}: its origin lacks model.{missing[0]}")
+    architecture = read_record(record)
     states.check_shapes(path, found.state, architecture)
     with graph_store.open_file(path.parent.parent / "graph.h5") as graph, files.explain_damage(graph.path):
         if graph.sha256 != origin.get("graph_sha256"):
             raise FileError(f"{path} was trained on another graph than {graph.path}: put it beside its own graph.h5")
         return Trained(architecture, found.state, graph.preparation, _graph_job(graph.path, graph.file))
-
-
-def _architecture(path: Path, origin: Mapping[str, Any]) -> Model:
-    known = {name: origin.get(f"model.{name}") for name in RECORDED}
-    missing = [name for name, value in known.items() if value is None]
-    if missing:
-        raise FileError(f"{path}: its origin lacks model.{missing[0]}")
-    return read_record(known)
 
 
 def _graph_job(path: Path, file: h5py.File) -> GraphJob:

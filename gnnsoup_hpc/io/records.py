@@ -1,4 +1,4 @@
-"""What the files of a run hold, as plain records.
+"""What the files of a run hold, as plain records. Rows of tables are annotated with what the file says of a column.
 
 Shape suffixes: N ingredients, G groups of parameters, P parameters.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.runtime.profiling import Measurement
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 class Epoch:
     """One line of a training history."""
 
-    epoch: int
-    loss: float
-    validation_accuracy: float
-    seconds: float
+    epoch: Annotated[int, "1", "epoch, from 1"]
+    loss: Annotated[float, "nat", "mean cross-entropy on training nodes, with dropout"]
+    validation_accuracy: Annotated[float, "1", "accuracy on validation nodes after the epoch"]
+    seconds: Annotated[float, "s", "wall time of the epoch, validation included"]
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,13 @@ class Ingredient:
 class Step:
     """One gradient step on alpha, or one decision of a greedy method."""
 
-    step: int
-    loss: float
-    accuracy: float
-    learning_rate: float
-    seconds: float
+    step: Annotated[int, "1", "step, from 1"]
+    loss: Annotated[
+        float, "nat", "mean cross-entropy on the step's validation nodes; NaN where the method takes no loss"
+    ]
+    accuracy: Annotated[float, "1", "accuracy on the step's validation nodes"]
+    learning_rate: Annotated[float, "1", "learning rate of the step; NaN where there is none"]
+    seconds: Annotated[float, "s", "wall time of the step, reading included"]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import numpy as np
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io.records import Step
-from gnnsoup_hpc.io.soup import put_history
 
 KIND, VERSION = "report", 1
 
@@ -34,7 +33,7 @@ def write(
             files.put_table(file, name, columns, about)
         group = file.create_group("histories", track_order=True)
         for method, history in histories.items():
-            put_history(group, method, history)
+            files.put_records(group, method, Step, history, "one row a step")
         for name, (sentences, about) in texts.items():
             files.put(file, name, list(sentences), "1", about)
         files.put(file, "test_classes", np.array(test_classes, dtype=np.int64), "1", "test nodes of each class")

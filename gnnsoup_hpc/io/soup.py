@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 import torch
 
 from gnnsoup_hpc.config import Job
@@ -26,14 +25,6 @@ from gnnsoup_hpc.types import State
 from gnnsoup_hpc.utils.hashing import canonical, fingerprint
 
 KIND, VERSION = "soup", 1
-
-HISTORY = {
-    "step": ("1", "step, from 1"),
-    "loss": ("nat", "mean cross-entropy on the step's validation nodes; NaN where the method takes no loss"),
-    "accuracy": ("1", "accuracy on the step's validation nodes"),
-    "learning_rate": ("1", "learning rate of the step; NaN where there is none"),
-    "seconds": ("s", "wall time of the step, reading included"),
-}
 
 
 def ingredients_sha256(graph_sha256: str, part_sha256: str, ingredients: Mapping[str, str]) -> str:
@@ -88,7 +79,7 @@ def write(
         files.put(mix, "left_out", list(soup.left_out), "1", "why other ingredients are not in the soup")
         if soup.alignment is not None:
             alignment_store.put(mix, soup.alignment)
-        put_history(file, "history", mixture.history)
+        files.put_records(file, "history", Step, mixture.history, "one row a step")
         metrics = file.create_group("metrics", track_order=True)
         files.put(metrics, "validation_accuracy", soup.validation_accuracy, "1", "exact, on validation nodes")
         files.put(metrics, "test_accuracy", soup.test_accuracy, "1", "exact, on test nodes")
@@ -105,17 +96,9 @@ def write(
             files.put(passes, name, count, "1", COUNTS[name])
         files.put_cost(file, soup.measurement)
         put_preparation(file, preparation)
-        files.put_provenance(file, job.to_toml(), ranks=recipe.ranks, threads=recipe.threads, device=recipe.device)
-        file["provenance"].attrs["recipe"] = canonical(recipe.__dict__)
-        file["provenance"].attrs["architecture"] = canonical(architecture.record())
-
-
-def put_history(parent: h5py.Group, name: str, history: Sequence[Step]) -> None:
-    """Write a method's steps as a table."""
-    kinds = {key: np.int64 if key == "step" else np.float64 for key in HISTORY}
-    taken = {key: np.array([getattr(step, key) for step in history], dtype=kinds[key]) for key in HISTORY}
-    columns = {key: (taken[key], *HISTORY[key]) for key in HISTORY}
-    files.put_table(parent, name, columns, "one row a step")
+        made = {"ranks": recipe.ranks, "threads": recipe.threads, "device": recipe.device}
+        made |= {"recipe": canonical(recipe.__dict__), "architecture": canonical(architecture.record())}
+        files.put_provenance(file, job.to_toml(), **made)
 
 
 def read_fingerprint(path: Path) -> str:
@@ -127,15 +110,12 @@ def read_fingerprint(path: Path) -> str:
 def read(path: Path) -> Soup:
     """The soup in a file. Raises: FileError naming the file and what is wrong with it."""
     with files.read_file(path, KIND, VERSION) as file:
-        steps = [file["history"][name][:] for name in HISTORY]
         mix, made = file["mixture"], json.loads(file["provenance"].attrs["recipe"])
         mixture = MixingWeights(
             alpha=torch.from_numpy(mix["alpha"][:]),
             groups=tuple(mix["groups"].asstr()[:]),
             by=mix.attrs["by"],
-            history=tuple(
-                Step(int(a), float(b), float(c), float(d), float(e)) for a, b, c, d, e in zip(*steps, strict=True)
-            ),
+            history=tuple(Step(*row) for row in files.get_rows(file["history"], Step.__dataclass_fields__)),
             of=mix.attrs["of"],
         )
         return Soup(
@@ -176,7 +156,6 @@ def read_state(path: Path) -> tuple[Model, State]:
                 " softmax outputs"
             )
         architecture = read_record(json.loads(file["provenance"].attrs["architecture"]))
-        state = states.get(file)
-    states.check_finite(path, state)
+        state = states.get_finite(path, file)
     states.check_shapes(path, state, architecture)
     return architecture, state

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
@@ -10,7 +9,6 @@ import torch
 
 from gnnsoup_hpc.errors import FileError, ForeignFileError
 from gnnsoup_hpc.io import files
-from gnnsoup_hpc.io import files as values
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.types import State
 from gnnsoup_hpc.utils.hashing import content_sha256
@@ -28,15 +26,17 @@ def put(file: h5py.File, state: State, name: str = "state", about: str = ABOUT) 
 
 def get(file: h5py.File, name: str = "state") -> State:
     """The state of a file, in the order it was written in, as float32 whatever floating type it is stored in."""
-    return {parameter: torch.from_numpy(values.get_floats(file[name], parameter)) for parameter in file[name]}
+    return {parameter: torch.from_numpy(files.get_floats(file[name], parameter)) for parameter in file[name]}
 
 
 def get_finite(path: Path, file: h5py.File) -> State:
     """The state of a file, if it is finite, and has the hash that the file states, if any. Raises: FileError."""
     state = get(file)
-    if (found := sha256(state)) != values.get_text(file["state"], "sha256", found):
+    if (found := sha256(state)) != files.get_text(file["state"], "sha256", found):
         raise FileError(f"{path} is damaged: its weights do not have the hash that it states")
-    check_finite(path, state)
+    bad = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise FileError(f"{path} has weights that are not finite, in {bad[0]}")
     return state
 
 
@@ -45,24 +45,11 @@ def sha256(state: State) -> str:
     return content_sha256({name: tensor.detach().cpu().numpy() for name, tensor in state.items()})
 
 
-def check_finite(path: Path, state: State) -> None:
-    """Refuse a state with a value that is not finite, naming its first parameter with one."""
-    bad = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
-    if bad:
-        raise FileError(f"{path} has weights that are not finite, in {bad[0]}")
-
-
 def check_shapes(path: Path, state: State, architecture: Model) -> None:
     """Refuse a state of other names or shapes than the architecture's."""
     wanted = architecture.shapes()
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if found != wanted:
         name = next(name for name in [*wanted, *found] if found.get(name) != wanted.get(name))
-        raise ForeignFileError(
-            f"{path} does not fit the job's model: {name} has shape {_shape(found, name)}, the model wants"
-            f" {_shape(wanted, name)}"
-        )
-
-
-def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
-    return str(shapes[name]) if name in shapes else "none (no such parameter)"
+        was, wants = (shapes.get(name, "none (no such parameter)") for shapes in (found, wanted))
+        raise ForeignFileError(f"{path} does not fit the job's model: {name} has shape {was}, the model wants {wants}")

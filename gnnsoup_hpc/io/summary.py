@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite, nan
 from pathlib import Path
-from typing import TypeVar
 
 import h5py
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.io import files
-from gnnsoup_hpc.io import files as values
 from gnnsoup_hpc.types import State
 
 _NEWEST = 1 << 30  # whoever wants to rely on a file checks its version
-_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -44,46 +41,37 @@ class GraphSummary:
 
 def model(path: Path, kind: str) -> Summary:
     """An ingredient's or a soup's numbers. Raises: FileError where there is no such file, or one cut short."""
-    return _read(path, kind, _model)
+    with _open(path, kind) as file:
+        made, seconds = file["provenance"], files.get_number(file, "cost/seconds", nan)
+        return Summary(
+            validation_accuracy=files.get_number(file, "metrics/validation_accuracy"),
+            test_accuracy=files.get_number(file, "metrics/test_accuracy"),
+            seconds=seconds if isfinite(seconds) else None,
+            host=files.get_text(made, "host", "unknown"),
+            rank=files.get_integer(made, "rank") if "rank" in made.attrs else None,
+            created=files.get_text(file, "created", ""),
+        )
 
 
 def seconds(path: Path, kind: str) -> float:
     """Wall time that the making of a file took. Raises: FileError where there is no such file, or one cut short."""
-    return _read(path, kind, lambda file: float(file["cost/seconds"][()]))
+    with _open(path, kind) as file:
+        return float(file["cost/seconds"][()])
 
 
 def graph(path: Path) -> GraphSummary:
     """A graph's sizes. Raises: FileError where there is no such file, or one cut short."""
-    return _read(path, "graph", _graph)
+    with _open(path, "graph") as file:
+        return GraphSummary(*(len(file[name]) for name in ("nodes/y", "edges/indices", "parts/validation")))
 
 
-def _read(path: Path, kind: str, take: Callable[[h5py.File], _Found]) -> _Found:
+@contextmanager
+def _open(path: Path, kind: str) -> Iterator[h5py.File]:
     try:
         with files.read_file(path, kind, _NEWEST, verify=False) as file:
-            return take(file)
+            yield file
     except (ValueError, RuntimeError, TypeError) as error:  # what h5py makes of bytes that are none of HDF5's
         raise FileError(f"{path} is damaged: {error}") from None
-
-
-def _model(file: h5py.File) -> Summary:
-    made = file["provenance"]
-    seconds = values.get_number(file, "cost/seconds", nan)
-    return Summary(
-        validation_accuracy=values.get_number(file, "metrics/validation_accuracy"),
-        test_accuracy=values.get_number(file, "metrics/test_accuracy"),
-        seconds=seconds if isfinite(seconds) else None,
-        host=values.get_text(made, "host", "unknown"),
-        rank=values.get_integer(made, "rank") if "rank" in made.attrs else None,
-        created=values.get_text(file, "created", ""),
-    )
-
-
-def _graph(file: h5py.File) -> GraphSummary:
-    return GraphSummary(
-        nodes=int(file["nodes/y"].shape[0]),
-        entries=int(file["edges/indices"].shape[0]),
-        parts=int(file["parts/validation"].shape[0]),
-    )
 
 
 # ---- gathered
@@ -110,7 +98,7 @@ def gather(path: Path, sources: Sequence[Path], state: State, job: Job) -> None:
             for row, source in enumerate(sources):
                 inside = f"state/{name}"
                 layout[row] = h5py.VirtualSource(source.relative_to(path.parent), inside, tuple(tensor.shape))
-            stack = group.create_virtual_dataset(name, layout, fillvalue=math.nan)  # of files that are not there
+            stack = group.create_virtual_dataset(name, layout, fillvalue=nan)  # of files that are not there
             stack.attrs["units"], stack.attrs["long_name"] = "1", "parameter of every ingredient"
         files.put(file, "names", [source.stem for source in sources], "1", "ingredients, in the order of rows")
         files.put_provenance(file, job.to_toml())

@@ -9,8 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.config.sections import format_bytes, parse_bytes
+from gnnsoup_hpc.config import Job, format_bytes, parse_bytes
 from gnnsoup_hpc.engine.out_of_core import layers as sums
 from gnnsoup_hpc.errors import MemoryLimitError
 from gnnsoup_hpc.graph.sampling import per_hop

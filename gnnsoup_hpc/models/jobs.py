@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gnnsoup_hpc import config
-from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config import Job, loading
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.models.convolutions import CONVOLUTIONS, find_convolution
 
 
 def load_job(text: str | None = None, overrides: Sequence[str] = ()) -> Job:
-    """The job that `config.load` finds, its model one that there is. Raises: JobError."""
-    return config.load(text, overrides, tuple(CONVOLUTIONS), check_job)
+    """The job that `loading.load` finds, its model one that there is. Raises: JobError."""
+    return loading.load(text, overrides, tuple(CONVOLUTIONS), check_job)
 
 
 def check_job(job: Job, where: str) -> None:

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from gnnsoup_hpc.errors import LauncherError, MismatchError, SoupError
-from gnnsoup_hpc.runtime import host_memory, launchers
+from gnnsoup_hpc.runtime import launchers
 from gnnsoup_hpc.runtime.signals import PreemptionHandler
 from gnnsoup_hpc.runtime.threads import Threads
 from gnnsoup_hpc.types import Precision
@@ -96,14 +96,37 @@ def describe(here: RankInfo) -> dict[str, object]:
 
 def count_cores() -> int:
     """Cores that this process may use."""
-    return len(_affinity())
+    return len(os.sched_getaffinity(0))
 
 
 def memory_limit_bytes(job: MachineJob, here: RankInfo) -> int:
     """Bytes that this rank's process may fill: the job's limit, or its share of half of the memory here."""
-    from gnnsoup_hpc.config import sections as sizes
+    from gnnsoup_hpc.config import parse_bytes
 
-    return sizes.parse_bytes(job.memory_limit) or host_memory.read_memory_limit() // 2 // here.local_size
+    return parse_bytes(job.memory_limit) or read_memory_limit() // 2 // here.local_size
+
+
+def read_memory_limit() -> int:
+    """Physical memory, or what a control group allows this process (Slurm's --mem for one), if that is less."""
+    allowed = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    groups = Path("/proc/self/cgroup")
+    for line in groups.read_text(encoding="utf-8").splitlines() if groups.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            allowed += read_group_limits(Path("/sys/fs/cgroup"), path, "memory.max")
+        elif controllers == "memory":  # version 1
+            allowed += read_group_limits(Path("/sys/fs/cgroup/memory"), path, "memory.limit_in_bytes")
+    return min(allowed)
+
+
+def read_group_limits(root: Path, group: str, name: str) -> list[int]:
+    """What a control group and those around it allow."""
+    folder, found = root / group.lstrip("/"), []
+    for each in (folder, *folder.parents):
+        with suppress(OSError):
+            text = (each / name).read_text(encoding="utf-8").strip()
+            found += [int(text)] if text.isdecimal() else []
+    return found
 
 
 def count_threads() -> int:
@@ -166,12 +189,7 @@ def describe_mapping(job: MachineJob, here: RankInfo, device: torch.device) -> s
     count = f"{count_threads()} threads ({by})" if by else f"{count_threads()} threads"
     count += f", more than the {count_cores()} cores" if count_threads() > count_cores() else ""
     named = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
-    return f"on {here.host}, cores {_spans(_affinity())}, {count}, device {device}{named}"
-
-
-def _affinity() -> set[int]:
-    """The cores that this process may use."""
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    return f"on {here.host}, cores {_spans(os.sched_getaffinity(0))}, {count}, device {device}{named}"
 
 
 def _spans(numbers: set[int]) -> str:

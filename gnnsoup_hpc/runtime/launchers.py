@@ -68,15 +68,9 @@ def started_by(environment: Mapping[str, str]) -> str:
     if "MPI_LOCALRANKID" in environment:
         return "MPICH's mpirun"
     if "SLURM_STEP_NUM_TASKS" in environment and "SLURM_PROCID" in environment:
-        return f"srun --mpi={plugin(environment)}"
+        plugins = {"PMIX_RANK": "pmix", "PMI_FD": "pmi2", "PMI_RANK": "pmi2"}  # for MPI, by what they set
+        return f"srun --mpi={next((plugin for name, plugin in plugins.items() if name in environment), 'none')}"
     return ""
-
-
-def plugin(environment: Mapping[str, str]) -> str:
-    """Which of srun's plugins for MPI made these variables."""
-    if "PMIX_RANK" in environment:
-        return "pmix"
-    return "pmi2" if "PMI_FD" in environment or "PMI_RANK" in environment else "none"
 
 
 def mismatch(library: str, environment: Mapping[str, str], speaks_pmi: Callable[[], bool] | None = None) -> str:

@@ -30,27 +30,23 @@ _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})  # what file s
 
 
 class Lease:
-    """A lease that this process has taken."""
+    """A lease that this process has taken, and renews from now on."""
 
     def __init__(self, path: Path, text: str) -> None:
         self._path, self._text = path, text
         self._lost, self._done = False, threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._thread.start()
 
     @property
     def lost(self) -> bool:
         """Whether somebody else has it by now: this process was suspended, or cut off from the file system."""
         return self._lost
 
-    def begin(self) -> None:
-        """Renew it from now on."""
-        self._thread.start()
-
     def end(self) -> None:
         """Give it up, unless it is somebody else's by now."""
         self._done.set()
-        if self._thread.is_alive():
-            self._thread.join()  # or it might put back what is removed here
+        self._thread.join()  # or it might put back what is removed here
         with suppress(OSError):  # it expires
             _remove_if(self._path, self._text)
 
@@ -119,7 +115,6 @@ def hold(
         return
     lease = Lease(path, text)
     try:
-        lease.begin()
         yield lease
     finally:
         lease.end()

@@ -9,9 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_NAMESPACE = Path("/proc/self/ns/pid")
-
 
 @dataclass(frozen=True)
 class Life:
@@ -32,7 +29,7 @@ def this_process() -> dict[str, object]:
 def read_namespace() -> int:
     """Number of this process's pid namespace; 0 where the system has none."""
     try:
-        return _NAMESPACE.stat().st_ino
+        return Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
         return 0
 
@@ -74,6 +71,6 @@ def _label() -> str:
 
 def _boot() -> str:
     try:
-        return _BOOT_ID.read_text(encoding="utf-8").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         return "unknown"

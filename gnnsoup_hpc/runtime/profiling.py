@@ -11,11 +11,10 @@ import ctypes
 import gc
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -33,14 +32,7 @@ class Quantity:
     long_name: str
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """Time and memory of one phase or method; names and units are in `measure.QUANTITIES`; NaN = not measurable."""
-
-    values: Mapping[str, float]
-
-    def __getitem__(self, name: str) -> float:
-        return self.values[name]
+Measurement = dict[str, float]  # time and memory of one phase or method, by names of QUANTITIES; NaN: not measurable
 
 
 QUANTITIES: dict[str, Quantity] = {
@@ -86,9 +78,7 @@ class Meter:
         self._start = time.perf_counter()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.read()
 
     def book_child(self, peak_bytes: float) -> None:
@@ -167,8 +157,7 @@ def host_bytes(field: str) -> float:
         lines = STATUS.read_text().splitlines()
     except OSError:
         return math.nan
-    value = next((line.split()[1] for line in lines if line.startswith(f"{field}:")), None)
-    return math.nan if value is None else float(value) * 1024.0
+    return next((float(line.split()[1]) * 1024.0 for line in lines if line.startswith(f"{field}:")), math.nan)
 
 
 def release_freed_memory() -> None:

@@ -17,20 +17,13 @@ class Threads:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """A block in which other ranks wait for this one."""
-        with use_threads(self.most):
+        import torch
+
+        before = torch.get_num_threads()
+        if self.most:
+            torch.set_num_threads(self.most)
+        try:
             yield
-
-
-@contextmanager
-def use_threads(count: int) -> Iterator[None]:
-    """A block that computes with so many threads; 0 changes nothing."""
-    import torch
-
-    before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if count:
-            torch.set_num_threads(before)
+        finally:
+            if self.most:
+                torch.set_num_threads(before)

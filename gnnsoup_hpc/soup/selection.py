@@ -10,10 +10,8 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError, advise
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import states
-from gnnsoup_hpc.io import trunk as trunk_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.ingredient import Origin
-from gnnsoup_hpc.io.trunk import TrunkOrigin
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -89,7 +87,8 @@ def _trunk_sha256(job: Job, run: RunDir, model: Model, graph: GraphFile, initial
         return ""
     with advise("run `gnnsoup train JOB`, which makes it again"):
         try:
-            return states.sha256(trunk_store.read(run.trunk, TrunkOrigin.of(job, model, graph, initial)).state)
+            origin = Origin.of(job, model, graph, initial, None)
+            return states.sha256(ingredient_store.read_trunk(run.trunk, origin).state)
         except ForeignFileError as error:
             advice = f"give the job a name of its own (--set name=…), or move {run.trunk} away"
             raise RunError(f"{error}: {advice}") from None

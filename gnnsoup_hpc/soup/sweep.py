@@ -58,7 +58,7 @@ def refuse_trials_beyond_limit(job: Job, graph: GraphFile, here: RankInfo, devic
 class SweepTask:
     """A trial with what it takes to make it."""
 
-    trial: Trial[Job]
+    trial: Trial
     runner: SoupRunner
     fingerprint: SoupFingerprint
 
@@ -107,7 +107,7 @@ class Sweep:
         self._all = tuple(chain.from_iterable(self._tasks.values()))
         self._known: set[Path] = set()
 
-    def _task(self, runner: SoupRunner, trial: Trial[Job]) -> SweepTask:
+    def _task(self, runner: SoupRunner, trial: Trial) -> SweepTask:
         runner = replace(runner, job=trial.job)
         return SweepTask(trial, runner, runner.fingerprint(trial.method))
 

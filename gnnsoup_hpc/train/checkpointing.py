@@ -13,7 +13,8 @@ import torch
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError, RunError, SoupError
 from gnnsoup_hpc.io import checkpoint as checkpoint_store
-from gnnsoup_hpc.io.checkpoint import Checkpoint, HasFingerprint
+from gnnsoup_hpc.io.checkpoint import Checkpoint
+from gnnsoup_hpc.io.ingredient import Origin
 from gnnsoup_hpc.runtime.leases import Lease
 from gnnsoup_hpc.runtime.progress import Log
 
@@ -28,7 +29,7 @@ class CheckpointManager:
 
     path: Path
     title: str
-    origin: HasFingerprint
+    origin: Origin
     job: Job
     lease: Lease
     log: Log

@@ -22,11 +22,8 @@ from gnnsoup_hpc.io import files, states
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import summary as gathered
-from gnnsoup_hpc.io import trunk as trunk_store
-from gnnsoup_hpc.io.checkpoint import HasFingerprint
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.ingredient import Origin
-from gnnsoup_hpc.io.trunk import TrunkOrigin
 from gnnsoup_hpc.memory import estimate, limits
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Limit
@@ -111,7 +108,7 @@ class TrainContext:
         with self.here.stop.later(), leases.hold(lease, launch.describe(self.here), monitor) as ours:
             yield ours
 
-    def checkpoints(self, work: str, title: str, origin: HasFingerprint, lease: Lease) -> CheckpointManager:
+    def checkpoints(self, work: str, title: str, origin: Origin, lease: Lease) -> CheckpointManager:
         """Who keeps the checkpoint of a piece of work, which is trained under `lease`."""
         return CheckpointManager(self.run.checkpoint(work), title, origin, self.job, lease, self.log, self.provenance)
 
@@ -226,7 +223,7 @@ def _load_trunk(context: TrainContext) -> State:
 
     Raises: RunError for a sound one of another recipe; DivergedError where it cannot be trained.
     """
-    origin = TrunkOrigin.of(context.job, context.model, context.graph, states.sha256(context.initial))
+    origin = Origin.of(context.job, context.model, context.graph, states.sha256(context.initial), None)
     monitor, waiting = LeaseMonitor(), False
     while (found := _read_trunk(context, origin)) is None:
         with context.hold("trunk", monitor) as ours:
@@ -244,26 +241,26 @@ def _load_trunk(context: TrainContext) -> State:
     return found
 
 
-def _read_trunk(context: TrainContext, origin: TrunkOrigin) -> State | None:
+def _read_trunk(context: TrainContext, origin: Origin) -> State | None:
     """The trunk, if it is there and right."""
     path = context.run.trunk
     if not path.exists():
         return None
     try:
         with _refuse_foreign(path):
-            return trunk_store.read(path, origin).state
+            return ingredient_store.read_trunk(path, origin).state
     except FileError as error:
         context.log.say(f"train: {error}; made again")
         return None
 
 
-def _train_trunk(context: TrainContext, origin: TrunkOrigin, lease: Lease) -> None:
+def _train_trunk(context: TrainContext, origin: Origin, lease: Lease) -> None:
     """Train and publish the trunk."""
     how, seed = origin.hyperparameters, context.job.train.seed
     checkpoints = context.checkpoints("trunk", "the trunk", origin, lease)
     with context.board.watch("trunk", "trunk", how.epochs) as bar:
         trunk = train_trunk(context.data, context.initial, how, seed, bar, checkpoints)
-    trunk_store.write(context.run.trunk, trunk, origin, context.job, **context.provenance)
+    ingredient_store.write_trunk(context.run.trunk, trunk, origin, context.job, **context.provenance)
     checkpoints.remove()
     context.board.forget_failure("trunk")
     context.log.say(

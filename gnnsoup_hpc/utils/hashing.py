@@ -22,9 +22,10 @@ def fingerprint(value: object) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
+def file_sha256(path: Path, start: int = 0) -> str:
+    """SHA-256 of a file's bytes from `start` on, in hexadecimal."""
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,6 +1,6 @@
 """Matrices too large for memory: read and written a block of rows at a time.
 
-`records.Rows` is what they have in common with a NumPy array: a shape, and rows by slice or by ids.
+`Rows` is what they have in common with a NumPy array: a shape, and rows by slice or by ids.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def blocks(count: int, row_bytes: int, block_bytes: int | None = None) -> Iterat
 
 
 class Rows(Protocol):
-    """A matrix of shape (n, width) that need not be in memory; a NumPy array is one, rows.py has others."""
+    """A matrix of shape (n, width) that need not be in memory; a NumPy array is one."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,15 +91,14 @@ class Rows(Protocol):
 class FileRows:
     """A matrix in a file of raw numbers, row after row. It is never mapped, for a map's pages count as memory."""
 
-    def __init__(self, path: Path, shape: tuple[int, int], kind: npt.DTypeLike = np.float32, offset: int = 0) -> None:
+    def __init__(self, path: Path, shape: tuple[int, int], kind: npt.DTypeLike) -> None:
         self.path, self.shape, self.dtype = path, shape, np.dtype(kind)
-        self._offset = offset
 
     @classmethod
     def create(cls, path: Path, shape: tuple[int, int], kind: npt.DTypeLike = np.float32) -> FileRows:
         """A new file of zeros, its disk space reserved. Raises: RunError where there is no room."""
         rows = cls(path, shape, kind)
-        with _writing(path):
+        with explain_write(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 reserve(file.fileno(), shape[0] * shape[1] * rows.dtype.itemsize)
@@ -116,8 +115,8 @@ class FileRows:
 
     def write(self, start: int, block: npt.NDArray[Any]) -> None:
         """Put `block` at the rows from `start` on."""
-        with _writing(self.path), self.path.open("r+b") as file:
-            file.seek(self._offset + start * self._row_bytes)
+        with explain_write(self.path), self.path.open("r+b") as file:
+            file.seek(start * self._row_bytes)
             file.write(np.ascontiguousarray(block, dtype=self.dtype).data)
 
     @property
@@ -127,7 +126,7 @@ class FileRows:
     def _read(self, start: int, stop: int) -> npt.NDArray[Any]:
         out = np.empty((max(0, stop - start), self.shape[1]), dtype=self.dtype)
         with self.path.open("rb") as file:
-            file.seek(self._offset + start * self._row_bytes)
+            file.seek(start * self._row_bytes)
             if out.size and file.readinto(out.reshape(-1).view(np.uint8).data) != out.nbytes:
                 raise RunError(f"{self.path} ends before row {stop}: something else has changed it")
         return out
@@ -165,18 +164,19 @@ class SparseRows:
 
 def save(path: Path, array: npt.NDArray[Any]) -> None:
     """Write an array as .npy. Raises: RunError where it cannot be written."""
-    with _writing(path):
+    with explain_write(path):
         np.save(path, array)
 
 
 def save_text(path: Path, text: str) -> None:
     """Write a text. Raises: RunError where it cannot be written."""
-    with _writing(path):
+    with explain_write(path):
         path.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def explain_write(path: Path) -> Iterator[None]:
+    """Around the writing of `path`. Raises: RunError, of which an OSError is the cause."""
     try:
         yield
     except OSError as error:

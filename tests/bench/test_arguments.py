@@ -9,14 +9,14 @@ import pytest
 
 from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.bench import arguments, grid
-from gnnsoup_hpc.cli import bench as entry
+from gnnsoup_hpc.cli.commands import add_arguments
 from gnnsoup_hpc.errors import RunError
 from tests import runs
 
 
 def parsed(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    entry.add_arguments(parser)
+    add_arguments(parser, "bench")
     return parser.parse_args(words)
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from gnnsoup_hpc import __version__
-from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.cli import common
 from gnnsoup_hpc.cli.commands import COLLECTIVE, COMMANDS, COMPUTING
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.errors import FileError, Interrupted, JobError, Preempted, SoupError
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.launch import RankInfo

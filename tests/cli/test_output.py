@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 import pytest
 
-from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.config import PartitionJob
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.data.partition import cut_with_metis
 from gnnsoup_hpc.errors import JobError, MissingJobError
 from gnnsoup_hpc.runtime.terminal import Channel, Terminal, terminal

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.config import METHOD_NAMES, Job
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.config.turns import without_effect
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.utils import hashing

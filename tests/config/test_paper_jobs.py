@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gnnsoup_hpc import config as jobs
+from gnnsoup_hpc.config import loading as jobs
 
 TABLES = """
 gcn-flickr    | 4 | 0.5  | 50   | 1e-4 | 5e-5 | 1000  | 100 80 | 8/32  | 150 11

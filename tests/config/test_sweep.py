@@ -6,8 +6,8 @@ import tomllib
 
 import pytest
 
-from gnnsoup_hpc import config as jobs
-from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config import Job, expand_grids
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.errors import JobError
 
 
@@ -19,7 +19,7 @@ def test_cells_are_the_product_of_a_methods_lists_and_the_seeds() -> None:
     job = swept(
         "sweep.seed=[3, 4]", "sweep.pls.union=[2, 8]", "sweep.pls.learning_rate=[0.1]", "sweep.gis.granularity=[5]"
     )
-    grids = jobs.expand_grids(job)
+    grids = expand_grids(job)
     assert {method: len(cells) for method, cells in grids.items()} == {"gis": 1, "ls": 2, "pls": 4}
     assert [tuple(cell.values.values()) for cell in grids["pls"]] == [
         (3, 2, 0.1),
@@ -33,14 +33,14 @@ def test_cells_are_the_product_of_a_methods_lists_and_the_seeds() -> None:
 
 def test_a_cell_is_the_job_with_its_values_in_place() -> None:
     job = swept("sweep.seed=[3]", "sweep.pls.union=[2]", "soup.pls.epochs=7")
-    cell = jobs.expand_grids(job)["pls"][0]
+    cell = expand_grids(job)["pls"][0]
     wanted = swept("soup.seed=3", "soup.pls.union=2", "soup.pls.epochs=7")
     assert cell.job == wanted
     assert not cell.job.sweep
 
 
 def test_text_and_truth_values_can_be_swept() -> None:
-    cells = jobs.expand_grids(swept('sweep.ls.optimiser=["lbfgs", "eg"]', "sweep.ls.logit_scale=[true, false]"))["ls"]
+    cells = expand_grids(swept('sweep.ls.optimiser=["lbfgs", "eg"]', "sweep.ls.logit_scale=[true, false]"))["ls"]
     assert [(c.job.soup.ls.optimiser, c.job.soup.ls.logit_scale) for c in cells] == [
         ("lbfgs", True),
         ("lbfgs", False),
@@ -65,7 +65,7 @@ def test_dotted_keys_in_the_table_are_the_same() -> None:
 def test_a_job_without_a_sweep_is_written_as_before() -> None:
     job = swept()
     assert "sweep" not in job.to_toml()
-    assert jobs.expand_grids(job) == {}
+    assert expand_grids(job) == {}
     assert "\n# [sweep]\n" in jobs.explain(job)
 
 

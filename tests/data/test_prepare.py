@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
-from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.data import partition, transforms
 from gnnsoup_hpc.data import prepare as room
 from gnnsoup_hpc.errors import GraphError, PartError, RunError

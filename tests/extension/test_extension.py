@@ -13,7 +13,7 @@ import h5py
 import pytest
 
 import gnnsoup_hpc
-from gnnsoup_hpc.config import METHODS
+from gnnsoup_hpc.config.methods import METHODS
 
 PACKAGE, HERE = Path(gnnsoup_hpc.__file__).parent, Path(__file__).parent
 JOB = """

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gnnsoup_hpc import config as jobs
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.errors import SoupError
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.utils.hashing import content_sha256, fingerprint

@@ -6,7 +6,6 @@ arrays travel as files, features are drawn block by block, evaluation spills.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +16,6 @@ from unittest import mock
 from gnnsoup_hpc.data import partition, prepare
 from gnnsoup_hpc.errors import DivergedError
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
-from gnnsoup_hpc.io import files
 from gnnsoup_hpc.runtime import leases
 from gnnsoup_hpc.train import runner, task_board
 from gnnsoup_hpc.train.loop import train
@@ -126,6 +124,5 @@ def everything_on_disk() -> Iterator[None]:
         mock.patch.object(prepare, "ENTRIES_TO_CUT_APART", 0),
         mock.patch.object(task_board, "SECONDS_BETWEEN_POSTS", 0.0),
         mock.patch.object(leases, "RENEW_SECONDS", 1e9),
-        mock.patch.object(files, "_version", functools.cache(files._version)),  # which is slow, and stays the same
     ):
         yield

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from gnnsoup_hpc import config as jobs
+from gnnsoup_hpc.config import METHOD_NAMES
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
@@ -129,7 +130,7 @@ def test_unfit_ingredients_are_left_out_and_the_others_souped(workdir: Workdir) 
         assert any("Left out: " in line and path in line and HURTS[name][1] in line for line in verdicts), name
     fit = ["0000", f"{total - 1:04d}"]
     assert kit.texts(workdir.report, "ingredients/ingredient") == fit
-    for method in jobs.METHOD_NAMES:
+    for method in METHOD_NAMES:
         assert kit.texts(workdir.soup(method), "mixture/ingredients") == fit, method
     rows = [kit.dataset(workdir.ingredient(int(name)), "state/convs.0.lin_l.weight") for name in fit]
     assert np.allclose(kit.dataset(workdir.soup("uniform"), "state/convs.0.lin_l.weight"), np.mean(rows, 0), atol=1e-6)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from gnnsoup_hpc import config as jobs
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.io import files, states
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
-from gnnsoup_hpc.io import trunk as trunk_store
 from gnnsoup_hpc.io.ingredient import Origin
-from gnnsoup_hpc.io.trunk import TrunkOrigin
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from tests.golden.make import TRUNK
 from tests.golden.test_v1 import NAMES, NET
@@ -21,7 +19,7 @@ RECIPE = "8358ff61be1db52e3b501b5ed5309d5888a837d35e3ab5147e08aa25fcc1492b"
 
 def test_the_file_is_whole_small_and_of_version_1() -> None:
     assert RUN.trunk.stat().st_size < 60_000
-    with files.open_file(RUN.trunk, trunk_store.KIND, 1) as file:
+    with files.open_file(RUN.trunk, ingredient_store.TRUNK, 1) as file:
         assert file.attrs["format_version"] == 1
         assert file.attrs["recipe"] == RECIPE
         assert file["provenance"].attrs["host"] == "golden"
@@ -32,9 +30,9 @@ def test_trunk_and_ingredients_are_those_of_the_job() -> None:
     assert job.train.trunk_epochs == 2
     initial = states.sha256(ingredient_store.read_initial(RUN.initial, NET, 0))
     with graph_store.open_graph(RUN.graph, job) as graph:
-        of = TrunkOrigin.of(job, NET, graph, initial)
+        of = Origin.of(job, NET, graph, initial, None)
         assert of.recipe == RECIPE
-        trunk = trunk_store.read(RUN.trunk, of)
+        trunk = ingredient_store.read_trunk(RUN.trunk, of)
         origins = [Origin.of(job, NET, graph, initial, index, states.sha256(trunk.state)) for index in range(2)]
     assert list(trunk.state) == NAMES
     assert trunk.state["convs.1.bias"].tolist() == pytest.approx([-0.01, 0.01], abs=1e-6)

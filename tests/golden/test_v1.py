@@ -8,10 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.analysis.report.verdicts import verdicts
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.io import diagnosis as diagnosis_store

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from gnnsoup_hpc import config as jobs
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile

@@ -17,7 +17,6 @@ from gnnsoup_hpc.io import checkpoint as store
 from gnnsoup_hpc.io.checkpoint import BestEpoch, Checkpoint
 from gnnsoup_hpc.io.ingredient import Origin
 from gnnsoup_hpc.io.records import Epoch
-from gnnsoup_hpc.io.trunk import TrunkOrigin
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.profiling import QUANTITIES, Measurement
 from gnnsoup_hpc.types import State
@@ -27,7 +26,7 @@ from tests.faults import kit
 JOB = Job(name="x")
 NET = Architecture("gat", 2, 4, 8, 3, 2)
 ORIGIN = Origin("a" * 64, "b" * 64, NET, "full", 0, 2, Hyperparameters(9, 0.01, 0.0, 0.5))
-TRUNK = TrunkOrigin(ORIGIN)
+TRUNK = replace(ORIGIN, index=None)
 
 
 def state(seed: int) -> State:

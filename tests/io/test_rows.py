@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gnnsoup_hpc.errors import FileError
-from gnnsoup_hpc.io.rows import DatasetRows
+from gnnsoup_hpc.io.files import DatasetRows
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "contiguous": {},

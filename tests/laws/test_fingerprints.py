@@ -10,7 +10,8 @@ import json
 import h5py
 import pytest
 
-from gnnsoup_hpc.config import Job, ModelJob, SoupJob, TrainJob, fields
+from gnnsoup_hpc.config import Job, ModelJob, SoupJob, TrainJob
+from gnnsoup_hpc.config.loading import fields
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.runner import SoupRunner

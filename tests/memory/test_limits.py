@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gnnsoup_hpc import config as jobs
-from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.config.sections import format_bytes, parse_bytes
+from gnnsoup_hpc.config import Job, format_bytes, parse_bytes
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.errors import JobError, MemoryLimitError
 from gnnsoup_hpc.memory import estimate, limits
 from gnnsoup_hpc.memory.estimate import MIB, Sizes

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.analysis.diagnosis.runner import diagnose
 from gnnsoup_hpc.config import METHOD_NAMES, Job
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.engine import sharding
 from gnnsoup_hpc.io.records import Diagnosis
 from gnnsoup_hpc.runtime import launch

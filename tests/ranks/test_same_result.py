@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.config import METHOD_NAMES
+from gnnsoup_hpc.config import loading as jobs
 from tests import runs
 from tests.faults import kit
 from tests.faults.kit import Workdir, content, succeeds

@@ -14,7 +14,7 @@ import torch
 
 from gnnsoup_hpc.config import MachineJob
 from gnnsoup_hpc.errors import JobError, LauncherError
-from gnnsoup_hpc.runtime import host_memory, launch
+from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.threads import Threads
 from tests.tiny import write_job
@@ -211,8 +211,8 @@ def test_control_groups_bound_the_memory(tmp_path: Path) -> None:
     (inner / "memory.max").write_text("max\n")
     (inner.parent / "memory.max").write_text("5000\n")
     (tmp_path / "memory.max").write_text("9000\n")
-    assert sorted(host_memory.read_group_limits(tmp_path, "/job_7/step_0", "memory.max")) == [5000, 9000]
-    assert host_memory.read_group_limits(tmp_path, "/elsewhere", "memory.max") == [9000]
+    assert sorted(launch.read_group_limits(tmp_path, "/job_7/step_0", "memory.max")) == [5000, 9000]
+    assert launch.read_group_limits(tmp_path, "/elsewhere", "memory.max") == [9000]
 
 
 def test_a_memory_limit_is_each_ranks_own() -> None:

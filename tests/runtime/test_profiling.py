@@ -104,7 +104,7 @@ def test_the_table_of_quantities_is_closed() -> None:
     with (meter := Meter(CPU)):
         pass
     spent = meter.measurement
-    assert set(spent.values) == set(QUANTITIES)
+    assert set(spent) == set(QUANTITIES)
     assert all(math.isnan(spent[name]) for name in QUANTITIES if "device" in name)
     assert {quantity.unit for quantity in QUANTITIES.values()} == {"s", "B"}
     assert all(quantity.long_name for quantity in QUANTITIES.values())

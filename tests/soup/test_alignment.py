@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.alignment import permute
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.config import METHOD_NAMES, Job
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.graph.subgraph import Batch

@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.config import Job, LearnedJob, PartitionLearnedJob, validate
+from gnnsoup_hpc.config import Job, LearnedJob, PartitionLearnedJob
+from gnnsoup_hpc.config.loading import validate
 from gnnsoup_hpc.engine import Plan
 from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.io.records import MixingWeights

@@ -21,7 +21,6 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import Preempted, RunError
 from gnnsoup_hpc.graph import sampling
 from gnnsoup_hpc.io import ingredient as ingredient_store
-from gnnsoup_hpc.io import trunk as trunk_store
 from gnnsoup_hpc.io.checkpoint import Checkpoint
 from gnnsoup_hpc.io.records import Epoch
 from gnnsoup_hpc.runtime.leases import Lease
@@ -158,7 +157,7 @@ def test_a_trunk_goes_on_too(tmp_path: Path, interrupter: Interrupter) -> None:
     for _ in range(4):
         assert "the trunk is kept after epoch" in interrupter.stop(job, 1)
     runs.train(job)
-    one, other = (trunk_store.read(RunDir.of(each).trunk) for each in (job, quiet))
+    one, other = (ingredient_store.read_trunk(RunDir.of(each).trunk) for each in (job, quiet))
     assert all(torch.equal(one.state[name], other.state[name]) for name in other.state)
     assert [replace(e, seconds=0.0) for e in one.history] == [replace(e, seconds=0.0) for e in other.history]
     assert content(job) == content(quiet)

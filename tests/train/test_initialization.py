@@ -21,7 +21,7 @@ from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
-from gnnsoup_hpc.io import trunk as trunk_store
+from gnnsoup_hpc.io.ingredient import Origin
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime.launch import RankInfo
@@ -110,7 +110,7 @@ def test_ingredients_are_what_training_by_hand_from_the_trunk_gives(branched: Jo
         net = data.model
         base = Hyperparameters(4, 0.02, 0.0, 0.5)
         trunk = train_trunk(data, net.init_state(0), base, 0, runs.QUIET.bar(4, "trunk"))
-        kept = trunk_store.read(run.trunk)
+        kept = ingredient_store.read_trunk(run.trunk)
         assert same(trunk.state, kept.state)
         assert [epoch.epoch for epoch in kept.history] == [1, 2, 3, 4]
         assert not same(kept.state, net.init_state(0))
@@ -130,7 +130,7 @@ def test_the_trunk_keeps_its_last_epoch_and_draws_for_itself(branched: Job) -> N
         net = data.model
         how = Hyperparameters(4, 0.02, 0.0, 0.5)
         ingredient = train(data, net.init_state(0), how, 0, 0, runs.QUIET.bar(4, "ingredient"))
-        last = trunk_store.read(run.trunk)
+        last = ingredient_store.read_trunk(run.trunk)
         (reached,) = data.evaluator.metrics([last.state], (Role.VALIDATION,))
     assert last.history[-1].validation_accuracy == reached
     assert last.history[0].loss != ingredient.history[0].loss
@@ -160,12 +160,12 @@ def test_what_is_killed_between_trunk_and_ingredients_goes_on(job: Job) -> None:
 def test_a_damaged_or_lost_trunk_is_made_again(job: Job, hurt: object) -> None:
     assert callable(hurt)
     run = RunDir.of(job)
-    before, state = [path.read_bytes() for path in paths(job)], trunk_store.read(run.trunk).state
+    before, state = [path.read_bytes() for path in paths(job)], ingredient_store.read_trunk(run.trunk).state
     hurt(run.trunk)
     with pytest.raises(RunError, match=r"trunk.h5 .*run `gnnsoup train JOB`, which makes it again"):
         runs.soup_run(job)
     runs.train(job)
-    assert same(trunk_store.read(run.trunk).state, state)
+    assert same(ingredient_store.read_trunk(run.trunk).state, state)
     assert [path.read_bytes() for path in paths(job)] == before
 
 
@@ -200,13 +200,13 @@ def test_what_varies_leaves_the_trunk_as_it_is(job: Job) -> None:
 
 def test_ingredients_of_another_trunk_are_refused(job: Job) -> None:
     run = RunDir.of(job)
-    found = trunk_store.read(run.trunk)
+    found = ingredient_store.read_trunk(run.trunk)
     with graph_store.open_graph(run.graph, job) as graph:
         net = make_model(job.model, graph.features, graph.classes)
         initial = str(origin(job, 0)["initial_sha256"])
-        of = trunk_store.TrunkOrigin.of(job, net, graph, initial)
+        of = Origin.of(job, net, graph, initial, None)
     found.state["convs.0.lin_l.weight"][0, 0] += 1.0
-    trunk_store.write(run.trunk, found, of, job)
+    ingredient_store.write_trunk(run.trunk, found, of, job)
     with pytest.raises(RunError, match=r"0000.h5 branched from another trunk than the run's"):
         runs.train(job)
 

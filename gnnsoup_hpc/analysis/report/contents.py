@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from gnnsoup_hpc import config as jobs
 from gnnsoup_hpc.analysis.report.trials import TriedTrial, list_options, read_trials
 from gnnsoup_hpc.config import Job, expand_grids
+from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.errors import RunError, advise
 from gnnsoup_hpc.evaluation.tasks import Task, make_task, score
 from gnnsoup_hpc.io import alignment as alignment_store

@@ -24,7 +24,7 @@ from gnnsoup_hpc.utils.text_table import align_columns
 class TriedTrial:
     """A trial and what came of it. soup: None where it failed, or is not there yet."""
 
-    trial: Trial[Job]
+    trial: Trial
     soup: Soup | None
     selected: bool
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Protocol
 
-from gnnsoup_hpc.config import METHODS, SoupJob
+from gnnsoup_hpc.config import SoupJob
+from gnnsoup_hpc.config.methods import METHODS
 from gnnsoup_hpc.io.records import MixingWeights
 from gnnsoup_hpc.soup.context import SoupContext
 

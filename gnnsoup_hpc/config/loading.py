@@ -1,0 +1,158 @@
+"""Job files: found, read, overridden, and explained. One TOML file is one complete, named experiment.
+
+An unknown key is an error that names the key and the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from gnnsoup_hpc.config import Job, Section
+from gnnsoup_hpc.errors import JobError, MissingJobError
+from gnnsoup_hpc.utils.paths import expand_home
+
+Check = Callable[[Job, str], None]
+
+
+def load(
+    text: str | None = None, overrides: Sequence[str] = (), kinds: Sequence[str] = (), check: Check | None = None
+) -> Job:
+    """The job of a TOML file's path or a bundled job's name (default `pubmed`), with `a.b=value` overrides applied.
+
+    `kinds` are those that model.kind may be, where they are given; `check` is given the job and what an error begins
+    with. models/ has both.
+    Raises: JobError naming the file, the key and what is allowed.
+    """
+    path = find(text or "pubmed")
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a byte-order mark in front
+    except UnicodeDecodeError as error:
+        raise JobError(f"{path}: not UTF-8 text (at byte {error.start}): save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise JobError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise MissingJobError(f"{path}: cannot be read: {error.strerror}") from None
+    for override in overrides:
+        _override(tree, override)
+    where = f"{path} with {', '.join(overrides)}" if overrides else str(path)
+    job = validate(tree, where, kinds)
+    if check is not None:
+        check(job, where)
+    return job
+
+
+def validate(tree: Mapping[str, Any], where: str, kinds: Sequence[str] = ()) -> Job:
+    """The job that `tree` describes; `where` begins the message of an error, `kinds` are those of models."""
+    try:
+        return Job.model_validate(tree, context=kinds)
+    except ValidationError as error:
+        details = "; ".join(_explain(item) for item in error.errors())
+        raise JobError(f"{where}: {details}") from None
+
+
+def find(text: str) -> Path:
+    """Path of the job that `text` names: a file, or else a bundled job."""
+    path, bundled = expand_home(text), {job.stem: job for job in bundled_jobs()}
+    try:
+        if path.is_file():
+            return path
+        kept = next((job for job in (path / "job.toml", Path("runs") / path / "job.toml") if job.is_file()), None)
+        link = os.readlink(path) if path.is_symlink() else ""
+    except OSError as error:  # too long a name, a folder that may not be looked into
+        raise MissingJobError(f"{path}: cannot be read: {error.strerror}") from None
+    if text in bundled:
+        return bundled[text]
+    hint = f"the bundled job {path.stem!r} needs no path" if path.stem in bundled else f"bundled: {', '.join(bundled)}"
+    hint = f"the job of that run is {str(kept)!r}" if kept else hint
+    hint = f"it is a link to {link!r}, where no file is" if link else hint
+    raise MissingJobError(f"there is no job file {text!r} here ({Path.cwd()}); {hint}")
+
+
+def bundled_jobs() -> list[Path]:
+    """The job files that come with the package: beside it in a checkout, inside it once installed."""
+    package = Path(__file__).resolve().parent.parent
+    folder = next((f for f in (package / "jobs", package.parent / "jobs") if (f / "pubmed.toml").is_file()), None)
+    if folder is None:
+        raise JobError(f"the bundled jobs are missing from {package}: install the package again")
+    return sorted(folder.glob("*.toml"))
+
+
+def fields(section: type[Section] = Job, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted name, description) of every field, tables before what they hold."""
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}", field.description or ""
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from fields(field.annotation, f"{prefix}{name}.")
+
+
+def explain(job: Job) -> str:
+    """The resolved job as TOML, each field's description as a comment above it."""
+    about, table, lines = dict(fields()), "", []
+    swept = {name.replace("soup", "sweep", 1): text for name, text in about.items() if name.startswith("soup.")}
+    about = swept | about
+    for line in job.to_toml().split("\n"):
+        if line.startswith("["):
+            table = line.strip("[]") + "."
+            lines.append(f"# {about[table[:-1]]}")
+        elif " = " in line:
+            lines.append(f"# {about[table + line.split(' = ')[0]]}")
+        lines.append(line)
+    return "\n".join([*lines, *([] if job.sweep else _no_sweep(about))])
+
+
+def _no_sweep(about: Mapping[str, str]) -> list[str]:
+    """What could be said of a sweep, as comments."""
+    examples = {"seed": "[0, 1, 2]", "gis": "{}", "ls": "{}", "pls": "{ learning_rate = [0.1, 0.3], union = [4, 8] }"}
+    lines = [f"# {about['sweep']}", "# [sweep]"]
+    for key, value in examples.items():
+        lines += [f"# {about[f'sweep.{key}']}", f"# {key} = {value}"]
+    return [*lines, ""]
+
+
+def _override(tree: dict[str, Any], text: str) -> None:
+    """Set `a.b=value` in `tree`; a value that is no TOML is taken as text."""
+    key, equals, value = text.partition("=")
+    *tables, last = key.strip().split(".")
+    if not equals or not last:
+        raise JobError(f"--set {text!r}: expected KEY=VALUE, for example soup.pls.union=8")
+    for name in tables:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise JobError(f"--set {text!r}: {name!r} is a value, not a table")
+    tree[last] = _value(key.strip(), value.strip())
+
+
+def _value(key: str, text: str) -> object:
+    """What TOML reads in `text`; the text itself where that is none, or the field wants text (`name=2024`)."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, str) or key not in _TEXT_FIELDS else text
+
+
+_TEXT_FIELDS = ("name", "runs", "graph.source", "graph.root", "machine.memory_limit")
+
+
+def _explain(item: Any) -> str:
+    """One validation error as `key: what is wrong`, with the nearest known key for an unknown one."""
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, [name for name, _ in fields()], n=1, cutoff=0.0)
+        return f"unknown key {key!r}; the nearest known one is {near[0]!r}"
+    if item["type"] == "missing":
+        return f"the key {key!r} is missing"
+    message = str(item["msg"]).removeprefix("Value error, ").replace("a valid tuple", "a list")
+    message = message.replace("Tuple", "List").replace("a valid dictionary", "a table")
+    if item["type"] in ("model_type", "model_attributes_type"):
+        message = "Input should be a table"
+    if item["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key} = {item['input']!r}: {message[0].lower()}{message[1:]}"
