@@ -16,7 +16,7 @@ from gnnsoup_hpc.alignment.symmetry import (
     symmetries,
     unit_layouts,
 )
-from gnnsoup_hpc.engine.compiled.threads import ThreadTeam
+from gnnsoup_hpc.engine.threads import ThreadTeam
 from gnnsoup_hpc.engine.torch import TorchEngine, TorchPlan
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.models.base import Carrier, LayeredModel, Layout, Model, Symmetries

@@ -10,7 +10,7 @@ from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.task import Cell
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import Plan, choose_engine
-from gnnsoup_hpc.engine.compiled.threads import Workspace
+from gnnsoup_hpc.engine.threads import Workspace
 from gnnsoup_hpc.evaluation.tasks import make_task
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.soup import mixing

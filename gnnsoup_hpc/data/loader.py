@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.engine.compiled.kernels.structure import localise
-from gnnsoup_hpc.engine.compiled.threads import Span
+from gnnsoup_hpc.engine.threads import Span
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
@@ -28,7 +28,7 @@ Made = TypeVar("Made")
 
 
 def load_whole(graph: GraphFile, role: Role) -> Batch:
-    """The whole graph as `role` sees it."""
+    """The whole graph, with the nodes of `role` as seeds."""
     return load_union(graph, range(graph.parts), role)
 
 

@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.engine.compiled.threads import Span, Workspace
 from gnnsoup_hpc.engine.frontier import Division
 from gnnsoup_hpc.engine.memory import Extent, Memory
+from gnnsoup_hpc.engine.threads import Span, Workspace
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.models.base import Dropout, Model
 from gnnsoup_hpc.types import Mode, Precision, State
@@ -36,7 +36,7 @@ class Plan(Protocol):
 
 
 class Engine(ABC):
-    """A way to compute models. Recipes of results name it where it is not the first version's."""
+    """A way to compute models. Fingerprints of soups name it where it is not the first version's."""
 
     name: str
     divides: bool  # whether ranks can compute on one batch together
@@ -68,14 +68,16 @@ class Engine(ABC):
     ) -> Tensor:
         """Outputs of this rank's seed nodes, (n, C), differentiable in the state's parameters.
 
-        mode: "train" with dropout; "fit" and "evaluate" without. Rank-collective where the plan is divided.
+        mode: "train" with dropout; "fit" and "evaluate" without, "fit" where gradients will follow. Rank-collective
+        where the plan is divided.
         """
 
     @abstractmethod
     def pull_back(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Pullback]:
-        """The same without dropout, and what takes their gradient (n, C) to those of all parameters, in float64.
+        """Outputs of this rank's seed nodes, (n, C), without dropout, and the function that pulls gradients back.
 
-        Of a divided plan these are what this rank's rows add to the gradients; both are rank-collective.
+        That function takes the outputs' gradient (n, C) to those of all parameters, in float64: a vector-Jacobian
+        product. Of a divided plan these are what this rank's rows add to the gradients; both are rank-collective.
         """
 
     @torch.no_grad()

@@ -24,8 +24,8 @@ from gnnsoup_hpc.engine.compiled.kernels.sums import (
     write_means_beside_own,
     write_normalised_sums,
 )
-from gnnsoup_hpc.engine.compiled.threads import ROW_WORK, Span, ThreadTeam
 from gnnsoup_hpc.engine.sharding import Scale, Shard
+from gnnsoup_hpc.engine.threads import ROW_WORK, Span, ThreadTeam
 from gnnsoup_hpc.graph.subgraph import Aggregation, Batch, Subgraph
 from gnnsoup_hpc.runtime.comm import SERIAL, Comm
 from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gnnsoup_hpc.engine.compiled.kernels import structure
-from gnnsoup_hpc.engine.compiled.threads import CHUNKS, Span
+from gnnsoup_hpc.engine.threads import CHUNKS, Span
 from gnnsoup_hpc.types import BoolArray, ByteArray, IndexArray, IntArray
 
 Scale = npt.NDArray[Any]  # (n,), or empty for 1 everywhere

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.engine.base import Engine, Plan, Pullback
-from gnnsoup_hpc.engine.compiled.threads import Span, Workspace
 from gnnsoup_hpc.engine.frontier import Division, Frontier, find_frontier
 from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory
+from gnnsoup_hpc.engine.threads import Span, Workspace
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.base import Dropout, LayeredModel, Model

@@ -21,6 +21,7 @@ from gnnsoup_hpc.utils import paths
 from gnnsoup_hpc.utils.hashing import file_sha256, fingerprint
 
 DATA = Path(__file__).resolve().parent.parent / "data"  # of `bundled:` sources
+NAMED_BY_PATH = ("npz", "pt")  # kinds of sources of which a job gives a file
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def resolve_split(job: GraphJob, splits: Collection[str] | None) -> str:
 def name_fields(source: str) -> str:
     """A source without its place: the kind alone of what is named by a path, and of sets the name, however written."""
     kind, _, name = source.partition(":")
-    if kind in ("npz", "pt"):
+    if kind in NAMED_BY_PATH:
         return kind
     return f"{kind}:{re.sub(r'[^a-z0-9]', '', name.lower()) if kind == 'pyg' else name}"
 
@@ -128,7 +129,7 @@ def find(job: GraphJob, files: Sequence[SourceFile], sha256: str) -> SourceMatch
     Raises: JobError for a path that cannot be expanded.
     """
     kind, _, name = job.source.partition(":")
-    if not files and kind not in ("npz", "pt"):  # generated, or of a version that recorded no files
+    if not files and kind not in NAMED_BY_PATH:  # generated, or of a version that recorded no files
         return SourceMatch()
     for file in files or [SourceFile("", -1, 0, sha256)]:
         path = _place(kind, name, job, file)
@@ -143,7 +144,7 @@ def find(job: GraphJob, files: Sequence[SourceFile], sha256: str) -> SourceMatch
 
 def _place(kind: str, name: str, job: GraphJob, file: SourceFile) -> Path:
     """Where the job looks for a file of its source."""
-    if kind in ("npz", "pt"):
+    if kind in NAMED_BY_PATH:
         return paths.expand(name, "graph.source")
     if kind == "bundled":
         return DATA / f"{name}.npz"

@@ -23,6 +23,8 @@ def check_job(job: Job, where: str) -> None:
     if model.heads != 1 and not find_convolution(model.kind).has_heads:
         having = " or ".join(repr(kind) for kind in CONVOLUTIONS if find_convolution(kind).has_heads)
         raise JobError(f"{where}: model: heads = {model.heads} is for kind = {having}; {model.kind} has none")
+    if model.norm != "none" and not find_convolution(model.kind).takes_norm:
+        raise JobError(f"{where}: model: norm = {model.norm!r} is not for kind = {model.kind!r}; use 'none'")
     if job.soup.pls.first_hop == "exact" and find_convolution(model.kind).aggregation is None:
         raise JobError(
             f"{where}: soup.pls.first_hop = 'exact' cannot be had with model.kind = {model.kind!r}: its first layer has"

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import Division, Plan
-from gnnsoup_hpc.engine.compiled.threads import Workspace
 from gnnsoup_hpc.engine.out_of_core import first_aggregation
+from gnnsoup_hpc.engine.threads import Workspace
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
@@ -36,7 +36,7 @@ Loaded = Plan | None  # None on a rank that has no part in computing on it
 
 @dataclass(frozen=True)
 class LossResult:
-    """Shapes: gradient (G, N) float64, in alpha. metric: on all validation nodes; held_out: loss on those held out."""
+    """Of a batch. gradient: (G, N) float64, in alpha; metric: on all its nodes; held_out: loss on those held out."""
 
     loss: float
     gradient: Tensor
@@ -217,7 +217,7 @@ class SoupContext:
         (grad,) = torch.autograd.grad(loss, leaf)
         gradient = mixing.gradient(self._mixtures.matrix, pull_back(grad[slice(*plan.local)].contiguous()), by)
         if self._division is not None:
-            gradient = torch.from_numpy(comm.sum_in_order(gradient.numpy()))
+            gradient = torch.from_numpy(comm.sum_in_order(gradient.cpu().numpy()))
         return LossResult(float(loss.detach()), gradient.to(alpha_GN), metric, held_out)
 
     def bar(self, total: int, title: str) -> Bar:

@@ -1,4 +1,4 @@
-"""From a point, the numbers that an optimiser moves, to alpha, and where the point starts."""
+"""What LS and PLS are made of: alpha from raw numbers, which alpha is returned (trackers), and the optimisers."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class LowestLossTracker(LastTracker):
             self.alpha, self._lowest = alpha_GN, loss
 
     def note_step(self, alpha_GN: Tensor) -> None:
-        """No matter: it was not evaluated yet."""
+        """Not taken: it was not evaluated yet."""
 
 
 class HoldoutTracker(LowestLossTracker):
@@ -167,7 +167,9 @@ def _stepper(point: Tensor, options: LearnedJob) -> tuple[Optimizer, LRScheduler
 
 
 def search(objective: Objective, start: Tensor, tolerance: float, comm: Comm = SERIAL) -> Tensor:
-    """L-BFGS from `start` until the objective is spent, or a step lowers the loss by less than `tolerance` of it.
+    """L-BFGS from `start` until the objective is spent, or a step lowers the loss by less than `tolerance`.
+
+    `tolerance` is SciPy's ftol: a part of the loss where that is above 1, else a number of nats.
 
     The first step has length 1. Returns the point with the lowest loss. Rank-collective: SciPy's arithmetic may differ
     between processors, and with it where a search ends, so rank 0's leads and the others evaluate where it goes.
@@ -185,7 +187,7 @@ def search(objective: Objective, start: Tensor, tolerance: float, comm: Comm = S
         if objective.is_spent:
             raise _SpentError
         point = torch.from_numpy(x.copy()).to(start.device)
-        comm.bcast(point)
+        comm.bcast(point)  # that there is another evaluation
         loss, gradient = evaluate(point)
         return loss, gradient.cpu().numpy()
 

@@ -130,8 +130,8 @@ class SoupRunner:
         options = getattr(make_methods(self.job.soup)[name], "options", None)
         precision = self.job.soup.precision
         also: dict[str, str] = {} if precision == "float32" else {"precision": precision}  # older files know no other
-        engine = mixtures.evaluator.engine.name
-        also |= {"engine": engine} if mixtures.device.type == "cpu" and engine != "compiled" else {}
+        engine, first = mixtures.evaluator.engine.name, "compiled" if mixtures.device.type == "cpu" else "torch"
+        also |= {} if engine == first else {"engine": engine}  # older files name none, and had but the first
         if (alignment := mixtures.alignment) is not None:
             also |= {"align": alignment.by, "alignment_sha256": alignment_store.sha256(alignment)}
         return SoupFingerprint(

@@ -17,8 +17,8 @@ from torch.nn import functional
 from gnnsoup_hpc.engine import ENGINES, Division, Engine, Plan, TorchEngine, choose_engine
 from gnnsoup_hpc.engine.compiled import gat, passes
 from gnnsoup_hpc.engine.compiled.engine import CompiledEngine
-from gnnsoup_hpc.engine.compiled.threads import Workspace
 from gnnsoup_hpc.engine.memory import Extent
+from gnnsoup_hpc.engine.threads import Workspace
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.base import Dropout, Model
 from gnnsoup_hpc.models.gnn import Architecture

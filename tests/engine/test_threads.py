@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnnsoup_hpc.engine.compiled.threads import CHUNKS, ThreadTeam, Workspace, blocks, cut_chunks
+from gnnsoup_hpc.engine.threads import CHUNKS, ThreadTeam, Workspace, blocks, cut_chunks
 
 degrees = st.lists(st.integers(0, 50), max_size=60).map(lambda few: np.repeat(np.array([*few, 3]), 400))
 

@@ -18,6 +18,7 @@ class Gin(Convolution):
 
     source = "arXiv 1810.00826, equation 4.1"
     module = "GIN"
+    takes_norm = False  # PyG's has it within the MLP
 
     def parameters(self, shape: LayerShape) -> dict[str, tuple[int, ...]]:
         """Eps, and two linear layers."""

@@ -17,9 +17,9 @@ from gnnsoup_hpc.engine.base import Engine, Plan, Pullback
 from gnnsoup_hpc.engine.compiled.gat import GatForwardBackward, GatPlan
 from gnnsoup_hpc.engine.compiled.passes import ForwardBackward, Interpolation, multiply_first
 from gnnsoup_hpc.engine.compiled.plan import SumPlan
-from gnnsoup_hpc.engine.compiled.threads import CHUNKS, Workspace
 from gnnsoup_hpc.engine.frontier import Division
 from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory, Terms, estimate_frontiers
+from gnnsoup_hpc.engine.threads import CHUNKS, Workspace
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.base import Dropout, Model

@@ -19,8 +19,8 @@ import numpy as np
 from gnnsoup_hpc.engine.compiled.kernels import attention as kernels
 from gnnsoup_hpc.engine.compiled.kernels import rowwise, structure
 from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, Product, choose_product, sum_pieces
-from gnnsoup_hpc.engine.compiled.threads import Span, ThreadTeam, blocks
 from gnnsoup_hpc.engine.sharding import Halo
+from gnnsoup_hpc.engine.threads import Span, ThreadTeam, blocks
 from gnnsoup_hpc.models.convolutions.gat import NEGATIVE_SLOPE
 from gnnsoup_hpc.models.gnn import EPS, Architecture
 from gnnsoup_hpc.runtime.comm import Moves

@@ -16,7 +16,7 @@ import numpy as np
 
 from gnnsoup_hpc.engine.compiled.kernels import rowwise
 from gnnsoup_hpc.engine.compiled.plan import SumPlan, choose_product, sum_pieces
-from gnnsoup_hpc.engine.compiled.threads import Span, ThreadTeam, blocks
+from gnnsoup_hpc.engine.threads import Span, ThreadTeam, blocks
 from gnnsoup_hpc.models.gnn import EPS, Architecture, layer_of
 from gnnsoup_hpc.types import Dense
 

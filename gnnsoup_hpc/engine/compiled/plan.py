@@ -12,9 +12,9 @@ import torch
 
 from gnnsoup_hpc.engine.compiled.kernels import structure
 from gnnsoup_hpc.engine.compiled.kernels.sums import write_scaled_sums
-from gnnsoup_hpc.engine.compiled.threads import Workspace
 from gnnsoup_hpc.engine.frontier import Division, Frontier, find_frontier
 from gnnsoup_hpc.engine.sharding import Scale
+from gnnsoup_hpc.engine.threads import Workspace
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.comm import SERIAL, Comm

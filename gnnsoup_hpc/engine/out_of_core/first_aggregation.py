@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from gnnsoup_hpc.engine.compiled.kernels.sums import add_slab_sums
-from gnnsoup_hpc.engine.compiled.threads import ThreadTeam, cut_chunks
 from gnnsoup_hpc.engine.out_of_core.layers import count_looped_degrees, cut_spans
+from gnnsoup_hpc.engine.threads import ThreadTeam, cut_chunks
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.graph.subgraph import Aggregation
 from gnnsoup_hpc.io import first_aggregation as store

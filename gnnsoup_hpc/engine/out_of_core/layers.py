@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.engine.compiled import threads
+from gnnsoup_hpc.engine import threads
 from gnnsoup_hpc.engine.compiled.kernels import rowwise, slabs, sums
 from gnnsoup_hpc.engine.compiled.passes import name_bias, name_weights
 from gnnsoup_hpc.errors import MemoryLimitError

@@ -32,14 +32,17 @@ class LayerShape:
 class Convolution(ABC):
     """One kind of convolution. Its parameters are named, shaped and laid out as in torch_geometric.nn.
 
-    module: name of the class of torch_geometric.nn that stacks it. aggregation: what the first layer sums up with fixed
-    weights, if it does. has_heads: whether `model.heads` says something. entry_values: numbers a head and entry that
+    module: name of the class of torch_geometric.nn that stacks it. takes_norm: whether that class has a norm after each
+    hidden layer. aggregation: what the first layer sums up with fixed weights, if it is one that engine/frontier.py has
+    a kernel for. has_heads: whether `model.heads` says something. entry_values: numbers a head and entry that
     autograd keeps. permutable: whether rows and columns of matrices named "...weight" carry the units of this layer and
-    of the one before, and everything else is a vector of this layer's units, so that alignment may permute them.
+    of the one before, and everything else is a vector of this layer's units, so that alignment may permute them; never
+    where a layer has units within, as an MLP does.
     """
 
     source: ClassVar[str]
     module: ClassVar[str]
+    takes_norm: ClassVar[bool] = True
     aggregation: ClassVar[Aggregation | None] = None
     has_heads: ClassVar[bool] = False
     entry_values: ClassVar[int] = 0
@@ -47,7 +50,10 @@ class Convolution(ABC):
 
     @abstractmethod
     def parameters(self, shape: LayerShape) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of a layer's parameters, in PyG's order."""
+        """Names and shapes of a layer's parameters, in PyG's order.
+
+        They start at 0 where a name ends in "bias" or the shape has fewer than two sizes, else by Glorot's draw.
+        """
 
     @abstractmethod
     def forward(

@@ -1,11 +1,11 @@
-"""Souping methods: each a file that can be read whole. config/methods.py lists them."""
+"""Souping methods, each to be read whole. config/methods.py lists them."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Protocol
 
-from gnnsoup_hpc.config import SoupJob
+from gnnsoup_hpc.config import Section, SoupJob
 from gnnsoup_hpc.config.methods import METHODS
 from gnnsoup_hpc.io.records import MixingWeights
 from gnnsoup_hpc.soup.context import SoupContext
@@ -32,5 +32,6 @@ def make_methods(job: SoupJob) -> dict[str, SoupMethod]:
     for name, place in METHODS.items():
         module, kind = place.split(".")
         make = getattr(import_module(f"{__name__}.{module}"), kind)
-        made[name] = make(getattr(job, name)) if hasattr(job, name) else make()
+        options = getattr(job, name, None)  # a field of [soup] that is no table is none of a method's
+        made[name] = make(options) if isinstance(options, Section) else make()
     return made

@@ -1,4 +1,4 @@
-"""What a soup has to beat, or to come near: the best ingredient, the uniform soup, the ensemble."""
+"""What learned soups are compared with: the best ingredient, the uniform soup, the ensemble of all ingredients."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Learned Souping and Partition Learned Souping: alpha by its gradient, W^l = sum_i alpha_i^l W_i^l.
 
-Both fit alpha by one loop over a stream of batches: LS streams the whole graph, PLS a fresh union of R of K parts each
-step; that is their only difference. What counts is the number of evaluations, each a forward and a backward pass.
+Both fit alpha by one loop over a stream of batches: LS streams the whole graph, PLS a fresh union of R of K parts every
+few evaluations. What counts is the number of evaluations, each a forward and a backward pass.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Learned:
 
 @dataclass(frozen=True)
 class PartitionLearned:
-    """R of K parts a step; the whole graph is never in memory."""
+    """R of K parts a step; the search never has the whole graph in memory."""
 
     options: PartitionLearnedJob = field(default_factory=PartitionLearnedJob)
     name: str = "pls"
@@ -156,12 +156,12 @@ class _Objective:
         return compute_alpha(point.view(-1, self._context.size), self._options.weights)
 
     def __call__(self, point: Tensor, rate: float = math.nan, natural: bool = False) -> tuple[float, Tensor]:
-        """At rank 0's point, so that unlike processors cannot drift apart; `natural`: as if the point were alpha."""
+        """At rank 0's point, so that unlike processors cannot drift apart. natural: the gradient in alpha itself."""
         start, options = time.perf_counter(), self._options
         batch, holdout = self._batches.current()
         point = self._context.comm.bcast(point).clone().requires_grad_()
         alpha = self.alpha(point)
-        if natural:  # the value is alpha's, the gradient passes to the point as it is
+        if natural:  # straight through: the value is alpha's, and softmax's Jacobian is left out of the gradient
             raw = point.view(alpha.shape)
             alpha = alpha.detach() + (raw - raw.detach())
         found = self._context.loss_and_gradient(alpha.detach(), options.alpha, batch, options.logit_scale, holdout)
