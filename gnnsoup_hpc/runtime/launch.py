@@ -278,8 +278,8 @@ def show_tracebacks(here: RankInfo) -> None:
 
 
 def say_error(here: RankInfo, error: SoupError) -> None:
-    """Print an error's one line."""
-    print(f"{here.prefix}gnnsoup: error: {error}", file=sys.stderr, flush=True)
+    """Print an error's one line, in one write with its newline, or lines of several ranks run into each other."""
+    print(f"{here.prefix}gnnsoup: error: {error}\n", end="", file=sys.stderr, flush=True)
 
 
 def mpi_is_running() -> bool:
