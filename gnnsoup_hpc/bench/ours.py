@@ -32,7 +32,7 @@ class Ours:
         self._whole: Plan | None = None
         # What a process pays once, compiling for one, is paid before the baseline of either pass is taken.
         self._engine.warm_up(self._net)
-        self._task.metric(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))  # loads ogb's Evaluator, of its sets
+        self._task.metric(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))  # loads ogb's Evaluator
         mixing.warm_up()
         loader.warm_up()
 
