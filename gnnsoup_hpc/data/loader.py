@@ -33,7 +33,7 @@ def load_whole(graph: GraphFile, role: Role) -> Batch:
 
 
 def load_structure(graph: GraphFile, chosen: Sequence[int]) -> Subgraph:
-    """The same subgraph, features without columns: whoever needs some of them reads those."""
+    """The subgraph of some parts without features, (n, 0): whoever needs some of them reads those."""
     found = _read_structure(graph, graph.runs_of(chosen), BufferPool())
     return Subgraph(torch.empty(found.nodes, 0), found)
 

@@ -36,7 +36,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """Both."""
+        """Bytes of plan and states."""
         return total(self.plan, self.states)
 
 

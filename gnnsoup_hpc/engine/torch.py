@@ -36,7 +36,7 @@ class TorchPlan:
 
     @property
     def local(self) -> Span:
-        """All."""
+        """All of the batch's seed nodes: ranks do not divide it."""
         return 0, len(self.seeds)
 
 
@@ -47,7 +47,7 @@ class TorchEngine(Engine):
     divides = False
 
     def supports(self, model: Model, device: torch.device) -> bool:
-        """Any."""
+        """Any model, anywhere."""
         return True
 
     def plan(

@@ -134,7 +134,10 @@ class Evaluator:
         return [found.metric for found in self.predictions(lambda: members, roles)]
 
     def predictions(self, make: MakeMembers, roles: Sequence[Role]) -> list[Predictions]:
-        """The same, node by node: the nodes of each role, rising. Only ranks that compute call `make`."""
+        """Metric and right nodes of a model, or of several models' mean outputs, on the nodes of each role, which rise.
+
+        Only ranks that compute call `make`.
+        """
         return self._spread([make], roles, lambda predicted: self._by_role(predicted, roles))[0]
 
     def metrics_of(self, models: Sequence[MakeMembers], role: Role) -> list[float]:
@@ -270,7 +273,7 @@ class Evaluator:
     def _layer_by_layer(
         self, members: Members, layers: Layerwise, total: Matrix | None
     ) -> Iterator[tuple[int, Tensor]]:
-        """The same, block by block; of several models the outputs are summed up in `total`."""
+        """Outputs block by block, as `_logits` gives them; those of several models are summed up in `total`."""
         for number, state in enumerate(members, 1):
             for first, outputs in layers.scores(state):
                 if total is not None:

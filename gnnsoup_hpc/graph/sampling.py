@@ -76,7 +76,7 @@ def draw_pyg_samples(
     generator: np.random.Generator,
     sampler: Any = None,
 ) -> Iterator[Sample]:
-    """The same by PyG's NeighborLoader; `sampler` takes the place of PyG's own (a `BaseSampler`).
+    """Samples as above, by PyG's NeighborLoader; `sampler` takes the place of PyG's own (a `BaseSampler`).
 
     PyG draws from torch's global generator, which is seeded from `generator` and put back afterwards.
     """

@@ -169,7 +169,7 @@ def _estimate_row_work(net: Architecture) -> list[int]:
 
 
 def _estimate_attention_work(net: Architecture) -> list[int]:
-    """The same of GAT: first of what the first layer attends to, then of each layer's rows and what the next does."""
+    """Of GAT: what a row costs that the first layer attends to, then each layer's, with what the next does to it."""
     products, entry = [0] * (net.layers + 1), 0
     for layer in range(net.layers):
         out, width = net.shapes()[f"convs.{layer}.lin.weight"]
