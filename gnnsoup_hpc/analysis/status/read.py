@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -21,38 +20,6 @@ from gnnsoup_hpc.runtime import leases, processes, status_files
 from gnnsoup_hpc.runtime.run_dir import RunDir
 
 State = Literal["finished", "running", "silent", "failed", "damaged", "waiting"]
-
-
-@dataclass(frozen=True)
-class Clock:
-    """ahead: seconds that the file system's clock is ahead of ours; None where we cannot write there to find out."""
-
-    ahead: float | None
-
-    @classmethod
-    def of(cls, folder: Path) -> Clock:
-        """The clock of `folder`'s file system; what killed processes have left in `folder` is removed."""
-        probe = processes.private_name(folder / "clock")
-        processes.remove_leftovers(folder)
-        try:
-            probe.touch()
-            now = probe.stat().st_mtime
-            probe.unlink()
-        except OSError:
-            return cls(None)
-        return cls(now - time.time())
-
-    @property
-    def now(self) -> float:
-        """Seconds since 1970."""
-        return time.time() + (self.ahead or 0.0)
-
-    def age(self, path: Path) -> float | None:
-        """Seconds since `path` was last touched, never below 0; None where it is not there any more."""
-        try:
-            return max(0.0, self.now - path.stat().st_mtime)
-        except OSError:
-            return None
 
 
 @dataclass(frozen=True)
@@ -87,54 +54,53 @@ class TaskStatus:
 
 @dataclass(frozen=True)
 class TaskReader:
-    """Reads how a run's tasks stand. It takes no lease, and a file may vanish meanwhile."""
+    """Reads how a run's tasks stand. It takes no lease, and a file may vanish meanwhile.
+
+    ahead: seconds that the clock of the leases' file system is ahead of ours; None where it cannot be asked.
+    """
 
     run: RunDir
-    clock: Clock
+    ahead: float | None
     leased: frozenset[str]  # names of files, listed once: a run may have a thousand ingredients
     failures: frozenset[str]
     checkpoints: frozenset[str]
 
     @classmethod
     def of(cls, run: RunDir) -> TaskReader:
-        """The reader of a run; names of files are listed now."""
+        """The reader of a run; names of files are listed now, and what killed readers have left is removed."""
         folder = run.lease("any").parent
+        processes.remove_leftovers(folder)
         checkpoints = list_names(run.checkpoint("any").parent)
-        return cls(run, Clock.of(folder), list_names(folder), list_names(run.failures), checkpoints)
+        return cls(run, _compare_clocks(folder), list_names(folder), list_names(run.failures), checkpoints)
+
+    @property
+    def now(self) -> float:
+        """Seconds since 1970, on the leases' clock."""
+        return time.time() + (self.ahead or 0.0)
 
     def read_ingredient(self, index: int, there: frozenset[str], epochs: int) -> TaskStatus:
         """Ingredient `index`; `there`: names of files of ingredients; `epochs`: how many it is trained for."""
-        path, work = self.run.ingredient(index), f"ingredient-{index:04d}"
-        if path.name not in there:
-            return self.read_unfinished(work, epochs)
-        try:
-            seen = summary.model(path, "ingredient")
-        except FileError as error:
-            return self.read_unfinished(work, epochs, str(error))
-        return TaskStatus(
-            work,
-            "finished",
-            host=seen.host,
-            rank=seen.rank,
-            epochs=epochs,
-            validation=seen.validation_accuracy,
-            seconds=seen.seconds,
-        )
+        path, work, damage = self.run.ingredient(index), f"ingredient-{index:04d}", ""
+        if path.name in there:
+            try:
+                seen = summary.model(path, "ingredient")
+                found = TaskStatus(work, "finished", seen.host, seen.rank, epochs=epochs, seconds=seen.seconds)
+                return replace(found, validation=seen.validation_accuracy)
+            except FileError as error:
+                damage = str(error)
+        return self.read_unfinished(work, epochs, damage)
 
     def read_unfinished(self, work: str, epochs: int, damage: str = "") -> TaskStatus:
         """Something that is not there, or damaged."""
-        lease = self.run.lease(work)
+        lease, failure = self.run.lease(work), self.run.failure(work)
         if lease.name in self.leased and (held := self.read_lease(lease, work, epochs)):
             return held
-        kept = self.run.checkpoint(work).name in self.checkpoints
-        failure = self.run.failure(work)
-        note = status_files.read(failure) if failure.name in self.failures else {}
+        task = TaskStatus(work, "waiting", epochs=epochs, checkpoint=self.run.checkpoint(work).name in self.checkpoints)
         if damage:
-            return TaskStatus(work, "damaged", epochs=epochs, why=damage, checkpoint=kept)
-        if note:
-            place = {key: note[key] for key in (*_PLACE, "title") if key in note}
-            return TaskStatus(work, "failed", epochs=epochs, checkpoint=kept, **place, **_describe_failure(note))
-        return TaskStatus(work, "waiting", epochs=epochs, checkpoint=kept)
+            return replace(task, state="damaged", why=damage)
+        note = status_files.read(failure) if failure.name in self.failures else {}
+        place = {key: note[key] for key in (*_PLACE, "title") if key in note}
+        return replace(task, state="failed", **place, **_describe_failure(note)) if note else task
 
     def read_trials(self) -> tuple[TaskStatus, ...]:
         """Trials of sweeps that somebody is at, or that failed."""
@@ -144,23 +110,21 @@ class TaskReader:
 
     def read_lease(self, lease: Path, work: str, epochs: int | None = None) -> TaskStatus | None:
         """Who holds a lease, and how far the work is; None where nobody holds it any more."""
-        holder, age = status_files.read(lease), self.clock.age(lease)
-        if age is None:
+        holder, renewed = status_files.read(lease), _read_mtime(lease)
+        if renewed is None:
             return None
+        age = max(0.0, self.now - renewed)
         note = status_files.read(self.run.progress(work))
         if any(note.get(key) != holder.get(key) for key in ("host", "pid")):
             note = {}  # of a former holder
         known = {key: values[key] for key in _PROGRESS for values in (holder, note) if key in values}
         known |= _describe_failure(status_files.read(self.run.failure(work)))
-        state: State = "silent" if self._is_over(lease, age) else "running"
-        return TaskStatus(work, state, **{"epochs": epochs, "heartbeat_seconds": age} | known)
-
-    def _is_over(self, lease: Path, age: float) -> bool:
-        """Whether a lease's holder is gone or silent; by its age alone where nothing can be written beside it."""
         try:
-            return leases.is_expired(lease)
-        except OSError:
-            return age > leases.EXPIRE_SECONDS
+            over = leases.is_expired(lease)
+        except OSError:  # nothing can be written beside it, so its age alone is known
+            over = age > leases.EXPIRE_SECONDS
+        state: State = "silent" if over else "running"
+        return TaskStatus(work, state, **{"epochs": epochs, "heartbeat_seconds": age} | known)
 
 
 _PLACE = ("host", "rank", "pid")
@@ -169,6 +133,24 @@ _PROGRESS = (*_PLACE, "title", "since", "epoch", "epochs", "loss", "validation",
 
 def _describe_failure(note: dict[str, Any]) -> dict[str, Any]:
     return {"why": note["why"], "failed_at": note.get("when"), "tries": note.get("times", 1)} if "why" in note else {}
+
+
+def _compare_clocks(folder: Path) -> float | None:
+    probe = processes.private_name(folder / "clock")
+    try:
+        probe.touch()
+        ahead = probe.stat().st_mtime - time.time()
+        probe.unlink()
+    except OSError:
+        return None
+    return ahead
+
+
+def _read_mtime(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
 
 
 def list_names(folder: Path) -> frozenset[str]:
@@ -201,9 +183,11 @@ def estimate_end(ingredients: Sequence[TaskStatus], trunk: TaskStatus | None) ->
         return Estimate(None, "the trunk is not there yet, and how many ranks wait for it cannot be seen")
     if not running:
         return Estimate(None, "no rank works at this run now")
-    epoch = _epoch_seconds(ingredients)
-    if epoch is None:
+    now = [task.epoch_seconds for task in running if task.epoch_seconds is not None]
+    before = [p.seconds / p.epochs for p in ingredients if p.state == "finished" and p.seconds and p.epochs]
+    if not (now or before):
         return Estimate(None, "no epoch is done yet")
+    epoch = median(now or before)
     free = []
     for task in running:
         own = epoch if task.epoch_seconds is None else task.epoch_seconds
@@ -212,13 +196,6 @@ def estimate_end(ingredients: Sequence[TaskStatus], trunk: TaskStatus | None) ->
     for task in left:
         heapq.heappush(free, heapq.heappop(free) + epoch * (task.epochs or 0))
     return Estimate(max(free), f"{len(running)} at work, {len(left)} to come, {epoch:.3g} s an epoch")
-
-
-def _epoch_seconds(ingredients: Sequence[TaskStatus]) -> float | None:
-    """What an epoch takes, in seconds; None where nothing is known."""
-    now = [p.epoch_seconds for p in ingredients if p.state == "running" and p.epoch_seconds is not None]
-    before = [p.seconds / p.epochs for p in ingredients if p.state == "finished" and p.seconds and p.epochs]
-    return median(now or before) if now or before else None
 
 
 @dataclass(frozen=True)
@@ -255,17 +232,11 @@ class Status:
     now: float
     own_clock: bool
 
-    @property
-    def counts(self) -> Counter[str]:
-        """How many ingredients stand how."""
-        return Counter(task.state for task in self.ingredients)
-
 
 def read_status(job: Job, run: RunDir) -> Status:
     """How the run stands now. Nothing is locked, and a file that vanishes meanwhile is taken for missing."""
     reader = TaskReader.of(run)
-    graph, sizes = _graph(job, reader)
-    trunk = _trunk(job, reader)
+    (graph, sizes), trunk = _read_graph(job, reader), _read_trunk(job, reader)
     there = list_names(run.ingredients)  # after the leases: what is published meanwhile is not missed
     ingredients = tuple(
         reader.read_ingredient(index, there, hyperparameters(job, index).epochs)
@@ -277,17 +248,17 @@ def read_status(job: Job, run: RunDir) -> Status:
         sizes=sizes,
         trunk=trunk,
         ingredients=ingredients,
-        soups=_soups(job, run),
+        soups=tuple(_read_soups(job, run)),
         cells=reader.read_trials(),
-        report=_report(job, run),
+        report=_describe_report(job, run),
         estimate=estimate_end(ingredients, trunk),
-        now=reader.clock.now,
-        own_clock=reader.clock.ahead is None,
+        now=reader.now,
+        own_clock=reader.ahead is None,
     )
 
 
-def _graph(job: Job, reader: TaskReader) -> tuple[TaskStatus, GraphSummary | None]:
-    run, why = reader.run, ""
+def _read_graph(job: Job, reader: TaskReader) -> tuple[TaskStatus, GraphSummary | None]:
+    run = reader.run
     try:
         return TaskStatus("graph", "finished"), summary.graph(run.graph)
     except FileError as error:
@@ -296,7 +267,7 @@ def _graph(job: Job, reader: TaskReader) -> tuple[TaskStatus, GraphSummary | Non
     return held or TaskStatus("graph", "damaged" if why else "waiting", why=why), None
 
 
-def _trunk(job: Job, reader: TaskReader) -> TaskStatus | None:
+def _read_trunk(job: Job, reader: TaskReader) -> TaskStatus | None:
     path, epochs, why = reader.run.trunk, job.train.trunk_epochs, ""
     if not epochs:
         return None
@@ -308,41 +279,25 @@ def _trunk(job: Job, reader: TaskReader) -> TaskStatus | None:
     return reader.read_unfinished("trunk", epochs, why)
 
 
-def _soups(job: Job, run: RunDir) -> tuple[SoupStatus, ...]:
-    sizes: dict[str, int] = {method: len(trials) for method, trials in expand_grids(job).items()}
-    return tuple(_soup(run, method, sizes.get(method, 0)) for method in job.soup.methods)
+def _read_soups(job: Job, run: RunDir) -> Iterator[SoupStatus]:
+    swept: dict[str, int] = {method: len(trials) for method, trials in expand_grids(job).items()}
+    for method in job.soup.methods:
+        path, trials = run.soup(method), swept.get(method, 0)
+        made = sum(name.endswith(".h5") and not name.startswith(".") for name in list_names(run.cells(method)))
+        # Older sweeps may have left more files than there are trials now.
+        found = SoupStatus(method, False, combinations=trials, combinations_made=min(made, trials))
+        try:
+            seen = summary.model(path, "soup")
+        except FileError as error:
+            yield replace(found, why=str(error) if path.exists() else "")
+            continue
+        found = replace(found, made=True, seconds=seen.seconds, created=seen.created)
+        yield replace(found, validation=seen.validation_accuracy, test=seen.test_accuracy)
 
 
-def _soup(run: RunDir, method: str, trials: int) -> SoupStatus:
-    """One method's; of a sweep of so many trials. Older sweeps may have left more files than there are to make."""
-    path = run.soup(method)
-    there = [name for name in list_names(run.cells(method)) if name.endswith(".h5") and not name.startswith(".")]
-    found = SoupStatus(method, False, combinations=trials, combinations_made=min(len(there), trials))
-    try:
-        seen = summary.model(path, "soup")
-    except FileError as error:
-        return replace(found, why=str(error) if path.exists() else "")
-    return replace(
-        found,
-        made=True,
-        validation=seen.validation_accuracy,
-        test=seen.test_accuracy,
-        seconds=seen.seconds,
-        created=seen.created,
-    )
-
-
-def _report(job: Job, run: RunDir) -> str:
-    """How the report stands, in words."""
+def _describe_report(job: Job, run: RunDir) -> str:
     written = _read_mtime(run.report)
     if written is None:
         return "not there"
     newest = max((_read_mtime(run.soup(method)) or 0.0 for method in job.soup.methods), default=0.0)
     return "older than the soups" if newest > written else "there"
-
-
-def _read_mtime(path: Path) -> float | None:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return None

@@ -18,18 +18,14 @@ _HEAD = ("state", "where", "epoch", "validation", "seconds", "s/epoch", "heartbe
 
 def make_json(status: Status) -> dict[str, Any]:
     """Everything, for programs. Times are seconds since 1970, ages and durations seconds; null = not known."""
-    counts = {state: status.counts[state] for state in _ORDER}
-    return asdict(status) | {"counts": counts}
+    return asdict(status) | {"counts": _count_states(status)}
 
 
 def show_status(status: Status, everything: bool = False) -> str:
     """How the run stands; `everything`: each ingredient a line, however many there are."""
-    listed = [
-        task
-        for task in status.ingredients
-        if everything or len(status.ingredients) <= FEW or task.state not in _COUNTED
-    ]
-    counts = ", ".join(f"{status.counts[state]} {state}" for state in _ORDER if status.counts[state])
+    everything |= len(status.ingredients) <= FEW
+    listed = [task for task in status.ingredients if everything or task.state not in _COUNTED]
+    counts = ", ".join(f"{count} {state}" for state, count in _count_states(status).items() if count)
     summary = [
         ("graph", _describe_graph(status)),
         *([("trunk", _describe_task(status.trunk))] if status.trunk else []),
@@ -44,11 +40,13 @@ def show_status(status: Status, everything: bool = False) -> str:
             rows = align_columns([(head, *_HEAD), *(_make_row(status, task) for task in tasks)], left=None)
             lines += ["", *map(str.rstrip, rows)]
     if status.own_clock and any(task.heartbeat_seconds is not None for task in status.ingredients):
-        lines += [
-            "",
-            "heartbeats are measured by this machine's clock: nothing can be written to leases/ to ask its own",
-        ]
+        about = "heartbeats are measured by this machine's clock: nothing can be written to leases/ to ask its own"
+        lines += ["", about]
     return "\n".join(lines)
+
+
+def _count_states(status: Status) -> dict[str, int]:
+    return {state: sum(task.state == state for task in status.ingredients) for state in _ORDER}
 
 
 def _describe_graph(status: Status) -> str:
@@ -59,27 +57,21 @@ def _describe_graph(status: Status) -> str:
 
 def _describe_task(task: TaskStatus) -> str:
     """A task of work of which there is one."""
-    words: list[str] = [task.state]
-    if task.host:
-        words.append(_describe_place(task))
-    if task.epoch is not None:
-        words.append(f"epoch {task.epoch} of {task.epochs}")
-    if task.heartbeat_seconds is not None:
-        words.append(f"heartbeat {_show_duration(task.heartbeat_seconds)} ago")
-    return ", ".join([*words, *([task.why] if task.why else [])])
+    epoch = "" if task.epoch is None else f"epoch {task.epoch} of {task.epochs}"
+    age = "" if task.heartbeat_seconds is None else f"heartbeat {_show_duration(task.heartbeat_seconds)} ago"
+    words = (task.state, _describe_place(task) if task.host else "", epoch, age, task.why)
+    return ", ".join(filter(None, words))
 
 
 def _describe_soups(soups: Sequence[SoupStatus]) -> str:
     made = [f"{soup.method} {soup.validation:.4f}" for soup in soups if soup.made]
-    missing = [soup.method for soup in soups if not soup.made and not soup.why]
-    words = [f"{len(made)} of {len(soups)} made"]
-    if made:
-        words.append(f"validation {', '.join(made)}")
-    if missing:
-        words.append(f"missing {', '.join(missing)}")
-    swept = [f"{s.method} {s.combinations_made} of {s.combinations}" for s in soups if s.combinations]
-    words += [f"combinations {', '.join(swept)}"] if swept else []
-    return "; ".join([*words, *(soup.why for soup in soups if soup.why)])
+    lists = {
+        "validation": made,
+        "missing": [soup.method for soup in soups if not soup.made and not soup.why],
+        "combinations": [f"{s.method} {s.combinations_made} of {s.combinations}" for s in soups if s.combinations],
+    }
+    words = [f"{what} {', '.join(listed)}" for what, listed in lists.items() if listed]
+    return "; ".join([f"{len(made)} of {len(soups)} made", *words, *(soup.why for soup in soups if soup.why)])
 
 
 def _describe_end(status: Status) -> str:
