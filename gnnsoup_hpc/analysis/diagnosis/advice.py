@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import isfinite
 
-from gnnsoup_hpc.analysis.diagnosis.basin import Barrier, compute_barriers, compute_mean_barrier, is_collapsed
+from gnnsoup_hpc.analysis.diagnosis.basin import Barrier, compute_barriers, is_collapsed
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.evaluation.tasks import Task
 from gnnsoup_hpc.io.records import Diagnosis
@@ -22,28 +22,22 @@ def verdict(found: Diagnosis, job: Job, task: Task, uniform_loses: bool | None =
     uniform_loses: whether the uniform soup, as it was made, is worse than the best ingredient on test nodes; None where
     there is none.
     """
-    return list(_list_sentences(found, job, task, uniform_loses))
-
-
-def _list_sentences(found: Diagnosis, job: Job, task: Task, uniform_loses: bool | None) -> Iterator[str]:
-    for reason in found.left_out:
-        yield f"Left out: {reason}."
+    left_out = [f"Left out: {reason}." for reason in found.left_out]
     if len(found.ingredients) == 1:
-        yield "There is one ingredient, so there is nothing to mix and no basin to share."
-        return
-    before = found.lineups[0]
-    barriers, mean = compute_barriers(found, before, task), compute_mean_barrier(found, before, task)
+        return [*left_out, "There is one ingredient, so there is nothing to mix and no basin to share."]
+    *barriers, mean = compute_barriers(found, found.lineups[0], task)
     outside = [barrier for barrier in barriers if not barrier.in_basin]
-    yield from _list_unfit(found, task)
+    first = [*left_out, *_list_unfit(found, task)]
     if outside or not mean.in_basin:
-        yield f"{_describe_outside(found, outside)} {_describe_mean(mean)}"
-        yield from _list_remedies(found, job, task, outside)
         avoid = ", and not uniform" if uniform_loses is not False else ""
-        yield f"Until then use greedy or gis, which mix only what improves on the best ingredient{avoid}."
-    else:
-        yield f"{_describe_basin(found, barriers)} {_describe_mean(mean)}"
-        if uniform_loses:
-            yield _explain_loss(found)
+        return [
+            *first,
+            f"{_describe_outside(found, outside)} {_describe_mean(mean)}",
+            *_list_remedies(found, job, task, outside),
+            f"Until then use greedy or gis, which mix only what improves on the best ingredient{avoid}.",
+        ]
+    basin = f"{_describe_basin(found, barriers)} {_describe_mean(mean)}"
+    return [*first, basin, *([_explain_loss(found)] if uniform_loses else [])]
 
 
 def _explain_loss(found: Diagnosis) -> str:
@@ -58,9 +52,8 @@ def _explain_loss(found: Diagnosis) -> str:
 
 def _describe_basin(found: Diagnosis, barriers: Sequence[Barrier]) -> str:
     deepest = max(barriers, key=lambda barrier: barrier.fall)
-    coarse = (
-        f" Smaller falls cannot be detected with {found.nodes} validation nodes." if deepest.error > COARSE / 2 else ""
-    )
+    limit = f" Smaller falls cannot be detected with {found.nodes} validation nodes."
+    coarse = limit if deepest.error > COARSE / 2 else ""
     return (
         f"One basin: all {len(found.ingredients)} ingredients lie in one basin with the best, {found.best}. The lowest"
         f" midpoint, with {deepest.name}, is {_describe_barrier(deepest)}.{coarse}"
@@ -110,12 +103,11 @@ def _list_remedies(found: Diagnosis, job: Job, task: Task, outside: Sequence[Bar
     """What to do about ingredients in several basins, the likeliest cause first."""
     starts = len({ingredient.initial_sha256 for ingredient in found.ingredients})
     if starts > 1:
-        matching = 'the job matches them before mixing (soup.align = "weights")'
-        if job.soup.align != "weights":
-            matching = 'match the units before mixing (soup.align = "weights")'
+        matching = "the job matches them" if job.soup.align == "weights" else "match the units"
         yield (
             f"They started from {starts} different initial states, so their hidden units are in different orders:"
-            f' {matching}, or train from one initial state (train.start = "shared").'
+            f' {matching} before mixing (soup.align = "weights"), or train from one initial state (train.start ='
+            ' "shared").'
         )
     yield from _compare_lineups(found, job, task)
     if job.graph.features != "standardise":
@@ -138,13 +130,14 @@ def _list_remedies(found: Diagnosis, job: Job, task: Task, outside: Sequence[Bar
 def _compare_lineups(found: Diagnosis, job: Job, task: Task) -> Iterator[str]:
     """What each other way to line up the ingredients would help, as measured."""
     before, *others = found.lineups
-    outside = sum(not barrier.in_basin for barrier in compute_barriers(found, before, task))
-    for way in others:
-        left = sum(not barrier.in_basin for barrier in compute_barriers(found, way, task))
+    outside, *left = (
+        sum(not barrier.in_basin for barrier in compute_barriers(found, way, task)[:-1]) for way in found.lineups
+    )
+    for way, still in zip(others, left, strict=True):
         news = bool(way.setting) and way.setting != f'soup.align = "{job.soup.align}"'
         better = news and way.mean.accuracy > before.mean.accuracy
         yield (
-            f"With {way.lineup}, {left} are not in one basin with the best (as trained: {outside}), and the mean"
+            f"With {way.lineup}, {still} are not in one basin with the best (as trained: {outside}), and the mean"
             f" of all has {way.mean.accuracy:.4f} (as trained: {before.mean.accuracy:.4f})"
             f"{f': set {way.setting}' if better else ''}."
         )

@@ -7,7 +7,6 @@ that fall is no more than twice its binomial error.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from statistics import fmean
@@ -40,21 +39,21 @@ class Barrier:
 
 
 def compute_barriers(found: Diagnosis, way: Midpoints, task: Task) -> list[Barrier]:
-    """One for each ingredient other than the best, in their order."""
-    best = found.named(found.best).alone
-    return [_barrier(name, mid, [best, found.named(name).alone], found, task) for name, mid in way.halfway.items()]
-
-
-def compute_mean_barrier(found: Diagnosis, way: Midpoints, task: Task) -> Barrier:
-    """The mean of all ingredients against the mean ingredient."""
-    return _barrier(ALL, way.mean, [ingredient.alone for ingredient in found.ingredients], found, task)
+    """Of each ingredient with the best one, in their order; the last: of all ingredients, whose mean is `way.mean`."""
+    barriers = []
+    for name, mean in {**way.halfway, ALL: way.mean}.items():
+        ends = [each.alone for each in found.ingredients if name == ALL or each.name in (name, found.best)]
+        accuracies = [end.accuracy for end in ends]
+        loss = mean.loss - fmean(end.loss for end in ends)
+        fall = score(task, fmean(accuracies)) - score(task, mean.accuracy)
+        error = task.error_below_mean(mean.accuracy, accuracies, found.nodes)
+        barriers.append(Barrier(name, mean, loss, fall, error))
+    return barriers
 
 
 def is_one_basin(found: Diagnosis, task: Task) -> bool:
     """Whether all are in one basin with the best as they were trained, and so is the mean of all."""
-    before = found.lineups[0]
-    barriers = [*compute_barriers(found, before, task), compute_mean_barrier(found, before, task)]
-    return all(barrier.in_basin for barrier in barriers)
+    return all(barrier.in_basin for barrier in compute_barriers(found, found.lineups[0], task))
 
 
 def is_collapsed(barrier: Barrier) -> bool:
@@ -62,24 +61,9 @@ def is_collapsed(barrier: Barrier) -> bool:
     return not barrier.in_basin and (barrier.fall > COLLAPSE or not isfinite(barrier.mean.loss))
 
 
-def _barrier(name: str, mean: EvalResult, ends: Sequence[EvalResult], found: Diagnosis, task: Task) -> Barrier:
-    accuracies = [end.accuracy for end in ends]
-    return Barrier(
-        name=name,
-        mean=mean,
-        loss=mean.loss - fmean(end.loss for end in ends),
-        fall=score(task, fmean(accuracies)) - score(task, mean.accuracy),
-        error=task.error_below_mean(mean.accuracy, accuracies, found.nodes),
-    )
-
-
 def make_columns(found: Diagnosis, task: Task) -> Columns:
     """For diagnosis.h5 and report.h5: a row a way to line up and an ingredient but the best, then one for the mean."""
-    rows = [
-        (way, barrier)
-        for way in found.lineups
-        for barrier in (*compute_barriers(found, way, task), compute_mean_barrier(found, way, task))
-    ]
+    rows = [(way, barrier) for way in found.lineups for barrier in compute_barriers(found, way, task)]
     barriers = [barrier for _, barrier in rows]
     return {
         "lineup": ([way.lineup for way, _ in rows], "1", "how ingredients were lined up with the best one"),
@@ -105,7 +89,7 @@ def list_midpoints(found: Diagnosis, task: Task) -> list[str]:
     for way in found.lineups:
         over, head = [*over, way.lineup, "", "", "", ""], [*head, *_COLUMNS]
         rows[found.best] += ["best", "", "", "", ""]
-        for barrier in (*compute_barriers(found, way, task), compute_mean_barrier(found, way, task)):
+        for barrier in compute_barriers(found, way, task):
             rows[barrier.name] += [
                 f"{barrier.mean.accuracy:.4f}",
                 f"{barrier.fall:+.4f}",
