@@ -126,9 +126,9 @@ def test_ingredients_of_one_basin_are_left_as_they_are(finished: Job) -> None:
     made = alignment_store.read(RunDir.of(finished).alignment)
     assert made.alignment.by == "none"
     assert made.measurement["seconds"] > 0.0
-    assert read_contents(RunDir.of(finished).root).units.startswith(
-        "hidden units left as they are: the mean of all has"
-    )
+    alignment = read_contents(RunDir.of(finished).root).alignment
+    assert alignment is not None
+    assert alignment.text.startswith("hidden units left as they are: the mean of all has")
 
 
 def test_auto_takes_nothing_else_than_weights_where_it_takes_them(run: Job) -> None:
@@ -236,7 +236,8 @@ def test_a_report_refuses_soups_of_another_alignment(run: Job) -> None:
     old = RunDir.of(run).soup("best").read_bytes()
     runs.soup_run(runs.change_job(run, "soup.align=weights", only))
     report = read_contents(RunDir.of(run).root)
-    assert "matched by weights: the job says so" in report.units
+    assert report.alignment is not None
+    assert "matched by weights: the job says so" in report.alignment.text
     assert [phase.name for phase in report.phases] == ["prepare", "train", "align", "soup"]
     RunDir.of(run).soup("best").write_bytes(old)
     with pytest.raises(RunError, match=r"best.h5 was made of ingredients that were aligned otherwise"):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import nan
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import numpy as np
 
 from gnnsoup_hpc.analysis.diagnosis.basin import make_columns
 from gnnsoup_hpc.analysis.report.contents import Contents, Phase, count_models
-from gnnsoup_hpc.analysis.report.trials import make_tables
+from gnnsoup_hpc.analysis.report.trials import TriedTrial, compute_spread, group_by_seeds
 from gnnsoup_hpc.analysis.report.verdicts import verdicts
 from gnnsoup_hpc.io import report as report_store
 from gnnsoup_hpc.io.records import Ingredient, Soup
@@ -29,12 +30,19 @@ def write(run: Contents) -> None:
         "ingredients": (_columns(run.ingredients, _INGREDIENT_COLUMNS), "one row an ingredient that was souped"),
         "phases": (_columns(run.phases, _PHASE_COLUMNS), "one row a phase"),
     }
-    tables |= make_tables(run.trials)
+    if run.trials:
+        tables["cells"] = (_trial_columns(run.trials), "one row a combination of a sweep")
+    seeds = [
+        (*key, len(soups), *compute_spread(soups, "validation"), *compute_spread(soups, "test"))
+        for key, soups in group_by_seeds(run.trials).items()
+    ]
+    if seeds:
+        tables["seeds"] = (_columns(seeds, _SEED_COLUMNS), "one row a combination that was made with several seeds")
     if run.diagnosis is not None:
         about = "one row a way to line up and an ingredient, or all: midpoints with the best one"
         tables["diagnosis"] = (make_columns(run.diagnosis, run.task), about)
     histories = {soup.method: soup.mixture.history for soup in run.soups if soup.mixture.history}
-    facts = {"graph": run.graph, "split": run.split, "alignment": run.units}
+    facts = {"graph": run.graph, "split": run.split, "alignment": run.alignment.text if run.alignment else ""}
     texts = {
         "verdicts": (verdicts(run), "what the numbers say, in words"),
         "notes": (run.notes, "what preparing had to say of the source"),
@@ -51,14 +59,12 @@ def _columns(rows: Sequence[Row], columns: Sequence[Column[Row]]) -> Columns:
 
 
 def _method_columns(run: Contents) -> list[Column[Soup]]:
-    gis = run.soup("gis")
-    reference = run.best.test_accuracy
+    gis, reference = run.soup("gis"), run.best.test_accuracy
+    seconds, peak = (gis.measurement["seconds"], subtract_baseline(gis.measurement)) if gis else (nan, nan)
 
     def above(soup: Soup) -> float:
         return subtract_baseline(soup.measurement)
 
-    seconds = gis.measurement["seconds"] if gis else nan
-    peak = above(gis) if gis else nan
     return [
         ("method", lambda s: s.method, "1", "souping method"),
         ("validation_accuracy", lambda s: s.validation_accuracy, "1", "exact, on validation nodes"),
@@ -101,4 +107,44 @@ _PHASE_COLUMNS: tuple[Column[Phase], ...] = (
     ("seconds", lambda p: p.seconds, "s", "wall time, summed over ingredients or methods"),
     ("peak_host_bytes", lambda p: p.peak_host_bytes, "B", _HIGHEST),
     ("baseline_host_bytes", lambda p: p.baseline_host_bytes, "B", "resident memory where that one began"),
+)
+
+
+def _trial_columns(rows: Sequence[TriedTrial]) -> Columns:
+    """A row a trial; a column a swept key, NaN or empty where a method has it not."""
+    swept = dict.fromkeys(key for row in rows for key in row.values)
+    selected = np.array([row.selected for row in rows], dtype=np.uint8)
+    return {
+        "method": ([row.trial.method for row in rows], "1", "souping method"),
+        **{key: (_fill([row.values.get(key) for row in rows]), "1", f"value of soup.{key}") for key in swept},
+        **{
+            name: (np.array([take(row.soup) if row.soup else nan for row in rows]), unit, about)
+            for name, take, unit, about in _TRIAL_COLUMNS
+        },
+        "selected": (selected, "1", "1 for the method's soup: the highest validation accuracy"),
+    }
+
+
+def _fill(values: Sequence[Any]) -> Any:
+    """Numbers, or text where one of the values is none."""
+    if any(isinstance(value, str) for value in values):
+        return ["" if value is None else str(value) for value in values]
+    return np.array([nan if value is None else float(value) for value in values])
+
+
+_TRIAL_COLUMNS: tuple[Column[Soup], ...] = (
+    ("validation_accuracy", lambda s: s.validation_accuracy, "1", "exact, on validation nodes; NaN = failed"),
+    ("test_accuracy", lambda s: s.test_accuracy, "1", "exact, on test nodes; nothing is chosen by it"),
+    ("seconds", lambda s: s.measurement["seconds"], "s", "wall time, reading included"),
+    ("peak_host_bytes", lambda s: s.measurement["peak_host_bytes"], "B", "peak resident host memory"),
+    ("baseline_host_bytes", lambda s: s.measurement["baseline_host_bytes"], "B", "the same at the start"),
+)
+_SEED_COLUMNS: tuple[Column[Sequence[Any]], ...] = (
+    ("method", itemgetter(0), "1", "souping method"),
+    ("combination", itemgetter(1), "1", "values but for the seed"),
+    ("seeds", itemgetter(2), "1", "seeds whose soups are there"),
+    ("validation_mean", itemgetter(3), "1", "mean validation accuracy over the seeds"),
+    ("validation_deviation", itemgetter(4), "1", "its standard deviation (sample)"),
+    ("test_mean", itemgetter(5), "1", "mean test accuracy over the seeds"),
+    ("test_deviation", itemgetter(6), "1", "its standard deviation (sample)"),
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import sqrt
 from statistics import mean, stdev
 from typing import Any
@@ -23,47 +22,41 @@ _WITHOUT_EFFECT = (
     *("name", "runs", "graph.source", "graph.root", "train.checkpoint_seconds"),
     *("soup.methods", "soup.unfit", "soup.diagnose"),
 )
+_EQUAL = 1e-9  # differences of accuracies that are equal but for rounding
+FEWEST_RUNS = 3  # of which a mean difference is judged
+_SHOWN = 4  # settings in the table of runs that differ
 
 
 @dataclass(frozen=True)
 class GroupKey:
-    """A run with what it was made by."""
+    """A run, the seeds it was made by, and `settings`: what else has an effect, equal in runs of one average."""
 
     run: Contents
+    settings: Mapping[str, Any]
+    seeds: Mapping[str, Any]
 
-    @cached_property
-    def fields(self) -> Mapping[str, Any]:
-        """Fields of the job that have an effect, by their dotted names; seeds too."""
-        tree = self.run.job.model_dump(mode="json", exclude={"machine", "graph", "partition"})
-        fields = dict(_flatten(tree)) | dict(self.run.graph_made_with)
-        unused = {*_WITHOUT_EFFECT, *without_effect(self.run.job)}
-        return {key: value for key, value in fields.items() if key not in unused}
-
-    @cached_property
-    def settings(self) -> Mapping[str, Any]:
-        """What must be equal in runs of one average."""
-        job, run = self.run.job, self.run
-        own = {key: value for key, value in self.fields.items() if key not in SEEDS}
-        kind = job.graph.source.partition(":")[0]
-        return {"graph": [kind, run.source_sha256], "ingredients": len(run.ingredients)} | own
+    @classmethod
+    def of(cls, run: Contents) -> GroupKey:
+        """Fields of the job by their dotted names; the graph by its content."""
+        tree = run.job.model_dump(mode="json", exclude={"machine", "graph", "partition"})
+        fields = dict(_flatten(tree)) | dict(run.graph_made_with)
+        unused = {*SEEDS, *_WITHOUT_EFFECT, *without_effect(run.job)}
+        source = [run.job.graph.source.partition(":")[0], run.source_sha256]
+        settings = {"graph": source, "ingredients": len(run.ingredients)}
+        settings |= {key: value for key, value in fields.items() if key not in unused}
+        return cls(run, settings, {key: fields.get(key) for key in SEEDS})
 
     def repeats(self, other: GroupKey) -> bool:
         """Whether two runs of one average are one experiment: equal seeds, or equal ingredients and one soup seed."""
-        if {key: self.fields.get(key) for key in SEEDS} == {key: other.fields.get(key) for key in SEEDS}:
-            return True
         made_of = {one.run.soups[0].shelf_sha256 for one in (self, other)}
-        return len(made_of) == 1 and self.run.job.soup.seed == other.run.job.soup.seed
-
-    def shown(self, key: str) -> str:
-        """A setting for people."""
-        return self.run.job.graph.source if key == "graph" else str(self.settings.get(key, "-"))
+        return self.seeds == other.seeds or (len(made_of) == 1 and self.seeds["soup.seed"] == other.seeds["soup.seed"])
 
 
 def group_runs(runs: Sequence[Contents]) -> tuple[list[list[GroupKey]], list[str]]:
     """Runs that may be averaged together, in their order, and a sentence for each run that repeats another one."""
     groups: list[list[GroupKey]] = []
     repeats: list[str] = []
-    for one in map(GroupKey, runs):
+    for one in map(GroupKey.of, runs):
         group = next((group for group in groups if group[0].settings == one.settings), None)
         first = next((known for known in group or () if known.repeats(one)), None)
         if first is not None:
@@ -75,24 +68,12 @@ def group_runs(runs: Sequence[Contents]) -> tuple[list[list[GroupKey]], list[str
     return groups, repeats
 
 
-def list_differences(groups: Sequence[Sequence[GroupKey]]) -> list[str]:
-    """Settings that all groups have and in which they differ, `graph` first."""
-    heads = [group[0].settings for group in groups]
-    keys = [key for key in heads[0] if all(key in head for head in heads)]
-    return [key for key in keys if any(head[key] != heads[0][key] for head in heads)]
-
-
 def _flatten(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
-
-
-_EQUAL = 1e-9  # differences of accuracies that are equal but for rounding
-FEWEST_RUNS = 3  # of which a mean difference is judged
-_SHOWN = 4  # settings in the table of runs that differ
 
 
 def compare_runs(runs: Sequence[Contents]) -> str:
@@ -108,16 +89,19 @@ def compare_runs(runs: Sequence[Contents]) -> str:
 
 
 def _side_by_side(groups: Sequence[Sequence[GroupKey]]) -> list[str]:
-    """A line a run: what the groups differ in, and the test accuracies."""
+    """A line a run: settings that all groups have and in which they differ, `graph` first, and the test accuracies."""
     runs = [one for group in groups for one in group]
-    keys = list_differences(groups)
+    first, *others = (group[0].settings for group in groups)
+    common = [key for key in first if all(key in other for other in others)]
+    keys = [key for key in common if any(other[key] != first[key] for other in others)]
     methods = list(dict.fromkeys(soup.method for one in runs for soup in one.run.soups))
     head = ("run", *keys[:_SHOWN], "mean ingredient", *methods)
     rows = []
     for one in runs:
         soups = [one.run.soup(method) for method in methods]
         tests = [f"{soup.test_accuracy:.4f}" if soup else "-" for soup in soups]
-        settings = map(one.shown, keys[:_SHOWN])
+        shown = {**one.settings, "graph": one.run.job.graph.source}
+        settings = (str(shown[key]) for key in keys[:_SHOWN])
         rows.append((str(one.run.run.root), *settings, f"{_average_tests([one.run])[0]:.4f}", *tests))
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     about = f"These runs differ in more than their seeds ({', '.join(keys[:_SHOWN])}{more}): no mean is taken over all."

@@ -60,11 +60,6 @@ class Contents:
     source_sha256: str = ""  # of what the graph was read from
     graph_made_with: Mapping[str, Any] = field(default_factory=dict)  # fields of [graph] and [partition] that matter
 
-    @property
-    def units(self) -> str:
-        """What was done to hidden units before anything was mixed, in words; empty where nothing was asked."""
-        return "" if self.alignment is None else self.alignment.text
-
     @cached_property
     def best(self) -> Ingredient:
         """The ingredient with the best validation metric; of equals, that with the lowest number."""
@@ -106,9 +101,9 @@ def read_contents(root: Path) -> Contents:
     weights = {f"{ingredient.index:04d}": states.sha256(ingredient.state) for ingredient in ingredients}
     with graph_store.open_graph(run.graph, job) as graph:
         _check_ingredients(run, graph, weights, soups)
-        prepared, facts = graph.measurement, _facts(job, graph)
-        diagnosis = _diagnosis(run, graph, weights)
-    alignment, trials = _alignment(run, job, soups), read_trials(run, job, soups)
+        prepared = graph.measurement
+        facts = _describe_graph(job, graph) | {"diagnosis": _read_diagnosis(run, graph, weights)}
+    alignment, trials = _read_alignment(run, job, soups), read_trials(run, job, soups)
     phases = (
         _phase("prepare", [prepared]),
         _phase("train", [ingredient.measurement for ingredient in ingredients]),
@@ -117,19 +112,11 @@ def read_contents(root: Path) -> Contents:
         _phase("soup", [soup.measurement for soup in soups]),
     )
     return Contents(
-        run=run,
-        job=job,
-        **facts,
-        ingredients=ingredients,
-        soups=soups,
-        phases=phases,
-        alignment=alignment,
-        diagnosis=diagnosis,
-        trials=trials,
+        run, job, ingredients=ingredients, soups=soups, phases=phases, alignment=alignment, trials=trials, **facts
     )
 
 
-def _facts(job: Job, graph: GraphFile) -> dict[str, Any]:
+def _describe_graph(job: Job, graph: GraphFile) -> dict[str, Any]:
     """What a report says of the graph, as fields of `Contents`."""
     labels = graph.y(0, graph.nodes)[graph.role(0, graph.nodes) == Role.TEST]
     return {
@@ -146,7 +133,7 @@ def _facts(job: Job, graph: GraphFile) -> dict[str, Any]:
     }
 
 
-def _alignment(run: RunDir, job: Job, soups: Sequence[Soup]) -> AlignmentRecord | None:
+def _read_alignment(run: RunDir, job: Job, soups: Sequence[Soup]) -> AlignmentRecord | None:
     """What is known of the ingredients' alignment. Raises: RunError where a soup was made with another one."""
     asked = job.soup.align != "none" and run.alignment.exists()
     with advise("run `gnnsoup soup JOB`, which makes it again"):
@@ -161,7 +148,7 @@ def _alignment(run: RunDir, job: Job, soups: Sequence[Soup]) -> AlignmentRecord 
     return made
 
 
-def _diagnosis(run: RunDir, graph: GraphFile, weights: Mapping[str, str]) -> Diagnosis | None:
+def _read_diagnosis(run: RunDir, graph: GraphFile, weights: Mapping[str, str]) -> Diagnosis | None:
     """The run's diagnosis; None where there is none, or one of other ingredients or of another graph.
 
     Raises: RunError where the file is damaged.

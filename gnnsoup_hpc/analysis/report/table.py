@@ -31,7 +31,7 @@ def show_run(run: Contents) -> str:
             " (mean ± standard deviation)",
             *([f"split: {run.split}"] if run.split else []),
             *run.notes,
-            *([run.units] if run.units else []),
+            *([run.alignment.text] if run.alignment else []),
             "",
             *align_columns([_HEAD, *(_row(run, soup) for soup in run.soups)]),
             *list_trials(run.trials),

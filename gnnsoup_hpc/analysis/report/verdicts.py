@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -40,12 +40,17 @@ def _list_sentences(run: Contents) -> Iterator[str]:
         f" twice the binomial error of {run.test_nodes} test nodes is {show_points(error)}."
     )
     yield from _judge_classes(run)
-    against = {soup.method: _compare_with_best(run, soup) for soup in run.soups if soup.method != "best"}
+    uniform_loses = None
     for soup in run.soups:
         if soup.method != "best":
-            yield _judge_soup(run, soup, against[soup.method])
+            found = _compare_with_best(run, soup)
+            uniform_loses = found.loses if soup.method == "uniform" else uniform_loses
+            yield _judge_soup(run, soup, found)
             yield from _report_collapse(run, soup)
-    yield from _judge_basin(run, against)
+    if run.diagnosis is None:
+        yield f"Whether the ingredients lie in one basin is not known: run `gnnsoup diagnose {run.run.root}`."
+    else:
+        yield from verdict(run.diagnosis, run.job, run.task, uniform_loses)
 
 
 def _judge_classes(run: Contents) -> Iterator[str]:
@@ -89,14 +94,6 @@ class Comparison:
         return self.difference < -self.error
 
 
-def _judge_basin(run: Contents, against: Mapping[str, Comparison]) -> Iterator[str]:
-    if run.diagnosis is None:
-        yield f"Whether the ingredients lie in one basin is not known: run `gnnsoup diagnose {run.run.root}`."
-        return
-    uniform = against.get("uniform")
-    yield from verdict(run.diagnosis, run.job, run.task, None if uniform is None else uniform.loses)
-
-
 def _judge_soup(run: Contents, soup: Soup, found: Comparison) -> str:
     """How one soup stands to the best ingredient on test nodes."""
     best, name, only = f"{run.best.index:04d}", _name_soup(soup), find_only_ingredient(soup)
@@ -106,17 +103,12 @@ def _judge_soup(run: Contents, soup: Soup, found: Comparison) -> str:
     if found.difference == 0.0:
         return f"{name} does exactly as well as the best ingredient{whose}."
     how = "" if found.paired else ", as if on different nodes: the soup's file, of an older version, lacks the pairs"
+    away, error = show_points(abs(found.difference)), f"{show_points(found.error)}{how}"
     if abs(found.difference) > found.error:
         did = "loses to" if found.loses else "beats"
-        return (
-            f"{name} {did} the best ingredient by {show_points(abs(found.difference))}{whose}; the error is"
-            f" {show_points(found.error)}{how}."
-        )
+        return f"{name} {did} the best ingredient by {away}{whose}; the error is {error}."
     place = "above" if found.difference > 0 else "below"
-    return (
-        f"{name} is {show_points(abs(found.difference))} {place} the best ingredient{whose}, a difference within its"
-        f" error of {show_points(found.error)}{how}."
-    )
+    return f"{name} is {away} {place} the best ingredient{whose}, a difference within its error of {error}."
 
 
 def _report_collapse(run: Contents, soup: Soup) -> Iterator[str]:
