@@ -79,20 +79,14 @@ def _add_grid(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_quality(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--quality", metavar="RUN_OR_JOB", help="measure the time to GIS's accuracy on this run's trained ingredients"
-    )
+    about = "measure the time to GIS's accuracy on this run's trained ingredients"
+    group.add_argument("--quality", metavar="RUN_OR_JOB", help=about)
     group.add_argument("--methods", type=_methods, metavar="M,M", help=f"of {','.join(METHODS)} (default: all)")
     group.add_argument("--seeds", type=count, metavar="S", help="repeat LS and PLS with that many seeds (default: 1)")
-    group.add_argument(
-        "--sample-evaluations",
-        type=_natural,
-        metavar="M",
-        help="of plain GIS time M evaluations and multiply; 0: run it in full (default: as the graph's size suggests)",
-    )
-    group.add_argument(
-        "--judge-every", type=count, metavar="K", help="judge each of the first 10 steps, then each K-th (default: 5)"
-    )
+    about = "of plain GIS time M evaluations and multiply; 0: run it in full (default: as the graph's size suggests)"
+    group.add_argument("--sample-evaluations", type=_natural, metavar="M", help=about)
+    about = "judge each of the first 10 steps, then each K-th (default: 5)"
+    group.add_argument("--judge-every", type=count, metavar="K", help=about)
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -125,16 +119,12 @@ def read_options(arguments: argparse.Namespace) -> Options:
     return Options(**given)
 
 
-def count(text: str) -> int:
-    """A number from 1."""
-    return _at_least(1, text)
-
-
 def _natural(text: str) -> int:
-    return _at_least(0, text)
+    return count(text, 0)
 
 
-def _at_least(bound: int, text: str) -> int:
+def count(text: str, bound: int = 1) -> int:
+    """A number from `bound`."""
     value = int(text)
     if value < bound:
         raise argparse.ArgumentTypeError(f"{value} is less than {bound}")
@@ -143,7 +133,6 @@ def _at_least(bound: int, text: str) -> int:
 
 def _methods(text: str) -> Sequence[str]:
     names = [name.strip() for name in text.split(",")]
-    unknown = [name for name in dict.fromkeys(names) if name not in METHODS]
-    if unknown:
+    if unknown := [name for name in dict.fromkeys(names) if name not in METHODS]:
         raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(METHODS)}")
     return tuple(name for name in METHODS if name in names)

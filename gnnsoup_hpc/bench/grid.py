@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from gnnsoup_hpc.bench import process
@@ -24,23 +25,13 @@ class Row:
 
 def list_cells(graph: str, graph_h5: Path, options: Options) -> list[Cell]:
     """Every chosen cell of one graph."""
-    heads = {model: 2 if find_convolution(model).has_heads else 1 for model in options.models}
-    return [
-        Cell(
-            graph,
-            str(graph_h5.absolute()),
-            model,
-            task,
-            hidden=heads[model] * options.hidden,
-            heads=heads[model],
-            union=union,
-            precision=precision,
-        )
-        for model in options.models
-        for task in options.tasks
-        for union in (options.unions if task == "pls_step" else (Cell.union,))
-        for precision in options.precision
-    ]
+    cells = []
+    for model, task in product(options.models, options.tasks):
+        heads = 2 if find_convolution(model).has_heads else 1
+        first = Cell(graph, str(graph_h5.absolute()), model, task, hidden=heads * options.hidden, heads=heads)
+        unions = options.unions if task == "pls_step" else (Cell.union,)
+        cells += [replace(first, union=r, precision=p) for r, p in product(unions, options.precision)]
+    return cells
 
 
 def run_orders(cells: Sequence[Cell], options: Options, say: Callable[[str], None]) -> list[Row]:

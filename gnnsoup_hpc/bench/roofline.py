@@ -8,23 +8,20 @@ they can be kept from step to step. A method that needs fewer products than the 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from math import prod
+from statistics import fmean
+from timeit import repeat
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.task import Cell
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.gnn import Architecture
-from gnnsoup_hpc.types import IntArray, Role
-
-Mask = npt.NDArray[np.bool_]
+from gnnsoup_hpc.types import BoolArray, Doubles, IntArray, Role
 
 COPY_BYTES = 1 << 28
 GEMM_ROWS = 1 << 14
@@ -49,17 +46,9 @@ class LayerSize:
     entries: int
 
 
-@dataclass(frozen=True)
-class Work:
-    """What must be done at least."""
-
-    flops: float
-    bytes: float
-
-
-def bound_seconds(flops: float, bytes_moved: float, rates: Rates) -> float:
-    """The least time: computing and moving at full rate, one hidden behind the other."""
-    return max(flops / rates.flops_per_second, bytes_moved / rates.bytes_per_second)
+def bound_seconds(work: Doubles, rates: Rates) -> float:
+    """The least time of (flops, bytes): computing and moving at full rate, one hidden behind the other."""
+    return max(float(work[0]) / rates.flops_per_second, float(work[1]) / rates.bytes_per_second)
 
 
 def measure_rates(threads: int, width: int, kind: torch.dtype = torch.float32) -> Rates:
@@ -69,15 +58,15 @@ def measure_rates(threads: int, width: int, kind: torch.dtype = torch.float32) -
     try:
         source = torch.zeros(COPY_BYTES // 4)
         target = torch.zeros_like(source)
-        copy = _time_best(lambda: target.copy_(source))
+        copy = min(repeat(lambda: target.copy_(source), number=1, repeat=TRIALS + 1)[1:])
         x, w = torch.ones(GEMM_ROWS, width, dtype=kind), torch.ones(width, width, dtype=kind)
-        product = _time_best(lambda: x @ w)
+        product = min(repeat(lambda: x @ w, number=1, repeat=TRIALS + 1)[1:])
     finally:
         torch.set_num_threads(before)
     return Rates(2.0 * COPY_BYTES / copy, 2.0 * GEMM_ROWS * width * width / product)
 
 
-def count_receptive(row: IntArray, column: IntArray, asked: Mask, layers: int) -> list[LayerSize]:
+def count_receptive(row: IntArray, column: IntArray, asked: BoolArray, layers: int) -> list[LayerSize]:
     """Sizes of each layer, the first one first, if nothing is computed that `asked` (V,) does not depend on."""
     sizes = []
     for _ in range(layers):
@@ -104,33 +93,30 @@ def count_layers(cell: Cell, graph: GraphFile, samples: int = 1) -> list[list[La
     return found
 
 
-def count_work(cell: Cell, net: Architecture, layers: list[LayerSize]) -> Work:
-    """Flops and bytes of one evaluation, step or epoch, given the sizes of its layers."""
+def count_work(cell: Cell, net: Architecture, layers: list[LayerSize]) -> Doubles:
+    """(flops, bytes) of one evaluation, step or epoch at least, given the sizes of its layers."""
     element = 2 if cell.precision == "bfloat16" else 4
-    parameters = float(sum(prod(shape) for shape in net.shapes().values())) * element
+    parameters = np.array([0.0, element * sum(prod(shape) for shape in net.shapes().values())])
     kept_hop = cell.task != "pls_step"
     passes = [_layer(net, number, size, element, kept_hop) for number, size in enumerate(layers)]
-    forward = Work(sum(p.flops for p in passes), sum(p.bytes for p in passes) + parameters)
-    if cell.task == "evaluation":
-        return forward
+    work: Doubles = np.sum(passes, axis=0) + parameters
     if cell.task == "gis_step":
-        mixing = 3.0 * parameters  # two read, one written
-        return Work(cell.granularity * forward.flops, cell.granularity * (forward.bytes + mixing))
-    # Backward: gradients of weights and of states each cost what the forward does, but none of features is needed.
-    mixing = (2 * cell.ingredients + 2) * parameters
-    flops = 3.0 * forward.flops - passes[0].flops
-    return Work(flops, 3.0 * forward.bytes - passes[0].bytes + mixing)
+        work = cell.granularity * (work + 3.0 * parameters)  # mixing: two read, one written
+    elif cell.task != "evaluation":
+        # Backward: gradients of weights and of states each cost what the forward does, but none of features is needed.
+        work = 3.0 * work - passes[0] + (2 * cell.ingredients + 2) * parameters
+    return work
 
 
-def compute_bound(cell: Cell, graph: GraphFile, rates: Rates, samples: int = 1) -> float:
-    """The least time of a cell's task, the mean over unions where it draws them."""
-    net = tasks.make_architecture(cell, graph)
-    works = [count_work(cell, net, layers) for layers in count_layers(cell, graph, samples)]
-    return sum(bound_seconds(w.flops, w.bytes, rates) for w in works) / len(works)
+def compute_bound(cell: Cell, rates: Rates, samples: int) -> float:
+    """The least time of a cell's task, the mean over the first `samples` unions where it draws them."""
+    with tasks.open_graph(cell) as graph:
+        net, sizes = tasks.make_architecture(cell, graph), count_layers(cell, graph, samples)
+    return fmean(bound_seconds(count_work(cell, net, layers), rates) for layers in sizes)
 
 
-def _layer(net: Architecture, number: int, size: LayerSize, element: int, kept_hop: bool) -> Work:
-    """One layer's forward, in the cheaper order of product and aggregation."""
+def _layer(net: Architecture, number: int, size: LayerSize, element: int, kept_hop: bool) -> Doubles:
+    """(flops, bytes) of one layer's forward, in the cheaper order of product and aggregation."""
     into, out = net.widths(number)
     aggregation = net.aggregation
     width = net.heads * out if number == net.layers - 1 else out
@@ -145,13 +131,4 @@ def _layer(net: Architecture, number: int, size: LayerSize, element: int, kept_h
     value = element * net.heads if aggregation is None else element * aggregation.symmetric
     entries = 0 if constant and kept_hop else size.entries * (INDEX_BYTES + value)
     read = (size.rows * matrices if constant and kept_hop else size.columns) * into
-    return Work(flops, float(entries + element * (read + size.rows * width)))
-
-
-def _time_best(work: Callable[[], object]) -> float:
-    seconds = []
-    for _ in range(TRIALS + 1):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
+    return np.array([flops, entries + element * (read + size.rows * width)])

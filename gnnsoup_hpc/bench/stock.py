@@ -66,7 +66,10 @@ def make_adjacency(aggregation: Aggregation | None, edge_index: Tensor, nodes: i
         wide: Tensor = to_torch_csr_tensor(edge_index.flip(0), None, (nodes, nodes))
         return wide
     edge_index, weight = gcn_norm(edge_index, None, nodes)
-    return _narrow(to_torch_csr_tensor(edge_index.flip(0), weight, (nodes, nodes)))
+    csr = to_torch_csr_tensor(edge_index.flip(0), weight, (nodes, nodes))
+    kind = torch.from_numpy(np.empty(0, index_type(csr.values().numel()))).dtype
+    indptr, indices = csr.crow_indices().to(kind), csr.col_indices().to(kind)
+    return torch.sparse_csr_tensor(indptr, indices, csr.values(), csr.shape, check_invariants=False)
 
 
 def load_whole(graph: GraphFile, architecture: Architecture) -> StockHeld:
@@ -98,14 +101,11 @@ def evaluate(module: Module, state: State, held: StockHeld) -> float:
 
 def mix(states: Sequence[State], raw_LN: Tensor) -> State:
     """Sum over i of softmax(raw)[layer, i] W_i, parameter by parameter, in autograd's sight."""
-    alpha = raw_LN.softmax(1).float()
-
-    def mix_one(name: str) -> Tensor:
+    alpha, mixed = raw_LN.softmax(1).float(), {}
+    for name in states[0]:
         shares = alpha[int(name.split(".")[1])]
-        total: Tensor = reduce(add, (share * state[name] for share, state in zip(shares, states, strict=True)))
-        return total
-
-    return {name: mix_one(name) for name in states[0]}
+        mixed[name] = reduce(add, (share * state[name] for share, state in zip(shares, states, strict=True)))
+    return mixed
 
 
 def ls_step(module: Module, states: Sequence[State], raw_LN: Tensor, held: StockHeld) -> float:
@@ -175,13 +175,6 @@ def _read_data(graph: GraphFile) -> Any:
     graph.x(0, graph.nodes, x)
     y, role = graph.y(0, graph.nodes), graph.role(0, graph.nodes)
     return Data(x=torch.from_numpy(x), y=torch.from_numpy(y), role=torch.from_numpy(role), num_nodes=graph.nodes)
-
-
-def _narrow(csr: Tensor) -> Tensor:
-    kind = torch.from_numpy(np.empty(0, index_type(csr.values().numel()))).dtype
-    return torch.sparse_csr_tensor(
-        csr.crow_indices().to(kind), csr.col_indices().to(kind), csr.values(), csr.shape, check_invariants=False
-    )
 
 
 class _Clusters(ClusterData):  # type: ignore[misc]

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from gnnsoup_hpc import __version__
+from gnnsoup_hpc.bench.arguments import WAYS
 from gnnsoup_hpc.bench.grid import Row
 from gnnsoup_hpc.bench.process import Figures
 from gnnsoup_hpc.bench.roofline import Rates
@@ -20,16 +21,8 @@ from gnnsoup_hpc.utils.text_table import pipe_columns, show_number
 
 _LIBRARIES = {"torch": "torch", "pyg": "torch-geometric", "numpy": "numpy", "numba": "numba"}
 _HEAD = (
-    "model, task",
-    "ours s",
-    "spread",
-    "stock s",
-    "spread",
-    "stock/ours",
-    "ours MB",
-    "stock MB",
-    "stock/ours",
-    "ours/bound",
+    *("model, task", "ours s", "spread", "stock s", "spread", "stock/ours"),
+    *("ours MB", "stock MB", "stock/ours", "ours/bound"),
 )
 # A loss is an average, so errors of 1 % in all weights move it by 2e-4; an accuracy moves by whole nodes.
 _TOLERANCE = {"loss": {"float32": 1e-5, "bfloat16": 3e-2}, "accuracy": {"float32": 1e-3, "bfloat16": 3e-2}}
@@ -77,19 +70,13 @@ def show_document(results: Mapping[str, Any]) -> str:
         for precision, rate in results["rates"].items()
     ]
     for graph in dict.fromkeys(cell["cell"]["graph"] for cell in cells):
-        lines += [
-            "",
-            f"### {graph}",
-            "",
-            *pipe_columns(_HEAD, (_row(cell) for cell in cells if cell["cell"]["graph"] == graph)),
-        ]
+        rows = (_row(cell) for cell in cells if cell["cell"]["graph"] == graph)
+        lines += ["", f"### {graph}", "", *pipe_columns(_HEAD, rows)]
     lines += ["", NOTES]
     lines += [f"{cell['name']}: ours and stock differ by {cell['difference']:.2g}" for cell in cells if _differs(cell)]
-    lines += [f"{cell['name']}, {way}: {error}" for cell in cells for way in _WAYS for error in cell[way]["errors"]]
+    failures = ((cell["name"], way, error) for cell in cells for way in WAYS[::-1] for error in cell[way]["errors"])
+    lines += [f"{name}, {way}: {error}" for name, way, error in failures]
     return "\n".join(lines)
-
-
-_WAYS = ("ours", "stock")
 
 
 def _cell(row: Row, bound: float) -> dict[str, Any]:
@@ -151,25 +138,16 @@ def _row(cell: Mapping[str, Any]) -> tuple[str, ...]:
     ours, stock = cell["ours"], cell["stock"]
     return (
         cell["title"],
-        _seconds(ours),
-        show_number(ours["spread"], ".0%"),
-        _seconds(stock),
-        show_number(stock["spread"], ".0%"),
+        *(text for way in (ours, stock) for text in (_show(way, "median", ".4g"), show_number(way["spread"], ".0%"))),
         show_number(cell["speed_ratio"], ".2f"),
-        _megabytes(ours),
-        _megabytes(stock),
+        *(_show(way, "above_baseline_bytes", ".1f", 1e6) for way in (ours, stock)),
         show_number(cell["memory_ratio"], ".2f"),
         show_number(cell["over_bound"], ".1f"),
     )
 
 
-def _seconds(way: Mapping[str, Any]) -> str:
-    return "failed" if way["median"] is None and way["errors"] else show_number(way["median"], ".4g")
-
-
-def _megabytes(way: Mapping[str, Any]) -> str:
-    above = way["above_baseline_bytes"]
-    return "failed" if above is None and way["errors"] else show_number(None if above is None else above / 1e6, ".1f")
+def _show(way: Mapping[str, Any], name: str, form: str, unit: float = 1.0) -> str:
+    return "failed" if way[name] is None and way["errors"] else show_number(divide(way[name], unit), form)
 
 
 def _cpu() -> str:

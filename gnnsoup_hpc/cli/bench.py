@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ import torch
 from gnnsoup_hpc.bench import arguments as settings
 from gnnsoup_hpc.bench import grid, process, roofline, table
 from gnnsoup_hpc.bench import task as tasks
+from gnnsoup_hpc.bench.arguments import Options
 from gnnsoup_hpc.bench.quality import parent
 from gnnsoup_hpc.bench.quality import results as quality_results
 from gnnsoup_hpc.bench.task import PLAIN, Cell
@@ -37,54 +36,51 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     settings.check(arguments)
     if arguments.output is not None:
         files.check_writable(arguments.output)
-    if arguments.quality is None:
-        _measure_grid(arguments, here)
-    else:
-        _measure_quality(arguments)
-
-
-def _measure_grid(arguments: argparse.Namespace, here: RankInfo) -> None:
-    graphs = arguments.graph or (settings.FULL_GRAPHS if arguments.full else settings.QUICK_GRAPHS)
-    cells = [cell for graph in graphs for cell in _list_cells(graph, arguments, here)]
     options = replace(settings.read_options(arguments), memory_bytes=process.free_memory())
+    if arguments.quality is None:
+        results, text, failure = _measure_grid(arguments, options, here)
+    else:
+        results, text, failure = _measure_quality(arguments.quality, options)
+    if arguments.output is not None:
+        with files.publish(arguments.output) as private:
+            private.write_text(json.dumps(results, indent=1, allow_nan=False), encoding="utf-8")
+        _say(f"-> {arguments.output}")
+    print(text, flush=True)
+    if failure:
+        raise RunError(failure)
+
+
+def _measure_grid(arguments: argparse.Namespace, options: Options, here: RankInfo) -> tuple[dict[str, Any], str, str]:
+    """The results as JSON has them and as text, and what of ours failed."""
+    graphs = arguments.graph or (settings.FULL_GRAPHS if arguments.full else settings.QUICK_GRAPHS)
+    cells = [cell for graph in graphs for cell in _list_cells(graph, arguments, options, here)]
     _say(f"{len(cells)} cells, {options.threads} threads; measuring the machine")
     kinds: dict[str, torch.dtype] = {cell.precision: getattr(torch, cell.precision) for cell in cells}
     rates = {name: roofline.measure_rates(options.threads, GEMM_WIDTH, kind) for name, kind in kinds.items()}
     rows = grid.run_orders(cells, options, _say)
-    bounds = [_compute_bound(cell, rates[cell.precision], options.repeats) for cell in cells]
+    bounds = [roofline.compute_bound(cell, rates[cell.precision], options.repeats) for cell in cells]
     results = table.make_document(table.describe_machine(options.threads), rates, rows, bounds)
-    _write(results, arguments.output)
-    print(table.show_document(results), flush=True)
     failed = [row.cell.name for row in rows if row.ours.errors]
-    if failed:
-        raise RunError(f"{len(failed)} of {len(rows)} cells of ours gave no result: {', '.join(failed)}")
+    failure = f"{len(failed)} of {len(rows)} cells of ours gave no result: {', '.join(failed)}" if failed else ""
+    return results, table.show_document(results), failure
 
 
-def _measure_quality(arguments: argparse.Namespace) -> None:
-    options = replace(settings.read_options(arguments), memory_bytes=process.free_memory())
-    subject = parent.select_run(parent.find_job(arguments.quality), _say)
+def _measure_quality(run: str, options: Options) -> tuple[dict[str, Any], str, str]:
+    """The same of the time to quality."""
+    subject = parent.select_run(parent.find_job(run), _say)
     found = parent.run_orders(list(parent.list_orders(subject, options)), options.timeout, _say)
     results = quality_results.make_document(subject.about, table.describe_machine(options.threads), found)
-    _write(results, arguments.output)
-    print(quality_results.show_document(results), flush=True)
     failed = [what for what, figures in found.items() if figures.errors and what != PLAIN]
-    if failed:
-        raise RunError(f"{len(failed)} of our methods gave no result: {', '.join(failed)}")
+    failure = f"{len(failed)} of our methods gave no result: {', '.join(failed)}" if failed else ""
+    return results, quality_results.show_document(results), failure
 
 
-def _write(results: Mapping[str, Any], output: Path | None) -> None:
-    if output is not None:
-        with files.publish(output) as private:
-            private.write_text(json.dumps(results, indent=1, allow_nan=False), encoding="utf-8")
-        _say(f"-> {output}")
-
-
-def _list_cells(graph: str, arguments: argparse.Namespace, here: RankInfo) -> list[Cell]:
+def _list_cells(graph: str, arguments: argparse.Namespace, options: Options, here: RankInfo) -> list[Cell]:
     """A graph's cells, once it is prepared."""
     job = load_job(graph)
     _say(f"preparing the graph of {graph}")
     prepare.prepare(job, here, Log(quiet=True), offline=arguments.offline)
-    cells = grid.list_cells(job.name, RunDir.of(job).graph, settings.read_options(arguments))
+    cells = grid.list_cells(job.name, RunDir.of(job).graph, options)
     with tasks.open_graph(cells[0]) as file:
         drawn = [cell for cell in cells if cell.task != "pls_step" or cell.union <= file.parts]
         if arguments.unions and len(drawn) < len(cells):
@@ -92,11 +88,6 @@ def _list_cells(graph: str, arguments: argparse.Namespace, here: RankInfo) -> li
                 f"--unions {max(arguments.unions)}: {graph} has {file.parts} parts, so choose at most as many"
             )
     return drawn
-
-
-def _compute_bound(cell: Cell, rates: roofline.Rates, samples: int) -> float:
-    with tasks.open_graph(cell) as graph:
-        return roofline.compute_bound(cell, graph, rates, samples)
 
 
 def _say(text: str) -> None:

@@ -72,13 +72,13 @@ def long(options: Any) -> Any:
 
 def test_a_trace_has_the_alphas_of_every_step(trained: Job) -> None:
     options = trained.soup.ls.model_copy(update={"epochs": 4})
-    trace = ours.Trace()
+    steps: list[tuple[int, torch.Tensor]] = []
     with runs.open_mixtures(trained) as mixtures:
-        found = Learned(options).run(SoupContext(mixtures, 0, runs.QUIET, trace))
+        found = Learned(options).run(SoupContext(mixtures, 0, runs.QUIET, lambda *step: steps.append(step)))
         shorter = Learned(options.model_copy(update={"epochs": 2})).run(runs.make_context(mixtures))
-    assert [number for number, _, _ in trace.steps] == [1, 2, 3, 4]
-    assert torch.equal(trace.steps[-1][2], found.alpha)
-    assert torch.equal(trace.steps[1][2], shorter.alpha)
+    assert [number for number, _ in steps] == [1, 2, 3, 4]
+    assert torch.equal(steps[-1][1], found.alpha)
+    assert torch.equal(steps[1][1], shorter.alpha)
 
 
 def test_seconds_of_a_steps_end_are_counted_back_from_gis_own_end() -> None:

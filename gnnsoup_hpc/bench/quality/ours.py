@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,18 +25,6 @@ from gnnsoup_hpc.soup.mixtures import Candidate, Mixtures
 EACH_OF_THE_FIRST = 10
 
 
-@dataclass
-class Trace:
-    """Alpha of every step, with the seconds since `start`."""
-
-    start: float = 0.0
-    steps: list[tuple[int, float, Tensor]] = field(default_factory=list)
-
-    def __call__(self, number: int, alpha_GN: Tensor) -> None:
-        """Keep a step."""
-        self.steps.append((number, time.perf_counter() - self.start, alpha_GN.cpu()))
-
-
 class OurMethod:
     """One of our methods of one order, from cold."""
 
@@ -49,7 +36,7 @@ class OurMethod:
         run, device = RunDir.of(job), torch.device("cpu")
         self._mixtures = Mixtures(run, net, order.ids, graph, EvalSettings(device, memory, run.root))
         self._method = make_methods(job.soup)[order.what]
-        self._trace = Trace()
+        self._steps: list[tuple[int, float, Tensor]] = []  # number, seconds since the start, alpha
         self._mixtures.evaluator.engine.warm_up(net)
 
     def measure_time(self) -> dict[str, Any]:
@@ -59,13 +46,8 @@ class OurMethod:
         self._mixtures.clear()
         learned = self._order.what in LEARNED
         curve = self._judge(mixture, mixing) if learned else describe_step(mixture, spent["seconds"])
-        return {
-            "seconds": spent["seconds"],
-            "seconds_ingredients": spent["seconds_ingredients"],
-            "seconds_graph": spent["seconds_graph"],
-            "curve": curve,
-            "validation_accuracy": self._accuracy(mixture.alpha, mixture),
-        }
+        seconds = {name: spent[name] for name in ("seconds", "seconds_ingredients", "seconds_graph")}
+        return {**seconds, "curve": curve, "validation_accuracy": self._accuracy(mixture.alpha, mixture)}
 
     def measure_memory(self) -> Measurement:
         """Peak memory of all of it."""
@@ -74,9 +56,13 @@ class OurMethod:
 
     def _run(self) -> tuple[MixingWeights, float]:
         """What the method makes, and the seconds that mixing its weights took at the end, which are its own too."""
-        context = SoupContext(self._mixtures, self._order.seed, Log(quiet=True), self._trace)
+
+        def keep_step(number: int, alpha_GN: Tensor) -> None:
+            self._steps.append((number, time.perf_counter() - began, alpha_GN.cpu()))
+
+        context = SoupContext(self._mixtures, self._order.seed, Log(quiet=True), keep_step)
         with self._mixtures.meter:
-            self._trace.start = time.perf_counter()
+            began = time.perf_counter()
             mixture = self._method.run(context)
             ended = time.perf_counter()
             self._mixtures.state(Candidate(mixture.alpha, mixture.by, mixture.of))
@@ -84,10 +70,10 @@ class OurMethod:
 
     def _judge(self, mixture: MixingWeights, mixing: float) -> list[list[float]]:
         """[step, seconds, accuracy] of steps, the seconds as if the soup were mixed right after them."""
-        chosen = set(choose_judged_steps(len(self._trace.steps), self._order.judge_every))
+        chosen = set(choose_judged_steps(len(self._steps), self._order.judge_every))
         return [
             [number, seconds + mixing, self._accuracy(alpha, mixture)]
-            for number, seconds, alpha in self._trace.steps
+            for number, seconds, alpha in self._steps
             if number in chosen
         ]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from gnnsoup_hpc.bench import process
 from gnnsoup_hpc.bench.arguments import Options
 from gnnsoup_hpc.bench.process import Figures
-from gnnsoup_hpc.bench.task import LEARNED, PLAIN, QualityOrder, count_evaluations
+from gnnsoup_hpc.bench.task import LEARNED, PLAIN, Passing, QualityOrder, count_evaluations
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io import graph as graph_store
@@ -63,9 +63,7 @@ def select_run(job: Job, say: Callable[[str], None]) -> Subject:
             "job": job.name,
             "graph": job.graph.source,
             "graph_sha256": graph.sha256,
-            "nodes": graph.nodes,
-            "edges": graph.edges,
-            "parts": graph.parts,
+            **{name: getattr(graph, name) for name in ("nodes", "edges", "parts")},
             "validation_nodes": int(graph.validation_counts.sum()),
             "model": job.model.model_dump(mode="json"),
             "soup": job.soup.model_dump(mode="json"),
@@ -84,28 +82,21 @@ def list_orders(what: Subject, options: Options) -> Iterator[QualityOrder]:
     sampled = options.sample_evaluations
     if sampled is None:
         sampled = 0 if what.about["nodes"] <= SMALL_NODES else SAMPLED
-    first = QualityOrder(
-        job=what.job.model_dump(mode="json"),
-        ids=what.ids,
-        what=PLAIN,
-        passing="time",
-        seed=what.job.soup.seed,
-        threads=options.threads,
-        sampled=sampled,
-        judge_every=options.judge_every,
-        memory_bytes=options.memory_bytes,
-    )
     if "gis" not in options.methods and 0 < sampled < what.about["evaluations"]:
         raise RunError(
             "--methods leaves gis out and plain GIS would only be sampled, so GIS's accuracy would not be known: add"
             " gis, or run plain GIS in full with --sample-evaluations 0"
         )
-    everything = (PLAIN, *options.methods)
-    for name in everything:
-        for number in range(options.seeds if name in LEARNED else 1):
-            yield replace(first, what=name, seed=(first.seed + number) % _SEEDS)
-    for name in everything:
-        yield replace(first, what=name, passing="memory")
+    first, everything = what.job.soup.seed, (PLAIN, *options.methods)
+    turns: list[tuple[str, Passing, int]] = [
+        (name, "time", (first + number) % _SEEDS)
+        for name in everything
+        for number in range(options.seeds if name in LEARNED else 1)
+    ]
+    turns += [(name, "memory", first) for name in everything]
+    tree, rest = what.job.model_dump(mode="json"), (options.threads, sampled, options.judge_every, options.memory_bytes)
+    for turn in turns:
+        yield QualityOrder(tree, what.ids, *turn, *rest)
 
 
 def run_orders(ordered: Sequence[QualityOrder], timeout: float, say: Callable[[str], None]) -> dict[str, Figures]:

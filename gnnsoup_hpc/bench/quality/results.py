@@ -13,18 +13,8 @@ from gnnsoup_hpc.bench.task import LEARNED, PLAIN, keep_finite
 from gnnsoup_hpc.utils.text_table import pipe_columns, show_number
 
 _HEAD = (
-    "method",
-    "s in all",
-    "s to quality",
-    "range",
-    "reached",
-    "step",
-    "val. then",
-    "val. at the end",
-    "plain GIS / it",
-    "our GIS / it",
-    "MB",
-    "less than plain",
+    *("method", "s in all", "s to quality", "range", "reached", "step", "val. then", "val. at the end"),
+    *("plain GIS / it", "our GIS / it", "MB", "less than plain"),
 )
 NOTES = """\
 s in all: wall time from cold, reading ingredients and graph included. s to quality: until the soup's exact validation
@@ -67,7 +57,11 @@ def first_within(curve: Iterable[Sequence[float]], target: float | None) -> Sequ
 
 
 def _row(method: str, found: Figures, target: float | None) -> dict[str, Any]:
-    runs = [_judge_run(run, target) for run in found.times]
+    judged = ("step", "seconds_to_quality", "accuracy_then")
+    runs = [
+        {**run, **dict(zip(judged, first_within(run["curve"], target) or (None, None, None), strict=True))}
+        for run in found.times
+    ]
     reached = [run for run in runs if run["seconds_to_quality"] is not None]
     times = [run["seconds_to_quality"] for run in reached] + [math.inf] * (len(runs) - len(reached))
     ends = [run["validation_accuracy"] for run in runs if run["validation_accuracy"] is not None]
@@ -85,11 +79,6 @@ def _row(method: str, found: Figures, target: float | None) -> dict[str, Any]:
         **{name: found.memory.get(name) for name in ("peak_bytes", "baseline_bytes")},
         "above_baseline_bytes": found.above_baseline_bytes,
     }
-
-
-def _judge_run(run: Mapping[str, Any], target: float | None) -> dict[str, Any]:
-    step, seconds, accuracy = first_within(run["curve"], target) or (None, None, None)
-    return {**run, "step": step, "seconds_to_quality": seconds, "accuracy_then": accuracy}
 
 
 def _ratios(row: Mapping[str, Any], plain: Mapping[str, Any], gis: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -111,19 +100,15 @@ def _finite_median(values: Sequence[float]) -> float | None:
 
 def show_document(results: Mapping[str, Any]) -> str:
     """The head, the table, and what must be said about it."""
-    table = pipe_columns(_HEAD, (_cells(row, results) for row in results["methods"]))
-    return "\n".join([*_describe_run(results), "", *table, "", NOTES, *_remarks(results)])
-
-
-def _describe_run(results: Mapping[str, Any]) -> Iterator[str]:
-    where, run = results["machine"], results["run"]
-    model = run["model"]
-    yield f"{where['cpu']}, {where['cores']} cores, {where['threads']} threads; {where['date']}"
-    yield (
+    where, run, model = results["machine"], results["run"], results["run"]["model"]
+    about = f"{where['cpu']}, {where['cores']} cores, {where['threads']} threads; {where['date']}"
+    measured = (
         f"{run['job']}: {run['graph']}, {run['nodes']} nodes, {run['edges']} directed entries, {run['parts']} parts,"
         f" {run['validation_nodes']} validation nodes; {model['kind']}, {model['layers']} layers, hidden"
         f" {model['hidden']}; {run['ingredients']} ingredients, {run['evaluations']} evaluations by GIS"
     )
+    table = pipe_columns(_HEAD, (_cells(row, results) for row in results["methods"]))
+    return "\n".join([about, measured, "", *table, "", NOTES, *_remarks(results)])
 
 
 def _cells(row: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[str, ...]:
@@ -132,7 +117,6 @@ def _cells(row: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[str, ...
     star = "*" if is_extrapolated(row) else ""
     judged = results["target"] is not None and any(run["curve"] for run in row["runs"])
     several = len(row["runs"]) > 1
-    above = row["above_baseline_bytes"]
     return (
         _title(row["method"]),
         "failed" if failed else show_number(row["seconds"], ".2f") + star,
@@ -144,7 +128,7 @@ def _cells(row: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[str, ...
         show_number(end, ".4f") + star,
         show_number(row["plain_gis_over_it"], ".1f"),
         show_number(row["our_gis_over_it"], ".1f"),
-        show_number(None if above is None else above / 1e6, ".1f"),
+        show_number(divide(row["above_baseline_bytes"], 1e6), ".1f"),
         show_number(row["memory_reduction"], ".0%"),
     )
 
