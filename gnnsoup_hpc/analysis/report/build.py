@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gnnsoup_hpc.analysis.diagnosis.basin import make_columns
-from gnnsoup_hpc.analysis.report.contents import Contents, Phase, count_models
-from gnnsoup_hpc.analysis.report.trials import TriedTrial, compute_spread, group_by_seeds
+from gnnsoup_hpc.analysis.report import contents
+from gnnsoup_hpc.analysis.report.contents import Contents, Phase, TriedTrial
 from gnnsoup_hpc.analysis.report.verdicts import verdicts
 from gnnsoup_hpc.io import report as report_store
 from gnnsoup_hpc.io.records import Ingredient, Soup
@@ -33,8 +33,8 @@ def write(run: Contents) -> None:
     if run.trials:
         tables["cells"] = (_trial_columns(run.trials), "one row a combination of a sweep")
     seeds = [
-        (*key, len(soups), *compute_spread(soups, "validation"), *compute_spread(soups, "test"))
-        for key, soups in group_by_seeds(run.trials).items()
+        (*key, len(soups), *contents.compute_spread(soups, "validation"), *contents.compute_spread(soups, "test"))
+        for key, soups in contents.group_by_seeds(run.trials).items()
     ]
     if seeds:
         tables["seeds"] = (_columns(seeds, _SEED_COLUMNS), "one row a combination that was made with several seeds")
@@ -70,7 +70,7 @@ def _method_columns(run: Contents) -> list[Column[Soup]]:
         ("validation_accuracy", lambda s: s.validation_accuracy, "1", "exact, on validation nodes"),
         ("test_accuracy", lambda s: s.test_accuracy, "1", "exact, on test nodes"),
         ("test_minus_best", lambda s: s.test_accuracy - reference, "1", "test accuracy above the best ingredient's"),
-        ("models_at_inference", count_models, "1", "models that one prediction runs through"),
+        ("models_at_inference", contents.count_models, "1", "models that one prediction runs through"),
         *(
             (name, lambda s, name=name: s.measurement[name], quantity.unit, quantity.long_name)
             for name, quantity in QUANTITIES.items()

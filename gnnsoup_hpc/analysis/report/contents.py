@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import inf, isfinite
+from math import inf, isfinite, nan
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 
-from gnnsoup_hpc.analysis.report.trials import TriedTrial, list_options, read_trials
-from gnnsoup_hpc.config import Job, expand_grids
+from gnnsoup_hpc.config import Job, Trial, expand_grids
 from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.errors import RunError, advise
 from gnnsoup_hpc.evaluation.tasks import Task, make_task, score
@@ -38,6 +38,21 @@ class Phase:
     seconds: float
     peak_host_bytes: float
     baseline_host_bytes: float
+
+
+@dataclass(frozen=True)
+class TriedTrial:
+    """A trial and what came of it. soup: None where it failed, or is not there yet."""
+
+    trial: Trial
+    soup: Soup | None
+    selected: bool
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What was swept, by its field of [soup]."""
+        values, method = self.trial.values, self.trial.method
+        return {key if key == "seed" else f"{method}.{key}": value for key, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -187,6 +202,45 @@ def _check_ingredients(run: RunDir, graph: GraphFile, weights: Mapping[str, str]
             f"{run.soup(other)} is made of other ingredients or parts than those that are here: run `gnnsoup soup JOB`,"
             " which brings all soups up to date"
         )
+
+
+def read_trials(run: RunDir, job: Job, soups: Sequence[Soup]) -> tuple[TriedTrial, ...]:
+    """Every trial of the sweeps whose best is among the soups. Raises: RunError where the file of one is damaged."""
+    found: list[TriedTrial] = []
+    for method, trials in expand_grids(job).items():
+        chosen = next((soup for soup in soups if soup.method == method), None)
+        if chosen is None:
+            continue
+        with advise("run `gnnsoup soup JOB`, which makes it again"):
+            made = [soup_store.read(path) for path in sorted(run.cells(method).glob("*.h5"))]
+        akin = [soup for soup in made if soup.shelf_sha256 == chosen.shelf_sha256]
+        for trial in trials:
+            wanted = dict(chosen.options) | list_options(trial.job, method)
+            soup = next((soup for soup in akin if soup.options == wanted), None)
+            found.append(TriedTrial(trial, soup, selected=wanted == chosen.options))
+    return tuple(found)
+
+
+def list_options(job: Job, method: str) -> dict[str, Any]:
+    """What the soup of a method says that it was made with."""
+    section = getattr(job.soup, method, None)
+    return {"seed": job.soup.seed} | (section.model_dump(mode="json") if section is not None else {})
+
+
+def group_by_seeds(rows: Sequence[TriedTrial]) -> dict[tuple[str, str], list[Soup]]:
+    """Of sweeps that have several seeds: the soups by their method and their other values, in words."""
+    groups: dict[tuple[str, str], list[Soup]] = {}
+    for row in rows:
+        if "seed" in row.trial.values:
+            others = ", ".join(f"{key} = {value}" for key, value in row.trial.values.items() if key != "seed")
+            groups.setdefault((row.trial.method, others), []).extend([row.soup] if row.soup else [])
+    return groups
+
+
+def compute_spread(soups: Sequence[Soup], role: str) -> tuple[float, float]:
+    """Mean and sample standard deviation of the accuracies in a role; NaN where there are too few."""
+    values: list[float] = [getattr(soup, f"{role}_accuracy") for soup in soups]
+    return (mean(values) if values else nan, stdev(values) if len(values) > 1 else nan)
 
 
 def count_models(soup: Soup) -> int:

@@ -7,8 +7,8 @@ from math import nan
 from statistics import mean, stdev
 
 from gnnsoup_hpc.analysis.diagnosis.basin import list_midpoints
-from gnnsoup_hpc.analysis.report.contents import Contents, Phase, count_models
-from gnnsoup_hpc.analysis.report.trials import list_trials
+from gnnsoup_hpc.analysis.report import contents
+from gnnsoup_hpc.analysis.report.contents import Contents, Phase, TriedTrial
 from gnnsoup_hpc.analysis.report.verdicts import verdicts
 from gnnsoup_hpc.io.records import Soup
 from gnnsoup_hpc.models.convolutions import find_convolution
@@ -66,7 +66,7 @@ def _row(run: Contents, soup: Soup) -> tuple[str, ...]:
         show_ratio(peak, subtract_baseline(gis.measurement) if gis else nan),
         _passes(soup, "forward"),
         _passes(soup, "backward"),
-        str(count_models(soup)),
+        str(contents.count_models(soup)),
     )
 
 
@@ -79,3 +79,32 @@ def _passes(soup: Soup, kind: str) -> str:
     """Passes over the whole graph, or over unions of parts."""
     whole, union = soup.counts[f"{kind}_whole"], soup.counts[f"{kind}_union"]
     return f"{union} unions" if union else str(whole)
+
+
+def list_trials(rows: Sequence[TriedTrial]) -> list[str]:
+    """What people read of the sweeps; nothing without one."""
+    found: list[str] = []
+    for method in dict.fromkeys(row.trial.method for row in rows):
+        own = [row for row in rows if row.trial.method == method]
+        found += ["", f"sweep of {method}: {len(own)} combinations; * = its soup, the highest validation accuracy"]
+        head = ("", *own[0].trial.values, "validation", "test", "seconds", "peak MiB")
+        found += align_columns([head, *(_make_trial_row(row) for row in own)])
+        if groups := contents.group_by_seeds(own):
+            found += ["", f"{method} over seeds: mean ± standard deviation"]
+            seeds = (_make_seed_row(combination, soups) for (_, combination), soups in groups.items())
+            found += align_columns([("combination", "seeds", "validation", "test"), *seeds])
+    return found
+
+
+def _make_trial_row(row: TriedTrial) -> tuple[str, ...]:
+    values = [f"{value}" for value in row.trial.values.values()]
+    if row.soup is None:
+        return ("", *values, "failed", "-", "-", "-")
+    peak, seconds = subtract_baseline(row.soup.measurement), row.soup.measurement["seconds"]
+    accuracies = f"{row.soup.validation_accuracy:.4f}", f"{row.soup.test_accuracy:.4f}"
+    return ("*" if row.selected else "", *values, *accuracies, f"{seconds:.2f}", f"{peak / 2**20:.1f}")
+
+
+def _make_seed_row(combination: str, soups: Sequence[Soup]) -> tuple[str, ...]:
+    spreads = (contents.compute_spread(soups, role) for role in ("validation", "test"))
+    return combination or "-", str(len(soups)), *(f"{middle:.4f} ± {away:.4f}" for middle, away in spreads)
