@@ -41,11 +41,7 @@ class Figures:
 
 
 def measure(
-    order: Order | QualityOrder,
-    figures: Figures,
-    label: str,
-    timeout: float,
-    say: Callable[[str], None],
+    order: Order | QualityOrder, figures: Figures, label: str, timeout: float, say: Callable[[str], None]
 ) -> None:
     """Have a fresh process measure, and say one line: figures, or what failed. What failed once is given up."""
     if figures.errors:

@@ -81,6 +81,7 @@ def show_document(results: Mapping[str, Any]) -> str:
 
 def _cell(row: Row, bound: float) -> dict[str, Any]:
     ours, stock = _figures(row.ours), _figures(row.stock)
+    pairs = zip(ours["values"], stock["values"], strict=False)
     return {
         "name": row.cell.name,
         "title": f"{row.cell.model} {row.cell.title}",
@@ -89,7 +90,8 @@ def _cell(row: Row, bound: float) -> dict[str, Any]:
         "stock": stock,
         "speed_ratio": divide(stock["median"], ours["median"]),
         "memory_ratio": divide(stock["above_baseline_bytes"], ours["above_baseline_bytes"]),
-        "difference": _difference(row),
+        # The largest of what both ways returned, repeat by repeat, relative where it is above 1.
+        "difference": max((abs(a - b) / max(1.0, abs(b)) for a, b in pairs), default=None),
         "bound_seconds": bound,
         "over_bound": divide(ours["median"], bound),
     }
@@ -102,7 +104,7 @@ def _figures(figures: Figures) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "prepare_seconds": [result["prepare_seconds"] for result in times],
-        "values": _values(figures),
+        "values": times[0]["values"] if times else [],  # of the first process; the others start from the same
         **{name: memory.get(name) for name in ("peak_bytes", "prepare_peak_bytes", "baseline_bytes")},
         "errors": figures.errors,
         "median": middle,
@@ -110,17 +112,6 @@ def _figures(figures: Figures) -> dict[str, Any]:
         "spread": divide(max(seconds) - min(seconds), middle) if seconds else None,
         "above_baseline_bytes": figures.above_baseline_bytes,
     }
-
-
-def _values(figures: Figures) -> list[float]:
-    """What the repeats of the first process returned; those of the others start from the same."""
-    return figures.times[0]["values"] if figures.times else []
-
-
-def _difference(row: Row) -> float | None:
-    """The largest difference of what both ways returned, repeat by repeat, relative where it is above 1."""
-    pairs = zip(_values(row.ours), _values(row.stock), strict=False)
-    return max((abs(a - b) / max(1.0, abs(b)) for a, b in pairs), default=None)
 
 
 def _differs(cell: Mapping[str, Any]) -> bool:

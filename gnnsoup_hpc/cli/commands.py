@@ -78,7 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         about = "folders of runs (default: that of pubmed)"
         parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help=about)
     else:
-        _add_job(parser, of_run=command in ("status", "diagnose"))
+        about, called = JOB_HELP, "JOB"
+        if command in ("status", "diagnose"):
+            about, called = f"the folder of a run, or {JOB_HELP}", "RUN"
+        parser.add_argument("job", nargs="?", metavar=called, help=about)
+        about = "override one field of the job, for example soup.pls.union=8; may be repeated"
+        parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=about)
     if command in OFFLINE:
         about = "never reach out; a set that is not there is an error"
         parser.add_argument("--offline", action="store_true", help=about)
@@ -93,11 +98,3 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         about = "a line for every ingredient, however many there are"
         parser.add_argument("--all", action="store_true", help=about)
         parser.add_argument("--json", action="store_true", help="as JSON, for programs")
-
-
-def _add_job(parser: argparse.ArgumentParser, of_run: bool) -> None:
-    """Arguments that say which job, or of_run: which run."""
-    called, about = ("RUN", f"the folder of a run, or {JOB_HELP}") if of_run else ("JOB", JOB_HELP)
-    parser.add_argument("job", nargs="?", metavar=called, help=about)
-    about = "override one field of the job, for example soup.pls.union=8; may be repeated"
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=about)

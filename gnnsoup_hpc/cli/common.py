@@ -10,20 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gnnsoup_hpc.errors import (
-    DivergedError,
-    FileError,
-    IngredientsError,
-    Interrupted,
-    JobError,
-    LauncherError,
-    MemoryLimitError,
-    MismatchError,
-    MissingJobError,
-    Preempted,
-    RunError,
-    SoupError,
-)
+from gnnsoup_hpc import errors
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -35,6 +22,9 @@ if TYPE_CHECKING:
     from gnnsoup_hpc.config import Job
 
 NOWHERE = RankInfo(0, 1, 0, 1, "")  # of a process whose launcher cannot be understood
+# Of what rank 0 alone speaks: what is wrong on every rank, and what ranks of a world find together.
+WRONG_ALIKE = (errors.JobError, errors.IngredientsError, errors.MismatchError)
+FOUND_TOGETHER = (errors.DivergedError, errors.MemoryLimitError, errors.LauncherError)
 GRACE_SECONDS = 5.0
 PREEMPTED_SECONDS = 20.0  # for the other ranks' checkpoints; Slurm kills 30 s after SIGTERM
 
@@ -57,7 +47,7 @@ def job_of_run(arguments: argparse.Namespace) -> Job:
     if root is None or not root.is_dir():
         return load_job(arguments)
     if not RunDir(root).job.is_file():
-        raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
+        raise errors.RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
     arguments.job = str(RunDir(root).job)
     place = root if root.name not in ("", "..") else root.resolve()
     return load_job(arguments).model_copy(update={"runs": paths.quote(place.parent), "name": place.name})
@@ -72,7 +62,7 @@ def execute(command: Callable[[RankInfo], None], collective: bool = False, compu
     with terminal() as ours:
         try:
             here = launch.read_rank_info()
-        except LauncherError as error:
+        except errors.LauncherError as error:
             launch.say_error(NOWHERE, error)
             return ours.ended(error.exit_code)
         launch.show_tracebacks(here)
@@ -93,32 +83,32 @@ def _execute(command: Callable[[RankInfo], None], here: RankInfo, collective: bo
         command(here)
         here.stop.no_more()
     except KeyboardInterrupt:
-        return _fail(here, Interrupted("interrupted at once; the same command goes on from the last checkpoint"))
-    except SoupError as error:
+        return _fail(here, errors.Interrupted("interrupted at once; the same command goes on from the last checkpoint"))
+    except errors.SoupError as error:
         return _fail(here, error)
     except OSError as error:  # of a file, whichever room met it: too long a name, no permission, no room, no server
         if error.filename is None:
             raise
-        path = os.fsdecode(error.filename)
-        return _fail(here, FileError(f"{path} cannot be used: {error.strerror}; check the path and its permissions"))
+        why = f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}; check the path and its permissions"
+        return _fail(here, errors.FileError(why))
     return 0
 
 
-def _fail(here: RankInfo, error: SoupError) -> int:
+def _fail(here: RankInfo, error: errors.SoupError) -> int:
     """Say an error, end the other ranks, and return the exit code.
 
     What is wrong in a job, with ingredients or between launcher and MPI is wrong on every rank alike, and so is what
     ranks of a world find together; so rank 0 alone says it, unless it turns out to have no error.
     """
     here.stop.no_more()
-    alike = isinstance(error, JobError | IngredientsError | MismatchError) and not isinstance(error, MissingJobError)
-    alike |= launch.mpi_is_running() and isinstance(error, DivergedError | MemoryLimitError | LauncherError)
+    alike = isinstance(error, WRONG_ALIKE) and not isinstance(error, errors.MissingJobError)
+    alike |= launch.mpi_is_running() and isinstance(error, FOUND_TOGETHER)
     if here.rank > 0 and alike:
         time.sleep(GRACE_SECONDS)  # rank 0 ends us meanwhile; and a mpirun that ends all with the first lets it speak
         if not launch.mpi_is_running():
             return error.exit_code
     launch.say_error(here, error)
-    if isinstance(error, Preempted | Interrupted):
+    if isinstance(error, errors.Preempted | errors.Interrupted):
         launch.wait_for_others(PREEMPTED_SECONDS)
     launch.abort_others(error.exit_code)
     return error.exit_code

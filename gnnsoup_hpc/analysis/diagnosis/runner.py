@@ -59,15 +59,8 @@ def _measure(selection: Selection, mixtures: Mixtures) -> Diagnosis:
     best = ids[rank_by_score([score(evaluator.task, result.accuracy) for result in alone], ids)[0]]
     others = [index for index in ids if index != best]
     described = comm.bcast(_describe(run, selection, alone) if comm.rank == 0 else ())
-    found = Diagnosis(
-        graph_sha256=mixtures.graph.sha256,
-        nodes=int(mixtures.graph.validation_counts.sum()),
-        best=f"{best:04d}",
-        ingredients=described,
-        left_out=tuple(selection.unfit.values()),
-        lineups=(),
-        seconds=0.0,
-    )
+    nodes, left_out = int(mixtures.graph.validation_counts.sum()), tuple(selection.unfit.values())
+    found = Diagnosis(mixtures.graph.sha256, nodes, f"{best:04d}", described, left_out, lineups=(), seconds=0.0)
     for variant in VARIANTS if others else ():
         specs = [*(AverageSpec((best, other), variant) for other in others), AverageSpec((best, *others), variant)]
         *halfway, mean = evaluate_averages(run, evaluator, specs)
