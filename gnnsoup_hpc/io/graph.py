@@ -205,14 +205,8 @@ class GraphFile:
                 raise PartError(f"there is no part {part} in {self.path}; it has parts 0 to {self.parts - 1}")
             if part == following:
                 raise PartError(f"part {part} is chosen twice")
-        runs: list[tuple[int, int]] = []
-        for part in ordered:
-            start, stop = int(self.ptr[part]), int(self.ptr[part + 1])
-            if runs and runs[-1][1] == start:
-                runs[-1] = (runs[-1][0], stop)
-            else:
-                runs.append((start, stop))
-        return runs
+        neighbours = np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1)
+        return [(int(self.ptr[run[0]]), int(self.ptr[run[-1] + 1])) for run in neighbours]
 
     def x(self, start: int, stop: int, out: FloatArray) -> None:
         """Read features of nodes start to stop into `out` (stop - start, F), contiguous float32."""
