@@ -30,16 +30,18 @@ _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})  # what file s
 
 
 class Lease:
-    """A lease that this process has taken, and renews from now on.
-
-    lost: whether somebody else has it by now, for this process was suspended, or cut off from the file system.
-    """
+    """A lease that this process has taken, and renews from now on."""
 
     def __init__(self, path: Path, text: str) -> None:
         self._path, self._text = path, text
-        self.lost, self._done = False, threading.Event()
+        self._lost, self._done = False, threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
         self._thread.start()
+
+    @property
+    def lost(self) -> bool:
+        """Whether somebody else has it by now: this process was suspended, or cut off from the file system."""
+        return self._lost
 
     def end(self) -> None:
         """Give it up, unless it is somebody else's by now."""
@@ -49,7 +51,7 @@ class Lease:
             _remove_if(self._path, self._text)
 
     def _keep(self) -> None:
-        while not (self.lost or self._done.wait(RENEW_SECONDS)):
+        while not (self._lost or self._done.wait(RENEW_SECONDS)):
             with suppress(OSError):  # a network file system's troubles pass, or the lease expires
                 self._renew()
 
@@ -58,10 +60,10 @@ class Lease:
         try:
             text, _ = _look(self._path)
         except FileNotFoundError:
-            self.lost = not _create(self._path, self._text)
+            self._lost = not _create(self._path, self._text)
             return
-        self.lost = text != self._text
-        if not self.lost:
+        self._lost = text != self._text
+        if not self._lost:
             os.utime(self._path)
 
 
