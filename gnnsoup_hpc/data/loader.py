@@ -62,7 +62,7 @@ def load_union(
     memory = pool or BufferPool()
     structure = _read_structure(graph, runs, memory)
     x = _read_features(graph.x, runs, 0 if hop is not None and hop.alone else graph.features, "x", memory)
-    aggregated = None if hop is None else _read_features(hop.into, runs, graph.features, "hop", memory)
+    aggregated = None if hop is None else _read_features(hop.read_into, runs, graph.features, "hop", memory)
     nodes, labels = _find_seeds(graph, runs, role)
     return Batch(Subgraph(x, structure, aggregated, pool), nodes, labels)
 

@@ -29,7 +29,7 @@ from gnnsoup_hpc.memory import estimate
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.comm import SERIAL, Comm
-from gnnsoup_hpc.runtime.threads import Threads
+from gnnsoup_hpc.runtime.launch import Threads
 from gnnsoup_hpc.types import BoolArray, ByteArray, IntArray, Precision, Role, State
 
 Members = Sequence[State]  # one model, or those of an ensemble, whose outputs are averaged

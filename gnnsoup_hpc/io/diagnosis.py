@@ -8,7 +8,6 @@ from operator import itemgetter
 from pathlib import Path
 
 import h5py
-import numpy as np
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.io import files
@@ -18,16 +17,6 @@ from gnnsoup_hpc.utils.hashing import fingerprint
 
 KIND, VERSION = "diagnosis", 1
 ALL = "all"  # in the column of ingredients: the mean of all of them
-
-_INGREDIENTS = {
-    "ingredient": ("1", "name of the ingredient's file"),
-    "accuracy": ("1", "exact, on validation nodes"),
-    "loss": ("nat", "mean cross-entropy on validation nodes"),
-    "state_sha256": ("1", "hash of the weights"),
-    "initial_sha256": ("1", "hash of the state that training started from"),
-    "learning_rate": ("1", "Adam's learning rate"),
-    "epochs": ("1", "epochs asked for"),
-}
 
 
 def fingerprint_of(
@@ -46,20 +35,10 @@ def write(path: Path, found: Diagnosis, midpoints: Columns, words: Sequence[str]
         files.put(file, "nodes", found.nodes, "1", "validation nodes")
         files.put(file, "seconds", found.seconds, "s", "wall time of the diagnosis")
         files.put(file, "left_out", list(found.left_out), "1", "why other ingredients are not in the diagnosis")
-        columns = zip(*map(_row, found.ingredients), strict=True)
-        taken = {
-            name: (list(values) if isinstance(values[0], str) else np.array(values), *about)
-            for (name, about), values in zip(_INGREDIENTS.items(), columns, strict=True)
-        }
-        files.put_table(file, "ingredients", taken, "one row an ingredient")
+        files.put_records(file, "ingredients", Diagnosed, found.ingredients, "one row an ingredient")
         files.put_table(file, "midpoints", midpoints, "one row a way to line up and an ingredient, or all")
         files.put(file, "verdict", list(words), "1", "what the numbers say, in words")
         files.put_provenance(file, job.to_toml())
-
-
-def _row(ingredient: Diagnosed) -> tuple[str | float, ...]:
-    alone, hashes = ingredient.alone, (ingredient.state_sha256, ingredient.initial_sha256)
-    return (ingredient.name, alone.accuracy, alone.loss, *hashes, ingredient.learning_rate, ingredient.epochs)
 
 
 def read_fingerprint(path: Path) -> str:
@@ -75,10 +54,7 @@ def read(path: Path) -> Diagnosis:
             graph_sha256=str(file.attrs["graph_sha256"]),
             nodes=int(file["nodes"][()]),
             best=str(file.attrs["best"]),
-            ingredients=tuple(
-                Diagnosed(name, EvalResult(accuracy, loss), *rest)
-                for name, accuracy, loss, *rest in files.get_rows(file["ingredients"], _INGREDIENTS)
-            ),
+            ingredients=tuple(files.get_records(file["ingredients"], Diagnosed)),
             left_out=tuple(file["left_out"].asstr()[:]),
             lineups=tuple(_lineups(file["midpoints"])),
             seconds=float(file["seconds"][()]),

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from importlib import metadata
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -350,9 +351,15 @@ def put_records(parent: h5py.Group, name: str, kind: type, records: Sequence[Any
     put_table(parent, name, columns, about)
 
 
-def column_of(records: Sequence[Any], field: str, kind: type) -> np.ndarray[Any, Any]:
-    """One field of all records; int becomes int64, float float64."""
-    return np.array([getattr(record, field) for record in records], dtype=kind)
+def get_records(table: h5py.Group, kind: type[_Read]) -> Iterator[_Read]:
+    """The records that `put_records` wrote. Raises: KeyError where a column is missing."""
+    return starmap(kind, get_rows(table, get_type_hints(kind)))
+
+
+def column_of(records: Sequence[Any], field: str, kind: type) -> Any:
+    """One field of all records: an array, in which int becomes int64 and float float64; a list of texts."""
+    values = [getattr(record, field) for record in records]
+    return values if kind is str else np.array(values, dtype=kind)
 
 
 def get_rows(table: h5py.Group, names: Iterable[str]) -> Iterator[tuple[Any, ...]]:

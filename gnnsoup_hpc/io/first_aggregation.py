@@ -25,20 +25,10 @@ _ADVICE = ": give the same command again, which makes it again"
 
 
 @dataclass(frozen=True)
-class FirstAggregationFile:
-    """The open file: rows of an aggregation's sums by ranges of nodes."""
+class FirstAggregationFile(DatasetRows):
+    """The open file: rows of an aggregation's sums, one a node; `alone` where it stands in for the features."""
 
-    aggregation: Aggregation
-    rows: DatasetRows
-
-    @property
-    def alone(self) -> bool:
-        """Whether it stands in for the features, which some first layers need beside it."""
-        return not self.aggregation.beside_own
-
-    def into(self, start: int, stop: int, out: FloatArray) -> None:
-        """Read rows of nodes start to stop - 1 into `out` (stop - start, F). Raises: FileError."""
-        self.rows.read_into(start, stop, out)
+    alone: bool = False  # some first layers need the features beside it
 
 
 def fingerprint_of(graph: GraphFile, aggregation: Aggregation) -> str:
@@ -72,4 +62,4 @@ def open_file(
             found, dataset = str(file.attrs["recipe"]), file["first_hop"]
         if found != fingerprint_of(graph, aggregation):
             raise ForeignFileError(f"{path} is of another graph, other parts or another kind of model")
-        yield FirstAggregationFile(aggregation, DatasetRows(path, dataset, _ADVICE))
+        yield FirstAggregationFile(path, dataset, _ADVICE, alone=not aggregation.beside_own)

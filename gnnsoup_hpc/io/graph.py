@@ -11,8 +11,7 @@ import json
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -162,119 +161,36 @@ def _renumber(graph: Graph, nodes: IntArray, new_id: IntArray) -> IntArray:
     return np.asarray(keyed % graph.nodes)
 
 
-@dataclass(frozen=True)
 class GraphFile:
-    """An open graph.h5: sizes at hand, bulk data read part by part."""
+    """An open graph.h5: sizes and where it comes from at hand, bulk data read part by part.
 
-    path: Path
-    file: h5py.File
-    # To open a dataset takes longer than to read a few rows of it.
-    _open: dict[str, DatasetRows] = field(default_factory=dict, init=False, repr=False, compare=False)
+    Raises: FileError, and ValueError for a text that is no JSON, where what is not bulk is missing or damaged.
+    """
 
-    @property
-    def sha256(self) -> str:
-        """Hash of the prepared graph, independent of the partition."""
-        return str(self._attributes("/")["graph_sha256"])
-
-    @property
-    def features(self) -> int:
-        """F."""
-        return int(self._dataset("nodes/x").dataset.shape[1])
-
-    @property
-    def classes(self) -> int:
-        """C."""
-        return int(self._attributes("/")["classes"])
-
-    @cached_property
-    def ptr(self) -> IntArray:
-        """First node of each part, (K + 1,)."""
-        return np.asarray(self._read("parts/ptr"), dtype=np.int64)
-
-    @cached_property
-    def validation_counts(self) -> IntArray:
-        """Validation nodes of each part, (K,)."""
-        return np.asarray(self._read("parts/validation"), dtype=np.int64)
-
-    @property
-    def parts(self) -> int:
-        """K."""
-        return len(self.ptr) - 1
-
-    @property
-    def nodes(self) -> int:
-        """|V|."""
-        return int(self.ptr[-1])
-
-    @property
-    def edges(self) -> int:
-        """|E|, directed entries."""
-        return int(self._dataset("edges/indices").dataset.shape[0])
-
-    @property
-    def source(self) -> str:
-        """Where the graph comes from, as the job names it."""
-        return str(self._attributes("/")["source"])
-
-    @property
-    def split(self) -> str:
-        """Which split was taken, in words; empty in a graph of an older version."""
-        return str(self._attributes("/").get("split", ""))
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What preparing had to say of the source, one sentence each; nothing in a graph of an older version."""
-        with files.explain_damage(self.path, _ADVICE):
-            return tuple(self.file["provenance/notes"].asstr()[()]) if "notes" in self.file["provenance"] else ()
-
-    @property
-    def job(self) -> str:
-        """The resolved job that the file was made by, as TOML."""
-        with files.explain_damage(self.path, _ADVICE):
-            return str(self.file["provenance/job"].asstr()[()])
-
-    @property
-    def source_sha256(self) -> str:
-        """The hash of what was read: of the source's only file, or of the names and hashes of its files."""
-        return str(self._attributes("/")["source_sha256"])
-
-    @property
-    def facts(self) -> SourceFacts | None:
-        """What the source holds beside the graph; None in a graph that does not list the fields `used`."""
-        with files.explain_damage(self.path, _ADVICE):
-            return _read_facts(self.file)
-
-    @property
-    def made_with(self) -> dict[str, Any]:
-        """The fields of [graph] and [partition] that the graph is a function of, by dotted name."""
-        with files.explain_damage(self.path, _ADVICE):
-            return _read_made_with(self.file)
-
-    @property
-    def source_files(self) -> tuple[SourceFile, ...]:
-        """The files that the graph was read from, as they were then; none known of a graph of an older version."""
-        with files.explain_damage(self.path, _ADVICE):
-            if "source_files" not in self.file["provenance"]:
-                return ()
-            listed = json.loads(self.file["provenance/source_files"].asstr()[()])
-        return tuple(SourceFile(**source) for source in listed)
-
-    @property
-    def measurement(self) -> Measurement:
-        """What making the file cost."""
-        with files.explain_damage(self.path, _ADVICE):
-            return files.get_cost(self.file)
-
-    @property
-    def cut(self) -> dict[str, Any]:
-        """METIS's options and what came of them."""
-        return self._attributes("parts")
-
-    @property
-    def preparation(self) -> Preparation:
-        """How features were prepared."""
-        with files.explain_damage(self.path, _ADVICE):
-            return get_preparation(self.file)
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        self.path, self.file = path, file
+        self._open: dict[str, DatasetRows] = {}  # to open a dataset takes longer than to read a few rows of it
+        with files.explain_damage(path, _ADVICE):
+            about, provenance = file.attrs, file["provenance"]
+            self.ptr: IntArray = file["parts/ptr"][:].astype(np.int64)  # first node of each part, (K + 1,)
+            self.parts, self.nodes = len(self.ptr) - 1, int(self.ptr[-1])
+            self.validation_counts: IntArray = file["parts/validation"][:].astype(np.int64)  # nodes of each part, (K,)
+            self.cut: dict[str, Any] = dict(file["parts"].attrs)  # METIS's options and what came of them
+            self.edges = len(file["edges/indices"])  # directed entries
+            self.id_type: Any = file["edges/indices"].dtype  # int32, or int64 from 2^31 nodes on
+            self.features, self.classes = int(file["nodes/x"].shape[1]), int(about["classes"])
+            self.sha256 = str(about["graph_sha256"])  # of the prepared graph, independent of the partition
+            self.source = str(about["source"])  # as the job names it
+            self.source_sha256 = str(about["source_sha256"])  # of its only file, or of its files' names and hashes
+            self.split = str(about.get("split", ""))  # in words; here and below, older versions have none
+            self.job = str(provenance["job"].asstr()[()])  # the resolved job that made it, as TOML
+            self.notes = tuple(provenance["notes"].asstr()[()]) if "notes" in provenance else ()
+            listed = json.loads(provenance["source_files"].asstr()[()]) if "source_files" in provenance else ()
+            self.source_files = tuple(SourceFile(**source) for source in listed)  # as they were then
+            self.facts = _read_facts(provenance)
+            self.made_with = _read_made_with(provenance)
+            self.measurement = files.get_cost(file)  # what making it cost
+            self.preparation = get_preparation(file)
 
     def runs_of(self, chosen: Sequence[int]) -> list[tuple[int, int]]:
         """Node ranges that hold the chosen parts, neighbours merged, so that a union is few slices.
@@ -289,14 +205,8 @@ class GraphFile:
                 raise PartError(f"there is no part {part} in {self.path}; it has parts 0 to {self.parts - 1}")
             if part == following:
                 raise PartError(f"part {part} is chosen twice")
-        runs: list[tuple[int, int]] = []
-        for part in ordered:
-            start, stop = int(self.ptr[part]), int(self.ptr[part + 1])
-            if runs and runs[-1][1] == start:
-                runs[-1] = (runs[-1][0], stop)
-            else:
-                runs.append((start, stop))
-        return runs
+        neighbours = np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1)
+        return [(int(self.ptr[run[0]]), int(self.ptr[run[-1] + 1])) for run in neighbours]
 
     def x(self, start: int, stop: int, out: FloatArray) -> None:
         """Read features of nodes start to stop into `out` (stop - start, F), contiguous float32."""
@@ -342,11 +252,6 @@ class GraphFile:
             raise FileError(f"{self.path} is damaged: edges {first} to {last - 1} are not those of a graph{_ADVICE}")
         return found
 
-    @cached_property
-    def id_type(self) -> Any:
-        """In-neighbours' ids in the file: int32, or int64 from 2^31 nodes on."""
-        return self._dataset("edges/indices").dataset.dtype
-
     def _dataset(self, name: str) -> DatasetRows:
         if name not in self._open:
             with files.explain_damage(self.path, _ADVICE):
@@ -356,10 +261,6 @@ class GraphFile:
     def _read(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         with files.explain_damage(self.path, _ADVICE):
             return self._dataset(name).dataset[start:stop]
-
-    def _attributes(self, name: str) -> dict[str, Any]:
-        with files.explain_damage(self.path, _ADVICE):
-            return dict(self.file[name].attrs)
 
 
 def _are_rows(bounds: IntArray, indices: IndexArray, nodes: int) -> bool:
@@ -388,7 +289,11 @@ def open_file(path: Path, verify: bool = False) -> Iterator[GraphFile]:
                 raise FileError(
                     f"{path} has {meaning} ({name}), which gnnsoup_hpc {__version__} makes no use of: use a newer one"
                 )
-        yield GraphFile(path, file)
+        try:
+            graph = GraphFile(path, file)
+        except ValueError as error:
+            raise FileError(f"{path} is damaged: {error}{_ADVICE}") from None
+        yield graph
 
 
 @contextmanager
@@ -402,13 +307,9 @@ def open_graph(path: Path, job: Job, verify: bool = False) -> Iterator[GraphFile
     with ExitStack() as stack:
         try:
             graph = stack.enter_context(open_file(path, verify))
-            with files.explain_damage(path):
-                other = _first_difference(graph.file, job)
         except FileError as error:
-            raise RunError(f"{error}{_ADVICE}") from None
-        except ValueError as error:
-            raise RunError(f"{path} is damaged: {error}{_ADVICE}") from None
-        if other is not None:
+            raise RunError(f"{str(error).removesuffix(_ADVICE)}{_ADVICE}") from None
+        if (other := _first_difference(graph, job)) is not None:
             key, made, wanted = other
             cut_anew = "or `gnnsoup prepare JOB --again` to cut it anew (ingredients stay valid)"
             raise RunError(
@@ -434,11 +335,11 @@ def find_graph(job: Job, folder: Path) -> Path | None:
     return None
 
 
-def _first_difference(file: h5py.File, job: Job) -> tuple[str, Any, Any] | None:
+def _first_difference(graph: GraphFile, job: Job) -> tuple[str, Any, Any] | None:
     """The first field in which a job asks for another graph: its name, its value in the file, that in the job."""
-    made, facts = _read_made_with(file), _read_facts(file)
-    if facts is not None:
-        wanted = identity.fields_used(job, facts)
+    made = graph.made_with
+    if graph.facts is not None:
+        wanted = identity.fields_used(job, graph.facts)
     else:
         wanted = _list_fields(job, job)
         # A field that an older version did not know had the effect of what is its default now.
@@ -449,23 +350,26 @@ def _first_difference(file: h5py.File, job: Job) -> tuple[str, Any, Any] | None:
     return key, made.get(key), job.graph.split if key == "graph.split" else wanted.get(key)
 
 
-def _read_facts(file: h5py.File) -> SourceFacts | None:
+def _read_facts(provenance: h5py.Group) -> SourceFacts | None:
     """What its source holds beside the graph; None for a graph that does not list the fields `used`."""
-    if "facts" not in file["provenance"].attrs:
+    if "facts" not in provenance.attrs:
         return None
-    known = json.loads(file["provenance"].attrs["facts"])
+    known = json.loads(provenance.attrs["facts"])
     return SourceFacts(**known | {"edge_values": {name: tuple(of) for name, of in known["edge_values"].items()}})
 
 
-def _read_made_with(file: h5py.File) -> dict[str, Any]:
-    """What a graph was made with; as far as it was asked for then, where it does not list the fields `used`."""
-    if "used" in file["provenance"].attrs:
-        return dict(json.loads(file["provenance"].attrs["used"]))
-    sections = json.loads(file["provenance"].attrs["sections"])
+def _read_made_with(provenance: h5py.Group) -> dict[str, Any]:
+    """The fields of [graph] and [partition] that the graph is a function of, by dotted name.
+
+    As far as they were asked for then, where the file does not list the fields `used`.
+    """
+    if "used" in provenance.attrs:
+        return dict(json.loads(provenance.attrs["used"]))
+    sections = json.loads(provenance.attrs["sections"])
     made = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     made["graph.source"] = identity.name_fields(made["graph.source"])
     if made["graph.split"] == "stored":  # where it mattered too, but was not among what was asked for
-        made["graph.split_index"] = tomllib.loads(file["provenance/job"].asstr()[()])["graph"].get("split_index", 0)
+        made["graph.split_index"] = tomllib.loads(provenance["job"].asstr()[()])["graph"].get("split_index", 0)
     return made
 
 

@@ -1,4 +1,7 @@
-"""ingredients/NNNN.h5, and what ingredients start from: initial.h5 and trunk.h5. Format: docs/format.md."""
+"""ingredients/NNNN.h5, what ingredients start from, and where their training stands. Format: docs/format.md.
+
+These are initial.h5, trunk.h5, and checkpoints/WORK.h5 of an ingredient or of the trunk.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
+import torch
+from torch import Tensor
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.turns import Hyperparameters, hyperparameters
@@ -17,6 +23,7 @@ from gnnsoup_hpc.io import files, states
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk
 from gnnsoup_hpc.models.base import Model
+from gnnsoup_hpc.runtime.profiling import Measurement
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.types import State
 from gnnsoup_hpc.utils import rng
@@ -25,6 +32,8 @@ from gnnsoup_hpc.utils.hashing import canonical, content_sha256, fingerprint
 KIND, VERSION = "ingredient", 1
 TRUNK, TRUNK_VERSION = "trunk", 1
 INITIAL, INITIAL_VERSION = "initial-state", 1
+CHECKPOINT, CHECKPOINT_VERSION = "checkpoint", 1
+IN_MEMORY_BYTES = 2 << 20  # a larger checkpoint is built on the disk, for training may have no more memory than it uses
 
 # Not in an origin where they are so: recipes of files that were written before a field was there do not change.
 _DEFAULTS: dict[str, Any] = {"trunk_sha256": "", "train.shared_draws": []} | {
@@ -103,6 +112,34 @@ class Origin:
     def recipe(self) -> str:
         """Hash of everything."""
         return fingerprint(self.values)
+
+
+@dataclass(frozen=True)
+class BestEpoch:
+    """The weights of the best validation epoch so far."""
+
+    epoch: int
+    accuracy: float
+    state: State
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where the training of one model stands between two epochs: all that the next ones depend on.
+
+    steps, mean, square: of Adam, by parameter; generator: state of the dropout masks' generator, uint8, which only the
+    same type of device takes; measurement: of everything until here.
+    """
+
+    history: tuple[Epoch, ...]
+    state: State
+    steps: Mapping[str, float]
+    mean: State
+    square: State
+    generator: Tensor
+    device: str
+    best: BestEpoch | None
+    measurement: Measurement
 
 
 def _batches(job: Job, graph: GraphFile) -> dict[str, Any]:
@@ -300,3 +337,59 @@ def read_initial(path: Path, architecture: Model, seed: int) -> State:
 
 def _as_in_job(architecture: dict[str, Any], seed: int) -> dict[str, Any]:
     return {f"model.{key}": value for key, value in architecture.items()} | {"train.seed": seed}
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint, origin: Origin, job: Job, **provenance: object) -> None:
+    """Publish a checkpoint in place of an earlier one. Raises: RunError where it cannot be written."""
+    best = checkpoint.best
+    kept = (checkpoint.state, checkpoint.mean, checkpoint.square, {} if best is None else best.state)
+    size = sum(tensor.nbytes for state in kept for tensor in state.values())
+    bulk = size if size > IN_MEMORY_BYTES else 0
+    about = "checkpoint: a training between two epochs"
+    with files.create_file(path, CHECKPOINT, CHECKPOINT_VERSION, about, bulk) as file:
+        file.attrs["recipe"] = origin.recipe
+        file.attrs["epoch"] = len(checkpoint.history)
+        states.put(file, checkpoint.state)
+        adam = file.create_group("adam", track_order=True)
+        states.put(adam, checkpoint.mean, "mean", "Adam's running mean of gradients")
+        states.put(adam, checkpoint.square, "square", "Adam's running mean of their squares")
+        steps = np.array(list(checkpoint.steps.values()), dtype=np.float64)
+        files.put(adam, "steps", steps, "1", "steps that Adam has taken, a number a parameter")
+        generator = files.put(
+            file, "generator", checkpoint.generator.numpy(), "1", "state of the generator of dropout masks"
+        )
+        generator.attrs["device"] = checkpoint.device
+        if best is not None:
+            states.put(file, best.state, "best", "parameter after the best validation epoch so far")
+            file["best"].attrs["epoch"], file["best"].attrs["accuracy"] = best.epoch, best.accuracy
+        put_history(file, checkpoint.history)
+        files.put_cost(file, checkpoint.measurement)
+        files.put_provenance(file, job.to_toml(), **provenance, origin=canonical(origin.values))
+
+
+def read_checkpoint(path: Path, origin: Origin) -> Checkpoint:
+    """The checkpoint in a file, if it is of that origin.
+
+    Raises: FileError naming the file and what is wrong with it; ForeignFileError where it is sound, but of another job.
+    """
+    with files.read_file(path, CHECKPOINT, CHECKPOINT_VERSION) as file:
+        check_origin(path, file, origin.values)
+        state = states.get_finite(path, file)
+        return Checkpoint(
+            history=get_history(file),
+            state=state,
+            steps=dict(zip(state, file["adam/steps"][:].tolist(), strict=True)),
+            mean=states.get(file["adam"], "mean"),
+            square=states.get(file["adam"], "square"),
+            generator=torch.from_numpy(np.asarray(file["generator"][:])),
+            device=str(file["generator"].attrs["device"]),
+            best=_best(file),
+            measurement=files.get_cost(file),
+        )
+
+
+def _best(file: h5py.File) -> BestEpoch | None:
+    if "best" not in file:
+        return None
+    about = file["best"].attrs
+    return BestEpoch(int(about["epoch"]), float(about["accuracy"]), states.get(file, "best"))

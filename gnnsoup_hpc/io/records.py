@@ -143,12 +143,23 @@ class EvalResult:
 class Diagnosed:
     """One ingredient of a diagnosis: its own accuracy and loss, and what may explain where it lies."""
 
-    name: str
-    alone: EvalResult
-    state_sha256: str
-    initial_sha256: str
-    learning_rate: float
-    epochs: int
+    ingredient: Annotated[str, "1", "name of the ingredient's file"]
+    accuracy: Annotated[float, "1", "exact, on validation nodes"]
+    loss: Annotated[float, "nat", "mean cross-entropy on validation nodes"]
+    state_sha256: Annotated[str, "1", "hash of the weights"]
+    initial_sha256: Annotated[str, "1", "hash of the state that training started from"]
+    learning_rate: Annotated[float, "1", "Adam's learning rate"]
+    epochs: Annotated[int, "1", "epochs asked for"]
+
+    @property
+    def name(self) -> str:
+        """The ingredient's."""
+        return self.ingredient
+
+    @property
+    def alone(self) -> EvalResult:
+        """Its own accuracy and loss."""
+        return EvalResult(self.accuracy, self.loss)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def read(path: Path) -> Soup:
             alpha=torch.from_numpy(mix["alpha"][:]),
             groups=tuple(mix["groups"].asstr()[:]),
             by=mix.attrs["by"],
-            history=tuple(Step(*row) for row in files.get_rows(file["history"], Step.__dataclass_fields__)),
+            history=tuple(files.get_records(file["history"], Step)),
             of=mix.attrs["of"],
         )
         return Soup(

@@ -9,23 +9,23 @@ rank, and is refused there, for every rank would do all the work.
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
 import sys
 import time
 import traceback
 import uuid
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from gnnsoup_hpc.errors import LauncherError, MismatchError, SoupError
-from gnnsoup_hpc.runtime import launchers
 from gnnsoup_hpc.runtime.signals import PreemptionHandler
-from gnnsoup_hpc.runtime.threads import Threads
 from gnnsoup_hpc.types import Precision
 
 if TYPE_CHECKING:  # each is loaded by what needs it
@@ -40,6 +40,16 @@ _LOOK_SECONDS = 0.05
 _MOST_THREADS = 4096  # as for machine.threads
 _OF_A_PROCESS = ("machine.threads", "OMP_NUM_THREADS")  # they bound it also while the node's other ranks sleep
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # of x86 and ARM, in /proc/cpuinfo
+_OPEN_MPI, _MPICH = "Open MPI", "MPICH Version"
+# (rank, size, rank on the node, ranks on the node), by launcher; srun's variables are those of a step, for a batch
+# script itself has SLURM_NTASKS too but is one process.
+_SLURM = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")
+_LAUNCHERS = (
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    _SLURM,
+)
+_UNBOUNDED = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -64,15 +74,49 @@ def read_rank_info(environment: Mapping[str, str] = os.environ) -> RankInfo:
 
     Raises: LauncherError where they make no sense.
     """
-    standing = launchers.read_standing(environment)
+    standing = _read_standing(environment)
     return RankInfo(*standing, host=socket.gethostname(), stop=PreemptionHandler(says=standing[0] == 0))
+
+
+def _read_standing(environment: Mapping[str, str]) -> tuple[int, int, int, int]:
+    """(rank, size, rank on the node, ranks on the node); of one process alone where no launcher says more."""
+    for rank, size, local_rank, local_size in _LAUNCHERS:
+        if not (environment.get(rank) and environment.get(size)):
+            continue
+        if local_rank not in environment and environment.get("SLURM_PROCID") == environment[rank]:
+            _, _, local_rank, local_size = _SLURM  # srun with PMI, which knows no node
+        mine, everyone = read_number(environment, rank), read_number(environment, size, least=1)
+        if mine >= everyone:
+            raise LauncherError(
+                f"{rank} = {mine} is no rank of {size} = {everyone}: start ranks by mpirun or srun, or unset both"
+            )
+        here = read_number(environment, local_rank, default=mine)
+        return mine, everyone, here, read_number(environment, local_size, default=everyone, least=1)
+    return 0, 1, 0, 1
+
+
+def read_number(
+    environment: Mapping[str, str], name: str, default: int = 0, least: int = 0, most: int = _UNBOUNDED
+) -> int:
+    """The number that a variable begins with: Slurm writes "2(x3),1", OpenMP takes a list; empty is as not there.
+
+    Raises: LauncherError.
+    """
+    text = environment.get(name, "").strip()
+    first = text.split(",")[0].split("(")[0].strip()
+    if not text:
+        return default
+    if not (first.isascii() and first.isdecimal()) or not least <= int(first) <= most:
+        span = f"from {least} on" if most == _UNBOUNDED else f"from {least} to {most}"
+        raise LauncherError(f"{name} = {text!r} is not a number {span}: set it to one, or unset it")
+    return int(first)
 
 
 def launch_id(here: RankInfo, environment: Mapping[str, str] = os.environ) -> str:
     """A name that the ranks which one launcher started share, where that can be told, and no later start has."""
     if here.size == 1:
         return uuid.uuid4().hex
-    if all(name in environment for name in (*launchers.SLURM[:2], "SLURM_JOB_ID", "SLURM_STEP_ID")):
+    if all(name in environment for name in (*_SLURM[:2], "SLURM_JOB_ID", "SLURM_STEP_ID")):
         return ".".join(
             [environment["SLURM_JOB_ID"], *read_slurm_job(environment).values(), environment["SLURM_STEP_ID"]]
         )
@@ -148,19 +192,36 @@ def _asked_threads(job: MachineJob, here: RankInfo) -> tuple[int, str]:
     """
     if job.threads:
         return job.threads, "machine.threads"
-    if count := launchers.read_number(os.environ, "OMP_NUM_THREADS", least=1, most=_MOST_THREADS):
+    if count := read_number(os.environ, "OMP_NUM_THREADS", least=1, most=_MOST_THREADS):
         return count, "OMP_NUM_THREADS"
-    if here.size > 1 and (
-        count := launchers.read_number(os.environ, "SLURM_CPUS_PER_TASK", least=1, most=_MOST_THREADS)
-    ):
+    if here.size > 1 and (count := read_number(os.environ, "SLURM_CPUS_PER_TASK", least=1, most=_MOST_THREADS)):
         return min(count_cores(), count), "SLURM_CPUS_PER_TASK"
     return 0, ""
 
 
+@dataclass(frozen=True)
+class Threads:
+    """How many threads this process computes with while the node's other ranks wait; 0 leaves the number as it is."""
+
+    most: int = 0
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A block in which other ranks wait for this one."""
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.most or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
 def plan_threads(job: MachineJob, here: RankInfo) -> Threads:
-    """Threads for this rank while all ranks of its node compute, and while the others wait for it."""
+    """Threads for this rank while the others of its node wait for it."""
     count, by = _asked_threads(job, here)
-    return Threads(threads_per_rank(job, here), count if by in _OF_A_PROCESS else count_cores())
+    return Threads(count if by in _OF_A_PROCESS else count_cores())
 
 
 def claim_machine(job: MachineJob, here: RankInfo) -> torch.device:
@@ -239,7 +300,7 @@ def start_mpi(here: RankInfo) -> Intracomm | None:
         ) from None
     library = MPI.Get_library_version()
     if not MPI.Is_initialized():
-        if why := launchers.mismatch(library, os.environ):
+        if why := mismatch(library, os.environ):
             raise MismatchError(why)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # mpi4py's guesses; the size below tells
@@ -251,6 +312,50 @@ def start_mpi(here: RankInfo) -> Intracomm | None:
             " would do all the work. Use the mpirun of that library, or `srun --mpi=` with the plugin that it knows"
         )
     return MPI.COMM_WORLD
+
+
+def started_by(environment: Mapping[str, str]) -> str:
+    """The launcher of this process, in words that name its options; nothing where none is known."""
+    if "OMPI_COMM_WORLD_SIZE" in environment:
+        return "Open MPI's mpirun"
+    if "MPI_LOCALRANKID" in environment:
+        return "MPICH's mpirun"
+    if "SLURM_STEP_NUM_TASKS" in environment and "SLURM_PROCID" in environment:
+        plugins = {"PMIX_RANK": "pmix", "PMI_FD": "pmi2", "PMI_RANK": "pmi2"}  # for MPI, by what they set
+        return f"srun --mpi={next((plugin for name, plugin in plugins.items() if name in environment), 'none')}"
+    return ""
+
+
+def mismatch(library: str, environment: Mapping[str, str], speaks_pmi: Callable[[], bool] | None = None) -> str:
+    """Why an MPI library cannot work here, and what to do, in one line; nothing where nothing speaks against it.
+
+    library: what the library says of itself, all lines; speaks_pmi: whether an Open MPI knows Slurm's own PMI.
+    """
+    launcher, name = started_by(environment), library.partition("\n")[0].strip()
+    where = f"these ranks were started by {launcher}, but the MPI library here is {name}"
+    if launcher.startswith("Open MPI") and _OPEN_MPI not in library:
+        return (
+            f"{where}: use the mpirun that belongs to it (in .venv/bin for MPICH from PyPI), or set up with MPI=system"
+        )
+    if launcher.startswith("MPICH") and _OPEN_MPI in library:
+        return f"{where}: use Open MPI's mpirun, or set up with MPI=embedded for MPICH from PyPI"
+    if launcher == "srun --mpi=none":
+        return (
+            f"{where}, which needs a plugin to find the others: srun --mpi={'pmix' if _OPEN_MPI in library else 'pmi2'}"
+        )
+    if launcher == "srun --mpi=pmi2" and _OPEN_MPI in library and not (speaks_pmi or open_mpi_speaks_pmi)():
+        return f"{where}, built without Slurm's PMI: use srun --mpi=pmix, or Open MPI's mpirun"
+    if launcher == "srun --mpi=pmix" and library.startswith(_MPICH) and "pmix" not in library.lower():
+        return f"{where}, built without PMIx: use srun --mpi=pmi2, or MPICH's mpirun"
+    return ""
+
+
+def open_mpi_speaks_pmi() -> bool:
+    """Whether Open MPI has its component for Slurm's PMI; taken to be so where nothing tells."""
+    if not (tool := shutil.which("ompi_info")):
+        return True
+    said = subprocess.run([tool, "--parsable"], capture_output=True, text=True, check=False)
+    return said.returncode != 0 or any(f"mca:pmix:{name}:" in said.stdout for name in ("s1", "s2"))
 
 
 def connect(here: RankInfo) -> Comm:

@@ -96,9 +96,8 @@ class Meter:
         seconds = time.perf_counter() - self._start
         known = math.isfinite(self._values["baseline_host_bytes"])
         self._values["peak_host_bytes"] = max(host_bytes("VmHWM"), self._with_child) if known else math.nan
-        self._values["seconds"] = seconds
         self._values |= {f"seconds_{name}": spent for name, spent in self._phases.items()}
-        self._values["seconds_compute"] = seconds - sum(self._phases.values())
+        self._values |= {"seconds": seconds, "seconds_compute": seconds - sum(self._phases.values())}
         return self.measurement
 
     @contextmanager
@@ -139,11 +138,10 @@ def combine(before: Measurement, now: Measurement) -> Measurement:
     """Of work that was done in two goes: seconds add up; of peaks the higher one counts, with its own baseline."""
     host, device = (before if before[name] > now[name] else now for name in ("peak_host_bytes", "peak_device_bytes"))
     of = {"host": host, "device": device}
-    values = {
+    return {
         name: before[name] + now[name] if quantity.unit == "s" else of[name.split("_")[1]][name]
         for name, quantity in QUANTITIES.items()
     }
-    return Measurement(values)
 
 
 def subtract_baseline(spent: Measurement) -> float:

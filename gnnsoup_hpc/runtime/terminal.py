@@ -22,7 +22,8 @@ class Channel:
     """A text file that takes whatever it is given. `lost` says why something was not written; empty where all was."""
 
     def __init__(self, file: TextIO | None) -> None:
-        self.file = file
+        self.file: TextIO = file or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        self.is_closed = file is None
         self.lost = ""
         self.broken_pipe = False
         if isinstance(file, io.TextIOWrapper):
@@ -31,10 +32,8 @@ class Channel:
     def write(self, text: str) -> int:
         """Write, or note that it cannot be done."""
         try:
-            if self.file is None:
-                self.lost = "it is closed"
-            else:
-                self.file.write(text)
+            self.file.write(text)
+            self.lost = "it is closed" if self.is_closed else self.lost
         except OSError as error:
             self._lose(error)
         return len(text)
@@ -42,20 +41,9 @@ class Channel:
     def flush(self) -> None:
         """Write what is left, or note that it cannot be done."""
         try:
-            if self.file is not None:
-                self.file.flush()
+            self.file.flush()
         except OSError as error:
             self._lose(error)
-
-    def isatty(self) -> bool:
-        """Whether a terminal shows it."""
-        return self.file is not None and self.file.isatty()
-
-    def fileno(self) -> int:
-        """The file descriptor, where there is one."""
-        if self.file is None:
-            raise io.UnsupportedOperation("fileno")
-        return self.file.fileno()
 
     def __getattr__(self, name: str) -> Any:
         """Encoding, buffer and the like are the file's own."""
@@ -66,7 +54,7 @@ class Channel:
         self.broken_pipe = self.broken_pipe or isinstance(error, BrokenPipeError)
         with suppress(io.UnsupportedOperation):  # what its buffer holds would be tried again at the end of the process
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
+            os.dup2(nowhere, self.file.fileno())
             os.close(nowhere)
 
 

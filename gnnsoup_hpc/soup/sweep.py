@@ -28,10 +28,9 @@ from gnnsoup_hpc.memory.limits import Limit
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime import launch, leases
 from gnnsoup_hpc.runtime.comm import SERIAL
-from gnnsoup_hpc.runtime.launch import RankInfo
+from gnnsoup_hpc.runtime.launch import RankInfo, Threads
 from gnnsoup_hpc.runtime.leases import LeaseMonitor
 from gnnsoup_hpc.runtime.progress import Log
-from gnnsoup_hpc.runtime.threads import Threads
 from gnnsoup_hpc.soup.mixtures import Mixtures
 from gnnsoup_hpc.soup.runner import SoupRunner
 from gnnsoup_hpc.train.task_board import TaskBoard, remove_leftovers

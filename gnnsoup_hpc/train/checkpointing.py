@@ -12,9 +12,8 @@ import torch
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError, RunError, SoupError
-from gnnsoup_hpc.io import checkpoint as checkpoint_store
-from gnnsoup_hpc.io.checkpoint import Checkpoint
-from gnnsoup_hpc.io.ingredient import Origin
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io.ingredient import Checkpoint, Origin
 from gnnsoup_hpc.runtime.leases import Lease
 from gnnsoup_hpc.runtime.progress import Log
 
@@ -46,7 +45,7 @@ class CheckpointManager:
         if not self.path.exists():
             return None
         try:
-            checkpoint = checkpoint_store.read(self.path, self.origin)
+            checkpoint = ingredient_store.read_checkpoint(self.path, self.origin)
         except FileError as error:
             self.log.say(f"train: {error}; {self.title} begins anew")
             return None
@@ -82,7 +81,7 @@ class CheckpointManager:
     def _write(self, epoch: int, checkpoint: Checkpoint) -> None:
         """Without a checkpoint training can still succeed, so one that cannot be written is said once."""
         try:
-            checkpoint_store.write(self.path, checkpoint, self.origin, self.job, **self.provenance)
+            ingredient_store.write_checkpoint(self.path, checkpoint, self.origin, self.job, **self.provenance)
             self._kept = epoch
         except RunError as error:
             if not self._trouble and not self.log.stop.asked:

@@ -18,7 +18,7 @@ from gnnsoup_hpc.errors import DivergedError
 from gnnsoup_hpc.evaluation.evaluator import Evaluator
 from gnnsoup_hpc.evaluation.tasks import Task, score
 from gnnsoup_hpc.graph.subgraph import Batch
-from gnnsoup_hpc.io.checkpoint import BestEpoch, Checkpoint
+from gnnsoup_hpc.io.ingredient import BestEpoch, Checkpoint
 from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk
 from gnnsoup_hpc.models.base import Dropout, Model
 from gnnsoup_hpc.runtime.profiling import Measurement, Meter, combine

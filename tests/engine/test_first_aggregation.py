@@ -113,7 +113,7 @@ def test_a_file_that_is_not_right_is_made_again_with_a_line(trained: Job, tmp_pa
                 (tmp_path / "other.h5").rename(path)
         with first_aggregation.open_first_aggregation(graph, MEAN, path, said.append) as hop:
             rows = np.empty((graph.nodes, graph.features), dtype=np.float32)
-            hop.into(0, graph.nodes, rows)
+            hop.read_into(0, graph.nodes, rows)
         with first_aggregation.open_first_aggregation(graph, MEAN, path, silent):
             pass
         whole_batch = loader.load_whole(graph, Role.VALIDATION)

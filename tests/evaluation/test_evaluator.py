@@ -19,8 +19,8 @@ from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.comm import SERIAL, Comm
+from gnnsoup_hpc.runtime.launch import Threads
 from gnnsoup_hpc.runtime.run_dir import RunDir
-from gnnsoup_hpc.runtime.threads import Threads
 from gnnsoup_hpc.types import Role, State
 from tests import runs, tiny
 from tests.comms import CheckingComm, ThreadComm, run_ranks
@@ -202,7 +202,7 @@ def test_rank_0_alone_has_the_threads_of_all_meanwhile(
 ) -> None:
     before = torch.get_num_threads()
     monkeypatch.setattr(Evaluator, "choose_way", lambda self, count: Way.ALONE)
-    assert count_models(prepared, tmp_path, 2, Threads(shared=before, most=before + 1)) == [[before + 1] * 8, []]
+    assert count_models(prepared, tmp_path, 2, Threads(before + 1)) == [[before + 1] * 8, []]
     assert torch.get_num_threads() == before
 
 

@@ -13,9 +13,8 @@ import torch
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
-from gnnsoup_hpc.io import checkpoint as store
-from gnnsoup_hpc.io.checkpoint import BestEpoch, Checkpoint
-from gnnsoup_hpc.io.ingredient import Origin
+from gnnsoup_hpc.io import ingredient as store
+from gnnsoup_hpc.io.ingredient import BestEpoch, Checkpoint, Origin
 from gnnsoup_hpc.io.records import Epoch
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.profiling import QUANTITIES, Measurement
@@ -67,26 +66,26 @@ def same(one: Checkpoint, other: Checkpoint) -> bool:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    store.write(tmp_path / "work.h5", checkpoint(), ORIGIN, JOB, rank=1)
+    store.write_checkpoint(tmp_path / "work.h5", checkpoint(), ORIGIN, JOB, rank=1)
     return tmp_path / "work.h5"
 
 
 def test_a_checkpoint_comes_back_as_it_went(path: Path) -> None:
-    assert same(store.read(path, ORIGIN), checkpoint())
-    assert not same(store.read(path, ORIGIN), replace(checkpoint(), mean=state(9)))
+    assert same(store.read_checkpoint(path, ORIGIN), checkpoint())
+    assert not same(store.read_checkpoint(path, ORIGIN), replace(checkpoint(), mean=state(9)))
 
 
 @pytest.mark.parametrize("best", [None, BestEpoch(1, 0.5, state(7))])
 def test_there_may_be_no_best_epoch(path: Path, best: BestEpoch | None) -> None:
-    store.write(path, replace(checkpoint(), best=best), TRUNK, JOB)
-    assert same(store.read(path, TRUNK), replace(checkpoint(), best=best))
+    store.write_checkpoint(path, replace(checkpoint(), best=best), TRUNK, JOB)
+    assert same(store.read_checkpoint(path, TRUNK), replace(checkpoint(), best=best))
 
 
 def test_a_large_one_is_built_on_the_disk_and_reads_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "IN_MEMORY_BYTES", 0)
     small = path.stat().st_size
-    store.write(path, checkpoint(), ORIGIN, JOB)
-    assert same(store.read(path, ORIGIN), checkpoint())
+    store.write_checkpoint(path, checkpoint(), ORIGIN, JOB)
+    assert same(store.read_checkpoint(path, ORIGIN), checkpoint())
     assert path.stat().st_size < 2 * small
 
 
@@ -95,23 +94,23 @@ def test_one_of_another_recipe_is_foreign(path: Path) -> None:
     with pytest.raises(
         ForeignFileError, match=r"work.h5 is of another recipe: train.dropout was 0.5, the job says 0.25"
     ):
-        store.read(path, other)
+        store.read_checkpoint(path, other)
     with pytest.raises(ForeignFileError, match="of another recipe"):
-        store.read(path, TRUNK)
+        store.read_checkpoint(path, TRUNK)
 
 
 @pytest.mark.parametrize("position", np.linspace(0.0, 1.0, 12).tolist())
 def test_any_flipped_bit_is_found(path: Path, position: float) -> None:
     kit.flip(path, position)
     with pytest.raises(FileError, match=r"work\.h5 is "):
-        store.read(path, ORIGIN)
+        store.read_checkpoint(path, ORIGIN)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
 def test_a_truncated_one_is_found(path: Path, share: float) -> None:
     kit.truncate(path, share)
     with pytest.raises(FileError, match=r"work\.h5 is "):
-        store.read(path, ORIGIN)
+        store.read_checkpoint(path, ORIGIN)
 
 
 def test_one_that_cannot_be_written_leaves_the_last_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +119,6 @@ def test_one_that_cannot_be_written_leaves_the_last_one(path: Path, monkeypatch:
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError, match="No space left on device"):
-        store.write(path, replace(checkpoint(), mean=state(9)), ORIGIN, JOB)
-    assert same(store.read(path, ORIGIN), checkpoint())
+        store.write_checkpoint(path, replace(checkpoint(), mean=state(9)), ORIGIN, JOB)
+    assert same(store.read_checkpoint(path, ORIGIN), checkpoint())
     assert list(path.parent.iterdir()) == [path]

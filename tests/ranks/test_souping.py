@@ -28,8 +28,8 @@ from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import diagnosis as diagnosis_store
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.runtime.comm import SERIAL, Comm
+from gnnsoup_hpc.runtime.launch import Threads
 from gnnsoup_hpc.runtime.run_dir import RunDir
-from gnnsoup_hpc.runtime.threads import Threads
 from gnnsoup_hpc.soup.context import SoupContext
 from gnnsoup_hpc.soup.mixtures import Candidate, Mixtures
 from gnnsoup_hpc.types import Role, State
@@ -202,7 +202,7 @@ def test_rank_0_has_the_others_threads_while_they_wait(trained: Job, torch_alone
 
     def evaluate(comm: Comm) -> None:
         with runs.open_mixtures(trained, comm=comm) as mixtures:
-            mixtures.settings = replace(mixtures.settings, threads=Threads(shared=1, most=2 if comm.rank == 0 else 0))
+            mixtures.settings = replace(mixtures.settings, threads=Threads(2 if comm.rank == 0 else 0))
             mixtures.clear()
             (state,) = states_of(mixtures, 1)
             mixtures.evaluator.metrics_of(

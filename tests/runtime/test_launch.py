@@ -15,8 +15,7 @@ import torch
 from gnnsoup_hpc.config import MachineJob
 from gnnsoup_hpc.errors import JobError, LauncherError
 from gnnsoup_hpc.runtime import launch
-from gnnsoup_hpc.runtime.launch import RankInfo
-from gnnsoup_hpc.runtime.threads import Threads
+from gnnsoup_hpc.runtime.launch import RankInfo, Threads
 from tests.tiny import write_job
 
 OPEN_MPI = {
@@ -118,7 +117,7 @@ def test_threads_by_variables(
     here = place(size=size)
     assert launch.threads_per_rank(MachineJob(), here) == threads
     assert launch.threads_per_rank(MachineJob(threads=5), here) == 5
-    assert launch.plan_threads(MachineJob(), here) == Threads(threads, threads if by == "OMP_NUM_THREADS" else 8)
+    assert launch.plan_threads(MachineJob(), here) == Threads(threads if by == "OMP_NUM_THREADS" else 8)
     device = launch.claim_machine(MachineJob(device="cpu"), here)
     assert launch.count_threads() == threads
     assert f" threads ({by})," in launch.describe_mapping(MachineJob(), here, device) or not by

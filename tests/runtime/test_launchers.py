@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gnnsoup_hpc.runtime.launchers import mismatch
+from gnnsoup_hpc.runtime.launch import mismatch
 
 MPICH = "MPICH Version:      5.0.2\nMPICH configure:    --with-device=ch4:ucx,ofi --with-pm=hydra:gforker\n"
 MPICH_PMIX = "MPICH Version:      4.3.0\nMPICH configure:    --with-pmix=/opt/pmix --with-pm=no\n"

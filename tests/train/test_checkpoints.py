@@ -21,7 +21,7 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import Preempted, RunError
 from gnnsoup_hpc.graph import sampling
 from gnnsoup_hpc.io import ingredient as ingredient_store
-from gnnsoup_hpc.io.checkpoint import Checkpoint
+from gnnsoup_hpc.io.ingredient import Checkpoint
 from gnnsoup_hpc.io.records import Epoch
 from gnnsoup_hpc.runtime.leases import Lease
 from gnnsoup_hpc.runtime.profiling import QUANTITIES, Measurement, combine
@@ -176,13 +176,13 @@ def test_a_best_epoch_before_the_checkpoint_is_kept(tmp_path: Path, interrupter:
 
 def test_checkpoints_are_written_as_time_goes_by(prepared: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    write = checkpointing.checkpoint_store.write
+    write = checkpointing.ingredient_store.write_checkpoint
 
     def noted(path: Path, kept: Checkpoint, *words: object, **more: object) -> None:
         written.append(len(kept.history))
         write(path, kept, *words, **more)
 
-    monkeypatch.setattr(checkpointing.checkpoint_store, "write", noted)
+    monkeypatch.setattr(checkpointing.ingredient_store, "write_checkpoint", noted)
     for seconds, epochs in ((1.0, [1, 2, 3]), (50.0, [2]), (0.0, []), (1e9, [])):  # what is over is published instead
         looks = itertools.count(0.0, 20.0)
         monkeypatch.setattr(checkpointing, "time", SimpleNamespace(monotonic=partial(next, looks)))
@@ -259,7 +259,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_once_and_training_goes_on(
     def full(*_: object, **__: object) -> None:
         raise RunError("there cannot be written: No space left on device")
 
-    monkeypatch.setattr(checkpointing.checkpoint_store, "write", full)
+    monkeypatch.setattr(checkpointing.ingredient_store, "write_checkpoint", full)
     often = runs.change_job(prepared, "train.checkpoint_seconds=1e-9")
     train_all(often, runs.ALONE, runs.CPU, Log())
     said = capsys.readouterr().out

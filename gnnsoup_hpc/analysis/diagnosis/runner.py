@@ -79,5 +79,7 @@ def _describe(run: RunDir, selection: Selection, alone: list[EvalResult]) -> tup
         path = run.ingredient(index)
         how, origin = ingredient_store.read(path).hyperparameters, ingredient_store.origin(path)
         start = str(origin.get("initial_sha256", ""))
-        found.append(Diagnosed(f"{index:04d}", result, sha256, start, how.learning_rate, how.epochs))
+        found.append(
+            Diagnosed(f"{index:04d}", result.accuracy, result.loss, sha256, start, how.learning_rate, how.epochs)
+        )
     return tuple(found)

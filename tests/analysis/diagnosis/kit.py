@@ -46,8 +46,7 @@ def remade(job: Job, make: Callable[[State, int], State], own_starts: bool = Fal
 def diagnosis(*halfway: float, mean: float = 0.9, alone: float = 0.9, nodes: int = 10_000) -> Diagnosis:
     """Ingredients of one accuracy, the first of them the best, and the accuracies of its midpoints with the others."""
     ingredients = tuple(
-        Diagnosed(f"{index:04d}", EvalResult(alone, 0.5), f"{index}" * 64, "s" * 64, 0.005, 60)
-        for index in range(1 + len(halfway))
+        Diagnosed(f"{index:04d}", alone, 0.5, f"{index}" * 64, "s" * 64, 0.005, 60) for index in range(1 + len(halfway))
     )
     named = {f"{1 + number:04d}": EvalResult(accuracy, 0.75) for number, accuracy in enumerate(halfway)}
     lineups = (Midpoints("as trained", "", named, EvalResult(mean, 0.75)),)

@@ -88,9 +88,9 @@ def test_a_high_learning_rate_is_named_where_an_ingredient_outside_has_it() -> N
 def test_an_ingredient_that_is_broken_or_weak_is_named() -> None:
     found = diagnosis(0.9, 0.9)
     first, second, third = found.ingredients
-    broken = replace(found, ingredients=(first, replace(second, alone=EvalResult(0.0, math.nan)), third))
+    broken = replace(found, ingredients=(first, replace(second, accuracy=0.0, loss=math.nan), third))
     assert "Ingredient 0001 gives scores that are not finite (learning rate 0.005, 60 epochs)" in said(broken)
-    weak = replace(found, ingredients=(first, second, replace(third, alone=EvalResult(0.7, 1.0))))
+    weak = replace(found, ingredients=(first, second, replace(third, accuracy=0.7, loss=1.0)))
     assert "Ingredient 0002 alone is 20.00 points below the best one" in said(weak)
     assert "Ingredient 0002" not in said(replace(weak, nodes=10))  # two nodes are no proof
 
