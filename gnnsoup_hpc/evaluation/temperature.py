@@ -27,11 +27,18 @@ def fit_scale(logits: Tensor, labels: Tensor) -> float:
     """
     if not bool(torch.isfinite(logits).all()):
         return 1.0  # the loss is not finite at any scale
-    curve = _LossAlongScale(logits.detach(), labels)
+    logits = logits.detach()
+    logits = logits - logits.amax(1, keepdim=True)  # no derivative changes where a node's are all moved by the same
+    squares, right = logits.square(), logits.gather(1, labels[:, None])[:, 0]
     low, high = _NARROWEST, _WIDEST
     point = 0.0
     for _ in range(_STEPS):
-        slope, curvature = curve.derivatives(math.exp(point))
+        chances = (logits * math.exp(point)).exp_()  # softmax, times `total`
+        total = chances.sum(1)
+        mean, square = (torch.linalg.vecdot(chances, each) / total for each in (logits, squares))
+        slope = float((mean - right).double().mean())  # E_p[z] - z_label, mean over nodes
+        curvature = float((square - mean.square()).double().mean())  # Var_p[z]
+        del chances  # before the next ones
         low, high = (low, point) if slope > 0 else (point, high)
         there = math.exp(point) - slope / curvature if curvature > 0 else 0.0
         following = math.log(there) if there > 0 else low
@@ -41,20 +48,3 @@ def fit_scale(logits: Tensor, labels: Tensor) -> float:
             break
         point = following
     return math.exp(point)
-
-
-class _LossAlongScale:
-    """Derivatives of the loss in the scale; neither changes where a node's logits are all moved by the same."""
-
-    def __init__(self, logits: Tensor, labels: Tensor) -> None:
-        self._logits = logits - logits.amax(1, keepdim=True)
-        self._squares = self._logits.square()
-        self._right = self._logits.gather(1, labels[:, None])[:, 0]
-
-    def derivatives(self, scale: float) -> tuple[float, float]:
-        """First and second derivative at a scale: E_p[z] - z_label and Var_p[z], means over nodes."""
-        chances = (self._logits * scale).exp_()
-        total = chances.sum(1)
-        mean = torch.linalg.vecdot(chances, self._logits) / total
-        square = torch.linalg.vecdot(chances, self._squares) / total
-        return float((mean - self._right).double().mean()), float((square - mean.square()).double().mean())

@@ -133,21 +133,21 @@ class Architecture:
         if not self.convolution.permutable:
             return None
         groups = self.heads if self.convolution.has_heads else 1
-        layouts = {_hidden(layer): Layout(groups, self.hidden // groups) for layer in range(self.layers - 1)}
-        layouts |= {self._heads: Layout(self.heads, 1)} if self.heads > 1 else {}
+        last = self.layers - 1
+        hidden = [f"layer {layer}" for layer in range(last)]
+        heads = f"layer {last} heads" if self.heads > 1 else None
+        layouts = {name: Layout(groups, self.hidden // groups) for name in hidden}
+        layouts |= {heads: Layout(self.heads, 1)} if heads else {}
         matrices = frozenset(name for name in self.shapes() if name.startswith("convs.") and name.endswith("weight"))
-        found = (Carrier(name, self._rows(name), _columns(name, matrices)) for name in self.shapes())
-        return Symmetries(layouts, tuple(each for each in found if each.rows or each.columns), matrices)
-
-    @property
-    def _heads(self) -> str:
-        return f"layer {self.layers - 1} heads"
-
-    def _rows(self, name: str) -> str | None:
-        """Whose units a parameter's rows carry. The last bias is added to the heads' mean, so it carries none."""
-        if layer_of(name) < self.layers - 1:
-            return _hidden(layer_of(name))
-        return self._heads if self.heads > 1 and not name.endswith("bias") else None
+        carriers = []
+        for name in self.shapes():
+            layer = layer_of(name)
+            out = None if name.endswith("bias") else heads  # the last bias is added to the heads' mean
+            rows = hidden[layer] if layer < last else out
+            columns = hidden[layer - 1] if name in matrices and layer > 0 else None
+            if rows or columns:
+                carriers.append(Carrier(name, rows, columns))
+        return Symmetries(layouts, tuple(carriers), matrices)
 
     def record(self) -> dict[str, Any]:
         """Its fields."""
@@ -157,15 +157,6 @@ class Architecture:
 def layer_of(name: str) -> int:
     """The layer of a parameter; a norm belongs to the layer before it."""
     return int(name.split(".")[1])
-
-
-def _hidden(layer: int) -> str:
-    """Name of the set of a hidden layer's units."""
-    return f"layer {layer}"
-
-
-def _columns(name: str, matrices: frozenset[str]) -> str | None:
-    return _hidden(layer_of(name) - 1) if name in matrices and layer_of(name) > 0 else None
 
 
 def _initialise(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -140,11 +140,9 @@ class SoupContext:
         if not isinstance(model, LayeredModel) or model.aggregation is None:
             raise ValueError(f"a model of kind {model.kind!r} has no first aggregation")
         path, memory = mixtures.run.first_hop(model.aggregation.name), mixtures.settings.memory
-
-        def say(line: str) -> None:
-            self._log.say(f"soup: {line}")
-
-        return first_aggregation.open_first_aggregation(mixtures.graph, model.aggregation, path, say, memory)
+        return first_aggregation.open_first_aggregation(
+            mixtures.graph, model.aggregation, path, lambda line: self._log.say(f"soup: {line}"), memory
+        )
 
     def _timed(self, stream: Iterator[Plan]) -> Iterator[Plan]:
         """One after the other; each is kept under no name, or its memory could not be used again."""

@@ -73,9 +73,7 @@ class LastTracker:
 class LowestLossTracker(LastTracker):
     """The alpha with the lowest loss; of equals the first."""
 
-    def __init__(self, alpha_GN: Tensor) -> None:
-        super().__init__(alpha_GN)
-        self._lowest = math.inf
+    _lowest = math.inf
 
     def note_loss(self, alpha_GN: Tensor, loss: float, held_out: float) -> None:
         """Kept where it is the best so far."""
@@ -107,9 +105,7 @@ class HoldoutTracker(LowestLossTracker):
 class MeanTracker(LastTracker):
     """The mean of where all steps led."""
 
-    def __init__(self, alpha_GN: Tensor) -> None:
-        super().__init__(alpha_GN)
-        self._count = 0
+    _count = 0
 
     def note_step(self, alpha_GN: Tensor) -> None:
         """The mean so far."""

@@ -77,13 +77,10 @@ class SweepTask:
         """The name of its lease and status files."""
         return f"cell-{self.trial.method}-{self.name}"
 
-    def make(self) -> None:
-        """Soup it, and publish it."""
-        soup = self.runner.make(self.trial.method, self.path)
-        self.runner.log.say(
-            f"soup: {self.trial.method} with {self.trial.text} done in {soup.measurement['seconds']:.2f} s, validation"
-            f" {soup.validation_accuracy:.4f}"
-        )
+    @property
+    def title(self) -> str:
+        """In words."""
+        return f"{self.trial.method} with {self.trial.text}"
 
 
 class Sweep:
@@ -155,11 +152,13 @@ class Sweep:
     def _make(self, task: SweepTask, board: TaskBoard) -> None:
         """A combination that diverges is one that is not chosen; it ends nothing."""
         try:
-            with board.watch(task.work, f"{task.trial.method} with {task.trial.text}", 0):
-                task.make()
+            with board.watch(task.work, task.title, 0):
+                soup = task.runner.make(task.trial.method, task.path)
         except DivergedError as error:
-            self._log.say(f"soup: {task.trial.method} with {task.trial.text} failed: {error}")
+            self._log.say(f"soup: {task.title} failed: {error}")
             return
+        seconds = soup.measurement["seconds"]
+        self._log.say(f"soup: {task.title} done in {seconds:.2f} s, validation {soup.validation_accuracy:.4f}")
         board.forget_failure(task.work)
 
     def choose(self) -> None:
