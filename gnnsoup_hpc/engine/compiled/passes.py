@@ -58,7 +58,7 @@ class ForwardBackward:
                     self._hidden.pop()
                 self._hidden.append(out)
                 if layer < self.net.layers - 1:
-                    self.plan.comm.exchange(out, [(b.rank, *b.states[layer]) for b in self.plan.shard.halos])
+                    self.plan.comm.exchange(out, self.plan.shard.states[layer])
         return self._hidden.pop()[slice(*self.plan.shard.own)]
 
     def _layer(self, team: ThreadTeam, layer: int) -> Dense:
@@ -117,8 +117,7 @@ class ForwardBackward:
             for layer in range(self.net.layers - 1, -1, -1):
                 grad = self._back(team, layer, grad, grads)
                 if layer:
-                    moves = [(b.rank, *b.gradients[layer - 1]) for b in self.plan.shard.halos]
-                    self.plan.comm.exchange(self._aggregated[-1], moves)
+                    self.plan.comm.exchange(self._aggregated[-1], self.plan.shard.gradients[layer - 1])
         return grads
 
     def _back(self, team: ThreadTeam, layer: int, above: Dense, grads: dict[str, Dense]) -> Dense:
