@@ -11,12 +11,12 @@ from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.task import Cell
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import Plan, choose_engine
-from gnnsoup_hpc.engine.threads import Workspace
 from gnnsoup_hpc.evaluation.tasks import make_task
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.soup import mixing
 from gnnsoup_hpc.soup.mixing import ParameterMatrix
 from gnnsoup_hpc.types import Role, State
+from gnnsoup_hpc.utils.out_of_core import BufferPool
 
 _CPU = torch.device("cpu")
 
@@ -42,7 +42,7 @@ class Ours:
         self._matrix = ParameterMatrix.of(self._net, ids, tasks.make_states(self._cell, self._net), _CPU)
         drawn = tasks.draw_unions(self._cell, self._graph)
         plan = partial(self._engine.plan, self._net, precision=self._cell.precision)
-        unions = partial(plan, workspace=Workspace())
+        unions = partial(plan, workspace=BufferPool())
         self._unions = loader.stream_unions(self._graph, drawn, Role.VALIDATION, unions)
         if self._cell.task != "pls_step":
             self._whole = plan(loader.load_whole(self._graph, Role.VALIDATION))

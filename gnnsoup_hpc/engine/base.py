@@ -11,10 +11,11 @@ from torch import Tensor
 
 from gnnsoup_hpc.engine.frontier import Division
 from gnnsoup_hpc.engine.memory import Extent, Memory
-from gnnsoup_hpc.engine.threads import Span, Workspace
+from gnnsoup_hpc.engine.threads import Span
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.models.base import Dropout, Model
 from gnnsoup_hpc.types import Mode, Precision, State
+from gnnsoup_hpc.utils.out_of_core import BufferPool
 
 Pullback = Callable[[Tensor], Mapping[str, Tensor]]
 
@@ -55,7 +56,7 @@ class Engine(ABC):
         device: torch.device | None = None,
         precision: Precision = "float32",
         division: Division | None = None,
-        workspace: Workspace | None = None,
+        workspace: BufferPool | None = None,
     ) -> Plan:
         """A batch made ready, once for any number of states. Plans that are used in turn may share a workspace.
 

@@ -52,7 +52,7 @@ class Frontier:
     first: with an aggregation, what the first weights multiply, (rows[0], width): [mean(x) | x] of GraphSAGE, GCN's
     normalised sum; without, the features of the first layer's columns, (U, F). start, indices: CSR, row = destination,
     of the rows after the first layer, or without an aggregation of all. scale (U,): what a row is multiplied by; empty
-    without an aggregation. size: nodes of the subgraph. shard: which rows are this rank's; without halos, all.
+    without an aggregation. size: nodes of the subgraph. shard: which rows are this rank's.
     """
 
     rows: tuple[int, ...]

@@ -21,24 +21,12 @@ import numpy.typing as npt
 
 from gnnsoup_hpc.engine.compiled.kernels import structure
 from gnnsoup_hpc.engine.threads import CHUNKS, Span
+from gnnsoup_hpc.runtime.comm import Moves
 from gnnsoup_hpc.types import BoolArray, ByteArray, IndexArray, IntArray
 
 Scale = npt.NDArray[Any]  # (n,), or empty for 1 everywhere
 SECTION_ROWS = 2048  # at least: fewer are not worth a product of their own in each layer
 _NEVER = 255  # more than any class
-
-
-@dataclass(frozen=True)
-class Halo:
-    """Rows, by their places in the rank's order, that go to and come from one other rank, in the same order there.
-
-    states[l]: of layer l's output, before layer l + 1 sums them up. gradients[l]: of what layer l + 1 has aggregated,
-    before layer l sums these up. Each is (rows to send, rows to receive).
-    """
-
-    rank: int
-    states: tuple[tuple[IndexArray, IndexArray], ...]
-    gradients: tuple[tuple[IndexArray, IndexArray], ...]
 
 
 @dataclass(frozen=True)
@@ -50,6 +38,9 @@ class Shard:
     `ids` of nodes that the seeds depend on, those of the same distance together, each distance's rising; place
     (n,): where they are there, or -1. counts (depth,): how many lie within 0, 1, ... hops. sections: of each, its rows'
     span in each distance's part of `order`. seeds: which of all seeds, in their order, are this rank's.
+
+    What is exchanged with each other rank, in places in `order`: states[l]: rows of layer l's output, before layer
+    l + 1 sums them up; gradients[l]: of what layer l + 1 has aggregated, before layer l sums these up.
     """
 
     ids: IntArray | None
@@ -61,7 +52,8 @@ class Shard:
     counts: IntArray
     sections: tuple[tuple[Span, ...], ...]
     seeds: Span
-    halos: tuple[Halo, ...] = ()
+    states: tuple[Moves, ...]
+    gradients: tuple[Moves, ...]
 
     @property
     def inner(self) -> int:
@@ -85,7 +77,7 @@ class Shard:
 
     @property
     def bare(self) -> Shard:
-        """What a pass needs of it: the spans of rows and the halos."""
+        """What a pass needs of it: the spans of rows and what is exchanged."""
         none = self.order[:0]
         return replace(self, ids=None, indptr=none, indices=none, scale=self.scale[:0], order=none, place=none)
 
@@ -112,6 +104,7 @@ class Shard:
         counts = structure.find_frontiers(indptr, indices, nodes, depth - 1, order, place)
         order = order[: counts[-1]]
         cuts = _cut_sections(indptr, order, counts, row_work)
+        nothing: tuple[Moves, ...] = ((),) * (depth - 1)
         everything = cls(
             ids=None,
             indptr=indptr,
@@ -122,6 +115,8 @@ class Shard:
             counts=counts,
             sections=_find_sections(order, counts, cuts),
             seeds=(0, len(nodes)),
+            states=nothing,
+            gradients=nothing,
         )
         if ranks == 1:
             return everything
@@ -168,7 +163,8 @@ def _cut_part(every: Shard, rank: int, ranks: int, cuts: IntArray, held: int) ->
     counts = np.concatenate([[0], np.cumsum(kept)])[every.counts]
     mine = np.searchsorted(ids, cuts[numbers[rank] : numbers[rank + 1] + 1])
     seeds = np.searchsorted(every.order[: every.counts[0]], [first, last])
-    shard = Shard(
+    shard = replace(
+        every,
         ids=ids,
         indptr=indptr,
         indices=indices,
@@ -179,31 +175,28 @@ def _cut_part(every: Shard, rank: int, ranks: int, cuts: IntArray, held: int) ->
         sections=_find_sections(order, counts, mine),
         seeds=(int(seeds[0]), int(seeds[1])),
     )
-    return replace(shard, halos=_find_halos(shard, rank, np.searchsorted(ids, bounds)))
+    return _add_halos(shard, rank, list(pairwise(np.searchsorted(ids, bounds).tolist())))
 
 
-def _find_halos(shard: Shard, mine: int, bounds: IntArray) -> tuple[Halo, ...]:
-    """What rank `mine` exchanges with each other one. bounds (P + 1,): where in `ids` each rank's nodes begin."""
-    spans = list(pairwise(bounds.tolist()))
-    classes = np.searchsorted(shard.counts, shard.place, "right").astype(np.uint8)
-    classes[shard.place < 0] = _NEVER
-    wanted = _find_needs(shard, classes, spans[mine])
-    others = [rank for rank in range(len(spans)) if rank != mine]
-    return tuple(_find_halo(shard, rank, classes, wanted, (spans[mine], spans[rank])) for rank in others)
-
-
-def _find_halo(shard: Shard, rank: int, classes: ByteArray, wanted: ByteArray, spans: tuple[Span, Span]) -> Halo:
-    """What is exchanged with `rank`. `spans`: own nodes, and that rank's."""
-    depth, place = len(shard.counts), shard.place
-    own, other = spans
-    asked = _find_needs(shard, classes, other)
-    given, taken = _find_rows_with(shard, classes, own, other), _find_rows_with(shard, classes, other, own)
-    states, gradients = [], []
-    for most in range(depth - 2, -1, -1):  # the greatest distance of the next layer's rows
-        sent, got = np.flatnonzero(asked[slice(*own)] <= most), np.flatnonzero(wanted[slice(*other)] <= most)
-        states.append((place[sent + own[0]], place[got + other[0]]))
-        gradients.append((place[given[classes[given] <= most]], place[taken[classes[taken] <= most]]))
-    return Halo(rank, tuple(states), tuple(gradients))
+def _add_halos(shard: Shard, rank: int, spans: list[Span]) -> Shard:
+    """The shard with what `rank` exchanges with each other rank. spans (P,): where in `ids` each rank's nodes lie."""
+    place, own = shard.place, spans[rank]
+    classes = np.searchsorted(shard.counts, place, "right").astype(np.uint8)
+    classes[place < 0] = _NEVER
+    wanted = _find_needs(shard, classes, own)
+    distances = range(len(shard.counts) - 2, -1, -1)  # the greatest one of the next layer's rows
+    states: list[list[tuple[int, IndexArray, IndexArray]]] = [[] for _ in distances]
+    gradients: list[list[tuple[int, IndexArray, IndexArray]]] = [[] for _ in distances]
+    for other, theirs in enumerate(spans):
+        if other == rank:
+            continue
+        asked = _find_needs(shard, classes, theirs)
+        given, taken = _find_rows_with(shard, classes, own, theirs), _find_rows_with(shard, classes, theirs, own)
+        for layer, most in enumerate(distances):
+            sent, got = np.flatnonzero(asked[slice(*own)] <= most), np.flatnonzero(wanted[slice(*theirs)] <= most)
+            states[layer].append((other, place[sent + own[0]], place[got + theirs[0]]))
+            gradients[layer].append((other, place[given[classes[given] <= most]], place[taken[classes[taken] <= most]]))
+    return replace(shard, states=tuple(states), gradients=tuple(gradients))
 
 
 def _find_needs(shard: Shard, classes: ByteArray, span: Span) -> ByteArray:

@@ -12,15 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from threadpoolctl import ThreadpoolController
 
-from gnnsoup_hpc.types import Dense, IndexArray
+from gnnsoup_hpc.types import IndexArray
 
 Span = tuple[int, int]  # first row, row after the last
 _Result = TypeVar("_Result")
@@ -42,9 +40,7 @@ class ThreadTeam:
         self._limited = _blas().limit(limits=1)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._limited.restore_original_limits()
         self._pool.shutdown()
         torch.set_num_threads(self._threads)
@@ -54,31 +50,6 @@ class ThreadTeam:
         if len(chunks) == 1:
             return [task(*chunks[0])]
         return list(self._pool.map(lambda chunk: task(*chunk), chunks))
-
-
-class Workspace:
-    """Room for the matrices of passes, kept from pass to pass: fresh memory costs as much time as a pass over it.
-
-    Used by one thread alone. What is taken and not given back is forgotten.
-    """
-
-    def __init__(self) -> None:
-        self._free: list[Dense] = []
-
-    def take(self, rows: int, width: int, dtype: npt.DTypeLike) -> Dense:
-        """A matrix of undefined values, (rows, width), in the smallest room that is large enough, or in a new one."""
-        size = rows * width
-        fitting = [i for i, room in enumerate(self._free) if room.dtype == dtype and room.size >= size]
-        if not fitting:
-            self._free = sorted(self._free, key=lambda room: room.nbytes)[:-1]  # the new one replaces the largest
-            return np.empty((rows, width), dtype)
-        room = self._free.pop(min(fitting, key=lambda i: self._free[i].size))
-        return room[:size].reshape(rows, width)
-
-    def give(self, matrix: Dense) -> None:
-        """Take back what nobody looks at any more."""
-        room = matrix if matrix.base is None else matrix.base
-        self._free.append(room.reshape(-1))
 
 
 @cache

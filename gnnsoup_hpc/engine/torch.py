@@ -12,11 +12,12 @@ from torch import Tensor
 from gnnsoup_hpc.engine.base import Engine, Plan, Pullback
 from gnnsoup_hpc.engine.frontier import Division, Frontier, find_frontier
 from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory
-from gnnsoup_hpc.engine.threads import Span, Workspace
+from gnnsoup_hpc.engine.threads import Span
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.base import Dropout, LayeredModel, Model
 from gnnsoup_hpc.types import Mode, Precision
+from gnnsoup_hpc.utils.out_of_core import BufferPool
 
 STRUCTURE_ENTRY = 28  # bytes: CSR, its transpose, both with values, and the permutation between them
 STRUCTURE_NODE = 28
@@ -59,7 +60,7 @@ class TorchEngine(Engine):
         device: torch.device | None = None,
         precision: Precision = "float32",
         division: Division | None = None,
-        workspace: Workspace | None = None,
+        workspace: BufferPool | None = None,
     ) -> TorchPlan:
         """As `Engine.plan`. Raises: ValueError for a division among ranks."""
         if division is not None:

@@ -18,7 +18,6 @@ from torch import Tensor
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import Division, Plan
 from gnnsoup_hpc.engine.out_of_core import first_aggregation
-from gnnsoup_hpc.engine.threads import Workspace
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
@@ -28,6 +27,7 @@ from gnnsoup_hpc.runtime.progress import Bar, Log
 from gnnsoup_hpc.soup import mixing
 from gnnsoup_hpc.soup.mixtures import Candidate, Mixtures
 from gnnsoup_hpc.types import Grouping, Role
+from gnnsoup_hpc.utils.out_of_core import BufferPool
 from gnnsoup_hpc.utils.rng import numpy_generator
 
 Trace = Callable[[int, Tensor], None]
@@ -120,7 +120,7 @@ class SoupContext:
             device=mixtures.device,
             precision=mixtures.settings.precision,
             division=self._division,
-            workspace=Workspace(),  # of one union after the other
+            workspace=BufferPool(),  # of one union after the other
         )
         with ExitStack() as stack:
             hop = stack.enter_context(self._open_first_aggregation()) if exact else None

@@ -18,7 +18,6 @@ from gnnsoup_hpc.engine import ENGINES, Division, Engine, Plan, TorchEngine, cho
 from gnnsoup_hpc.engine.compiled import gat, passes
 from gnnsoup_hpc.engine.compiled.engine import CompiledEngine
 from gnnsoup_hpc.engine.memory import Extent
-from gnnsoup_hpc.engine.threads import Workspace
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.base import Dropout, Model
 from gnnsoup_hpc.models.gnn import Architecture
@@ -279,7 +278,7 @@ def test_results_do_not_depend_on_the_number_of_threads(net: Architecture, monke
 @every_engine
 def test_plans_in_turn_may_share_a_workspace(net: Architecture, engine: Engine) -> None:
     """What was computed before is not written over."""
-    workspace, state = Workspace(), random_state(net)
+    workspace, state = BufferPool(), random_state(net)
     batches = [batch_of(net, shape=random_structure(nodes, 5 * nodes)) for nodes in (40, 20, 60)]
     shared = [engine.pull_back(engine.plan(net, batch, workspace=workspace), state) for batch in batches]
     found = [(logits, pull(torch.ones_like(logits))) for logits, pull in shared[-1:]]

@@ -115,7 +115,7 @@ def test_larger_graphs_have_halos_of_many_rows(net: Architecture, features: int,
     for plan in plan_all(net, batch, size):
         if isinstance(plan, GatPlan):
             assert all(len(entries) > 1 for _, *both in plan.crossing[0] for entries in both)
-        assert all(len(halo.states[0][0]) > 1 for halo in plan.shard.halos)
+        assert all(len(sent) > 1 for _, sent, _ in plan.shard.states[0])
         assert sum(stop - start for start, stop in plan.shard.chunks(0)) < 2 * 200 / size
     compare(net, batch, size, apart=True)
 
@@ -148,11 +148,13 @@ def test_what_one_rank_sends_is_what_the_other_expects(
         return shard.ids[shard.order[rows]].tolist()  # type: ignore[index]
 
     for rank, shard in enumerate(made):
-        for halo in shard.halos:
-            back = next(other for other in made[halo.rank].halos if other.rank == rank)
-            for mine, theirs in ((halo.states, back.states), (halo.gradients, back.gradients)):
-                for (sent, _), (_, got) in zip(mine, theirs, strict=True):
-                    assert nodes(shard, sent) == nodes(made[halo.rank], got)
+        for name in ("states", "gradients"):
+            assert len(getattr(shard, name)) == layers - 1
+            for layer, moves in enumerate(getattr(shard, name)):
+                assert [other for other, _, _ in moves] == [other for other in range(size) if other != rank]
+                for other, sent, _ in moves:
+                    (got,) = (got for back, _, got in getattr(made[other], name)[layer] if back == rank)
+                    assert nodes(shard, sent) == nodes(made[other], got)
 
 
 @given(structures(12), st.integers(2, 4), st.integers(1, 3), st.data())

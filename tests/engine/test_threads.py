@@ -1,4 +1,4 @@
-"""Chunks and blocks cover all rows once, whatever their number; room is used again; one thread a chunk."""
+"""Chunks and blocks cover all rows once, whatever their number; one thread a chunk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnnsoup_hpc.engine.threads import CHUNKS, ThreadTeam, Workspace, blocks, cut_chunks
+from gnnsoup_hpc.engine.threads import CHUNKS, ThreadTeam, blocks, cut_chunks
 
 degrees = st.lists(st.integers(0, 50), max_size=60).map(lambda few: np.repeat(np.array([*few, 3]), 400))
 
@@ -33,26 +33,6 @@ def test_blocks_cover_a_chunk_once(start: int, rows: int, most: int) -> None:
 
 def test_no_chunks_of_no_rows() -> None:
     assert cut_chunks(np.zeros(1, dtype=np.int64)) == ()
-
-
-def test_a_workspace_gives_the_smallest_room_that_is_large_enough() -> None:
-    workspace = Workspace()
-    large, small = workspace.take(10, 8, np.float32), workspace.take(4, 8, np.float32)
-    workspace.give(large)
-    workspace.give(small)
-    again = workspace.take(3, 8, np.float32)
-    assert again.shape == (3, 8)
-    assert np.shares_memory(again, small)
-    assert np.shares_memory(workspace.take(5, 8, np.float32), large)
-    assert not np.shares_memory(workspace.take(3, 8, np.float32), small)
-
-
-def test_room_of_another_type_or_too_small_is_not_given() -> None:
-    for rows, kind in ((2, np.float64), (5, np.float32)):
-        workspace = Workspace()
-        small = workspace.take(4, 8, np.float32)
-        workspace.give(small)
-        assert not np.shares_memory(workspace.take(rows, 8, kind), small)
 
 
 def test_a_team_computes_on_torchs_threads_and_gives_them_back() -> None:

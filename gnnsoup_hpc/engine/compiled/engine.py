@@ -19,13 +19,13 @@ from gnnsoup_hpc.engine.compiled.passes import ForwardBackward, Interpolation, m
 from gnnsoup_hpc.engine.compiled.plan import SumPlan
 from gnnsoup_hpc.engine.frontier import Division
 from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory, Terms, estimate_frontiers
-from gnnsoup_hpc.engine.threads import CHUNKS, Workspace
+from gnnsoup_hpc.engine.threads import CHUNKS
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.base import Dropout, Model
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import Dense, Mode, Precision, State
-from gnnsoup_hpc.utils.out_of_core import index_type
+from gnnsoup_hpc.utils.out_of_core import BufferPool, index_type
 
 PLAN_NODE = 28  # bytes a node of a plan: its order, its place there, its scale, where its entries start, both ways
 _KINDS = ("gcn", "sage", "gat")
@@ -52,7 +52,7 @@ class CompiledEngine(Engine):
         device: torch.device | None = None,
         precision: Precision = "float32",
         division: Division | None = None,
-        workspace: Workspace | None = None,
+        workspace: BufferPool | None = None,
     ) -> SumPlan | GatPlan:
         """As `Engine.plan`. Raises: ValueError for training, which draws masks of dropout."""
         if train:
@@ -96,8 +96,6 @@ class CompiledEngine(Engine):
         for share, state in between:
             first = Interpolation(start, end, share)
             yield torch.from_numpy(ForwardBackward(plan, _to_arrays(plan.net, state), False, first).forward())
-        plan.workspace.give(start)
-        plan.workspace.give(end)
 
     def memory(self, model: Model, extent: Extent, *, mode: Mode, line: bool = False) -> Memory:
         """As `Engine.memory`."""

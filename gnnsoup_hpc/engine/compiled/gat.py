@@ -19,7 +19,6 @@ import numpy as np
 from gnnsoup_hpc.engine.compiled.kernels import attention as kernels
 from gnnsoup_hpc.engine.compiled.kernels import rowwise, structure
 from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, Product, choose_product, sum_pieces
-from gnnsoup_hpc.engine.sharding import Halo
 from gnnsoup_hpc.engine.threads import Span, ThreadTeam, blocks
 from gnnsoup_hpc.models.convolutions.gat import NEGATIVE_SLOPE
 from gnnsoup_hpc.models.gnn import EPS, Architecture
@@ -65,30 +64,23 @@ class GatPlan(CompiledPlan):
 
         return tuple(transpose(layer) for layer in range(len(self.rows)))
 
-    def seen(self, layer: int) -> Moves:
-        """Columns of a layer that other ranks' rows attend to, and others' that own rows do."""
-        return [(halo.rank, *halo.states[layer]) for halo in self.shard.halos]
-
-    def seeing(self, layer: int) -> Moves:
-        """Rows of a layer that attend to others' columns, and others' that attend to own ones."""
-        return [(halo.rank, *halo.gradients[layer]) for halo in self.shard.halos]
-
     @cached_property
     def crossing(self) -> tuple[Moves, ...]:
         """Of each layer, entries of own rows whose columns are others', and of others' rows whose columns are own."""
-        return tuple([self._crossing(layer, halo) for halo in self.shard.halos] for layer in range(len(self.rows)))
+        return tuple(self._find_crossing(layer) for layer in range(len(self.rows)))
 
-    def _crossing(self, layer: int, halo: Halo) -> tuple[int, IndexArray, IndexArray]:
-        own, others = (np.zeros(self.columns(layer), dtype=np.bool_) for _ in range(2))
+    def _find_crossing(self, layer: int) -> Moves:
+        own = np.zeros(self.columns(layer), dtype=np.bool_)
         for start, stop in self.shard.chunks(layer):
             own[start:stop] = True
-        others[halo.states[layer][1]] = True
-        sent, got = halo.gradients[layer]
-        return (
-            halo.rank,
-            structure.find_entries_to(self.start, self.indices, sent, others),
-            structure.find_entries_to(self.start, self.indices, got, own),
-        )
+        found, shard = [], self.shard
+        for (_, _, others), (rank, sent, got) in zip(shard.states[layer], shard.gradients[layer], strict=True):
+            halo = np.zeros_like(own)
+            halo[others] = True
+            given = structure.find_entries_to(self.start, self.indices, sent, halo)
+            taken = structure.find_entries_to(self.start, self.indices, got, own)
+            found.append((rank, given, taken))
+        return found
 
 
 # ---- layer
@@ -354,7 +346,7 @@ class GatForwardBackward:
 
     def _exchange(self, layer: GatLayer) -> None:
         """Tell other ranks what their rows of a layer attend to; features they have."""
-        seen = self._plan.seen(layer.number)
+        seen = self._plan.shard.states[layer.number]
         self._plan.comm.exchange(layer.scores, seen)
         if layer.values is not None:
             self._plan.comm.exchange(layer.values.reshape(-1, len(layer.flat)), seen)
@@ -431,6 +423,6 @@ class GatForwardBackward:
         self._plan.comm.exchange(back.of_scores, crossing)
         if own.weights is not None and (own.number or own.by_value):  # else columns need no gradient through values
             self._plan.comm.exchange(own.weights, crossing)
-            self._plan.comm.exchange(back.of_heads, self._plan.seeing(own.number))
+            self._plan.comm.exchange(back.of_heads, self._plan.shard.gradients[own.number])
         totals |= sum_pieces(back.column_shapes, team.each(back.along_columns, shard.sections_of(own.number)))
         return back.name_gradients(totals)

@@ -55,10 +55,10 @@ class ForwardBackward:
             for layer in range(self.net.layers):
                 out = self._layer(team, layer)
                 if layer and not self.keep:
-                    self.plan.workspace.give(self._hidden.pop())
+                    self._hidden.pop()
                 self._hidden.append(out)
                 if layer < self.net.layers - 1:
-                    self.plan.comm.exchange(out, [(b.rank, *b.states[layer]) for b in self.plan.shard.halos])
+                    self.plan.comm.exchange(out, self.plan.shard.states[layer])
         return self._hidden.pop()[slice(*self.plan.shard.own)]
 
     def _layer(self, team: ThreadTeam, layer: int) -> Dense:
@@ -117,10 +117,7 @@ class ForwardBackward:
             for layer in range(self.net.layers - 1, -1, -1):
                 grad = self._back(team, layer, grad, grads)
                 if layer:
-                    moves = [(b.rank, *b.gradients[layer - 1]) for b in self.plan.shard.halos]
-                    self.plan.comm.exchange(self._aggregated[-1], moves)
-        if self.net.layers > 1:
-            self.plan.workspace.give(grad)
+                    self.plan.comm.exchange(self._aggregated[-1], self.plan.shard.gradients[layer - 1])
         return grads
 
     def _back(self, team: ThreadTeam, layer: int, above: Dense, grads: dict[str, Dense]) -> Dense:
@@ -160,9 +157,6 @@ class ForwardBackward:
             names = name_weights(self.net, 0)
             found |= dict(zip(names, np.split(found.pop(_FIRST), len(names), 1), strict=True))
         grads |= found
-        for matrix in (above if layer < self.net.layers - 2 else None, of_aggregated, normed and normed[0]):
-            if matrix is not None:
-                self.plan.workspace.give(matrix)
         return mine
 
     def _below(self, layer: int, first: int, end: int, above: tuple[Dense, Dense], out: Dense) -> None:
@@ -209,7 +203,7 @@ class ForwardBackward:
         return self.net.norm == "layer" and layer < self.net.layers - 1
 
     def _take(self, rows: int) -> Dense:
-        return self.plan.workspace.take(rows, self.net.hidden, self._dtype)
+        return self.plan.workspace.array("hidden", (rows, self.net.hidden), self._dtype)
 
     def _empty(self, *shape: int) -> Dense:
         return np.empty(shape, self._dtype)
@@ -227,10 +221,10 @@ def name_weights(net: Architecture, layer: int) -> list[str]:
 
 
 def multiply_first(plan: SumPlan, state: Mapping[str, Dense]) -> Dense:
-    """What the first weights make of the first hop, (rows[0], C), in room of the plan's space."""
+    """What the first weights make of the first hop, (rows[0], C), in memory of the plan's workspace."""
     first, multiply = plan.first.numpy(), choose_product(plan.precision)
     weights = np.concatenate([state[name].T for name in name_weights(plan.net, 0)])
-    out = plan.workspace.take(len(first), weights.shape[1], first.dtype)
+    out = plan.workspace.array("hidden", (len(first), weights.shape[1]), first.dtype)
 
     def chunk(start: int, stop: int) -> None:
         for one, end in blocks(start, stop, ROWS):

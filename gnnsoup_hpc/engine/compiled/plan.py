@@ -14,11 +14,11 @@ from gnnsoup_hpc.engine.compiled.kernels import structure
 from gnnsoup_hpc.engine.compiled.kernels.sums import write_scaled_sums
 from gnnsoup_hpc.engine.frontier import Division, Frontier, find_frontier
 from gnnsoup_hpc.engine.sharding import Scale
-from gnnsoup_hpc.engine.threads import Workspace
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.comm import SERIAL, Comm
 from gnnsoup_hpc.types import Dense, IndexArray, Precision
+from gnnsoup_hpc.utils.out_of_core import BufferPool
 
 Product = Callable[[Dense, Dense, Dense], object]  # a (n, k), b (k, m), out (n, m) = a @ b
 
@@ -28,7 +28,7 @@ class CompiledPlan(Frontier):
     """workspace: for hidden states, kept from pass to pass. precision: of dense products. comm: ranks that share it."""
 
     net: Architecture
-    workspace: Workspace
+    workspace: BufferPool
     precision: Precision = "float32"
     comm: Comm = SERIAL
 
@@ -40,13 +40,13 @@ class CompiledPlan(Frontier):
         *,
         row_work: Sequence[int] | None = None,
         division: Division | None = None,
-        workspace: Workspace | None = None,
+        workspace: BufferPool | None = None,
         precision: Precision = "float32",
     ) -> Self:
         """The plan of a model. row_work: as in `find_frontier`."""
         found = find_frontier(batch, net.aggregation, net.layers, loops=True, division=division, row_work=row_work)
         comm = division.comm if division else SERIAL
-        return cls(**vars(found), net=net, workspace=workspace or Workspace(), precision=precision, comm=comm)
+        return cls(**vars(found), net=net, workspace=workspace or BufferPool(), precision=precision, comm=comm)
 
     def spread(self, grad: Dense) -> Dense:
         """The gradient of this rank's scores (n, C) in the places of the last layer's rows; zeros for others'."""

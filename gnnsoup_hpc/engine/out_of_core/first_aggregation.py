@@ -36,21 +36,15 @@ def open_first_aggregation(
 
     `say` is told why a file that is there is made again. Raises: RunError where it cannot be written.
     """
-    if not _is_there(graph, aggregation, path, say):
+    try:
+        with store.open_file(path, graph, aggregation):
+            pass
+    except FileError as error:
+        if path.exists():
+            say(f"{error}; made again")
         store.write(path, graph, aggregation, compute(graph, aggregation, min(memory, MEMORY)))
     with store.open_file(path, graph, aggregation, verify=False) as hop:
         yield hop
-
-
-def _is_there(graph: GraphFile, aggregation: Aggregation, path: Path, say: Callable[[str], None]) -> bool:
-    if not path.exists():
-        return False
-    try:
-        with store.open_file(path, graph, aggregation):
-            return True
-    except FileError as error:
-        say(f"{error}; made again")
-        return False
 
 
 def compute(graph: GraphFile, aggregation: Aggregation, memory: int) -> Iterator[tuple[int, FloatArray]]:
@@ -66,13 +60,7 @@ def compute(graph: GraphFile, aggregation: Aggregation, memory: int) -> Iterator
 
 
 def _block(
-    graph: GraphFile,
-    bounds: IntArray,
-    start: int,
-    stop: int,
-    scale: FloatArray,
-    loopless: BoolArray,
-    memory: int,
+    graph: GraphFile, bounds: IntArray, start: int, stop: int, scale: FloatArray, loopless: BoolArray, memory: int
 ) -> FloatArray:
     """Rows start to stop - 1. `loopless` (V,): nodes whose own features GCN adds; of length 0 for GraphSAGE."""
     indices = graph.neighbours(bounds[start : stop + 1])

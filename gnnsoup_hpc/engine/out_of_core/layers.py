@@ -275,7 +275,8 @@ class SumsLayerwise:
             def add(first: int, last: int) -> None:
                 slabs.add(first, last, cursor, block.start[1:], block.entries, scale, low, high, x, total)
                 if self._parts == 2:
-                    slabs.take(first, last, block.own, low, high, own, total, x.shape[1])
+                    here = slice(*(first + np.searchsorted(block.own[first:last], [low, high])))
+                    total[here, x.shape[1] :] = own[block.own[here] - low]
 
             team.each(add, chunks)
 

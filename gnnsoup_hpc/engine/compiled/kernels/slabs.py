@@ -96,14 +96,3 @@ def add(
                 row[j] += p * x[a, j]
             e += 1
         cursor[r] = e
-
-
-@compile_kernel
-def take(first: int, last: int, own: IndexArray, low: int, high: int, x: Any, total: Any, shift: int) -> None:
-    """total[r, shift:] = x[own[r] - low] for the rows whose own one lies in the slab, low to high - 1."""
-    width = x.shape[1]
-    for r in range(first, last):
-        if low <= own[r] < high:
-            row = total[r]
-            for j in range(width):
-                row[shift + j] = x[own[r] - low, j]
