@@ -24,7 +24,7 @@ from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.graph.graph import Graph, SourceFacts, SourceFile
-from gnnsoup_hpc.types import BoolArray, ByteArray, IndexArray, IntArray, Role
+from gnnsoup_hpc.types import ByteArray, IndexArray, IntArray, Role
 from gnnsoup_hpc.utils.hashing import file_sha256, fingerprint
 from gnnsoup_hpc.utils.out_of_core import Rows, blocks
 
@@ -33,7 +33,6 @@ UNREADABLE = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError),
     *(AssertionError, ImportError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
 )
-Part = BoolArray | tuple[IntArray, ...]  # nodes of one role: masks (V,) or (V, n), or ids, n times
 
 
 @dataclass(frozen=True)
@@ -70,39 +69,25 @@ def stage_download(place: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class SourceSplit:
-    """Nodes by role, in one way or several (columns): masks (V,) or (V, n), or ids, n times. `words` says what it is.
+    """Node ids by role, one array a column (way to split), or one for all; `words`: what they were given by."""
 
-    What has one column only is the same for all.
-    """
-
-    parts: Mapping[Role, Part]
-    columns: int = 1
+    parts: Mapping[Role, Sequence[IntArray]]
     words: str = ""
 
-    @classmethod
-    def of(cls, ids: Mapping[Role, IntArray]) -> SourceSplit:
-        """A split of one column, of node ids by role."""
-        return cls({role: (one,) for role, one in ids.items()})
+    @property
+    def columns(self) -> int:
+        """How many ways to split there are."""
+        return max(map(len, self.parts.values()))
 
     def ids(self, column: int) -> dict[Role, IntArray]:
         """Node ids by role of one column."""
-        found = {}
-        for role, part in self.parts.items():
-            columns = list_columns(part)
-            one = columns[column if len(columns) > 1 else 0]
-            found[role] = one if isinstance(part, tuple) else np.flatnonzero(one)
-        return found
+        return {role: part[column % len(part)] for role, part in self.parts.items()}
 
 
-def list_columns(part: Part) -> Sequence[Any]:
-    """The mask or the ids of each column."""
-    return part if isinstance(part, tuple) else np.atleast_2d(part.T)  # type: ignore[return-value]
-
-
-def cut_split(order: IntArray, train: int, validation: int) -> dict[Role, IntArray]:
-    """Node ids by role: the first `train` of `order`, as many as `validation` says, and the rest to test."""
+def cut_split(order: IntArray, train: int, validation: int) -> dict[Role, list[IntArray]]:
+    """Parts of one column: the first `train` of `order`, as many as `validation` says, and the rest to test."""
     parts = np.split(order, [train, train + validation])
-    return dict(zip((Role.TRAIN, Role.VALIDATION, Role.TEST), parts, strict=True))
+    return {role: [ids] for role, ids in zip((Role.TRAIN, Role.VALIDATION, Role.TEST), parts, strict=True)}
 
 
 @dataclass(frozen=True)
