@@ -5,16 +5,15 @@ The structure is in memory as a whole, for METIS needs it so; features are looke
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
-import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -59,12 +58,9 @@ class SourceContext:
 @contextmanager
 def stage_download(place: Path) -> Iterator[Path]:
     """A private folder beside `place`, gone afterwards: what is downloaded is whole before it is moved to `place`."""
-    private = place.with_name(f".{place.name}.{os.getpid()}.part")
-    try:
-        private.mkdir(parents=True)
-        yield private
-    finally:
-        shutil.rmtree(private, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(".part", f".{place.name}.", place.parent, ignore_cleanup_errors=True) as private:
+        yield Path(private)
 
 
 @dataclass(frozen=True)
