@@ -363,10 +363,10 @@ def connect(here: RankInfo) -> Comm:
 
     Raises: as `start_mpi`.
     """
-    from gnnsoup_hpc.runtime.comm import MpiComm, SerialComm
+    from gnnsoup_hpc.runtime.comm import SERIAL, MpiComm
 
     world = start_mpi(here)
-    return SerialComm() if world is None else MpiComm(world)
+    return SERIAL if world is None else MpiComm(world)
 
 
 def show_tracebacks(here: RankInfo) -> None:
