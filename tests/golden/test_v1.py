@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from gnnsoup_hpc.analysis.report import build as report_build
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.analysis.report.verdicts import verdicts
 from gnnsoup_hpc.config import Job
@@ -18,7 +19,6 @@ from gnnsoup_hpc.io import diagnosis as diagnosis_store
 from gnnsoup_hpc.io import files, states
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
-from gnnsoup_hpc.io import report as report_store
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io import summary as gathered
 from gnnsoup_hpc.io.ingredient import Origin
@@ -39,7 +39,7 @@ KINDS = {
     RUN.soup("pls"): soup_store.KIND,
     RUN.soup("ensemble"): soup_store.KIND,
     RUN.diagnosis: diagnosis_store.KIND,
-    RUN.report: report_store.KIND,
+    RUN.report: report_build.KIND,
 }
 NAMES = [
     *("convs.0.att_src", "convs.0.att_dst", "convs.0.bias", "convs.0.lin.weight"),

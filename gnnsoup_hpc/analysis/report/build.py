@@ -1,4 +1,4 @@
-"""From a run's contents to report.h5."""
+"""From a run's contents to report.h5. Format: docs/format.md."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from gnnsoup_hpc.analysis.diagnosis.basin import make_columns
 from gnnsoup_hpc.analysis.report import contents
 from gnnsoup_hpc.analysis.report.contents import Contents, Phase, TriedTrial
 from gnnsoup_hpc.analysis.report.verdicts import verdicts
-from gnnsoup_hpc.io import report as report_store
-from gnnsoup_hpc.io.records import Ingredient, Soup
-from gnnsoup_hpc.io.report import Columns
+from gnnsoup_hpc.io import files
+from gnnsoup_hpc.io.files import Columns
+from gnnsoup_hpc.io.records import Ingredient, Soup, Step
 from gnnsoup_hpc.runtime.profiling import COUNTS, QUANTITIES, subtract_baseline
 
+KIND, VERSION = "report", 1
 Row = TypeVar("Row")
 # (name, how to take it from a row, unit, meaning)
 Column = tuple[str, Callable[[Row], Any], str, str]
 
 
 def write(run: Contents) -> None:
-    """Publish the run's report.h5."""
+    """Publish the run's report.h5: facts as root attributes, tables, each method's steps, sentences."""
     tables: dict[str, tuple[Columns, str]] = {
         "methods": (_columns(run.soups, _method_columns(run)), "one row a method"),
         "ingredients": (_columns(run.ingredients, _INGREDIENT_COLUMNS), "one row an ingredient that was souped"),
@@ -41,13 +42,19 @@ def write(run: Contents) -> None:
     if run.diagnosis is not None:
         about = "one row a way to line up and an ingredient, or all: midpoints with the best one"
         tables["diagnosis"] = (make_columns(run.diagnosis, run.task), about)
-    histories = {soup.method: soup.mixture.history for soup in run.soups if soup.mixture.history}
-    facts = {"graph": run.graph, "split": run.split, "alignment": run.alignment.text if run.alignment else ""}
-    texts = {
-        "verdicts": (verdicts(run), "what the numbers say, in words"),
-        "notes": (run.notes, "what preparing had to say of the source"),
-    }
-    report_store.write(run.run.report, run.job, facts, tables, histories, texts, run.test_classes)
+    with files.create_file(run.run.report, KIND, VERSION, f"report of the run {run.job.name}") as file:
+        alignment = run.alignment.text if run.alignment else ""
+        file.attrs.update(graph=run.graph, split=run.split, alignment=alignment)
+        for name, (columns, about) in tables.items():
+            files.put_table(file, name, columns, about)
+        group = file.create_group("histories", track_order=True)
+        for soup in run.soups:
+            if soup.mixture.history:
+                files.put_records(group, soup.method, Step, soup.mixture.history, "one row a step")
+        files.put(file, "verdicts", verdicts(run), "1", "what the numbers say, in words")
+        files.put(file, "notes", list(run.notes), "1", "what preparing had to say of the source")
+        files.put(file, "test_classes", np.array(run.test_classes, dtype=np.int64), "1", "test nodes of each class")
+        files.put_provenance(file, run.job.to_toml())
 
 
 def _columns(rows: Sequence[Row], columns: Sequence[Column[Row]]) -> Columns:
