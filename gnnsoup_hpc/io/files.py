@@ -349,8 +349,8 @@ def get_rows(table: h5py.Group, names: Iterable[str]) -> Iterator[tuple[Any, ...
 def put_cost(file: h5py.File, spent: Measurement) -> None:
     """Write time and memory as the group cost/: every quantity; NaN = not measurable where the file was made."""
     group = file.create_group("cost", track_order=True)
-    for name, quantity in QUANTITIES.items():
-        put(group, name, spent[name], quantity.unit, quantity.long_name)
+    for name, (unit, about) in QUANTITIES.items():
+        put(group, name, spent[name], unit, about)
 
 
 def get_cost(file: h5py.File) -> Measurement:

@@ -78,10 +78,7 @@ def _method_columns(run: Contents) -> list[Column[Soup]]:
         ("test_accuracy", lambda s: s.test_accuracy, "1", "exact, on test nodes"),
         ("test_minus_best", lambda s: s.test_accuracy - reference, "1", "test accuracy above the best ingredient's"),
         ("models_at_inference", contents.count_models, "1", "models that one prediction runs through"),
-        *(
-            (name, lambda s, name=name: s.measurement[name], quantity.unit, quantity.long_name)
-            for name, quantity in QUANTITIES.items()
-        ),
+        *((name, lambda s, name=name: s.measurement[name], unit, about) for name, (unit, about) in QUANTITIES.items()),
         ("peak_above_baseline_bytes", above, "B", "peak host memory less baseline"),
         ("seconds_over_gis", lambda s: s.measurement["seconds"] / seconds, "1", "wall time over that of GIS"),
         ("peak_over_gis", lambda s: above(s) / peak if peak else nan, "1", "peak above baseline over GIS's"),
@@ -95,7 +92,7 @@ _INGREDIENT_COLUMNS: tuple[Column[Ingredient], ...] = (
     ("test_accuracy", lambda i: i.test_accuracy, "1", "exact, on test nodes"),
     ("best_epoch", lambda i: i.best_epoch, "1", "epoch whose weights were kept"),
     ("seconds", lambda i: i.measurement["seconds"], "s", "wall time of training"),
-    ("peak_host_bytes", lambda i: i.measurement["peak_host_bytes"], "B", QUANTITIES["peak_host_bytes"].long_name),
+    ("peak_host_bytes", lambda i: i.measurement["peak_host_bytes"], "B", QUANTITIES["peak_host_bytes"][1]),
     ("baseline_host_bytes", lambda i: i.measurement["baseline_host_bytes"], "B", "resident memory at the start"),
     ("learning_rate", lambda i: i.hyperparameters.learning_rate, "1", "Adam's learning rate"),
     ("weight_decay", lambda i: i.hyperparameters.weight_decay, "1", "Adam's weight decay"),
