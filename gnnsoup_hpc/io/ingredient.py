@@ -165,17 +165,24 @@ def write(path: Path, ingredient: Ingredient, origin: Origin, job: Job, **proven
     """Publish one ingredient."""
     with files.create_file(path, KIND, VERSION, f"ingredient {ingredient.index}: one trained model") as file:
         file.attrs["index"] = ingredient.index
-        file.attrs["recipe"] = origin.recipe
         file.attrs["content_sha256"] = _content_sha256(ingredient)
-        states.put(file, ingredient.state)
-        files.put_records(file, "history", Epoch, ingredient.history, "one row an epoch")
         metrics = file.create_group("metrics", track_order=True)
         files.put(metrics, "best_epoch", ingredient.best_epoch, "1", "epoch whose weights were kept")
         files.put(metrics, "validation_accuracy", ingredient.validation_accuracy, "1", "exact, on validation nodes")
         files.put(metrics, "test_accuracy", ingredient.test_accuracy, "1", "exact, on test nodes")
         metrics.attrs["stopped"] = ingredient.stopped
-        files.put_cost(file, ingredient.measurement)
-        files.put_provenance(file, job.to_toml(), **provenance, origin=canonical(origin.values))
+        _put_training(file, ingredient, origin, job, provenance)
+
+
+def _put_training(
+    file: h5py.File, made: Ingredient | Trunk | Checkpoint, origin: Origin, job: Job, provenance: Mapping[str, object]
+) -> None:
+    """Write what files of trainings have in common."""
+    file.attrs["recipe"] = origin.recipe
+    states.put(file, made.state)
+    files.put_records(file, "history", Epoch, made.history, "one row an epoch")
+    files.put_cost(file, made.measurement)
+    files.put_provenance(file, job.to_toml(), **provenance, origin=canonical(origin.values))
 
 
 def read(path: Path, origin: Origin | None = None) -> Ingredient:
@@ -184,7 +191,24 @@ def read(path: Path, origin: Origin | None = None) -> Ingredient:
     Raises: FileError naming the file and what is wrong with it; ForeignFileError where it is sound, but of another job.
     """
     with files.read_file(path, KIND, VERSION) as file:
-        return _ingredient(file, _checked_state(path, file, origin))
+        state = _checked_state(path, file, origin)
+        known = _DEFAULTS | files.get_json(file["provenance"], "origin")
+        for name in ("index", "train.epochs", "train.learning_rate", "train.weight_decay", "train.dropout"):
+            if not isinstance(known.get(name), int | float):
+                raise FileError(f"{path}: its origin has {name} = {known.get(name)!r}, where a number is expected")
+        trained: dict[str, Any] = {name: known.get(f"train.{name}") for name in Hyperparameters.__dataclass_fields__}
+        trained["shared_draws"] = tuple(known["train.shared_draws"])
+        return Ingredient(
+            index=int(known["index"]),
+            state=state,
+            history=_get_history(file),
+            best_epoch=int(files.get_number(file, "metrics/best_epoch", 0)),
+            validation_accuracy=_get_accuracy(file, "metrics/validation_accuracy"),
+            test_accuracy=_get_accuracy(file, "metrics/test_accuracy"),
+            hyperparameters=Hyperparameters(**trained),
+            stopped=files.get_text(file["metrics"], "stopped", ""),
+            measurement=files.get_cost(file),
+        )
 
 
 def _checked_state(path: Path, file: h5py.File, origin: Origin | None) -> State:
@@ -201,27 +225,7 @@ def origin(path: Path) -> dict[str, Any]:
         return files.get_json(file["provenance"], "origin")
 
 
-def _ingredient(file: h5py.File, state: State) -> Ingredient:
-    known = _DEFAULTS | files.get_json(file["provenance"], "origin")
-    trained: dict[str, Any] = {name: known.get(f"train.{name}") for name in Hyperparameters.__dataclass_fields__}
-    for name in ("index", "train.epochs", "train.learning_rate", "train.weight_decay", "train.dropout"):
-        if not isinstance(known.get(name), int | float):
-            raise FileError(f"{file.filename}: its origin has {name} = {known.get(name)!r}, where a number is expected")
-    trained["shared_draws"] = tuple(known["train.shared_draws"])
-    return Ingredient(
-        index=int(known["index"]),
-        state=state,
-        history=_get_history(file),
-        best_epoch=int(files.get_number(file, "metrics/best_epoch", 0)),
-        validation_accuracy=_accuracy(file, "metrics/validation_accuracy"),
-        test_accuracy=_accuracy(file, "metrics/test_accuracy"),
-        hyperparameters=Hyperparameters(**trained),
-        stopped=files.get_text(file["metrics"], "stopped", ""),
-        measurement=files.get_cost(file),
-    )
-
-
-def _accuracy(file: h5py.File, name: str) -> float:
+def _get_accuracy(file: h5py.File, name: str) -> float:
     found = files.get_number(file, name)
     if not 0.0 <= found <= 1.0:
         raise FileError(f"{file.filename}: {name} is {found}, where an accuracy from 0 to 1 is expected")
@@ -269,11 +273,7 @@ def _content_sha256(made: Ingredient) -> str:
 def write_trunk(path: Path, trunk: Trunk, origin: Origin, job: Job, **provenance: object) -> None:
     """Publish the trunk."""
     with files.create_file(path, TRUNK, TRUNK_VERSION, "trunk: the state that all ingredients branch from") as file:
-        file.attrs["recipe"] = origin.recipe
-        states.put(file, trunk.state)
-        files.put_records(file, "history", Epoch, trunk.history, "one row an epoch")
-        files.put_cost(file, trunk.measurement)
-        files.put_provenance(file, job.to_toml(), **provenance, origin=canonical(origin.values))
+        _put_training(file, trunk, origin, job, provenance)
 
 
 def read_trunk(path: Path, origin: Origin | None = None) -> Trunk:
@@ -321,9 +321,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, origin: Origin, job: Jo
     size = sum(tensor.nbytes for state in kept for tensor in state.values())
     about = "checkpoint: a training between two epochs"
     with files.create_file(path, CHECKPOINT, CHECKPOINT_VERSION, about, size if size > IN_MEMORY_BYTES else 0) as file:
-        file.attrs["recipe"] = origin.recipe
         file.attrs["epoch"] = len(checkpoint.history)
-        states.put(file, checkpoint.state)
         adam = file.create_group("adam", track_order=True)
         states.put(adam, checkpoint.mean, "mean", "Adam's running mean of gradients")
         states.put(adam, checkpoint.square, "square", "Adam's running mean of their squares")
@@ -333,10 +331,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, origin: Origin, job: Jo
         files.put(file, "generator", checkpoint.generator.numpy(), "1", about).attrs["device"] = checkpoint.device
         if best is not None:
             states.put(file, best.state, "best", "parameter after the best validation epoch so far")
-            file["best"].attrs["epoch"], file["best"].attrs["accuracy"] = best.epoch, best.accuracy
-        files.put_records(file, "history", Epoch, checkpoint.history, "one row an epoch")
-        files.put_cost(file, checkpoint.measurement)
-        files.put_provenance(file, job.to_toml(), **provenance, origin=canonical(origin.values))
+            file["best"].attrs.update(epoch=best.epoch, accuracy=best.accuracy)
+        _put_training(file, checkpoint, origin, job, provenance)
 
 
 def read_checkpoint(path: Path, origin: Origin) -> Checkpoint:

@@ -22,6 +22,7 @@ from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io import summary as gathered
 from gnnsoup_hpc.io.ingredient import Origin
+from gnnsoup_hpc.io.model import read_model
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.types import Role
@@ -150,10 +151,10 @@ def test_soups() -> None:
     assert (ensemble.mixture.of, ensemble.state) == ("predictions", None)
     assert {gis.shelf_sha256, pls.shelf_sha256} == {ensemble.shelf_sha256}
 
-    architecture, state = soup_store.read_state(RUN.soup("pls"))
-    assert architecture == NET
-    architecture.to_module().load_state_dict(state, strict=True)
-    assert state["convs.1.bias"].tolist() == pytest.approx([-0.15607627, 0.15607627], abs=1e-7)
+    found = read_model(RUN.soup("pls"))
+    assert found.architecture == NET
+    found.architecture.to_module().load_state_dict(found.state, strict=True)
+    assert found.state["convs.1.bias"].tolist() == pytest.approx([-0.15607627, 0.15607627], abs=1e-7)
 
 
 def test_run_can_be_reported_again() -> None:
