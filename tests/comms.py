@@ -52,7 +52,7 @@ class ThreadWorld:
             self._change.notify_all()
 
 
-class ThreadComm:
+class ThreadComm(Comm):
     """A rank on a thread. What it gets from others are copies, as from another process."""
 
     def __init__(self, world: ThreadWorld, rank: int, size: int) -> None:
@@ -77,8 +77,8 @@ class ThreadComm:
             matrix[rows] = sent[rank][self.rank]
 
 
-class CheckingComm:
-    """A Comm that compares, before each collective, what the ranks are about to call.
+class CheckingComm(Comm):
+    """One that compares, before each collective, what the ranks are about to call.
 
     Where that differs, all ranks raise OrderError, in place of waiting for ever or computing nonsense.
     """

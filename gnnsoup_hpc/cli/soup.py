@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
+import torch
+
 from gnnsoup_hpc.analysis.diagnosis.runner import diagnose
 from gnnsoup_hpc.cli.common import load_job
 from gnnsoup_hpc.cli.report import report
@@ -37,7 +39,7 @@ def soup(job: Job, here: RankInfo, again: bool = False) -> None:
     with open_mixtures(job, here, comm, device, log, select_ingredients, check) as (job, selection, mixtures):
         if here.rank == 0:
             note_job(job)
-        threads = launch.count_threads()
+        threads = torch.get_num_threads()
         log.say(f"soup: {len(mixtures.ids)} ingredients, {comm.size} ranks, device {device}, {threads} threads")
         align_ingredients(job, mixtures, selection.fit, log, again)
         runner = SoupRunner(job, selection, mixtures, log)

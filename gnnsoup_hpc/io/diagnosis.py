@@ -11,8 +11,8 @@ import h5py
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.io import files
+from gnnsoup_hpc.io.files import Columns
 from gnnsoup_hpc.io.records import Diagnosed, Diagnosis, EvalResult, Midpoints
-from gnnsoup_hpc.io.report import Columns
 from gnnsoup_hpc.utils.hashing import fingerprint
 
 KIND, VERSION = "diagnosis", 1

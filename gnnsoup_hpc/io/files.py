@@ -15,7 +15,7 @@ import platform
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, cached_property
@@ -41,21 +41,19 @@ if TYPE_CHECKING:
     from gnnsoup_hpc.runtime.progress import Log
 
 _Read = TypeVar("_Read")
+Columns = Mapping[str, tuple[Any, str, str]]  # of a table, all equally long: values, unit, meaning
 
-
-# ---- reserved
-# A file whose disk space is reserved before HDF5 writes it.
-#
-# HDF5 crashes on a disk that fills up while it writes. Space that is reserved cannot be taken by anybody else, so a
-# disk that is too full says so before the first byte. What else may go wrong while it writes (a disk that breaks, or
-# becomes read-only) is kept from HDF5, and said when it is done.
 
 _OVERHEAD = 1.05  # of HDF5's own structures and half-filled chunks
 _LEAST = 1 << 16
 
 
 class ReservedFile(io.FileIO):
-    """A new file of `size` bytes and a little more, reserved; it ends where HDF5 has ended it."""
+    """A new file of `size` bytes and a little more, reserved; it ends where HDF5 has ended it.
+
+    HDF5 crashes on a disk that fills up while it writes: here, one that is too full says so before the first byte.
+    What else may go wrong (a disk that breaks, or becomes read-only) is kept from HDF5, and said when it is done.
+    """
 
     def __init__(self, path: Path, size: int) -> None:
         super().__init__(path, "w+b")
@@ -176,26 +174,15 @@ def create_file(path: Path, kind: str, version: int, about: str, bulk_bytes: int
     `bulk_bytes`, the size of a file too large for that, it is built in disk space that is reserved for it.
     """
     with publish(path) as private:
-        with ExitStack() as opened:
-            if bulk_bytes:
-                space = opened.enter_context(ReservedFile(private, bulk_bytes))
-                file = h5py.File(space, "w", userblock_size=USER_BLOCK, **_LAYOUT)
-            else:
-                file = h5py.File(private, "w", driver="core", backing_store=False, **_LAYOUT)
-            opened.enter_context(file)
-            file.attrs["format"] = f"{CREATOR}/{kind}"
-            file.attrs["format_version"] = version
-            file.attrs["about"] = about
-            file.attrs["creator"] = CREATOR
-            file.attrs["creator_version"] = __version__
-            file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-            yield file
-            file.attrs["complete"] = 1
-            if not bulk_bytes:
-                file.flush()
-                image = file.id.get_file_image()
-        if not bulk_bytes:
-            private.write_bytes(bytes(USER_BLOCK) + image)
+        with ReservedFile(private, bulk_bytes) if bulk_bytes else io.BytesIO() as space:
+            with h5py.File(space, "w", userblock_size=USER_BLOCK, **_LAYOUT) as file:
+                file.attrs.update(format=f"{CREATOR}/{kind}", format_version=version, about=about, creator=CREATOR)
+                file.attrs["creator_version"] = __version__
+                file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+                yield file
+                file.attrs["complete"] = 1
+            if isinstance(space, io.BytesIO):
+                private.write_bytes(space.getbuffer())
         digest = file_sha256(private, start=USER_BLOCK)
         with private.open("r+b") as sealed:
             sealed.write((_SEAL + digest.encode() + b"\n").ljust(USER_BLOCK, b"\0"))
@@ -208,9 +195,7 @@ def open_file(path: Path, kind: str, version: int, verify: bool = True) -> Itera
     `verify=False` leaves out the seal: for whoever reads little, or what HDF5 checks as it reads, of a large file.
     Raises: FileError naming the file, what is wrong with it and what to do.
     """
-    head = _head(path)
-    if verify:
-        _check_seal(path, head)
+    _check_seal(path, verify)
     try:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
@@ -248,8 +233,11 @@ def explain_damage(path: Path, advice: str = "") -> Iterator[None]:
         raise FileError(f"{path} is damaged or incomplete: {error}{advice}") from error
 
 
-def _head(path: Path) -> bytes:
-    """The user block. Raises: FileError where there is no file, or one that is not ours."""
+def _check_seal(path: Path, verify: bool) -> None:
+    """The file begins with a seal; and (`verify`) its digits are the file's, and only a newline MAY follow them.
+
+    Raises: FileError.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(USER_BLOCK)
@@ -259,14 +247,8 @@ def _head(path: Path) -> bytes:
         raise FileError(f"{path} cannot be read: {error.strerror}") from None
     if not head.startswith(_SEAL):
         raise FileError(f"{path} is not a file of {CREATOR}, or its beginning is damaged")
-    return head
-
-
-def _check_seal(path: Path, head: bytes) -> None:
-    """The digits are those of the file, and the rest of the user block is empty but for a newline, which MAY be there.
-
-    Raises: FileError.
-    """
+    if not verify:
+        return
     digest = file_sha256(path, start=USER_BLOCK)
     says, rest = head[len(_SEAL) :][: len(digest)], head[len(_SEAL) + len(digest) :]
     if says != digest.encode():
@@ -298,8 +280,7 @@ def put(group: h5py.Group, name: str, data: Any, unit: str, about: str) -> h5py.
         array = np.asarray(data)
         options = {"chunks": _chunks(array), "fletcher32": True} if array.size and array.ndim else {}
         dataset = group.create_dataset(name, data=array, **options)
-    dataset.attrs["units"] = unit
-    dataset.attrs["long_name"] = about
+    dataset.attrs.update(units=unit, long_name=about)
     return dataset
 
 
@@ -308,8 +289,7 @@ def write_space(
 ) -> h5py.Dataset:
     """A contiguous dataset of that shape, to be filled block by block; only the seal tells whether it is damaged."""
     dataset = group.create_dataset(name, shape=shape, dtype=kind)
-    dataset.attrs["units"] = unit
-    dataset.attrs["long_name"] = about
+    dataset.attrs.update(units=unit, long_name=about)
     return dataset
 
 
@@ -319,8 +299,7 @@ def put_provenance(file: h5py.File, job: str, **more: object) -> None:
     put(group, "job", job, "TOML", "the resolved job")
     put(group, "versions", canonical(versions()), "JSON", "versions of what computed this file")
     where = {"host": socket.gethostname(), "machine": platform.machine(), "system": platform.platform()}
-    for name, value in (where | more).items():
-        group.attrs[name] = value
+    group.attrs.update(where | more)
 
 
 @cache
@@ -335,11 +314,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def put_table(parent: h5py.Group, name: str, columns: Mapping[str, tuple[Any, str, str]], about: str) -> None:
-    """Write a table as a group of equally long columns, (values, unit, meaning) each; `columns` keeps their order."""
+def put_table(parent: h5py.Group, name: str, columns: Columns, about: str) -> None:
+    """Write a table as a group of columns; `columns` keeps their order."""
     group = parent.create_group(name, track_order=True)
-    group.attrs["about"] = about
-    group.attrs["columns"] = list(columns)
+    group.attrs.update(about=about, columns=list(columns))
     for column, (data, unit, meaning) in columns.items():
         put(group, column, data, unit, meaning)
 
@@ -371,8 +349,8 @@ def get_rows(table: h5py.Group, names: Iterable[str]) -> Iterator[tuple[Any, ...
 def put_cost(file: h5py.File, spent: Measurement) -> None:
     """Write time and memory as the group cost/: every quantity; NaN = not measurable where the file was made."""
     group = file.create_group("cost", track_order=True)
-    for name, quantity in QUANTITIES.items():
-        put(group, name, spent[name], quantity.unit, quantity.long_name)
+    for name, (unit, about) in QUANTITIES.items():
+        put(group, name, spent[name], unit, about)
 
 
 def get_cost(file: h5py.File) -> Measurement:
@@ -418,17 +396,15 @@ class DatasetRows:
         with explain_damage(self.path, self.advice):
             if self._place is None:
                 self.dataset.read_direct(out, np.s_[start:stop])
-            else:
-                handle, offset = self._place
-                self._read_bytes(handle, offset + start * (out.nbytes // len(out)), out.reshape(-1).view(np.uint8).data)
-
-    def _read_bytes(self, handle: int, offset: int, view: memoryview) -> None:
-        done = 0
-        while done < len(view):  # a call reads 2 GiB at most
-            count = os.preadv(handle, [view[done:]], offset + done)
-            if count == 0:
-                raise OSError(f"it ends within {self.dataset.name}")
-            done += count
+                return
+            handle, offset = self._place
+            offset += start * (out.nbytes // len(out))
+            view = out.reshape(-1).view(np.uint8).data
+            while len(view):  # a call reads 2 GiB at most
+                count = os.preadv(handle, [view], offset)
+                if count == 0:
+                    raise OSError(f"it ends within {self.dataset.name}")
+                view, offset = view[count:], offset + count
 
     @cached_property
     def _place(self) -> tuple[int, int] | None:
@@ -445,10 +421,8 @@ class DatasetRows:
 # ---- values
 # Single values of a file, whichever program wrote it: arrays of one element and texts of fixed length are read too.
 
-_REQUIRED: Any = object()
 
-
-def get_text(group: h5py.Group, name: str, default: str = _REQUIRED) -> str:
+def get_text(group: h5py.Group, name: str, default: str | None = None) -> str:
     """An attribute that is a text. Raises: KeyError where it is missing without a default; FileError for no text."""
     value = _attribute(group, name, default)
     if not isinstance(value, str):
@@ -456,7 +430,7 @@ def get_text(group: h5py.Group, name: str, default: str = _REQUIRED) -> str:
     return value
 
 
-def get_integer(group: h5py.Group, name: str, default: int = _REQUIRED) -> int:
+def get_integer(group: h5py.Group, name: str, default: int | None = None) -> int:
     """An attribute that is an integer, or a floating number of that value. Raises: as `get_text` does."""
     value = _attribute(group, name, default)
     if isinstance(value, float | np.floating) and float(value).is_integer():
@@ -478,9 +452,9 @@ def get_json(group: h5py.Group, name: str) -> dict[str, Any]:
     return value
 
 
-def get_number(group: h5py.Group, name: str, default: float = _REQUIRED) -> float:
+def get_number(group: h5py.Group, name: str, default: float | None = None) -> float:
     """A dataset of one number. Raises: KeyError where it is missing without a default; FileError for no number."""
-    if default is not _REQUIRED and name not in group:
+    if default is not None and name not in group:
         return default
     value = _plain(_dataset(group, name)[()])
     if not isinstance(value, int | float | np.integer | np.floating):
@@ -518,11 +492,10 @@ def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
 
 
 def _attribute(group: h5py.Group, name: str, default: Any) -> Any:
-    if name not in group.attrs:
-        if default is _REQUIRED:
-            raise KeyError(f"attribute {name} of {group.name} is missing")
-        return default
-    return _plain(group.attrs[name])
+    value = group.attrs.get(name, default)
+    if value is None:
+        raise KeyError(f"attribute {name} of {group.name} is missing")
+    return _plain(value)
 
 
 def _plain(value: Any) -> Any:

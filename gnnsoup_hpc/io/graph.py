@@ -54,10 +54,8 @@ def write(
         file.attrs["graph_sha256"] = _write_nodes_and_edges(file, graph, partition)
         _write_parts(file, graph, partition)
         put_preparation(file, preparation)
-        file.attrs["source"] = graph.source
-        file.attrs["source_sha256"] = graph.source_sha256
-        file.attrs["source_edges"] = graph.source_edges
-        file.attrs["classes"] = graph.classes
+        file.attrs.update(source=graph.source, source_sha256=graph.source_sha256, source_edges=graph.source_edges)
+        file.attrs.update(classes=graph.classes, split=graph.split)
         files.put_provenance(
             file,
             job.to_toml(),
@@ -66,7 +64,6 @@ def write(
             facts=canonical(asdict(graph.facts)),
         )
         files.put(file["provenance"], "notes", list(graph.notes), "1", "what preparing had to say of the source")
-        file.attrs["split"] = graph.split
         listed = canonical([asdict(source) for source in graph.files])
         files.put(file["provenance"], "source_files", listed, "JSON", "files that the graph was read from")
         files.put_cost(file, spent())
@@ -113,10 +110,8 @@ def _write_parts(file: h5py.File, graph: Graph, partition: Partition) -> None:
     files.put(parts, "ptr", partition.ptr, "1", "first node of each part")
     counts = np.bincount(partition.part[graph.role == Role.VALIDATION], minlength=partition.parts)
     files.put(parts, "validation", counts, "1", "validation nodes of each part")
-    parts.attrs.update(dict(partition.options))
-    parts.attrs["edge_cut"] = partition.edge_cut
-    parts.attrs["undirected_edges"] = partition.edges
-    parts.attrs["balance"] = partition.balance
+    parts.attrs.update(partition.options)
+    parts.attrs.update(edge_cut=partition.edge_cut, undirected_edges=partition.edges, balance=partition.balance)
     parts.attrs["validation_balance"] = partition.validation_balance
     parts.attrs["part_sha256"] = content_sha256({"part": partition.part})
 
@@ -208,19 +203,15 @@ class GraphFile:
         neighbours = np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1)
         return [(int(self.ptr[run[0]]), int(self.ptr[run[-1] + 1])) for run in neighbours]
 
-    def x(self, start: int, stop: int, out: FloatArray) -> None:
-        """Read features of nodes start to stop into `out` (stop - start, F), contiguous float32."""
-        self._dataset("nodes/x").read_into(start, stop, out)
+    def x(self, start: int, stop: int, out: FloatArray | None = None) -> FloatArray:
+        """Features of nodes start to stop, (stop - start, F), in `out`, contiguous float32, where it is given."""
+        found = np.empty((stop - start, self.features), dtype=np.float32) if out is None else out
+        self._dataset("nodes/x").read_into(start, stop, found)
+        return found
 
     def x_of(self, ids: IntArray) -> FloatArray:
         """Features of the nodes `ids`, (n, F)."""
-
-        def read(start: int, stop: int) -> FloatArray:
-            out = np.empty((stop - start, self.features), dtype=np.float32)
-            self.x(start, stop, out)
-            return out
-
-        return read_by_ids(read, (self.nodes, self.features), np.float32, ids)
+        return read_by_ids(self.x, (self.nodes, self.features), np.float32, ids)
 
     def y(self, start: int, stop: int) -> IntArray:
         """Labels of nodes start to stop."""

@@ -5,7 +5,7 @@ These are initial.h5, trunk.h5, and checkpoints/WORK.h5 of an ingredient or of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -63,15 +63,9 @@ class Origin:
 
     @classmethod
     def of(
-        cls,
-        job: Job,
-        architecture: Model,
-        graph: GraphFile,
-        initial_sha256: str,
-        index: int | None,
-        trunk_sha256: str = "",
+        cls, job: Job, architecture: Model, graph: GraphFile, initial: str, index: int | None, trunk: str = ""
     ) -> Origin:
-        """The origin of a job's ingredient `index`, or trunk; `initial_sha256` is that of the shared initial state."""
+        """The origin of a job's ingredient `index`, or trunk; `initial` and `trunk` are hashes of the shared states."""
         train = job.train
         if index is None:
             how = Hyperparameters(
@@ -80,18 +74,9 @@ class Origin:
         else:
             how = hyperparameters(job, index)
             if how.start == "own":
-                initial_sha256 = states.sha256(make_own_start(architecture, train.seed, index))
-        return cls(
-            graph_sha256=graph.sha256,
-            initial_sha256=initial_sha256,
-            architecture=architecture,
-            batch=train.batch,
-            seed=train.seed,
-            index=index,
-            hyperparameters=how,
-            batches=_batches(job, graph),
-            trunk_sha256=trunk_sha256,
-        )
+                initial = states.sha256(make_own_start(architecture, train.seed, index))
+        batches = _batches(job, graph)
+        return cls(graph.sha256, initial, architecture, train.batch, train.seed, index, how, batches, trunk)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -180,17 +165,24 @@ def write(path: Path, ingredient: Ingredient, origin: Origin, job: Job, **proven
     """Publish one ingredient."""
     with files.create_file(path, KIND, VERSION, f"ingredient {ingredient.index}: one trained model") as file:
         file.attrs["index"] = ingredient.index
-        file.attrs["recipe"] = origin.recipe
         file.attrs["content_sha256"] = _content_sha256(ingredient)
-        states.put(file, ingredient.state)
-        put_history(file, ingredient.history)
         metrics = file.create_group("metrics", track_order=True)
         files.put(metrics, "best_epoch", ingredient.best_epoch, "1", "epoch whose weights were kept")
         files.put(metrics, "validation_accuracy", ingredient.validation_accuracy, "1", "exact, on validation nodes")
         files.put(metrics, "test_accuracy", ingredient.test_accuracy, "1", "exact, on test nodes")
         metrics.attrs["stopped"] = ingredient.stopped
-        files.put_cost(file, ingredient.measurement)
-        files.put_provenance(file, job.to_toml(), **provenance, origin=canonical(origin.values))
+        _put_training(file, ingredient, origin, job, provenance)
+
+
+def _put_training(
+    file: h5py.File, made: Ingredient | Trunk | Checkpoint, origin: Origin, job: Job, provenance: Mapping[str, object]
+) -> None:
+    """Write what files of trainings have in common."""
+    file.attrs["recipe"] = origin.recipe
+    states.put(file, made.state)
+    files.put_records(file, "history", Epoch, made.history, "one row an epoch")
+    files.put_cost(file, made.measurement)
+    files.put_provenance(file, job.to_toml(), **provenance, origin=canonical(origin.values))
 
 
 def read(path: Path, origin: Origin | None = None) -> Ingredient:
@@ -199,82 +191,69 @@ def read(path: Path, origin: Origin | None = None) -> Ingredient:
     Raises: FileError naming the file and what is wrong with it; ForeignFileError where it is sound, but of another job.
     """
     with files.read_file(path, KIND, VERSION) as file:
-        return _ingredient(file, _checked_state(path, file, origin))
+        state = _checked_state(path, file, origin)
+        known = _DEFAULTS | files.get_json(file["provenance"], "origin")
+        for name in ("index", "train.epochs", "train.learning_rate", "train.weight_decay", "train.dropout"):
+            if not isinstance(known.get(name), int | float):
+                raise FileError(f"{path}: its origin has {name} = {known.get(name)!r}, where a number is expected")
+        trained: dict[str, Any] = {name: known.get(f"train.{name}") for name in Hyperparameters.__dataclass_fields__}
+        trained["shared_draws"] = tuple(known["train.shared_draws"])
+        return Ingredient(
+            index=int(known["index"]),
+            state=state,
+            history=_get_history(file),
+            best_epoch=int(files.get_number(file, "metrics/best_epoch", 0)),
+            validation_accuracy=_get_accuracy(file, "metrics/validation_accuracy"),
+            test_accuracy=_get_accuracy(file, "metrics/test_accuracy"),
+            hyperparameters=Hyperparameters(**trained),
+            stopped=files.get_text(file["metrics"], "stopped", ""),
+            measurement=files.get_cost(file),
+        )
 
 
 def _checked_state(path: Path, file: h5py.File, origin: Origin | None) -> State:
     state = states.get_finite(path, file)
     if origin is not None:
         states.check_shapes(path, state, origin.architecture)
-        check_origin(path, file, origin.values)
+        _check_origin(path, file, origin.values)
     return state
 
 
 def origin(path: Path) -> dict[str, Any]:
     """The values of an ingredient's origin, as `Origin.values` names them. Raises: FileError."""
     with files.read_file(path, KIND, VERSION) as file:
-        return _origin(file)
+        return files.get_json(file["provenance"], "origin")
 
 
-def _origin(file: h5py.File) -> dict[str, Any]:
-    return files.get_json(file["provenance"], "origin")
-
-
-def _ingredient(file: h5py.File, state: State) -> Ingredient:
-    known = _DEFAULTS | _origin(file)
-    trained: dict[str, Any] = {name: known.get(f"train.{name}") for name in Hyperparameters.__dataclass_fields__}
-    for name in ("index", "train.epochs", "train.learning_rate", "train.weight_decay", "train.dropout"):
-        if not isinstance(known.get(name), int | float):
-            raise FileError(f"{file.filename}: its origin has {name} = {known.get(name)!r}, where a number is expected")
-    trained["shared_draws"] = tuple(known["train.shared_draws"])
-    return Ingredient(
-        index=int(known["index"]),
-        state=state,
-        history=get_history(file),
-        best_epoch=int(files.get_number(file, "metrics/best_epoch", 0)),
-        validation_accuracy=_accuracy(file, "metrics/validation_accuracy"),
-        test_accuracy=_accuracy(file, "metrics/test_accuracy"),
-        hyperparameters=Hyperparameters(**trained),
-        stopped=files.get_text(file["metrics"], "stopped", ""),
-        measurement=files.get_cost(file),
-    )
-
-
-def _accuracy(file: h5py.File, name: str) -> float:
+def _get_accuracy(file: h5py.File, name: str) -> float:
     found = files.get_number(file, name)
     if not 0.0 <= found <= 1.0:
         raise FileError(f"{file.filename}: {name} is {found}, where an accuracy from 0 to 1 is expected")
     return found
 
 
-def check_origin(path: Path, file: h5py.File, wanted: Mapping[str, Any]) -> None:
+def _check_origin(path: Path, file: h5py.File, wanted: Mapping[str, Any]) -> None:
     """Refuse a file of another origin, naming the first thing in which it differs from what is wanted.
 
     Values are compared, and not the recipe, which is their hash: a file that another program wrote may lack it.
     Raises: ForeignFileError.
     """
-    found = _origin(file)
+    found = files.get_json(file["provenance"], "origin")
     was, says = _DEFAULTS | found, _DEFAULTS | dict(wanted)
     # Where a start differs, what the job says of starts tells more than a hash.
     keys = sorted([*wanted, *found], key=lambda key: key in ("initial_sha256", "trunk_sha256"))
     key = next((key for key in keys if was.get(key) != says.get(key)), None)
-    if key is None:
-        return
-    if key == "graph_sha256":
-        raise ForeignFileError(f"{path} was trained on another graph ({str(found.get(key))[:12]}…) than the run's")
-    if key == "initial_sha256":
-        raise ForeignFileError(f"{path} started from another initial state than the run's")
-    if key == "trunk_sha256":
-        raise ForeignFileError(f"{path} branched from another trunk than the run's")
-    raise ForeignFileError(f"{path} is of another recipe: {key} was {was.get(key)!r}, the job says {says.get(key)!r}")
+    if key is not None:
+        other = {
+            "graph_sha256": f"was trained on another graph ({str(found.get(key))[:12]}…) than the run's",
+            "initial_sha256": "started from another initial state than the run's",
+            "trunk_sha256": "branched from another trunk than the run's",
+        }
+        recipe = f"is of another recipe: {key} was {was.get(key)!r}, the job says {says.get(key)!r}"
+        raise ForeignFileError(f"{path} {other.get(key, recipe)}")
 
 
-def put_history(file: h5py.File, history: Sequence[Epoch]) -> None:
-    """Write a training history as a table."""
-    files.put_records(file, "history", Epoch, history, "one row an epoch")
-
-
-def get_history(file: h5py.File) -> tuple[Epoch, ...]:
+def _get_history(file: h5py.File) -> tuple[Epoch, ...]:
     """The training history of a file; empty where it has none."""
     if "history" not in file:
         return ()
@@ -294,17 +273,13 @@ def _content_sha256(made: Ingredient) -> str:
 def write_trunk(path: Path, trunk: Trunk, origin: Origin, job: Job, **provenance: object) -> None:
     """Publish the trunk."""
     with files.create_file(path, TRUNK, TRUNK_VERSION, "trunk: the state that all ingredients branch from") as file:
-        file.attrs["recipe"] = origin.recipe
-        states.put(file, trunk.state)
-        put_history(file, trunk.history)
-        files.put_cost(file, trunk.measurement)
-        files.put_provenance(file, job.to_toml(), **provenance, origin=canonical(origin.values))
+        _put_training(file, trunk, origin, job, provenance)
 
 
 def read_trunk(path: Path, origin: Origin | None = None) -> Trunk:
     """The trunk in a file; `origin` and errors are as in `read`."""
     with files.read_file(path, TRUNK, TRUNK_VERSION) as file:
-        return Trunk(_checked_state(path, file, origin), get_history(file), files.get_cost(file))
+        return Trunk(_checked_state(path, file, origin), _get_history(file), files.get_cost(file))
 
 
 def write_initial(path: Path, state: State, architecture: Model, job: Job) -> None:
@@ -342,29 +317,22 @@ def _as_in_job(architecture: dict[str, Any], seed: int) -> dict[str, Any]:
 def write_checkpoint(path: Path, checkpoint: Checkpoint, origin: Origin, job: Job, **provenance: object) -> None:
     """Publish a checkpoint in place of an earlier one. Raises: RunError where it cannot be written."""
     best = checkpoint.best
-    kept = (checkpoint.state, checkpoint.mean, checkpoint.square, {} if best is None else best.state)
+    kept = (checkpoint.state, checkpoint.mean, checkpoint.square, best.state if best else {})
     size = sum(tensor.nbytes for state in kept for tensor in state.values())
-    bulk = size if size > IN_MEMORY_BYTES else 0
     about = "checkpoint: a training between two epochs"
-    with files.create_file(path, CHECKPOINT, CHECKPOINT_VERSION, about, bulk) as file:
-        file.attrs["recipe"] = origin.recipe
+    with files.create_file(path, CHECKPOINT, CHECKPOINT_VERSION, about, size if size > IN_MEMORY_BYTES else 0) as file:
         file.attrs["epoch"] = len(checkpoint.history)
-        states.put(file, checkpoint.state)
         adam = file.create_group("adam", track_order=True)
         states.put(adam, checkpoint.mean, "mean", "Adam's running mean of gradients")
         states.put(adam, checkpoint.square, "square", "Adam's running mean of their squares")
         steps = np.array(list(checkpoint.steps.values()), dtype=np.float64)
         files.put(adam, "steps", steps, "1", "steps that Adam has taken, a number a parameter")
-        generator = files.put(
-            file, "generator", checkpoint.generator.numpy(), "1", "state of the generator of dropout masks"
-        )
-        generator.attrs["device"] = checkpoint.device
+        about = "state of the generator of dropout masks"
+        files.put(file, "generator", checkpoint.generator.numpy(), "1", about).attrs["device"] = checkpoint.device
         if best is not None:
             states.put(file, best.state, "best", "parameter after the best validation epoch so far")
-            file["best"].attrs["epoch"], file["best"].attrs["accuracy"] = best.epoch, best.accuracy
-        put_history(file, checkpoint.history)
-        files.put_cost(file, checkpoint.measurement)
-        files.put_provenance(file, job.to_toml(), **provenance, origin=canonical(origin.values))
+            file["best"].attrs.update(epoch=best.epoch, accuracy=best.accuracy)
+        _put_training(file, checkpoint, origin, job, provenance)
 
 
 def read_checkpoint(path: Path, origin: Origin) -> Checkpoint:
@@ -373,23 +341,19 @@ def read_checkpoint(path: Path, origin: Origin) -> Checkpoint:
     Raises: FileError naming the file and what is wrong with it; ForeignFileError where it is sound, but of another job.
     """
     with files.read_file(path, CHECKPOINT, CHECKPOINT_VERSION) as file:
-        check_origin(path, file, origin.values)
-        state = states.get_finite(path, file)
+        state = _checked_state(path, file, origin)
+        best = None
+        if "best" in file:
+            about = file["best"].attrs
+            best = BestEpoch(int(about["epoch"]), float(about["accuracy"]), states.get(file, "best"))
         return Checkpoint(
-            history=get_history(file),
+            history=_get_history(file),
             state=state,
             steps=dict(zip(state, file["adam/steps"][:].tolist(), strict=True)),
             mean=states.get(file["adam"], "mean"),
             square=states.get(file["adam"], "square"),
             generator=torch.from_numpy(np.asarray(file["generator"][:])),
             device=str(file["generator"].attrs["device"]),
-            best=_best(file),
+            best=best,
             measurement=files.get_cost(file),
         )
-
-
-def _best(file: h5py.File) -> BestEpoch | None:
-    if "best" not in file:
-        return None
-    about = file["best"].attrs
-    return BestEpoch(int(about["epoch"]), float(about["accuracy"]), states.get(file, "best"))

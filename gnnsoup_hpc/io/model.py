@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,8 +85,15 @@ def read_model(path: Path) -> Trained:
     """
     if path.parent.name == "ingredients":
         return _ingredient(path)
-    architecture, state = soup_store.read_state(path)
     with files.read_file(path, soup_store.KIND, soup_store.VERSION) as file:
+        if file["mixture"].attrs["of"] != "weights":
+            raise FileError(
+                f"{path} is an ensemble, which has no weights of its own: read its ingredients, and average their"
+                " softmax outputs"
+            )
+        architecture = read_record(json.loads(file["provenance"].attrs["architecture"]))
+        state = states.get_finite(path, file)
+        states.check_shapes(path, state, architecture)
         return Trained(architecture, state, graph_store.get_preparation(file), _graph_job(path, file))
 
 

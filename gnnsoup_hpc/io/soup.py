@@ -12,16 +12,13 @@ import h5py
 import torch
 
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.graph.graph import Preparation
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import files, states
 from gnnsoup_hpc.io.graph import put_preparation
 from gnnsoup_hpc.io.records import MixingWeights, Paired, Soup, Step
 from gnnsoup_hpc.models.base import Model
-from gnnsoup_hpc.models.registry import read_record
 from gnnsoup_hpc.runtime.profiling import COUNTS
-from gnnsoup_hpc.types import State
 from gnnsoup_hpc.utils.hashing import canonical, fingerprint
 
 KIND, VERSION = "soup", 1
@@ -142,20 +139,3 @@ def _paired(metrics: h5py.Group) -> Paired | None:
         return None
     counts = (int(metrics[name][()]) for name in ("only_soup_right", "only_best_right"))
     return Paired(str(metrics.attrs["best_ingredient"]), *counts)
-
-
-def read_state(path: Path) -> tuple[Model, State]:
-    """A soup's architecture and weights, which load into `architecture.to_module()` with strict=True.
-
-    Raises: FileError where the file is damaged, or an ensemble's, which has no weights.
-    """
-    with files.read_file(path, KIND, VERSION) as file:
-        if file["mixture"].attrs["of"] != "weights":
-            raise FileError(
-                f"{path} is an ensemble, which has no weights of its own: read its ingredients, and average their"
-                " softmax outputs"
-            )
-        architecture = read_record(json.loads(file["provenance"].attrs["architecture"]))
-        state = states.get_finite(path, file)
-    states.check_shapes(path, state, architecture)
-    return architecture, state

@@ -10,7 +10,7 @@ import os
 import pickle
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,60 +29,42 @@ _NAP_SECONDS = 0.001
 _TAG = 1
 
 
-class Comm(Protocol):
-    """The ranks of a world, as one of them sees it. Every method is rank-collective."""
+class Comm:
+    """The ranks of a world, as one of them sees it; here, the world of one rank alone. All methods are collective."""
 
-    rank: int
-    size: int
+    rank = 0
+    size = 1
 
     def bcast(self, value: T) -> T:
         """Rank 0's value, any object that can be pickled; what the others pass is ignored."""
+        return value
 
     def allgather(self, value: T) -> list[T]:
-        """One value a rank, in the ranks' order."""
+        """One value a rank, in the ranks' order; its own is the object itself."""
+        return [value]
 
     def sum_in_order(self, values: Doubles) -> Doubles:
         """Sum over ranks of float64 arrays of one shape, added up in the ranks' order: the same bits on all ranks.
 
         The result is a new array.
         """
+        return np.array(values, np.float64)
 
     def exchange(self, matrix: Dense, moves: Moves) -> None:
         """Send rows of `matrix` (rows, ...) to other ranks, and put theirs in place.
 
         What rank a sends to rank b, b expects from a: as many rows, of the same shape and dtype. `moves` names a rank
         once at most; a rank with nothing to exchange calls with none. All rows are read before any is overwritten.
+        Raises: ValueError where one rank alone is given moves.
         """
-
-
-class SerialComm:
-    """One rank alone."""
-
-    rank = 0
-    size = 1
-
-    def bcast(self, value: T) -> T:
-        """The value."""
-        return value
-
-    def allgather(self, value: T) -> list[T]:
-        """The value alone."""
-        return [value]
-
-    def sum_in_order(self, values: Doubles) -> Doubles:
-        """A copy."""
-        return np.array(values, np.float64)
-
-    def exchange(self, matrix: Dense, moves: Moves) -> None:
-        """Nothing. Raises: ValueError where there are moves, for there is no other rank."""
         if moves:
             raise ValueError(f"one rank alone cannot exchange rows with rank {moves[0][0]}")
 
 
-SERIAL: Comm = SerialComm()
+SERIAL = Comm()
 
 
-class MpiComm:
+class MpiComm(Comm):
     """The ranks of an MPI world. Messages of any size are sent in chunks.
 
     It never blocks inside MPI, whose waiting burns the core that another rank may compute on: it polls, and soon sleeps
@@ -96,7 +78,7 @@ class MpiComm:
         self.rank, self.size, self._chunk_bytes = world.rank, world.size, chunk_bytes
 
     def bcast(self, value: T) -> T:
-        """Rank 0's value, any object that can be pickled; on rank 0 the object itself."""
+        """Rank 0's value; on rank 0 the object itself."""
         mine = _to_bytes(value) if self.rank == 0 else np.empty(0, np.uint8)
         length = np.array([len(mine)])
         _wait([self._world.Ibcast(length)])

@@ -74,12 +74,7 @@ def read_rank_info(environment: Mapping[str, str] = os.environ) -> RankInfo:
 
     Raises: LauncherError where they make no sense.
     """
-    standing = _read_standing(environment)
-    return RankInfo(*standing, host=socket.gethostname(), stop=PreemptionHandler(says=standing[0] == 0))
-
-
-def _read_standing(environment: Mapping[str, str]) -> tuple[int, int, int, int]:
-    """(rank, size, rank on the node, ranks on the node); of one process alone where no launcher says more."""
+    host = socket.gethostname()
     for rank, size, local_rank, local_size in _LAUNCHERS:
         if not (environment.get(rank) and environment.get(size)):
             continue
@@ -91,8 +86,9 @@ def _read_standing(environment: Mapping[str, str]) -> tuple[int, int, int, int]:
                 f"{rank} = {mine} is no rank of {size} = {everyone}: start ranks by mpirun or srun, or unset both"
             )
         here = read_number(environment, local_rank, default=mine)
-        return mine, everyone, here, read_number(environment, local_size, default=everyone, least=1)
-    return 0, 1, 0, 1
+        neighbours = read_number(environment, local_size, default=everyone, least=1)
+        return RankInfo(mine, everyone, here, neighbours, host, PreemptionHandler(says=mine == 0))
+    return RankInfo(0, 1, 0, 1, host)
 
 
 def read_number(
@@ -127,10 +123,7 @@ def read_slurm_job(environment: Mapping[str, str] = os.environ) -> dict[str, str
     """The Slurm job that this process belongs to, and how often it was requeued; nothing outside Slurm."""
     if "SLURM_JOB_ID" not in environment:
         return {}
-    return {
-        "slurm_job": environment["SLURM_JOB_ID"],
-        "slurm_restarts": environment.get("SLURM_RESTART_COUNT", "0"),
-    }
+    return {"slurm_job": environment["SLURM_JOB_ID"], "slurm_restarts": environment.get("SLURM_RESTART_COUNT", "0")}
 
 
 def describe(here: RankInfo) -> dict[str, object]:
@@ -171,13 +164,6 @@ def read_group_limits(root: Path, group: str, name: str) -> list[int]:
             text = (each / name).read_text(encoding="utf-8").strip()
             found += [int(text)] if text.isdecimal() else []
     return found
-
-
-def count_threads() -> int:
-    """Threads that this rank computes with."""
-    import torch
-
-    return torch.get_num_threads()
 
 
 def threads_per_rank(job: MachineJob, here: RankInfo) -> int:
@@ -246,9 +232,9 @@ def describe_mapping(job: MachineJob, here: RankInfo, device: torch.device) -> s
     """Where this rank computes: host, the cores that it may use, as `taskset -c` has them, threads, device."""
     import torch
 
-    by = _asked_threads(job, here)[1]
-    count = f"{count_threads()} threads ({by})" if by else f"{count_threads()} threads"
-    count += f", more than the {count_cores()} cores" if count_threads() > count_cores() else ""
+    threads, by = torch.get_num_threads(), _asked_threads(job, here)[1]
+    count = f"{threads} threads" + (f" ({by})" if by else "")
+    count += f", more than the {count_cores()} cores" if threads > count_cores() else ""
     named = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     return f"on {here.host}, cores {_spans(os.sched_getaffinity(0))}, {count}, device {device}{named}"
 
@@ -333,17 +319,15 @@ def mismatch(library: str, environment: Mapping[str, str], speaks_pmi: Callable[
     """
     launcher, name = started_by(environment), library.partition("\n")[0].strip()
     where = f"these ranks were started by {launcher}, but the MPI library here is {name}"
-    if launcher.startswith("Open MPI") and _OPEN_MPI not in library:
-        return (
-            f"{where}: use the mpirun that belongs to it (in .venv/bin for MPICH from PyPI), or set up with MPI=system"
-        )
-    if launcher.startswith("MPICH") and _OPEN_MPI in library:
+    is_open_mpi = _OPEN_MPI in library
+    if launcher.startswith("Open MPI") and not is_open_mpi:
+        advice = "use the mpirun that belongs to it (in .venv/bin for MPICH from PyPI), or set up with MPI=system"
+        return f"{where}: {advice}"
+    if launcher.startswith("MPICH") and is_open_mpi:
         return f"{where}: use Open MPI's mpirun, or set up with MPI=embedded for MPICH from PyPI"
     if launcher == "srun --mpi=none":
-        return (
-            f"{where}, which needs a plugin to find the others: srun --mpi={'pmix' if _OPEN_MPI in library else 'pmi2'}"
-        )
-    if launcher == "srun --mpi=pmi2" and _OPEN_MPI in library and not (speaks_pmi or open_mpi_speaks_pmi)():
+        return f"{where}, which needs a plugin to find the others: srun --mpi={'pmix' if is_open_mpi else 'pmi2'}"
+    if launcher == "srun --mpi=pmi2" and is_open_mpi and not (speaks_pmi or open_mpi_speaks_pmi)():
         return f"{where}, built without Slurm's PMI: use srun --mpi=pmix, or Open MPI's mpirun"
     if launcher == "srun --mpi=pmix" and library.startswith(_MPICH) and "pmix" not in library.lower():
         return f"{where}, built without PMIx: use srun --mpi=pmi2, or MPICH's mpirun"
@@ -363,10 +347,10 @@ def connect(here: RankInfo) -> Comm:
 
     Raises: as `start_mpi`.
     """
-    from gnnsoup_hpc.runtime.comm import MpiComm, SerialComm
+    from gnnsoup_hpc.runtime.comm import SERIAL, MpiComm
 
     world = start_mpi(here)
-    return SerialComm() if world is None else MpiComm(world)
+    return SERIAL if world is None else MpiComm(world)
 
 
 def show_tracebacks(here: RankInfo) -> None:

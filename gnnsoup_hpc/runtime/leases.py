@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gnnsoup_hpc.errors import RunError
-from gnnsoup_hpc.runtime import processes
+from gnnsoup_hpc.runtime import processes, status_files
 
 RENEW_SECONDS = 5.0
 CONFIRM_SECONDS = 12.0  # to look on for, so long that a living holder renews meanwhile
@@ -58,11 +58,10 @@ class Lease:
     def _renew(self) -> None:
         """Renew it if it is ours; a lease that was removed is put back."""
         try:
-            text, _ = _look(self._path)
+            self._lost = _look(self._path)[0] != self._text
         except FileNotFoundError:
             self._lost = not _create(self._path, self._text)
             return
-        self._lost = text != self._text
         if not self._lost:
             os.utime(self._path)
 
@@ -78,7 +77,7 @@ class LeaseMonitor:
         """Whether the lease at `path` may be taken over. To be asked again and again: one look tells of few."""
         try:
             look = _look(path)
-            by_process = _is_gone(_holder(look[0]))
+            by_process = _is_gone(status_files.parse(look[0]))
             if by_process is not None:
                 return by_process
             now = self._clock()
@@ -146,7 +145,7 @@ def is_expired(path: Path) -> bool:
     """Whether the lease at `path` exists and its holder is gone or silent, as far as one look can tell."""
     try:
         text, renewed = _look(path)
-        gone = _is_gone(_holder(text))
+        gone = _is_gone(status_files.parse(text))
         return _age(path, renewed) > EXPIRE_SECONDS if gone is None else gone
     except FileNotFoundError:
         return False
@@ -154,11 +153,8 @@ def is_expired(path: Path) -> bool:
 
 def describe_holder(path: Path) -> str:
     """Who holds the lease at `path`, in words."""
-    try:
-        who = _holder(_look(path)[0])
-    except FileNotFoundError:
-        return "another process"
-    return f"process {who.get('pid', '?')} on {who.get('host', '?')}"
+    who = status_files.read(path)
+    return f"process {who.get('pid', '?')} on {who.get('host', '?')}" if who else "another process"
 
 
 def _look(path: Path) -> tuple[str, float]:
@@ -167,17 +163,11 @@ def _look(path: Path) -> tuple[str, float]:
         return file.read(), os.fstat(file.fileno()).st_mtime
 
 
-def _holder(text: str) -> dict[str, Any]:
-    """Who a lease's text says to hold it; nobody known for a text that is no lease's, which expires like any other."""
-    try:
-        holder = json.loads(text)
-    except ValueError:
-        return {}
-    return holder if isinstance(holder, dict) else {}
-
-
 def _is_gone(who: Mapping[str, Any]) -> bool | None:
-    """Whether a holder's process has ended; None where that cannot be seen from here, or it lives but is suspended."""
+    """Whether a holder's process has ended; None where that cannot be seen from here, or it lives but is suspended.
+
+    A text that is no lease's names nobody, and expires like any other.
+    """
     here = processes.this_process()
     if any(who.get(key) != value for key, value in here.items()) or None in (who.get("pid"), who.get("started")):
         return None

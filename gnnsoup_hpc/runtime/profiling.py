@@ -12,8 +12,7 @@ import gc
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -24,27 +23,19 @@ STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
-@dataclass(frozen=True)
-class Quantity:
-    """Unit and meaning of a reported number."""
-
-    unit: str
-    long_name: str
-
-
 Measurement = dict[str, float]  # time and memory of one phase or method, by names of QUANTITIES; NaN: not measurable
 
 
-QUANTITIES: dict[str, Quantity] = {
-    "seconds": Quantity("s", "wall time, reading included"),
-    "seconds_ingredients": Quantity("s", "wall time of reading ingredients"),
-    "seconds_graph": Quantity("s", "wall time of reading the graph or its parts"),
-    "seconds_compute": Quantity("s", "wall time of the rest: forward, backward, mixing"),
-    "peak_host_bytes": Quantity("B", "peak resident host memory (VmHWM, reset at the start)"),
-    "baseline_host_bytes": Quantity("B", "resident host memory at the start"),
-    "peak_device_bytes": Quantity("B", "peak device memory allocated"),
-    "baseline_device_bytes": Quantity("B", "device memory allocated at the start"),
-    "peak_device_reserved_bytes": Quantity("B", "peak device memory reserved by the caching allocator"),
+QUANTITIES: dict[str, tuple[str, str]] = {  # unit and meaning
+    "seconds": ("s", "wall time, reading included"),
+    "seconds_ingredients": ("s", "wall time of reading ingredients"),
+    "seconds_graph": ("s", "wall time of reading the graph or its parts"),
+    "seconds_compute": ("s", "wall time of the rest: forward, backward, mixing"),
+    "peak_host_bytes": ("B", "peak resident host memory (VmHWM, reset at the start)"),
+    "baseline_host_bytes": ("B", "resident host memory at the start"),
+    "peak_device_bytes": ("B", "peak device memory allocated"),
+    "baseline_device_bytes": ("B", "device memory allocated at the start"),
+    "peak_device_reserved_bytes": ("B", "peak device memory reserved by the caching allocator"),
 }
 
 COUNTS: dict[str, str] = {
@@ -61,20 +52,20 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._phases = {"ingredients": 0.0, "graph": 0.0}
-        self._values: dict[str, float] = {}
-        self._start = 0.0
-        self._with_child = 0.0
+        self._start = self._with_child = 0.0
+        self.measurement: Measurement = dict.fromkeys(QUANTITIES, math.nan)  # known once the block has ended
 
     def __enter__(self) -> Self:
         release_freed_memory()
-        can_reset = _reset_peak()
-        self._values["baseline_host_bytes"] = host_bytes("VmRSS") if can_reset else math.nan
+        with suppress(OSError):  # outside Linux, and in some containers, the high-water mark cannot be reset
+            CLEAR_REFS.write_text("5")
+            self.measurement["baseline_host_bytes"] = host_bytes("VmRSS")
         if self._device.type == "cuda":
             import torch
 
             torch.cuda.synchronize(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
-            self._values["baseline_device_bytes"] = float(torch.cuda.memory_allocated(self._device))
+            self.measurement["baseline_device_bytes"] = float(torch.cuda.memory_allocated(self._device))
         self._start = time.perf_counter()
         return self
 
@@ -87,18 +78,20 @@ class Meter:
 
     def read(self) -> Measurement:
         """Everything so far, within the block or at its end."""
+        found = dict(self.measurement)
         if self._device.type == "cuda":
             import torch
 
             torch.cuda.synchronize(self._device)
-            self._values["peak_device_bytes"] = float(torch.cuda.max_memory_allocated(self._device))
-            self._values["peak_device_reserved_bytes"] = float(torch.cuda.max_memory_reserved(self._device))
+            found["peak_device_bytes"] = float(torch.cuda.max_memory_allocated(self._device))
+            found["peak_device_reserved_bytes"] = float(torch.cuda.max_memory_reserved(self._device))
         seconds = time.perf_counter() - self._start
-        known = math.isfinite(self._values["baseline_host_bytes"])
-        self._values["peak_host_bytes"] = max(host_bytes("VmHWM"), self._with_child) if known else math.nan
-        self._values |= {f"seconds_{name}": spent for name, spent in self._phases.items()}
-        self._values |= {"seconds": seconds, "seconds_compute": seconds - sum(self._phases.values())}
-        return self.measurement
+        if math.isfinite(found["baseline_host_bytes"]):
+            found["peak_host_bytes"] = max(host_bytes("VmHWM"), self._with_child)
+        found |= {f"seconds_{name}": spent for name, spent in self._phases.items()}
+        found |= {"seconds": seconds, "seconds_compute": seconds - sum(self._phases.values())}
+        self.measurement = found
+        return found
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -108,11 +101,6 @@ class Meter:
             yield
         finally:
             self._phases[name] += time.perf_counter() - start
-
-    @property
-    def measurement(self) -> Measurement:
-        """Every quantity, NaN where this machine cannot measure it; known once the block has ended."""
-        return Measurement({name: self._values.get(name, math.nan) for name in QUANTITIES})
 
 
 def warm_up(device: torch.device) -> None:
@@ -139,8 +127,8 @@ def combine(before: Measurement, now: Measurement) -> Measurement:
     host, device = (before if before[name] > now[name] else now for name in ("peak_host_bytes", "peak_device_bytes"))
     of = {"host": host, "device": device}
     return {
-        name: before[name] + now[name] if quantity.unit == "s" else of[name.split("_")[1]][name]
-        for name, quantity in QUANTITIES.items()
+        name: before[name] + now[name] if unit == "s" else of[name.split("_")[1]][name]
+        for name, (unit, _) in QUANTITIES.items()
     }
 
 
@@ -164,12 +152,3 @@ def release_freed_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def _reset_peak() -> bool:
-    """Whether the high-water mark could be reset; it cannot outside Linux and in some containers."""
-    try:
-        CLEAR_REFS.write_text("5")
-    except OSError:
-        return False
-    return True

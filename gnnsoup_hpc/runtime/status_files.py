@@ -29,8 +29,16 @@ def write(path: Path, values: Mapping[str, Any]) -> None:
 def read(path: Path) -> dict[str, Any]:
     """What the note at `path` says; nothing where there is none, or none that can be read."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return parse(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return {}
+
+
+def parse(text: str) -> dict[str, Any]:
+    """The JSON object in a text; nothing where it is none."""
+    try:
+        values = json.loads(text)
+    except ValueError:
         return {}
     return values if isinstance(values, dict) else {}
 

@@ -30,7 +30,7 @@ from gnnsoup_hpc.memory.limits import Limit
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime import launch, leases
-from gnnsoup_hpc.runtime.launch import RankInfo, count_threads, read_slurm_job
+from gnnsoup_hpc.runtime.launch import RankInfo, read_slurm_job
 from gnnsoup_hpc.runtime.leases import Lease, LeaseMonitor
 from gnnsoup_hpc.runtime.profiling import warm_up
 from gnnsoup_hpc.runtime.progress import Log
@@ -67,7 +67,8 @@ class TrainContext:
     @property
     def provenance(self) -> dict[str, object]:
         """What a file that was trained here says of where that was."""
-        here = {"rank": self.here.rank, "ranks": self.here.size, "threads": count_threads(), "device": str(self.device)}
+        threads, device = torch.get_num_threads(), str(self.device)
+        here = {"rank": self.here.rank, "ranks": self.here.size, "threads": threads, "device": device}
         return here | read_slurm_job()
 
     @cached_property

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gnnsoup_hpc.io import soup as soup_store
+from gnnsoup_hpc.io.model import read_model
 from tests.faults import kit
 
 
@@ -19,9 +19,9 @@ def test_pls_soup_in_pyg_has_the_accuracy_of_the_report(tmp_path: Path, kind: st
     kit.succeeds(made.gnnsoup_here("run", "--set", 'soup.methods=["pls"]'))
     run = made.root
 
-    architecture, state = soup_store.read_state(run / "soups" / "pls.h5")
-    model = architecture.to_module().eval()
-    model.load_state_dict(state, strict=True)
+    found = read_model(run / "soups" / "pls.h5")
+    model = found.architecture.to_module().eval()
+    model.load_state_dict(found.state, strict=True)
     x, edge_index, y, test = graph_as_pyg_sees_it(run / "graph.h5")
     with torch.no_grad():
         right = (model(x, edge_index).argmax(1) == y)[test]

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from gnnsoup_hpc.analysis.report import build as report_build
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.analysis.report.verdicts import verdicts
 from gnnsoup_hpc.config import Job
@@ -18,10 +19,10 @@ from gnnsoup_hpc.io import diagnosis as diagnosis_store
 from gnnsoup_hpc.io import files, states
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
-from gnnsoup_hpc.io import report as report_store
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io import summary as gathered
 from gnnsoup_hpc.io.ingredient import Origin
+from gnnsoup_hpc.io.model import read_model
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.types import Role
@@ -39,7 +40,7 @@ KINDS = {
     RUN.soup("pls"): soup_store.KIND,
     RUN.soup("ensemble"): soup_store.KIND,
     RUN.diagnosis: diagnosis_store.KIND,
-    RUN.report: report_store.KIND,
+    RUN.report: report_build.KIND,
 }
 NAMES = [
     *("convs.0.att_src", "convs.0.att_dst", "convs.0.bias", "convs.0.lin.weight"),
@@ -150,10 +151,10 @@ def test_soups() -> None:
     assert (ensemble.mixture.of, ensemble.state) == ("predictions", None)
     assert {gis.shelf_sha256, pls.shelf_sha256} == {ensemble.shelf_sha256}
 
-    architecture, state = soup_store.read_state(RUN.soup("pls"))
-    assert architecture == NET
-    architecture.to_module().load_state_dict(state, strict=True)
-    assert state["convs.1.bias"].tolist() == pytest.approx([-0.15607627, 0.15607627], abs=1e-7)
+    found = read_model(RUN.soup("pls"))
+    assert found.architecture == NET
+    found.architecture.to_module().load_state_dict(found.state, strict=True)
+    assert found.state["convs.1.bias"].tolist() == pytest.approx([-0.15607627, 0.15607627], abs=1e-7)
 
 
 def test_run_can_be_reported_again() -> None:

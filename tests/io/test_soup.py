@@ -14,6 +14,7 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.graph.graph import Preparation
 from gnnsoup_hpc.io import soup as store
+from gnnsoup_hpc.io.model import read_model
 from gnnsoup_hpc.io.records import MixingWeights, Soup, Step
 from gnnsoup_hpc.io.soup import SoupFingerprint
 from gnnsoup_hpc.models.gnn import Architecture
@@ -75,13 +76,13 @@ def test_an_ensemble_has_no_weights(tmp_path: Path) -> None:
     assert found.mixture.of == "predictions"
     assert found.mixture.history == ()
     with pytest.raises(FileError, match=r"soup.h5"):
-        store.read_state(path)
+        read_model(path)
 
 
 def test_weights_load_into_pyg(tmp_path: Path) -> None:
-    architecture, state = store.read_state(written(tmp_path))
-    assert architecture == NET
-    architecture.to_module().load_state_dict(state, strict=True)
+    found = read_model(written(tmp_path))
+    assert found.architecture == NET
+    found.architecture.to_module().load_state_dict(found.state, strict=True)
 
 
 def test_new_features_can_be_prepared_from_the_file_alone(tmp_path: Path) -> None:

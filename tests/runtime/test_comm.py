@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gnnsoup_hpc.runtime import launch, processes
-from gnnsoup_hpc.runtime.comm import Comm, Moves, SerialComm
+from gnnsoup_hpc.runtime.comm import SERIAL, Comm, Moves
 from tests.comms import CheckingComm, OrderError, ThreadComm, WorldError, run_ranks
 from tests.runtime.comm_laws import COLLECTIVES, LAWS, MPI_LAWS
 from tests.tiny import mpirun
@@ -49,8 +49,8 @@ def said() -> dict[int, subprocess.CompletedProcess[str]]:
 
 @every_law
 def test_laws_of_one_rank(law) -> None:
-    law(SerialComm())
-    law(CheckingComm(SerialComm()))
+    law(SERIAL)
+    law(CheckingComm(SERIAL))
 
 
 @every_law
@@ -133,11 +133,11 @@ def test_another_order_is_told_with_each_ranks_call() -> None:
 def test_one_rank_alone_exchanges_with_nobody() -> None:
     moves: Moves = [(1, np.array([0]), np.array([1]))]
     with pytest.raises(ValueError, match="rank 1"):
-        SerialComm().exchange(np.zeros((2, 1)), moves)
+        SERIAL.exchange(np.zeros((2, 1)), moves)
 
 
 def test_one_rank_is_connected_without_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     comm = launch.connect(launch.read_rank_info({}))
-    assert isinstance(comm, SerialComm)
+    assert comm is SERIAL
     assert (comm.rank, comm.size) == (0, 1)

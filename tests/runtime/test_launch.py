@@ -119,7 +119,7 @@ def test_threads_by_variables(
     assert launch.threads_per_rank(MachineJob(threads=5), here) == 5
     assert launch.plan_threads(MachineJob(), here) == Threads(threads if by == "OMP_NUM_THREADS" else 8)
     device = launch.claim_machine(MachineJob(device="cpu"), here)
-    assert launch.count_threads() == threads
+    assert torch.get_num_threads() == threads
     assert f" threads ({by})," in launch.describe_mapping(MachineJob(), here, device) or not by
     assert " threads (machine.threads)," in launch.describe_mapping(MachineJob(threads=5), here, device)
 
@@ -167,12 +167,12 @@ def test_a_rank_claims_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "count_cores", lambda: 2)
     shared = place(size=2, local_size=2)
     launch.claim_machine(MachineJob(device="cpu"), shared)
-    assert launch.count_threads() == 1
+    assert torch.get_num_threads() == 1
     with launch.plan_threads(MachineJob(), shared).alone():
-        assert launch.count_threads() == 2
-    assert launch.count_threads() == 1
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 1
     with launch.plan_threads(MachineJob(threads=1), shared).alone():
-        assert launch.count_threads() == 1
+        assert torch.get_num_threads() == 1
 
 
 @pytest.mark.usefixtures("_threads")

@@ -106,8 +106,8 @@ def test_the_table_of_quantities_is_closed() -> None:
     spent = meter.measurement
     assert set(spent) == set(QUANTITIES)
     assert all(math.isnan(spent[name]) for name in QUANTITIES if "device" in name)
-    assert {quantity.unit for quantity in QUANTITIES.values()} == {"s", "B"}
-    assert all(quantity.long_name for quantity in QUANTITIES.values())
+    assert {unit for unit, _ in QUANTITIES.values()} == {"s", "B"}
+    assert all(about for _, about in QUANTITIES.values())
     assert set(COUNTS) == {f"{kind}_{where}" for kind in ("forward", "backward") for where in ("whole", "union")}
 
 

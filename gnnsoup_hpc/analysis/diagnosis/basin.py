@@ -15,8 +15,8 @@ import numpy as np
 
 from gnnsoup_hpc.evaluation.tasks import Task, score
 from gnnsoup_hpc.io.diagnosis import ALL
+from gnnsoup_hpc.io.files import Columns
 from gnnsoup_hpc.io.records import Diagnosis, EvalResult, Midpoints
-from gnnsoup_hpc.io.report import Columns
 from gnnsoup_hpc.utils.text_table import align_columns
 
 COLLAPSE = 0.02  # of accuracy: the instability up to which arXiv 1912.05671 calls a network stable

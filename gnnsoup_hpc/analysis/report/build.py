@@ -1,4 +1,4 @@
-"""From a run's contents to report.h5."""
+"""From a run's contents to report.h5. Format: docs/format.md."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from gnnsoup_hpc.analysis.diagnosis.basin import make_columns
 from gnnsoup_hpc.analysis.report import contents
 from gnnsoup_hpc.analysis.report.contents import Contents, Phase, TriedTrial
 from gnnsoup_hpc.analysis.report.verdicts import verdicts
-from gnnsoup_hpc.io import report as report_store
-from gnnsoup_hpc.io.records import Ingredient, Soup
-from gnnsoup_hpc.io.report import Columns
+from gnnsoup_hpc.io import files
+from gnnsoup_hpc.io.files import Columns
+from gnnsoup_hpc.io.records import Ingredient, Soup, Step
 from gnnsoup_hpc.runtime.profiling import COUNTS, QUANTITIES, subtract_baseline
 
+KIND, VERSION = "report", 1
 Row = TypeVar("Row")
 # (name, how to take it from a row, unit, meaning)
 Column = tuple[str, Callable[[Row], Any], str, str]
 
 
 def write(run: Contents) -> None:
-    """Publish the run's report.h5."""
+    """Publish the run's report.h5: facts as root attributes, tables, each method's steps, sentences."""
     tables: dict[str, tuple[Columns, str]] = {
         "methods": (_columns(run.soups, _method_columns(run)), "one row a method"),
         "ingredients": (_columns(run.ingredients, _INGREDIENT_COLUMNS), "one row an ingredient that was souped"),
@@ -41,13 +42,19 @@ def write(run: Contents) -> None:
     if run.diagnosis is not None:
         about = "one row a way to line up and an ingredient, or all: midpoints with the best one"
         tables["diagnosis"] = (make_columns(run.diagnosis, run.task), about)
-    histories = {soup.method: soup.mixture.history for soup in run.soups if soup.mixture.history}
-    facts = {"graph": run.graph, "split": run.split, "alignment": run.alignment.text if run.alignment else ""}
-    texts = {
-        "verdicts": (verdicts(run), "what the numbers say, in words"),
-        "notes": (run.notes, "what preparing had to say of the source"),
-    }
-    report_store.write(run.run.report, run.job, facts, tables, histories, texts, run.test_classes)
+    with files.create_file(run.run.report, KIND, VERSION, f"report of the run {run.job.name}") as file:
+        alignment = run.alignment.text if run.alignment else ""
+        file.attrs.update(graph=run.graph, split=run.split, alignment=alignment)
+        for name, (columns, about) in tables.items():
+            files.put_table(file, name, columns, about)
+        group = file.create_group("histories", track_order=True)
+        for soup in run.soups:
+            if soup.mixture.history:
+                files.put_records(group, soup.method, Step, soup.mixture.history, "one row a step")
+        files.put(file, "verdicts", verdicts(run), "1", "what the numbers say, in words")
+        files.put(file, "notes", list(run.notes), "1", "what preparing had to say of the source")
+        files.put(file, "test_classes", np.array(run.test_classes, dtype=np.int64), "1", "test nodes of each class")
+        files.put_provenance(file, run.job.to_toml())
 
 
 def _columns(rows: Sequence[Row], columns: Sequence[Column[Row]]) -> Columns:
@@ -71,10 +78,7 @@ def _method_columns(run: Contents) -> list[Column[Soup]]:
         ("test_accuracy", lambda s: s.test_accuracy, "1", "exact, on test nodes"),
         ("test_minus_best", lambda s: s.test_accuracy - reference, "1", "test accuracy above the best ingredient's"),
         ("models_at_inference", contents.count_models, "1", "models that one prediction runs through"),
-        *(
-            (name, lambda s, name=name: s.measurement[name], quantity.unit, quantity.long_name)
-            for name, quantity in QUANTITIES.items()
-        ),
+        *((name, lambda s, name=name: s.measurement[name], unit, about) for name, (unit, about) in QUANTITIES.items()),
         ("peak_above_baseline_bytes", above, "B", "peak host memory less baseline"),
         ("seconds_over_gis", lambda s: s.measurement["seconds"] / seconds, "1", "wall time over that of GIS"),
         ("peak_over_gis", lambda s: above(s) / peak if peak else nan, "1", "peak above baseline over GIS's"),
@@ -88,7 +92,7 @@ _INGREDIENT_COLUMNS: tuple[Column[Ingredient], ...] = (
     ("test_accuracy", lambda i: i.test_accuracy, "1", "exact, on test nodes"),
     ("best_epoch", lambda i: i.best_epoch, "1", "epoch whose weights were kept"),
     ("seconds", lambda i: i.measurement["seconds"], "s", "wall time of training"),
-    ("peak_host_bytes", lambda i: i.measurement["peak_host_bytes"], "B", QUANTITIES["peak_host_bytes"].long_name),
+    ("peak_host_bytes", lambda i: i.measurement["peak_host_bytes"], "B", QUANTITIES["peak_host_bytes"][1]),
     ("baseline_host_bytes", lambda i: i.measurement["baseline_host_bytes"], "B", "resident memory at the start"),
     ("learning_rate", lambda i: i.hyperparameters.learning_rate, "1", "Adam's learning rate"),
     ("weight_decay", lambda i: i.hyperparameters.weight_decay, "1", "Adam's weight decay"),
