@@ -39,7 +39,7 @@ def soup(job: Job, here: RankInfo, again: bool = False) -> None:
             note_job(job)
         threads = launch.count_threads()
         log.say(f"soup: {len(mixtures.ids)} ingredients, {comm.size} ranks, device {device}, {threads} threads")
-        align_ingredients(job, mixtures, selection.fit, log, again)
+        align_ingredients(job, mixtures, selection, log, again)
         runner = SoupRunner(job, selection, mixtures, log)
         runner.run_all(again)
         if job.soup.diagnose:

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from gnnsoup_hpc.config import Job, expand_grids
-from gnnsoup_hpc.evaluation.tasks import rank_by_score, score
 from gnnsoup_hpc.io import alignment as alignment_store
-from gnnsoup_hpc.io import files, summary
+from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io.records import Paired, Soup
 from gnnsoup_hpc.io.soup import SoupFingerprint
@@ -104,20 +103,13 @@ class SoupRunner:
 
         So the error of their difference does not depend on which other methods the job lists.
         """
-        mixtures, ids = self.mixtures, list(self.selection.fit)
-        place = mixtures.comm.bcast(self._find_best(ids) if mixtures.comm.rank == 0 else 0)
-        name = f"{ids[place]:04d}"
+        mixtures, index = self.mixtures, self.selection.best(self.mixtures.evaluator.task)
+        name = f"{index:04d}"
         if name not in self.right_of_best:
-            alone = Candidate(torch.eye(len(ids), dtype=torch.float64)[place : place + 1])
+            alone = Candidate(torch.eye(len(mixtures.ids), dtype=torch.float64)[[mixtures.ids.index(index)]])
             self.right_of_best[name] = mixtures.predictions(alone, (Role.VALIDATION, Role.TEST))[1].right
         best = self.right_of_best[name]
         return Paired(name, int((right & ~best).sum()), int((best & ~right).sum()))
-
-    def _find_best(self, ids: list[int]) -> int:
-        """Place of the ingredient whose file records the best validation metric."""
-        paths, task = [self.mixtures.run.ingredient(index) for index in ids], self.mixtures.evaluator.task
-        scores = [score(task, summary.model(path, "ingredient").validation_accuracy) for path in paths]
-        return rank_by_score(scores, ids)[0]
 
     def _clear(self, exact: bool = False) -> None:
         """On every rank, whatever it is still at, so that no measurement holds what was before."""
