@@ -85,7 +85,7 @@ class SoupRunner:
             source=method.source,
             options={"seed": fingerprint.seed} | fingerprint.options,
             ingredients=tuple(fingerprint.ingredients),
-            shelf_sha256=fingerprint.shelf_sha256,
+            ingredients_sha256=fingerprint.ingredients_sha256,
             left_out=fingerprint.left_out,
             mixture=weights,
             state=state,
