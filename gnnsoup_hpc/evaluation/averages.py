@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.alignment import align_states
+from gnnsoup_hpc.alignment.matching import align_states
 from gnnsoup_hpc.evaluation.evaluator import Evaluator, Members
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.records import EvalResult

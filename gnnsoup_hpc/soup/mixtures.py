@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import Tensor
 
-from gnnsoup_hpc.alignment import permute
+from gnnsoup_hpc.alignment.symmetry import permute
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator, Members, Predictions
 from gnnsoup_hpc.io import ingredient as ingredient_store

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gnnsoup_hpc.alignment import permute
+from gnnsoup_hpc.alignment.symmetry import permute
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.config import METHOD_NAMES, Job
 from gnnsoup_hpc.config import loading as jobs
