@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
 
 from gnnsoup_hpc.analysis.diagnosis.runner import diagnose
 from gnnsoup_hpc.cli.common import load_job
@@ -33,9 +32,9 @@ def soup(job: Job, here: RankInfo, again: bool = False) -> None:
     launch.check_precision(job.soup.precision, device)
     Log(here.prefix, stop=here.stop).say(f"soup: {launch.describe_mapping(job.machine, here, device)}")
     log, run = Log(here.prefix, quiet=here.rank > 0, stop=here.stop), RunDir.of(job)
-    check = partial(refuse_trials_beyond_limit, here=here, device=device)
-    with open_mixtures(job, here, comm, device, log, select_ingredients, check) as (job, selection, mixtures):
+    with open_mixtures(job, here, comm, device, log, select_ingredients) as (job, selection, mixtures):
         if here.rank == 0:
+            refuse_trials_beyond_limit(job, mixtures, here)
             note_job(job)
         threads = launch.count_threads()
         log.say(f"soup: {len(mixtures.ids)} ingredients, {comm.size} ranks, device {device}, {threads} threads")

@@ -38,17 +38,9 @@ Select = Callable[[Job, Model, GraphFile, Log], Selection]
 
 @contextmanager
 def open_mixtures(
-    job: Job,
-    here: RankInfo,
-    comm: Comm,
-    device: torch.device,
-    log: Log,
-    select: Select,
-    check: Callable[[Job, GraphFile], None] = lambda job, graph: None,
+    job: Job, here: RankInfo, comm: Comm, device: torch.device, log: Log, select: Select
 ) -> Iterator[tuple[Job, Selection, Mixtures]]:
     """Yield the job with what it left open, its fit ingredients and their mixtures. Rank-collective.
-
-    check: more that rank 0 looks at beforehand.
 
     Raises: MemoryLimitError where one of the job's methods does not fit; RunError; FileError.
     """
@@ -70,8 +62,6 @@ def open_mixtures(
             comm.bcast(None)
         job, selection = comm.bcast((job, selection))
         job, memory = _apply_memory_limit(job, here, Sizes.of(graph, model, device), log, comm)
-        if rank0:
-            check(job, graph)
         settings = EvalSettings(
             device=device,
             memory=memory,
