@@ -38,29 +38,24 @@ VARIANTS = (
 )
 
 
-@dataclass(frozen=True)
-class AverageSpec:
-    """The mean of some ingredients, each aligned with the first of them as `variant` says."""
+def evaluate_averages(
+    run: RunDir, evaluator: Evaluator, groups: Sequence[tuple[int, ...]], variant: AlignmentVariant = VARIANTS[0]
+) -> list[EvalResult]:
+    """Metric and loss of the mean of each group of ingredients, aligned with its first one as `variant` says.
 
-    indices: tuple[int, ...]
-    variant: AlignmentVariant = VARIANTS[0]
-
-
-def evaluate_averages(run: RunDir, evaluator: Evaluator, specs: Sequence[AverageSpec]) -> list[EvalResult]:
-    """Metric and loss of means; of one ingredient, exactly its own. Rank-collective: each is one rank's work.
-
-    Of ingredients as trained at most three states are in memory; to align them takes all that are to be mixed.
+    Of one ingredient, exactly its own. Rank-collective: each is one rank's work. Of ingredients as trained at most
+    three states are in memory; to align them takes all that are to be mixed.
     """
-    return evaluator.results([partial(_average, run, evaluator, spec) for spec in specs], Role.VALIDATION)
+    return evaluator.results([partial(_average, run, evaluator, group, variant) for group in groups], Role.VALIDATION)
 
 
 @torch.no_grad()
-def _average(run: RunDir, evaluator: Evaluator, spec: AverageSpec) -> Members:
-    states: Iterable[State] = (ingredient_store.read(run.ingredient(index)).state for index in spec.indices)
-    if spec.variant.align is not None:
-        states = spec.variant.align(evaluator.model, list(states))
+def _average(run: RunDir, evaluator: Evaluator, group: tuple[int, ...], variant: AlignmentVariant) -> Members:
+    states: Iterable[State] = (ingredient_store.read(run.ingredient(index)).state for index in group)
+    if variant.align is not None:
+        states = variant.align(evaluator.model, list(states))
     total: dict[str, Tensor] = {}
     for state in states:
         for name, tensor in state.items():
             total[name] = total[name] + tensor.double() if name in total else tensor.double()
-    return [{name: (tensor / len(spec.indices)).float().to(evaluator.device) for name, tensor in total.items()}]
+    return [{name: (tensor / len(group)).float().to(evaluator.device) for name, tensor in total.items()}]
