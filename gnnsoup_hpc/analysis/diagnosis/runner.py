@@ -30,8 +30,8 @@ def diagnose(job: Job, selection: Selection, mixtures: Mixtures, log: Log, again
     """
     path, comm, task = mixtures.run.diagnosis, mixtures.comm, mixtures.evaluator.task
     weights = {f"{index:04d}": sha256 for index, sha256 in selection.fit.items()}
-    names, left_out = [variant.name for variant in VARIANTS], tuple(selection.unfit.values())
-    fingerprint = diagnosis_store.fingerprint_of(mixtures.graph.sha256, weights, left_out, names)
+    left_out = tuple(selection.unfit.values())
+    fingerprint = diagnosis_store.fingerprint_of(mixtures.graph.sha256, weights, left_out, list(VARIANTS))
 
     def read(path: Path) -> Diagnosis | None:
         return diagnosis_store.read(path) if diagnosis_store.read_fingerprint(path) == fingerprint else None
@@ -61,11 +61,11 @@ def _measure(selection: Selection, mixtures: Mixtures) -> Diagnosis:
     described = comm.bcast(_describe(run, selection, alone) if comm.rank == 0 else ())
     nodes, left_out = int(mixtures.graph.validation_counts.sum()), tuple(selection.unfit.values())
     found = Diagnosis(mixtures.graph.sha256, nodes, f"{best:04d}", described, left_out, lineups=(), seconds=0.0)
-    for variant in VARIANTS if others else ():
+    for variant, setting in VARIANTS.items() if others else ():
         groups = [*((best, other) for other in others), (best, *others)]
-        *halfway, mean = evaluate_averages(run, evaluator, groups, variant)
+        *halfway, mean = evaluate_averages(run, evaluator, groups, align=bool(setting))
         named = {f"{other:04d}": result for other, result in zip(others, halfway, strict=True)}
-        found = replace(found, lineups=(*found.lineups, Midpoints(variant.name, variant.setting, named, mean)))
+        found = replace(found, lineups=(*found.lineups, Midpoints(variant, setting, named, mean)))
         if is_one_basin(found, evaluator.task):
             break
     mixtures.clear()
