@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -17,7 +17,7 @@ from gnnsoup_hpc.alignment.symmetry import (
     unit_layouts,
 )
 from gnnsoup_hpc.engine.threads import ThreadTeam
-from gnnsoup_hpc.engine.torch import TorchEngine, TorchPlan
+from gnnsoup_hpc.engine.torch import TorchEngine
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.models.base import LayeredModel, Layout, Model
 from gnnsoup_hpc.types import Doubles, IntArray, Permutation, State
@@ -231,18 +231,12 @@ def match_by_activations(
     with ThreadTeam():  # one thread a product, so that sums do not depend on how many there are
         for batch in batches if seen else ():
             plan = _ENGINE.plan(net, batch, train=True)  # every row: what the whole graph has, and not the seeds alone
-            wanted = list(_hidden_states(plan, reference))
+            wanted = [ours.double().cpu().numpy() for ours in _ENGINE.hidden_states(plan, reference)]
             for state, moments in zip(states, seen, strict=True):
-                for one, ours, theirs in zip(moments, wanted, _hidden_states(plan, state), strict=True):
-                    one.add(ours, theirs)
+                for one, ours, theirs in zip(moments, wanted, _ENGINE.hidden_states(plan, state), strict=True):
+                    one.add(ours, theirs.double().cpu().numpy())
         pairs = zip(states, seen, strict=True)
         return [_match(net, Pair(net, reference, state), moments) for state, moments in pairs]
-
-
-def _hidden_states(plan: TorchPlan, state: Mapping[str, Tensor]) -> Iterator[Doubles]:
-    """States of the seed nodes after each hidden layer, (n, hidden)."""
-    for states in _ENGINE.hidden_states(plan, state):
-        yield states.double().cpu().numpy()
 
 
 class Moments:

@@ -126,22 +126,19 @@ def descend(
 ) -> Iterator[Tensor]:
     """Where each of `epochs` steps led, one an evaluation at a point and a rate; all optimisers but L-BFGS."""
     point = start.clone().requires_grad_()
-    optimiser, schedule = _make_stepper(point, options)
+    optimiser: Optimizer
+    schedule: LRScheduler
+    if options.optimiser == "paper":
+        optimiser = SGD([point], lr=options.rate, momentum=options.momentum)
+        schedule = CosineAnnealingWarmRestarts(optimiser, options.restart, options.restart_factor)
+    else:  # EG is a plain step on the logarithm of alpha by the gradient in alpha itself
+        optimiser = (Adam if options.optimiser == "adam" else SGD)([point], lr=options.rate)
+        schedule = CosineAnnealingLR(optimiser, options.epochs)
     for _ in range(options.epochs):
         _, point.grad = evaluate(point.detach(), float(schedule.get_last_lr()[0]))
         optimiser.step()
         schedule.step()
         yield point.detach().clone()
-
-
-def _make_stepper(point: Tensor, options: LearnedJob) -> tuple[Optimizer, LRScheduler]:
-    """EG is a plain step on the logarithm of alpha by the gradient in alpha itself."""
-    if options.optimiser == "paper":
-        sgd = SGD([point], lr=options.rate, momentum=options.momentum)
-        return sgd, CosineAnnealingWarmRestarts(sgd, options.restart, options.restart_factor)
-    kind = Adam if options.optimiser == "adam" else SGD
-    optimiser = kind([point], lr=options.rate)
-    return optimiser, CosineAnnealingLR(optimiser, options.epochs)
 
 
 def search(evaluate: Evaluate, start: Tensor, tolerance: float, evaluations: int, comm: Comm = SERIAL) -> Tensor:

@@ -19,7 +19,7 @@ from gnnsoup_hpc.io.records import Paired, Soup
 from gnnsoup_hpc.io.soup import SoupFingerprint
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.soup.context import SoupContext
-from gnnsoup_hpc.soup.methods import SoupMethod, make_methods
+from gnnsoup_hpc.soup.methods import make_methods
 from gnnsoup_hpc.soup.mixtures import Candidate, Mixtures
 from gnnsoup_hpc.soup.selection import Selection
 from gnnsoup_hpc.types import BoolArray, Role
@@ -59,16 +59,12 @@ class SoupRunner:
             )
 
     def make(self, name: str, path: Path) -> Soup:
-        """Run a method, and publish its soup."""
-        mixtures, fingerprint = self.mixtures, self.fingerprint(name)
-        soup = self._run(make_methods(self.job.soup)[name], fingerprint)
-        if mixtures.comm.rank == 0:
-            soup_store.write(path, soup, fingerprint, mixtures.model, mixtures.graph.preparation, self.job)
-        return soup
+        """Run a method, and publish its soup.
 
-    def _run(self, method: SoupMethod, fingerprint: SoupFingerprint) -> Soup:
-        """One method, measured from cold: neither graph nor ingredients are in memory when it begins."""
-        mixtures = self.mixtures
+        Measured from cold: neither graph nor ingredients are in memory when it begins.
+        """
+        mixtures, fingerprint = self.mixtures, self.fingerprint(name)
+        method = make_methods(self.job.soup)[name]
         self._clear()
         context = SoupContext(mixtures, self.job.soup.seed, self.log)
         with mixtures.meter as meter:
@@ -80,7 +76,7 @@ class SoupRunner:
         validation, test = mixtures.predictions(candidate, (Role.VALIDATION, Role.TEST))
         paired = self._compare(test.right)
         self._clear()
-        return Soup(
+        soup = Soup(
             method=method.name,
             source=method.source,
             options={"seed": fingerprint.seed} | fingerprint.options,
@@ -97,6 +93,9 @@ class SoupRunner:
             test_right=np.packbits(test.right),
             paired=paired,
         )
+        if mixtures.comm.rank == 0:
+            soup_store.write(path, soup, fingerprint, mixtures.model, mixtures.graph.preparation, self.job)
+        return soup
 
     def _compare(self, right: BoolArray) -> Paired:
         """A soup's right test nodes against those of the best ingredient, which is the one that a report compares with.
