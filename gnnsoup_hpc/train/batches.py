@@ -21,7 +21,6 @@ from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray, Role
-from gnnsoup_hpc.utils.out_of_core import index_type
 
 # ---- dropout edge
 # Edge dropping (DropEdge; Rong et al., ICLR 2020, arXiv 1907.10903): each step of training leaves some edges out.
@@ -101,10 +100,14 @@ class PartValidation:
 
     def validation(self) -> Iterator[Batch]:
         """Nearly exact: edges between unions are left out."""
-        for first in range(0, self.graph.parts, self.clusters):
-            chosen = range(first, min(first + self.clusters, self.graph.parts))
-            if self.graph.validation_counts[list(chosen)].any():
-                yield loader.load_union(self.graph, chosen, Role.VALIDATION).to(self.device)
+        return self._unions(np.arange(self.graph.parts), self.graph.validation_counts, Role.VALIDATION)
+
+    def _unions(self, order: IntArray, counts: IntArray, role: Role) -> Iterator[Batch]:
+        """Unions of parts in that order. counts: how many nodes of the role each part has; a union needs one."""
+        for first in range(0, len(order), self.clusters):
+            chosen = order[first : first + self.clusters]
+            if counts[chosen].any():
+                yield loader.load_union(self.graph, chosen.tolist(), role).to(self.device)
 
 
 @dataclass(frozen=True)
@@ -121,11 +124,7 @@ class ClusterBatches(PartValidation):
 
     def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
         """Unions that have a training node, in random order."""
-        order = generator.permutation(self.graph.parts)
-        for first in range(0, len(order), self.clusters):
-            chosen = order[first : first + self.clusters]
-            if self._train_counts[chosen].any():
-                yield loader.load_union(self.graph, chosen.tolist(), Role.TRAIN).to(self.device)
+        return self._unions(generator.permutation(self.graph.parts), self._train_counts, Role.TRAIN)
 
 
 @dataclass(frozen=True)
@@ -142,28 +141,20 @@ class NeighbourBatches(PartValidation):
     sampler: sampling.Kind
 
     @cached_property
-    def _structure(self) -> tuple[IntArray, IndexArray]:
-        degree, indices = self.graph.rows(0, self.graph.nodes)
-        return np.concatenate([[0], np.cumsum(degree)]), indices.astype(index_type(self.graph.nodes))
-
-    @cached_property
-    def _x(self) -> FloatArray:
-        x = np.empty((self.graph.nodes, self.graph.features), dtype=np.float32)
-        self.graph.x(0, self.graph.nodes, x)
-        return x
-
-    @cached_property
-    def _labels(self) -> Tensor:
-        return torch.from_numpy(self.graph.y(0, self.graph.nodes))
-
-    @cached_property
-    def _training(self) -> IntArray:
-        return np.flatnonzero(self.graph.role(0, self.graph.nodes) == Role.TRAIN)
+    def _whole(self) -> tuple[FloatArray, Tensor, IntArray, tuple[IntArray, IndexArray]]:
+        """Features (V, F), labels (V,), training nodes, and the structure: (V + 1,) and (E,)."""
+        nodes = self.graph.nodes
+        x = np.empty((nodes, self.graph.features), dtype=np.float32)
+        self.graph.x(0, nodes, x)
+        training = np.flatnonzero(self.graph.role(0, nodes) == Role.TRAIN)
+        indptr = self.graph.bounds(0, nodes)
+        return x, torch.from_numpy(self.graph.y(0, nodes)), training, (indptr, self.graph.neighbours(indptr))
 
     def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
         """Batches of training nodes in random order, each with its sample."""
         draw = sampling.draw_pyg_samples if self.sampler == "pyg" else sampling.draw_samples
-        for sample in draw(self._structure, self._training, self.size, self.fanout, self.layers, generator):
-            x = torch.from_numpy(self._x[sample.nodes])
-            graph = Subgraph(x, loader.make_adjacency(sample.indptr, sample.indices))
-            yield Batch(graph, torch.arange(sample.seeds), self._labels[sample.nodes[: sample.seeds]]).to(self.device)
+        x, labels, training, structure = self._whole
+        for sample in draw(structure, training, self.size, self.fanout, self.layers, generator):
+            adjacency = loader.make_adjacency(sample.indptr, sample.indices)
+            graph = Subgraph(torch.from_numpy(x[sample.nodes]), adjacency)
+            yield Batch(graph, torch.arange(sample.seeds), labels[sample.nodes[: sample.seeds]]).to(self.device)

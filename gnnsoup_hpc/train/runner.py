@@ -231,9 +231,13 @@ def _find_fault(context: TrainContext, index: int | None) -> str:
         raise RunError(f"{error}: give the job a name of its own (--set name=…), or move {path} away") from None
     except FileError as error:
         return str(error)
-    with suppress(OSError):  # what a kill between publishing and this left is of no harm
-        context.run.checkpoint(_work(index)).unlink(missing_ok=True)
+    _remove_checkpoint(context, _work(index))  # which a kill after publishing may have left
     return ""
+
+
+def _remove_checkpoint(context: TrainContext, work: str) -> None:
+    with suppress(OSError):  # it is of no use any more, nor of harm
+        context.run.checkpoint(work).unlink(missing_ok=True)
 
 
 def _share(context: TrainContext, works: Sequence[int | None]) -> dict[str, str]:
@@ -301,7 +305,7 @@ def _train_one(context: TrainContext, index: int | None, fault: str, lease: Leas
     else:
         ingredient_store.write(path, made, origin, job, **provenance)
         reached = f"validation {made.validation_accuracy:.4f} (epoch {made.best_epoch}), {made.stopped}"
-    checkpoints.remove()
+    _remove_checkpoint(context, work)
     board.forget_failure(work)
     log.say(f"train: {title} done in {made.measurement['seconds']:.1f} s, {reached}")
     return ""

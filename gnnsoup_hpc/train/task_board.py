@@ -54,15 +54,14 @@ class TaskBoard:
 
     def note_progress(self, work: str, values: dict[str, Any]) -> None:
         """Say how far `work` is."""
-        path = self.run.progress(work)
-        self._write(lambda: status_files.write(path, {"work": work} | values | self.who))
+        self._try(status_files.write, self.run.progress(work), {"work": work} | values | self.who)
 
     def forget_progress(self, work: str) -> None:
         """`work` is in training no more, or not by us: what another process posts meanwhile stays."""
         path = self.run.progress(work)
         note = status_files.read(path)
         if all(note.get(key) == self.who[key] for key in ("host", "pid")):
-            self._write(lambda: status_files.remove(path))
+            self._try(status_files.remove, path)
 
     def note_failure(self, work: str, error: Exception, title: str = "") -> None:
         """Keep why `work` failed, and how often it has by now."""
@@ -70,17 +69,17 @@ class TaskBoard:
         why = str(error) if isinstance(error, SoupError) else f"{type(error).__name__}: {error}"
         times = int(status_files.read(path).get("times", 0)) + 1
         what = {"work": work, "title": title, "why": " ".join(why.split())}
-        values = what | {"when": time.time(), "launch": self._launch, "times": times} | self.who
-        self._write(lambda: status_files.write(path, values))
+        when = {"when": time.time(), "launch": self._launch, "times": times}
+        self._try(status_files.write, path, what | when | self.who)
 
     def forget_failure(self, work: str) -> None:
         """Once the result of `work` is there, its failures are history."""
-        self._write(lambda: status_files.remove(self.run.failure(work)))
+        self._try(status_files.remove, self.run.failure(work))
 
-    def _write(self, write: Callable[[], None]) -> None:
+    def _try(self, write: Callable[..., None], *what: object) -> None:
         """Notes are a service, no result: where they cannot be written, that is said once, and the work goes on."""
         try:
-            write()
+            write(*what)
         except OSError as error:
             if not self._silent:
                 self.log.say(f"train: `gnnsoup status` cannot be told how things stand: {error}")
