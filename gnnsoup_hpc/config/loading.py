@@ -18,16 +18,13 @@ from gnnsoup_hpc.config import Job, Section
 from gnnsoup_hpc.errors import JobError, MissingJobError
 from gnnsoup_hpc.utils.paths import expand_home
 
-Check = Callable[[Job, str], None]
-
 
 def load(
-    text: str | None = None, overrides: Sequence[str] = (), kinds: Sequence[str] = (), check: Check | None = None
+    text: str | None = None, overrides: Sequence[str] = (), check: Callable[[Job, str], None] | None = None
 ) -> Job:
     """The job of a TOML file's path or a bundled job's name (default `pubmed`), with `a.b=value` overrides applied.
 
-    `kinds` are those that model.kind may be, where they are given; `check` is given the job and what an error begins
-    with. models/ has both.
+    `check` is given the job and what an error begins with; models/ has one, of [model].
     Raises: JobError naming the file, the key and what is allowed.
     """
     path = find(text or "pubmed")
@@ -42,16 +39,16 @@ def load(
     for override in overrides:
         _override(tree, override)
     where = f"{path} with {', '.join(overrides)}" if overrides else str(path)
-    job = validate(tree, where, kinds)
+    job = validate(tree, where)
     if check is not None:
         check(job, where)
     return job
 
 
-def validate(tree: Mapping[str, Any], where: str, kinds: Sequence[str] = ()) -> Job:
-    """The job that `tree` describes; `where` begins the message of an error, `kinds` are those of models."""
+def validate(tree: Mapping[str, Any], where: str) -> Job:
+    """The job that `tree` describes; `where` begins the message of an error."""
     try:
-        return Job.model_validate(tree, context=kinds)
+        return Job.model_validate(tree)
     except ValidationError as error:
         details = "; ".join(_explain(item) for item in error.errors())
         raise JobError(f"{where}: {details}") from None
