@@ -515,21 +515,18 @@ class Job(Section):
     def _is_consistent(self) -> Self:
         if self.sweep:
             expand_grids(self)
-        if self.soup.pls.union > self.partition.parts:
+        pls, parts, clusters = self.soup.pls, self.partition.parts, self.train.clusters
+        if pls.union > parts:
             raise ValueError(
-                f"soup.pls.union = {self.soup.pls.union} parts (R) cannot be drawn from"
-                f" partition.parts = {self.partition.parts} (K)"
+                f"soup.pls.union = {pls.union} parts (R) cannot be drawn from partition.parts = {parts} (K)"
             )
-        pls = self.soup.pls
-        if pls.optimiser == "lbfgs" and pls.reuse < 2 and pls.union != self.partition.parts:
+        if pls.optimiser == "lbfgs" and pls.reuse < 2 and pls.union != parts:
             raise ValueError(
                 "soup.pls.optimiser = 'lbfgs' compares losses on one union: give soup.pls.reuse, the evaluations"
                 " on each, for example 6"
             )
-        if self.train.batch != "full" and self.train.clusters > self.partition.parts:
-            raise ValueError(
-                f"train.clusters = {self.train.clusters} is more than partition.parts = {self.partition.parts} (K)"
-            )
+        if self.train.batch != "full" and clusters > parts:
+            raise ValueError(f"train.clusters = {clusters} is more than partition.parts = {parts} (K)")
         return self
 
     def to_toml(self) -> str:
@@ -558,7 +555,6 @@ def expand_grids(job: Job) -> dict[SweptName, tuple[Trial, ...]]:
 
     Raises: ValueError where the sweep names what there is not, or a combination makes no valid job.
     """
-    sweep = job.sweep
     found: dict[SweptName, tuple[Trial, ...]] = {}
     for method in SWEPT:
         lists = _lists(job, method)
@@ -573,7 +569,7 @@ def expand_grids(job: Job) -> dict[SweptName, tuple[Trial, ...]]:
             raise ValueError(f"sweep.{method} has {size} combinations, more than {MOST_CELLS}: give fewer values")
         combinations = (dict(zip(lists, values, strict=True)) for values in product(*lists.values()))
         found[method] = tuple(Trial(method, _job(job, method, values), values) for values in combinations)
-    if sweep.seed and not any(method in found for method in SEEDED):
+    if job.sweep.seed and not any(method in found for method in SEEDED):
         raise ValueError("sweep.seed is for ls and pls, and soup.methods has neither")
     return found
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
+from operator import mul
 
 import numpy as np
 import torch
@@ -147,7 +147,9 @@ class Training:
         batches = self._data.batches.epoch(numpy_generator(self._seed, self._stream("order"), number))
         if self._how.drop_edges > 0.0:
             batches = map(partial(self._drop_edges, number), batches, count())
-        loss = _mean_loss(map(self._step, batches))  # map names no batch, or two would be in memory while one is read
+        # The mean over nodes; of one step, its loss to the bit. Map names no batch, or two would be in memory at once.
+        losses, nodes = zip(*map(self._step, batches), strict=True)
+        loss = losses[0] if len(losses) == 1 else sum(map(mul, losses, nodes)) / sum(nodes)
         reached = math.nan
         if math.isfinite(loss) and all(bool(tensor.isfinite().all()) for tensor in self.parameters.values()):
             reached = self._validate()
@@ -221,9 +223,3 @@ class Training:
                 return math.nan
             predicted.append(self._task.predict(logits).cpu().numpy())
         return self._task.metric(np.concatenate(predicted), np.concatenate(targets))
-
-
-def _mean_loss(steps: Iterable[tuple[float, int]]) -> float:
-    """Mean over an epoch's nodes; of one step, its loss to the bit."""
-    done = list(steps)
-    return done[0][0] if len(done) == 1 else sum(loss * nodes for loss, nodes in done) / sum(n for _, n in done)

@@ -59,11 +59,9 @@ class TrainContext:
     here: RankInfo
     device: torch.device
     log: Log
+    board: TaskBoard
     initial: State = field(default_factory=dict)
     trunk: State | None = None
-
-    def __post_init__(self) -> None:
-        self.board = TaskBoard(self.run, self.here, self.log)
 
     @property
     def provenance(self) -> dict[str, object]:
@@ -115,7 +113,7 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
     with graph_store.open_graph(run.graph, job) as graph:
         model = make_model(job.model, graph.features, graph.classes)
         job = _within_limit(job, run, here, Sizes.of(graph, model, device), log, souping)
-        context = TrainContext(job, run, model, graph, here, device, log)
+        context = TrainContext(job, run, model, graph, here, device, log, TaskBoard(run, here, log))
         context.initial = _load_initial(context)
         context.trunk = _load_trunk(context) if job.train.trunk_epochs else None
         missing = [index for index in everyone if _find_fault(context, index)]
@@ -231,13 +229,7 @@ def _find_fault(context: TrainContext, index: int | None) -> str:
         raise RunError(f"{error}: give the job a name of its own (--set name=…), or move {path} away") from None
     except FileError as error:
         return str(error)
-    _remove_checkpoint(context, _work(index))  # which a kill after publishing may have left
     return ""
-
-
-def _remove_checkpoint(context: TrainContext, work: str) -> None:
-    with suppress(OSError):  # it is of no use any more, nor of harm
-        context.run.checkpoint(work).unlink(missing_ok=True)
 
 
 def _share(context: TrainContext, works: Sequence[int | None]) -> dict[str, str]:
@@ -305,7 +297,8 @@ def _train_one(context: TrainContext, index: int | None, fault: str, lease: Leas
     else:
         ingredient_store.write(path, made, origin, job, **provenance)
         reached = f"validation {made.validation_accuracy:.4f} (epoch {made.best_epoch}), {made.stopped}"
-    _remove_checkpoint(context, work)
+    with suppress(OSError):  # it is of no use any more, nor of harm
+        checkpoints.path.unlink(missing_ok=True)
     board.forget_failure(work)
     log.say(f"train: {title} done in {made.measurement['seconds']:.1f} s, {reached}")
     return ""

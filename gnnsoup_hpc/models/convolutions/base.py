@@ -35,7 +35,6 @@ class Convolution(ABC):
     where a layer has units within, as an MLP does.
     """
 
-    source: ClassVar[str]
     module: ClassVar[str]
     takes_norm: ClassVar[bool] = True
     aggregation: ClassVar[Aggregation | None] = None
