@@ -88,7 +88,7 @@ def bundled_jobs() -> list[Path]:
 def fields(section: type[Section] = Job, prefix: str = "") -> Iterator[tuple[str, str]]:
     """(dotted name, description) of every field, tables before what they hold."""
     for name, field in section.model_fields.items():
-        yield f"{prefix}{name}", field.description or ""
+        yield f"{prefix}{name}", " ".join((field.description or "").split())
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from fields(field.annotation, f"{prefix}{name}.")
 
