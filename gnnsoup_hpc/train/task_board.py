@@ -41,6 +41,7 @@ class TaskBoard:
     @contextmanager
     def watch(self, work: str, title: str, epochs: int) -> Iterator[Bar]:
         """A block in which `work` is trained: its progress is posted on the bar that it yields, and a failure kept."""
+        progress = self.run.progress(work)
         bar = PostingBar(self.log, epochs, title, partial(self.note_progress, work))
         try:
             yield bar
@@ -50,18 +51,13 @@ class TaskBoard:
             raise
         finally:
             bar.close()
-            self.forget_progress(work)
+            note = status_files.read(progress)
+            if all(note.get(key) == self.who[key] for key in ("host", "pid")):  # not another process's
+                self._try(status_files.remove, progress)
 
     def note_progress(self, work: str, values: dict[str, Any]) -> None:
         """Say how far `work` is."""
         self._try(status_files.write, self.run.progress(work), {"work": work} | values | self.who)
-
-    def forget_progress(self, work: str) -> None:
-        """`work` is in training no more, or not by us: what another process posts meanwhile stays."""
-        path = self.run.progress(work)
-        note = status_files.read(path)
-        if all(note.get(key) == self.who[key] for key in ("host", "pid")):
-            self._try(status_files.remove, path)
 
     def note_failure(self, work: str, error: Exception, title: str = "") -> None:
         """Keep why `work` failed, and how often it has by now."""
