@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gnnsoup_hpc.engine.compiled.kernels import rowwise
-from gnnsoup_hpc.engine.compiled.plan import SumPlan, choose_product, sum_pieces
+from gnnsoup_hpc.engine.compiled.kernels import sums as kernels
+from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, choose_product, sum_pieces
 from gnnsoup_hpc.engine.threads import Span, ThreadTeam, blocks
 from gnnsoup_hpc.models.gnn import EPS, Architecture, layer_of
 from gnnsoup_hpc.types import Dense
@@ -40,7 +41,7 @@ class ForwardBackward:
     """
 
     def __init__(
-        self, plan: SumPlan, state: Mapping[str, Dense], keep: bool, first: Interpolation | None = None
+        self, plan: CompiledPlan, state: Mapping[str, Dense], keep: bool, first: Interpolation | None = None
     ) -> None:
         self.net, self.plan, self.state, self.keep, self._first = plan.net, plan, state, keep, first
         self._multiply = choose_product(plan.precision)
@@ -94,7 +95,10 @@ class ForwardBackward:
         inputs = [below[first:end]]
         if layer:
             aggregated = self._aggregated[layer - 1][first:end] if self.keep else room[2][: end - first]
-            self.plan.sums(layer).into(first, end, below, aggregated)
+            of, scale = self.plan, self.plan.scale
+            kernels.write_scaled_sums(
+                *(first, end, of.start, of.start[1:], of.indices, scale, of.column_scale, below, aggregated, False)
+            )
             inputs.insert(0, aggregated)
         for input_, weight, out in zip(inputs, weights, room, strict=False):
             self._multiply(input_, weight, out)
@@ -167,7 +171,9 @@ class ForwardBackward:
             own = summed[first:end]
             self._multiply(own, self.state[name_weights(self.net, layer + 1)[1]], out[: len(own)])
             out[len(own) :] = 0
-        self.plan.transposes[layer].into(first, end, aggregated, out, add=sage)
+        start, ends, rows, _ = self.plan.transposes[layer + 1]
+        row_scale, scale = self.plan.column_scale, self.plan.scale
+        kernels.write_scaled_sums(first, end, start, ends, rows, row_scale, scale, aggregated, out, sage)
 
     def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
         """Of a layer's gradients."""
@@ -220,7 +226,7 @@ def name_weights(net: Architecture, layer: int) -> list[str]:
     return [f"convs.{layer}.{name}" for name in names]
 
 
-def multiply_first(plan: SumPlan, state: Mapping[str, Dense]) -> Dense:
+def multiply_first(plan: CompiledPlan, state: Mapping[str, Dense]) -> Dense:
     """What the first weights make of the first hop, (rows[0], C), in memory of the plan's workspace."""
     first, multiply = plan.first.numpy(), choose_product(plan.precision)
     weights = np.concatenate([state[name].T for name in name_weights(plan.net, 0)])
