@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from gnnsoup_hpc.engine.base import Engine, Plan, Pullback
 from gnnsoup_hpc.engine.compiled.gat import GatForwardBackward
-from gnnsoup_hpc.engine.compiled.passes import ForwardBackward, Interpolation, multiply_first
+from gnnsoup_hpc.engine.compiled.passes import ForwardBackward
 from gnnsoup_hpc.engine.compiled.plan import CompiledPlan
 from gnnsoup_hpc.engine.frontier import Division, find_frontier
 from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory, Terms, estimate_frontiers
@@ -94,9 +94,9 @@ class CompiledEngine(Engine):
         if plan.net.kind == "gat":  # whose first layer is not linear in the weights
             yield from super().interpolate(plan, ends, between)
             return
-        start, end = (multiply_first(plan, _to_arrays(plan.net, state)) for state in ends)
+        start, end = (ForwardBackward(plan, _to_arrays(plan.net, state), False).multiply_first() for state in ends)
         for share, state in between:
-            first = Interpolation(start, end, share)
+            first = share, start, end
             yield torch.from_numpy(ForwardBackward(plan, _to_arrays(plan.net, state), False, first).forward())
 
     def memory(self, model: Model, extent: Extent, *, mode: Mode, line: bool = False) -> Memory:

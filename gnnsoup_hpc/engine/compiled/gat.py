@@ -21,7 +21,7 @@ import numpy as np
 
 from gnnsoup_hpc.engine.compiled.kernels import attention as kernels
 from gnnsoup_hpc.engine.compiled.kernels import rowwise
-from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, choose_product, sum_pieces
+from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, choose_product, find_norm, sum_pieces
 from gnnsoup_hpc.engine.threads import Span, ThreadTeam, blocks
 from gnnsoup_hpc.models.convolutions.gat import NEGATIVE_SLOPE
 from gnnsoup_hpc.models.gnn import EPS
@@ -52,8 +52,7 @@ class GatLayer:
         self.attention = np.concatenate([source[0], destination[0]])  # (2 H, C)
         self.vectors = np.matmul(self.attention[:, None], np.concatenate([self.weight, self.weight]))[:, 0]
         self.by_value = len(self.flat) < self.width
-        norm = f"norms.{number}"
-        self.norm = (state[f"{norm}.weight"], state[f"{norm}.bias"]) if f"{norm}.weight" in state else ()
+        self.norm = find_norm(state, number)
 
         columns, rows = plan.columns(number), plan.rows[number] if keep else 0
         stated = columns if keep or not self.by_value else 0

@@ -88,6 +88,12 @@ class CompiledPlan(Frontier):
         return out
 
 
+def find_norm(state: Mapping[str, Dense], layer: int) -> tuple[Dense, Dense] | tuple[()]:
+    """Weight and shift of the layer norm after a layer, (C,) each; nothing where there is none."""
+    weight, shift = f"norms.{layer}.weight", f"norms.{layer}.bias"
+    return (state[weight], state[shift]) if weight in state else ()
+
+
 def sum_pieces(shapes: Mapping[str, tuple[int, ...]], pieces: Sequence[Mapping[str, Dense]]) -> dict[str, Dense]:
     """The sections' gradients summed up in float64, where the order of so few does not tell."""
     totals = {name: np.zeros(shape) for name, shape in shapes.items()}

@@ -17,6 +17,7 @@ from torch import Tensor
 from gnnsoup_hpc.engine import threads
 from gnnsoup_hpc.engine.compiled.kernels import rowwise, slabs, sums
 from gnnsoup_hpc.engine.compiled.passes import name_bias, name_weights
+from gnnsoup_hpc.engine.compiled.plan import find_norm
 from gnnsoup_hpc.errors import MemoryLimitError
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Subgraph
@@ -157,8 +158,7 @@ class DenseLayer:
             weights = [state[name] for name in name_weights(net, layer)]
             self.width, self.weight = into, np.ascontiguousarray(np.concatenate(weights, 1).T)
         self.bias = state[name_bias(net, layer)]
-        normed = net.norm == "layer" and not self.last
-        self.norm = (state[f"norms.{layer}.weight"], state[f"norms.{layer}.bias"]) if normed else ()
+        self.norm = find_norm(state, layer)
         following = name_weights(net, layer + 1) if narrows(net, layer + 1) else []
         self.handed = [np.ascontiguousarray(state[name].T) for name in following]
         self.out = [matrix.shape[1] for matrix in self.handed] or [out]
