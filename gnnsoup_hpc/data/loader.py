@@ -68,7 +68,7 @@ def load_union(
 
 
 def _read_features(
-    read: Callable[[int, int, FloatArray], None], runs: Sequence[Span], width: int, purpose: str, memory: BufferPool
+    read: Callable[[int, int, FloatArray], object], runs: Sequence[Span], width: int, purpose: str, memory: BufferPool
 ) -> Tensor:
     """Rows of all runs, one run after the other, (V', width)."""
     out = memory.array(purpose, (sum(stop - start for start, stop in runs), width), np.float32)

@@ -208,19 +208,15 @@ class GraphFile:
         neighbours = np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1)
         return [(int(self.ptr[run[0]]), int(self.ptr[run[-1] + 1])) for run in neighbours]
 
-    def x(self, start: int, stop: int, out: FloatArray) -> None:
-        """Read features of nodes start to stop into `out` (stop - start, F), contiguous float32."""
-        self._dataset("nodes/x").read_into(start, stop, out)
+    def x(self, start: int, stop: int, out: FloatArray | None = None) -> FloatArray:
+        """Features of nodes start to stop, (stop - start, F), read into `out`, contiguous, where it is given."""
+        found: FloatArray = np.empty((stop - start, self.features), dtype=np.float32) if out is None else out
+        self._dataset("nodes/x").read_into(start, stop, found)
+        return found
 
     def x_of(self, ids: IntArray) -> FloatArray:
         """Features of the nodes `ids`, (n, F)."""
-
-        def read(start: int, stop: int) -> FloatArray:
-            out = np.empty((stop - start, self.features), dtype=np.float32)
-            self.x(start, stop, out)
-            return out
-
-        return read_by_ids(read, (self.nodes, self.features), np.float32, ids)
+        return read_by_ids(self.x, (self.nodes, self.features), np.float32, ids)
 
     def y(self, start: int, stop: int) -> IntArray:
         """Labels of nodes start to stop."""

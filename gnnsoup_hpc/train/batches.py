@@ -148,9 +148,7 @@ class NeighbourBatches(PartValidation):
 
     @cached_property
     def _x(self) -> FloatArray:
-        x = np.empty((self.graph.nodes, self.graph.features), dtype=np.float32)
-        self.graph.x(0, self.graph.nodes, x)
-        return x
+        return self.graph.x(0, self.graph.nodes)
 
     @cached_property
     def _labels(self) -> Tensor:
