@@ -21,10 +21,12 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from gnnsoup_hpc.config.methods import METHOD_NAMES, MethodName
 from gnnsoup_hpc.types import Draw, Grouping, Precision, Start
@@ -393,6 +395,14 @@ class ModelJob(Section):
     """attention heads of GAT; must divide hidden"""
     norm: Literal["none", "layer"] = "none"
     """layer norm after each hidden layer, or none"""
+
+    @field_validator("kind")
+    @classmethod
+    def _kind_is_there(cls, value: str, info: ValidationInfo) -> str:
+        *known, last = (repr(kind) for kind in info.context or (value,))
+        if repr(value) not in (*known, last):
+            raise PydanticCustomError("literal_error", f"Input should be {', '.join(known)} or {last}")
+        return value
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:

@@ -21,14 +21,16 @@ from gnnsoup_hpc.utils.paths import expand_home
 
 SWEEP_EXAMPLES = {"seed": "[0, 1, 2]", "gis": "{}", "ls": "{}", "pls": "{ learning_rate = [0.1, 0.3], union = [4, 8] }"}
 TEXT_FIELDS = ("name", "runs", "graph.source", "graph.root", "machine.memory_limit")
+Check = Callable[[Job, str], None]
 
 
 def load(
-    text: str | None = None, overrides: Sequence[str] = (), check: Callable[[Job, str], None] | None = None
+    text: str | None = None, overrides: Sequence[str] = (), kinds: Sequence[str] = (), check: Check | None = None
 ) -> Job:
     """The job of a TOML file's path or a bundled job's name (default `pubmed`), with `a.b=value` overrides applied.
 
-    `check` is given the job and what an error begins with; models/ has one, of [model].
+    `kinds` are those that model.kind may be, where they are given; `check` is given the job and what an error begins
+    with. models/ has both.
     Raises: JobError naming the file, the key and what is allowed.
     """
     path = find(text or "pubmed")
@@ -43,16 +45,16 @@ def load(
     for override in overrides:
         _override(tree, override)
     where = f"{path} with {', '.join(overrides)}" if overrides else str(path)
-    job = validate(tree, where)
+    job = validate(tree, where, kinds)
     if check is not None:
         check(job, where)
     return job
 
 
-def validate(tree: Mapping[str, Any], where: str) -> Job:
-    """The job that `tree` describes; `where` begins the message of an error."""
+def validate(tree: Mapping[str, Any], where: str, kinds: Sequence[str] = ()) -> Job:
+    """The job that `tree` describes; `where` begins the message of an error, `kinds` are those of models."""
     try:
-        return Job.model_validate(tree)
+        return Job.model_validate(tree, context=kinds)
     except ValidationError as error:
         details = "; ".join(_explain(item) for item in error.errors())
         raise JobError(f"{where}: {details}") from None
