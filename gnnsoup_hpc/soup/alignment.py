@@ -109,7 +109,8 @@ def _measure_mean(mixtures: Mixtures) -> float:
 def _match(job: Job, mixtures: Mixtures, selection: Selection, by: Align) -> Alignment:
     """To the reference, which is left as it is; by weights, then all together. Rank 0 finds it."""
     model, best = mixtures.model, selection.best(mixtures.evaluator.task)
-    reference, orders = mixtures.ids.index(best), list[Permutation]()
+    reference = mixtures.ids.index(best)
+    orders: list[Permutation] = []
     if mixtures.comm.rank == 0:
         states = [mixtures.matrix.state(row) for row in mixtures.matrix.weights]
         with mixtures.settings.threads.alone():

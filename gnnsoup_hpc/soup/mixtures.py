@@ -101,8 +101,7 @@ class Mixtures:
 
     def metrics_between(self, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
         """Exact validation metrics of share * start + (1 - share) * end, alphas (1, N). Rank-collective."""
-        mixed = (Candidate(share * start + (1.0 - share) * end) for share in shares)
-        between = [(share, partial(self._members, each)) for share, each in zip(shares, mixed, strict=True)]
+        between = [(s, partial(self._members, Candidate(s * start + (1.0 - s) * end))) for s in shares]
         return self.evaluator.metrics_between(
             lambda: (self.mix(start, "model"), self.mix(end, "model")), between, Role.VALIDATION
         )
