@@ -111,10 +111,7 @@ class FileRows:
         return read_by_ids(self._read, self.shape, self.dtype, np.asarray(which))
 
     def __setitem__(self, which: slice, block: npt.NDArray[Any]) -> None:
-        self.write(which.indices(self.shape[0])[0], block)
-
-    def write(self, start: int, block: npt.NDArray[Any]) -> None:
-        """Put `block` at the rows from `start` on."""
+        start, _, _ = which.indices(self.shape[0])
         with explain_write(self.path), self.path.open("r+b") as file:
             file.seek(start * self._row_bytes)
             file.write(np.ascontiguousarray(block, dtype=self.dtype).data)

@@ -104,7 +104,7 @@ def test_a_column_of_any_size_keeps_what_it_says(column: np.ndarray, tmp_path: P
     kept: list[Any] = [x]
     if column.dtype.kind == "f" and column.dtype.isnative and column.dtype.itemsize == 8:
         kept += [SparseRows(sp.csr_matrix(x)), FileRows.create(tmp_path / "x", x.shape, x.dtype)]
-        kept[-1].write(0, x)
+        kept[-1][: len(x)] = x
     for rows in kept:
         done, record = prepare_features(with_features(rows), "standardise")
         assert done.x[:].dtype == np.float32

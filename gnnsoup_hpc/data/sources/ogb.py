@@ -171,7 +171,7 @@ def _read_tables(home: Path, hetero: bool, context: SourceContext) -> Contents:
     for rows, chunk in _read_table(used[1], 128, "rows", nodes):
         if rows.start == 0:
             x = FileRows.create(context.scratch / "node-feat", (nodes, chunk.shape[1]), np.float64)
-        x.write(rows.start, chunk)
+        x[rows] = chunk
     y = np.empty(nodes)
     for rows, chunk in _read_table(used[2], 1, "labels", nodes):
         y[rows] = chunk[:, 0]
@@ -264,7 +264,7 @@ def _read_features(archive: Any, nodes: int, context: SourceContext) -> Rows:
         rows = FileRows.create(context.scratch / "node-feat", (nodes, shape[1]), kind)
         for block in blocks(nodes, shape[1] * kind.itemsize):
             count = block.stop - block.start
-            rows.write(block.start, read(count * shape[1]).reshape(count, shape[1]))
+            rows[block] = read(count * shape[1]).reshape(count, shape[1])
     return rows
 
 

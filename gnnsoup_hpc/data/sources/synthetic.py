@@ -196,7 +196,7 @@ def _draw_features(preset: Preset, layout: _BlockLayout, seed: int, context: Sou
             (len(old), preset.features), dtype=np.float32
         )
         x += np.float32(preset.signal) * (means[layout.block[old]] + shift[layout.community[old]])
-        rows.write(start, x)
+        rows[start : start + len(x)] = x
     return rows
 
 
