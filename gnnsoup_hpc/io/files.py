@@ -179,7 +179,7 @@ def create_file(path: Path, kind: str, version: int, about: str, bulk_bytes: int
                 yield file
                 file.attrs["complete"] = 1
             if isinstance(space, io.BytesIO):
-                private.write_bytes(space.getbuffer())
+                private.write_bytes(space.getvalue())
         digest = file_sha256(private, start=USER_BLOCK)
         with private.open("r+b") as sealed:
             sealed.write((_SEAL + digest.encode() + b"\n").ljust(USER_BLOCK, b"\0"))
