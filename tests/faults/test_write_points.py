@@ -41,7 +41,7 @@ NOT_REACHED = {
         "os.link(aside, path)",
     },  # renewed, after seconds; put back, after a race
     "runtime/profiling.py": {"CLEAR_REFS.write_text('5')"},  # a word to the system, and no file
-    "runtime/terminal.py": {"open(os.devnull, 'w', encoding='utf-8')"},  # in place of a stdout that is closed
+    "runtime/terminal.py": {"open(os.devnull, 'w', encoding='utf-8')"},  # where stdout is closed
 }
 
 
