@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from gnnsoup_hpc.alignment import permute
+from gnnsoup_hpc.alignment.symmetry import permute
 from gnnsoup_hpc.cli.soup import soup
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config import loading as jobs

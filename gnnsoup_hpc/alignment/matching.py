@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -10,16 +10,16 @@ from torch import Tensor
 
 from gnnsoup_hpc.alignment.symmetry import (
     as_matrix,
-    expand_order,
     identity_permutation,
+    move_units,
     permute,
     symmetries,
     unit_layouts,
 )
 from gnnsoup_hpc.engine.threads import ThreadTeam
-from gnnsoup_hpc.engine.torch import TorchEngine, TorchPlan
+from gnnsoup_hpc.engine.torch import TorchEngine
 from gnnsoup_hpc.graph.subgraph import Batch
-from gnnsoup_hpc.models.base import Carrier, LayeredModel, Layout, Model, Symmetries
+from gnnsoup_hpc.models.base import LayeredModel, Layout, Model
 from gnnsoup_hpc.types import Doubles, IntArray, Permutation, State
 from gnnsoup_hpc.utils.rng import numpy_generator
 
@@ -40,11 +40,6 @@ def solve_assignment(gain: Doubles, layout: Layout) -> IntArray:
             reached[place, group] = block[rows, inner[place, group]].sum()
     places, groups = linear_sum_assignment(reached, maximize=True)
     return np.asarray(groups[:, None] * layout.size + inner[places, groups]).reshape(-1)
-
-
-def total_gain(gain: Doubles, order: IntArray) -> float:
-    """What an order gains."""
-    return float(gain[np.arange(len(order)), order].sum())
 
 
 # ---- weights
@@ -86,7 +81,8 @@ def descend(pair: Pair, start: Permutation, seed: int) -> Permutation:
             stale.discard(name)
             gain = pair.gain(name, orders)
             order = solve_assignment(gain, pair.layouts[name])
-            if total_gain(gain, order) > total_gain(gain, orders[name]) + _ROUNDING * pair.scale:
+            places = np.arange(len(order))
+            if gain[places, order].sum() > gain[places, orders[name]].sum() + _ROUNDING * pair.scale:
                 orders[name] = order
                 stale |= pair.neighbours[name]
     return orders
@@ -102,8 +98,10 @@ class Pair:
             name: {s for c in self._carriers if name in (c.rows, c.columns) for s in (c.rows, c.columns) if s} - {name}
             for name in self.layouts
         }
-        self._here = {each.parameter: _to_matrix(known, reference, each.parameter) for each in self._carriers}
-        self._there = {each.parameter: _to_matrix(known, state, each.parameter) for each in self._carriers}
+        self._here, self._there = (
+            {name: as_matrix(known, name, side[name].double().cpu()) for name in [c.parameter for c in self._carriers]}
+            for side in (reference, state)
+        )
         self.scale = float(sum(np.linalg.norm(a) * np.linalg.norm(self._there[n]) for n, a in self._here.items()))
 
     def gain(self, name: str, orders: Permutation) -> Doubles:
@@ -118,7 +116,8 @@ class Pair:
         for carrier in self._carriers:
             sides = {carrier.rows, carrier.columns}
             if name in sides and sides <= {name, None, *others}:
-                here, moved = self._here[carrier.parameter], self._move(carrier, others)
+                here = self._here[carrier.parameter].numpy()
+                moved = move_units(self._there[carrier.parameter], carrier, others).numpy()
                 if carrier.rows == name:
                     found += here.reshape(units, -1) @ moved.reshape(units, -1).T
                 else:
@@ -130,23 +129,12 @@ class Pair:
         orders: dict[str, IntArray] = {}
         for name in names:
             orders[name] = solve_assignment(self.gain(name, orders), self.layouts[name])
-        return {name: orders[name] for name in self.layouts}
+        return orders
 
     def similarity(self, orders: Permutation) -> float:
         """The inner product of the reference with the state in these orders, over weights that carry units."""
-        return float(sum(np.vdot(self._here[each.parameter], self._move(each, orders)) for each in self._carriers))
-
-    def _move(self, carrier: Carrier, orders: Permutation) -> Doubles:
-        """What the state has of a carrier, with the sides that are in `orders` moved."""
-        there = self._there[carrier.parameter]
-        rows, columns = carrier.rows, carrier.columns
-        if rows and rows in orders:
-            there = there[expand_order(orders[rows], len(there)).numpy()]
-        return there[:, orders[columns]] if columns and columns in orders else there
-
-
-def _to_matrix(known: Symmetries, state: Mapping[str, Tensor], name: str) -> Doubles:
-    return as_matrix(known, name, state[name].detach().cpu().double()).numpy()
+        moved = {each.parameter: move_units(self._there[each.parameter], each, orders) for each in self._carriers}
+        return float(sum(np.vdot(here.numpy(), moved[name].numpy()) for name, here in self._here.items()))
 
 
 # ---- together
@@ -243,18 +231,12 @@ def match_by_activations(
     with ThreadTeam():  # one thread a product, so that sums do not depend on how many there are
         for batch in batches if seen else ():
             plan = _ENGINE.plan(net, batch, train=True)  # every row: what the whole graph has, and not the seeds alone
-            wanted = list(_hidden_states(plan, reference))
+            wanted = [ours.double().cpu().numpy() for ours in _ENGINE.hidden_states(plan, reference)]
             for state, moments in zip(states, seen, strict=True):
-                for one, ours, theirs in zip(moments, wanted, _hidden_states(plan, state), strict=True):
-                    one.add(ours, theirs)
+                for one, ours, theirs in zip(moments, wanted, _ENGINE.hidden_states(plan, state), strict=True):
+                    one.add(ours, theirs.double().cpu().numpy())
         pairs = zip(states, seen, strict=True)
         return [_match(net, Pair(net, reference, state), moments) for state, moments in pairs]
-
-
-def _hidden_states(plan: TorchPlan, state: Mapping[str, Tensor]) -> Iterator[Doubles]:
-    """States of the seed nodes after each hidden layer, (n, hidden)."""
-    for states in _ENGINE.hidden_states(plan, state):
-        yield states.double().cpu().numpy()
 
 
 class Moments:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.models.base import Layout, Model, Symmetries
+from gnnsoup_hpc.models.base import Carrier, Layout, Model, Symmetries
 from gnnsoup_hpc.types import Permutation, State
 
 _NONE = Symmetries({}, (), frozenset())
@@ -53,16 +53,19 @@ def permute(net: Model, state: Mapping[str, Tensor], permutation: Permutation) -
     moved = {name: state[name] for name in net.shapes()}
     for carrier in known.carriers:
         tensor = state[carrier.parameter]
-        values = as_matrix(known, carrier.parameter, tensor)
-        if carrier.rows:
-            values = values[expand_order(permutation[carrier.rows], len(values)).to(values.device)]
-        if carrier.columns:
-            values = values[:, torch.from_numpy(permutation[carrier.columns]).to(values.device)]
+        values = move_units(as_matrix(known, carrier.parameter, tensor), carrier, permutation)
         moved[carrier.parameter] = values.contiguous().view(tensor.shape)
     return moved
 
 
-def expand_order(order: np.ndarray, rows: int) -> Tensor:
-    """An order of units as one of rows, of which each unit has rows / units in succession."""
-    repeat = rows // len(order)
-    return torch.from_numpy((order[:, None] * repeat + np.arange(repeat)).reshape(-1))
+def move_units(values: Tensor, carrier: Carrier, orders: Permutation) -> Tensor:
+    """A carrier's matrix with the units moved along of those of its sides that `orders` has.
+
+    A unit is rows / units rows in succession.
+    """
+    if carrier.rows and carrier.rows in orders:
+        order = torch.from_numpy(orders[carrier.rows]).to(values.device)
+        values = values.reshape(len(order), -1, values.shape[1])[order].flatten(0, 1)
+    if carrier.columns and carrier.columns in orders:
+        values = values[:, torch.from_numpy(orders[carrier.columns]).to(values.device)]
+    return values

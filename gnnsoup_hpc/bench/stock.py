@@ -171,8 +171,7 @@ class StockTask:
 
 def _read_data(graph: GraphFile) -> Any:
     """Features, labels and roles as PyG holds them."""
-    x = graph.x(0, graph.nodes)
-    y, role = graph.y(0, graph.nodes), graph.role(0, graph.nodes)
+    x, y, role = graph.x(0, graph.nodes), graph.y(0, graph.nodes), graph.role(0, graph.nodes)
     return Data(x=torch.from_numpy(x), y=torch.from_numpy(y), role=torch.from_numpy(role), num_nodes=graph.nodes)
 
 

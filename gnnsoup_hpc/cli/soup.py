@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
 
 import torch
 
@@ -35,13 +34,13 @@ def soup(job: Job, here: RankInfo, again: bool = False) -> None:
     launch.check_precision(job.soup.precision, device)
     Log(here.prefix, stop=here.stop).say(f"soup: {launch.describe_mapping(job.machine, here, device)}")
     log, run = Log(here.prefix, quiet=here.rank > 0, stop=here.stop), RunDir.of(job)
-    check = partial(refuse_trials_beyond_limit, here=here, device=device)
-    with open_mixtures(job, here, comm, device, log, select_ingredients, check) as (job, selection, mixtures):
+    with open_mixtures(job, here, comm, device, log, select_ingredients) as (job, selection, mixtures):
         if here.rank == 0:
+            refuse_trials_beyond_limit(job, mixtures, here)
             note_job(job)
         threads = torch.get_num_threads()
         log.say(f"soup: {len(mixtures.ids)} ingredients, {comm.size} ranks, device {device}, {threads} threads")
-        align_ingredients(job, mixtures, selection.fit, log, again)
+        align_ingredients(job, mixtures, selection, log, again)
         runner = SoupRunner(job, selection, mixtures, log)
         runner.run_all(again)
         if job.soup.diagnose:

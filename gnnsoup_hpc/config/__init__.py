@@ -1,6 +1,6 @@
 """The typed job: its sections and their fields.
 
-Every field is documented once, in its `description`; `gnnsoup job [JOB]` prints the resolved job with them.
+Every field is documented once, by the text below it; `gnnsoup job [JOB]` prints the resolved job with them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import tomli_w
 from pydantic import (
@@ -31,8 +31,7 @@ from pydantic_core import PydanticCustomError
 from gnnsoup_hpc.config.methods import METHOD_NAMES, MethodName
 from gnnsoup_hpc.types import Draw, Grouping, Precision, Start
 
-# ---- base
-# What sections of a job have in common: their base, and the kinds of numbers that they hold.
+# ---- what sections have in common
 
 Rate = Annotated[float, Field(gt=0.0, le=1000.0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -46,11 +45,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 class Section(BaseModel):
     """A table of the job file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
-# ---- sizes
-# Memory sizes as people write them.
+# ---- memory sizes as people write them
 
 AUTO = "auto"
 _UNITS = {"": 1, "b": 1} | {
@@ -85,8 +83,7 @@ def format_bytes(count: float) -> str:
     return f"{tenths / 10:.1f}".removesuffix(".0") + f" {name}"
 
 
-# ---- learned
-# Sections of a job about the learned methods, LS and PLS.
+# ---- learned methods
 
 Optimiser = Literal["paper", "lbfgs", "adam", "eg"]
 _OF_PAPER = {"learning_rate", "momentum", "restart", "restart_factor"}
@@ -96,53 +93,37 @@ class LearnedJob(Section):
     """Learned Souping; Partition Learned Souping adds the union of parts."""
 
     _steps_of_paper: ClassVar[int] = 50
-    optimiser: Optimiser = Field(
-        "lbfgs",
-        description="lbfgs: L-BFGS with a line search; adam; eg: exponentiated gradient; paper: SGD with warm restarts,"
-        " which is also meant where none is named but a learning_rate, momentum or restart is given",
-    )
-    epochs: Count = Field(50, description="most evaluations of the loss and its gradient, one a step but for lbfgs")
-    tolerance: Fraction = Field(
-        1e-4,
-        description="lbfgs stops where a step lowers the loss by less than this (by this share of it, where it is above"
-        " 1); 0: only where nothing does",
-    )
-    learning_rate: float = Field(
-        0.0,
-        ge=0.0,
-        le=1000.0,
-        allow_inf_nan=False,
-        description="of paper, adam or eg; 0: its own, which is 10, 0.3 or 20; lbfgs has none, for it searches",
-    )
-    momentum: Fraction = Field(0.0, description="SGD's momentum, of paper")
-    restart: Count = Field(4, description="T_0 of cosine annealing with warm restarts, in steps, of paper")
-    restart_factor: Count = Field(1, description="of paper; T_mult: each cycle is so many times longer than the last")
-    start: Literal["auto", "xavier", "uniform"] = Field(
-        "auto",
-        description="of raw alphas: drawn with Glorot's deviation, or all weights alike; auto: xavier of paper alone",
-    )
-    alpha: Grouping = Field("layer", description="one alpha vector a layer, a tensor, or for the whole model")
-    weights: Literal["softmax", "affine", "free"] = Field(
-        "softmax",
-        description="softmax: a group's alphas are shares; affine: they sum to 1 but may be negative; free: any",
-    )
-    regularise: float = Field(
-        0.0,
-        ge=0.0,
-        le=1000.0,
-        description="pull towards 1/N: this times the squared distance to it, mean over groups, is added to the loss",
-    )
-    holdout: Fraction = Field(
-        0.0,
-        description="share of each part's validation nodes that is kept out of the loss; by them the best alpha seen is"
-        " chosen; 0: none",
-    )
-    logit_scale: bool = Field(
-        True,
-        description="the loss is that of logits times the scale which makes it lowest, told anew each time, so that"
-        " alpha is not spent on making the soup more or less sure of itself; changes no prediction; with paper false,"
-        " where the job does not say",
-    )
+    optimiser: Optimiser = "lbfgs"
+    """lbfgs: L-BFGS with a line search; adam; eg: exponentiated gradient; paper: SGD with warm restarts, which is also
+    meant where none is named but a learning_rate, momentum or restart is given"""
+    epochs: Count = 50
+    """most evaluations of the loss and its gradient, one a step but for lbfgs"""
+    tolerance: Fraction = 1e-4
+    """lbfgs stops where a step lowers the loss by less than this (by this share of it, where it is above 1); 0: only
+    where nothing does"""
+    learning_rate: float = Field(0.0, ge=0.0, le=1000.0, allow_inf_nan=False)
+    """of paper, adam or eg; 0: its own, which is 10, 0.3 or 20; lbfgs has none, for it searches"""
+    momentum: Fraction = 0.0
+    """SGD's momentum, of paper"""
+    restart: Count = 4
+    """T_0 of cosine annealing with warm restarts, in steps, of paper"""
+    restart_factor: Count = 1
+    """of paper; T_mult: each cycle is so many times longer than the last"""
+    start: Literal["auto", "xavier", "uniform"] = "auto"
+    """of raw alphas: drawn with Glorot's deviation, or all weights alike; auto: xavier of paper alone"""
+    alpha: Grouping = "layer"
+    """one alpha vector a layer, a tensor, or for the whole model"""
+    weights: Literal["softmax", "affine", "free"] = "softmax"
+    """softmax: a group's alphas are shares; affine: they sum to 1 but may be negative; free: any"""
+    regularise: float = Field(0.0, ge=0.0, le=1000.0)
+    """pull towards 1/N: this times the squared distance to it, mean over groups, is added to the loss"""
+    holdout: Fraction = 0.0
+    """share of each part's validation nodes that is kept out of the loss; by them the best alpha seen is chosen; 0:
+    none"""
+    logit_scale: bool = True
+    """the loss is that of logits times the scale which makes it lowest, told anew each time, so that alpha is not spent
+    on making the soup more or less sure of itself; changes no prediction; with paper false, where the job does not
+    say"""
 
     @property
     def rate(self) -> float:
@@ -183,25 +164,20 @@ class PartitionLearnedJob(LearnedJob):
     """Partition Learned Souping: LS on a fresh union of parts each step."""
 
     _steps_of_paper: ClassVar[int] = 100
-    optimiser: Optimiser = Field(
-        "adam",
-        description="as for ls; lbfgs searches on each union anew, and takes the mean of what it finds",
-    )
-    epochs: Count = Field(
-        25, description="most evaluations of the loss and its gradient; with paper 100, where the job does not say"
-    )
-    reuse: Count = Field(1, description="evaluations on one union before the next is drawn; of lbfgs the most")
-    union: Natural = Field(
-        4,
-        description="R, the parts whose union makes one step's subgraph, at most partition.parts; 0: as many as fit in"
-        " machine.memory_limit, at most 8",
-    )
-    first_hop: Literal["truncated", "exact"] = Field(
-        "truncated",
-        description="first aggregation of gcn and sage: inside the union, as the paper has it; or the whole graph's,"
-        " which is computed once and kept in the run",
-    )
-    prefetch: bool = Field(True, description="read the next union while this one is in use; holds its features longer")
+    optimiser: Optimiser = "adam"
+    """as for ls; lbfgs searches on each union anew, and takes the mean of what it finds"""
+    epochs: Count = 25
+    """most evaluations of the loss and its gradient; with paper 100, where the job does not say"""
+    reuse: Count = 1
+    """evaluations on one union before the next is drawn; of lbfgs the most"""
+    union: Natural = 4
+    """R, the parts whose union makes one step's subgraph, at most partition.parts; 0: as many as fit in
+    machine.memory_limit, at most 8"""
+    first_hop: Literal["truncated", "exact"] = "truncated"
+    """first aggregation of gcn and sage: inside the union, as the paper has it; or the whole graph's, which is computed
+    once and kept in the run"""
+    prefetch: bool = True
+    """read the next union while this one is in use; holds its features longer"""
 
     @model_validator(mode="after")
     def _holds_out_for_one_course(self) -> Self:
@@ -213,76 +189,66 @@ class PartitionLearnedJob(LearnedJob):
 
 
 # ---- training
-# The section [train] of a job and its fields, each with its description.
 
 
 class VaryJob(Section):
     """Values that ingredients take in turn: ingredient i gets value i modulo the list's length; empty = none."""
 
-    learning_rate: tuple[Rate, ...] = Field((), strict=False, description="learning rates to take in turn")
-    weight_decay: tuple[Decay, ...] = Field((), strict=False, description="weight decays to take in turn")
-    dropout: tuple[Fraction, ...] = Field((), strict=False, description="dropout rates to take in turn")
-    drop_edges: tuple[Fraction, ...] = Field((), strict=False, description="rates of edge dropping to take in turn")
-    epochs: tuple[Count, ...] = Field((), strict=False, description="epoch counts to take in turn")
+    learning_rate: tuple[Rate, ...] = Field((), strict=False)
+    """learning rates to take in turn"""
+    weight_decay: tuple[Decay, ...] = Field((), strict=False)
+    """weight decays to take in turn"""
+    dropout: tuple[Fraction, ...] = Field((), strict=False)
+    """dropout rates to take in turn"""
+    drop_edges: tuple[Fraction, ...] = Field((), strict=False)
+    """rates of edge dropping to take in turn"""
+    epochs: tuple[Count, ...] = Field((), strict=False)
+    """epoch counts to take in turn"""
 
 
 class TrainJob(Section):
     """How ingredients are trained: independently, from one initial state unless asked otherwise."""
 
-    ingredients: Count = Field(8, description="N, the number of ingredients")
-    seed: Seed = Field(0, description="seed of the initial state; ingredient i draws its dropout from (seed, i)")
-    batch: Literal["full", "cluster", "neighbour"] = Field(
-        "full",
-        description="full: one step an epoch, on the whole graph; cluster: a step on each union of parts (Cluster-GCN);"
-        " neighbour: a step on sampled neighbourhoods of each batch of nodes (GraphSAGE)",
-    )
-    clusters: Natural = Field(
-        1,
-        description="parts a union of cluster batches, and of the evaluation between epochs of mini-batches; 0: as many"
-        " as fit in machine.memory_limit, at most 8",
-    )
-    batch_size: Count = Field(1024, description="training nodes a step of neighbour batches")
-    fanout: tuple[Fanout, ...] = Field(
-        (10,),
-        min_length=1,
-        strict=False,
-        description="in-neighbours sampled of each node, from the last layer inwards; -1 = all; the last one repeats",
-    )
-    sampler: Literal["auto", "own", "pyg"] = Field(
-        "auto", description="of neighbour batches: PyG's, our own, or PyG's where pyg-lib or torch-sparse is installed"
-    )
-    epochs: Count = Field(100, description="epochs an ingredient; the weights of the best validation epoch are kept")
-    learning_rate: Rate = Field(0.005, description="Adam's learning rate")
-    weight_decay: Decay = Field(0.0, description="Adam's weight decay (L2)")
-    dropout: Fraction = Field(0.5, description="dropout after each hidden layer; for GAT on attention too")
-    drop_edges: Fraction = Field(
-        0.0, description="share of edges that each training step leaves out, an edge and its reverse alike (DropEdge)"
-    )
-    start: Start = Field(
-        "shared",
-        description="shared: all ingredients start from one initial state; own: each from its own, of (seed, i): such"
-        " ingredients lie in different basins, and their soups collapse unless they are aligned",
-    )
-    trunk_epochs: Natural = Field(
-        0,
-        description="epochs that one shared state is trained for, before every ingredient branches from it for `epochs`"
-        " more; the job's own hyperparameters, none that vary",
-    )
-    shared_draws: tuple[Draw, ...] = Field(
-        (),
-        strict=False,
-        description="what all ingredients draw alike, as ingredient 0 does: order (of batches, and sampled neighbours),"
-        " dropout (masks), edges (that are left out); what is not named, each draws for itself",
-    )
-    checkpoint_seconds: float = Field(
-        60.0,
-        ge=0.0,
-        allow_inf_nan=False,
-        strict=False,
-        description="least time between two checkpoints of an ingredient, each at the end of an epoch; 0: only when a"
-        " signal asks to stop. Results do not depend on it",
-    )
-    vary: VaryJob = Field(VaryJob(), description="hyperparameters that differ between ingredients")
+    ingredients: Count = 8
+    """N, the number of ingredients"""
+    seed: Seed = 0
+    """seed of the initial state; ingredient i draws its dropout from (seed, i)"""
+    batch: Literal["full", "cluster", "neighbour"] = "full"
+    """full: one step an epoch, on the whole graph; cluster: a step on each union of parts (Cluster-GCN); neighbour: a
+    step on sampled neighbourhoods of each batch of nodes (GraphSAGE)"""
+    clusters: Natural = 1
+    """parts a union of cluster batches, and of the evaluation between epochs of mini-batches; 0: as many as fit in
+    machine.memory_limit, at most 8"""
+    batch_size: Count = 1024
+    """training nodes a step of neighbour batches"""
+    fanout: tuple[Fanout, ...] = Field((10,), min_length=1, strict=False)
+    """in-neighbours sampled of each node, from the last layer inwards; -1 = all; the last one repeats"""
+    sampler: Literal["auto", "own", "pyg"] = "auto"
+    """of neighbour batches: PyG's, our own, or PyG's where pyg-lib or torch-sparse is installed"""
+    epochs: Count = 100
+    """epochs an ingredient; the weights of the best validation epoch are kept"""
+    learning_rate: Rate = 0.005
+    """Adam's learning rate"""
+    weight_decay: Decay = 0.0
+    """Adam's weight decay (L2)"""
+    dropout: Fraction = 0.5
+    """dropout after each hidden layer; for GAT on attention too"""
+    drop_edges: Fraction = 0.0
+    """share of edges that each training step leaves out, an edge and its reverse alike (DropEdge)"""
+    start: Start = "shared"
+    """shared: all ingredients start from one initial state; own: each from its own, of (seed, i): such ingredients lie
+    in different basins, and their soups collapse unless they are aligned"""
+    trunk_epochs: Natural = 0
+    """epochs that one shared state is trained for, before every ingredient branches from it for `epochs` more; the
+    job's own hyperparameters, none that vary"""
+    shared_draws: tuple[Draw, ...] = Field((), strict=False)
+    """what all ingredients draw alike, as ingredient 0 does: order (of batches, and sampled neighbours), dropout
+    (masks), edges (that are left out); what is not named, each draws for itself"""
+    checkpoint_seconds: float = Field(60.0, ge=0.0, allow_inf_nan=False, strict=False)
+    """least time between two checkpoints of an ingredient, each at the end of an epoch; 0: only when a signal asks to
+    stop. Results do not depend on it"""
+    vary: VaryJob = VaryJob()
+    """hyperparameters that differ between ingredients"""
 
     @property
     def differ(self) -> bool:
@@ -309,11 +275,10 @@ class TrainJob(Section):
         return self
 
 
-# ---- sweep
-# Sweeps: lists of values for methods' hyperparameters and for the seed, and the grid of cells that they make.
+# ---- sweeps
 
 SweptName = Literal["gis", "ls", "pls"]
-SWEPT: tuple[SweptName, ...] = ("gis", "ls", "pls")
+SWEPT: tuple[SweptName, ...] = get_args(SweptName)
 SEEDED: tuple[SweptName, ...] = ("ls", "pls")  # methods that draw anything
 MOST_CELLS = 10_000
 Values = Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
@@ -322,14 +287,14 @@ Values = Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
 class SweepJob(Section):
     """Lists of values; a method is made with each combination of its own."""
 
-    seed: tuple[Seed, ...] = Field(
-        (), min_length=1, strict=False, description="seeds to make each combination of ls and pls with, for soup.seed"
-    )
-    gis: dict[str, Values] = Field(default_factory=dict, description="values for fields of soup.gis, a list each")
-    ls: dict[str, Values] = Field(default_factory=dict, description="values for fields of soup.ls, a list each")
-    pls: dict[str, Values] = Field(
-        default_factory=dict, description="values for fields of soup.pls, a list each: learning_rate = [0.1, 0.3]"
-    )
+    seed: tuple[Seed, ...] = Field((), min_length=1, strict=False)
+    """seeds to make each combination of ls and pls with, for soup.seed"""
+    gis: dict[str, Values] = Field(default_factory=dict)
+    """values for fields of soup.gis, a list each"""
+    ls: dict[str, Values] = Field(default_factory=dict)
+    """values for fields of soup.ls, a list each"""
+    pls: dict[str, Values] = Field(default_factory=dict)
+    """values for fields of soup.pls, a list each: learning_rate = [0.1, 0.3]"""
 
     @field_validator("seed", "gis", "ls", "pls")
     @classmethod
@@ -357,52 +322,47 @@ MemoryLimit = Annotated[str, BeforeValidator(lambda value: str(value) if type(va
 class SyntheticJob(Section):
     """Parameters of `synthetic:PRESET`; other sources ignore them."""
 
-    seed: Seed = Field(0, description="seed of the generated graph")
-    scale: float = Field(
-        1.0, gt=0.0, le=64.0, description="nodes as a multiple of the preset's; degrees, features, classes stay"
-    )
+    seed: Seed = 0
+    """seed of the generated graph"""
+    scale: float = Field(1.0, gt=0.0, le=64.0)
+    """nodes as a multiple of the preset's; degrees, features, classes stay"""
 
 
 class GraphJob(Section):
     """Where the graph comes from and how it is split and prepared."""
 
-    source: str = Field(
-        "bundled:pubmed",
-        description="bundled:NAME, ogb:NAME, pyg:NAME, npz:PATH, pt:PATH or synthetic:PRESET (docs/graphs.md)",
-    )
-    root: str = Field(
-        "datasets", min_length=1, description="folder where ogb: and pyg: find sets, or else download them to"
-    )
-    undirected: bool = Field(True, description="add the reverse of every edge")
-    reverse: bool = Field(False, description="turn every edge round first; matters where undirected = false")
-    self_loops: Literal["keep", "remove", "add"] = Field(
-        "keep", description="keep those of the source, remove them, or add one to every node; GCN and GAT add their own"
-    )
-    duplicates: Literal["merge", "refuse"] = Field(
-        "merge", description="merge edges that the source has more than once, or refuse such a source"
-    )
-    split: Literal["auto", "public", "random", "stored"] = Field(
-        "auto",
-        description="public: the set's published split; random: seeded shares; stored: as in the source file;"
-        " auto: the first of public, stored, random that the source has",
-    )
-    split_index: Natural = Field(0, description="which one, of a source with several public splits")
-    split_seed: Seed = Field(0, description="seed of a random split")
-    train_share: Share = Field(0.6, description="share of labelled nodes to train on, in a random split")
-    validation_share: Share = Field(0.2, description="share to validate (and soup) on; what remains is for testing")
-    features: Literal["standardise", "row-normalise", "none"] = Field(
-        "standardise",
-        description="standardise: zero mean, unit variance over all nodes; row-normalise: rows by their absolute sums",
-    )
-    edge_weight: Literal["refuse", "ignore"] = Field(
-        "refuse",
-        description="weights of edges, which models here take none of yet: refuse a source that has some, or ignore"
-        " them, which the report says",
-    )
-    edge_attr: Literal["refuse", "ignore"] = Field(
-        "refuse", description="features or types of edges: refuse a source that has some, or ignore them, likewise"
-    )
-    synthetic: SyntheticJob = Field(SyntheticJob(), description="the generated graph")
+    source: str = "bundled:pubmed"
+    """bundled:NAME, ogb:NAME, pyg:NAME, npz:PATH, pt:PATH or synthetic:PRESET (docs/graphs.md)"""
+    root: str = Field("datasets", min_length=1)
+    """folder where ogb: and pyg: find sets, or else download them to"""
+    undirected: bool = True
+    """add the reverse of every edge"""
+    reverse: bool = False
+    """turn every edge round first; matters where undirected = false"""
+    self_loops: Literal["keep", "remove", "add"] = "keep"
+    """keep those of the source, remove them, or add one to every node; GCN and GAT add their own"""
+    duplicates: Literal["merge", "refuse"] = "merge"
+    """merge edges that the source has more than once, or refuse such a source"""
+    split: Literal["auto", "public", "random", "stored"] = "auto"
+    """public: the set's published split; random: seeded shares; stored: as in the source file; auto: the first of
+    public, stored, random that the source has"""
+    split_index: Natural = 0
+    """which one, of a source with several public splits"""
+    split_seed: Seed = 0
+    """seed of a random split"""
+    train_share: Share = 0.6
+    """share of labelled nodes to train on, in a random split"""
+    validation_share: Share = 0.2
+    """share to validate (and soup) on; what remains is for testing"""
+    features: Literal["standardise", "row-normalise", "none"] = "standardise"
+    """standardise: zero mean, unit variance over all nodes; row-normalise: rows by their absolute sums"""
+    edge_weight: Literal["refuse", "ignore"] = "refuse"
+    """weights of edges, which models here take none of yet: refuse a source that has some, or ignore them, which the
+    report says"""
+    edge_attr: Literal["refuse", "ignore"] = "refuse"
+    """features or types of edges: refuse a source that has some, or ignore them, likewise"""
+    synthetic: SyntheticJob = SyntheticJob()
+    """the generated graph"""
 
     @model_validator(mode="after")
     def _leaves_test_nodes(self) -> Self:
@@ -414,19 +374,27 @@ class GraphJob(Section):
 class PartitionJob(Section):
     """METIS partition of the graph, which PLS streams."""
 
-    parts: Count = Field(32, description="K, the number of parts")
-    seed: Seed = Field(0, description="METIS's seed")
-    imbalance: int = Field(30, ge=1, le=1000, description="allowed excess of a part's weight in thousandths (ufactor)")
+    parts: Count = 32
+    """K, the number of parts"""
+    seed: Seed = 0
+    """METIS's seed"""
+    imbalance: int = Field(30, ge=1, le=1000)
+    """allowed excess of a part's weight in thousandths (ufactor)"""
 
 
 class ModelJob(Section):
     """The architecture that all ingredients share. Which kinds there are, and what each takes, models/ says."""
 
-    kind: str = Field("sage", description="GCN, GraphSAGE with mean aggregation, or GAT")
-    layers: int = Field(2, ge=1, le=64, description="number of message passing layers")
-    hidden: Count = Field(128, description="hidden channels; for GAT those of all heads together")
-    heads: Count = Field(1, description="attention heads of GAT; must divide hidden")
-    norm: Literal["none", "layer"] = Field("none", description="layer norm after each hidden layer, or none")
+    kind: str = "sage"
+    """GCN, GraphSAGE with mean aggregation, or GAT"""
+    layers: int = Field(2, ge=1, le=64)
+    """number of message passing layers"""
+    hidden: Count = 128
+    """hidden channels; for GAT those of all heads together"""
+    heads: Count = 1
+    """attention heads of GAT; must divide hidden"""
+    norm: Literal["none", "layer"] = "none"
+    """layer norm after each hidden layer, or none"""
 
     @field_validator("kind")
     @classmethod
@@ -446,36 +414,34 @@ class ModelJob(Section):
 class GisJob(Section):
     """Greedy Interpolated Souping."""
 
-    granularity: int = Field(20, ge=2, le=10_000, description="interpolation ratios tried for each ingredient")
+    granularity: int = Field(20, ge=2, le=10_000)
+    """interpolation ratios tried for each ingredient"""
 
 
 class SoupJob(Section):
     """Which soups are made, and how."""
 
-    methods: tuple[MethodName, ...] = Field(
-        METHOD_NAMES, min_length=1, strict=False, description="methods, in this order"
-    )
-    seed: Seed = Field(0, description="seed of alpha's start and of the drawn unions")
-    precision: Precision = Field(
-        "float32",
-        description="of dense products while souping; bfloat16 where the processor or GPU has such products: about"
-        " twice as fast, a little less exact. The accuracies that are reported are those of float32",
-    )
-    unfit: Literal["refuse", "leave out"] = Field(
-        "refuse", description="what to do about an ingredient that is missing, damaged, foreign or not finite"
-    )
-    align: Literal["none", "weights", "activations", "auto"] = Field(
-        "auto",
-        description="put ingredients' hidden units in the order of the best one's first, matched by weights or by what"
-        " they do on validation nodes; changes no ingredient's outputs; auto: by weights where that lifts the mean of"
-        " all by more than the error, else none",
-    )
-    diagnose: bool = Field(
-        True, description="end with a diagnosis: are the ingredients in one basin? Costs two evaluations an ingredient"
-    )
-    gis: GisJob = Field(GisJob(), description="options of GIS")
-    ls: LearnedJob = Field(LearnedJob(), description="options of LS")
-    pls: PartitionLearnedJob = Field(PartitionLearnedJob(), description="options of PLS")
+    methods: tuple[MethodName, ...] = Field(METHOD_NAMES, min_length=1, strict=False)
+    """methods, in this order"""
+    seed: Seed = 0
+    """seed of alpha's start and of the drawn unions"""
+    precision: Precision = "float32"
+    """of dense products while souping; bfloat16 where the processor or GPU has such products: about twice as fast, a
+    little less exact. The accuracies that are reported are those of float32"""
+    unfit: Literal["refuse", "leave out"] = "refuse"
+    """what to do about an ingredient that is missing, damaged, foreign or not finite"""
+    align: Literal["none", "weights", "activations", "auto"] = "auto"
+    """put ingredients' hidden units in the order of the best one's first, matched by weights or by what they do on
+    validation nodes; changes no ingredient's outputs; auto: by weights where that lifts the mean of all by more than
+    the error, else none"""
+    diagnose: bool = True
+    """end with a diagnosis: are the ingredients in one basin? Costs two evaluations an ingredient"""
+    gis: GisJob = GisJob()
+    """options of GIS"""
+    ls: LearnedJob = LearnedJob()
+    """options of LS"""
+    pls: PartitionLearnedJob = PartitionLearnedJob()
+    """options of PLS"""
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -487,18 +453,13 @@ class SoupJob(Section):
 class MachineJob(Section):
     """What the ranks may use; no result depends on it but through rounding."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU a rank where there is one")
-    threads: int = Field(
-        0,
-        ge=0,
-        le=4096,
-        description="threads a rank; 0: OMP_NUM_THREADS, else what Slurm gave a task, else cores / ranks on the node",
-    )
-    memory_limit: MemoryLimit = Field(
-        "auto",
-        description="most resident memory of a rank, libraries included, for example '2 GiB': batches, unions and"
-        " evaluation are chosen to stay within it, or refused; auto: half of the machine's / ranks on the node",
-    )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU a rank where there is one"""
+    threads: int = Field(0, ge=0, le=4096)
+    """threads a rank; 0: OMP_NUM_THREADS, else what Slurm gave a task, else cores / ranks on the node"""
+    memory_limit: MemoryLimit = "auto"
+    """most resident memory of a rank, libraries included, for example '2 GiB': batches, unions and evaluation are
+    chosen to stay within it, or refused; auto: half of the machine's / ranks on the node"""
 
     @field_validator("memory_limit")
     @classmethod
@@ -510,47 +471,47 @@ class MachineJob(Section):
 class Job(Section):
     """One complete, named experiment."""
 
-    name: str = Field(
-        ..., pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=255, description="names the run: runs/NAME"
-    )
-    runs: str = Field("runs", min_length=1, description="folder of all runs, relative to where the command is given")
-    graph: GraphJob = Field(GraphJob(), description="the graph")
-    partition: PartitionJob = Field(PartitionJob(), description="its parts")
-    model: ModelJob = Field(ModelJob(), description="the architecture")
-    train: TrainJob = Field(TrainJob(), description="the ingredients")
-    soup: SoupJob = Field(SoupJob(), description="the soups")
-    machine: MachineJob = Field(MachineJob(), description="threads and device")
-    sweep: SweepJob = Field(
-        SweepJob(),
-        description="lists of values for methods' fields: each combination is made, and the one with the highest"
-        " validation accuracy is the method's soup (docs/methods.md)",
-    )
+    name: str = Field(..., pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=255)
+    """names the run: runs/NAME"""
+    runs: str = Field("runs", min_length=1)
+    """folder of all runs, relative to where the command is given"""
+    graph: GraphJob = GraphJob()
+    """the graph"""
+    partition: PartitionJob = PartitionJob()
+    """its parts"""
+    model: ModelJob = ModelJob()
+    """the architecture"""
+    train: TrainJob = TrainJob()
+    """the ingredients"""
+    soup: SoupJob = SoupJob()
+    """the soups"""
+    machine: MachineJob = MachineJob()
+    """threads and device"""
+    sweep: SweepJob = SweepJob()
+    """lists of values for methods' fields: each combination is made, and the one with the highest validation accuracy
+    is the method's soup (docs/methods.md)"""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         if self.sweep:
             expand_grids(self)
-        if self.soup.pls.union > self.partition.parts:
+        pls, parts, clusters = self.soup.pls, self.partition.parts, self.train.clusters
+        if pls.union > parts:
             raise ValueError(
-                f"soup.pls.union = {self.soup.pls.union} parts (R) cannot be drawn from"
-                f" partition.parts = {self.partition.parts} (K)"
+                f"soup.pls.union = {pls.union} parts (R) cannot be drawn from partition.parts = {parts} (K)"
             )
-        pls = self.soup.pls
-        if pls.optimiser == "lbfgs" and pls.reuse < 2 and pls.union != self.partition.parts:
+        if pls.optimiser == "lbfgs" and pls.reuse < 2 and pls.union != parts:
             raise ValueError(
                 "soup.pls.optimiser = 'lbfgs' compares losses on one union: give soup.pls.reuse, the evaluations"
                 " on each, for example 6"
             )
-        if self.train.batch != "full" and self.train.clusters > self.partition.parts:
-            raise ValueError(
-                f"train.clusters = {self.train.clusters} is more than partition.parts = {self.partition.parts} (K)"
-            )
+        if self.train.batch != "full" and clusters > parts:
+            raise ValueError(f"train.clusters = {clusters} is more than partition.parts = {parts} (K)")
         return self
 
     def to_toml(self) -> str:
         """The resolved job: every field with its value, as a job file that gives this job again."""
-        tree = self.model_dump(mode="json")
-        text = tomli_w.dumps(tree if self.sweep else {key: tree[key] for key in tree if key != "sweep"})
+        text = tomli_w.dumps(self.model_dump(mode="json", exclude=None if self.sweep else {"sweep"}))
         return text.encode("utf-8", "replace").decode()  # a run's folder that was found may be named in no UTF-8
 
 
@@ -573,7 +534,6 @@ def expand_grids(job: Job) -> dict[SweptName, tuple[Trial, ...]]:
 
     Raises: ValueError where the sweep names what there is not, or a combination makes no valid job.
     """
-    sweep = job.sweep
     found: dict[SweptName, tuple[Trial, ...]] = {}
     for method in SWEPT:
         lists = _lists(job, method)
@@ -588,7 +548,7 @@ def expand_grids(job: Job) -> dict[SweptName, tuple[Trial, ...]]:
             raise ValueError(f"sweep.{method} has {size} combinations, more than {MOST_CELLS}: give fewer values")
         combinations = (dict(zip(lists, values, strict=True)) for values in product(*lists.values()))
         found[method] = tuple(Trial(method, _job(job, method, values), values) for values in combinations)
-    if sweep.seed and not any(method in found for method in SEEDED):
+    if job.sweep.seed and not any(method in found for method in SEEDED):
         raise ValueError("sweep.seed is for ls and pls, and soup.methods has neither")
     return found
 

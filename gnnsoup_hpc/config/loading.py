@@ -9,6 +9,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from gnnsoup_hpc.config import Job, Section
 from gnnsoup_hpc.errors import JobError, MissingJobError
 from gnnsoup_hpc.utils.paths import expand_home
 
+SWEEP_EXAMPLES = {"seed": "[0, 1, 2]", "gis": "{}", "ls": "{}", "pls": "{ learning_rate = [0.1, 0.3], union = [4, 8] }"}
+TEXT_FIELDS = ("name", "runs", "graph.source", "graph.root", "machine.memory_limit")
 Check = Callable[[Job, str], None]
 
 
@@ -87,7 +90,7 @@ def bundled_jobs() -> list[Path]:
 def fields(section: type[Section] = Job, prefix: str = "") -> Iterator[tuple[str, str]]:
     """(dotted name, description) of every field, tables before what they hold."""
     for name, field in section.model_fields.items():
-        yield f"{prefix}{name}", field.description or ""
+        yield f"{prefix}{name}", " ".join((field.description or "").split())
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from fields(field.annotation, f"{prefix}{name}.")
 
@@ -95,8 +98,7 @@ def fields(section: type[Section] = Job, prefix: str = "") -> Iterator[tuple[str
 def explain(job: Job) -> str:
     """The resolved job as TOML, each field's description as a comment above it."""
     about, table, lines = dict(fields()), "", []
-    swept = {name.replace("soup", "sweep", 1): text for name, text in about.items() if name.startswith("soup.")}
-    about = swept | about
+    about = {name.replace("soup", "sweep", 1): text for name, text in about.items()} | about
     for line in job.to_toml().split("\n"):
         if line.startswith("["):
             table = line.strip("[]") + "."
@@ -104,20 +106,16 @@ def explain(job: Job) -> str:
         elif " = " in line:
             lines.append(f"# {about[table + line.split(' = ')[0]]}")
         lines.append(line)
-    return "\n".join([*lines, *([] if job.sweep else _no_sweep(about))])
-
-
-def _no_sweep(about: Mapping[str, str]) -> list[str]:
-    """What could be said of a sweep, as comments."""
-    examples = {"seed": "[0, 1, 2]", "gis": "{}", "ls": "{}", "pls": "{ learning_rate = [0.1, 0.3], union = [4, 8] }"}
-    lines = [f"# {about['sweep']}", "# [sweep]"]
-    for key, value in examples.items():
-        lines += [f"# {about[f'sweep.{key}']}", f"# {key} = {value}"]
-    return [*lines, ""]
+    if not job.sweep:  # what could be said of one
+        lines += [f"# {about['sweep']}", "# [sweep]"]
+        for key, value in SWEEP_EXAMPLES.items():
+            lines += [f"# {about[f'sweep.{key}']}", f"# {key} = {value}"]
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _override(tree: dict[str, Any], text: str) -> None:
-    """Set `a.b=value` in `tree`; a value that is no TOML is taken as text."""
+    """Set `a.b=value` in `tree`; a value is text where it is no TOML, or the field wants text (`name=2024`)."""
     key, equals, value = text.partition("=")
     *tables, last = key.strip().split(".")
     if not equals or not last:
@@ -126,19 +124,11 @@ def _override(tree: dict[str, Any], text: str) -> None:
         tree = tree.setdefault(name, {})
         if not isinstance(tree, dict):
             raise JobError(f"--set {text!r}: {name!r} is a value, not a table")
-    tree[last] = _value(key.strip(), value.strip())
-
-
-def _value(key: str, text: str) -> object:
-    """What TOML reads in `text`; the text itself where that is none, or the field wants text (`name=2024`)."""
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-    return value if isinstance(value, str) or key not in _TEXT_FIELDS else text
-
-
-_TEXT_FIELDS = ("name", "runs", "graph.source", "graph.root", "machine.memory_limit")
+    tree[last] = value.strip()
+    with suppress(tomllib.TOMLDecodeError):
+        read = tomllib.loads(f"value = {value.strip()}")["value"]
+        if isinstance(read, str) or key.strip() not in TEXT_FIELDS:
+            tree[last] = read
 
 
 def _explain(item: Any) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import reduce
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import Division, Plan, choose_engine
-from gnnsoup_hpc.engine.out_of_core.layers import Layerwise, Matrix, allocate, make_layerwise
+from gnnsoup_hpc.engine.out_of_core.layers import allocate, make_layerwise
 from gnnsoup_hpc.evaluation.tasks import make_task
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io import files
@@ -138,14 +139,23 @@ class Evaluator:
 
         Only ranks that compute call `make`.
         """
-        return self._spread([make], roles, lambda predicted: self._by_role(predicted, roles))[0]
+
+        def evaluate(mine: Sequence[MakeMembers], divided: bool) -> list[list[Predictions]]:
+            return [self._by_role(predicted, roles) for predicted in self._predict(mine, roles, divided)]
+
+        return self._divide([make], evaluate)[0]
 
     def metrics_of(self, models: Sequence[MakeMembers], role: Role) -> list[float]:
         """The metric of each of several models on the nodes of a role."""
-        return self._spread(models, (role,), lambda predicted: self._by_role(predicted, (role,))[0].metric)
+        targets = self._known((role,)).targets
+
+        def evaluate(mine: Sequence[MakeMembers], divided: bool) -> list[float]:
+            return [self.task.metric(predicted, targets) for predicted in self._predict(mine, (role,), divided)]
+
+        return self._divide(models, evaluate)
 
     def metrics_between(
-        self, ends: Callable[[], tuple[State, State]], between: Sequence[tuple[float, Callable[[], State]]], role: Role
+        self, ends: Callable[[], tuple[State, State]], between: Sequence[tuple[float, MakeMembers]], role: Role
     ) -> list[float]:
         """The metric of states share * ends[0] + (1 - share) * ends[1], each given with its share.
 
@@ -153,13 +163,16 @@ class Evaluator:
         """
         targets = self._known((role,)).targets
 
-        def evaluate(mine: Sequence[tuple[float, Callable[[], State]]], divided: bool) -> list[float]:
-            if not divided and not self._line_fits:
-                return [self._by_role(self._predict([make()], (role,)), (role,))[0].metric for _, make in mine]
-            plan = self.plan((role,), divided)
-            made = ((share, make()) for share, make in mine)
-            found = [self.task.predict(logits) for logits in self.engine.interpolate(plan, ends(), made)]
-            return [self.task.metric(predicted, targets) for predicted in self._gather(found, divided)]
+        def evaluate(mine: Sequence[tuple[float, MakeMembers]], divided: bool) -> list[float]:
+            found: Iterable[IntArray]
+            if divided or self._line_fits:
+                made = ((share, make()[0]) for share, make in mine)
+                lines = self.engine.interpolate(self.plan((role,), divided), ends(), made)
+                local = [self.task.predict(logits) for logits in lines]
+                found = self._gather(local) if divided else (predicted.cpu().numpy() for predicted in local)
+            else:
+                found = self._predict([make for _, make in mine], (role,), divided)
+            return [self.task.metric(predicted, targets) for predicted in found]
 
         return self._divide(between, evaluate)
 
@@ -209,29 +222,20 @@ class Evaluator:
         with threads.alone():
             return comm.bcast(evaluate(items, False) if comm.rank == 0 else [])
 
-    def _spread(
-        self, models: Sequence[MakeMembers], roles: Sequence[Role], judge: Callable[[IntArray], _Result]
-    ) -> list[_Result]:
-        def evaluate(mine: Sequence[MakeMembers], divided: bool) -> list[_Result]:
-            if not divided:
-                return [judge(self._predict(make(), roles)) for make in mine]
+    def _predict(self, models: Sequence[MakeMembers], roles: Sequence[Role], divided: bool) -> Iterator[IntArray]:
+        """Each model's predictions of all nodes of some roles, rising: by this rank alone, or `divided` by all."""
+        if divided:
             plan = self.plan(roles, divided=True)
-            local = [self.task.predict(self._outputs(make(), plan)) for make in mine]
-            return [judge(predicted) for predicted in self._gather(local, divided=True)]
+            yield from self._gather([self.task.predict(self._outputs(make(), plan)) for make in models])
+            return
+        for make in models:
+            pieces = [self.task.predict(outputs).cpu().numpy() for _, outputs in self._logits(make(), roles)]
+            yield np.concatenate(pieces)
 
-        return self._divide(models, evaluate)
-
-    def _gather(self, local: Sequence[Tensor], divided: bool) -> list[IntArray]:
+    def _gather(self, local: Sequence[Tensor]) -> list[IntArray]:
         """Predictions of all nodes, of each model, from those of each rank's own."""
-        own = [predicted.cpu().numpy() for predicted in local]
-        if not divided:
-            return own
-        return [np.concatenate(pieces) for pieces in zip(*self._settings.comm.allgather(own), strict=True)]
-
-    def _predict(self, members: Members, roles: Sequence[Role]) -> IntArray:
-        """Predictions of all nodes of some roles, rising, by this rank alone."""
-        pieces = [self.task.predict(outputs).cpu().numpy() for _, outputs in self._logits(members, roles)]
-        return np.concatenate(pieces)
+        found = self._settings.comm.allgather([predicted.cpu().numpy() for predicted in local])
+        return [np.concatenate(pieces) for pieces in zip(*found, strict=True)]
 
     def _by_role(self, predicted: IntArray, roles: Sequence[Role]) -> list[Predictions]:
         known = self._known(roles)
@@ -261,36 +265,20 @@ class Evaluator:
             if len(members) > 1:
                 shape = len(nodes), self.model.outputs
                 total = allocate(folder, "total", *shape, in_memory=32 * math.prod(shape) < left)
-            yield from self._layer_by_layer(members, layers, total)
+            for number, state in enumerate(members, 1):
+                for first, outputs in layers.scores(state):
+                    if total is not None:  # what the models before gave is in it
+                        outputs = self.task.average(outputs)
+                        span = slice(first, first + len(outputs))
+                        if number > 1:
+                            outputs = torch.from_numpy(total[span]).to(outputs.device) + outputs
+                        total[span] = outputs.cpu().numpy()
+                    if number == len(members):
+                        yield first, outputs
 
     @torch.no_grad()
     def _outputs(self, members: Members, plan: Plan) -> Tensor:
         """Of this rank's own nodes of a plan."""
         if len(members) == 1:
             return self.engine.logits(plan, members[0])
-        return sum_outputs(self.task.average(self.engine.logits(plan, state)) for state in members)
-
-    def _layer_by_layer(
-        self, members: Members, layers: Layerwise, total: Matrix | None
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Outputs block by block, as `_logits` gives them; those of several models are summed up in `total`."""
-        for number, state in enumerate(members, 1):
-            for first, outputs in layers.scores(state):
-                if total is not None:
-                    outputs = self.task.average(outputs)
-                    span = slice(first, first + len(outputs))
-                    if number > 1:
-                        outputs = torch.from_numpy(total[span]).to(outputs.device) + outputs
-                    total[span] = outputs.cpu().numpy()
-                if number == len(members):
-                    yield first, outputs
-
-
-def sum_outputs(outputs: Iterable[Tensor]) -> Tensor:
-    """Their sum, (n, C): a multiple of their mean."""
-    total: Tensor | None = None
-    for each in outputs:
-        total = each if total is None else total + each
-    if total is None:
-        raise ValueError("an ensemble of no model")
-    return total
+        return reduce(torch.add, (self.task.average(self.engine.logits(plan, state)) for state in members))

@@ -30,8 +30,7 @@ class AlignmentRecord:
     def text(self) -> str:
         """What was done to hidden units before anything was mixed, and why."""
         by, reference = self.alignment.by, self.alignment.reference
-        what = "left as they are" if by == "none" else f"put in the order of {reference:04d}'s, matched by {by}"
-        return f"hidden units {what}: {self.why}"
+        return self.why if by == "none" else f"aligned to {reference:04d} by {by}: {self.why}"
 
 
 def sha256(alignment: Alignment) -> str:

@@ -109,16 +109,16 @@ class Paired:
 class Soup:
     """A mixture with its weights (None for an ensemble), its exact accuracies and what making it cost.
 
-    `options` are the method's, and the seed; `ingredients` names what alpha's columns weigh, `shelf_sha256` is the hash
-    of their weights and of the graph, and `left_out` says of each other ingredient why it is not there. `test_right`
-    has a bit a test node, in the order of graph.h5, padded with 0 to whole bytes: 1 where it is right.
+    `options` are the method's, and the seed; `ingredients` names what alpha's columns weigh, `ingredients_sha256` is
+    the hash of their weights and of the graph, and `left_out` says of each other ingredient why it is not there.
+    `test_right` has a bit a test node, in the order of graph.h5, padded with 0 to whole bytes: 1 where it is right.
     """
 
     method: str
     source: str
     options: Mapping[str, Any]
     ingredients: tuple[str, ...]
-    shelf_sha256: str
+    ingredients_sha256: str
     left_out: tuple[str, ...]
     mixture: MixingWeights
     state: State | None

@@ -23,7 +23,7 @@ from gnnsoup_hpc.utils.hashing import canonical, fingerprint
 KIND, VERSION = "soup", 1
 
 
-def ingredients_sha256(graph_sha256: str, part_sha256: str, ingredients: Mapping[str, str]) -> str:
+def hash_ingredients(graph_sha256: str, part_sha256: str, ingredients: Mapping[str, str]) -> str:
     """Hash of what soups are made of: graph, parts, and the hash of each ingredient's weights by its name."""
     return fingerprint([graph_sha256, part_sha256, dict(ingredients)])
 
@@ -45,9 +45,9 @@ class SoupFingerprint:
     streamed: bool = False  # accuracies computed layer by layer, which takes other time and memory
 
     @property
-    def shelf_sha256(self) -> str:
+    def ingredients_sha256(self) -> str:
         """Hash of the ingredients' weights and of the graph: equal for soups that may stand in one report."""
-        return ingredients_sha256(self.graph_sha256, self.part_sha256, self.ingredients)
+        return hash_ingredients(self.graph_sha256, self.part_sha256, self.ingredients)
 
     @property
     def sha256(self) -> str:
@@ -64,7 +64,7 @@ def write(
         file.attrs["method"] = soup.method
         file.attrs["source"] = soup.source
         file.attrs["recipe"] = recipe.sha256
-        file.attrs["shelf_sha256"] = soup.shelf_sha256
+        file.attrs["shelf_sha256"] = soup.ingredients_sha256
         if soup.state is not None:
             states.put(file, soup.state)
         mix = file.create_group("mixture", track_order=True)
@@ -122,7 +122,7 @@ def read(path: Path) -> Soup:
             source=str(file.attrs["source"]),
             options={"seed": made["seed"]} | made["options"],
             ingredients=tuple(mix["ingredients"].asstr()[:]),
-            shelf_sha256=str(file.attrs["shelf_sha256"]),
+            ingredients_sha256=str(file.attrs["shelf_sha256"]),
             left_out=tuple(mix["left_out"].asstr()[:]),
             mixture=mixture,
             state=states.get(file) if "state" in file else None,

@@ -89,14 +89,10 @@ class Sizes:
 
     def union(self, size: int) -> Extent:
         """The largest that a union of `size` parts can be, each of its figures by itself."""
-        read = _largest(self.part_entries, size)
-        size = min(size, self.parts)
+        size, counts = min(size, self.parts), (self.part_nodes, self.part_entries, self.part_seeds)
+        nodes, read, seeds = (int(np.sort(each)[-size:].sum()) for each in counts)
         inside = 1 - self.cut * (1 - (size - 1) / max(1, self.parts - 1))
-        return Extent(_largest(self.part_nodes, size), read, round(read * inside), _largest(self.part_seeds, size))
-
-
-def _largest(counts: IntArray, size: int) -> int:
-    return int(np.sort(counts)[len(counts) - min(size, len(counts)) :].sum())
+        return Extent(nodes, read, round(read * inside), seeds)
 
 
 def parameters(net: Model) -> int:
@@ -166,8 +162,7 @@ def activations(sizes: Sizes, ingredients: int, union: int) -> int:
     if sizes.on_device:
         return held + reading(net, extent)
     needed = TorchEngine().memory(net, extent, mode="evaluate")
-    work = needed.plan["structure"] + total(needed.states)
-    return held + needed.plan["features"] + max(_id_bytes(extent) * extent.read, work) + 6 * FLOAT * parameters(net)
+    return held + _torch(net, extent, needed.plan["features"], needed.plan["structure"] + total(needed.states))
 
 
 def inference(sizes: Sizes, line: bool = False, ranks: int = 1) -> int:
@@ -205,8 +200,12 @@ def training(sizes: Sizes, extent: Extent, drop_edges: bool = False, changing: b
     if drop_edges:
         structure += (STRUCTURE_ENTRY + 3 * DOUBLE) * extent.entries
         features += features - FLOAT * net.features * extent.nodes
-    work = structure + states + needed.states["entries"]
-    return features + max(_id_bytes(extent) * extent.read, work) + 6 * FLOAT * parameters(net)  # Adam's among them
+    return _torch(net, extent, features, structure + states + needed.states["entries"])
+
+
+def _torch(net: Model, extent: Extent, features: int, work: int) -> int:
+    """The torch engine's features, entries or later work, and copies of the parameters, Adam's among them."""
+    return features + max(_id_bytes(extent) * extent.read, work) + 6 * FLOAT * parameters(net)
 
 
 def full_batches(sizes: Sizes, drop_edges: bool = False) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from gnnsoup_hpc.config import Job, format_bytes, parse_bytes
 from gnnsoup_hpc.engine.out_of_core import layers as sums
@@ -108,12 +109,8 @@ def plan_souping(job: Job, sizes: Sizes, limit: Limit, ranks: int = 1) -> tuple[
     """
     count, methods, by_states = job.train.ingredients, job.soup.methods, job.soup.align == "activations"
 
-    def pls(size: int) -> int:
-        return estimate.pls(sizes, count, size, job.soup.pls.first_hop == "exact")
-
-    def states(size: int) -> int:
-        return estimate.activations(sizes, count, size)
-
+    pls = partial(estimate.pls, sizes, count, exact=job.soup.pls.first_hop == "exact")
+    states = partial(estimate.activations, sizes, count)
     least = estimate.mixing(sizes.net, count) + estimate.layer_by_layer(sizes)
     demands = [Demand(f"{count} ingredients, and accuracies layer by layer", least)]
     if "ls" in methods:
@@ -137,18 +134,14 @@ def plan_souping(job: Job, sizes: Sizes, limit: Limit, ranks: int = 1) -> tuple[
 
 def _choose_union(sizes: Sizes, limit: Limit, work: Callable[[int], int]) -> int:
     """The largest union that fits, of at most MOST_PARTS parts; 1 where none does, which is then refused."""
-    return _find_largest(limit, work, min(estimate.MOST_PARTS, sizes.parts), limit.most) or 1
+    unions = range(min(estimate.MOST_PARTS, sizes.parts), 0, -1)
+    return next((size for size in unions if limit.needed(work(size)) <= limit.most), 1)
 
 
 def _suggest_fewer(field: str, limit: Limit, work: Callable[[int], int], below: int) -> str:
     """The largest union, of fewer parts than `below`, that is not refused, as the value of `field`; "" if none is."""
-    largest = _find_largest(limit, work, below - 1, limit.refused)
+    largest = next((size for size in range(below - 1, 0, -1) if limit.allows(work(size))), 0)
     return f"{field} = {largest} (the largest that fits)" if largest else ""
-
-
-def _find_largest(limit: Limit, work: Callable[[int], int], most: int, allowed: int) -> int:
-    """The largest union, of at most `most` parts, that needs no more than `allowed` bytes; 0 where none does."""
-    return next((size for size in range(most, 0, -1) if limit.needed(work(size)) <= allowed), 0)
 
 
 def refuse(limit: Limit, demands: Sequence[Demand]) -> None:

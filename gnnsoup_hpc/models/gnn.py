@@ -67,7 +67,7 @@ class Architecture:
 
     def shape_of(self, layer: int) -> LayerShape:
         """What a convolution must know of a layer."""
-        return LayerShape(layer, *self.widths(layer), self.heads, layer == self.layers - 1)
+        return LayerShape(layer == 0, *self.widths(layer), self.heads, layer == self.layers - 1)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's name and shape, in PyG's order."""

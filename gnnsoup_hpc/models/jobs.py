@@ -15,10 +15,7 @@ def load_job(text: str | None = None, overrides: Sequence[str] = ()) -> Job:
 
 
 def check_job(job: Job, where: str) -> None:
-    """See that a job has what its kind of model takes; `where` begins the message of an error.
-
-    Raises: JobError.
-    """
+    """See that a job has what its kind of model takes; `where` begins the message of a JobError."""
     model = job.model
     if model.heads != 1 and not find_convolution(model.kind).has_heads:
         having = " or ".join(repr(kind) for kind in CONVOLUTIONS if find_convolution(kind).has_heads)

@@ -17,11 +17,6 @@ def make_model(job: ModelJob, features: int, outputs: int) -> Architecture:
     return Architecture(job.kind, job.layers, features, job.hidden, outputs, job.heads, job.norm)
 
 
-def make_kind(kind: str) -> Architecture:
-    """A small model of a kind, to load what such models need."""
-    return Architecture(kind, layers=2, features=4, hidden=4, classes=2)
-
-
 def read_record(record: Mapping[str, Any]) -> Architecture:
     """The model that a file's record describes. Raises: TypeError or KeyError for what is no such record."""
     return Architecture(**record)

@@ -14,19 +14,17 @@ The error is twice the binomial error of the validation nodes.
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from contextlib import closing
 from statistics import mean
 
 import numpy as np
 import torch
 
-from gnnsoup_hpc import alignment as matching
+from gnnsoup_hpc.alignment.matching import match_all_by_weights, match_by_activations
+from gnnsoup_hpc.alignment.symmetry import identity_permutation, unit_layouts
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.errors import JobError
-from gnnsoup_hpc.evaluation.tasks import rank_by_score, score
-from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io import ingredient as ingredient_store
@@ -36,17 +34,17 @@ from gnnsoup_hpc.memory import estimate
 from gnnsoup_hpc.models.base import LayeredModel
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.soup.mixtures import Candidate, Mixtures
+from gnnsoup_hpc.soup.selection import Selection
 from gnnsoup_hpc.types import Align, Permutation, Role, State
 from gnnsoup_hpc.utils.hashing import fingerprint
 
 _WAY = 2  # counts up when other orders may be found for the same ingredients
 
 
-def align_ingredients(job: Job, mixtures: Mixtures, weights: dict[int, str], log: Log, again: bool = False) -> None:
+def align_ingredients(job: Job, mixtures: Mixtures, selection: Selection, log: Log, again: bool = False) -> None:
     """Align the mixtures' ingredients as the run's alignment says, found and published first where it is not there.
 
-    weights: each ingredient's hash; again: found anew.
-    Rank-collective. Raises: JobError for a model of which nothing may be permuted.
+    again: found anew. Rank-collective. Raises: JobError for a model of which nothing may be permuted.
     """
     if job.soup.align not in ("none", "auto") and mixtures.model.symmetries is None:
         raise JobError(
@@ -54,127 +52,94 @@ def align_ingredients(job: Job, mixtures: Mixtures, weights: dict[int, str], log
             " may be permuted; use 'auto' or 'none'"
         )
     mixtures.align(None)  # orders are found of ingredients as they are
-    if job.soup.align == "none" or not matching.unit_layouts(mixtures.model) or len(weights) == 1:
+    if job.soup.align == "none" or not unit_layouts(mixtures.model) or len(selection.fit) == 1:
         return
-    aligner = _Aligner(job, mixtures, weights, log)
-    rank0 = mixtures.comm.rank == 0
-    record = mixtures.comm.bcast(aligner.read() if rank0 and not again else None)
-    if record is None:
-        record = aligner.find()
-        if rank0:
-            alignment_store.write(mixtures.run.alignment, record, job)
+    comm, run, starts, record = mixtures.comm, mixtures.run, [], None
+    if comm.rank == 0:
+        starts = [str(ingredient_store.origin(run.ingredient(index))["initial_sha256"]) for index in selection.fit]
+        record = None if again else files.read_kept(run.alignment, alignment_store.read, log, "soup")
+    starts, record = comm.bcast((starts, record))
+    recipe = _hash_inputs(job, mixtures, selection, starts)
+    if record is None or record.recipe != recipe:
+        mixtures.clear()
+        with mixtures.meter as meter:
+            alignment, why = _find_alignment(job, mixtures, selection, len(set(starts)) == 1)
+        mixtures.clear()
+        record = comm.bcast(AlignmentRecord(alignment, why, meter.measurement, recipe))
+        log.say(f"soup: {record.text} ({record.measurement['seconds']:.2f} s)")
+        if comm.rank == 0:
+            alignment_store.write(run.alignment, record, job)
     mixtures.align(None if record.alignment.by == "none" else record.alignment)
 
 
-class _Aligner:
-    """One rank's side. What the ingredients' files say is read by rank 0."""
+def _hash_inputs(job: Job, mixtures: Mixtures, selection: Selection, starts: list[str]) -> str:
+    """Hash of everything that an alignment is a function of; starts: hashes of what ingredients were trained from."""
+    soup, graph = job.soup, mixtures.graph
+    asked = [_WAY, soup.align, soup.seed, soup.precision, soup.pls.union if soup.align == "activations" else 0]
+    weights = {f"{index:04d}": sha256 for index, sha256 in selection.fit.items()}
+    return fingerprint([asked, graph.sha256, str(graph.cut["part_sha256"]), weights, starts])
 
-    def __init__(self, job: Job, mixtures: Mixtures, weights: dict[int, str], log: Log) -> None:
-        """Rank-collective."""
-        self.job, self.mixtures, self.weights, self.log = job, mixtures, weights, log
-        self._accuracies, self._starts = mixtures.comm.bcast(self._read_facts())
-        scores = [score(mixtures.evaluator.task, self._accuracies[index]) for index in weights]
-        self.reference = list(weights)[rank_by_score(scores, list(weights))[0]]
 
-    def _read_facts(self) -> tuple[dict[int, float], list[str]]:
-        """Validation accuracies that the ingredients' files record, and hashes of what each was trained from."""
-        if self.mixtures.comm.rank > 0:
-            return {}, []
-        paths = {index: self.mixtures.run.ingredient(index) for index in self.weights}
-        accuracies = {index: ingredient_store.read(path).validation_accuracy for index, path in paths.items()}
-        return accuracies, [str(ingredient_store.origin(path)["initial_sha256"]) for path in paths.values()]
+def _find_alignment(job: Job, mixtures: Mixtures, selection: Selection, one_start: bool) -> tuple[Alignment, str]:
+    """An alignment, and why it is as it is. Rank-collective."""
+    if job.soup.align != "auto":
+        return _match(job, mixtures, selection, job.soup.align), "set by soup.align"
+    task = mixtures.evaluator.task
+    left = Alignment("none", selection.best(task), mixtures.ids, {})
+    before, own = _measure_mean(mixtures), mean(selection.accuracies.values())
+    error = 2.0 * task.error(own, int(mixtures.graph.validation_counts.sum()))
+    if one_start and before >= own - error:
+        scores = f"uniform soup {before:.4f}, mean ingredient {own:.4f} (validation)"
+        return left, f"no alignment needed: shared initial state; {scores}"
+    matched = _match(job, mixtures, selection, "weights")
+    mixtures.align(matched)
+    after = _measure_mean(mixtures)
+    mixtures.align(None)
+    scores = f"uniform soup {before:.4f} before, {after:.4f} after (validation, error {100 * error:.2f} points)"
+    if after > before + error:
+        return matched, scores
+    return left, f"not aligned, matching by weights does not help: {scores}"
 
-    def read(self) -> AlignmentRecord | None:
-        """That of the run, if it is there and of these ingredients; rank 0 alone."""
-        record = files.read_kept(self.mixtures.run.alignment, alignment_store.read, self.log, "soup")
-        return record if record is not None and record.recipe == self._fingerprint else None
 
-    def find(self) -> AlignmentRecord:
-        """A new one. Rank-collective."""
-        mixtures = self.mixtures
-        mixtures.clear()
-        with mixtures.meter as meter:
-            alignment, why = self._decide()
-        mixtures.clear()
-        found = mixtures.comm.bcast(AlignmentRecord(alignment, why, meter.measurement, self._fingerprint))
-        self.log.say(f"soup: {found.text} ({found.measurement['seconds']:.2f} s)")
-        return found
+def _measure_mean(mixtures: Mixtures) -> float:
+    count = len(mixtures.ids)
+    return mixtures.metrics([Candidate(torch.full((1, count), 1.0 / count, dtype=torch.float64))])[0]
 
-    def _decide(self) -> tuple[Alignment, str]:
-        """An alignment, and why it is as it is."""
-        if self.job.soup.align == "weights":
-            return self._match_by_weights(), "the job says so"
-        if self.job.soup.align == "activations":
-            return self._match_by_activations(), "the job says so"
-        mixtures, task = self.mixtures, self.mixtures.evaluator.task
-        left = Alignment("none", self.reference, tuple(self.weights), {})
-        before, own = self._score_of_mean(), mean(self._accuracies.values())
-        error = 2.0 * task.error(own, int(mixtures.graph.validation_counts.sum()))
-        why = f"the mean of all has validation accuracy {before:.4f}"
-        if len(set(self._starts)) == 1 and before >= own - error:
-            return left, f"{why}, they themselves {own:.4f}, and their start is one"
-        matched = self._match_by_weights()
-        mixtures.align(matched)
-        after = self._score_of_mean()
-        mixtures.align(None)
-        why += f", and {after:.4f} with units matched by weights; the error is {100 * error:.2f} points"
-        return matched if after > before + error else left, why
 
-    def _score_of_mean(self) -> float:
-        count = len(self.weights)
-        alpha = torch.full((1, count), 1.0 / count, dtype=torch.float64)
-        return self.mixtures.metrics([Candidate(alpha)])[0]
+def _match(job: Job, mixtures: Mixtures, selection: Selection, by: Align) -> Alignment:
+    """To the reference, which is left as it is; by weights, then all together. Rank 0 finds it."""
+    model, best = mixtures.model, selection.best(mixtures.evaluator.task)
+    reference = mixtures.ids.index(best)
+    orders: list[Permutation] = []
+    if mixtures.comm.rank == 0:
+        states = [mixtures.matrix.state(row) for row in mixtures.matrix.weights]
+        with mixtures.settings.threads.alone():
+            if by == "weights":
+                orders = match_all_by_weights(model, states, reference, job.soup.seed)
+            elif isinstance(model, LayeredModel):
+                orders = _match_by_activations(model, mixtures, states, reference, job.soup.pls.union)
+    orders = mixtures.comm.bcast(orders)
+    stacked = {name: np.stack([order[name] for order in orders]) for name in unit_layouts(model)}
+    return Alignment(by, best, mixtures.ids, stacked)
 
-    def _match_by_weights(self) -> Alignment:
-        """To the reference, then all together; the reference is left as it is. Rank 0 finds it."""
-        mixtures = self.mixtures
-        found: list[Permutation] = []
-        if mixtures.comm.rank == 0:
-            states = [self._state(index) for index in self.weights]
-            reference = list(self.weights).index(self.reference)
-            with mixtures.settings.threads.alone():
-                found = matching.match_all_by_weights(mixtures.model, states, reference, self.job.soup.seed)
-        return self._stack("weights", mixtures.comm.bcast(found))
 
-    def _match_by_activations(self) -> Alignment:
-        """As many ingredients at once as there is room for their sums; the graph is streamed for each such lot."""
-        mixtures = self.mixtures
-        found: dict[int, Permutation] = {}
-        if mixtures.comm.rank == 0 and isinstance(mixtures.model, LayeredModel):
-            net, here = mixtures.model, self._state(self.reference)
-            others = [index for index in self.weights if index != self.reference]
-            found = {self.reference: matching.identity_permutation(net)}
-            size = max(1, mixtures.settings.memory // 4 // estimate.moments(net))
-            with mixtures.settings.threads.alone():
-                for first in range(0, len(others), size):
-                    lot = others[first : first + size]
-                    with closing(self._batches()) as batches:
-                        orders = matching.match_by_activations(net, here, [self._state(i) for i in lot], batches)
-                    found |= dict(zip(lot, orders, strict=True))
-        found = mixtures.comm.bcast(found)
-        return self._stack("activations", [found[index] for index in self.weights])
+def _match_by_activations(
+    model: LayeredModel, mixtures: Mixtures, states: list[State], reference: int, size: int
+) -> list[Permutation]:
+    """As many ingredients at once as there is room for their sums.
 
-    def _stack(self, by: Align, orders: list[Permutation]) -> Alignment:
-        names = matching.unit_layouts(self.mixtures.model)
-        stacked = {name: np.stack([order[name] for order in orders]) for name in names}
-        return Alignment(by, self.reference, tuple(self.weights), stacked)
-
-    def _batches(self) -> Generator[Batch]:
-        """Every part once, in unions of neighbours, as validation nodes see them."""
-        graph, device = self.mixtures.graph, self.mixtures.device
-        size, parts = self.job.soup.pls.union, range(graph.parts)
-        unions = (parts[first : first + size] for first in range(0, len(parts), size))
-        seeded = [union for union in unions if graph.validation_counts[union.start : union.stop].any()]
-        return loader.stream_unions(graph, seeded, Role.VALIDATION, lambda batch: batch.to(device), prefetch=False)
-
-    def _state(self, index: int) -> State:
-        matrix = self.mixtures.matrix
-        return matrix.state(matrix.weights[matrix.ids.index(index)])
-
-    @property
-    def _fingerprint(self) -> str:
-        """Hash of everything that an alignment is a function of."""
-        soup, graph = self.job.soup, self.mixtures.graph
-        asked = [_WAY, soup.align, soup.seed, soup.precision, soup.pls.union if soup.align == "activations" else 0]
-        weights = {f"{index:04d}": sha256 for index, sha256 in self.weights.items()}
-        return fingerprint([asked, graph.sha256, str(graph.cut["part_sha256"]), weights, self._starts])
+    For each such lot every part is read once, in unions of `size` neighbours, as validation nodes see them.
+    """
+    graph, device = mixtures.graph, mixtures.device
+    unions = [range(first, min(first + size, graph.parts)) for first in range(0, graph.parts, size)]
+    seeded = [union for union in unions if graph.validation_counts[union.start : union.stop].any()]
+    orders = [identity_permutation(model)] * len(states)
+    others = [number for number in range(len(states)) if number != reference]
+    room = max(1, mixtures.settings.memory // 4 // estimate.moments(model))
+    for lot in (others[first : first + room] for first in range(0, len(others), room)):
+        batches = loader.stream_unions(graph, seeded, Role.VALIDATION, lambda batch: batch.to(device), prefetch=False)
+        with closing(batches):
+            found = match_by_activations(model, states[reference], [states[number] for number in lot], batches)
+        for number, order in zip(lot, found, strict=True):
+            orders[number] = order
+    return orders

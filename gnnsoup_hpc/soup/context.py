@@ -98,19 +98,18 @@ class SoupContext:
         memory of the one before, so only one is kept. With `prefetch`, a thread reads the next one meanwhile. With
         `exact`, the first aggregation is the whole graph's. Time is booked on "graph" while the consumer waits.
         """
+        if exact and self.comm.rank == 0:  # is made where it is not there
+            with self._mixtures.meter.phase("graph"), self._open_first_aggregation():
+                pass
         if exact:
-            self._make_first_aggregation()
+            self.comm.bcast(None)
         if not self._takes_part:
             yield repeat(None) if steps is None else repeat(None, steps)
             return
-        stream = self._whole() if parts is None else self._unions(parts, steps, prefetch, exact)
-        with closing(stream):
+        plan, divided = self._mixtures.evaluator.plan, self._division is not None
+        whole = (plan((Role.VALIDATION,), divided) for _ in repeat(None))
+        with closing(whole if parts is None else self._unions(parts, steps, prefetch, exact)) as stream:
             yield self._timed(stream)
-
-    def _whole(self) -> Generator[Plan]:
-        plan = self._mixtures.evaluator.plan((Role.VALIDATION,), divided=self._division is not None)
-        while True:
-            yield plan
 
     def _unions(self, parts: int, steps: int | None, prefetch: bool, exact: bool) -> Generator[Plan]:
         mixtures = self._mixtures
@@ -127,13 +126,6 @@ class SoupContext:
             draws = loader.draw_unions(mixtures.graph.validation_counts, parts, numpy_generator(self.seed, 1))
             made = loader.stream_unions(mixtures.graph, islice(draws, steps), Role.VALIDATION, plan, prefetch, hop)
             yield from stack.enter_context(closing(made))
-
-    def _make_first_aggregation(self) -> None:
-        """By rank 0, where it is not there, before the others open it."""
-        if self.comm.rank == 0:
-            with self._mixtures.meter.phase("graph"), self._open_first_aggregation():
-                pass
-        self.comm.bcast(None)
 
     def _open_first_aggregation(self) -> AbstractContextManager[FirstAggregationFile]:
         mixtures, model = self._mixtures, self._mixtures.model
@@ -167,17 +159,15 @@ class SoupContext:
                 f"{where} = {share} keeps out none of the {counts.max()} or fewer validation nodes of each part:"
                 " choose a larger share, or 0 for none"
             )
-        masks = [self._mask(part, int(count), share) for part, count in enumerate(counts)]
-        everything = range(len(counts))
-        drawn = (
-            repeat(everything) if parts is None else loader.draw_unions(counts, parts, numpy_generator(self.seed, 1))
-        )
+        masks = [torch.zeros(count, dtype=torch.bool) for count in counts.tolist()]
+        for part, mask in enumerate(masks):
+            order = numpy_generator(self.seed, 2, part).permutation(len(mask))
+            mask[order[: int(share * len(mask))]] = True
+        masks = [mask.to(self.device) for mask in masks]
+        if parts is None:
+            return repeat(torch.cat(masks))
+        drawn = loader.draw_unions(counts, parts, numpy_generator(self.seed, 1))
         return (torch.cat([masks[part] for part in chosen]) for chosen in drawn)
-
-    def _mask(self, part: int, count: int, share: float) -> Tensor:
-        mask = torch.zeros(count, dtype=torch.bool)
-        mask[numpy_generator(self.seed, 2, part).permutation(count)[: int(share * count)]] = True
-        return mask.to(self.device)
 
     def loss_and_gradient(
         self, alpha_GN: Tensor, by: Grouping, batch: Loaded, tempered: bool = False, holdout: Tensor | None = None

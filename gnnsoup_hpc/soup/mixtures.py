@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import Tensor
 
-from gnnsoup_hpc.alignment import permute
+from gnnsoup_hpc.alignment.symmetry import permute
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator, Members, Predictions
 from gnnsoup_hpc.io import ingredient as ingredient_store
@@ -101,7 +101,7 @@ class Mixtures:
 
     def metrics_between(self, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
         """Exact validation metrics of share * start + (1 - share) * end, alphas (1, N). Rank-collective."""
-        between = [(share, partial(self.mix, share * start + (1.0 - share) * end, "model")) for share in shares]
+        between = [(s, partial(self._members, Candidate(s * start + (1.0 - s) * end))) for s in shares]
         return self.evaluator.metrics_between(
             lambda: (self.mix(start, "model"), self.mix(end, "model")), between, Role.VALIDATION
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Protocol
 
 import numpy as np
 import scipy.optimize
@@ -53,53 +53,22 @@ def squared_distance_to_uniform(alpha_GN: Tensor) -> Tensor:
 
 
 # ---- trackers
-# Which alpha a learned method returns, of those that it has come by.
+# Which alpha a learned method returns, of those that it has come by. Trackers see every evaluated alpha with the loss
+# that it is judged by, and where every step led to.
 
 
 class LastTracker:
-    """Where the last step led to. Trackers see every evaluated alpha with its loss, and where every step led to."""
+    """Where the last step led to."""
 
     def __init__(self, alpha_GN: Tensor) -> None:
         self.alpha = alpha_GN
 
-    def note_loss(self, alpha_GN: Tensor, loss: float, held_out: float) -> None:
-        """Alpha was evaluated; `held_out` is the loss of held-out nodes, NaN where there are none."""
+    def note_loss(self, alpha_GN: Tensor, loss: float) -> None:
+        """Alpha was evaluated; NaN where nothing judges it."""
 
     def note_step(self, alpha_GN: Tensor) -> None:
         """A step led to alpha."""
         self.alpha = alpha_GN
-
-
-class LowestLossTracker(LastTracker):
-    """The alpha with the lowest loss; of equals the first."""
-
-    _lowest = math.inf
-
-    def note_loss(self, alpha_GN: Tensor, loss: float, held_out: float) -> None:
-        """Kept where it is the best so far."""
-        if loss < self._lowest:
-            self.alpha, self._lowest = alpha_GN, loss
-
-    def note_step(self, alpha_GN: Tensor) -> None:
-        """Not taken: it was not evaluated yet."""
-
-
-class HoldoutTracker(LowestLossTracker):
-    """The alpha with the lowest loss on held-out nodes, as the mean of the last `window` evaluations that had any."""
-
-    def __init__(self, alpha_GN: Tensor, window: int = 1) -> None:
-        super().__init__(alpha_GN)
-        self._recent: deque[float] = deque(maxlen=window)
-
-    def note_loss(self, alpha_GN: Tensor, loss: float, held_out: float) -> None:
-        """Judged once the window is full."""
-        if math.isnan(held_out):
-            return
-        self._recent.append(held_out)
-        if len(self._recent) == self._recent.maxlen:
-            super().note_loss(alpha_GN, sum(self._recent) / len(self._recent), held_out)
-        elif math.isinf(self._lowest):
-            self.alpha = alpha_GN
 
 
 class MeanTracker(LastTracker):
@@ -113,8 +82,29 @@ class MeanTracker(LastTracker):
         self.alpha = alpha_GN if self._count == 1 else self.alpha + (alpha_GN - self.alpha) / self._count
 
 
+class LowestLossTracker(LastTracker):
+    """The alpha with the lowest mean of the last `window` losses, of equals the first; the last until there are any."""
+
+    def __init__(self, alpha_GN: Tensor, window: int = 1) -> None:
+        super().__init__(alpha_GN)
+        self._recent, self._window, self._lowest = deque[float](maxlen=window), window, math.inf
+
+    def note_loss(self, alpha_GN: Tensor, loss: float) -> None:
+        """Judged once the window is full."""
+        if math.isnan(loss):
+            return
+        self._recent.append(loss)
+        if len(self._recent) < self._window:
+            self.alpha = alpha_GN
+        elif (mean := sum(self._recent) / len(self._recent)) < self._lowest:
+            self.alpha, self._lowest = alpha_GN, mean
+
+    def note_step(self, alpha_GN: Tensor) -> None:
+        """Not taken: it was not evaluated yet."""
+
+
 # ---- optimisers
-# Ways to a low loss in few evaluations: each moves a point (D,), D = G N or so, by what an objective says of it.
+# Ways to a low loss in few evaluations: each moves a point (D,), D = G N or so, by loss and gradient there.
 #
 # What counts is the number of evaluations, each a forward and a backward pass; the point itself is a few dozen numbers.
 # Sources: L-BFGS: Byrd, Lu, Nocedal, Zhu, SIAM J. Sci. Comput. 16, 1995, by SciPy. Adam: Kingma, Ba, ICLR 2015. EG:
@@ -123,68 +113,54 @@ class MeanTracker(LastTracker):
 _PAIRS = 10  # of steps and changes of the gradient, that L-BFGS estimates the curvature from
 
 
-class Objective(Protocol):
-    """The loss as an optimiser sees it."""
-
-    def __call__(self, point: Tensor, rate: float = math.nan, natural: bool = False) -> tuple[float, Tensor]:
-        """Loss and gradient (D,) at a point; `natural`: the gradient in alpha, in place of that in raw numbers."""
-
-    def step_to(self, point: Tensor) -> None:
-        """A step led here."""
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether there is no evaluation left on this batch."""
+# Loss and gradient (D,) at a point.
+Evaluate = Callable[[Tensor], tuple[float, Tensor]]
 
 
 class _SpentError(Exception):
     """Leaves SciPy's search, which has no other way out of the middle of a step."""
 
 
-def descend(objective: Objective, start: Tensor, options: LearnedJob) -> None:
-    """`epochs` steps, one an evaluation, of all optimisers but L-BFGS."""
+def descend(
+    evaluate: Callable[[Tensor, float], tuple[float, Tensor]], start: Tensor, options: LearnedJob
+) -> Iterator[Tensor]:
+    """Where each of `epochs` steps led, one an evaluation at a point and a rate; all optimisers but L-BFGS."""
     point = start.clone().requires_grad_()
-    optimiser, schedule = _stepper(point, options)
+    optimiser: Optimizer
+    schedule: LRScheduler
+    if options.optimiser == "paper":
+        optimiser = SGD([point], lr=options.rate, momentum=options.momentum)
+        schedule = CosineAnnealingWarmRestarts(optimiser, options.restart, options.restart_factor)
+    else:  # EG is a plain step on the logarithm of alpha by the gradient in alpha itself
+        optimiser = (Adam if options.optimiser == "adam" else SGD)([point], lr=options.rate)
+        schedule = CosineAnnealingLR(optimiser, options.epochs)
     for _ in range(options.epochs):
-        _, point.grad = objective(point.detach(), float(schedule.get_last_lr()[0]), options.optimiser == "eg")
+        _, point.grad = evaluate(point.detach(), float(schedule.get_last_lr()[0]))
         optimiser.step()
         schedule.step()
-        objective.step_to(point.detach().clone())
+        yield point.detach().clone()
 
 
-def _stepper(point: Tensor, options: LearnedJob) -> tuple[Optimizer, LRScheduler]:
-    """EG is a plain step on the logarithm of alpha by the gradient in alpha itself."""
-    if options.optimiser == "paper":
-        sgd = SGD([point], lr=options.rate, momentum=options.momentum)
-        return sgd, CosineAnnealingWarmRestarts(sgd, options.restart, options.restart_factor)
-    kind = Adam if options.optimiser == "adam" else SGD
-    optimiser = kind([point], lr=options.rate)
-    return optimiser, CosineAnnealingLR(optimiser, options.epochs)
-
-
-def search(objective: Objective, start: Tensor, tolerance: float, comm: Comm = SERIAL) -> Tensor:
-    """L-BFGS from `start` until the objective is spent, or a step lowers the loss by less than `tolerance`.
+def search(evaluate: Evaluate, start: Tensor, tolerance: float, evaluations: int, comm: Comm = SERIAL) -> Tensor:
+    """L-BFGS from `start` for so many evaluations, or until a step lowers the loss by less than `tolerance`.
 
     `tolerance` is SciPy's ftol: a part of the loss where that is above 1, else a number of nats.
 
     The first step has length 1. Returns the point with the lowest loss. Rank-collective: SciPy's arithmetic may differ
     between processors, and with it where a search ends, so rank 0's leads and the others evaluate where it goes.
     """
-    best, lowest = start, math.inf
-
-    def evaluate(point: Tensor) -> tuple[float, Tensor]:
-        nonlocal best, lowest
-        loss, gradient = objective(point)
-        if loss < lowest:
-            best, lowest = point, loss
-        return loss, gradient
+    best, lowest, count = start, math.inf, 0
 
     def at(x: np.ndarray) -> tuple[float, np.ndarray]:
-        if objective.is_spent:
+        nonlocal best, lowest, count
+        if count == evaluations:
             raise _SpentError
         point = torch.from_numpy(x.copy()).to(start.device)
         comm.bcast(point)  # that there is another evaluation
         loss, gradient = evaluate(point)
+        count += 1
+        if loss < lowest:
+            best, lowest = point, loss
         return loss, gradient.cpu().numpy()
 
     if comm.rank == 0:
@@ -193,7 +169,6 @@ def search(objective: Objective, start: Tensor, tolerance: float, comm: Comm = S
             scipy.optimize.minimize(at, start.cpu().numpy(), jac=True, method="L-BFGS-B", options=limits)
         comm.bcast(None)
     else:
-        asked: Tensor | None = None
-        while (point := comm.bcast(asked)) is not None:
+        while (point := comm.bcast(start)) is not None:
             evaluate(point)
     return comm.bcast(best)

@@ -12,15 +12,14 @@ import numpy as np
 import torch
 
 from gnnsoup_hpc.config import Job, expand_grids
-from gnnsoup_hpc.evaluation.tasks import rank_by_score, score
 from gnnsoup_hpc.io import alignment as alignment_store
-from gnnsoup_hpc.io import files, summary
+from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io.records import Paired, Soup
 from gnnsoup_hpc.io.soup import SoupFingerprint
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.soup.context import SoupContext
-from gnnsoup_hpc.soup.methods import SoupMethod, make_methods
+from gnnsoup_hpc.soup.methods import make_methods
 from gnnsoup_hpc.soup.mixtures import Candidate, Mixtures
 from gnnsoup_hpc.soup.selection import Selection
 from gnnsoup_hpc.types import BoolArray, Role
@@ -60,16 +59,12 @@ class SoupRunner:
             )
 
     def make(self, name: str, path: Path) -> Soup:
-        """Run a method, and publish its soup."""
-        mixtures, fingerprint = self.mixtures, self.fingerprint(name)
-        soup = self._run(make_methods(self.job.soup)[name], fingerprint)
-        if mixtures.comm.rank == 0:
-            soup_store.write(path, soup, fingerprint, mixtures.model, mixtures.graph.preparation, self.job)
-        return soup
+        """Run a method, and publish its soup.
 
-    def _run(self, method: SoupMethod, fingerprint: SoupFingerprint) -> Soup:
-        """One method, measured from cold: neither graph nor ingredients are in memory when it begins."""
-        mixtures = self.mixtures
+        Measured from cold: neither graph nor ingredients are in memory when it begins.
+        """
+        mixtures, fingerprint = self.mixtures, self.fingerprint(name)
+        method = make_methods(self.job.soup)[name]
         self._clear()
         context = SoupContext(mixtures, self.job.soup.seed, self.log)
         with mixtures.meter as meter:
@@ -81,12 +76,12 @@ class SoupRunner:
         validation, test = mixtures.predictions(candidate, (Role.VALIDATION, Role.TEST))
         paired = self._compare(test.right)
         self._clear()
-        return Soup(
+        soup = Soup(
             method=method.name,
             source=method.source,
             options={"seed": fingerprint.seed} | fingerprint.options,
             ingredients=tuple(fingerprint.ingredients),
-            shelf_sha256=fingerprint.shelf_sha256,
+            ingredients_sha256=fingerprint.ingredients_sha256,
             left_out=fingerprint.left_out,
             mixture=weights,
             state=state,
@@ -98,26 +93,22 @@ class SoupRunner:
             test_right=np.packbits(test.right),
             paired=paired,
         )
+        if mixtures.comm.rank == 0:
+            soup_store.write(path, soup, fingerprint, mixtures.model, mixtures.graph.preparation, self.job)
+        return soup
 
     def _compare(self, right: BoolArray) -> Paired:
         """A soup's right test nodes against those of the best ingredient, which is the one that a report compares with.
 
         So the error of their difference does not depend on which other methods the job lists.
         """
-        mixtures, ids = self.mixtures, list(self.selection.fit)
-        place = mixtures.comm.bcast(self._find_best(ids) if mixtures.comm.rank == 0 else 0)
-        name = f"{ids[place]:04d}"
+        mixtures, index = self.mixtures, self.selection.best(self.mixtures.evaluator.task)
+        name = f"{index:04d}"
         if name not in self.right_of_best:
-            alone = Candidate(torch.eye(len(ids), dtype=torch.float64)[place : place + 1])
+            alone = Candidate(torch.eye(len(mixtures.ids), dtype=torch.float64)[[mixtures.ids.index(index)]])
             self.right_of_best[name] = mixtures.predictions(alone, (Role.VALIDATION, Role.TEST))[1].right
         best = self.right_of_best[name]
         return Paired(name, int((right & ~best).sum()), int((best & ~right).sum()))
-
-    def _find_best(self, ids: list[int]) -> int:
-        """Place of the ingredient whose file records the best validation metric."""
-        paths, task = [self.mixtures.run.ingredient(index) for index in ids], self.mixtures.evaluator.task
-        scores = [score(task, summary.model(path, "ingredient").validation_accuracy) for path in paths]
-        return rank_by_score(scores, ids)[0]
 
     def _clear(self, exact: bool = False) -> None:
         """On every rank, whatever it is still at, so that no measurement holds what was before."""

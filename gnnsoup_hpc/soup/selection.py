@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError, advise
+from gnnsoup_hpc.evaluation.tasks import Task, rank_by_score, score
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import states
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.ingredient import Origin
+from gnnsoup_hpc.io.records import Ingredient
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
-from gnnsoup_hpc.types import State
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Fit ingredients with the hashes of their weights, and one line for each that is not fit."""
+    """Fit ingredients with the hashes of their weights, one line for each that is not fit, and fit ones' accuracies.
+
+    These are on validation nodes, as the ingredients' files record them.
+    """
 
     fit: dict[int, str]
     unfit: dict[int, str]
+    accuracies: dict[int, float] = field(default_factory=dict)
+
+    def best(self, task: Task) -> int:
+        """The ingredient with the best recorded accuracy, of equals the first."""
+        ids = list(self.fit)
+        return ids[rank_by_score([score(task, self.accuracies[index]) for index in ids], ids)[0]]
 
 
 def select_ingredients(job: Job, model: Model, graph: GraphFile, log: Log) -> Selection:
@@ -38,14 +48,25 @@ def select_ingredients(job: Job, model: Model, graph: GraphFile, log: Log) -> Se
         initial = states.sha256(ingredient_store.read_initial(run.initial, model, job.train.seed))
     trunk = _trunk_sha256(job, run, model, graph, initial)
 
-    def read(index: int, path: Path) -> State:
+    def read(index: int, path: Path) -> Ingredient:
         if not path.exists():
             raise FileError(f"{path} is not trained yet")
-        return ingredient_store.read(path, Origin.of(job, model, graph, initial, index, trunk)).state
+        return ingredient_store.read(path, Origin.of(job, model, graph, initial, index, trunk))
 
-    fit, unfit = _sort_ingredients(job, run, read)
-    _judge(job, fit, unfit, log)
-    return Selection(fit, {index: str(error) for index, error in unfit.items()})
+    selection, first = _select(job, run, read)
+    if first and (job.soup.unfit == "refuse" or not selection.fit):
+        more = f" (and {len(selection.unfit) - 1} more)" if len(selection.unfit) > 1 else ""
+        advice = (
+            "give the job a name of its own (--set name=…), or move the file away and run `gnnsoup train JOB`"
+            if isinstance(first, ForeignFileError)
+            else "run `gnnsoup train JOB`, which trains missing and damaged ingredients"
+        )
+        raise RunError(f"{first}{more}: {advice}, or leave such ones out with --set 'soup.unfit=leave out'")
+    for reason in selection.unfit.values():
+        log.say(f"soup: left out: {reason}")
+    if len(selection.fit) == 1:
+        log.say("soup: there is one ingredient, so there is nothing to mix: every soup is that ingredient")
+    return selection
 
 
 def select_sound(job: Job, model: Model, *_: object) -> Selection:
@@ -55,30 +76,29 @@ def select_sound(job: Job, model: Model, *_: object) -> Selection:
     """
     run = RunDir.of(job)
 
-    def read(index: int, path: Path) -> State:
-        state = ingredient_store.read(path).state
-        states.check_shapes(path, state, model)
-        return state
+    def read(index: int, path: Path) -> Ingredient:
+        ingredient = ingredient_store.read(path)
+        states.check_shapes(path, ingredient.state, model)
+        return ingredient
 
-    fit, unfit = _sort_ingredients(job, run, read)
-    if not fit:
-        first = next(iter(unfit.values()))
+    selection, first = _select(job, run, read)
+    if not selection.fit:
         raise RunError(f"{run.ingredients} holds no ingredient to diagnose ({first}): run `gnnsoup train JOB` first")
-    return Selection(fit, {index: str(error) for index, error in unfit.items()})
+    return selection
 
 
-def _sort_ingredients(
-    job: Job, run: RunDir, read: Callable[[int, Path], State]
-) -> tuple[dict[int, str], dict[int, FileError]]:
-    """The hash of each ingredient that `read` gives, and what is wrong with each other one."""
-    fit: dict[int, str] = {}
-    unfit: dict[int, FileError] = {}
+def _select(job: Job, run: RunDir, read: Callable[[int, Path], Ingredient]) -> tuple[Selection, FileError | None]:
+    """The ingredients that `read` gives, what is wrong with the others, and the first error of these."""
+    selection, first = Selection({}, {}), None
     for index in range(job.train.ingredients):
         try:
-            fit[index] = states.sha256(read(index, run.ingredient(index)))
+            ingredient = read(index, run.ingredient(index))
         except FileError as error:
-            unfit[index] = error
-    return fit, unfit
+            selection.unfit[index], first = str(error), first or error
+        else:
+            selection.fit[index] = states.sha256(ingredient.state)
+            selection.accuracies[index] = ingredient.validation_accuracy
+    return selection, first
 
 
 def _trunk_sha256(job: Job, run: RunDir, model: Model, graph: GraphFile, initial: str) -> str:
@@ -92,19 +112,3 @@ def _trunk_sha256(job: Job, run: RunDir, model: Model, graph: GraphFile, initial
         except ForeignFileError as error:
             advice = f"give the job a name of its own (--set name=…), or move {run.trunk} away"
             raise RunError(f"{error}: {advice}") from None
-
-
-def _judge(job: Job, fit: dict[int, str], unfit: dict[int, FileError], log: Log) -> None:
-    if unfit and (job.soup.unfit == "refuse" or not fit):
-        first = next(iter(unfit.values()))
-        more = f" (and {len(unfit) - 1} more)" if len(unfit) > 1 else ""
-        advice = (
-            "give the job a name of its own (--set name=…), or move the file away and run `gnnsoup train JOB`"
-            if isinstance(first, ForeignFileError)
-            else "run `gnnsoup train JOB`, which trains missing and damaged ingredients"
-        )
-        raise RunError(f"{first}{more}: {advice}, or leave such ones out with --set 'soup.unfit=leave out'")
-    for reason in unfit.values():
-        log.say(f"soup: left out: {reason}")
-    if len(fit) == 1:
-        log.say("soup: there is one ingredient, so there is nothing to mix: every soup is that ingredient")

@@ -32,23 +32,16 @@ from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.mixtures import Mixtures
 from gnnsoup_hpc.soup.selection import Selection
 
-# Rank 0's choice of ingredients. Raises: RunError where none is fit.
 Select = Callable[[Job, Model, GraphFile, Log], Selection]
 
 
 @contextmanager
 def open_mixtures(
-    job: Job,
-    here: RankInfo,
-    comm: Comm,
-    device: torch.device,
-    log: Log,
-    select: Select,
-    check: Callable[[Job, GraphFile], None] = lambda job, graph: None,
+    job: Job, here: RankInfo, comm: Comm, device: torch.device, log: Log, select: Select
 ) -> Iterator[tuple[Job, Selection, Mixtures]]:
     """Yield the job with what it left open, its fit ingredients and their mixtures. Rank-collective.
 
-    check: more that rank 0 looks at beforehand.
+    select: rank 0's choice of ingredients, which raises RunError where none is fit.
 
     Raises: MemoryLimitError where one of the job's methods does not fit; RunError; FileError.
     """
@@ -69,30 +62,13 @@ def open_mixtures(
             selection = select(job, model, graph, log)
             comm.bcast(None)
         job, selection = comm.bcast((job, selection))
-        job, memory = _apply_memory_limit(job, here, Sizes.of(graph, model, device), log, comm)
-        if rank0:
-            check(job, graph)
-        settings = EvalSettings(
-            device=device,
-            memory=memory,
-            home=run.root,
-            precision=job.soup.precision,
-            comm=comm,
-            threads=launch.plan_threads(job.machine, here),
-        )
+        sizes, limit = Sizes.of(graph, model, device), Limit.of(job, here)
+        job = comm.bcast(limits.plan_souping(job, sizes, limit, comm.size)[0])  # has soup.pls.union
+        _, demands = limits.plan_souping(job, sizes, limit, comm.size)
+        limits.refuse(limit, demands)
+        # Bytes that metrics may fill beside the ingredients, on every rank.
+        memory = min(comm.allgather(max(0, limit.room - estimate.mixing(model, job.train.ingredients))))
+        log.say(f"soup: {limits.describe(limit, demands, limits.describe_evaluation(sizes, memory, comm.size))}")
+        threads = launch.plan_threads(job.machine, here)
+        settings = EvalSettings(device, memory, run.root, job.soup.precision, comm, threads)
         yield job, selection, Mixtures(run, model, list(selection.fit), graph, settings)
-
-
-def _apply_memory_limit(job: Job, here: RankInfo, sizes: Sizes, log: Log, comm: Comm) -> tuple[Job, int]:
-    """The job with soup.pls.union chosen, and the bytes that metrics may fill beside the ingredients, on every rank.
-
-    Raises: MemoryLimitError where one of the job's methods does not fit this rank.
-    """
-    limit = Limit.of(job, here)
-    job = comm.bcast(limits.plan_souping(job, sizes, limit, comm.size)[0])
-    _, demands = limits.plan_souping(job, sizes, limit, comm.size)
-    limits.refuse(limit, demands)
-    memory = max(0, limit.room - estimate.mixing(sizes.net, job.train.ingredients))
-    memory = min(comm.allgather(memory))
-    log.say(f"soup: {limits.describe(limit, demands, limits.describe_evaluation(sizes, memory, comm.size))}")
-    return job, memory

@@ -13,19 +13,14 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-import torch
-
 from gnnsoup_hpc.config import Job, Trial, expand_grids
 from gnnsoup_hpc.errors import DivergedError, RunError
 from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.io import files, summary
 from gnnsoup_hpc.io import soup as soup_store
-from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.io.soup import SoupFingerprint
 from gnnsoup_hpc.memory import limits
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Limit
-from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime import launch, leases
 from gnnsoup_hpc.runtime.comm import SERIAL
 from gnnsoup_hpc.runtime.launch import RankInfo, Threads
@@ -40,13 +35,12 @@ POLL_SECONDS = 0.5
 _OF_MEASUREMENT = {"ranks", "threads", "device", "streamed"}  # what a fingerprint says of how, and not of what
 
 
-def refuse_trials_beyond_limit(job: Job, graph: GraphFile, here: RankInfo, device: torch.device) -> None:
+def refuse_trials_beyond_limit(job: Job, mixtures: Mixtures, here: RankInfo) -> None:
     """Before anything is made: a trial is one rank's, whatever ranks could do together.
 
     Raises: MemoryLimitError where one would not stay within the memory limit.
     """
-    model = make_model(job.model, graph.features, graph.classes)
-    sizes, limit = Sizes.of(graph, model, device), Limit.of(job, here)
+    sizes, limit = Sizes.of(mixtures.graph, mixtures.model, mixtures.device), Limit.of(job, here)
     for method, trials in expand_grids(job).items():
         for soup in {trial.job.soup.pls.union: trial.job.soup for trial in trials}.values():
             alone = job.model_copy(update={"soup": soup.model_copy(update={"methods": (method,)})})
@@ -55,27 +49,20 @@ def refuse_trials_beyond_limit(job: Job, graph: GraphFile, here: RankInfo, devic
 
 @dataclass(frozen=True)
 class SweepTask:
-    """A trial with what it takes to make it."""
+    """A trial with what makes it, its file, and the name of its lease and status files."""
 
     trial: Trial
     runner: SoupRunner
-    fingerprint: SoupFingerprint
+    path: Path
+    work: str
 
-    @property
-    def name(self) -> str:
-        """The same for whoever makes it, on whatever number of threads."""
-        what = {key: value for key, value in vars(self.fingerprint).items() if key not in _OF_MEASUREMENT}
-        return fingerprint(what)[:16]
-
-    @property
-    def path(self) -> Path:
-        """Its file."""
-        return self.runner.mixtures.run.cell(self.trial.method, self.name)
-
-    @property
-    def work(self) -> str:
-        """The name of its lease and status files."""
-        return f"cell-{self.trial.method}-{self.name}"
+    @classmethod
+    def of(cls, runner: SoupRunner, trial: Trial) -> SweepTask:
+        """Named the same by whoever makes it, on whatever number of threads."""
+        runner = replace(runner, job=trial.job)
+        inputs = vars(runner.fingerprint(trial.method))
+        name = fingerprint({key: value for key, value in inputs.items() if key not in _OF_MEASUREMENT})[:16]
+        return cls(trial, runner, runner.mixtures.run.cell(trial.method, name), f"cell-{trial.method}-{name}")
 
     @property
     def title(self) -> str:
@@ -90,42 +77,35 @@ class Sweep:
         """`runner`: that of the resolved job, which all ranks share."""
         together = runner.mixtures
         alone = replace(together.settings, comm=SERIAL, threads=Threads())
-        mixtures = Mixtures(together.run, together.model, together.ids, together.graph, alone)
-        mixtures.align(together.alignment)
+        self._mixtures = Mixtures(together.run, together.model, together.ids, together.graph, alone)
+        self._mixtures.align(together.alignment)
         self._comm, self._here, self._run = together.comm, here, together.run
         self._log = Log(here.prefix, stop=here.stop)
-        self._mixtures = mixtures
-        made = SoupRunner(runner.job, runner.selection, mixtures, self._log)
+        made = SoupRunner(runner.job, runner.selection, self._mixtures, self._log)
         self._tasks = {
-            method: tuple(self._task(made, trial) for trial in trials)
+            method: [SweepTask.of(made, trial) for trial in trials]
             for method, trials in expand_grids(runner.job).items()
         }
-        self._all = tuple(chain.from_iterable(self._tasks.values()))
+        self._all = list(chain.from_iterable(self._tasks.values()))
         self._known: set[Path] = set()
 
-    def _task(self, runner: SoupRunner, trial: Trial) -> SweepTask:
-        runner = replace(runner, job=trial.job)
-        return SweepTask(trial, runner, runner.fingerprint(trial.method))
-
     def run(self, again: bool) -> None:
-        """Make all trials that are not there (or `again`, all), and publish the best. Rank-collective."""
-        if again and self._here.rank == 0:
-            self.forget()
-        self._comm.allgather(None)
-        self.share()
-        self._comm.allgather(None)
-        if self._here.rank == 0:
-            self.choose()
+        """Make all trials that are not there (or `again`, all), and publish the best. Rank-collective.
 
-    def forget(self) -> None:
-        """Take away the trials that are there, so that all are made anew. Raises: RunError."""
-        for task in self._all:
+        Raises: RunError where all of a method's trials failed, or one cannot be made again.
+        """
+        for task in self._all if again and self._here.rank == 0 else ():
             try:
                 task.path.unlink(missing_ok=True)
             except OSError as error:
                 raise RunError(f"{task.path} cannot be removed: {error.strerror}; make its folder writable") from None
+        self._comm.allgather(None)
+        self._make_missing()
+        self._comm.allgather(None)
+        if self._here.rank == 0:
+            self._publish_best()
 
-    def share(self) -> None:
+    def _make_missing(self) -> None:
         """Return when every trial is there or has failed, having made those that no one else did.
 
         Ranks begin at different trials, so that they rarely ask for the same lease.
@@ -135,34 +115,33 @@ class Sweep:
         first = self._here.rank * len(self._all) // self._here.size
         todo = [task for task in self._all[first:] + self._all[:first] if not self._is_there(task)]
         while todo:
-            held_by_others = [task for task in todo if not self._is_settled(task, board, monitor)]
+            held_by_others = [task for task in todo if not self._settle(task, board, monitor)]
             if held_by_others == todo:
                 time.sleep(POLL_SECONDS)
             todo = held_by_others
         if self._here.rank == 0:
             remove_leftovers(self._run, [task.work for task in self._all if self._is_there(task)])
 
-    def _is_settled(self, task: SweepTask, board: TaskBoard, monitor: LeaseMonitor) -> bool:
-        """Whether a trial is there or has failed by now; not, where somebody else is at it."""
+    def _settle(self, task: SweepTask, board: TaskBoard, monitor: LeaseMonitor) -> bool:
+        """Whether a trial is there or has failed by now; not, where somebody else is at it.
+
+        A combination that diverges is one that is not chosen; it ends nothing.
+        """
         with leases.hold(self._run.lease(task.work), launch.describe(self._here), monitor) as ours:
-            if ours and not self._is_there(task) and not board.failed(task.work):
-                self._make(task, board)
-        return ours is not None
+            if not ours or self._is_there(task) or board.failed(task.work):
+                return ours is not None
+            try:
+                with board.watch(task.work, task.title, 0):
+                    soup = task.runner.make(task.trial.method, task.path)
+            except DivergedError as error:
+                self._log.say(f"soup: {task.title} failed: {error}")
+                return True
+            seconds = soup.measurement["seconds"]
+            self._log.say(f"soup: {task.title} done in {seconds:.2f} s, validation {soup.validation_accuracy:.4f}")
+            board.forget_failure(task.work)
+            return True
 
-    def _make(self, task: SweepTask, board: TaskBoard) -> None:
-        """A combination that diverges is one that is not chosen; it ends nothing."""
-        try:
-            with board.watch(task.work, task.title, 0):
-                soup = task.runner.make(task.trial.method, task.path)
-        except DivergedError as error:
-            self._log.say(f"soup: {task.title} failed: {error}")
-            return
-        seconds = soup.measurement["seconds"]
-        self._log.say(f"soup: {task.title} done in {seconds:.2f} s, validation {soup.validation_accuracy:.4f}")
-        board.forget_failure(task.work)
-
-    def choose(self) -> None:
-        """Publish each method's best trial as its soup. Raises: RunError where all of a method's trials failed."""
+    def _publish_best(self) -> None:
         for method, tasks in self._tasks.items():
             made = [task for task in tasks if task.path.exists()]
             if not made:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,14 +21,6 @@ from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray, Role
-from gnnsoup_hpc.utils.out_of_core import index_type
-
-# ---- dropout edge
-# Edge dropping (DropEdge; Rong et al., ICLR 2020, arXiv 1907.10903): each step of training leaves some edges out.
-#
-# Each edge is left out or not by itself, with the probability `rate`; the source takes a subset of a fixed size. An
-# edge and its reverse go together, so an undirected graph stays one. What decides is a hash of the edge's ends and
-# the step's key, so nothing but the key is drawn, and the result is the same on any device and any number of threads.
 
 # splitmix64's, as signed numbers: Steele, Lea and Flood, OOPSLA 2014.
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
@@ -40,7 +32,10 @@ _BITS = 31
 def dropout_edge(view: Batch, rate: float, key: int) -> Batch:
     """The view without the edges that the step of this key leaves out; degrees are those of what remains.
 
-    The first hop is computed anew, for it is not that of the whole view. `key` is in [0, 2^63).
+    Each edge is left out or not by itself, with the probability `rate`, where the source takes a subset of a fixed
+    size; an edge and its reverse go together. A hash of its ends and of `key`, in [0, 2^63), decides, so the result is
+    the same on any device and any number of threads. The first hop is computed anew.
+    Source: DropEdge, Rong et al., ICLR 2020, arXiv 1907.10903.
     """
     adjacency = view.graph.adjacency
     kept = _hash_entries(adjacency, key) >= round(rate * 2**_BITS)
@@ -65,16 +60,6 @@ def _finalise(z: Tensor) -> Tensor:
     return z.bitwise_xor_((z >> 31).bitwise_and_(2**33 - 1))
 
 
-class Batches(Protocol):
-    """A way to train."""
-
-    def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
-        """An epoch's batches, each with training nodes; one at a time in memory."""
-
-    def validation(self) -> Iterator[Batch]:
-        """All validation nodes, exactly or nearly as they are in the whole graph; one batch at a time in memory."""
-
-
 @dataclass(frozen=True)
 class FullBatches:
     """One step an epoch on the whole graph. `train` and `validate` share features and structure."""
@@ -83,11 +68,11 @@ class FullBatches:
     validate: Batch
 
     def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
-        """The whole graph."""
+        """The batches of an epoch's steps, each with training nodes, one at a time in memory."""
         yield self.train
 
     def validation(self) -> Iterator[Batch]:
-        """Exactly."""
+        """Batches that hold all validation nodes, one at a time in memory; here with all that they depend on."""
         yield self.validate
 
 
@@ -101,10 +86,14 @@ class PartValidation:
 
     def validation(self) -> Iterator[Batch]:
         """Nearly exact: edges between unions are left out."""
-        for first in range(0, self.graph.parts, self.clusters):
-            chosen = range(first, min(first + self.clusters, self.graph.parts))
-            if self.graph.validation_counts[list(chosen)].any():
-                yield loader.load_union(self.graph, chosen, Role.VALIDATION).to(self.device)
+        return self._unions(np.arange(self.graph.parts), self.graph.validation_counts, Role.VALIDATION)
+
+    def _unions(self, order: IntArray, counts: IntArray, role: Role) -> Iterator[Batch]:
+        """Unions of parts in that order. counts: how many nodes of the role each part has; a union needs one."""
+        for first in range(0, len(order), self.clusters):
+            chosen = order[first : first + self.clusters]
+            if counts[chosen].any():
+                yield loader.load_union(self.graph, chosen.tolist(), role).to(self.device)
 
 
 @dataclass(frozen=True)
@@ -116,16 +105,11 @@ class ClusterBatches(PartValidation):
 
     @cached_property
     def _train_counts(self) -> IntArray:
-        bounds = zip(self.graph.ptr[:-1].tolist(), self.graph.ptr[1:].tolist(), strict=True)
-        return np.array([int((self.graph.role(start, stop) == Role.TRAIN).sum()) for start, stop in bounds])
+        return np.array([(self.graph.role(*ends) == Role.TRAIN).sum() for ends in pairwise(self.graph.ptr.tolist())])
 
     def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
         """Unions that have a training node, in random order."""
-        order = generator.permutation(self.graph.parts)
-        for first in range(0, len(order), self.clusters):
-            chosen = order[first : first + self.clusters]
-            if self._train_counts[chosen].any():
-                yield loader.load_union(self.graph, chosen.tolist(), Role.TRAIN).to(self.device)
+        return self._unions(generator.permutation(self.graph.parts), self._train_counts, Role.TRAIN)
 
 
 @dataclass(frozen=True)
@@ -142,26 +126,22 @@ class NeighbourBatches(PartValidation):
     sampler: sampling.Kind
 
     @cached_property
-    def _structure(self) -> tuple[IntArray, IndexArray]:
-        degree, indices = self.graph.rows(0, self.graph.nodes)
-        return np.concatenate([[0], np.cumsum(degree)]), indices.astype(index_type(self.graph.nodes))
-
-    @cached_property
-    def _x(self) -> FloatArray:
-        return self.graph.x(0, self.graph.nodes)
-
-    @cached_property
-    def _labels(self) -> Tensor:
-        return torch.from_numpy(self.graph.y(0, self.graph.nodes))
-
-    @cached_property
-    def _training(self) -> IntArray:
-        return np.flatnonzero(self.graph.role(0, self.graph.nodes) == Role.TRAIN)
+    def _whole(self) -> tuple[FloatArray, Tensor, IntArray, tuple[IntArray, IndexArray]]:
+        """Features (V, F), labels (V,), training nodes, and the structure: (V + 1,) and (E,)."""
+        nodes = self.graph.nodes
+        training = np.flatnonzero(self.graph.role(0, nodes) == Role.TRAIN)
+        indptr = self.graph.bounds(0, nodes)
+        structure = indptr, self.graph.neighbours(indptr)
+        return self.graph.x(0, nodes), torch.from_numpy(self.graph.y(0, nodes)), training, structure
 
     def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
         """Batches of training nodes in random order, each with its sample."""
         draw = sampling.draw_pyg_samples if self.sampler == "pyg" else sampling.draw_samples
-        for sample in draw(self._structure, self._training, self.size, self.fanout, self.layers, generator):
-            x = torch.from_numpy(self._x[sample.nodes])
-            graph = Subgraph(x, loader.make_adjacency(sample.indptr, sample.indices))
-            yield Batch(graph, torch.arange(sample.seeds), self._labels[sample.nodes[: sample.seeds]]).to(self.device)
+        x, labels, training, structure = self._whole
+        for sample in draw(structure, training, self.size, self.fanout, self.layers, generator):
+            adjacency = loader.make_adjacency(sample.indptr, sample.indices)
+            graph = Subgraph(torch.from_numpy(x[sample.nodes]), adjacency)
+            yield Batch(graph, torch.arange(sample.seeds), labels[sample.nodes[: sample.seeds]]).to(self.device)
+
+
+Batches = FullBatches | ClusterBatches | NeighbourBatches

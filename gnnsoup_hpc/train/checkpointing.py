@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,11 +71,6 @@ class CheckpointManager:
             self._write(epoch, checkpoint())
         if asked:
             raise self.log.stop.because(self._describe_kept(epoch))
-
-    def remove(self) -> None:
-        """What came of the training is published: the checkpoint is of no use any more."""
-        with suppress(OSError):  # nor of harm
-            self.path.unlink(missing_ok=True)
 
     def _write(self, epoch: int, checkpoint: Checkpoint) -> None:
         """Without a checkpoint training can still succeed, so one that cannot be written is said once."""

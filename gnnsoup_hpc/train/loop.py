@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
+from operator import mul
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.engine import Engine, TorchEngine
 from gnnsoup_hpc.errors import DivergedError
 from gnnsoup_hpc.evaluation.evaluator import Evaluator
-from gnnsoup_hpc.evaluation.tasks import Task, score
+from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io.ingredient import BestEpoch, Checkpoint
 from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk
@@ -39,11 +39,6 @@ class TrainData:
     batches: Batches
     evaluator: Evaluator
     device: torch.device
-
-    @property
-    def task(self) -> Task:
-        """What loss and metric mean."""
-        return self.evaluator.task
 
 
 def train(
@@ -98,7 +93,8 @@ def train_trunk(
     diverged, spent = training.run(bar, checkpoints)
     if diverged:
         raise DivergedError(f"the trunk {diverged}: lower train.learning_rate = {how.learning_rate:g}")
-    return Trunk(training.state(), tuple(training.history), spent)
+    state = {name: tensor.detach().cpu() for name, tensor in training.parameters.items()}
+    return Trunk(state, tuple(training.history), spent)
 
 
 class Training:
@@ -108,21 +104,13 @@ class Training:
     """
 
     def __init__(self, data: TrainData, initial: State, how: Hyperparameters, seed: int, index: int) -> None:
-        self._data, self._how, self._seed, self._index = data, how, seed, index
-        self._parameters = {name: tensor.to(data.device).clone().requires_grad_() for name, tensor in initial.items()}
-        self._adam = torch.optim.Adam(self._parameters.values(), lr=how.learning_rate, weight_decay=how.weight_decay)
+        self._data, self._task = data, data.evaluator.task
+        self._how, self._seed, self._index = how, seed, index
+        self.parameters = {name: tensor.to(data.device).clone().requires_grad_() for name, tensor in initial.items()}
+        self._adam = torch.optim.Adam(self.parameters.values(), lr=how.learning_rate, weight_decay=how.weight_decay)
         self._drop = Dropout(how.dropout, torch_generator(data.device, seed, self._stream("dropout")))
         self.history: list[Epoch] = []
         self.best: BestEpoch | None = None
-
-    @property
-    def over(self) -> bool:
-        """Whether all epochs are done."""
-        return len(self.history) >= self._how.epochs
-
-    def state(self) -> State:
-        """A copy of the parameters, in host memory."""
-        return {name: tensor.cpu() for name, tensor in _copy(self._parameters).items()}
 
     def run(self, bar: Bar, checkpoints: CheckpointManager | None) -> tuple[str, Measurement]:
         """All epochs, the first that diverges being the last; which one did, in words; and what all of it cost."""
@@ -139,16 +127,17 @@ class Training:
 
             def check() -> None:
                 if checkpoints:
-                    checkpoints.check(len(self.history), self.over, lambda: self.checkpoint(measure()))
+                    done = len(self.history)
+                    checkpoints.check(done, done == self._how.epochs, lambda: self.checkpoint(measure()))
 
             check()
-            while not self.over:
+            for _ in range(len(self.history), self._how.epochs):
                 epoch = self.epoch()
-                if math.isnan(epoch.validation_accuracy):
-                    return f"diverged in epoch {epoch.epoch} (loss {epoch.loss:g})", measure()
-                values = {"loss": epoch.loss, "validation": epoch.validation_accuracy}
-                text = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-                bar.advance(text, epoch=epoch.epoch, **values)
+                loss, reached = epoch.loss, epoch.validation_accuracy
+                if math.isnan(reached):
+                    return f"diverged in epoch {epoch.epoch} (loss {loss:g})", measure()
+                text = f"loss {loss:.4f}, validation {reached:.4f}"
+                bar.advance(text, epoch=epoch.epoch, loss=loss, validation=reached)
                 check()
             return "", measure()
 
@@ -158,24 +147,26 @@ class Training:
         batches = self._data.batches.epoch(numpy_generator(self._seed, self._stream("order"), number))
         if self._how.drop_edges > 0.0:
             batches = map(partial(self._drop_edges, number), batches, count())
-        loss = _mean_loss(map(self._step, batches))  # map names no batch, or two would be in memory while one is read
+        # The mean over nodes; of one step, its loss to the bit. Map names no batch, or two would be in memory at once.
+        losses, nodes = zip(*map(self._step, batches), strict=True)
+        loss = losses[0] if len(losses) == 1 else sum(map(mul, losses, nodes)) / sum(nodes)
         reached = math.nan
-        if math.isfinite(loss) and all(bool(tensor.isfinite().all()) for tensor in self._parameters.values()):
+        if math.isfinite(loss) and all(bool(tensor.isfinite().all()) for tensor in self.parameters.values()):
             reached = self._validate()
         epoch = Epoch(number, loss, reached, time.perf_counter() - start)
         if not math.isnan(reached):
             self.history.append(epoch)
-            task = self._data.task
-            if self.best is None or score(task, reached) > score(task, self.best.accuracy):
-                self.best = BestEpoch(number, reached, _copy(self._parameters))
+            if self.best is None or score(self._task, reached) > score(self._task, self.best.accuracy):
+                state = {name: tensor.detach().clone() for name, tensor in self.parameters.items()}
+                self.best = BestEpoch(number, reached, state)
         return epoch
 
     def checkpoint(self, spent: Measurement) -> Checkpoint:
         """Where it stands. `spent`: what it has cost until here."""
-        adam = dict(zip(self._parameters, self._adam.state_dict()["state"].values(), strict=True))
+        adam = dict(zip(self.parameters, self._adam.state_dict()["state"].values(), strict=True))
         return Checkpoint(
             history=tuple(self.history),
-            state=self._parameters,
+            state=self.parameters,
             steps={name: float(values["step"]) for name, values in adam.items()},
             mean={name: values["exp_avg"] for name, values in adam.items()},
             square={name: values["exp_avg_sq"] for name, values in adam.items()},
@@ -185,27 +176,22 @@ class Training:
             measurement=spent,
         )
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, kept: Checkpoint) -> None:
         """Go on from there."""
         with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                parameter.copy_(checkpoint.state[name])
+            for name, parameter in self.parameters.items():
+                parameter.copy_(kept.state[name])
         adam = self._adam.state_dict()
         adam["state"] = {
-            place: {
-                "step": torch.tensor(checkpoint.steps[name]),
-                "exp_avg": checkpoint.mean[name],
-                "exp_avg_sq": checkpoint.square[name],
-            }
-            for place, name in enumerate(self._parameters)
+            place: {"step": torch.tensor(kept.steps[name]), "exp_avg": kept.mean[name], "exp_avg_sq": kept.square[name]}
+            for place, name in enumerate(self.parameters)
         }
         self._adam.load_state_dict(adam)
-        self._drop.generator.set_state(checkpoint.generator)
-        self.history = list(checkpoint.history)
-        if (best := checkpoint.best) is not None:
-            self.best = BestEpoch(
-                best.epoch, best.accuracy, {name: t.to(self._data.device) for name, t in best.state.items()}
-            )
+        self._drop.generator.set_state(kept.generator)
+        self.history = list(kept.history)
+        if kept.best is not None:
+            here = {name: tensor.to(self._data.device) for name, tensor in kept.best.state.items()}
+            self.best = replace(kept.best, state=here)
 
     def _stream(self, draw: Draw) -> int:
         """The random stream that is drawn from: the ingredient's own, or ingredient 0's where all draw alike."""
@@ -218,8 +204,8 @@ class Training:
     def _step(self, batch: Batch) -> tuple[float, int]:
         """One step; the mean loss on the batch's seed nodes, and their number."""
         self._adam.zero_grad(set_to_none=True)
-        plan, task = ENGINE.plan(self._data.model, batch, train=True), self._data.task
-        loss = task.loss(ENGINE.logits(plan, self._parameters, mode="train", dropout=self._drop), plan.targets)
+        plan = ENGINE.plan(self._data.model, batch, train=True)
+        loss = self._task.loss(ENGINE.logits(plan, self.parameters, mode="train", dropout=self._drop), plan.targets)
         loss.backward()  # type: ignore[no-untyped-call]
         self._adam.step()
         return float(loss.detach()), len(batch.seeds)
@@ -230,20 +216,10 @@ class Training:
         predicted, targets = list[IntArray](), list[IntArray]()
         for batch in self._data.batches.validation():
             plan = ENGINE.plan(self._data.model, batch, train=True)
-            logits = ENGINE.logits(plan, self._parameters)
+            logits = ENGINE.logits(plan, self.parameters)
             targets.append(plan.targets.cpu().numpy())
             del batch, plan  # before the next one is read
             if not bool(logits.isfinite().all()):
                 return math.nan
-            predicted.append(self._data.task.predict(logits).cpu().numpy())
-        return self._data.task.metric(np.concatenate(predicted), np.concatenate(targets))
-
-
-def _mean_loss(steps: Iterable[tuple[float, int]]) -> float:
-    """Mean over an epoch's nodes; of one step, its loss to the bit."""
-    done = list(steps)
-    return done[0][0] if len(done) == 1 else sum(loss * nodes for loss, nodes in done) / sum(n for _, n in done)
-
-
-def _copy(parameters: State) -> State:
-    return {name: tensor.detach().clone() for name, tensor in parameters.items()}
+            predicted.append(self._task.predict(logits).cpu().numpy())
+        return self._task.metric(np.concatenate(predicted), np.concatenate(targets))

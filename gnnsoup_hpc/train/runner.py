@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import summary as gathered
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.ingredient import Origin
+from gnnsoup_hpc.io.records import Ingredient, Trunk
 from gnnsoup_hpc.memory import estimate, limits
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Limit
@@ -58,11 +59,9 @@ class TrainContext:
     here: RankInfo
     device: torch.device
     log: Log
+    board: TaskBoard
     initial: State = field(default_factory=dict)
     trunk: State | None = None
-
-    def __post_init__(self) -> None:
-        self.board = TaskBoard(self.run, self.here, self.log)
 
     @property
     def provenance(self) -> dict[str, object]:
@@ -91,27 +90,16 @@ class TrainContext:
             batches = NeighbourBatches(*where, how.batch_size, how.fanout, hops, sampler)
         return TrainData(self.model, batches, evaluator, self.device)
 
-    def start_of(self, index: int) -> State:
-        """What ingredient `index` is trained from."""
-        if self.job.train.start == "own":
+    def start_of(self, index: int | None) -> State:
+        """What ingredient `index`, or the trunk, is trained from."""
+        if index is not None and self.job.train.start == "own":
             return ingredient_store.make_own_start(self.model, self.job.train.seed, index)
         return self.initial if self.trunk is None else self.trunk
 
-    def origin_of(self, index: int) -> Origin:
-        """What ingredient `index` is a function of."""
+    def origin_of(self, index: int | None) -> Origin:
+        """What ingredient `index`, or the trunk, is a function of."""
         trunk = "" if self.trunk is None else states.sha256(self.trunk)
         return Origin.of(self.job, self.model, self.graph, states.sha256(self.initial), index, trunk)
-
-    @contextmanager
-    def hold(self, work: str, monitor: LeaseMonitor) -> Iterator[Lease | None]:
-        """The lease of a piece of work, if it is ours until the block ends; signals to stop come after that."""
-        lease = self.run.lease(work)
-        with self.here.stop.later(), leases.hold(lease, launch.describe(self.here), monitor) as ours:
-            yield ours
-
-    def checkpoints(self, work: str, title: str, origin: Origin, lease: Lease) -> CheckpointManager:
-        """Who keeps the checkpoint of a piece of work, which is trained under `lease`."""
-        return CheckpointManager(self.run.checkpoint(work), title, origin, self.job, lease, self.log, self.provenance)
 
 
 def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping: bool = False) -> None:
@@ -126,7 +114,7 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
     with graph_store.open_graph(run.graph, job) as graph:
         model = make_model(job.model, graph.features, graph.classes)
         job = _within_limit(job, run, here, Sizes.of(graph, model, device), log, souping)
-        context = TrainContext(job, run, model, graph, here, device, log)
+        context = TrainContext(job, run, model, graph, here, device, log, TaskBoard(run, here, log))
         context.initial = _load_initial(context)
         context.trunk = _load_trunk(context) if job.train.trunk_epochs else None
         missing = [index for index in everyone if _find_fault(context, index)]
@@ -135,9 +123,9 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
         _describe_work(context, len(missing))
         failed = _share(context, missing) if missing else {}
     if here.rank == 0:
-        remove_leftovers(run, ["trunk", *(_work(index) for index in everyone if index not in failed)])
+        remove_leftovers(run, {"trunk", *map(_work, everyone)} - failed.keys())
     if failed:
-        names = ", ".join(f"{index:04d}" for index in sorted(failed))
+        names = ", ".join(work.removeprefix("ingredient-") for work in sorted(failed))
         raise IngredientsError(
             f"{len(failed)} of {len(everyone)} ingredients failed, all others are there: {names}. The first:"
             f" {failed[min(failed)]}. The same command tries them again; `gnnsoup status` says why of each"
@@ -191,15 +179,6 @@ def _describe_work(context: TrainContext, missing: int) -> None:
         )
 
 
-@contextmanager
-def _refuse_foreign(path: Path) -> Iterator[None]:
-    """Raises: RunError for a sound file of another recipe: it is somebody's work, and not ours to replace."""
-    try:
-        yield
-    except ForeignFileError as error:
-        raise RunError(f"{error}: give the job a name of its own (--set name=…), or move {path} away") from None
-
-
 # ---- what ingredients start from
 
 
@@ -210,13 +189,11 @@ def _load_initial(context: TrainContext) -> State:
     again.
     """
     path, model, seed = context.run.initial, context.model, context.job.train.seed
-    try:
-        if path.exists():
-            return ingredient_store.read_initial(path, model, seed)
-    except FileError as error:
-        context.log.say(f"train: {error}; made again")
+    read = partial(ingredient_store.read_initial, architecture=model, seed=seed)
+    if (kept := files.read_kept(path, read, context.log, "train")) is not None:
+        return kept
     ingredient_store.write_initial(path, model.init_state(seed), model, context.job)
-    return ingredient_store.read_initial(path, model, seed)
+    return read(path)
 
 
 def _load_trunk(context: TrainContext) -> State:
@@ -224,126 +201,105 @@ def _load_trunk(context: TrainContext) -> State:
 
     Raises: RunError for a sound one of another recipe; DivergedError where it cannot be trained.
     """
-    origin = Origin.of(context.job, context.model, context.graph, states.sha256(context.initial), None)
-    monitor, waiting = LeaseMonitor(), False
-    while (found := _read_trunk(context, origin)) is None:
-        with context.hold("trunk", monitor) as ours:
-            if ours and _read_trunk(context, origin) is None:
-                if why := context.board.failed("trunk"):
-                    raise DivergedError(why)
-                with suppress(OvertakenError):
-                    _train_trunk(context, origin, ours)
-        if not ours:
-            if not waiting:
-                holder = leases.describe_holder(context.run.lease("trunk"))
-                context.log.say(f"train: waiting for {holder}, who trains the trunk")
-            waiting = True
-            time.sleep(POLL_SECONDS)
-    return found
+    if _find_fault(context, None) and (failed := _share(context, [None])):
+        raise DivergedError(failed["trunk"])
+    return ingredient_store.read_trunk(context.run.trunk).state
 
 
-def _read_trunk(context: TrainContext, origin: Origin) -> State | None:
-    """The trunk, if it is there and right."""
-    path = context.run.trunk
-    if not path.exists():
-        return None
-    try:
-        with _refuse_foreign(path):
-            return ingredient_store.read_trunk(path, origin).state
-    except FileError as error:
-        context.log.say(f"train: {error}; made again")
-        return None
+# ---- works: ingredients by their index, and the trunk as None
 
 
-def _train_trunk(context: TrainContext, origin: Origin, lease: Lease) -> None:
-    """Train and publish the trunk."""
-    how, seed = origin.hyperparameters, context.job.train.seed
-    checkpoints = context.checkpoints("trunk", "the trunk", origin, lease)
-    with context.board.watch("trunk", "trunk", how.epochs) as bar:
-        trunk = train_trunk(context.data, context.initial, how, seed, bar, checkpoints)
-    ingredient_store.write_trunk(context.run.trunk, trunk, origin, context.job, **context.provenance)
-    checkpoints.remove()
-    context.board.forget_failure("trunk")
-    context.log.say(
-        f"train: trunk done in {trunk.measurement['seconds']:.1f} s, {len(trunk.history)} epochs, validation"
-        f" {trunk.history[-1].validation_accuracy:.4f} between epochs"
-    )
+def _work(index: int | None) -> str:
+    return "trunk" if index is None else f"ingredient-{index:04d}"
 
 
-# ---- ingredients
+def _path(context: TrainContext, index: int | None) -> Path:
+    return context.run.trunk if index is None else context.run.ingredient(index)
 
 
-def _work(index: int) -> str:
-    return f"ingredient-{index:04d}"
+def _find_fault(context: TrainContext, index: int | None) -> str:
+    """What is wrong with the file of a work, which may be missing or damaged; empty if it is there and right.
 
-
-def _find_fault(context: TrainContext, index: int) -> str:
-    """What is wrong with ingredient `index`, which may be missing or damaged; empty if it is there and right.
-
-    Raises: RunError for a sound one of another recipe.
+    Raises: RunError for a sound one of another recipe: it is somebody's work, and not ours to replace.
     """
-    path = context.run.ingredient(index)
+    path = _path(context, index)
+    read = ingredient_store.read_trunk if index is None else ingredient_store.read
     try:
-        with _refuse_foreign(path):
-            ingredient_store.read(path, context.origin_of(index))
+        read(path, context.origin_of(index))
+    except ForeignFileError as error:
+        raise RunError(f"{error}: give the job a name of its own (--set name=…), or move {path} away") from None
     except FileError as error:
         return str(error)
-    with suppress(OSError):  # what a kill between publishing and this left is of no harm
-        context.run.checkpoint(_work(index)).unlink(missing_ok=True)
     return ""
 
 
-def _share(context: TrainContext, missing: list[int]) -> dict[int, str]:
+def _share(context: TrainContext, works: Sequence[int | None]) -> dict[str, str]:
     """Train what is missing, one lease after the other; wait for what others hold, and take over what they drop.
 
-    Ranks begin at different ingredients, so that they rarely ask for the same lease. What failed is not tried again:
-    which did, and why.
+    Ranks begin at different works, so that they rarely ask for the same lease. What failed is not tried again: which
+    did, and why.
     """
-    first = context.here.rank % len(missing)
-    todo = missing[first:] + missing[:first]
-    monitor, failed = LeaseMonitor(), dict[int, str]()
+    first = context.here.rank % len(works)
+    todo, monitor, failed, waiting = [*works[first:], *works[:first]], LeaseMonitor(), dict[str, str](), False
     while todo:
         held_by_others = []
         for index in todo:
-            with context.hold(_work(index), monitor) as ours:
-                try:
+            work = _work(index)
+            lease = context.run.lease(work)
+            try:
+                # Signals to stop come once the lease is given up.
+                with context.here.stop.later(), leases.hold(lease, launch.describe(context.here), monitor) as ours:
                     if not ours:
                         held_by_others.append(index)
                     elif (fault := _find_fault(context, index)) and (why := _train_one(context, index, fault, ours)):
-                        failed[index] = why
-                except OvertakenError:
-                    holder = leases.describe_holder(context.run.lease(_work(index)))
-                    context.log.say(f"train: {_work(index)} was taken over by {holder} while we were away")
-                    held_by_others.append(index)
+                        failed[work] = why
+            except OvertakenError:
+                context.log.say(f"train: {work} was taken over by {leases.describe_holder(lease)} while we were away")
+                held_by_others.append(index)
         if held_by_others == todo:
+            if todo == [None] and not waiting:
+                context.log.say(f"train: waiting for {leases.describe_holder(lease)}, who trains the trunk")
+                waiting = True
             time.sleep(POLL_SECONDS)
         todo = held_by_others
     return failed
 
 
-def _train_one(context: TrainContext, index: int, fault: str, lease: Lease) -> str:
-    """Train and publish one ingredient; a file in its place, which has a fault, is set aside first.
+def _train_one(context: TrainContext, index: int | None, fault: str, lease: Lease) -> str:
+    """Train and publish one work; an ingredient's file, which has a fault, is set aside first.
 
     Why it cannot be trained, as found now or before by this command; empty once it is there.
     """
-    work, title, path, log = _work(index), f"ingredient {index:04d}", context.run.ingredient(index), context.log
-    if why := context.board.failed(work):
+    job, board, log, work, path = context.job, context.board, context.log, _work(index), _path(context, index)
+    if why := board.failed(work):
         return why
     if path.exists():
-        log.say(f"train: {fault}; set aside as {files.set_aside(path).name}, and trained again")
-    origin, seed = context.origin_of(index), context.job.train.seed
-    how, checkpoints = origin.hyperparameters, context.checkpoints(work, title, origin, lease)
+        then = "made again" if index is None else f"set aside as {files.set_aside(path).name}, and trained again"
+        log.say(f"train: {fault}; {then}")
+    origin, title, provenance = context.origin_of(index), work.replace("-", " "), context.provenance
+    how, start, seed = origin.hyperparameters, context.start_of(index), job.train.seed
+    named = "the trunk" if index is None else title
+    checkpoints = CheckpointManager(context.run.checkpoint(work), named, origin, job, lease, log, provenance)
+    made: Trunk | Ingredient
     try:
-        with context.board.watch(work, title, how.epochs) as bar:
-            ingredient = train(context.data, context.start_of(index), how, seed, index, bar, checkpoints)
+        with board.watch(work, title, how.epochs) as bar:
+            if index is None:
+                made = train_trunk(context.data, start, how, seed, bar, checkpoints)
+            else:
+                made = train(context.data, start, how, seed, index, bar, checkpoints)
     except DivergedError as error:
-        log.say(f"train: {error}; the others are trained all the same")
+        if index is not None:
+            log.say(f"train: {error}; the others are trained all the same")
         return str(error)
-    ingredient_store.write(path, ingredient, origin, context.job, **context.provenance)
-    checkpoints.remove()
-    log.say(
-        f"train: {title} done in {ingredient.measurement['seconds']:.1f} s, validation"
-        f" {ingredient.validation_accuracy:.4f} (epoch {ingredient.best_epoch}), {ingredient.stopped}"
-    )
-    context.board.forget_failure(work)
+    if isinstance(made, Trunk):
+        ingredient_store.write_trunk(path, made, origin, job, **provenance)
+        last = made.history[-1].validation_accuracy
+        reached = f"{len(made.history)} epochs, validation {last:.4f} between epochs"
+    else:
+        ingredient_store.write(path, made, origin, job, **provenance)
+        reached = f"validation {made.validation_accuracy:.4f} (epoch {made.best_epoch}), {made.stopped}"
+    with suppress(OSError):  # it is of no use any more, nor of harm
+        checkpoints.path.unlink(missing_ok=True)
+    board.forget_failure(work)
+    log.say(f"train: {title} done in {made.measurement['seconds']:.1f} s, {reached}")
     return ""

@@ -41,6 +41,7 @@ class TaskBoard:
     @contextmanager
     def watch(self, work: str, title: str, epochs: int) -> Iterator[Bar]:
         """A block in which `work` is trained: its progress is posted on the bar that it yields, and a failure kept."""
+        progress = self.run.progress(work)
         bar = PostingBar(self.log, epochs, title, partial(self.note_progress, work))
         try:
             yield bar
@@ -50,19 +51,13 @@ class TaskBoard:
             raise
         finally:
             bar.close()
-            self.forget_progress(work)
+            note = status_files.read(progress)
+            if all(note.get(key) == self.who[key] for key in ("host", "pid")):  # not another process's
+                self._try(status_files.remove, progress)
 
     def note_progress(self, work: str, values: dict[str, Any]) -> None:
         """Say how far `work` is."""
-        path = self.run.progress(work)
-        self._write(lambda: status_files.write(path, {"work": work} | values | self.who))
-
-    def forget_progress(self, work: str) -> None:
-        """`work` is in training no more, or not by us: what another process posts meanwhile stays."""
-        path = self.run.progress(work)
-        note = status_files.read(path)
-        if all(note.get(key) == self.who[key] for key in ("host", "pid")):
-            self._write(lambda: status_files.remove(path))
+        self._try(status_files.write, self.run.progress(work), {"work": work} | values | self.who)
 
     def note_failure(self, work: str, error: Exception, title: str = "") -> None:
         """Keep why `work` failed, and how often it has by now."""
@@ -70,17 +65,17 @@ class TaskBoard:
         why = str(error) if isinstance(error, SoupError) else f"{type(error).__name__}: {error}"
         times = int(status_files.read(path).get("times", 0)) + 1
         what = {"work": work, "title": title, "why": " ".join(why.split())}
-        values = what | {"when": time.time(), "launch": self._launch, "times": times} | self.who
-        self._write(lambda: status_files.write(path, values))
+        when = {"when": time.time(), "launch": self._launch, "times": times}
+        self._try(status_files.write, path, what | when | self.who)
 
     def forget_failure(self, work: str) -> None:
         """Once the result of `work` is there, its failures are history."""
-        self._write(lambda: status_files.remove(self.run.failure(work)))
+        self._try(status_files.remove, self.run.failure(work))
 
-    def _write(self, write: Callable[[], None]) -> None:
+    def _try(self, write: Callable[..., None], *what: object) -> None:
         """Notes are a service, no result: where they cannot be written, that is said once, and the work goes on."""
         try:
-            write()
+            write(*what)
         except OSError as error:
             if not self._silent:
                 self.log.say(f"train: `gnnsoup status` cannot be told how things stand: {error}")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gnnsoup_hpc.alignment import unit_layouts
+from gnnsoup_hpc.alignment.symmetry import unit_layouts
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import Permutation, State

@@ -7,8 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from gnnsoup_hpc.alignment import identity_permutation, permute, unit_layouts
-from gnnsoup_hpc.alignment.symmetry import symmetries
+from gnnsoup_hpc.alignment.symmetry import identity_permutation, permute, symmetries, unit_layouts
 from gnnsoup_hpc.models.gnn import Architecture
 from tests.alignment.kit import HIDDEN, every_architecture, same, shuffle, state_of, subgraph
 from tests.arbitrary import SEEDS, Structure, in_double, structures

@@ -15,6 +15,7 @@ from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine.out_of_core import layers
 from gnnsoup_hpc.engine.out_of_core.layers import GeneralLayerwise, Layerwise, make_layerwise
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
+from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.memory.estimate import Sizes, inference
@@ -152,13 +153,13 @@ def test_no_block_is_larger_than_its_room(graph: GraphFile) -> None:
 
 def test_attention_is_cut_and_spills(graph: GraphFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    make = layers.NeighbourhoodBlock
 
-    def counted(start: int, stop: int, *rest: Any) -> layers.NeighbourhoodBlock:
-        sizes.append(stop - start)
-        return make(start, stop, *rest)
+    def counted(*structure: Any, **more: Any) -> Adjacency:
+        made = Adjacency(*structure, **more)
+        sizes.append(made.nodes)
+        return made
 
-    monkeypatch.setattr(layers, "NeighbourhoodBlock", counted)
+    monkeypatch.setattr(layers, "Adjacency", counted)
     scores(graph, NETS[0], 1 << 30, tmp_path, np.arange(graph.nodes), any_way)
     assert max(sizes) == int(np.diff(graph.ptr).max())
     assert not list(tmp_path.iterdir())

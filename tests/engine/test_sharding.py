@@ -13,13 +13,14 @@ from torch import Tensor
 
 from gnnsoup_hpc.engine import Division
 from gnnsoup_hpc.engine.compiled.engine import CompiledEngine
-from gnnsoup_hpc.engine.compiled.gat import GatPlan
-from gnnsoup_hpc.engine.compiled.plan import SumPlan
+from gnnsoup_hpc.engine.compiled.plan import CompiledPlan
 from gnnsoup_hpc.engine.frontier import find_frontier
 from gnnsoup_hpc.engine.sharding import Shard
 from gnnsoup_hpc.graph.subgraph import MEAN, NORMALISED_SUM, Aggregation, Batch, Subgraph
 from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime.comm import SERIAL
 from gnnsoup_hpc.types import Precision
+from gnnsoup_hpc.utils.out_of_core import BufferPool
 from tests.arbitrary import SEEDS, Structure, normal, random_batch, random_state, random_structure, structures
 from tests.comms import CheckingComm, ThreadComm, ThreadWorld, run_ranks
 
@@ -32,7 +33,7 @@ every_model = pytest.mark.parametrize("net", MODELS, ids=lambda net: f"{net.kind
 Computed = tuple[tuple[int, int], Tensor, dict[str, Tensor]]  # local seeds, their logits, gradients
 
 
-def compute(net: Architecture, plan: SumPlan | GatPlan, grad: Tensor) -> Computed:
+def compute(net: Architecture, plan: CompiledPlan, grad: Tensor) -> Computed:
     """What one rank computes; with and without gradients, logits are the same."""
     state = random_state(net)
     logits, pull_back = ENGINE.pull_back(plan, state)
@@ -61,11 +62,12 @@ def compare(
     bare = replace(batch, graph=Subgraph(torch.empty(len(x), 0), batch.graph.adjacency))
     grad = normal(7, len(batch.seeds), net.classes, kind=torch.float32)
 
-    def make_plan(batch: Batch, division: Division | None) -> SumPlan | GatPlan:
+    def make_plan(batch: Batch, division: Division | None) -> CompiledPlan:
         if row_work is None:
             return ENGINE.plan(net, batch, division=division, precision=precision)
-        kind = GatPlan if net.kind == "gat" else SumPlan
-        return kind.of(batch, net, row_work=row_work, division=division, precision=precision)
+        comm = division.comm if division else SERIAL
+        found = find_frontier(batch, net.aggregation, net.layers, loops=True, division=division, row_work=row_work)
+        return CompiledPlan(**vars(found), net=net, workspace=BufferPool(), precision=precision, comm=comm)
 
     def rank(comm: ThreadComm) -> Computed:
         division = Division(CheckingComm(comm), (lambda ids: x[ids]) if apart else None)
@@ -85,7 +87,7 @@ def compare(
     return [stop - start for (start, stop), _, _ in found]
 
 
-def plan_all(net: Architecture, batch: Batch, size: int) -> list[SumPlan | GatPlan]:
+def plan_all(net: Architecture, batch: Batch, size: int) -> list[CompiledPlan]:
     """Each rank's plan, which takes no message."""
     world = ThreadWorld(size)
     return [ENGINE.plan(net, batch, division=Division(ThreadComm(world, rank, size))) for rank in range(size)]
@@ -113,7 +115,7 @@ def test_larger_graphs_have_halos_of_many_rows(net: Architecture, features: int,
     net = replace(net, features=features)
     batch = random_batch(random_structure(200, 900), list(range(0, 200, 3)), features, CLASSES, 3)
     for plan in plan_all(net, batch, size):
-        if isinstance(plan, GatPlan):
+        if net.kind == "gat":
             assert all(len(entries) > 1 for _, *both in plan.crossing[0] for entries in both)
         assert all(len(sent) > 1 for _, sent, _ in plan.shard.states[0])
         assert sum(stop - start for start, stop in plan.shard.chunks(0)) < 2 * 200 / size
@@ -165,14 +167,12 @@ def test_what_one_rank_sends_of_entries_is_what_the_other_expects(
     seeds = sorted(data.draw(st.sets(st.integers(0, shape.nodes - 1), min_size=1)))
     batch = random_batch(shape, seeds, FEATURES, CLASSES)
     batch.graph.x[:, 0] = torch.arange(shape.nodes)
-    made = plan_all(Architecture("gat", layers, FEATURES, HIDDEN, CLASSES), batch, size)
-    plans = [plan for plan in made if isinstance(plan, GatPlan)]
+    plans = plan_all(Architecture("gat", layers, FEATURES, HIDDEN, CLASSES), batch, size)
 
-    def pairs(plan: GatPlan, entries: np.ndarray) -> list[tuple[float, float]]:
-        rows = np.searchsorted(plan.start, entries, "right") - 1
-        return list(zip(plan.x[rows, 0].tolist(), plan.x[plan.indices[entries], 0].tolist(), strict=True))
+    def pairs(plan: CompiledPlan, entries: np.ndarray) -> list[tuple[float, float]]:
+        rows, ids = np.searchsorted(plan.start, entries, "right") - 1, plan.first[:, 0].numpy()
+        return list(zip(ids[rows].tolist(), ids[plan.indices[entries]].tolist(), strict=True))
 
-    assert len(plans) == size
     for rank, plan in enumerate(plans):
         for layer in range(layers):
             for other, sent, _ in plan.crossing[layer]:

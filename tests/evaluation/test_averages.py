@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.evaluation.averages import AverageSpec, evaluate_averages
+from gnnsoup_hpc.evaluation.averages import evaluate_averages
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
@@ -23,7 +23,7 @@ from gnnsoup_hpc.types import Role, State
 from tests import runs
 from tests.comms import CheckingComm, run_ranks
 
-SPECS = [AverageSpec((0,)), AverageSpec((1,)), AverageSpec((0, 1)), AverageSpec((2, 0, 1))]
+GROUPS = [(0,), (1,), (0, 1), (2, 0, 1)]
 
 
 @contextmanager
@@ -34,9 +34,9 @@ def open_evaluator(job: Job, memory: int = 1 << 30, comm: Comm = SERIAL) -> Iter
         yield Evaluator(graph, model, EvalSettings(runs.CPU, memory, run.root, comm=comm))
 
 
-def evaluate(job: Job, specs: Sequence[AverageSpec], comm: Comm = SERIAL) -> list[EvalResult]:
+def evaluate(job: Job, groups: Sequence[tuple[int, ...]], comm: Comm = SERIAL) -> list[EvalResult]:
     with open_evaluator(job, comm=comm) as evaluator:
-        return evaluate_averages(RunDir.of(job), evaluator, specs)
+        return evaluate_averages(RunDir.of(job), evaluator, groups)
 
 
 def read_state(job: Job, index: int) -> State:
@@ -46,7 +46,7 @@ def read_state(job: Job, index: int) -> State:
 def test_a_midpoint_has_the_accuracy_and_loss_of_the_mean_of_weights(trained: Job) -> None:
     one, other = read_state(trained, 0), read_state(trained, 1)
     middle = {name: 0.5 * (tensor + other[name]) for name, tensor in one.items()}
-    (found,) = evaluate(trained, [AverageSpec((0, 1))])
+    (found,) = evaluate(trained, [(0, 1)])
     with graph_store.open_graph(RunDir.of(trained).graph, trained) as graph:
         batch = loader.load_whole(graph, Role.VALIDATION)
         model = make_model(trained.model, graph.features, graph.classes)
@@ -56,7 +56,7 @@ def test_a_midpoint_has_the_accuracy_and_loss_of_the_mean_of_weights(trained: Jo
 
 
 def test_one_ingredient_has_the_accuracy_that_its_file_says(trained: Job) -> None:
-    found = evaluate(trained, [AverageSpec((index,)) for index in range(3)])
+    found = evaluate(trained, [(index,) for index in range(3)])
     files = [ingredient_store.read(RunDir.of(trained).ingredient(index)) for index in range(3)]
     assert [result.accuracy for result in found] == [file.validation_accuracy for file in files]
 
@@ -69,7 +69,7 @@ def test_layer_by_layer_gives_the_same_figures(
     with open_evaluator(job) as whole, open_evaluator(job, memory=300_000) as streamed:
         assert not streamed.fits
         assert whole.fits
-        found = (evaluate_averages(RunDir.of(job), evaluator, SPECS) for evaluator in (whole, streamed))
+        found = (evaluate_averages(RunDir.of(job), evaluator, GROUPS) for evaluator in (whole, streamed))
         for one, other in zip(*found, strict=True):
             assert one.accuracy == other.accuracy
             assert one.loss == pytest.approx(other.loss, rel=1e-5)
@@ -77,14 +77,14 @@ def test_layer_by_layer_gives_the_same_figures(
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_give_the_same_to_the_bit(trained: Job, size: int) -> None:
-    alone = evaluate(trained, SPECS)
-    assert run_ranks(size, lambda comm: evaluate(trained, SPECS, CheckingComm(comm))) == [alone] * size
+    alone = evaluate(trained, GROUPS)
+    assert run_ranks(size, lambda comm: evaluate(trained, GROUPS, CheckingComm(comm))) == [alone] * size
 
 
 def test_figures_do_not_depend_on_threads(trained: Job) -> None:
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(evaluate(trained, SPECS))
+        found.append(evaluate(trained, GROUPS))
     torch.set_num_threads(1)
     assert found[0] == found[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator, Way, sum_outputs
+from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator, Way
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.gnn import Architecture
@@ -83,7 +84,7 @@ def evaluate_all(evaluator: Evaluator, net: Architecture) -> Found:
         right=[found.right.tolist() for found in of_one],
         between=evaluator.metrics_between(
             lambda: (states[0], states[2]),
-            [(share, lambda share=share: interpolate(states, share)) for share in SHARES],
+            [(share, lambda share=share: [interpolate(states, share)]) for share in SHARES],
             Role.VALIDATION,
         ),
         results=[
@@ -134,7 +135,7 @@ def test_metrics_are_those_of_the_model_on_the_whole_graph(
     assert found.right == [right(logits[0], role) for role in ROLES]
     shares = [np.mean(right(each, Role.VALIDATION)) for each in logits]
     assert found.each == [shares[0], 0.0, *shares[2:]]  # the second has a score that is not finite
-    average = sum_outputs(logits[number].softmax(1) for number in (0, 2, 3))
+    average = reduce(torch.add, (logits[number].softmax(1) for number in (0, 2, 3)))
     assert found.ensemble == [np.mean(right(average, role)) for role in ROLES]
     middle = [net.forward(interpolate(states, share), whole.graph) for share in SHARES]
     assert found.between == [np.mean(right(each, Role.VALIDATION)) for each in middle]
@@ -258,14 +259,6 @@ def test_an_ensemble_is_the_mean_of_softmax_outputs_and_not_of_logits(graph: Gra
     (found,) = evaluator.predictions(lambda: states, (Role.VALIDATION,))
     assert not torch.equal(voted, loudest)
     assert found.right.tolist() == (voted == batch.targets).tolist()
-
-
-def test_an_ensemble_of_one_is_that_one_and_of_none_is_an_error(graph: GraphFile, tmp_path: Path) -> None:
-    evaluator = Evaluator(graph, NETS[0], EvalSettings(runs.CPU, PLENTY, tmp_path))
-    outputs = torch.ones(2, 3)
-    assert torch.equal(sum_outputs([outputs]), outputs)
-    with pytest.raises(ValueError, match="an ensemble of no model"):
-        evaluator.metrics([], ROLES)
 
 
 def test_a_graph_that_is_in_memory_is_not_read_again(graph: GraphFile, tmp_path: Path) -> None:

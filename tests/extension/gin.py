@@ -14,9 +14,8 @@ from gnnsoup_hpc.models.convolutions.base import Convolution, LayerShape
 
 
 class Gin(Convolution):
-    """MLP((1 + eps) x + sum of x over in-neighbours)."""
+    """MLP((1 + eps) x + sum of x over in-neighbours). Source: arXiv 1810.00826, equation 4.1."""
 
-    source = "arXiv 1810.00826, equation 4.1"
     module = "GIN"
     takes_norm = False  # PyG's has it within the MLP
 

@@ -149,7 +149,7 @@ def test_soups() -> None:
     assert pls.ingredients == ("0000", "0001")
     assert pls.left_out == ()
     assert (ensemble.mixture.of, ensemble.state) == ("predictions", None)
-    assert {gis.shelf_sha256, pls.shelf_sha256} == {ensemble.shelf_sha256}
+    assert {gis.ingredients_sha256, pls.ingredients_sha256} == {ensemble.ingredients_sha256}
 
     found = read_model(RUN.soup("pls"))
     assert found.architecture == NET

@@ -39,7 +39,7 @@ def soup(**changes: object) -> Soup:
         source="a paper",
         options={"seed": 0, "epochs": 2},
         ingredients=("0000", "0002"),
-        shelf_sha256=RECIPE.shelf_sha256,
+        ingredients_sha256=RECIPE.ingredients_sha256,
         left_out=("0001.h5 is damaged",),
         mixture=mixture,
         state={name: normal(1, *shape, kind=torch.float32) for name, shape in NET.shapes().items()},
@@ -109,7 +109,7 @@ def test_recipe_depends_on_each_of_its_fields(tmp_path: Path) -> None:
     others = {name: replace(RECIPE, **{name: value}) for name, value in changes.items()}
     assert changes.keys() == vars(RECIPE).keys()
     assert len({RECIPE.sha256, *(other.sha256 for other in others.values())}) == 1 + len(others)
-    moved = {name for name, other in others.items() if other.shelf_sha256 != RECIPE.shelf_sha256}
+    moved = {name for name, other in others.items() if other.ingredients_sha256 != RECIPE.ingredients_sha256}
     assert moved == {"graph_sha256", "part_sha256", "ingredients"}
     assert store.read_fingerprint(written(tmp_path)) == RECIPE.sha256
 

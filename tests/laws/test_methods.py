@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gnnsoup_hpc.config import METHOD_NAMES, Job
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.engine.compiled.plan import SumPlan
+from gnnsoup_hpc.engine.compiled.plan import CompiledPlan
 from gnnsoup_hpc.evaluation.evaluator import Evaluator
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io import graph as graph_store
@@ -308,7 +308,7 @@ def test_no_test_label_is_in_a_context(name: str, trained: Job) -> None:
         method(name, trained).run(context)
         with context.batches() as whole, context.batches(3, 1) as unions:
             held = [*reachable(next(whole)), *reachable(next(unions)), *reachable(context)]
-    batches = [value for value in held if isinstance(value, SumPlan | Batch)]
+    batches = [value for value in held if isinstance(value, CompiledPlan | Batch)]
     assert sum(batch.size == len(y) for batch in batches) > 0
     for batch in batches:
         if batch.size == len(y):

@@ -105,7 +105,7 @@ def soup_all(comm: Comm, job: Job, again: bool = False) -> Diagnosis | None:
     """What `gnnsoup soup` does between its job and its report. Rank-collective."""
     here = RankInfo(comm.rank, comm.size, comm.rank, comm.size, "here")
     with open_mixtures(job, here, comm, runs.CPU, runs.QUIET, select_ingredients) as (job, selection, mixtures):
-        align_ingredients(job, mixtures, selection.fit, runs.QUIET, again)
+        align_ingredients(job, mixtures, selection, runs.QUIET, again)
         SoupRunner(job, selection, mixtures, runs.QUIET).run_all(again)
         return diagnose(job, selection, mixtures, runs.QUIET, again) if job.soup.diagnose else None
 

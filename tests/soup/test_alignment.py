@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gnnsoup_hpc.alignment import permute
+from gnnsoup_hpc.alignment.symmetry import permute
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.config import METHOD_NAMES, Job
 from gnnsoup_hpc.config import loading as jobs
@@ -27,6 +28,7 @@ from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.alignment import align_ingredients
 from gnnsoup_hpc.soup.mixtures import Candidate, Mixtures
+from gnnsoup_hpc.soup.selection import Selection
 from gnnsoup_hpc.types import Role, State
 from tests import runs
 from tests.faults.kit import flip
@@ -50,8 +52,10 @@ def ingredient(job: Job, index: int) -> State:
 
 
 def align(job: Job, mixtures: Mixtures, again: bool = True) -> Alignment | None:
-    fit = {index: states.sha256(ingredient(job, index)) for index in mixtures.ids}
-    align_ingredients(job, mixtures, fit, runs.QUIET, again)
+    read = {index: ingredient_store.read(RunDir.of(job).ingredient(index)) for index in mixtures.ids}
+    fit = {index: states.sha256(each.state) for index, each in read.items()}
+    accuracies = {index: each.validation_accuracy for index, each in read.items()}
+    align_ingredients(job, mixtures, Selection(fit, {}, accuracies), runs.QUIET, again)
     return mixtures.alignment
 
 
@@ -128,7 +132,7 @@ def test_ingredients_of_one_basin_are_left_as_they_are(finished: Job) -> None:
     assert made.measurement["seconds"] > 0.0
     alignment = read_contents(RunDir.of(finished).root).alignment
     assert alignment is not None
-    assert alignment.text.startswith("hidden units left as they are: the mean of all has")
+    assert alignment.text.startswith("no alignment needed: shared initial state; uniform soup 0.")
 
 
 def test_auto_takes_nothing_else_than_weights_where_it_takes_them(run: Job) -> None:
@@ -237,7 +241,7 @@ def test_a_report_refuses_soups_of_another_alignment(run: Job) -> None:
     runs.soup_run(runs.change_job(run, "soup.align=weights", only))
     report = read_contents(RunDir.of(run).root)
     assert report.alignment is not None
-    assert "matched by weights: the job says so" in report.alignment.text
+    assert re.fullmatch(r"aligned to 000\d by weights: set by soup.align", report.alignment.text)
     assert [phase.name for phase in report.phases] == ["prepare", "train", "align", "soup"]
     RunDir.of(run).soup("best").write_bytes(old)
     with pytest.raises(RunError, match=r"best.h5 was made of ingredients that were aligned otherwise"):

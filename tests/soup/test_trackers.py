@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.soup.optim import HoldoutTracker, LastTracker, LowestLossTracker, MeanTracker
+from gnnsoup_hpc.soup.optim import LastTracker, LowestLossTracker, MeanTracker
 
 NAN = math.nan
 
@@ -18,7 +18,7 @@ def at(value: float) -> Tensor:
 
 def test_last_is_where_the_last_step_led() -> None:
     tracker = LastTracker(at(0))
-    tracker.note_loss(at(1), 0.1, NAN)
+    tracker.note_loss(at(1), 0.1)
     assert torch.equal(tracker.alpha, at(0))
     tracker.note_step(at(2))
     assert torch.equal(tracker.alpha, at(2))
@@ -27,29 +27,22 @@ def test_last_is_where_the_last_step_led() -> None:
 def test_best_is_the_first_of_the_lowest_losses_and_never_what_was_not_evaluated() -> None:
     tracker = LowestLossTracker(at(0))
     for value, loss in [(1, 0.5), (2, 0.3), (3, 0.3), (4, 0.4), (5, NAN)]:
-        tracker.note_loss(at(value), loss, NAN)
+        tracker.note_loss(at(value), loss)
         tracker.note_step(at(9))
     assert torch.equal(tracker.alpha, at(2))
 
 
-def test_held_out_looks_at_no_other_loss() -> None:
-    tracker = HoldoutTracker(at(0))
-    for value, loss, held_out in [(1, 0.9, 0.5), (2, 0.5, 0.4), (3, 0.1, 0.6)]:
-        tracker.note_loss(at(value), loss, held_out)
-    assert torch.equal(tracker.alpha, at(2))
-
-
 def test_held_out_takes_means_of_a_window_and_leaves_out_unions_without_such_nodes() -> None:
-    tracker = HoldoutTracker(at(0), window=2)
+    tracker = LowestLossTracker(at(0), window=2)
     for value, held_out in [(1, 0.1), (2, 0.9), (3, 0.3), (4, NAN), (5, 0.2), (6, 0.4)]:
-        tracker.note_loss(at(value), 0.0, held_out)
+        tracker.note_loss(at(value), held_out)
     assert torch.equal(tracker.alpha, at(5))  # means: 0.5 at 2, 0.6 at 3, 0.25 at 5, 0.3 at 6
 
 
 def test_held_out_returns_the_last_while_the_window_fills() -> None:
-    tracker = HoldoutTracker(at(0), window=5)
-    tracker.note_loss(at(1), 0.0, 0.1)
-    tracker.note_loss(at(2), 0.0, 0.2)
+    tracker = LowestLossTracker(at(0), window=5)
+    tracker.note_loss(at(1), 0.1)
+    tracker.note_loss(at(2), 0.2)
     assert torch.equal(tracker.alpha, at(2))
 
 

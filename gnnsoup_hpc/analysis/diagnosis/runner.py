@@ -9,7 +9,7 @@ from pathlib import Path
 from gnnsoup_hpc.analysis.diagnosis.advice import verdict
 from gnnsoup_hpc.analysis.diagnosis.basin import is_one_basin, make_columns
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.evaluation.averages import VARIANTS, AverageSpec, evaluate_averages
+from gnnsoup_hpc.evaluation.averages import VARIANTS, evaluate_averages
 from gnnsoup_hpc.evaluation.tasks import rank_by_score, score
 from gnnsoup_hpc.io import diagnosis as diagnosis_store
 from gnnsoup_hpc.io import files
@@ -30,8 +30,8 @@ def diagnose(job: Job, selection: Selection, mixtures: Mixtures, log: Log, again
     """
     path, comm, task = mixtures.run.diagnosis, mixtures.comm, mixtures.evaluator.task
     weights = {f"{index:04d}": sha256 for index, sha256 in selection.fit.items()}
-    names, left_out = [variant.name for variant in VARIANTS], tuple(selection.unfit.values())
-    fingerprint = diagnosis_store.fingerprint_of(mixtures.graph.sha256, weights, left_out, names)
+    left_out = tuple(selection.unfit.values())
+    fingerprint = diagnosis_store.fingerprint_of(mixtures.graph.sha256, weights, left_out, list(VARIANTS))
 
     def read(path: Path) -> Diagnosis | None:
         return diagnosis_store.read(path) if diagnosis_store.read_fingerprint(path) == fingerprint else None
@@ -55,17 +55,17 @@ def _measure(selection: Selection, mixtures: Mixtures) -> Diagnosis:
     mixtures.evaluator.engine.warm_up(mixtures.model)
     mixtures.clear(exact=True)
     ids, comm, run, evaluator = list(selection.fit), mixtures.comm, mixtures.run, mixtures.evaluator
-    alone = evaluate_averages(run, evaluator, [AverageSpec((index,)) for index in ids])
+    alone = evaluate_averages(run, evaluator, [(index,) for index in ids])
     best = ids[rank_by_score([score(evaluator.task, result.accuracy) for result in alone], ids)[0]]
     others = [index for index in ids if index != best]
     described = comm.bcast(_describe(run, selection, alone) if comm.rank == 0 else ())
     nodes, left_out = int(mixtures.graph.validation_counts.sum()), tuple(selection.unfit.values())
     found = Diagnosis(mixtures.graph.sha256, nodes, f"{best:04d}", described, left_out, lineups=(), seconds=0.0)
-    for variant in VARIANTS if others else ():
-        specs = [*(AverageSpec((best, other), variant) for other in others), AverageSpec((best, *others), variant)]
-        *halfway, mean = evaluate_averages(run, evaluator, specs)
+    for variant, setting in VARIANTS.items() if others else ():
+        groups = [*((best, other) for other in others), (best, *others)]
+        *halfway, mean = evaluate_averages(run, evaluator, groups, align=bool(setting))
         named = {f"{other:04d}": result for other, result in zip(others, halfway, strict=True)}
-        found = replace(found, lineups=(*found.lineups, Midpoints(variant.name, variant.setting, named, mean)))
+        found = replace(found, lineups=(*found.lineups, Midpoints(variant, setting, named, mean)))
         if is_one_basin(found, evaluator.task):
             break
     mixtures.clear()

@@ -48,7 +48,7 @@ class GroupKey:
 
     def repeats(self, other: GroupKey) -> bool:
         """Whether two runs of one average are one experiment: equal seeds, or equal ingredients and one soup seed."""
-        made_of = {one.run.soups[0].shelf_sha256 for one in (self, other)}
+        made_of = {one.run.soups[0].ingredients_sha256 for one in (self, other)}
         return self.seeds == other.seeds or (len(made_of) == 1 and self.seeds["soup.seed"] == other.seeds["soup.seed"])
 
 

@@ -195,8 +195,8 @@ def _check_options(run: RunDir, job: Job, soup: Soup) -> None:
 
 def _check_ingredients(run: RunDir, graph: GraphFile, weights: Mapping[str, str], soups: Sequence[Soup]) -> None:
     """Refuse soups that are not made of the graph, the parts and the ingredients that are here now."""
-    here = soup_store.ingredients_sha256(graph.sha256, str(graph.cut["part_sha256"]), weights)
-    other = next((soup.method for soup in soups if soup.shelf_sha256 != here), None)
+    here = soup_store.hash_ingredients(graph.sha256, str(graph.cut["part_sha256"]), weights)
+    other = next((soup.method for soup in soups if soup.ingredients_sha256 != here), None)
     if other is not None:
         raise RunError(
             f"{run.soup(other)} is made of other ingredients or parts than those that are here: run `gnnsoup soup JOB`,"
@@ -213,7 +213,7 @@ def read_trials(run: RunDir, job: Job, soups: Sequence[Soup]) -> tuple[TriedTria
             continue
         with advise("run `gnnsoup soup JOB`, which makes it again"):
             made = [soup_store.read(path) for path in sorted(run.cells(method).glob("*.h5"))]
-        akin = [soup for soup in made if soup.shelf_sha256 == chosen.shelf_sha256]
+        akin = [soup for soup in made if soup.ingredients_sha256 == chosen.ingredients_sha256]
         for trial in trials:
             wanted = dict(chosen.options) | list_options(trial.job, method)
             soup = next((soup for soup in akin if soup.options == wanted), None)

@@ -20,9 +20,9 @@ from gnnsoup_hpc.utils import paths
 # data/SOURCES.md has attributions. Planetoid's public split, arXiv 1603.08861: 20 labels a class, 500 and 1000 nodes.
 _PUBLIC = {
     "pubmed": {
-        Role.TRAIN: np.arange(0, 60),
-        Role.VALIDATION: np.arange(60, 560),
-        Role.TEST: np.arange(18717, 19717),
+        Role.TRAIN: [np.arange(0, 60)],
+        Role.VALIDATION: [np.arange(60, 560)],
+        Role.TEST: [np.arange(18717, 19717)],
     }
 }
 
@@ -41,7 +41,7 @@ def read_bundled(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
     if name not in _PUBLIC:
         raise GraphError(f"graph.source = 'bundled:{name}': no such graph is bundled; there is: {', '.join(_PUBLIC)}")
     raw = read(paths.quote(DATA / f"{name}.npz"), job, context)
-    return replace(raw, where=f"bundled:{name}", splits={"public": SourceSplit.of(_PUBLIC[name])})
+    return replace(raw, where=f"bundled:{name}", splits={"public": SourceSplit(_PUBLIC[name])})
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
         source=ends[0],
         destination=ends[1],
         classes=int(about["num classes"]),
-        splits={"public": SourceSplit.of({role: ids[:, 0].astype(np.int64) for role, ids in split.items()})},
+        splits={"public": SourceSplit({role: [ids[:, 0].astype(np.int64)] for role, ids in split.items()})},
         files=files,
         inverse=about["add_inverse_edge"] == "True",
     )

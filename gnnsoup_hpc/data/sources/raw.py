@@ -5,16 +5,15 @@ The structure is in memory as a whole, for METIS needs it so; features are looke
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
-import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.graph.graph import Graph, SourceFacts, SourceFile
-from gnnsoup_hpc.types import BoolArray, ByteArray, IndexArray, IntArray, Role
+from gnnsoup_hpc.types import ByteArray, IndexArray, IntArray, Role
 from gnnsoup_hpc.utils.hashing import file_sha256, fingerprint
 from gnnsoup_hpc.utils.out_of_core import Rows, blocks
 
@@ -33,7 +32,6 @@ UNREADABLE = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError),
     *(AssertionError, ImportError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
 )
-Part = BoolArray | tuple[IntArray, ...]  # nodes of one role: masks (V,) or (V, n), or ids, n times
 
 
 @dataclass(frozen=True)
@@ -60,49 +58,32 @@ class SourceContext:
 @contextmanager
 def stage_download(place: Path) -> Iterator[Path]:
     """A private folder beside `place`, gone afterwards: what is downloaded is whole before it is moved to `place`."""
-    private = place.with_name(f".{place.name}.{os.getpid()}.part")
-    try:
-        private.mkdir(parents=True)
-        yield private
-    finally:
-        shutil.rmtree(private, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(".part", f".{place.name}.", place.parent, ignore_cleanup_errors=True) as private:
+        yield Path(private)
 
 
 @dataclass(frozen=True)
 class SourceSplit:
-    """Nodes by role, in one way or several (columns): masks (V,) or (V, n), or ids, n times. `words` says what it is.
+    """Node ids by role, one array a column (way to split), or one for all; `words`: what they were given by."""
 
-    What has one column only is the same for all.
-    """
-
-    parts: Mapping[Role, Part]
-    columns: int = 1
+    parts: Mapping[Role, Sequence[IntArray]]
     words: str = ""
 
-    @classmethod
-    def of(cls, ids: Mapping[Role, IntArray]) -> SourceSplit:
-        """A split of one column, of node ids by role."""
-        return cls({role: (one,) for role, one in ids.items()})
+    @property
+    def columns(self) -> int:
+        """How many ways to split there are."""
+        return max(map(len, self.parts.values()))
 
     def ids(self, column: int) -> dict[Role, IntArray]:
         """Node ids by role of one column."""
-        found = {}
-        for role, part in self.parts.items():
-            columns = list_columns(part)
-            one = columns[column if len(columns) > 1 else 0]
-            found[role] = one if isinstance(part, tuple) else np.flatnonzero(one)
-        return found
+        return {role: part[column % len(part)] for role, part in self.parts.items()}
 
 
-def list_columns(part: Part) -> Sequence[Any]:
-    """The mask or the ids of each column."""
-    return part if isinstance(part, tuple) else np.atleast_2d(part.T)  # type: ignore[return-value]
-
-
-def cut_split(order: IntArray, train: int, validation: int) -> dict[Role, IntArray]:
-    """Node ids by role: the first `train` of `order`, as many as `validation` says, and the rest to test."""
+def cut_split(order: IntArray, train: int, validation: int) -> dict[Role, list[IntArray]]:
+    """Parts of one column: the first `train` of `order`, as many as `validation` says, and the rest to test."""
     parts = np.split(order, [train, train + validation])
-    return dict(zip((Role.TRAIN, Role.VALIDATION, Role.TEST), parts, strict=True))
+    return {role: [ids] for role, ids in zip((Role.TRAIN, Role.VALIDATION, Role.TEST), parts, strict=True)}
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,9 @@ import scipy.sparse as sp
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources.raw import (
-    Part,
     RawGraph,
     SourceSplit,
     cut_split,
-    list_columns,
     list_few,
     show_values,
     simplify,
@@ -46,21 +44,23 @@ def read(values: Mapping[str, Any], nodes: int, where: str) -> tuple[SourceSplit
     values decide whether it is masks or ids. `split_idx` is a dict of them, or a list of such dicts, one a column.
     Raises: GraphError for arrays that are about a split and cannot be read as one, naming them.
     """
-    found: dict[Role, dict[str, Part]] = {}
-    used = set()
+    found: dict[Role, dict[str, list[IntArray]]] = {}
+    kinds, used = set(), set()
     for name, value in values.items():
-        for role, label, part in _read_parts(name, value, nodes, where):
+        for role, label, kind, part in _read_parts(name, value, nodes, where):
+            kinds |= set() if role in found else {kind}
             found.setdefault(role, {})[label] = part
             used.add(name)
     left = {name: value for name, value in values.items() if name not in used}
     _refuse_leftovers(left, bool(found), nodes, where)
     if not found:
         return None, used
-    columns = _count_columns({label: part for parts in found.values() for label, part in parts.items()}, where)
-    chosen = {role: _agree(parts, columns, where) for role, parts in found.items()}
-    masks = [isinstance(part, np.ndarray) for part in chosen.values()]
-    words = "masks" if all(masks) else "masks and ids" if any(masks) else "ids"
-    return SourceSplit(chosen, columns, words), used
+    several = {label: len(part) for parts in found.values() for label, part in parts.items() if len(part) > 1}
+    if len(set(several.values())) > 1:
+        listed = ", ".join(f"{label} {count}" for label, count in several.items())
+        raise GraphError(f"{where}: the split's arrays differ in their number of columns: {listed}; {_WORKS}")
+    chosen = {role: _agree(parts, where) for role, parts in found.items()}
+    return SourceSplit(chosen, " and ".join(sorted(kinds, reverse=True))), used
 
 
 def list_split_names(values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ def assign_roles(raw: RawGraph, job: GraphJob) -> ByteArray:
     if kind == "random":
         if job.split == "auto" and job.split_index:
             raise GraphError(f"graph.split_index = {job.split_index}: {raw.where} has no split of its own")
-        return _assign(raw, _draw_random(raw.y, job))
+        return _assign(raw, _draw_random(raw.y, job).ids(0))
     split = (raw.splits or {}).get(kind)
     if split is None:
         known = ", ".join(["random", *(raw.splits or {})])
@@ -125,8 +125,8 @@ def _list_dicts(value: Any) -> list[Mapping[Any, Any]]:
     return list(value) if listed else []
 
 
-def _read_parts(name: str, value: Any, nodes: int, where: str) -> Iterator[tuple[Role, str, Part]]:
-    """(role, what it is called, its nodes) of each role that a named value says something of."""
+def _read_parts(name: str, value: Any, nodes: int, where: str) -> Iterator[tuple[Role, str, str, list[IntArray]]]:
+    """(role, what it is called, "masks" or "ids", ids by column) of each role that a named value says something of."""
     role, groups = _find_role(name, value), _list_dicts(value)
     if groups and not role:
         by_key = [{str(key): item for key, item in group.items() if item is not None} for group in groups]
@@ -139,34 +139,33 @@ def _read_parts(name: str, value: Any, nodes: int, where: str) -> Iterator[tuple
             if not place:
                 raise GraphError(f"{where}: {label} is no role; expected train, valid and test; {_WORKS}")
             items = [group[key] for group in by_key]
-            yield place, label, _read_part(label, items[0] if len(items) == 1 else items, nodes, where)
+            yield place, label, *_read_part(label, items[0] if len(items) == 1 else items, nodes, where)
     elif role:
-        yield role, name, _read_part(name, value, nodes, where)
+        yield role, name, *_read_part(name, value, nodes, where)
 
 
-def _read_part(name: str, value: Any, nodes: int, where: str) -> Part:
-    """A role's nodes, from masks or ids; a list has one for each column."""
+def _read_part(name: str, value: Any, nodes: int, where: str) -> tuple[str, list[IntArray]]:
+    """What a role is given by, "masks" or "ids", and its ids by column; a list has one for each column."""
     if isinstance(value, list | tuple) and value:
         parts = [_read_part(f"{name}[{number}]", item, nodes, where) for number, item in enumerate(value)]
-        if all(isinstance(part, np.ndarray) and part.ndim == 1 for part in parts):
-            return np.stack([np.asarray(part) for part in parts], axis=1)
-        if all(isinstance(part, tuple) for part in parts):
-            return tuple(ids for part in parts for ids in part)
-        raise GraphError(f"{where}: {name} mixes masks and ids, or has columns of columns; {_WORKS}")
+        kind = parts[0][0]
+        if any(other != kind or (kind == "masks" and len(columns) > 1) for other, columns in parts):
+            raise GraphError(f"{where}: {name} mixes masks and ids, or has columns of columns; {_WORKS}")
+        return kind, [ids for _, columns in parts for ids in columns]
     if not isinstance(value, np.ndarray):
         raise GraphError(f"{where}: {name} is {show_values(value)}; expected a mask or node ids; {_WORKS}")
     masked, fits = "mask" in name.lower(), value.ndim in (1, 2) and len(value) == nodes
     if value.dtype.kind in "biuf" and fits and value.size and bool(((value == 0) | (value == 1)).all()):
-        return np.asarray(value != 0)
+        return "masks", [np.flatnonzero(column) for column in np.atleast_2d(value.T)]
     if not masked and value.ndim == 1 and not value.size:
-        return (np.empty(0, dtype=np.int64),)
+        return "ids", [np.empty(0, dtype=np.int64)]
     if value.dtype.kind == "f" and bool((value == np.floor(value)).all()) and np.abs(value).max(initial=0) < 2.0**53:
         value = value.astype(np.int64)  # as float labels are taken
     if not masked and value.dtype.kind in "iu" and (value.ndim == 1 or (value.ndim == 2 and value.shape[1] == 1)):
         flat = value.reshape(-1)
         if flat.dtype.kind == "u" and flat.max() >= 2**63:
             raise GraphError(f"{where}: {name} has the id {int(flat.max())}, out of range [0, {nodes})")
-        return (flat.astype(np.int64),)
+        return "ids", [flat.astype(np.int64)]
     ids = f" (node ids are named {name.lower().replace('mask', 'idx')})" if masked else ", or a row of node ids"
     expected = f"booleans, or 0 and 1, of shape ({nodes},) or ({nodes}, n){ids}"
     raise GraphError(f"{where}: {name} holds {show_values(value)}; expected {expected}; {_WORKS}")
@@ -189,33 +188,22 @@ def _refuse_leftovers(left: Mapping[str, Any], found: bool, nodes: int, where: s
             )
 
 
-def _count_columns(parts: Mapping[str, Part], where: str) -> int:
-    """How many splits there are; what has one column only is the same for all of them."""
-    counts = {name: len(list_columns(part)) for name, part in parts.items()}
-    several = {name: count for name, count in counts.items() if count > 1}
-    if len(set(several.values())) > 1:
-        listed = ", ".join(f"{name} {count}" for name, count in several.items())
-        raise GraphError(f"{where}: the split's arrays differ in their number of columns: {listed}; {_WORKS}")
-    return max(counts.values())
-
-
-def _agree(parts: Mapping[str, Part], columns: int, where: str) -> Part:
+def _agree(parts: Mapping[str, list[IntArray]], where: str) -> list[IntArray]:
     """The first of a role's arrays, if the others say the same."""
     (first, part), *others = parts.items()
     for name, other in others:
-        one, two = SourceSplit({Role.TRAIN: part}, columns), SourceSplit({Role.TRAIN: other}, columns)
-        for column in range(columns):
-            ids, again = (np.unique(split.ids(column)[Role.TRAIN]) for split in (one, two))
-            if not np.array_equal(ids, again):
+        for column in range(max(len(part), len(other))):
+            if not np.array_equal(np.unique(part[column % len(part)]), np.unique(other[column % len(other)])):
                 raise GraphError(f"{where}: {first} and {name} differ, and are for one role: leave one out; {_WORKS}")
     return part
 
 
-def _draw_random(y: IntArray, job: GraphJob) -> dict[Role, IntArray]:
+def _draw_random(y: IntArray, job: GraphJob) -> SourceSplit:
     """Shares of the labelled nodes in a seeded random order."""
     labelled = np.flatnonzero(y >= 0)
     shuffled = np.random.default_rng(job.split_seed).permutation(labelled)
-    return cut_split(shuffled, round(job.train_share * len(labelled)), round(job.validation_share * len(labelled)))
+    counts = (round(share * len(labelled)) for share in (job.train_share, job.validation_share))
+    return SourceSplit(cut_split(shuffled, *counts))
 
 
 def _assign(raw: RawGraph, split: Mapping[Role, IntArray]) -> ByteArray:

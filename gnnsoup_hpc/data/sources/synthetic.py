@@ -91,7 +91,7 @@ def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
         source=source,
         destination=destination,
         classes=preset.classes,
-        splits={"public": SourceSplit.of(_draw_split(preset, nodes, seed))},
+        splits={"public": SourceSplit(_draw_split(preset, nodes, seed))},
     )
 
 
@@ -200,7 +200,7 @@ def _draw_features(preset: Preset, layout: _BlockLayout, seed: int, context: Sou
     return rows
 
 
-def _draw_split(preset: Preset, nodes: int, seed: int) -> dict[Role, IntArray]:
+def _draw_split(preset: Preset, nodes: int, seed: int) -> dict[Role, list[IntArray]]:
     """Random nodes, in the preset's shares."""
     order = numpy_generator(seed, _LAYOUT, 2).permutation(nodes)
     train = max(1, round(preset.train / preset.nodes * nodes))

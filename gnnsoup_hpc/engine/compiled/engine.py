@@ -14,16 +14,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gnnsoup_hpc.engine.base import Engine, Plan, Pullback
-from gnnsoup_hpc.engine.compiled.gat import GatForwardBackward, GatPlan
-from gnnsoup_hpc.engine.compiled.passes import ForwardBackward, Interpolation, multiply_first
-from gnnsoup_hpc.engine.compiled.plan import SumPlan
-from gnnsoup_hpc.engine.frontier import Division
+from gnnsoup_hpc.engine.compiled.gat import GatForwardBackward
+from gnnsoup_hpc.engine.compiled.passes import ForwardBackward
+from gnnsoup_hpc.engine.compiled.plan import CompiledPlan
+from gnnsoup_hpc.engine.frontier import Division, find_frontier
 from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory, Terms, estimate_frontiers
 from gnnsoup_hpc.engine.threads import CHUNKS
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.base import Dropout, Model
 from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime.comm import SERIAL
 from gnnsoup_hpc.types import Dense, Mode, Precision, State
 from gnnsoup_hpc.utils.out_of_core import BufferPool, index_type
 
@@ -53,15 +54,15 @@ class CompiledEngine(Engine):
         precision: Precision = "float32",
         division: Division | None = None,
         workspace: BufferPool | None = None,
-    ) -> SumPlan | GatPlan:
+    ) -> CompiledPlan:
         """As `Engine.plan`. Raises: ValueError for training, which draws masks of dropout."""
         if train:
             raise ValueError("the compiled engine does not train")
         net = _check_model(model)
-        kind, work = (
-            (GatPlan, _estimate_attention_work(net)) if net.kind == "gat" else (SumPlan, _estimate_row_work(net))
-        )
-        return kind.of(batch, net, row_work=work, division=division, workspace=workspace, precision=precision)
+        work = _estimate_attention_work(net) if net.kind == "gat" else _estimate_row_work(net)
+        found = find_frontier(batch, net.aggregation, net.layers, loops=True, division=division, row_work=work)
+        comm = division.comm if division else SERIAL
+        return CompiledPlan(**vars(found), net=net, workspace=workspace or BufferPool(), precision=precision, comm=comm)
 
     def logits(
         self, plan: Plan, state: Mapping[str, Tensor], *, mode: Mode = "evaluate", dropout: Dropout | None = None
@@ -89,12 +90,13 @@ class CompiledEngine(Engine):
         self, plan: Plan, ends: tuple[State, State], between: Iterable[tuple[float, State]]
     ) -> Iterator[Tensor]:
         """As `Engine.interpolate`: what the first weights make of the first aggregation is linear in the share."""
-        if not isinstance(plan, SumPlan):  # whose first layer is not linear in the weights
+        plan = _check_plan(plan)
+        if plan.net.kind == "gat":  # whose first layer is not linear in the weights
             yield from super().interpolate(plan, ends, between)
             return
-        start, end = (multiply_first(plan, _to_arrays(plan.net, state)) for state in ends)
+        start, end = (ForwardBackward(plan, _to_arrays(plan.net, state), False).multiply_first() for state in ends)
         for share, state in between:
-            first = Interpolation(start, end, share)
+            first = share, start, end
             yield torch.from_numpy(ForwardBackward(plan, _to_arrays(plan.net, state), False, first).forward())
 
     def memory(self, model: Model, extent: Extent, *, mode: Mode, line: bool = False) -> Memory:
@@ -143,15 +145,15 @@ def _check_model(model: Model) -> Architecture:
     return model
 
 
-def _check_plan(plan: Plan) -> SumPlan | GatPlan:
-    if not isinstance(plan, SumPlan | GatPlan):
+def _check_plan(plan: Plan) -> CompiledPlan:
+    if not isinstance(plan, CompiledPlan):
         raise TypeError(f"a plan of another engine: {type(plan).__name__}")
     return plan
 
 
-def _begin(plan: SumPlan | GatPlan, state: Mapping[str, Tensor], keep: bool) -> ForwardBackward | GatForwardBackward:
-    arrays = _to_arrays(plan.net, state)
-    return GatForwardBackward(plan, arrays, keep) if isinstance(plan, GatPlan) else ForwardBackward(plan, arrays, keep)
+def _begin(plan: CompiledPlan, state: Mapping[str, Tensor], keep: bool) -> ForwardBackward | GatForwardBackward:
+    kind = GatForwardBackward if plan.net.kind == "gat" else ForwardBackward
+    return kind(plan, _to_arrays(plan.net, state), keep)
 
 
 def _to_arrays(net: Architecture, state: Mapping[str, Tensor]) -> dict[str, Dense]:

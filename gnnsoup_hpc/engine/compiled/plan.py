@@ -1,52 +1,82 @@
-"""The compiled engine's plans: the frontier of a batch, and what passes of all kinds over it have in common."""
+"""The compiled engine's plan: the frontier of a batch, and what passes of all kinds over it have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
 import numpy as np
 import torch
 
 from gnnsoup_hpc.engine.compiled.kernels import structure
-from gnnsoup_hpc.engine.compiled.kernels.sums import write_scaled_sums
-from gnnsoup_hpc.engine.frontier import Division, Frontier, find_frontier
+from gnnsoup_hpc.engine.frontier import Frontier
 from gnnsoup_hpc.engine.sharding import Scale
-from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.models.gnn import Architecture
-from gnnsoup_hpc.runtime.comm import SERIAL, Comm
+from gnnsoup_hpc.runtime.comm import SERIAL, Comm, Moves
 from gnnsoup_hpc.types import Dense, IndexArray, Precision
 from gnnsoup_hpc.utils.out_of_core import BufferPool
 
 Product = Callable[[Dense, Dense, Dense], object]  # a (n, k), b (k, m), out (n, m) = a @ b
 
 
+Transpose = tuple[IndexArray, IndexArray, IndexArray, IndexArray]  # start, end, rows, places
+
+
 @dataclass(frozen=True)
 class CompiledPlan(Frontier):
-    """workspace: for hidden states, kept from pass to pass. precision: of dense products. comm: ranks that share it."""
+    """workspace: for hidden states, kept from pass to pass. precision: of dense products. comm: ranks that share it.
+
+    Of GCN and GraphSAGE each layer after the first is a product with diag(scale) A diag(column_scale), A the first rows
+    of the structure. Of GAT each layer is one with weights of its own in A, exactly one self-loop a node included; its
+    precision is not that of the products that scores come from, and it takes nothing from the workspace.
+    """
 
     net: Architecture
     workspace: BufferPool
     precision: Precision = "float32"
     comm: Comm = SERIAL
 
-    @classmethod
-    def of(
-        cls,
-        batch: Batch,
-        net: Architecture,
-        *,
-        row_work: Sequence[int] | None = None,
-        division: Division | None = None,
-        workspace: BufferPool | None = None,
-        precision: Precision = "float32",
-    ) -> Self:
-        """The plan of a model. row_work: as in `find_frontier`."""
-        found = find_frontier(batch, net.aggregation, net.layers, loops=True, division=division, row_work=row_work)
-        comm = division.comm if division else SERIAL
-        return cls(**vars(found), net=net, workspace=workspace or BufferPool(), precision=precision, comm=comm)
+    @property
+    def column_scale(self) -> Scale:
+        """What columns are multiplied by; empty for 1 everywhere."""
+        symmetric = self.net.aggregation is not None and self.net.aggregation.symmetric
+        return self.scale if symmetric else self.scale[:0]
+
+    @cached_property
+    def transposes(self) -> dict[int, Transpose]:
+        """By layer, but for a first one that is in `first`: the rows that sum up each column; for gradients alone.
+
+        Shapes: start, end (columns or more,), rows, places (E,). Entries of column c are start[c] to end[c] - 1. Of GAT
+        alone, places are where they stand in the structure.
+        """
+        attends = self.net.aggregation is None
+        layers = range(0 if attends else 1, len(self.rows))
+        start, rows, places = structure.transpose(self.start, self.indices, self.columns(layers.start), attends)
+        ends = [structure.find_ends_below(start, rows, self.columns(layer), self.rows[layer]) for layer in layers]
+        return {layer: (start, end, rows, places) for layer, end in zip(layers, ends, strict=True)}
+
+    @cached_property
+    def crossing(self) -> tuple[Moves, ...]:
+        """Of each layer of GAT, entries of own rows whose columns are others', and of others' whose columns are own.
+
+        Of others' rows that attend to own columns a rank holds those entries alone; their weights come from the rank
+        that has the row.
+        """
+        return tuple(self._find_crossing(layer) for layer in range(len(self.rows)))
+
+    def _find_crossing(self, layer: int) -> Moves:
+        own = np.zeros(self.columns(layer), dtype=np.bool_)
+        for start, stop in self.shard.chunks(layer):
+            own[start:stop] = True
+        found, shard = [], self.shard
+        for (_, _, others), (rank, sent, got) in zip(shard.states[layer], shard.gradients[layer], strict=True):
+            halo = np.zeros_like(own)
+            halo[others] = True
+            given = structure.find_entries_to(self.start, self.indices, sent, halo)
+            taken = structure.find_entries_to(self.start, self.indices, got, own)
+            found.append((rank, given, taken))
+        return found
 
     def spread(self, grad: Dense) -> Dense:
         """The gradient of this rank's scores (n, C) in the places of the last layer's rows; zeros for others'."""
@@ -58,54 +88,10 @@ class CompiledPlan(Frontier):
         return out
 
 
-@dataclass(frozen=True)
-class Sums:
-    """diag(row_scale) A diag(column_scale) for a CSR structure A, as a product with dense matrices on the CPU.
-
-    Shapes: start, end (rows,), indices (entries,).
-    """
-
-    start: IndexArray
-    end: IndexArray
-    indices: IndexArray
-    row_scale: Scale
-    column_scale: Scale
-
-    def into(self, first: int, last: int, x: Dense, out: Dense, add: bool = False) -> None:
-        """Rows first to last - 1 of the product with x (columns, C), into out (last - first, C), on this thread.
-
-        `add` adds to what is there, where rows are not scaled.
-        """
-        write_scaled_sums(
-            first, last, self.start, self.end, self.indices, self.row_scale, self.column_scale, x, out, add
-        )
-
-
-@dataclass(frozen=True)
-class SumPlan(CompiledPlan):
-    """Of GCN and GraphSAGE: each layer after the first is a product, and its transpose for gradients."""
-
-    def sums(self, layer: int) -> Sums:
-        """What a layer after the first sums up, (rows, columns)."""
-        rows = self.rows[layer]
-        return Sums(self.start[:rows], self.start[1 : rows + 1], self.indices, self.scale[:rows], self._columns(layer))
-
-    @cached_property
-    def transposes(self) -> tuple[Sums, ...]:
-        """Of each layer after the first: by column, the rows that sum it up; only gradients need them."""
-        by_column, sources, _ = structure.transpose(self.start, self.indices, self.rows[0], False)
-
-        def transpose(layer: int) -> Sums:
-            columns, rows = self.rows[layer - 1], self.rows[layer]
-            end = structure.find_ends_below(by_column, sources, columns, rows)
-            return Sums(by_column[:columns], end, sources, self._columns(layer), self.scale[:rows])
-
-        return tuple(transpose(layer) for layer in range(1, len(self.rows)))
-
-    def _columns(self, layer: int) -> Scale:
-        """What columns are multiplied by; empty for 1 everywhere."""
-        symmetric = self.net.aggregation is not None and self.net.aggregation.symmetric
-        return self.scale[: self.rows[layer - 1] if symmetric else 0]
+def find_norm(state: Mapping[str, Dense], layer: int) -> tuple[Dense, Dense] | tuple[()]:
+    """Weight and shift of the layer norm after a layer, (C,) each; nothing where there is none."""
+    weight, shift = f"norms.{layer}.weight", f"norms.{layer}.bias"
+    return (state[weight], state[shift]) if weight in state else ()
 
 
 def sum_pieces(shapes: Mapping[str, tuple[int, ...]], pieces: Sequence[Mapping[str, Dense]]) -> dict[str, Dense]:

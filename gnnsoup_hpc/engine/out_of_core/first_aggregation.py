@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from gnnsoup_hpc.engine.compiled.kernels.sums import add_slab_sums
-from gnnsoup_hpc.engine.out_of_core.layers import count_looped_degrees, cut_spans
+from gnnsoup_hpc.engine.out_of_core.layers import count_looped_degrees, cut_spans, read_slabs
 from gnnsoup_hpc.engine.threads import ThreadTeam, cut_chunks
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.graph.subgraph import Aggregation
@@ -22,7 +22,6 @@ from gnnsoup_hpc.io import first_aggregation as store
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.types import BoolArray, FloatArray, IntArray
-from gnnsoup_hpc.utils.out_of_core import blocks
 
 MEMORY = 1 << 30  # bytes that are of use at most: more would save few passes over the features
 _ROW_BYTES = 32  # a row beside its sums and entries: cursor, end, degree
@@ -68,11 +67,8 @@ def _block(
     out = np.zeros((stop - start, graph.features), dtype=np.float32)
     chunks = cut_chunks(bounds[start : stop + 1])
     with ThreadTeam() as team:
-        for slab in blocks(graph.nodes, 4 * max(1, graph.features), memory):
-            low, high = slab.start, slab.stop
-            x = np.empty((high - low, graph.features), dtype=np.float32)
-            graph.x(low, high, x)
-            weight = scale[slab] if len(loopless) else np.ones(high - low, dtype=np.float32)
+        for low, high, x in read_slabs(graph, memory):
+            weight = scale[low:high] if len(loopless) else np.ones(high - low, dtype=np.float32)
             rows = {"cursor": cursor, "end": end, "indices": indices, "out": out}
             team.each(partial(add_slab_sums, low=low, high=high, scale=weight, x=x, **rows), chunks)
             here = max(start, low)

@@ -6,7 +6,7 @@ What a layer has made of its nodes is a matrix in memory, or in a file of the ru
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from gnnsoup_hpc.engine import threads
 from gnnsoup_hpc.engine.compiled.kernels import rowwise, slabs, sums
 from gnnsoup_hpc.engine.compiled.passes import name_bias, name_weights
+from gnnsoup_hpc.engine.compiled.plan import find_norm
 from gnnsoup_hpc.errors import MemoryLimitError
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Subgraph
@@ -44,6 +45,12 @@ def cut_slabs(matrix: Matrix, slab_bytes: int) -> Iterator[Slab]:
         yield slab.start, slab.stop, matrix[slab]
 
 
+def read_slabs(graph: GraphFile, slab_bytes: int) -> Iterator[Slab]:
+    """The features of all nodes in order, about so many bytes at a time."""
+    for low, high in threads.blocks(0, graph.nodes, max(1, slab_bytes // (4 * max(1, graph.features)))):
+        yield low, high, graph.x(low, high)
+
+
 # ---- structure
 # The structure of a graph that is read from its file a piece at a time: which rows are needed, and blocks of them.
 
@@ -51,21 +58,7 @@ PIECE_ENTRIES = 1 << 22  # of the adjacency, read together
 _PIECE_NODES = 1 << 18
 
 Piece = tuple[int, int, IntArray]  # first node, node after the last, where their entries start
-
-
-@dataclass(frozen=True)
-class RowBlock:
-    """Rows of one layer that are computed together, of nodes in rising order.
-
-    Shapes: nodes (n,), start (n + 1,), entries (E,): in-neighbours as rows of what the layer before has made; own (n,):
-    the nodes themselves there. first: the place of the block's first row among the layer's.
-    """
-
-    first: int
-    nodes: IntArray
-    own: IndexArray
-    start: IntArray
-    entries: IndexArray
+RowBlock = tuple[int, IntArray, IndexArray, IntArray, IndexArray]  # as `read_block` says
 
 
 def cut_pieces(graph: GraphFile, start: int, stop: int) -> Iterator[Piece]:
@@ -121,7 +114,11 @@ def cut_spans(graph: GraphFile, needed: ByteArray, row_bytes: int, room: int) ->
 
 
 def read_block(graph: GraphFile, span: tuple[int, int], needed: ByteArray, rank: IndexArray, loops: bool) -> RowBlock:
-    """The needed rows of a range of nodes; rank (V,): places in what the layer before has made, empty = node ids."""
+    """The needed rows of a range of nodes; rank (V,): places in what the layer before has made, empty = node ids.
+
+    They are: the place of the first among the layer's rows; their nodes (n,), rising; own (n,), the nodes as rows of
+    what the layer before has made; start (n + 1,), entries (E,): their in-neighbours as such rows.
+    """
     first = int(np.count_nonzero(needed[: span[0]]))
     nodes = np.flatnonzero(needed[span[0] : span[1]]) + span[0]
     rows = list(cut_pieces(graph, *span))
@@ -134,7 +131,7 @@ def read_block(graph: GraphFile, span: tuple[int, int], needed: ByteArray, rank:
             mine = needed[low:high]
             filled = slabs.gather(indptr, graph.neighbours(indptr), mine, low, rank, loops, filled, start, entries)
     own = rank[nodes] if len(rank) else nodes.astype(entries.dtype)
-    return RowBlock(first, nodes, own, start, entries[: start[-1]])
+    return first, nodes, own, start, entries[: start[-1]]
 
 
 # ---- dense
@@ -157,8 +154,7 @@ class DenseLayer:
             weights = [state[name] for name in name_weights(net, layer)]
             self.width, self.weight = into, np.ascontiguousarray(np.concatenate(weights, 1).T)
         self.bias = state[name_bias(net, layer)]
-        normed = net.norm == "layer" and not self.last
-        self.norm = (state[f"norms.{layer}.weight"], state[f"norms.{layer}.bias"]) if normed else ()
+        self.norm = find_norm(state, layer)
         following = name_weights(net, layer + 1) if narrows(net, layer + 1) else []
         self.handed = [np.ascontiguousarray(state[name].T) for name in following]
         self.out = [matrix.shape[1] for matrix in self.handed] or [out]
@@ -263,39 +259,28 @@ class SumsLayerwise:
     def _compute(
         self, how: DenseLayer, block: RowBlock, below: Sequence[Matrix], scale: FloatArray, team: threads.ThreadTeam
     ) -> tuple[int, list[FloatArray]]:
-        total = np.zeros((len(block.nodes), how.width * self._parts), dtype=np.float32)
-        outs = [np.empty((len(block.nodes), width), dtype=np.float32) for width in how.out]
-        cursor, chunks = block.start[:-1].copy(), threads.cut_chunks(block.start)
-        degrees = np.maximum(np.diff(block.start), 1)
-        rows = self._scale[block.nodes] if self._loops else (1 / degrees).astype(np.float32)
+        place, nodes, own, start, entries = block
+        total = np.zeros((len(nodes), how.width * self._parts), dtype=np.float32)
+        outs = [np.empty((len(nodes), width), dtype=np.float32) for width in how.out]
+        cursor, chunks = start[:-1].copy(), threads.cut_chunks(start)
+        rows = self._scale[nodes] if self._loops else (1 / np.maximum(np.diff(start), 1)).astype(np.float32)
 
-        def add_slab(slab: Slab, own: FloatArray) -> None:
+        def add(first: int, last: int, slab: Slab, x_own: FloatArray) -> None:
             low, high, x = slab
-
-            def add(first: int, last: int) -> None:
-                slabs.add(first, last, cursor, block.start[1:], block.entries, scale, low, high, x, total)
-                if self._parts == 2:
-                    here = slice(*(first + np.searchsorted(block.own[first:last], [low, high])))
-                    total[here, x.shape[1] :] = own[block.own[here] - low]
-
-            team.each(add, chunks)
+            slabs.add(first, last, cursor, start[1:], entries, scale, low, high, x, total)
+            if self._parts == 2:
+                here = slice(*(first + np.searchsorted(own[first:last], [low, high])))
+                total[here, x.shape[1] :] = x_own[own[here] - low]
 
         def finish(first: int, last: int) -> None:
             for a, b in threads.blocks(first, last, ROWS):
                 how.finish(total[a:b], rows[a:b], [out[a:b] for out in outs])
 
-        for each in zip(*([cut_slabs(matrix, self._slab) for matrix in below] or [self._features()]), strict=True):
-            add_slab(each[0], each[-1][2])
+        sources = [cut_slabs(matrix, self._slab) for matrix in below] or [read_slabs(self._graph, self._slab)]
+        for each in zip(*sources, strict=True):
+            team.each(partial(add, slab=each[0], x_own=each[-1][2]), chunks)
         team.each(finish, chunks)
-        return block.first, outs
-
-    def _features(self) -> Iterator[Slab]:
-        """What the first layer sums up."""
-        step = max(1, self._slab // (4 * self._graph.features))
-        for low, high in threads.blocks(0, self._graph.nodes, step):
-            x = np.empty((high - low, self._graph.features), dtype=np.float32)
-            self._graph.x(low, high, x)
-            yield low, high, x
+        return place, outs
 
 
 def fits_in_memory(memory: int, filled: int, size: int) -> bool:
@@ -324,14 +309,7 @@ _BYTES_AN_ENTRY = 40  # of the adjacency: int64 ids as read, their columns, CSR 
 _COPIES = 3  # of a row of states: as gathered, as multiplied, as put out
 
 
-@dataclass(frozen=True)
-class NeighbourhoodBlock:
-    """Nodes start to stop - 1 and their in-neighbours. columns (U,): global ids of both, sorted."""
-
-    start: int
-    stop: int
-    columns: IntArray
-    adjacency: Adjacency
+NeighbourhoodBlock = tuple[int, int, IntArray, Adjacency]  # nodes start to stop - 1; ids (U,) of columns, which rise
 
 
 class GeneralLayerwise:
@@ -359,19 +337,21 @@ class GeneralLayerwise:
         for layer in range(self._net.layers - 1):
             width = self._net.widths(layer)[1]
             made = allocate(self._scratch, f"layer-{layer % 2}", self._graph.nodes, width, not self._spills)
-            for block in self._blocks():
-                made[block.start : block.stop] = self._layer(state, layer, block, hidden).cpu().numpy()
+            for start, stop, columns, adjacency in self._blocks():
+                made[start:stop] = self._layer(state, layer, columns, adjacency, hidden).cpu().numpy()
             hidden = made
-        for block in self._blocks(self._wanted):
-            first, last = np.searchsorted(self._wanted, [block.start, block.stop])
-            mine = torch.from_numpy(self._wanted[first:last] - block.start).to(self._device)
-            yield int(first), self._layer(state, self._net.layers - 1, block, hidden)[mine]
+        for start, stop, columns, adjacency in self._blocks(self._wanted):
+            first, last = np.searchsorted(self._wanted, [start, stop])
+            mine = torch.from_numpy(self._wanted[first:last] - start).to(self._device)
+            yield int(first), self._layer(state, self._net.layers - 1, columns, adjacency, hidden)[mine]
 
-    def _layer(self, state: State, layer: int, block: NeighbourhoodBlock, hidden: Matrix | None) -> Tensor:
+    def _layer(
+        self, state: State, layer: int, columns: IntArray, adjacency: Adjacency, hidden: Matrix | None
+    ) -> Tensor:
         """One layer's output for a block, (n, C')."""
-        rows = self._graph.x_of(block.columns) if hidden is None else hidden[block.columns]
+        rows = self._graph.x_of(columns) if hidden is None else hidden[columns]
         x = torch.from_numpy(rows).to(self._device)
-        return self._net.layer(state, layer, x, Subgraph(x, block.adjacency.to(self._device)))
+        return self._net.layer(state, layer, x, Subgraph(x, adjacency.to(self._device)))
 
     def _blocks(self, wanted: IntArray | None = None) -> Iterator[NeighbourhoodBlock]:
         """Parts, cut smaller where one with its in-neighbours would not fit; those with a wanted node."""
@@ -387,26 +367,23 @@ class GeneralLayerwise:
             columns = np.flatnonzero(there)
             needed = len(columns) * self._row_bytes + len(neighbours) * self._entry_bytes
             if needed <= self._block_bytes or stop - start == 1:
-                yield self._block(start, stop, degree, neighbours, columns)
+                yield start, stop, columns, self._join(start, degree, neighbours, columns)
             else:
                 middle = (start + stop) // 2
                 spans += [(middle, stop), (start, middle)]
             del degree, neighbours, columns  # before the next are read
 
-    def _block(
-        self, start: int, stop: int, degree: IntArray, neighbours: IntArray, columns: IntArray
-    ) -> NeighbourhoodBlock:
+    def _join(self, start: int, degree: IntArray, neighbours: IntArray, columns: IntArray) -> Adjacency:
         self._local[columns] = np.arange(len(columns), dtype=self._local.dtype)
         kind = index_type(len(neighbours))
         indptr = np.concatenate([[0], np.cumsum(degree)]).astype(kind)
-        adjacency = Adjacency(
+        return Adjacency(
             torch.from_numpy(indptr),
             torch.from_numpy(self._local[neighbours].astype(kind, copy=False)),
             columns=len(columns),
             offset=int(np.searchsorted(columns, start)),
             looped_degrees=None if self._looped_degrees is None else self._looped_degrees[columns],
         )
-        return NeighbourhoodBlock(start, stop, columns, adjacency)
 
 
 # ---- choice

@@ -15,18 +15,13 @@ from gnnsoup_hpc.models.base import Dropout
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One layer of a stack: its number, channels in and out, heads, and whether it is the last."""
+    """One layer of a stack: whether it takes the features, channels in and out, heads, and whether it is the last."""
 
-    number: int
+    first: bool
     into: int
     out: int
     heads: int
     last: bool
-
-    @property
-    def first(self) -> bool:
-        """Whether it takes the features."""
-        return self.number == 0
 
 
 class Convolution(ABC):
@@ -40,7 +35,6 @@ class Convolution(ABC):
     where a layer has units within, as an MLP does.
     """
 
-    source: ClassVar[str]
     module: ClassVar[str]
     takes_norm: ClassVar[bool] = True
     aggregation: ClassVar[Aggregation | None] = None

@@ -16,9 +16,11 @@ NEGATIVE_SLOPE = 0.2  # of LeakyReLU, arXiv 1710.10903
 
 
 class Gat(Convolution):
-    """Attention over in-neighbours and the node itself; heads are concatenated, in the last layer averaged."""
+    """Attention over in-neighbours and the node itself; heads are concatenated, in the last layer averaged.
 
-    source = "arXiv 1710.10903, equations 1 to 6"
+    Source: arXiv 1710.10903, equations 1 to 6.
+    """
+
     has_heads = True
     entry_values = 15
     permutable = True

@@ -13,9 +13,8 @@ from gnnsoup_hpc.models.convolutions.base import Convolution, LayerShape
 
 
 class Gcn(Convolution):
-    """A_norm x W^T + b."""
+    """A_norm x W^T + b. Source: arXiv 1609.02907, equation 2."""
 
-    source = "arXiv 1609.02907, equation 2"
     aggregation = NORMALISED_SUM
     permutable = True
     module = "GCN"

@@ -13,9 +13,8 @@ from gnnsoup_hpc.models.convolutions.base import Convolution, LayerShape
 
 
 class Sage(Convolution):
-    """mean(x) L^T + b + x R^T."""
+    """mean(x) L^T + b + x R^T. Source: arXiv 1706.02216, algorithm 1."""
 
-    source = "arXiv 1706.02216, algorithm 1"
     aggregation = MEAN
     permutable = True
     module = "GraphSAGE"

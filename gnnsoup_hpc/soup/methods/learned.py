@@ -18,9 +18,9 @@ from torch import Tensor
 from gnnsoup_hpc.config import LearnedJob, PartitionLearnedJob
 from gnnsoup_hpc.errors import DivergedError, JobError
 from gnnsoup_hpc.io.records import MixingWeights, Step
+from gnnsoup_hpc.runtime.progress import Bar
 from gnnsoup_hpc.soup.context import Loaded, SoupContext
 from gnnsoup_hpc.soup.optim import (
-    HoldoutTracker,
     LastTracker,
     LowestLossTracker,
     MeanTracker,
@@ -70,6 +70,7 @@ class PartitionLearned:
             return fit(context, options, BatchStream(batches, masks, whole, options.reuse, window), self.name)
 
 
+@dataclass
 class BatchStream:
     """Batches one after the other, each for `reuse` evaluations, with masks of what is held out of them.
 
@@ -77,35 +78,21 @@ class BatchStream:
     window: evaluations that see about every validation node once, over which held-out losses are averaged.
     """
 
-    def __init__(
-        self,
-        batches: Iterator[Loaded],
-        masks: Iterator[Tensor | None] | None = None,
-        whole: bool = True,
-        reuse: int = 1,
-        window: int = 1,
-    ) -> None:
-        self._batches, self._masks = batches, masks or repeat(None)
-        self.whole, self._reuse, self.window = whole, reuse, window
-        self._now: tuple[Loaded, Tensor | None] | None = None
-        self._uses = 0
+    batches: Iterator[Loaded]
+    masks: Iterator[Tensor | None] = field(default_factory=lambda: repeat(None))
+    whole: bool = True
+    reuse: int = 1
+    window: int = 1
+    now: tuple[Loaded, Tensor | None] | None = None
+    uses: int = 0
 
     def current(self) -> tuple[Loaded, Tensor | None]:
         """The batch to evaluate on, and the mask of what is held out of it."""
-        if self._now is None or self._uses >= self._reuse:
-            self._now = None  # before the next one is read
-            self._now, self._uses = (next(self._batches), next(self._masks)), 0
-        self._uses += 1
-        return self._now
-
-    @property
-    def is_used_up(self) -> bool:
-        """Whether the next evaluation cannot be compared with the last."""
-        return not self.whole and self._now is not None and self._uses >= self._reuse
-
-    def advance(self) -> None:
-        """Be done with this batch."""
-        self._now = None
+        if self.now is None or self.uses >= self.reuse:
+            self.now = None  # before the next one is read
+            self.now, self.uses = (next(self.batches), next(self.masks)), 0
+        self.uses += 1
+        return self.now
 
 
 def fit(context: SoupContext, options: LearnedJob, batches: BatchStream, title: str) -> MixingWeights:
@@ -116,16 +103,19 @@ def fit(context: SoupContext, options: LearnedJob, batches: BatchStream, title: 
     groups = context.groups(options.alpha)
     start = choose_start(options, context.seed, len(groups), context.ids).to(context.device)
     tracker = _choose_tracker(options, batches, compute_alpha(start, options.weights))
-    objective = _Objective(context, options, batches, tracker, title)
+    bar = context.bar(options.epochs, title)
+    objective, point = _Objective(context, options, batches, tracker, bar), start.flatten()
     if options.optimiser != "lbfgs":
-        descend(objective, start.flatten(), options)
+        for moved in descend(objective, point, options):
+            objective.note_step(moved)
     elif batches.whole:
-        search(objective, start.flatten(), options.tolerance, context.comm)
+        search(objective, point, options.tolerance, options.epochs, context.comm)
     else:  # on each union a search of its own: from where the last one led it would fit itself to the next one alone
-        while not objective.is_finished:
-            objective.step_to(search(objective, start.flatten(), options.tolerance, context.comm))
-            batches.advance()
-    objective.close()
+        while left := options.epochs - len(objective.history):
+            batches.now = None
+            found = search(objective, point, options.tolerance, min(left, batches.reuse), context.comm)
+            objective.note_step(found)
+    bar.close()
     _check_finite(tracker.alpha, objective.history, options, title)
     return MixingWeights(tracker.alpha.cpu(), groups, options.alpha, tuple(objective.history))
 
@@ -133,7 +123,7 @@ def fit(context: SoupContext, options: LearnedJob, batches: BatchStream, title: 
 def _choose_tracker(options: LearnedJob, batches: BatchStream, alpha_GN: Tensor) -> LastTracker:
     """Losses of different unions cannot be compared, so there what counts is where the steps led."""
     if options.holdout:
-        return HoldoutTracker(alpha_GN, batches.window)
+        return LowestLossTracker(alpha_GN, batches.window)
     if options.optimiser == "paper":
         return LastTracker(alpha_GN)
     if batches.whole:
@@ -141,65 +131,45 @@ def _choose_tracker(options: LearnedJob, batches: BatchStream, alpha_GN: Tensor)
     return MeanTracker(alpha_GN) if options.optimiser == "lbfgs" else LastTracker(alpha_GN)
 
 
+@dataclass
 class _Objective:
-    """Loss and gradient at a point (G N,), the numbers that an optimiser moves; keeps the history."""
+    """Loss and gradient at a point (G N,), the raw numbers that an optimiser moves; keeps the history."""
 
-    def __init__(
-        self, context: SoupContext, options: LearnedJob, batches: BatchStream, tracker: LastTracker, title: str
-    ) -> None:
-        self.history: list[Step] = []
-        self._context, self._options, self._batches, self._tracker = context, options, batches, tracker
-        self._bar = context.bar(options.epochs, title)
+    context: SoupContext
+    options: LearnedJob
+    batches: BatchStream
+    tracker: LastTracker
+    bar: Bar
+    history: list[Step] = field(default_factory=list)
 
-    def alpha(self, point: Tensor) -> Tensor:
-        """Alpha (G, N) at a point."""
-        return compute_alpha(point.view(-1, self._context.size), self._options.weights)
-
-    def __call__(self, point: Tensor, rate: float = math.nan, natural: bool = False) -> tuple[float, Tensor]:
-        """At rank 0's point, so that unlike processors cannot drift apart. natural: the gradient in alpha itself."""
-        start, options = time.perf_counter(), self._options
-        batch, holdout = self._batches.current()
-        point = self._context.comm.bcast(point).clone().requires_grad_()
-        alpha = self.alpha(point)
-        if natural:  # straight through: the value is alpha's, and softmax's Jacobian is left out of the gradient
-            raw = point.view(alpha.shape)
+    def __call__(self, point: Tensor, rate: float = math.nan) -> tuple[float, Tensor]:
+        """At rank 0's point, so that unlike processors cannot drift apart; of EG, the gradient in alpha itself."""
+        start, options = time.perf_counter(), self.options
+        batch, holdout = self.batches.current()
+        point = self.context.comm.bcast(point).clone().requires_grad_()
+        raw = point.view(-1, self.context.size)
+        alpha = compute_alpha(raw, options.weights)
+        if options.optimiser == "eg":  # straight through: alpha's value, without softmax's Jacobian in the gradient
             alpha = alpha.detach() + (raw - raw.detach())
-        found = self._context.loss_and_gradient(alpha.detach(), options.alpha, batch, options.logit_scale, holdout)
+        found = self.context.loss_and_gradient(alpha.detach(), options.alpha, batch, options.logit_scale, holdout)
         total, outputs, grads = found.loss, [alpha], [found.gradient]
         if options.regularise:
             penalty = options.regularise * squared_distance_to_uniform(alpha)
             total += float(penalty.detach())
             outputs, grads = [*outputs, penalty], [*grads, torch.ones_like(penalty)]
         (gradient,) = torch.autograd.grad(outputs, point, grads)
-        self._tracker.note_loss(alpha.detach(), total, found.held_out)
+        self.tracker.note_loss(alpha.detach(), found.held_out if options.holdout else total)
         seconds = time.perf_counter() - start
         self.history.append(Step(len(self.history) + 1, found.loss, found.metric, rate, seconds))
-        self._bar.advance(f"loss {found.loss:.4f}")
+        self.bar.advance(f"loss {found.loss:.4f}")
         if options.optimiser == "lbfgs":  # whose evaluations are not all steps
-            self._trace()
+            self.context.trace(len(self.history), self.tracker.alpha)
         return total, gradient
 
-    def step_to(self, point: Tensor) -> None:
+    def note_step(self, point: Tensor) -> None:
         """A step led here."""
-        self._tracker.note_step(self.alpha(point))
-        self._trace()
-
-    def _trace(self) -> None:
-        self._context.trace(len(self.history), self._tracker.alpha)
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether no evaluation is left at all."""
-        return len(self.history) >= self._options.epochs
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether no evaluation is left on this batch."""
-        return self.is_finished or self._batches.is_used_up
-
-    def close(self) -> None:
-        """Take the bar off."""
-        self._bar.close()
+        self.tracker.note_step(compute_alpha(point.view(-1, self.context.size), self.options.weights))
+        self.context.trace(len(self.history), self.tracker.alpha)
 
 
 def _check_finite(alpha_GN: Tensor, history: list[Step], options: LearnedJob, title: str) -> None:

@@ -25,7 +25,9 @@ def run(finished: Job) -> Contents:
 def variant(run: Contents, name: str, *overrides: str, gain: float = 0.0, sha256: str = "") -> Contents:
     """The run as if another job had made it: other ingredients, and test accuracies that are higher by `gain`."""
     ingredients = tuple(replace(one, test_accuracy=one.test_accuracy + gain) for one in run.ingredients)
-    soups = tuple(replace(one, test_accuracy=one.test_accuracy + gain, shelf_sha256=name * 64) for one in run.soups)
+    soups = tuple(
+        replace(one, test_accuracy=one.test_accuracy + gain, ingredients_sha256=name * 64) for one in run.soups
+    )
     job = tiny_runs.change_job(run.job, f"name={name}", *overrides)
     made = replace(run, run=RunDir(Path("runs") / name), job=job, ingredients=ingredients, soups=soups)
     made = replace(made, graph_made_with=identity.fields_used(job, SourceFacts()))
