@@ -63,7 +63,7 @@ def main(words: Sequence[str], terminal: Terminal) -> int:
     try:
         parsed = parser.parse_args(words)
     except SystemExit as ended:  # --help and --version too
-        raise SystemExit(terminal.ended(int(ended.code or 0))) from None
+        raise SystemExit(terminal.end(int(ended.code or 0))) from None
     command = partial(import_module(f"gnnsoup_hpc.cli.{chosen}").run, parsed)
     return common.execute(command, collective=chosen in COLLECTIVE, computing=chosen in COMPUTING)
 

@@ -64,10 +64,10 @@ def execute(command: Callable[[RankInfo], None], collective: bool = False, compu
             here = launch.read_rank_info()
         except errors.LauncherError as error:
             launch.say_error(NOWHERE, error)
-            return ours.ended(error.exit_code)
+            return ours.end(error.exit_code)
         launch.show_tracebacks(here)
         with here.stop.heard():
-            return ours.ended(_execute(command, here, collective, computing), here.prefix)
+            return ours.end(_execute(command, here, collective, computing), here.prefix)
 
 
 def _execute(command: Callable[[RankInfo], None], here: RankInfo, collective: bool, computing: bool) -> int:

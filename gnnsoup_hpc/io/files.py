@@ -88,10 +88,7 @@ class ReservedFile(io.FileIO):
         return self._used
 
     def __exit__(self, *raised: object) -> None:
-        """Give back what HDF5 did not use, and close it.
-
-        Raises: OSError where something could not be written, whatever came of that in HDF5.
-        """
+        """Give back what HDF5 did not use, and close it. Raises: OSError where something could not be written."""
         try:
             if self._trouble is None:
                 super().truncate(self._used)
@@ -182,7 +179,7 @@ def create_file(path: Path, kind: str, version: int, about: str, bulk_bytes: int
                 yield file
                 file.attrs["complete"] = 1
             if isinstance(space, io.BytesIO):
-                private.write_bytes(space.getbuffer())
+                private.write_bytes(space.getvalue())
         digest = file_sha256(private, start=USER_BLOCK)
         with private.open("r+b") as sealed:
             sealed.write((_SEAL + digest.encode() + b"\n").ljust(USER_BLOCK, b"\0"))
@@ -225,19 +222,18 @@ def read_kept(path: Path, read: Callable[[Path], _Read], log: Log, command: str)
 
 
 @contextmanager
-def explain_damage(path: Path, advice: str = "") -> Iterator[None]:
-    """Around reads of an open file: a checksum that fails or a part that is missing becomes a FileError."""
+def explain_damage(
+    path: Path, advice: str = "", signs: tuple[type[Exception], ...] = (OSError, KeyError)
+) -> Iterator[None]:
+    """Around reads of an open file: a checksum that fails, or a part that is missing, becomes a FileError."""
     try:
         yield
-    except (OSError, KeyError) as error:
+    except signs as error:
         raise FileError(f"{path} is damaged or incomplete: {error}{advice}") from error
 
 
 def _check_seal(path: Path, verify: bool) -> None:
-    """The file begins with a seal; and (`verify`) its digits are the file's, and only a newline MAY follow them.
-
-    Raises: FileError.
-    """
+    """Raise FileError where there is no seal, or (`verify`) it is wrong; only a newline MAY follow its digits."""
     try:
         with path.open("rb") as file:
             head = file.read(USER_BLOCK)

@@ -34,11 +34,8 @@ KIND, VERSION = "graph", 2
 ENTRIES = 1 << 22  # of the adjacency, renumbered or checked together
 _ADVICE = ": run `gnnsoup prepare JOB --again`, which makes it again"
 _RESERVED = {  # what version 2 may hold, and only a later program can use
-    "nodes/targets": "several targets a node",
-    "nodes/targets_mask": "several targets a node",
-    "nodes/x_indptr": "sparse features",
-    "nodes/x_indices": "sparse features",
-    "nodes/x_values": "sparse features",
+    **dict.fromkeys(("nodes/targets", "nodes/targets_mask"), "several targets a node"),
+    **dict.fromkeys(("nodes/x_indptr", "nodes/x_indices", "nodes/x_values"), "sparse features"),
     "edges/edge_weight": "weights of edges",
     "edges/edge_attr": "features of edges",
 }
@@ -159,13 +156,13 @@ def _renumber(graph: Graph, nodes: IntArray, new_id: IntArray) -> IntArray:
 class GraphFile:
     """An open graph.h5: sizes and where it comes from at hand, bulk data read part by part.
 
-    Raises: FileError, and ValueError for a text that is no JSON, where what is not bulk is missing or damaged.
+    Raises: FileError where what is not bulk is missing or damaged.
     """
 
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path, self.file = path, file
         self._open: dict[str, DatasetRows] = {}  # to open a dataset takes longer than to read a few rows of it
-        with files.explain_damage(path, _ADVICE):
+        with files.explain_damage(path, _ADVICE, (OSError, KeyError, ValueError)):  # the last of a text that is no JSON
             about, provenance = file.attrs, file["provenance"]
             self.ptr: IntArray = file["parts/ptr"][:].astype(np.int64)  # first node of each part, (K + 1,)
             self.parts, self.nodes = len(self.ptr) - 1, int(self.ptr[-1])
@@ -280,11 +277,7 @@ def open_file(path: Path, verify: bool = False) -> Iterator[GraphFile]:
                 raise FileError(
                     f"{path} has {meaning} ({name}), which gnnsoup_hpc {__version__} makes no use of: use a newer one"
                 )
-        try:
-            graph = GraphFile(path, file)
-        except ValueError as error:
-            raise FileError(f"{path} is damaged: {error}{_ADVICE}") from None
-        yield graph
+        yield GraphFile(path, file)
 
 
 @contextmanager

@@ -191,7 +191,7 @@ def read(path: Path, origin: Origin | None = None) -> Ingredient:
     Raises: FileError naming the file and what is wrong with it; ForeignFileError where it is sound, but of another job.
     """
     with files.read_file(path, KIND, VERSION) as file:
-        state = _checked_state(path, file, origin)
+        state = _read_state(path, file, origin)
         known = _DEFAULTS | files.get_json(file["provenance"], "origin")
         for name in ("index", "train.epochs", "train.learning_rate", "train.weight_decay", "train.dropout"):
             if not isinstance(known.get(name), int | float):
@@ -211,7 +211,7 @@ def read(path: Path, origin: Origin | None = None) -> Ingredient:
         )
 
 
-def _checked_state(path: Path, file: h5py.File, origin: Origin | None) -> State:
+def _read_state(path: Path, file: h5py.File, origin: Origin | None) -> State:
     state = states.get_finite(path, file)
     if origin is not None:
         states.check_shapes(path, state, origin.architecture)
@@ -279,7 +279,7 @@ def write_trunk(path: Path, trunk: Trunk, origin: Origin, job: Job, **provenance
 def read_trunk(path: Path, origin: Origin | None = None) -> Trunk:
     """The trunk in a file; `origin` and errors are as in `read`."""
     with files.read_file(path, TRUNK, TRUNK_VERSION) as file:
-        return Trunk(_checked_state(path, file, origin), _get_history(file), files.get_cost(file))
+        return Trunk(_read_state(path, file, origin), _get_history(file), files.get_cost(file))
 
 
 def write_initial(path: Path, state: State, architecture: Model, job: Job) -> None:
@@ -292,10 +292,7 @@ def write_initial(path: Path, state: State, architecture: Model, job: Job) -> No
 
 
 def read_initial(path: Path, architecture: Model, seed: int) -> State:
-    """The initial state.
-
-    Raises: FileError where it is damaged; RunError where it is of another architecture or seed.
-    """
+    """The initial state. Raises: FileError where it is damaged; RunError where it is of another model or seed."""
     with files.read_file(path, INITIAL, INITIAL_VERSION) as file:
         state = states.get_finite(path, file)
         made = _as_in_job(files.get_json(file, "architecture"), files.get_integer(file, "seed"))
@@ -341,7 +338,7 @@ def read_checkpoint(path: Path, origin: Origin) -> Checkpoint:
     Raises: FileError naming the file and what is wrong with it; ForeignFileError where it is sound, but of another job.
     """
     with files.read_file(path, CHECKPOINT, CHECKPOINT_VERSION) as file:
-        state = _checked_state(path, file, origin)
+        state = _read_state(path, file, origin)
         best = None
         if "best" in file:
             about = file["best"].attrs

@@ -152,11 +152,6 @@ class Diagnosed:
     epochs: Annotated[int, "1", "epochs asked for"]
 
     @property
-    def name(self) -> str:
-        """The ingredient's."""
-        return self.ingredient
-
-    @property
     def alone(self) -> EvalResult:
         """Its own accuracy and loss."""
         return EvalResult(self.accuracy, self.loss)
@@ -190,4 +185,4 @@ class Diagnosis:
 
     def named(self, name: str) -> Diagnosed:
         """The ingredient of that name."""
-        return next(ingredient for ingredient in self.ingredients if ingredient.name == name)
+        return next(each for each in self.ingredients if each.ingredient == name)

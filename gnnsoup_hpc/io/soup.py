@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import torch
 
 from gnnsoup_hpc.config import Job
@@ -85,9 +84,8 @@ def write(
         if soup.paired is not None:
             metrics.attrs["best_ingredient"] = soup.paired.best
             files.put(metrics, "only_soup_right", soup.paired.only_soup, "1", "test nodes that the best gets wrong")
-            files.put(
-                metrics, "only_best_right", soup.paired.only_best, "1", "test nodes that only the best gets right"
-            )
+            about = "test nodes that only the best gets right"
+            files.put(metrics, "only_best_right", soup.paired.only_best, "1", about)
         passes = file.create_group("passes", track_order=True)
         for name, count in soup.counts.items():
             files.put(passes, name, count, "1", COUNTS[name])
@@ -107,7 +105,7 @@ def read_fingerprint(path: Path) -> str:
 def read(path: Path) -> Soup:
     """The soup in a file. Raises: FileError naming the file and what is wrong with it."""
     with files.read_file(path, KIND, VERSION) as file:
-        mix, made = file["mixture"], json.loads(file["provenance"].attrs["recipe"])
+        mix, metrics, made = file["mixture"], file["metrics"], json.loads(file["provenance"].attrs["recipe"])
         mixture = MixingWeights(
             alpha=torch.from_numpy(mix["alpha"][:]),
             groups=tuple(mix["groups"].asstr()[:]),
@@ -115,6 +113,10 @@ def read(path: Path) -> Soup:
             history=tuple(files.get_records(file["history"], Step)),
             of=mix.attrs["of"],
         )
+        paired = None
+        if "only_soup_right" in metrics:
+            counts = (int(metrics[name][()]) for name in ("only_soup_right", "only_best_right"))
+            paired = Paired(str(metrics.attrs["best_ingredient"]), *counts)
         return Soup(
             method=str(file.attrs["method"]),
             source=str(file.attrs["source"]),
@@ -124,18 +126,11 @@ def read(path: Path) -> Soup:
             left_out=tuple(mix["left_out"].asstr()[:]),
             mixture=mixture,
             state=states.get(file) if "state" in file else None,
-            validation_accuracy=float(file["metrics/validation_accuracy"][()]),
-            test_accuracy=float(file["metrics/test_accuracy"][()]),
+            validation_accuracy=float(metrics["validation_accuracy"][()]),
+            test_accuracy=float(metrics["test_accuracy"][()]),
             measurement=files.get_cost(file),
             counts={name: int(file["passes"][name][()]) for name in COUNTS},
             alignment=alignment_store.get(mix) if "alignment" in mix else None,
-            test_right=file["metrics/test_right"][:] if "test_right" in file["metrics"] else None,
-            paired=_paired(file["metrics"]),
+            test_right=metrics["test_right"][:] if "test_right" in metrics else None,
+            paired=paired,
         )
-
-
-def _paired(metrics: h5py.Group) -> Paired | None:
-    if "only_soup_right" not in metrics:
-        return None
-    counts = (int(metrics[name][()]) for name in ("only_soup_right", "only_best_right"))
-    return Paired(str(metrics.attrs["best_ingredient"]), *counts)

@@ -67,11 +67,9 @@ def graph(path: Path) -> GraphSummary:
 
 @contextmanager
 def _open(path: Path, kind: str) -> Iterator[h5py.File]:
-    try:
-        with files.read_file(path, kind, _NEWEST, verify=False) as file:
-            yield file
-    except (ValueError, RuntimeError, TypeError) as error:  # what h5py makes of bytes that are none of HDF5's
-        raise FileError(f"{path} is damaged: {error}") from None
+    signs = (OSError, KeyError, ValueError, RuntimeError, TypeError)  # what h5py makes of bytes that are none of HDF5's
+    with files.explain_damage(path, signs=signs), files.open_file(path, kind, _NEWEST, verify=False) as file:
+        yield file
 
 
 # ---- gathered

@@ -44,10 +44,7 @@ class Comm:
         return [value]
 
     def sum_in_order(self, values: Doubles) -> Doubles:
-        """Sum over ranks of float64 arrays of one shape, added up in the ranks' order: the same bits on all ranks.
-
-        The result is a new array.
-        """
+        """A new array: the sum of float64 arrays of one shape in the ranks' order, of the same bits on all ranks."""
         return np.array(values, np.float64)
 
     def exchange(self, matrix: Dense, moves: Moves) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from gnnsoup_hpc.config import MachineJob, parse_bytes
 from gnnsoup_hpc.errors import LauncherError, MismatchError, SoupError
 from gnnsoup_hpc.runtime.signals import PreemptionHandler
 from gnnsoup_hpc.types import Precision
@@ -32,7 +33,6 @@ if TYPE_CHECKING:  # each is loaded by what needs it
     import torch
     from mpi4py.MPI import Intracomm
 
-    from gnnsoup_hpc.config import MachineJob
     from gnnsoup_hpc.runtime.comm import Comm
 
 _LAST_WORDS_SECONDS = 0.5  # for the launcher to pass on what was said; a busy one has lost it
@@ -138,8 +138,6 @@ def count_cores() -> int:
 
 def memory_limit_bytes(job: MachineJob, here: RankInfo) -> int:
     """Bytes that this rank's process may fill: the job's limit, or its share of half of the memory here."""
-    from gnnsoup_hpc.config import parse_bytes
-
     return parse_bytes(job.memory_limit) or read_memory_limit() // 2 // here.local_size
 
 
@@ -246,10 +244,7 @@ def _spans(numbers: set[int]) -> str:
 
 
 def check_precision(precision: Precision, device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
-    """Refuse a precision whose products the device would only imitate, far slower than float32's.
-
-    Raises: LauncherError.
-    """
+    """Refuse a precision that the device would only imitate, far slower than float32. Raises: LauncherError."""
     if precision == "float32":
         return
     import torch
@@ -286,7 +281,7 @@ def start_mpi(here: RankInfo) -> Intracomm | None:
         ) from None
     library = MPI.Get_library_version()
     if not MPI.Is_initialized():
-        if why := mismatch(library, os.environ):
+        if why := find_mismatch(library, os.environ):
             raise MismatchError(why)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # mpi4py's guesses; the size below tells
@@ -300,7 +295,7 @@ def start_mpi(here: RankInfo) -> Intracomm | None:
     return MPI.COMM_WORLD
 
 
-def started_by(environment: Mapping[str, str]) -> str:
+def find_launcher(environment: Mapping[str, str]) -> str:
     """The launcher of this process, in words that name its options; nothing where none is known."""
     if "OMPI_COMM_WORLD_SIZE" in environment:
         return "Open MPI's mpirun"
@@ -312,12 +307,12 @@ def started_by(environment: Mapping[str, str]) -> str:
     return ""
 
 
-def mismatch(library: str, environment: Mapping[str, str], speaks_pmi: Callable[[], bool] | None = None) -> str:
+def find_mismatch(library: str, environment: Mapping[str, str], speaks_pmi: Callable[[], bool] | None = None) -> str:
     """Why an MPI library cannot work here, and what to do, in one line; nothing where nothing speaks against it.
 
     library: what the library says of itself, all lines; speaks_pmi: whether an Open MPI knows Slurm's own PMI.
     """
-    launcher, name = started_by(environment), library.partition("\n")[0].strip()
+    launcher, name = find_launcher(environment), library.partition("\n")[0].strip()
     where = f"these ranks were started by {launcher}, but the MPI library here is {name}"
     is_open_mpi = _OPEN_MPI in library
     if launcher.startswith("Open MPI") and not is_open_mpi:
@@ -343,10 +338,7 @@ def open_mpi_speaks_pmi() -> bool:
 
 
 def connect(here: RankInfo) -> Comm:
-    """The ranks' Comm; a serial one for one rank alone. Rank-collective.
-
-    Raises: as `start_mpi`.
-    """
+    """The ranks' Comm; a serial one for one rank alone. Rank-collective. Raises: as `start_mpi`."""
     from gnnsoup_hpc.runtime.comm import SERIAL, MpiComm
 
     world = start_mpi(here)

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Lease:
         """Whether somebody else has it by now: this process was suspended, or cut off from the file system."""
         return self._lost
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Give it up, unless it is somebody else's by now."""
         self._done.set()
         self._thread.join()  # or it might put back what is removed here
@@ -86,7 +86,7 @@ class LeaseMonitor:
                 self._seen[path] = look, now
                 return False
             if CONFIRM_SECONDS <= now - since < EXPIRE_SECONDS:
-                return _age(path, look[1]) > EXPIRE_SECONDS
+                return read_clock(path) - look[1] > EXPIRE_SECONDS
             return now - since >= EXPIRE_SECONDS
         except FileNotFoundError:
             return False
@@ -112,11 +112,8 @@ def hold(
     if not ours:
         yield None
         return
-    lease = Lease(path, text)
-    try:
+    with closing(Lease(path, text)) as lease:
         yield lease
-    finally:
-        lease.end()
 
 
 def _is_free(path: Path, watch: LeaseMonitor) -> bool:
@@ -146,7 +143,7 @@ def is_expired(path: Path) -> bool:
     try:
         text, renewed = _look(path)
         gone = _is_gone(status_files.parse(text))
-        return _age(path, renewed) > EXPIRE_SECONDS if gone is None else gone
+        return read_clock(path) - renewed > EXPIRE_SECONDS if gone is None else gone
     except FileNotFoundError:
         return False
 
@@ -220,11 +217,11 @@ def _remove_if(path: Path, text: str) -> None:
     aside.unlink()
 
 
-def _age(path: Path, renewed: float) -> float:
-    """How long ago that was, on the clock of the file system that holds `path`."""
+def read_clock(path: Path) -> float:
+    """Now, in seconds, on the clock of the file system that holds `path`. Raises: OSError."""
     probe = processes.private_name(path, f"clock.{uuid.uuid4().hex}")
     probe.touch()
     try:
-        return probe.stat().st_mtime - renewed
+        return probe.stat().st_mtime
     finally:
         probe.unlink()

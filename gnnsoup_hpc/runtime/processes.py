@@ -23,7 +23,10 @@ def this_process() -> dict[str, object]:
 
     Containers may share a host's name and boot, and number their processes alike.
     """
-    return {"host": socket.gethostname(), "boot": _boot(), "namespace": read_namespace(), "user": os.getuid()}
+    boot = "unknown"
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    return {"host": socket.gethostname(), "boot": boot, "namespace": read_namespace(), "user": os.getuid()}
 
 
 def read_namespace() -> int:
@@ -67,10 +70,3 @@ def remove_leftovers(folder: Path, name: str = "") -> None:
 def _label() -> str:
     """Of all processes that see each other."""
     return f"{socket.gethostname()}-{read_namespace()}"
-
-
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    except OSError:
-        return "unknown"

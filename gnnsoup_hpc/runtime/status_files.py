@@ -46,5 +46,4 @@ def parse(text: str) -> dict[str, Any]:
 def remove(path: Path) -> None:
     """Take the note at `path` away, and what a killed process left half-written of it. Raises: OSError."""
     path.unlink(missing_ok=True)
-    for left in path.parent.glob(f".{path.name}.*"):
-        left.unlink(missing_ok=True)
+    processes.remove_leftovers(path.parent, path.name)

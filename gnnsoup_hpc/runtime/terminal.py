@@ -65,7 +65,7 @@ class Terminal:
     out: Channel
     err: Channel
 
-    def ended(self, code: int, prefix: str = "") -> int:
+    def end(self, code: int, prefix: str = "") -> int:
         """The exit code of a command that ended with `code`: another where what it said on stdout was lost."""
         self.out.flush()
         if self.out.broken_pipe:  # whoever read it, `head` for one, has seen enough

@@ -73,7 +73,7 @@ def test_letters_that_an_encoding_lacks_are_escaped(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(kept, encoding="ascii", errors="strict"))
     with terminal() as here:
         print("café \udcff")
-        assert here.ended(0) == 0
+        assert here.end(0) == 0
     assert kept.getvalue() == b"caf\\xe9 \\udcff\n"
 
 
@@ -148,8 +148,8 @@ def test_a_channel_notes_the_first_loss_and_stays_quiet() -> None:
         print("lost", file=here.out)  # type: ignore[call-overload]
         here.err.write("lost")
     assert here.out.lost == "Input/output error"
-    assert here.ended(0) == 1
-    assert here.ended(75) == 75
+    assert here.end(0) == 1
+    assert here.end(75) == 75
 
 
 @pytest.mark.parametrize("start", ["run", "report"])

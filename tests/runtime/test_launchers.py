@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gnnsoup_hpc.runtime.launch import mismatch
+from gnnsoup_hpc.runtime.launch import find_mismatch
 
 MPICH = "MPICH Version:      5.0.2\nMPICH configure:    --with-device=ch4:ucx,ofi --with-pm=hydra:gforker\n"
 MPICH_PMIX = "MPICH Version:      4.3.0\nMPICH configure:    --with-pmix=/opt/pmix --with-pm=no\n"
@@ -32,7 +32,7 @@ ORTE = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4", "PMIX_RANK": "
     ],
 )
 def test_what_fits(library: str, environment: dict[str, str]) -> None:
-    assert mismatch(library, environment, lambda: False) == ""
+    assert find_mismatch(library, environment, lambda: False) == ""
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_what_fits(library: str, environment: dict[str, str]) -> None:
     ],
 )
 def test_what_does_not_fit_is_one_line(library: str, environment: dict[str, str], started: str, advice: str) -> None:
-    said = mismatch(library, environment, lambda: False)
+    said = find_mismatch(library, environment, lambda: False)
     assert "\n" not in said
     assert f"started by {started}, " in said
     assert f"library here is {library.splitlines()[0]}" in said
@@ -56,4 +56,4 @@ def test_what_does_not_fit_is_one_line(library: str, environment: dict[str, str]
 
 
 def test_an_open_mpi_that_knows_slurms_own_pmi_fits() -> None:
-    assert mismatch(OPEN_MPI, PMI2, lambda: True) == ""
+    assert find_mismatch(OPEN_MPI, PMI2, lambda: True) == ""

@@ -88,13 +88,13 @@ def _describe_mean(mean: Barrier) -> str:
 def _list_unfit(found: Diagnosis, task: Task) -> Iterator[str]:
     """Ingredients that spoil a soup wherever they lie."""
     best = found.named(found.best).alone.accuracy
-    for ingredient in found.ingredients:
-        how = f"learning rate {ingredient.learning_rate:g}, {ingredient.epochs} epochs"
-        if not isfinite(ingredient.alone.loss):
-            yield f"Ingredient {ingredient.name} gives scores that are not finite ({how}): train it at a lower rate."
-        elif best - ingredient.alone.accuracy > max(WEAK, 2 * task.error_below_mean(best, [best], found.nodes)):
+    for each in found.ingredients:
+        how = f"learning rate {each.learning_rate:g}, {each.epochs} epochs"
+        if not isfinite(each.alone.loss):
+            yield f"Ingredient {each.ingredient} gives scores that are not finite ({how}): train it at a lower rate."
+        elif best - each.alone.accuracy > max(WEAK, 2 * task.error_below_mean(best, [best], found.nodes)):
             yield (
-                f"Ingredient {ingredient.name} alone is {show_points(best - ingredient.alone.accuracy)} below the best"
+                f"Ingredient {each.ingredient} alone is {show_points(best - each.alone.accuracy)} below the best"
                 f" one ({how}): it has not learned what the others have; train it again, or leave it out."
             )
 

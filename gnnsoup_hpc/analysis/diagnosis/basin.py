@@ -42,7 +42,7 @@ def compute_barriers(found: Diagnosis, way: Midpoints, task: Task) -> list[Barri
     """Of each ingredient with the best one, in their order; the last: of all ingredients, whose mean is `way.mean`."""
     barriers = []
     for name, mean in {**way.halfway, ALL: way.mean}.items():
-        ends = [each.alone for each in found.ingredients if name == ALL or each.name in (name, found.best)]
+        ends = [each.alone for each in found.ingredients if name == ALL or each.ingredient in (name, found.best)]
         accuracies = [end.accuracy for end in ends]
         loss = mean.loss - fmean(end.loss for end in ends)
         fall = score(task, fmean(accuracies)) - score(task, mean.accuracy)
@@ -84,7 +84,7 @@ _COLUMNS = ("midpoint", "fall", "±", "rise", "in basin")
 def list_midpoints(found: Diagnosis, task: Task) -> list[str]:
     """Lines: each ingredient alone, and its midpoint with the best one, for each way to line ingredients up."""
     over, head = ["", "", ""], ["ingredient", "accuracy", "loss"]
-    rows = {i.name: [i.name, f"{i.alone.accuracy:.4f}", f"{i.alone.loss:.4f}"] for i in found.ingredients}
+    rows = {i.ingredient: [i.ingredient, f"{i.alone.accuracy:.4f}", f"{i.alone.loss:.4f}"] for i in found.ingredients}
     rows[ALL] = ["mean of all", "", ""]
     for way in found.lineups:
         over, head = [*over, way.lineup, "", "", "", ""], [*head, *_COLUMNS]

@@ -172,7 +172,7 @@ def _read_diagnosis(run: RunDir, graph: GraphFile, weights: Mapping[str, str]) -
         return None
     with advise(f"run `gnnsoup diagnose {run.root}`, which makes it again"):
         found = diagnosis_store.read(run.diagnosis)
-    same = {ingredient.name: ingredient.state_sha256 for ingredient in found.ingredients} == weights
+    same = {each.ingredient: each.state_sha256 for each in found.ingredients} == weights
     return found if same and found.graph_sha256 == graph.sha256 else None
 
 

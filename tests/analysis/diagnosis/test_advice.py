@@ -116,7 +116,7 @@ def test_one_ingredient_and_what_was_left_out() -> None:
 
 def test_what_the_job_does_already_is_no_advice() -> None:
     found = diagnosis(0.5, mean=0.45)
-    apart = tuple(replace(each, initial_sha256=each.name) for each in found.ingredients)
+    apart = tuple(replace(each, initial_sha256=each.ingredient) for each in found.ingredients)
     way = Midpoints("units matched", 'soup.align = "weights"', {"0001": EvalResult(0.9, 0.5)}, EvalResult(0.88, 0.5))
     found = replace(found, ingredients=apart, lineups=(*found.lineups, way))
     without, with_it = (
