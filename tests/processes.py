@@ -56,7 +56,10 @@ def wait_until(true: Callable[[], object], process: subprocess.Popen[str]) -> No
 def plant(
     folder: Path, place: str, does: str = "wait", seconds: float = GUARD, turn: int = 1, rank: int | None = None
 ) -> dict[str, str]:
-    """Variables for which the function "package.module:name" waits, raises or kills, and writes `folder`/reached."""
+    """Variables for which the function "package.module:name" waits, raises or kills, and writes `folder`/reached.
+
+    Waiting ends after `seconds`, or when that file is removed.
+    """
     module, _, name = place.partition(":")
     attrgetter(name)(import_module(module))  # raises here, rather than there, where there is no such function
     planted = {"PLANT": place, "TURN": str(turn), "DOES": does, "REACHED": str(folder / "reached")}

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import h5py
@@ -135,12 +136,17 @@ def started(folder: Path, *words: str, **variables: str) -> subprocess.Popen[str
 def test_two_prepares_at_once(names: tuple[str, str], tmp_path: Path) -> None:
     """One works, the other says for whom it waits; both end with the same graph."""
     (tmp_path / "job.toml").write_text(GENERATED)
-    both = [started(tmp_path, "--set", f"name={name}") for name in names]
-    said = [process.communicate(timeout=GUARD) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    outputs = [out for out, _ in said]
-    assert sum("generating" in out for out in outputs) == 1
-    assert sum("waiting for process" in out or "is there already" in out for out in outputs) == 1
+    first, second = (f"name={name}" for name in names)
+    working = started(tmp_path, "--set", first, **plant(tmp_path, "gnnsoup_hpc.data.prepare:partition_graph"))
+    wait_until((tmp_path / "reached").exists, working)
+    waiting = started(tmp_path, "--set", second)
+    said = list(takewhile(lambda line: "waiting for process" not in line, waiting.stdout))
+    (tmp_path / "reached").unlink()
+    outputs = [process.communicate(timeout=GUARD) for process in (working, waiting)]
+    assert [process.returncode for process in (working, waiting)] == [0, 0], (said, outputs)
+    assert "generating" in outputs[0][0]
+    assert not [line for line in [*said, outputs[1][0]] if "generating" in line]
+    assert ("is there already" in outputs[1][0]) is (names == ("a", "b"))
     assert len({(tmp_path / f"runs/{name}/graph.h5").stat().st_ino for name in names}) == 1
 
 

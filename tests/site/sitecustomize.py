@@ -53,7 +53,7 @@ def hold(gate: Path, first: int) -> None:
 
 
 def plant(place: str, turn: int, does: str, reached: Path, seconds: float) -> None:
-    """Make a function do something else first."""
+    """Make a function do something else first; waiting ends too when the file `reached` is removed."""
     module, _, name = place.partition(":")
     *owner, last = name.split(".")
     target = importlib.import_module(module)
@@ -72,7 +72,7 @@ def plant(place: str, turn: int, does: str, reached: Path, seconds: float) -> No
         if does == "raise":
             raise ZeroDivisionError(f"planted in {type(self).__name__}")
         until = time.monotonic() + (0 if again else seconds)
-        while time.monotonic() < until:
+        while reached.exists() and time.monotonic() < until:
             time.sleep(0.01)
         return function(*words, **named)
 
