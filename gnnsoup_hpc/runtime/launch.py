@@ -24,7 +24,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from gnnsoup_hpc.config import MachineJob, parse_bytes
 from gnnsoup_hpc.errors import LauncherError, MismatchError, SoupError
 from gnnsoup_hpc.runtime.signals import PreemptionHandler
 from gnnsoup_hpc.types import Precision
@@ -33,6 +32,7 @@ if TYPE_CHECKING:  # each is loaded by what needs it
     import torch
     from mpi4py.MPI import Intracomm
 
+    from gnnsoup_hpc.config import MachineJob
     from gnnsoup_hpc.runtime.comm import Comm
 
 _LAST_WORDS_SECONDS = 0.5  # for the launcher to pass on what was said; a busy one has lost it
@@ -138,6 +138,8 @@ def count_cores() -> int:
 
 def memory_limit_bytes(job: MachineJob, here: RankInfo) -> int:
     """Bytes that this rank's process may fill: the job's limit, or its share of half of the memory here."""
+    from gnnsoup_hpc.config import parse_bytes
+
     return parse_bytes(job.memory_limit) or read_memory_limit() // 2 // here.local_size
 
 
