@@ -27,6 +27,6 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     with open_mixtures(job, here, comm, device, log, select_sound) as (_, selection, mixtures):
         found, task = diagnose(asked, selection, mixtures, log, arguments.again), mixtures.evaluator.task
     if here.rank == 0:
-        lines = [*list_midpoints(found, task), ""] if found.lineups else []
+        lines = [*list_midpoints(found, task), ""] if found.variants else []
         print("\n".join(["", *lines, *verdict(found, asked, task), f"-> {run.diagnosis}"]), flush=True)
     comm.bcast(None)

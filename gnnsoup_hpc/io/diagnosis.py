@@ -20,10 +20,10 @@ ALL = "all"  # in the column of ingredients: the mean of all of them
 
 
 def fingerprint_of(
-    graph_sha256: str, weights: Mapping[str, str], left_out: Sequence[str], lineups: Sequence[str]
+    graph_sha256: str, weights: Mapping[str, str], left_out: Sequence[str], variants: Sequence[str]
 ) -> str:
     """Hash of what a diagnosis is a function of: graph, hash of each ingredient's weights by its name, ways."""
-    return fingerprint([graph_sha256, dict(weights), list(left_out), list(lineups)])
+    return fingerprint([graph_sha256, dict(weights), list(left_out), list(variants)])
 
 
 def write(path: Path, found: Diagnosis, midpoints: Columns, words: Sequence[str], made_by: str, job: Job) -> None:
@@ -56,14 +56,14 @@ def read(path: Path) -> Diagnosis:
             best=str(file.attrs["best"]),
             ingredients=tuple(files.get_records(file["ingredients"], Diagnosed)),
             left_out=tuple(file["left_out"].asstr()[:]),
-            lineups=tuple(_lineups(file["midpoints"])),
+            variants=tuple(_read_variants(file["midpoints"])),
             seconds=float(file["seconds"][()]),
         )
 
 
-def _lineups(table: h5py.Group) -> Iterator[Midpoints]:
+def _read_variants(table: h5py.Group) -> Iterator[Midpoints]:
     rows = files.get_rows(table, ("lineup", "setting", "ingredient", "accuracy", "loss"))
-    for (lineup, setting), of in groupby(rows, key=itemgetter(0, 1)):
+    for (variant, setting), of in groupby(rows, key=itemgetter(0, 1)):
         results = {name: EvalResult(accuracy, loss) for *_, name, accuracy, loss in of}
         mean = results.pop(ALL)
-        yield Midpoints(lineup, setting, results, mean)
+        yield Midpoints(variant, setting, results, mean)

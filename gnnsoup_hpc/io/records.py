@@ -165,7 +165,7 @@ class Midpoints:
     `setting` is the field of a job that matches units so; empty for ingredients as they were trained.
     """
 
-    lineup: str
+    variant: str
     setting: str
     halfway: Mapping[str, EvalResult]
     mean: EvalResult
@@ -180,7 +180,7 @@ class Diagnosis:
     best: str
     ingredients: tuple[Diagnosed, ...]
     left_out: tuple[str, ...]
-    lineups: tuple[Midpoints, ...]
+    variants: tuple[Midpoints, ...]
     seconds: float
 
     def named(self, name: str) -> Diagnosed:

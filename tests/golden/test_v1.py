@@ -175,8 +175,8 @@ def test_diagnosis() -> None:
     assert (found.best, found.nodes, found.graph_sha256) == ("0001", 8, GRAPH_SHA256)
     assert [ingredient.alone.accuracy for ingredient in found.ingredients] == [6 / 8, 7 / 8]
     assert [ingredient.learning_rate for ingredient in found.ingredients] == [0.05, 0.1]
-    (way,) = found.lineups
-    assert (way.lineup, way.setting, list(way.halfway)) == ("as trained", "", ["0000"])
+    (way,) = found.variants
+    assert (way.variant, way.setting, list(way.halfway)) == ("as trained", "", ["0000"])
     assert way.mean.accuracy == 5 / 8
     assert way.mean.loss == pytest.approx(0.58266540)
 

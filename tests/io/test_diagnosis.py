@@ -29,14 +29,14 @@ def test_a_diagnosis_comes_back_as_it_was(tmp_path: Path) -> None:
     way = Midpoints(
         "aligned", "soup.x", {"0001": EvalResult(0.1, math.inf), "0002": EvalResult(0.2, 0.3)}, EvalResult(0.4, 1)
     )
-    found = replace(found, lineups=(*found.lineups, way), left_out=("0003 is damaged",))
+    found = replace(found, variants=(*found.variants, way), left_out=("0003 is damaged",))
     path = written(tmp_path / "diagnosis.h5", found)
     assert store.read(path) == found
     assert store.read_fingerprint(path) == "r" * 64
 
 
 def test_one_ingredient_alone_has_no_midpoint(tmp_path: Path) -> None:
-    found = replace(diagnosis(0.9), lineups=())
+    found = replace(diagnosis(0.9), variants=())
     assert store.read(written(tmp_path / "diagnosis.h5", found)) == found
 
 

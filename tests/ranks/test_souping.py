@@ -334,7 +334,7 @@ def files_of(job: Job) -> dict[str, Any]:
         found["alignment"] = alignment_store.sha256(alignment_store.read(run.alignment).alignment)
     if run.diagnosis.exists():
         diagnosis = diagnosis_store.read(run.diagnosis)
-        found["diagnosis"] = (diagnosis.best, diagnosis.ingredients, diagnosis.lineups, diagnosis.left_out)
+        found["diagnosis"] = (diagnosis.best, diagnosis.ingredients, diagnosis.variants, diagnosis.left_out)
     return found
 
 

@@ -25,7 +25,7 @@ def verdict(found: Diagnosis, job: Job, task: Task, uniform_loses: bool | None =
     left_out = [f"Left out: {reason}." for reason in found.left_out]
     if len(found.ingredients) == 1:
         return [*left_out, "There is one ingredient, so there is nothing to mix and no basin to share."]
-    *barriers, mean = compute_barriers(found, found.lineups[0], task)
+    *barriers, mean = compute_barriers(found, found.variants[0], task)
     outside = [barrier for barrier in barriers if not barrier.in_basin]
     first = [*left_out, *_list_unfit(found, task)]
     if outside or not mean.in_basin:
@@ -109,7 +109,7 @@ def _list_remedies(found: Diagnosis, job: Job, task: Task, outside: Sequence[Bar
             f' {matching} before mixing (soup.align = "weights"), or train from one initial state (train.start ='
             ' "shared").'
         )
-    yield from _compare_lineups(found, job, task)
+    yield from _compare_variants(found, job, task)
     if job.graph.features != "standardise":
         how = "as the source has them" if job.graph.features == "none" else "row-normalised"
         yield (
@@ -127,17 +127,17 @@ def _list_remedies(found: Diagnosis, job: Job, task: Task, outside: Sequence[Bar
         )
 
 
-def _compare_lineups(found: Diagnosis, job: Job, task: Task) -> Iterator[str]:
+def _compare_variants(found: Diagnosis, job: Job, task: Task) -> Iterator[str]:
     """What each other way to line up the ingredients would help, as measured."""
-    before, *others = found.lineups
+    before, *others = found.variants
     outside, *left = (
-        sum(not barrier.in_basin for barrier in compute_barriers(found, way, task)[:-1]) for way in found.lineups
+        sum(not barrier.in_basin for barrier in compute_barriers(found, way, task)[:-1]) for way in found.variants
     )
     for way, still in zip(others, left, strict=True):
         news = bool(way.setting) and way.setting != f'soup.align = "{job.soup.align}"'
         better = news and way.mean.accuracy > before.mean.accuracy
         yield (
-            f"With {way.lineup}, {still} are not in one basin with the best (as trained: {outside}), and the mean"
+            f"With {way.variant}, {still} are not in one basin with the best (as trained: {outside}), and the mean"
             f" of all has {way.mean.accuracy:.4f} (as trained: {before.mean.accuracy:.4f})"
             f"{f': set {way.setting}' if better else ''}."
         )

@@ -53,7 +53,7 @@ def compute_barriers(found: Diagnosis, way: Midpoints, task: Task) -> list[Barri
 
 def is_one_basin(found: Diagnosis, task: Task) -> bool:
     """Whether all are in one basin with the best as they were trained, and so is the mean of all."""
-    return all(barrier.in_basin for barrier in compute_barriers(found, found.lineups[0], task))
+    return all(barrier.in_basin for barrier in compute_barriers(found, found.variants[0], task))
 
 
 def is_collapsed(barrier: Barrier) -> bool:
@@ -63,10 +63,10 @@ def is_collapsed(barrier: Barrier) -> bool:
 
 def make_columns(found: Diagnosis, task: Task) -> Columns:
     """For diagnosis.h5 and report.h5: a row a way to line up and an ingredient but the best, then one for the mean."""
-    rows = [(way, barrier) for way in found.lineups for barrier in compute_barriers(found, way, task)]
+    rows = [(way, barrier) for way in found.variants for barrier in compute_barriers(found, way, task)]
     barriers = [barrier for _, barrier in rows]
     return {
-        "lineup": ([way.lineup for way, _ in rows], "1", "how ingredients were lined up with the best one"),
+        "lineup": ([way.variant for way, _ in rows], "1", "how ingredients were lined up with the best one"),
         "setting": ([way.setting for way, _ in rows], "1", "the job's field that does so; empty for as trained"),
         "ingredient": ([b.name for b in barriers], "1", f"the other end; {ALL}: the mean of all ingredients"),
         "accuracy": (np.array([b.mean.accuracy for b in barriers]), "1", "of the midpoint, on validation nodes"),
@@ -86,8 +86,8 @@ def list_midpoints(found: Diagnosis, task: Task) -> list[str]:
     over, head = ["", "", ""], ["ingredient", "accuracy", "loss"]
     rows = {i.ingredient: [i.ingredient, f"{i.alone.accuracy:.4f}", f"{i.alone.loss:.4f}"] for i in found.ingredients}
     rows[ALL] = ["mean of all", "", ""]
-    for way in found.lineups:
-        over, head = [*over, way.lineup, "", "", "", ""], [*head, *_COLUMNS]
+    for way in found.variants:
+        over, head = [*over, way.variant, "", "", "", ""], [*head, *_COLUMNS]
         rows[found.best] += ["best", "", "", "", ""]
         for barrier in compute_barriers(found, way, task):
             rows[barrier.name] += [

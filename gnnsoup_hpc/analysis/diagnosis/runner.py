@@ -45,7 +45,7 @@ def diagnose(job: Job, selection: Selection, mixtures: Mixtures, log: Log, again
         columns, verdicts = make_columns(found, task), verdict(found, job, task)
         diagnosis_store.write(path, found, columns, verdicts, fingerprint, job)
     count = len(found.ingredients)
-    log.say(f"diagnose: {count} ingredients, {count * (1 + len(found.lineups))} evaluations, {found.seconds:.2f} s")
+    log.say(f"diagnose: {count} ingredients, {count * (1 + len(found.variants))} evaluations, {found.seconds:.2f} s")
     return found
 
 
@@ -60,12 +60,12 @@ def _measure(selection: Selection, mixtures: Mixtures) -> Diagnosis:
     others = [index for index in ids if index != best]
     described = comm.bcast(_describe(run, selection, alone) if comm.rank == 0 else ())
     nodes, left_out = int(mixtures.graph.validation_counts.sum()), tuple(selection.unfit.values())
-    found = Diagnosis(mixtures.graph.sha256, nodes, f"{best:04d}", described, left_out, lineups=(), seconds=0.0)
+    found = Diagnosis(mixtures.graph.sha256, nodes, f"{best:04d}", described, left_out, variants=(), seconds=0.0)
     for variant, setting in VARIANTS.items() if others else ():
         groups = [*((best, other) for other in others), (best, *others)]
         *halfway, mean = evaluate_averages(run, evaluator, groups, align=bool(setting))
         named = {f"{other:04d}": result for other, result in zip(others, halfway, strict=True)}
-        found = replace(found, lineups=(*found.lineups, Midpoints(variant, setting, named, mean)))
+        found = replace(found, variants=(*found.variants, Midpoints(variant, setting, named, mean)))
         if is_one_basin(found, evaluator.task):
             break
     mixtures.clear()

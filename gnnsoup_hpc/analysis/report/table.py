@@ -42,7 +42,7 @@ def show_run(run: Contents) -> str:
             "forward, backward: passes over the whole graph while souping. models: forward passes of one prediction;",
             f"ensemble: no souping cost, {len(run.ingredients)} x inference cost.",
             "seconds of train and soup: sums over ingredients and over methods.",
-            *(["", *list_midpoints(run.diagnosis, run.task), ""] if run.diagnosis and run.diagnosis.lineups else []),
+            *(["", *list_midpoints(run.diagnosis, run.task), ""] if run.diagnosis and run.diagnosis.variants else []),
             *verdicts(run),
         ]
     )

@@ -49,5 +49,5 @@ def diagnosis(*halfway: float, mean: float = 0.9, alone: float = 0.9, nodes: int
         Diagnosed(f"{index:04d}", alone, 0.5, f"{index}" * 64, "s" * 64, 0.005, 60) for index in range(1 + len(halfway))
     )
     named = {f"{1 + number:04d}": EvalResult(accuracy, 0.75) for number, accuracy in enumerate(halfway)}
-    lineups = (Midpoints("as trained", "", named, EvalResult(mean, 0.75)),)
-    return Diagnosis("g" * 64, nodes, "0000", ingredients, (), lineups, 1.0)
+    variants = (Midpoints("as trained", "", named, EvalResult(mean, 0.75)),)
+    return Diagnosis("g" * 64, nodes, "0000", ingredients, (), variants, 1.0)

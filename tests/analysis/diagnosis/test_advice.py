@@ -98,16 +98,16 @@ def test_an_ingredient_that_is_broken_or_weak_is_named() -> None:
 def test_what_lining_up_helps_is_said_with_its_setting() -> None:
     found = diagnosis(0.5, mean=0.45)
     way = Midpoints("units aligned", "soup.align = ...", {"0001": EvalResult(0.9, 0.5)}, EvalResult(0.88, 0.5))
-    text = said(replace(found, lineups=(*found.lineups, way)))
+    text = said(replace(found, variants=(*found.variants, way)))
     assert "With units aligned, 0 are not in one basin with the best (as trained: 1)" in text
     assert "has 0.8800 (as trained: 0.4500): set soup.align = ..." in text
     worse = replace(way, mean=EvalResult(0.4, 2.0))
-    assert ": set" not in said(replace(found, lineups=(*found.lineups, worse))).replace(": set graph", "")
+    assert ": set" not in said(replace(found, variants=(*found.variants, worse))).replace(": set graph", "")
 
 
 def test_one_ingredient_and_what_was_left_out() -> None:
     found = diagnosis(0.9)
-    alone = replace(found, ingredients=found.ingredients[:1], lineups=(), left_out=("0001.h5 is damaged",))
+    alone = replace(found, ingredients=found.ingredients[:1], variants=(), left_out=("0001.h5 is damaged",))
     assert verdict(alone, JOB, TASK) == [
         "Left out: 0001.h5 is damaged.",
         "There is one ingredient, so there is nothing to mix and no basin to share.",
@@ -118,7 +118,7 @@ def test_what_the_job_does_already_is_no_advice() -> None:
     found = diagnosis(0.5, mean=0.45)
     apart = tuple(replace(each, initial_sha256=each.ingredient) for each in found.ingredients)
     way = Midpoints("units matched", 'soup.align = "weights"', {"0001": EvalResult(0.9, 0.5)}, EvalResult(0.88, 0.5))
-    found = replace(found, ingredients=apart, lineups=(*found.lineups, way))
+    found = replace(found, ingredients=apart, variants=(*found.variants, way))
     without, with_it = (
         "\n".join(verdict(found, Job(name="x", soup={"align": align}), TASK)) for align in ("none", "weights")
     )

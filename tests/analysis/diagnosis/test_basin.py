@@ -13,7 +13,7 @@ from tests.analysis.diagnosis.kit import TASK, diagnosis
 
 def test_a_barrier_is_the_midpoint_against_the_mean_of_its_ends() -> None:
     found = diagnosis(0.8, 0.95)
-    low, high, _ = compute_barriers(found, found.lineups[0], TASK)
+    low, high, _ = compute_barriers(found, found.variants[0], TASK)
     assert [low.name, high.name] == ["0001", "0002"]
     assert low.fall == pytest.approx(0.1)
     assert high.fall == pytest.approx(-0.05)
@@ -25,7 +25,7 @@ def test_a_barrier_is_the_midpoint_against_the_mean_of_its_ends() -> None:
 def test_the_basin_ends_at_twice_the_error(beyond: float, inside: bool) -> None:
     error = TASK.error_below_mean(0.88, [0.9, 0.9], 1000)
     found = diagnosis(0.88, nodes=1000)
-    barrier, _ = compute_barriers(found, found.lineups[0], TASK)
+    barrier, _ = compute_barriers(found, found.variants[0], TASK)
     assert not barrier.fall > 2 * error
     assert barrier.in_basin
     moved = type(barrier)(barrier.name, barrier.mean, barrier.loss, beyond * 2 * error, error)
@@ -34,7 +34,7 @@ def test_the_basin_ends_at_twice_the_error(beyond: float, inside: bool) -> None:
 
 def test_an_accuracy_above_its_ends_is_in_the_basin() -> None:
     found = diagnosis(0.99)
-    assert compute_barriers(found, found.lineups[0], TASK)[0].in_basin
+    assert compute_barriers(found, found.variants[0], TASK)[0].in_basin
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
@@ -47,7 +47,7 @@ def test_scores_that_are_not_finite_are_in_no_basin(loss: float) -> None:
 
 def test_the_mean_of_all_is_held_against_the_mean_ingredient() -> None:
     found = diagnosis(0.9, 0.9, mean=0.5)
-    mean = compute_barriers(found, found.lineups[0], TASK)[-1]
+    mean = compute_barriers(found, found.variants[0], TASK)[-1]
     assert mean.fall == pytest.approx(0.4)
     assert mean.error == TASK.error_below_mean(0.5, [0.9] * 3, 10_000)
     assert is_collapsed(mean)
@@ -55,6 +55,6 @@ def test_the_mean_of_all_is_held_against_the_mean_ingredient() -> None:
 
 def test_a_small_fall_is_no_collapse_even_where_it_is_certain() -> None:
     found = diagnosis(0.9, mean=0.885, nodes=1_000_000)
-    mean = compute_barriers(found, found.lineups[0], TASK)[-1]
+    mean = compute_barriers(found, found.variants[0], TASK)[-1]
     assert not mean.in_basin
     assert not is_collapsed(mean)

@@ -50,9 +50,9 @@ def test_permuted_copies_of_a_model_are_not_in_one_basin(collapsing: Job) -> Non
     found = diagnosis_store.read(RunDir.of(collapsing).diagnosis)
     assert len({ingredient.alone.accuracy for ingredient in found.ingredients}) == 1  # one function
     assert found.best == "0000"
-    assert list(found.lineups[0].halfway) == ["0001", "0002", "0003", "0004", "0005"]
+    assert list(found.variants[0].halfway) == ["0001", "0002", "0003", "0004", "0005"]
     assert "With units matched by weights, 0 are not in one basin with the best (as trained: 5)" in said
-    assert found.lineups[1].mean.accuracy == found.ingredients[0].alone.accuracy
+    assert found.variants[1].mean.accuracy == found.ingredients[0].alone.accuracy
 
 
 def test_copies_of_one_model_are_in_one_basin(trained: Job, tmp_path: Path) -> None:
@@ -61,9 +61,9 @@ def test_copies_of_one_model_are_in_one_basin(trained: Job, tmp_path: Path) -> N
     assert "One basin: all 3 ingredients lie in one basin with the best, 0000" in said
     found = diagnosis_store.read(RunDir.of(job).diagnosis)
     alone = found.ingredients[0].alone
-    assert len(found.lineups) == 1  # nothing is wrong, so nothing else is asked
-    assert set(found.lineups[0].halfway.values()) == {alone}
-    assert found.lineups[0].mean.accuracy == alone.accuracy
+    assert len(found.variants) == 1  # nothing is wrong, so nothing else is asked
+    assert set(found.variants[0].halfway.values()) == {alone}
+    assert found.variants[0].mean.accuracy == alone.accuracy
 
 
 def test_a_diagnosis_is_used_again_until_an_ingredient_changes(trained: Job, tmp_path: Path) -> None:
@@ -165,4 +165,4 @@ def test_any_number_of_ranks_gives_the_same_figures(collapsing: Job) -> None:
     assert said.count("Not one basin") == 1
     shared = diagnosis_store.read(run.diagnosis)
     assert shared.ingredients == alone.ingredients
-    assert shared.lineups == alone.lineups
+    assert shared.variants == alone.variants
