@@ -62,11 +62,11 @@ class Ours:
         optimiser.zero_grad(set_to_none=True)
         alpha = self._raw.softmax(1)
         state = mixing.mix(self._matrix, alpha.detach(), "layer")
-        logits, pull_back = self._engine.pull_back(plan, state)
+        logits, vjp = self._engine.vjp(plan, state)
         leaf = logits.requires_grad_()
         loss = self._task.loss(leaf, plan.targets)
         (grad,) = torch.autograd.grad(loss, leaf)
-        alpha.backward(mixing.gradient(self._matrix, pull_back(grad), "layer").to(alpha))  # type: ignore[no-untyped-call]
+        alpha.backward(mixing.gradient(self._matrix, vjp(grad), "layer").to(alpha))  # type: ignore[no-untyped-call]
         optimiser.step()
         return float(loss.detach())
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from gnnsoup_hpc.engine.base import Engine, Plan, Pullback
+from gnnsoup_hpc.engine.base import Engine, Plan, Vjp
 from gnnsoup_hpc.engine.compiled.engine import CompiledEngine
 from gnnsoup_hpc.engine.frontier import Division
 from gnnsoup_hpc.engine.torch import TorchEngine
 from gnnsoup_hpc.models.base import Model
 
-__all__ = ["Division", "Engine", "Plan", "Pullback", "TorchEngine", "choose_engine"]
+__all__ = ["Division", "Engine", "Plan", "TorchEngine", "Vjp", "choose_engine"]
 
 ENGINES: tuple[Engine, ...] = (CompiledEngine(), TorchEngine())  # the first that supports a model serves
 

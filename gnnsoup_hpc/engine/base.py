@@ -17,7 +17,7 @@ from gnnsoup_hpc.models.base import Dropout, Model
 from gnnsoup_hpc.types import Mode, Precision, State
 from gnnsoup_hpc.utils.out_of_core import BufferPool
 
-Pullback = Callable[[Tensor], Mapping[str, Tensor]]
+Vjp = Callable[[Tensor], Mapping[str, Tensor]]
 
 
 class Plan(Protocol):
@@ -74,7 +74,7 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def pull_back(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Pullback]:
+    def vjp(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Vjp]:
         """Outputs of this rank's seed nodes, (n, C), without dropout, and the function that pulls gradients back.
 
         That function takes the outputs' gradient (n, C) to those of all parameters, in float64: a vector-Jacobian

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.engine.base import Engine, Plan, Pullback
+from gnnsoup_hpc.engine.base import Engine, Plan, Vjp
 from gnnsoup_hpc.engine.frontier import Division, Frontier, find_frontier
 from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory
 from gnnsoup_hpc.engine.threads import Span
@@ -89,8 +89,8 @@ class TorchEngine(Engine):
                 return x[plan.seeds].to(kind)
             return plan.model.forward(state, plan.graphs[0], dropout)[plan.seeds].to(x.dtype)
 
-    def pull_back(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Pullback]:
-        """As `Engine.pull_back`."""
+    def vjp(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Vjp]:
+        """As `Engine.vjp`."""
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in state.items()}
         with torch.enable_grad():
             logits = self.logits(plan, leaves, mode="fit")

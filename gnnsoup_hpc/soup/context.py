@@ -31,7 +31,6 @@ from gnnsoup_hpc.utils.out_of_core import BufferPool
 from gnnsoup_hpc.utils.rng import numpy_generator
 
 Trace = Callable[[int, Tensor], None]
-Loaded = Plan | None  # None on a rank that has no part in computing on it
 
 
 @dataclass(frozen=True)
@@ -91,12 +90,13 @@ class SoupContext:
     @contextmanager
     def batches(
         self, parts: int | None = None, steps: int | None = None, prefetch: bool = True, exact: bool = False
-    ) -> Iterator[Iterator[Loaded]]:
+    ) -> Iterator[Iterator[Plan | None]]:
         """Yield a stream of batches: of the whole graph for ever, or each of `parts` random parts, `steps` of them.
 
-        Each is this rank's share where ranks compute on a batch together; else rank 0 alone has any. It may use the
-        memory of the one before, so only one is kept. With `prefetch`, a thread reads the next one meanwhile. With
-        `exact`, the first aggregation is the whole graph's. Time is booked on "graph" while the consumer waits.
+        Each is this rank's share where ranks compute on a batch together; else rank 0 alone has any, others None. It
+        may use the memory of the one before, so only one is kept. With `prefetch`, a thread reads the next one
+        meanwhile. With `exact`, the first aggregation is the whole graph's. Time is booked on "graph" while the
+        consumer waits.
         """
         if exact and self.comm.rank == 0:  # is made where it is not there
             with self._mixtures.meter.phase("graph"), self._open_first_aggregation():
@@ -170,31 +170,31 @@ class SoupContext:
         return (torch.cat([masks[part] for part in chosen]) for chosen in drawn)
 
     def loss_and_gradient(
-        self, alpha_GN: Tensor, by: Grouping, batch: Loaded, tempered: bool = False, holdout: Tensor | None = None
+        self, alpha_GN: Tensor, by: Grouping, batch: Plan | None, fit_scale: bool = False, holdout: Tensor | None = None
     ) -> LossResult:
         """Loss of a mixture on a batch's validation nodes, its gradient in alpha, and the metric. Rank-collective.
 
-        tempered: of logits at the temperature with the lowest loss. Nodes of the mask `holdout` (n,) have no part in
+        fit_scale: of logits at the temperature with the lowest loss. Nodes of the mask `holdout` (n,) have no part in
         the gradient; their own loss is given beside it.
         """
         divided = self._division is not None
         with nullcontext() if divided else self._mixtures.settings.threads.alone():
-            found = None if batch is None else self._compute(alpha_GN, by, batch, tempered, holdout)
+            found = None if batch is None else self._compute(alpha_GN, by, batch, fit_scale, holdout)
         found = found if divided else self.comm.bcast(found)
         if found is None:
             raise ValueError("a batch that no rank computes on")
         return found
 
     def _compute(
-        self, alpha_GN: Tensor, by: Grouping, plan: Plan, tempered: bool, holdout: Tensor | None
+        self, alpha_GN: Tensor, by: Grouping, plan: Plan, fit_scale: bool, holdout: Tensor | None
     ) -> LossResult:
         task, targets, comm = self.task, plan.targets, self.comm
-        logits, pull_back = self._engine.pull_back(plan, self._mixtures.mix(alpha_GN, by))
+        logits, vjp = self._engine.vjp(plan, self._mixtures.mix(alpha_GN, by))
         if self._division is not None:
             logits = torch.cat(comm.allgather(logits))
         leaf = logits.requires_grad_()
         fit, fit_targets = (leaf, targets) if holdout is None else (leaf[~holdout], targets[~holdout])
-        scale = task.fit_scale(fit, fit_targets) if tempered else 1.0
+        scale = task.fit_scale(fit, fit_targets) if fit_scale else 1.0
         loss = task.loss(fit, fit_targets, scale=scale)
         held_out = float("nan")
         if holdout is not None:
@@ -203,7 +203,7 @@ class SoupContext:
         for kind in ("forward", "backward"):
             self.counts[f"{kind}_{'whole' if plan.size == self._mixtures.graph.nodes else 'union'}"] += 1
         (grad,) = torch.autograd.grad(loss, leaf)
-        gradient = mixing.gradient(self._mixtures.matrix, pull_back(grad[slice(*plan.local)].contiguous()), by)
+        gradient = mixing.gradient(self._mixtures.matrix, vjp(grad[slice(*plan.local)].contiguous()), by)
         if self._division is not None:
             gradient = torch.from_numpy(comm.sum_in_order(gradient.cpu().numpy()))
         return LossResult(float(loss.detach()), gradient.to(alpha_GN), metric, held_out)

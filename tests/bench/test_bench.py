@@ -147,9 +147,9 @@ def test_gradients_of_the_raw_alphas_are_ours(small: Job, kind: str, heads: int)
     functional.cross_entropy(scores, held.labels).backward()
     matrix = ParameterMatrix.of(net, range(cell.ingredients), states, torch.device("cpu"))
     alpha, engine = mine.softmax(1), choose_engine(net, torch.device("cpu"))
-    logits, pull_back = engine.pull_back(engine.plan(net, view), mix(matrix, alpha.detach(), "layer"))
+    logits, vjp = engine.vjp(engine.plan(net, view), mix(matrix, alpha.detach(), "layer"))
     (grad,) = torch.autograd.grad(functional.cross_entropy(logits.requires_grad_(), view.targets), logits)
-    alpha.backward(gradient(matrix, pull_back(grad), "layer").to(alpha))
+    alpha.backward(gradient(matrix, vjp(grad), "layer").to(alpha))
     assert theirs.grad is not None
     torch.testing.assert_close(theirs.grad, mine.grad, rtol=1e-4, atol=1e-4 * float(theirs.grad.abs().max()))
 

@@ -92,7 +92,7 @@ def compute_oracle(net: Architecture, state: State, batch: Batch) -> tuple[Tenso
 
 
 def assert_right(way: Way, net: Architecture, batch: Batch, state: State, tolerance: float) -> None:
-    """Logits, gradients by `pull_back` and by autograd, and logits without gradients are the oracle's."""
+    """Logits, gradients by `vjp` and by autograd, and logits without gradients are the oracle's."""
     close: dict[str, Any] = {"rtol": tolerance, "atol": tolerance}
     plan = way.plan(net, batch)
     expected, wanted = compute_oracle(net, state, batch)
@@ -106,9 +106,9 @@ def assert_right(way: Way, net: Architecture, batch: Batch, state: State, tolera
         logits = way.engine.logits(plan, state)
     torch.testing.assert_close(logits.double(), expected.detach(), **close)
 
-    pulled, pull_back = way.engine.pull_back(plan, state)
+    pulled, vjp = way.engine.vjp(plan, state)
     torch.testing.assert_close(pulled, logits, rtol=0, atol=0)
-    found = pull_back(into.to(pulled.dtype))
+    found = vjp(into.to(pulled.dtype))
     assert {tensor.dtype for tensor in found.values()} == {torch.float64}
     own = track(state)
     tracked = way.engine.logits(plan, own, mode="fit")
@@ -173,7 +173,7 @@ def test_nodes_out_of_reach_have_no_part(net: Architecture, way: Way) -> None:
     broken = batch.graph.x.clone()
     broken[[0, 1, 2, 3, 4, 9]] = torch.nan
     other = replace(batch, graph=Subgraph(broken, path.adjacency()))
-    (logits, pull), (same, pull_same) = (way.engine.pull_back(way.plan(net, each), state) for each in (batch, other))
+    (logits, pull), (same, pull_same) = (way.engine.vjp(way.plan(net, each), state) for each in (batch, other))
     torch.testing.assert_close(same, logits, rtol=0, atol=0)
     assert logits.isfinite().all()
     grad = torch.ones_like(logits)
@@ -266,8 +266,8 @@ def test_results_do_not_depend_on_the_number_of_threads(net: Architecture, monke
     found, threads = [], torch.get_num_threads()
     for count in (1, 2, 3):
         torch.set_num_threads(count)
-        logits, pull_back = COMPILED.engine.pull_back(plan, state)
-        found.append([logits, *pull_back(torch.ones_like(logits)).values()])
+        logits, vjp = COMPILED.engine.vjp(plan, state)
+        found.append([logits, *vjp(torch.ones_like(logits)).values()])
     torch.set_num_threads(threads)
     for one, two, three in zip(*found, strict=True):
         assert torch.equal(one, two)
@@ -280,10 +280,10 @@ def test_plans_in_turn_may_share_a_workspace(net: Architecture, engine: Engine) 
     """What was computed before is not written over."""
     workspace, state = BufferPool(), random_state(net)
     batches = [batch_of(net, shape=random_structure(nodes, 5 * nodes)) for nodes in (40, 20, 60)]
-    shared = [engine.pull_back(engine.plan(net, batch, workspace=workspace), state) for batch in batches]
+    shared = [engine.vjp(engine.plan(net, batch, workspace=workspace), state) for batch in batches]
     found = [(logits, pull(torch.ones_like(logits))) for logits, pull in shared[-1:]]
     for batch, (logits, _) in zip(batches, shared, strict=True):
-        alone, pull = engine.pull_back(engine.plan(net, batch), state)
+        alone, pull = engine.vjp(engine.plan(net, batch), state)
         assert torch.equal(logits, alone)
     torch.testing.assert_close(dict(found[0][1]), dict(pull(torch.ones_like(alone))), rtol=0, atol=0)
 
@@ -361,10 +361,10 @@ def test_the_torch_engine_computes_models_that_it_does_not_know(train: bool) -> 
     engine = TorchEngine()
     plan = engine.plan(MODEL, batch, train=train)
     wanted = (GRAPH.dense.float() @ batch.graph.x)[batch.seeds]
-    logits, pull_back = engine.pull_back(plan, state)
+    logits, vjp = engine.vjp(plan, state)
     torch.testing.assert_close(logits, wanted @ state["weight"])
     grad = torch.ones_like(logits)
-    torch.testing.assert_close(pull_back(grad)["weight"], (wanted.t() @ grad).double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(vjp(grad)["weight"], (wanted.t() @ grad).double(), rtol=1e-5, atol=1e-5)
     dropped = engine.logits(plan, state, mode="train", dropout=Dropout(0.5, torch.Generator()))
     assert not torch.equal(dropped, logits)
     with pytest.raises(ValueError, match="'sum' has no hidden states"):
@@ -394,7 +394,7 @@ def test_what_an_engine_cannot_do_is_refused(net: Architecture) -> None:
         general.plan(net, batch, division=Division(SERIAL))
     for engine, other in ((compiled, general), (general, compiled)):
         plan = other.plan(net, batch)
-        for compute in (engine.logits, engine.pull_back):
+        for compute in (engine.logits, engine.vjp):
             with pytest.raises(TypeError, match="a plan of another engine"):
                 compute(plan, state)
 

@@ -128,5 +128,5 @@ def test_the_transpose_is_productfor_gradients_alone(kind: str) -> None:
     list(CompiledEngine().interpolate(plan, (state, state), [(0.5, state)]))
     logits = CompiledEngine().logits(plan, state)
     assert "transposes" not in vars(plan)
-    CompiledEngine().pull_back(plan, state)[1](logits)
+    CompiledEngine().vjp(plan, state)[1](logits)
     assert "transposes" in vars(plan)

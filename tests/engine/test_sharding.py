@@ -36,8 +36,8 @@ Computed = tuple[tuple[int, int], Tensor, dict[str, Tensor]]  # local seeds, the
 def compute(net: Architecture, plan: CompiledPlan, grad: Tensor) -> Computed:
     """What one rank computes; with and without gradients, logits are the same."""
     state = random_state(net)
-    logits, pull_back = ENGINE.pull_back(plan, state)
-    found = dict(pull_back(grad[slice(*plan.local)].contiguous()))
+    logits, vjp = ENGINE.vjp(plan, state)
+    found = dict(vjp(grad[slice(*plan.local)].contiguous()))
     with torch.no_grad():
         assert torch.equal(ENGINE.logits(plan, state), logits)
     (between,) = ENGINE.interpolate(plan, (state, random_state(net, 2)), [(1.0, state)])

@@ -59,11 +59,11 @@ class Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, alpha: Tensor, of: Mixed) -> Tensor:
-        logits, pull_back = of.engine.pull_back(of.plan, mix(of.matrix, alpha, of.by))
+        logits, vjp = of.engine.vjp(of.plan, mix(of.matrix, alpha, of.by))
         with torch.enable_grad():
             loss = functional.cross_entropy(leaf := logits.requires_grad_(), of.plan.targets)
         (grad,) = torch.autograd.grad(loss, leaf)
-        ctx.gradient = gradient(of.matrix, pull_back(grad.contiguous()), of.by)
+        ctx.gradient = gradient(of.matrix, vjp(grad.contiguous()), of.by)
         return loss.detach()
 
     @staticmethod

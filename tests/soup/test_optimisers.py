@@ -19,7 +19,7 @@ from gnnsoup_hpc.config.loading import validate
 from gnnsoup_hpc.engine import Plan
 from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.io.records import MixingWeights
-from gnnsoup_hpc.soup.context import Loaded, SoupContext
+from gnnsoup_hpc.soup.context import SoupContext
 from gnnsoup_hpc.soup.methods.learned import BatchStream, Learned, PartitionLearned, fit
 from gnnsoup_hpc.soup.mixtures import Mixtures
 from gnnsoup_hpc.soup.optim import choose_start, compute_alpha, descend, search, squared_distance_to_uniform
@@ -210,7 +210,7 @@ def test_a_union_is_used_for_as_many_evaluations_as_the_job_says(trained: Job) -
 
     class Counting(SoupContext):
         @contextmanager
-        def batches(self, *arguments: Any, **more: Any) -> Iterator[Iterator[Loaded]]:
+        def batches(self, *arguments: Any, **more: Any) -> Iterator[Iterator[Plan | None]]:
             with super().batches(*arguments, **more) as batches:
                 yield ((read.append(1), batch)[1] for batch in batches)
 

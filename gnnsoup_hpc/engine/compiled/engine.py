@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gnnsoup_hpc.engine.base import Engine, Plan, Pullback
+from gnnsoup_hpc.engine.base import Engine, Plan, Vjp
 from gnnsoup_hpc.engine.compiled.gat import GatForwardBackward
 from gnnsoup_hpc.engine.compiled.passes import ForwardBackward
 from gnnsoup_hpc.engine.compiled.plan import CompiledPlan
@@ -73,12 +73,12 @@ class CompiledEngine(Engine):
         own = _check_plan(plan)
         names = tuple(own.net.shapes())
         if torch.is_grad_enabled() and any(state[name].requires_grad for name in names):
-            found: Tensor = _PulledBack.apply(self, plan, names, *(state[name] for name in names))  # type: ignore[no-untyped-call]
+            found: Tensor = _VjpAsAutograd.apply(self, plan, names, *(state[name] for name in names))  # type: ignore[no-untyped-call]
             return found
         return torch.from_numpy(_begin(own, state, keep=False).forward())
 
-    def pull_back(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Pullback]:
-        """As `Engine.pull_back`."""
+    def vjp(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Vjp]:
+        """As `Engine.vjp`."""
         run = _begin(_check_plan(plan), state, keep=True)
 
         def pull(grad: Tensor) -> dict[str, Tensor]:
@@ -121,21 +121,21 @@ class CompiledEngine(Engine):
                 self.logits(plan, {name: tensor.detach() for name, tensor in state.items()})
 
 
-class _PulledBack(torch.autograd.Function):
+class _VjpAsAutograd(torch.autograd.Function):
     """Everything between parameters and logits as one step of autograd, by the engine's own backward pass."""
 
     @staticmethod
     def forward(ctx: Any, engine: CompiledEngine, plan: Plan, names: tuple[str, ...], *parameters: Tensor) -> Tensor:
-        logits, ctx.pull_back = engine.pull_back(plan, dict(zip(names, parameters, strict=True)))
+        logits, ctx.vjp = engine.vjp(plan, dict(zip(names, parameters, strict=True)))
         ctx.names = names
         return logits
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        pull_back: Pullback = ctx.pull_back
-        del ctx.pull_back  # its buffers are overwritten: there is no second backward
-        grads = pull_back(grad.contiguous())
+        vjp: Vjp = ctx.vjp
+        del ctx.vjp  # its buffers are overwritten: there is no second backward
+        grads = vjp(grad.contiguous())
         return None, None, None, *(grads[name].to(grad) for name in ctx.names)
 
 

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.config import LearnedJob, PartitionLearnedJob
+from gnnsoup_hpc.engine import Plan
 from gnnsoup_hpc.errors import DivergedError, JobError
 from gnnsoup_hpc.io.records import MixingWeights, Step
 from gnnsoup_hpc.runtime.progress import Bar
-from gnnsoup_hpc.soup.context import Loaded, SoupContext
+from gnnsoup_hpc.soup.context import SoupContext
 from gnnsoup_hpc.soup.optim import (
     LastTracker,
     LowestLossTracker,
@@ -78,15 +79,15 @@ class BatchStream:
     window: evaluations that see about every validation node once, over which held-out losses are averaged.
     """
 
-    batches: Iterator[Loaded]
+    batches: Iterator[Plan | None]
     masks: Iterator[Tensor | None] = field(default_factory=lambda: repeat(None))
     whole: bool = True
     reuse: int = 1
     window: int = 1
-    now: tuple[Loaded, Tensor | None] | None = None
+    now: tuple[Plan | None, Tensor | None] | None = None
     uses: int = 0
 
-    def current(self) -> tuple[Loaded, Tensor | None]:
+    def current(self) -> tuple[Plan | None, Tensor | None]:
         """The batch to evaluate on, and the mask of what is held out of it."""
         if self.now is None or self.uses >= self.reuse:
             self.now = None  # before the next one is read
