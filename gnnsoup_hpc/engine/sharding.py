@@ -5,7 +5,7 @@ consecutive sections. It holds the features and the states of its own nodes and 
 neighbours of its own, whose states their ranks send. Each row is summed up by one rank, in the order that it has on a
 single one, and sums over sections run in float64; so results do not depend on the number of ranks.
 
-Border exchange instead of recomputing halos, as in distributed full-batch training: Md et al., DistGNN, SC 2021,
+Halo rows are exchanged and not computed again, as in distributed full-batch training: Md et al., DistGNN, SC 2021,
 arXiv 2104.06700.
 """
 

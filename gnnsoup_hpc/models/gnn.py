@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.graph.subgraph import Aggregation, Subgraph
 from gnnsoup_hpc.models.base import Carrier, Dropout, Layout, Symmetries
 from gnnsoup_hpc.models.convolutions import find_convolution
@@ -119,7 +120,12 @@ class Architecture:
         return dropout(x) if dropout else x
 
     def to_module(self) -> nn.Module:
-        """The same architecture as a torch_geometric.nn module, which a state of ours loads into with strict=True."""
+        """The same architecture as a torch_geometric.nn module, which a state of ours loads into with strict=True.
+
+        Raises: RunError where that has no class of this kind.
+        """
+        if not self.convolution.module:
+            raise RunError(f"torch_geometric.nn has no class of models of kind {self.kind!r}")
         from torch_geometric import nn as modules
 
         norm = {"norm": "layer_norm", "norm_kwargs": {"mode": "node"}} if self.norm == "layer" else {}

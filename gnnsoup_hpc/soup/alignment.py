@@ -25,6 +25,7 @@ from gnnsoup_hpc.alignment.symmetry import identity_permutation, unit_layouts
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.errors import JobError
+from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io import ingredient as ingredient_store
@@ -88,7 +89,7 @@ def _find_alignment(job: Job, mixtures: Mixtures, selection: Selection, one_star
     left = Alignment("none", selection.best(task), mixtures.ids, {})
     before, own = _measure_mean(mixtures), mean(selection.accuracies.values())
     error = 2.0 * task.error(own, int(mixtures.graph.validation_counts.sum()))
-    if one_start and before >= own - error:
+    if one_start and score(task, before) >= score(task, own) - error:
         scores = f"uniform soup {before:.4f}, mean ingredient {own:.4f} (validation)"
         return left, f"no alignment needed: shared initial state; {scores}"
     matched = _match(job, mixtures, selection, "weights")
@@ -96,7 +97,7 @@ def _find_alignment(job: Job, mixtures: Mixtures, selection: Selection, one_star
     after = _measure_mean(mixtures)
     mixtures.align(None)
     scores = f"uniform soup {before:.4f} before, {after:.4f} after (validation, error {100 * error:.2f} points)"
-    if after > before + error:
+    if score(task, after) > score(task, before) + error:
         return matched, scores
     return left, f"not aligned, matching by weights does not help: {scores}"
 

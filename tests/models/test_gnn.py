@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
+from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.graph.subgraph import Subgraph
 from gnnsoup_hpc.models.base import Dropout
 from gnnsoup_hpc.models.gnn import Architecture
@@ -171,3 +172,10 @@ def test_a_subgraph_is_gone_as_soon_as_nobody_uses_it(kind: str) -> None:
         assert [reference() for reference in left] == [None, None, None]
     finally:
         gc.enable()
+
+
+def test_a_kind_that_pyg_does_not_stack_is_no_module_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Architecture("gcn", 2, FEATURES, HIDDEN, CLASSES)
+    monkeypatch.setattr(type(net.convolution), "module", "")
+    with pytest.raises(RunError, match=r"torch_geometric.nn has no class of models of kind 'gcn'"):
+        net.to_module()

@@ -17,6 +17,7 @@ from gnnsoup_hpc.config import METHOD_NAMES, Job
 from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.errors import JobError, RunError
+from gnnsoup_hpc.evaluation import evaluator
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
@@ -31,6 +32,7 @@ from gnnsoup_hpc.soup.mixtures import Candidate, Mixtures
 from gnnsoup_hpc.soup.selection import Selection
 from gnnsoup_hpc.types import Role, State
 from tests import runs
+from tests.error_rate import ErrorRate
 from tests.faults.kit import flip
 
 MODELS = {"sage": {}, "gat": {"kind": "gat", "heads": 2, "norm": "layer"}}
@@ -142,6 +144,7 @@ def test_auto_takes_nothing_else_than_weights_where_it_takes_them(run: Job) -> N
         assert alignment_store.sha256(auto) == alignment_store.sha256(weights)
 
 
+@pytest.mark.parametrize("higher", [True, False], ids=["high is good", "low is good"])
 @pytest.mark.parametrize(
     ("shared", "before", "after", "by"),
     [
@@ -155,16 +158,25 @@ def test_auto_takes_nothing_else_than_weights_where_it_takes_them(run: Job) -> N
     ],
 )
 def test_auto_by_the_barrier(
-    run: Job, monkeypatch: pytest.MonkeyPatch, shared: bool, before: float, after: float | None, by: str
+    run: Job,
+    monkeypatch: pytest.MonkeyPatch,
+    shared: bool,
+    before: float,
+    after: float | None,
+    by: str,
+    higher: bool,
 ) -> None:
-    """Metrics of the mean, in errors above the ingredients' own."""
+    """Metrics of the mean, in errors better than the ingredients' own."""
+    if not higher:
+        monkeypatch.setattr(evaluator, "make_task", lambda source, outputs: ErrorRate(outputs))
     recorded = [ingredient_store.read(RunDir.of(run).ingredient(i)).validation_accuracy for i in range(3)]
     own = sum(recorded) / 3
     starts = iter("aaa" if shared else "abc")
     monkeypatch.setattr(ingredient_store, "origin", lambda path: {"initial_sha256": next(starts)})
     with runs.open_mixtures(run) as mixtures:
         error = 2 * mixtures.evaluator.task.error(own, int(mixtures.graph.validation_counts.sum()))
-        given = iter([own + times * error for times in (before, after) if times is not None])
+        better = error if higher else -error
+        given = iter([own + times * better for times in (before, after) if times is not None])
         aligned_then: list[bool] = []
 
         def metrics(candidates: Sequence[Candidate]) -> list[float]:

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
 from gnnsoup_hpc.config import METHOD_NAMES, Job
 from gnnsoup_hpc.evaluation import evaluator
-from gnnsoup_hpc.evaluation.tasks import Multiclass
 from gnnsoup_hpc.runtime.comm import SERIAL
-from gnnsoup_hpc.types import IntArray
+from tests.error_rate import ErrorRate
 from tests.ranks.souping import run_case
-
-
-@dataclass(frozen=True)
-class ErrorRate(Multiclass):
-    """1 - accuracy."""
-
-    higher_is_better: bool = False
-
-    def metric(self, predicted: IntArray, targets: IntArray) -> float:
-        return 1.0 - super().metric(predicted, targets)
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)

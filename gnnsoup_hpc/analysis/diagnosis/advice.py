@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from math import isfinite
 
 from gnnsoup_hpc.analysis.diagnosis.basin import Barrier, compute_barriers, is_collapsed
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.evaluation.tasks import Task
+from gnnsoup_hpc.evaluation.tasks import Task, score
 from gnnsoup_hpc.io.records import Diagnosis
 from gnnsoup_hpc.utils.text_table import show_points
 
@@ -37,12 +38,12 @@ def verdict(found: Diagnosis, job: Job, task: Task, uniform_loses: bool | None =
             f"Until then use greedy or gis, which mix only what improves on the best ingredient{avoid}.",
         ]
     basin = f"{_describe_basin(found, barriers)} {_describe_mean(mean)}"
-    return [*first, basin, *([_explain_loss(found)] if uniform_loses else [])]
+    return [*first, basin, *([_explain_loss(found, task)] if uniform_loses else [])]
 
 
-def _explain_loss(found: Diagnosis) -> str:
+def _explain_loss(found: Diagnosis, task: Task) -> str:
     """One basin is not enough where the ingredients differ in accuracy: their mean is no better than the best."""
-    lowest = min(ingredient.alone.accuracy for ingredient in found.ingredients)
+    lowest = min((ingredient.alone.accuracy for ingredient in found.ingredients), key=partial(score, task))
     return (
         f"Even so the uniform soup loses to the best ingredient: it averages ingredients of {lowest:.4f} to"
         f" {found.named(found.best).alone.accuracy:.4f} (validation). Use greedy or gis, which mix only what improves"
@@ -92,9 +93,11 @@ def _list_unfit(found: Diagnosis, task: Task) -> Iterator[str]:
         how = f"learning rate {each.learning_rate:g}, {each.epochs} epochs"
         if not isfinite(each.alone.loss):
             yield f"Ingredient {each.ingredient} gives scores that are not finite ({how}): train it at a lower rate."
-        elif best - each.alone.accuracy > max(WEAK, 2 * task.error_below_mean(best, [best], found.nodes)):
+            continue
+        below = score(task, best) - score(task, each.alone.accuracy)
+        if below > max(WEAK, 2 * task.error_below_mean(best, [best], found.nodes)):
             yield (
-                f"Ingredient {each.ingredient} alone is {show_points(best - each.alone.accuracy)} below the best"
+                f"Ingredient {each.ingredient} alone is {show_points(below)} below the best"
                 f" one ({how}): it has not learned what the others have; train it again, or leave it out."
             )
 
@@ -128,14 +131,14 @@ def _list_remedies(found: Diagnosis, job: Job, task: Task, outside: Sequence[Bar
 
 
 def _compare_variants(found: Diagnosis, job: Job, task: Task) -> Iterator[str]:
-    """What each other way to line up the ingredients would help, as measured."""
+    """What each other alignment of the ingredients would help, as measured."""
     before, *others = found.variants
     outside, *left = (
         sum(not barrier.in_basin for barrier in compute_barriers(found, way, task)[:-1]) for way in found.variants
     )
     for way, still in zip(others, left, strict=True):
         news = bool(way.setting) and way.setting != f'soup.align = "{job.soup.align}"'
-        better = news and way.mean.accuracy > before.mean.accuracy
+        better = news and score(task, way.mean.accuracy) > score(task, before.mean.accuracy)
         yield (
             f"With {way.variant}, {still} are not in one basin with the best (as trained: {outside}), and the mean"
             f" of all has {way.mean.accuracy:.4f} (as trained: {before.mean.accuracy:.4f})"

@@ -62,11 +62,11 @@ def is_collapsed(barrier: Barrier) -> bool:
 
 
 def make_columns(found: Diagnosis, task: Task) -> Columns:
-    """For diagnosis.h5 and report.h5: a row a way to line up and an ingredient but the best, then one for the mean."""
+    """For diagnosis.h5 and report.h5: a row an alignment and an ingredient but the best, then one for the mean."""
     rows = [(way, barrier) for way in found.variants for barrier in compute_barriers(found, way, task)]
     barriers = [barrier for _, barrier in rows]
     return {
-        "lineup": ([way.variant for way, _ in rows], "1", "how ingredients were lined up with the best one"),
+        "lineup": ([way.variant for way, _ in rows], "1", "how ingredients were aligned with the best one"),
         "setting": ([way.setting for way, _ in rows], "1", "the job's field that does so; empty for as trained"),
         "ingredient": ([b.name for b in barriers], "1", f"the other end; {ALL}: the mean of all ingredients"),
         "accuracy": (np.array([b.mean.accuracy for b in barriers]), "1", "of the midpoint, on validation nodes"),

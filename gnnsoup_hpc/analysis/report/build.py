@@ -40,7 +40,7 @@ def write(run: Contents) -> None:
     if seeds:
         tables["seeds"] = (_columns(seeds, _SEED_COLUMNS), "one row a combination that was made with several seeds")
     if run.diagnosis is not None:
-        about = "one row a way to line up and an ingredient, or all: midpoints with the best one"
+        about = "one row an alignment and an ingredient, or all: midpoints with the best one"
         tables["diagnosis"] = (make_columns(run.diagnosis, run.task), about)
     with files.create_file(run.run.report, KIND, VERSION, f"report of the run {run.job.name}") as file:
         alignment = run.alignment.text if run.alignment else ""

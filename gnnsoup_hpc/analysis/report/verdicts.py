@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from gnnsoup_hpc.analysis.diagnosis.advice import verdict
 from gnnsoup_hpc.analysis.diagnosis.basin import COLLAPSE
 from gnnsoup_hpc.analysis.report.contents import Contents
+from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.io.records import Soup
 from gnnsoup_hpc.types import ByteArray
 from gnnsoup_hpc.utils.text_table import show_points
@@ -56,7 +58,7 @@ def _list_sentences(run: Contents) -> Iterator[str]:
 def _judge_classes(run: Contents) -> Iterator[str]:
     """Where an accuracy says little: a majority vote is as good, or a class is rarer than the error."""
     nodes = run.test_nodes
-    highest = max([run.best.test_accuracy, *(soup.test_accuracy for soup in run.soups)])
+    highest = max([run.best.test_accuracy, *(soup.test_accuracy for soup in run.soups)], key=partial(score, run.task))
     error = 2.0 * run.task.error(highest, nodes)
     most = max(range(len(run.test_classes)), key=lambda number: run.test_classes[number])
     share = run.test_classes[most] / nodes
@@ -78,7 +80,7 @@ def _judge_classes(run: Contents) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A soup's test accuracy less the best ingredient's, and twice its standard error.
+    """A soup's test score less the best ingredient's, and twice its standard error.
 
     paired: from the nodes that only one of the two gets right; else as if each were measured on nodes of its own, which
     is more than the error.
@@ -114,7 +116,7 @@ def _judge_soup(run: Contents, soup: Soup, found: Comparison) -> str:
 def _report_collapse(run: Contents, soup: Soup) -> Iterator[str]:
     """Said aloud where a mixture of weights is far worse than what it is made of."""
     tests = [ingredient.test_accuracy for ingredient in run.ingredients]
-    below = fmean(tests) - soup.test_accuracy
+    below = score(run.task, fmean(tests)) - score(run.task, soup.test_accuracy)
     error = 2.0 * run.task.error_below_mean(soup.test_accuracy, tests, run.test_nodes)
     if soup.mixture.of == "weights" and below > max(COLLAPSE, error):
         yield f"{_name_soup(soup)} collapsed: {show_points(below)} below the mean ingredient, {fmean(tests):.4f}."
@@ -140,6 +142,7 @@ def find_only_ingredient(soup: Soup) -> str:
 def _compare_with_best(run: Contents, soup: Soup) -> Comparison:
     """From the soup's own file; one of an older version has no pairs, but that of the method `best` may help."""
     best, nodes = run.best, run.test_nodes
+    difference = score(run.task, soup.test_accuracy) - score(run.task, best.test_accuracy)
     right, pair = _find_right_of_best(run), soup.paired
     if pair is not None and pair.best == f"{best.index:04d}":
         alone, of_best = pair.only_soup, pair.only_best
@@ -148,8 +151,8 @@ def _compare_with_best(run: Contents, soup: Soup) -> Comparison:
         alone, of_best = (int(np.bitwise_count(bits).sum()) for bits in pairs)
     else:
         error = run.task.error_below_mean(soup.test_accuracy, [best.test_accuracy], nodes)
-        return Comparison(soup.test_accuracy - best.test_accuracy, 2.0 * error, paired=False)
-    return Comparison((alone - of_best) / nodes, 2.0 * run.task.paired_error(alone, of_best, nodes), paired=True)
+        return Comparison(difference, 2.0 * error, paired=False)
+    return Comparison(difference, 2.0 * run.task.paired_error(alone, of_best, nodes), paired=True)
 
 
 def _find_right_of_best(run: Contents) -> ByteArray | None:

@@ -27,15 +27,15 @@ class LayerShape:
 class Convolution(ABC):
     """One kind of convolution. Its parameters are named, shaped and laid out as in torch_geometric.nn.
 
-    module: name of the class of torch_geometric.nn that stacks it. takes_norm: whether that class has a norm after each
-    hidden layer. aggregation: what the first layer sums up with fixed weights, if it is one that engine/frontier.py has
-    a kernel for. has_heads: whether `model.heads` says something. entry_values: numbers a head and entry that
-    autograd keeps. permutable: whether rows and columns of matrices named "...weight" carry the units of this layer and
-    of the one before, and everything else is a vector of this layer's units, so that alignment may permute them; never
-    where a layer has units within, as an MLP does.
+    module: name of the class of torch_geometric.nn that stacks it, "" where there is none. takes_norm: whether that
+    class has a norm after each hidden layer. aggregation: what the first layer sums up with fixed weights, if it is one
+    that engine/frontier.py has a kernel for. has_heads: whether `model.heads` says something. entry_values: numbers a
+    head and entry that autograd keeps. permutable: whether rows and columns of matrices named "...weight" carry the
+    units of this layer and of the one before, and everything else is a vector of this layer's units, so that alignment
+    may permute them; never where a layer has units within, as an MLP does.
     """
 
-    module: ClassVar[str]
+    module: ClassVar[str] = ""
     takes_norm: ClassVar[bool] = True
     aggregation: ClassVar[Aggregation | None] = None
     has_heads: ClassVar[bool] = False
@@ -53,4 +53,8 @@ class Convolution(ABC):
     def forward(
         self, shape: LayerShape, state: Mapping[str, Tensor], x_UC: Tensor, graph: Subgraph, dropout: Dropout | None
     ) -> Tensor:
-        """What a layer makes of the columns' states: the rows' next ones, (V, C'). The first layer takes graph.x."""
+        """What a layer makes of the columns' states, of graph.x in the first layer: the rows' next ones, (V, C').
+
+        graph.adjacency multiplies (`mean @ x`, `gcn @ x`) and picks the rows' own states (`own(x)`); of the features
+        these products are `graph.mean_x` and `graph.gcn_x`. graph/sparse.py has softmax and weighted sums over entries.
+        """

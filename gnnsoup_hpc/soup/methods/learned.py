@@ -134,7 +134,11 @@ def _choose_tracker(options: LearnedJob, batches: BatchStream, alpha_GN: Tensor)
 
 @dataclass
 class _Objective:
-    """Loss and gradient at a point (G N,), the raw numbers that an optimiser moves; keeps the history."""
+    """Loss and gradient at a point (G N,), the raw numbers that an optimiser moves; keeps the history.
+
+    alpha = softmax(raw) of each group, L the loss of the mixture that it weighs: `context.loss_and_gradient` gives
+    dL/dalpha[g, i] = <dL/dW^g, W_i^g>, and autograd takes it through the softmax to dL/draw.
+    """
 
     context: SoupContext
     options: LearnedJob

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from gnnsoup_hpc.analysis.report import contents
 from gnnsoup_hpc.analysis.report.compare import judge as compared
 from gnnsoup_hpc.analysis.report.contents import Contents, read_contents
 from gnnsoup_hpc.analysis.report.table import show_run, show_spread
@@ -19,6 +20,7 @@ from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io.records import MixingWeights, Paired, Soup
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from tests import runs
+from tests.error_rate import ErrorRate
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,15 @@ def test_a_larger_difference_is_said(run: Contents) -> None:
         f"The ls soup beats the best ingredient by 4.00 points; the error is 1.41 points{UNPAIRED}."
     )
     assert judged(run, 0.5, 0.49, nodes=100_000).startswith("The ls soup loses to the best ingredient by 1.00 points;")
+
+
+def test_of_a_metric_of_which_low_is_good_less_is_a_gain(run: Contents, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents, "make_task", lambda source, outputs: ErrorRate(outputs))
+    beats, loses = (judged(run, 0.5, soup, nodes=10_000) for soup in (0.46, 0.54))
+    assert beats.startswith("The ls soup beats the best ingredient by 4.00 points; the error is 1.41 points")
+    assert loses.startswith("The ls soup loses to the best ingredient by 4.00 points")
+    assert not any("collapsed" in line for line in sentences(run, 0.5, 0.2, nodes=10_000))
+    assert any("collapsed" in line for line in sentences(run, 0.5, 0.8, nodes=10_000))
 
 
 def test_soups_and_best_are_compared_on_the_same_nodes(run: Contents) -> None:
