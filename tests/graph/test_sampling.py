@@ -50,7 +50,7 @@ class Ours(BaseSampler):
         )
 
     def sample_from_edges(self, index: Any, neg_sampling: Any = None) -> SamplerOutput:
-        raise NotImplementedError
+        raise AssertionError("samples are of nodes")
 
     @property
     def edge_permutation(self) -> None:

@@ -9,14 +9,16 @@ import pytest
 
 from gnnsoup_hpc.analysis.diagnosis.advice import verdict
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.evaluation.tasks import Task
 from gnnsoup_hpc.io.records import Diagnosis, EvalResult, Midpoints
 from tests.analysis.diagnosis.kit import TASK, diagnosis
+from tests.error_rate import ErrorRate
 
 JOB = Job(name="x")
 
 
-def said(found: Diagnosis, features: str = "standardise") -> str:
-    return "\n".join(verdict(found, Job(name="x", graph={"features": features}), TASK))
+def said(found: Diagnosis, features: str = "standardise", task: Task = TASK) -> str:
+    return "\n".join(verdict(found, Job(name="x", graph={"features": features}), task))
 
 
 def test_a_run_in_one_basin_gets_no_advice() -> None:
@@ -140,3 +142,20 @@ def test_the_verdict_does_not_contradict_what_a_report_says_of_the_uniform_soup(
     for loses, avoid in ((None, ", and not uniform."), (True, ", and not uniform."), (False, "the best ingredient.")):
         assert verdict(broken, JOB, TASK, loses)[-1].endswith(avoid)
     assert "Not one basin as trained" in said(broken)
+
+
+def test_of_a_metric_of_which_low_is_good_a_high_one_is_weak() -> None:
+    found = diagnosis(0.3, 0.1, mean=0.3, alone=0.1)
+    first, second, third = found.ingredients
+    weak = said(replace(found, ingredients=(first, second, replace(third, accuracy=0.3))), task=ErrorRate(3))
+    assert "Ingredient 0002 alone is 20.00 points below the best one" in weak
+    assert "alone is" not in said(
+        replace(found, ingredients=(first, second, replace(third, accuracy=0.0))), task=ErrorRate(3)
+    )
+    ways = {0.1: True, 0.5: False}
+    for mean, better in ways.items():
+        matched = Midpoints(
+            "matched by weights", 'soup.align = "weights"', found.variants[0].halfway, EvalResult(mean, 0.5)
+        )
+        advice = said(replace(found, variants=(*found.variants, matched)), task=ErrorRate(3))
+        assert ('set soup.align = "weights"' in advice) == better
