@@ -9,19 +9,32 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gnnsoup_hpc.bench.task import METHODS, ModelKind, TaskName, Way
+from gnnsoup_hpc.bench.task import METHODS, BatchName, ModelKind, TaskName, Way
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.types import Precision
 
 MODELS: tuple[ModelKind, ...] = ("sage", "gcn", "gat")
-TASKS: tuple[TaskName, ...] = ("evaluation", "ls_epoch", "pls_step", "gis_step")
+TASKS: tuple[TaskName, ...] = ("evaluation", "ls_epoch", "pls_step", "gis_step", "train_epoch")
+BATCHES: tuple[BatchName, ...] = ("full", "cluster", "neighbour")
 UNIONS = (1, 4, 8)
 QUICK_GRAPHS = ("pubmed",)
 FULL_GRAPHS = ("pubmed", "quick-sage-computers", "quick-sage-flickr", "quick-sage-arxiv")
 WAYS: tuple[Way, ...] = ("stock", "ours")
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
-_OF_THE_GRID = ("graph", "full", "models", "tasks", "unions", "hidden", "ways", "precision", "repeats", "rounds")
+_OF_THE_GRID = (
+    "graph",
+    "full",
+    "models",
+    "tasks",
+    "batches",
+    "unions",
+    "hidden",
+    "ways",
+    "precision",
+    "repeats",
+    "rounds",
+)
 _OF_QUALITY = ("methods", "seeds", "sample_evaluations", "judge_every")
 
 
@@ -29,9 +42,10 @@ _OF_QUALITY = ("methods", "seeds", "sample_evaluations", "judge_every")
 class Options:
     """What is measured and how: for both benchmarks, then for the grid, then for the time to quality.
 
-    `memory_bytes` bounds a process's private memory; 0 = unbounded. `unions` are the R of pls_step; `hidden` counts the
-    channels of a head. Each way gets `rounds` processes a cell, each with `repeats` timed repeats. `sample_evaluations`
-    of plain GIS are timed, all if it is 0; None: as the graph's size suggests.
+    `memory_bytes` bounds a process's private memory; 0 = unbounded. `batches` are train_epoch's; `unions` are the R of
+    pls_step and of cluster batches; `hidden` counts the channels of a head. Each way gets `rounds` processes a cell,
+    each with `repeats` timed repeats. `sample_evaluations` of plain GIS are timed, all if it is 0; None: as the graph's
+    size suggests.
     """
 
     threads: int = 1
@@ -40,6 +54,7 @@ class Options:
 
     models: Sequence[ModelKind] = MODELS
     tasks: Sequence[TaskName] = TASKS
+    batches: Sequence[BatchName] = ("full",)
     unions: Sequence[int] = (4,)
     hidden: int = 256
     ways: Sequence[Way] = WAYS
@@ -70,7 +85,9 @@ def _add_grid(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--full", action="store_true", default=None, help=about)
     group.add_argument("--models", nargs="+", choices=MODELS, help="models (default: all)")
     group.add_argument("--tasks", nargs="+", choices=TASKS, help="tasks (default: all)")
-    group.add_argument("--unions", nargs="+", type=count, metavar="R", help="parts a union of pls_step (default: 4)")
+    group.add_argument("--batches", nargs="+", choices=BATCHES, help="what train_epoch trains on (default: full)")
+    about = "parts a union of pls_step and of cluster batches (default: 4)"
+    group.add_argument("--unions", nargs="+", type=count, metavar="R", help=about)
     group.add_argument("--hidden", type=count, metavar="C", help="hidden channels, of GAT's two heads each (256)")
     group.add_argument("--ways", nargs="+", choices=WAYS, help="whose way is measured (default: both)")
     group.add_argument("--precision", nargs="+", choices=PRECISIONS, help="of ours; stock stays float32")
@@ -105,8 +122,14 @@ def check(arguments: argparse.Namespace) -> None:
     cores = len(os.sched_getaffinity(0))
     if arguments.threads > cores:
         raise RunError(f"--threads {arguments.threads} is more than the {cores} cores that may be used here")
-    if arguments.unions and arguments.tasks and "pls_step" not in arguments.tasks:
-        raise RunError("--unions is for pls_step, which is not among --tasks: add it, or leave --unions out")
+    tasks = arguments.tasks or TASKS
+    if arguments.batches and "train_epoch" not in tasks:
+        raise RunError("--batches is for train_epoch, which is not among --tasks: add it, or leave --batches out")
+    if arguments.unions and "pls_step" not in tasks and "cluster" not in (arguments.batches or ()):
+        raise RunError(
+            "--unions is for pls_step, which is not among --tasks, and for cluster batches: add one, or leave --unions"
+            " out"
+        )
 
 
 def read_options(arguments: argparse.Namespace) -> Options:

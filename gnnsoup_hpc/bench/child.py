@@ -25,13 +25,14 @@ _CPU = torch.device("cpu")
 
 def make_task(cell: Cell, way: Way, graph: GraphFile) -> BenchTask:
     """One way of a cell's task; only that way's modules are imported."""
+    trains = cell.task == "train_epoch"
     if way == "stock":
-        from gnnsoup_hpc.bench.stock import StockTask
+        from gnnsoup_hpc.bench.stock import StockTask, StockTraining
 
-        return StockTask(cell, graph)
-    from gnnsoup_hpc.bench.ours import Ours
+        return StockTraining(cell, graph) if trains else StockTask(cell, graph)
+    from gnnsoup_hpc.bench.ours import Ours, OurTraining
 
-    return Ours(cell, graph)
+    return OurTraining(cell, graph) if trains else Ours(cell, graph)
 
 
 def time_steps(task: BenchTask, repeats: int) -> dict[str, Any]:

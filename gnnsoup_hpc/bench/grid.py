@@ -29,8 +29,14 @@ def list_cells(graph: str, graph_h5: Path, options: Options) -> list[Cell]:
     for model, task in product(options.models, options.tasks):
         heads = 2 if find_convolution(model).has_heads else 1
         first = Cell(graph, str(graph_h5.absolute()), model, task, hidden=heads * options.hidden, heads=heads)
-        unions = options.unions if task == "pls_step" else (Cell.union,)
-        cells += [replace(first, union=r, precision=p) for r, p in product(unions, options.precision)]
+        kinds = (
+            [replace(first, batch=batch, norm="layer") for batch in options.batches]
+            if task == "train_epoch"
+            else [first]
+        )
+        for kind in kinds:
+            unions = options.unions if kind.draws_unions else (Cell.union,)
+            cells += [replace(kind, union=r, precision=p) for r, p in product(unions, options.precision)]
     return cells
 
 

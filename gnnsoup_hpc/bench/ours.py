@@ -3,26 +3,65 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.task import Cell
+from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import Plan, choose_engine
+from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.evaluation.tasks import make_task
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.soup import mixing
 from gnnsoup_hpc.soup.mixing import ParameterMatrix
+from gnnsoup_hpc.train.batches import Batches, ClusterBatches, FullBatches, MakePlan, NeighbourBatches
+from gnnsoup_hpc.train.loop import TrainData, Training
 from gnnsoup_hpc.types import Role, State
 from gnnsoup_hpc.utils.out_of_core import BufferPool
 
 _CPU = torch.device("cpu")
 
 
+def make_batches(cell: Cell, graph: GraphFile, plan: MakePlan) -> Batches:
+    """What an epoch of training is made of."""
+    if cell.batch == "full":
+        whole = loader.load_whole(graph, Role.TRAIN)
+        return FullBatches(whole, loader.share_graph(graph, whole, Role.VALIDATION), plan)
+    if cell.batch == "cluster":
+        return ClusterBatches(graph, cell.union, plan)
+    return NeighbourBatches(graph, 1, plan, tasks.BATCH_SIZE, (tasks.FANOUT,), cell.layers, "own")
+
+
+class OurTraining:
+    """An epoch of training, as the trainer does it, without what comes between epochs."""
+
+    def __init__(self, cell: Cell, graph: GraphFile) -> None:
+        self._cell, self._graph = cell, graph
+        self._net = tasks.make_architecture(cell, graph)
+        self._engine, self._epochs = choose_engine(self._net, _CPU), 0
+        self._engine.warm_up(self._net)
+        loader.warm_up()
+
+    def prepare(self) -> None:
+        """Read the graph, where training has it in memory."""
+        plan = partial(self._engine.plan, self._net, train=True, workspace=BufferPool())
+        evaluator = Evaluator(self._graph, self._net, EvalSettings(_CPU, 0, Path()))
+        data = TrainData(self._net, self._engine, make_batches(self._cell, self._graph, plan), evaluator, _CPU)
+        how = Hyperparameters(1, tasks.TRAIN_RATE, 0.0, tasks.DROPOUT)
+        self._training = Training(data, self._net.init_state(tasks.SEED), how, tasks.SEED, 0)
+
+    def once(self) -> float:
+        """The mean loss."""
+        self._epochs += 1
+        return self._training.take_steps(self._epochs)
+
+
 class Ours:
-    """All four tasks; what is done once a graph is done in `prepare`."""
+    """All tasks but training; what is done once a graph is done in `prepare`."""
 
     def __init__(self, cell: Cell, graph: GraphFile) -> None:
         self._cell, self._graph = cell, graph

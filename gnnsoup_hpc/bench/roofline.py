@@ -8,20 +8,25 @@ they can be kept from step to step. A method that needs fewer products than the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from math import prod
 from statistics import fmean
 from timeit import repeat
+from typing import Any
 
 import numpy as np
 import torch
 
 from gnnsoup_hpc.bench import task as tasks
+from gnnsoup_hpc.bench.ours import make_batches
 from gnnsoup_hpc.bench.task import Cell
+from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import BoolArray, Doubles, IntArray, Role
+from gnnsoup_hpc.utils.rng import numpy_generator
 
 COPY_BYTES = 1 << 28
 GEMM_ROWS = 1 << 14
@@ -79,7 +84,9 @@ def count_receptive(row: IntArray, column: IntArray, asked: BoolArray, layers: i
 
 
 def count_layers(cell: Cell, graph: GraphFile, samples: int = 1) -> list[list[LayerSize]]:
-    """Layer sizes on the whole graph; of PLS, those of each of the first `samples` unions."""
+    """Layer sizes on the whole graph; of PLS of each of the first `samples` unions, of training of each step."""
+    if cell.task == "train_epoch":
+        return [_count_batch(batch, cell.layers) for batch in _draw_batches(cell, graph)]
     indptr, column = tasks.read_structure(graph)
     row = np.repeat(np.arange(graph.nodes), np.diff(indptr))
     asked = graph.role(0, graph.nodes) == Role.VALIDATION
@@ -93,26 +100,46 @@ def count_layers(cell: Cell, graph: GraphFile, samples: int = 1) -> list[list[La
     return found
 
 
+def _draw_batches(cell: Cell, graph: GraphFile) -> Iterator[Batch]:
+    """The batches of an epoch's steps."""
+
+    def as_is(batch: Batch) -> Any:
+        return batch
+
+    batches: Iterator[Any] = make_batches(cell, graph, as_is).epoch(numpy_generator(tasks.SEED))
+    return batches
+
+
+def _count_batch(batch: Batch, layers: int) -> list[LayerSize]:
+    asked = np.zeros(batch.size, dtype=np.bool_)
+    asked[batch.seeds.numpy()] = True
+    adjacency = batch.graph.adjacency
+    return count_receptive(adjacency.row.numpy(), adjacency.indices.numpy(), asked, layers)
+
+
 def count_work(cell: Cell, net: Architecture, layers: list[LayerSize]) -> Doubles:
     """(flops, bytes) of one evaluation, step or epoch at least, given the sizes of its layers."""
     element = 2 if cell.precision == "bfloat16" else 4
     parameters = np.array([0.0, element * sum(prod(shape) for shape in net.shapes().values())])
-    kept_hop = cell.task != "pls_step"
+    kept_hop = cell.task != "pls_step" and cell.batch == "full"
     passes = [_layer(net, number, size, element, kept_hop) for number, size in enumerate(layers)]
     work: Doubles = np.sum(passes, axis=0) + parameters
     if cell.task == "gis_step":
         work = cell.granularity * (work + 3.0 * parameters)  # mixing: two read, one written
     elif cell.task != "evaluation":
         # Backward: gradients of weights and of states each cost what the forward does, but none of features is needed.
-        work = 3.0 * work - passes[0] + (2 * cell.ingredients + 2) * parameters
+        # Then mixing, with its gradient, or Adam: three read and written, and the gradient is read.
+        of_parameters = 7 if cell.task == "train_epoch" else 2 * cell.ingredients + 2
+        work = 3.0 * work - passes[0] + of_parameters * parameters
     return work
 
 
 def compute_bound(cell: Cell, rates: Rates, samples: int) -> float:
-    """The least time of a cell's task, the mean over the first `samples` unions where it draws them."""
+    """The least time of a cell's task: of PLS the mean over the first `samples` unions, of training all its steps."""
     with tasks.open_graph(cell) as graph:
         net, sizes = tasks.make_architecture(cell, graph), count_layers(cell, graph, samples)
-    return fmean(bound_seconds(count_work(cell, net, layers), rates) for layers in sizes)
+    bounds = [bound_seconds(count_work(cell, net, layers), rates) for layers in sizes]
+    return sum(bounds) if cell.task == "train_epoch" else fmean(bounds)
 
 
 def _layer(net: Architecture, number: int, size: LayerSize, element: int, kept_hop: bool) -> Doubles:

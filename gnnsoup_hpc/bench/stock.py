@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import Module, functional
+from torch_geometric import typing
 from torch_geometric.data import Data
-from torch_geometric.loader import ClusterData, ClusterLoader
+from torch_geometric.loader import ClusterData, ClusterLoader, NeighborLoader
 from torch_geometric.loader.cluster import Partition
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from torch_geometric.utils import to_torch_csr_tensor
@@ -72,11 +73,11 @@ def make_adjacency(aggregation: Aggregation | None, edge_index: Tensor, nodes: i
     return torch.sparse_csr_tensor(indptr, indices, csr.values(), csr.shape, check_invariants=False)
 
 
-def load_whole(graph: GraphFile, architecture: Architecture) -> StockHeld:
-    """The whole graph as validation sees it."""
+def load_whole(graph: GraphFile, architecture: Architecture, role: Role = Role.VALIDATION) -> StockHeld:
+    """The whole graph, with the nodes of a role."""
     data = _read_data(graph)
     indptr, indices = (torch.from_numpy(array) for array in tasks.read_structure(graph))
-    nodes = torch.from_numpy(np.flatnonzero(data.role.numpy() == Role.VALIDATION))
+    nodes = torch.from_numpy(np.flatnonzero(data.role.numpy() == role))
     if architecture.aggregation is MEAN:  # it needs no edge_index on the way
         ones, size = torch.ones(len(indices)), (graph.nodes, graph.nodes)
         adjacent = torch.sparse_csr_tensor(indptr, indices, ones, size, check_invariants=False)
@@ -124,15 +125,80 @@ def interpolate(soup: State, other: State, a: float) -> State:
     return {name: a * soup[name] + (1.0 - a) * other[name] for name in soup}
 
 
+class StockTraining:
+    """An epoch of training: full batches, PyG's ClusterLoader or its NeighborLoader. Raises: RunError as StockTask."""
+
+    def __init__(self, cell: Cell, graph: GraphFile) -> None:
+        _check_precision(cell)
+        self._cell, self._graph = cell, graph
+        self._net = tasks.make_architecture(cell, graph)
+        module: Any = make_module(self._net).train()
+        module.load_state_dict(self._net.init_state(tasks.SEED))
+        module.dropout.p = tasks.DROPOUT
+        if self._net.aggregation is None:
+            for convolution in module.convs:
+                convolution.dropout = tasks.DROPOUT
+        self._module: Module = module
+        self._adam = torch.optim.Adam(module.parameters(), lr=tasks.TRAIN_RATE)
+        map_index(torch.tensor([0]), torch.tensor([0]))  # PyG imports pandas here, which no step should pay for
+
+    def prepare(self) -> None:
+        """Read the graph."""
+        torch.manual_seed(tasks.SEED)
+        if self._cell.batch == "full":
+            self._whole = load_whole(self._graph, self._net, Role.TRAIN)
+            return
+        data = _read_data(self._graph)
+        if self._cell.batch == "cluster":
+            clusters = _Clusters(data, self._graph)
+            self._loader: Any = ClusterLoader(clusters, batch_size=self._cell.union, shuffle=True)
+            return
+        if not (typing.WITH_PYG_LIB or typing.WITH_TORCH_SPARSE):
+            raise RunError(f"{self._cell.name}: PyG has no sampler here; install torch-sparse, or pyg-lib")
+        indptr, indices = (torch.from_numpy(array) for array in tasks.read_structure(self._graph))
+        row = torch.arange(self._graph.nodes).repeat_interleave(indptr.diff(), output_size=len(indices))
+        data.edge_index = torch.stack([indices, row])
+        nodes, fanouts = torch.nonzero(data.role == int(Role.TRAIN)).flatten(), [tasks.FANOUT] * self._cell.layers
+        self._loader = NeighborLoader(data, fanouts, input_nodes=nodes, batch_size=tasks.BATCH_SIZE, shuffle=True)
+
+    def once(self) -> float:
+        """The mean loss over the training nodes."""
+        losses, counts = [], []
+        for held in [self._whole] if self._cell.batch == "full" else map(self._hold, self._loader):
+            if len(held.nodes):
+                losses.append(self._step(held) * len(held.nodes))
+                counts.append(len(held.nodes))
+        return sum(losses) / sum(counts)
+
+    def _step(self, held: StockHeld) -> float:
+        self._adam.zero_grad(set_to_none=True)
+        loss = functional.cross_entropy(self._module(held.x, held.adjacency)[held.nodes], held.labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._adam.step()
+        return float(loss.detach())
+
+    def _hold(self, batch: Any) -> StockHeld:
+        if self._cell.batch == "cluster":
+            nodes = (batch.role == int(Role.TRAIN)).nonzero().flatten()
+        else:
+            nodes = torch.arange(batch.batch_size)
+        adjacent = make_adjacency(self._net.aggregation, batch.edge_index, len(batch.y))
+        return StockHeld(batch.x, adjacent, nodes, batch.y[nodes])
+
+
+def _check_precision(cell: Cell) -> None:
+    if cell.precision != "float32":
+        raise RunError(f"{cell.name}: the stock path is float32")
+
+
 class StockTask:
-    """All four tasks: pls_step takes one union after another from ClusterLoader, the others hold the whole graph.
+    """All tasks but training. pls_step takes one union after another from ClusterLoader, others hold the whole graph.
 
     Raises: RunError for a precision that is not float32: ours is compared with what PyG does as it comes.
     """
 
     def __init__(self, cell: Cell, graph: GraphFile) -> None:
-        if cell.precision != "float32":
-            raise RunError(f"{cell.name}: the stock path is float32")
+        _check_precision(cell)
         self._cell, self._graph = cell, graph
         self._net = tasks.make_architecture(cell, graph)
         self._module = make_module(self._net)

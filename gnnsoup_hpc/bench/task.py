@@ -29,7 +29,8 @@ from gnnsoup_hpc.types import IntArray, Precision, State
 from gnnsoup_hpc.utils.rng import numpy_generator
 
 ModelKind = Literal["sage", "gcn", "gat"]
-TaskName = Literal["evaluation", "ls_epoch", "pls_step", "gis_step"]
+TaskName = Literal["evaluation", "ls_epoch", "pls_step", "gis_step", "train_epoch"]
+BatchName = Literal["full", "cluster", "neighbour"]
 Way = Literal["ours", "stock"]
 Passing = Literal["time", "memory"]
 
@@ -40,6 +41,9 @@ LEARNED = ("ls", "pls")
 SEED = 0
 # Of SGD on raw alphas: so large that a wrong gradient shows in the loss of the next step, which ways are compared by.
 LEARNING_RATE = 100.0
+# Of training, by Adam.
+TRAIN_RATE, DROPOUT = 0.003, 0.5
+BATCH_SIZE, FANOUT = 1024, 10  # of neighbour batches
 BLOCK_NODES = 1 << 16
 
 
@@ -55,7 +59,10 @@ class BenchTask(Protocol):
 
 @dataclass(frozen=True)
 class Cell:
-    """A point of the grid. `hidden` counts the channels of all heads; `union` is R, for pls_step alone."""
+    """A point of the grid. `hidden` counts the channels of all heads; `batch` is train_epoch's.
+
+    `union` is R, the parts of a union of pls_step or of cluster batches.
+    """
 
     graph: str
     graph_h5: str
@@ -69,6 +76,7 @@ class Cell:
     union: int = 4
     granularity: int = 5
     precision: Precision = "float32"
+    batch: BatchName = "full"
 
     @property
     def name(self) -> str:
@@ -76,10 +84,16 @@ class Cell:
         return f"{self.graph}: {self.model} {self.title}"
 
     @property
+    def draws_unions(self) -> bool:
+        """Whether it computes on unions of parts."""
+        return self.task == "pls_step" or (self.task == "train_epoch" and self.batch == "cluster")
+
+    @property
     def title(self) -> str:
         """The task with what it depends on."""
-        union = f" R={self.union}" if self.task == "pls_step" else ""
-        return f"{self.task}{union}{'' if self.precision == 'float32' else f' {self.precision}'}"
+        batch = f" {self.batch}" if self.task == "train_epoch" else ""
+        union = f" R={self.union}" if self.draws_unions else ""
+        return f"{self.task}{batch}{union}{'' if self.precision == 'float32' else f' {self.precision}'}"
 
 
 @dataclass(frozen=True)

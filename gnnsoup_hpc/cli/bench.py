@@ -82,7 +82,7 @@ def _list_cells(graph: str, arguments: argparse.Namespace, options: Options, her
     prepare.prepare(job, here, Log(quiet=True), offline=arguments.offline)
     cells = grid.list_cells(job.name, RunDir.of(job).graph, options)
     with tasks.open_graph(cells[0]) as file:
-        drawn = [cell for cell in cells if cell.task != "pls_step" or cell.union <= file.parts]
+        drawn = [cell for cell in cells if not cell.draws_unions or cell.union <= file.parts]
         if arguments.unions and len(drawn) < len(cells):
             raise RunError(
                 f"--unions {max(arguments.unions)}: {graph} has {file.parts} parts, so choose at most as many"

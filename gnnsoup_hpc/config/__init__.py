@@ -225,6 +225,9 @@ class TrainJob(Section):
     """in-neighbours sampled of each node, from the last layer inwards; -1 = all; the last one repeats"""
     sampler: Literal["auto", "own", "pyg"] = "auto"
     """of neighbour batches: PyG's, our own, or PyG's where pyg-lib or torch-sparse is installed"""
+    engine: Literal["auto", "compiled", "torch"] = "auto"
+    """what computes the steps: compiled, our kernels on a CPU; torch, anywhere; auto: what the run was trained with so
+    far, else compiled where it can. Masks of dropout differ; without it they give the same weights but for rounding"""
     epochs: Count = 100
     """epochs an ingredient; the weights of the best validation epoch are kept"""
     learning_rate: Rate = 0.005

@@ -8,11 +8,23 @@ from gnnsoup_hpc.engine.base import Engine, Plan, Vjp
 from gnnsoup_hpc.engine.compiled.engine import CompiledEngine
 from gnnsoup_hpc.engine.frontier import Division
 from gnnsoup_hpc.engine.torch import TorchEngine
+from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.models.base import Model
 
-__all__ = ["Division", "Engine", "Plan", "TorchEngine", "Vjp", "choose_engine"]
+__all__ = ["Division", "Engine", "Plan", "TorchEngine", "Vjp", "choose_engine", "find_engine"]
 
 ENGINES: tuple[Engine, ...] = (CompiledEngine(), TorchEngine())  # the first that supports a model serves
+
+
+def find_engine(name: str, model: Model, device: torch.device) -> Engine:
+    """The engine of that name; of "auto", the fastest. Raises: JobError where it cannot compute the model there."""
+    engine = choose_engine(model, device) if name == "auto" else next(each for each in ENGINES if each.name == name)
+    if not engine.supports(model, device):
+        raise JobError(
+            f"train.engine = {name!r} does not compute models of kind {model.kind!r} on a {device.type.upper()}; use"
+            " 'auto' or 'torch'"
+        )
+    return engine
 
 
 def choose_engine(model: Model, device: torch.device) -> Engine:

@@ -96,5 +96,9 @@ class Engine(ABC):
     def memory(self, model: Model, extent: Extent, *, mode: Mode, line: bool = False) -> Memory:
         """Host bytes that a plan and a state on it take. line: while it interpolates. Nothing where a GPU computes."""
 
+    @abstractmethod
+    def make_dropout(self, rate: float, device: torch.device, seed: int) -> Dropout:
+        """Dropout as its `logits` takes it; its masks are functions of the seed, on one kind of device."""
+
     def warm_up(self, model: Model) -> None:  # noqa: B027 - an engine may have nothing to compile
         """Compile, or load, all that such a model needs, so that the first to be measured is not blamed for it."""

@@ -52,7 +52,8 @@ class Frontier:
     first: with an aggregation, what the first weights multiply, (rows[0], width): [mean(x) | x] of GraphSAGE, GCN's
     normalised sum; without, the features of the first layer's columns, (U, F). start, indices: CSR, row = destination,
     of the rows after the first layer, or without an aggregation of all. scale (U,): what a row is multiplied by; empty
-    without an aggregation. size: nodes of the subgraph. shard: which rows are this rank's.
+    without an aggregation. size: nodes of the subgraph. shard: which rows are this rank's. nodes: of the rows, and
+    without an aggregation of the first layer's columns, by their ids in the subgraph; empty where they are not named.
     """
 
     rows: tuple[int, ...]
@@ -63,6 +64,7 @@ class Frontier:
     targets: Tensor
     size: int
     shard: Shard
+    nodes: IndexArray
 
     @property
     def local(self) -> Span:
@@ -82,6 +84,7 @@ def find_frontier(
     loops: bool = False,
     division: Division | None = None,
     row_work: Sequence[int] | None = None,
+    name_nodes: bool = False,
 ) -> Frontier:
     """The frontier of `depth` layers of a batch on the CPU, whose seeds rise, or of a rank's share.
 
@@ -89,7 +92,7 @@ def find_frontier(
     the division reads rows, features of the nodes that are needed are asked of it, and the batch's are not used.
     loops: without an aggregation, whether exactly one self-loop a node is put into the structure. row_work: as in
     `Shard.of`, from which ranks get about equal work; (depth,), or without an aggregation (depth + 1,), first of the
-    columns.
+    columns. name_nodes: whether the frontier says which nodes its rows are.
     """
     graph = batch.graph
     rows_of = graph.adjacency.indptr.numpy(), graph.adjacency.indices.numpy()
@@ -115,6 +118,7 @@ def find_frontier(
         targets=batch.targets,
         size=graph.adjacency.nodes,
         shard=shard.bare,
+        nodes=_name_nodes(shard) if name_nodes else shard.order[:0],
     )
 
 
@@ -151,6 +155,11 @@ def _aggregate(graph: Subgraph, aggregation: Aggregation, shard: Shard, read_row
 
 def _gather(graph: Subgraph, shard: Shard, read_rows: ReadRows | None) -> Tensor:
     """Features of the first layer's columns, in the frontier's order."""
-    ids = shard.order if shard.ids is None else shard.ids[shard.order]
+    ids = _name_nodes(shard)
     x = graph.x.numpy()[ids] if read_rows is None else read_rows(ids.astype(np.int64))
     return torch.from_numpy(x)
+
+
+def _name_nodes(shard: Shard) -> IndexArray:
+    """The frontier's nodes in its order."""
+    return shard.order if shard.ids is None else shard.ids[shard.order]

@@ -15,7 +15,7 @@ from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory
 from gnnsoup_hpc.engine.threads import Span
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
-from gnnsoup_hpc.models.base import Dropout, LayeredModel, Model
+from gnnsoup_hpc.models.base import DrawnDropout, Dropout, LayeredModel, Model
 from gnnsoup_hpc.types import Mode, Precision
 from gnnsoup_hpc.utils.out_of_core import BufferPool
 
@@ -100,6 +100,10 @@ class TorchEngine(Engine):
             return {name: found.double() for name, found in zip(leaves, grads, strict=True)}
 
         return logits.detach(), pull
+
+    def make_dropout(self, rate: float, device: torch.device, seed: int) -> DrawnDropout:
+        """As `Engine.make_dropout`."""
+        return DrawnDropout(rate, torch.Generator(device).manual_seed(seed))
 
     @torch.no_grad()
     def hidden_states(self, plan: Plan, state: Mapping[str, Tensor]) -> Iterator[Tensor]:

@@ -6,6 +6,7 @@ These are initial.h5, trunk.h5, and checkpoints/WORK.h5 of an ingredient or of t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ CHECKPOINT, CHECKPOINT_VERSION = "checkpoint", 1
 IN_MEMORY_BYTES = 2 << 20  # a larger checkpoint is built on the disk, for training may have no more memory than it uses
 
 # Not in an origin where they are so: recipes of files that were written before a field was there do not change.
-_DEFAULTS: dict[str, Any] = {"trunk_sha256": "", "train.shared_draws": []} | {
+_DEFAULTS: dict[str, Any] = {"trunk_sha256": "", "train.shared_draws": [], "train.engine": "torch"} | {
     f"train.{known.name}": known.default
     for known in fields(Hyperparameters)
     if known.default is not MISSING and known.name != "shared_draws"
@@ -60,6 +61,7 @@ class Origin:
     hyperparameters: Hyperparameters
     batches: Mapping[str, Any] = field(default_factory=dict)  # what mini-batches depend on besides
     trunk_sha256: str = ""  # of the state that it branched from, where there is a trunk
+    engine: str = "torch"  # "auto": any, where a job leaves it open
 
     @classmethod
     def of(
@@ -76,7 +78,8 @@ class Origin:
             if how.start == "own":
                 initial = states.sha256(make_own_start(architecture, train.seed, index))
         batches = _batches(job, graph)
-        return cls(graph.sha256, initial, architecture, train.batch, train.seed, index, how, batches, trunk)
+        how_made = batches, trunk, train.engine
+        return cls(graph.sha256, initial, architecture, train.batch, train.seed, index, how, *how_made)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -85,6 +88,7 @@ class Origin:
         values |= {f"model.{key}": value for key, value in self.architecture.record().items()}
         values |= {f"train.{key}": value for key, value in asdict(self.hyperparameters).items()}
         values["train.shared_draws"] = sorted(self.hyperparameters.shared_draws)
+        values["train.engine"] = self.engine
         values |= {"train.batch": self.batch, "train.seed": self.seed, "index": self.index} | dict(self.batches)
         values |= {"initial_sha256": self.initial_sha256, "trunk_sha256": self.trunk_sha256}
         values = {key: value for key, value in values.items() if key not in _DEFAULTS or value != _DEFAULTS[key]}
@@ -144,16 +148,32 @@ def resolve_job(job: Job, run: RunDir) -> Job:
 
     Then the number does not change with the memory of whoever goes on with a run. Still 0 where there are none.
     """
-    if job.train.clusters:
+    known = None if job.train.clusters else _find_origin(job, run)
+    if known is None:
         return job
-    for index in range(job.train.ingredients):
-        try:
-            known = origin(run.ingredient(index))
-        except FileError:
-            continue
-        clusters = int(known.get("train.clusters", 1))
-        return job.model_copy(update={"train": job.train.model_copy(update={"clusters": clusters})})
-    return job
+    clusters = int(known.get("train.clusters", 1))
+    return job.model_copy(update={"train": job.train.model_copy(update={"clusters": clusters})})
+
+
+def find_engine_name(job: Job, run: RunDir) -> str:
+    """What the job says in train.engine; of "auto", what the run was trained with so far, if with anything.
+
+    So a run is not half of one engine and half of another because this program was installed anew in between.
+    """
+    known = _find_origin(job, run) if job.train.engine == "auto" else None
+    return job.train.engine if known is None else str((_DEFAULTS | known)["train.engine"])
+
+
+def _find_origin(job: Job, run: RunDir) -> dict[str, Any] | None:
+    """The origin of the first file that can be read of what the run has trained, or begun to train."""
+    ingredients = range(job.train.ingredients)
+    paths = [(run.ingredient(index), KIND, VERSION) for index in ingredients] + [(run.trunk, TRUNK, TRUNK_VERSION)]
+    names = "trunk", *(f"ingredient-{index:04d}" for index in ingredients)
+    paths += [(run.checkpoint(name), CHECKPOINT, CHECKPOINT_VERSION) for name in names]
+    for path, kind, version in paths:
+        with suppress(FileError), files.read_file(path, kind, version) as file:
+            return files.get_json(file["provenance"], "origin")
+    return None
 
 
 def make_own_start(architecture: Model, seed: int, index: int) -> State:
@@ -240,6 +260,8 @@ def _check_origin(path: Path, file: h5py.File, wanted: Mapping[str, Any]) -> Non
     """
     found = files.get_json(file["provenance"], "origin")
     was, says = _DEFAULTS | found, _DEFAULTS | dict(wanted)
+    if says["train.engine"] == "auto":
+        says["train.engine"] = was["train.engine"]
     # Where a start differs, what the job says of starts tells more than a hash.
     keys = sorted([*wanted, *found], key=lambda key: key in ("initial_sha256", "trunk_sha256"))
     key = next((key for key in keys if was.get(key) != says.get(key)), None)

@@ -184,8 +184,8 @@ def layer_by_layer(sizes: Sizes) -> int:
     return EVALUATED_NODE * sizes.whole.nodes + LEAST_WORK
 
 
-def training(sizes: Sizes, extent: Extent, drop_edges: bool = False, changing: bool = True) -> int:
-    """A step of training on a subgraph, all of whose nodes are computed.
+def training(sizes: Sizes, engine: Engine, extent: Extent, drop_edges: bool = False, changing: bool = True) -> int:
+    """A step of training on a subgraph that is in memory.
 
     changing: whether each step has another subgraph, whose sizes leave gaps. With edge dropping, what is left of it has
     a structure and a first hop of its own, and each entry three numbers.
@@ -193,14 +193,17 @@ def training(sizes: Sizes, extent: Extent, drop_edges: bool = False, changing: b
     net = sizes.net
     if sizes.on_device:
         return reading(net, extent)
-    needed = TorchEngine().memory(net, extent, mode="train")
+    needed, dropping = engine.memory(net, extent, mode="train"), 0
+    if drop_edges:
+        dropping = (STRUCTURE_ENTRY + 3 * DOUBLE) * extent.entries
+    if not isinstance(engine, TorchEngine):
+        return BASE + reading(net, extent) + dropping + needed.total + 6 * FLOAT * parameters(net)
     features, structure, states = needed.plan["features"], needed.plan["structure"], needed.states["states"]
     if not changing:
         states = states * TRAINED_STATES // CHANGING_STATES
     if drop_edges:
-        structure += (STRUCTURE_ENTRY + 3 * DOUBLE) * extent.entries
         features += features - FLOAT * net.features * extent.nodes
-    return _torch(net, extent, features, structure + states + needed.states["entries"])
+    return _torch(net, extent, features, structure + dropping + states + needed.states["entries"])
 
 
 def _torch(net: Model, extent: Extent, features: int, work: int) -> int:
@@ -208,14 +211,17 @@ def _torch(net: Model, extent: Extent, features: int, work: int) -> int:
     return features + max(_id_bytes(extent) * extent.read, work) + 6 * FLOAT * parameters(net)
 
 
-def full_batches(sizes: Sizes, drop_edges: bool = False) -> int:
+def full_batches(sizes: Sizes, engine: Engine, drop_edges: bool = False) -> int:
     """Training on full batches: what is trained on stays while accuracies are told."""
-    return training(sizes, sizes.whole, drop_edges, changing=False) + EVALUATED_NODE * sizes.whole.nodes
+    kept = 0 if isinstance(engine, TorchEngine) else total(engine.memory(sizes.net, sizes.whole, mode="evaluate").plan)
+    work = training(sizes, engine, sizes.whole, drop_edges, changing=False)
+    return work + kept + EVALUATED_NODE * sizes.whole.nodes
 
 
-def cluster_batches(sizes: Sizes, clusters: int, drop_edges: bool = False) -> int:
-    """Training on cluster batches of so many parts."""
-    return training(sizes, sizes.union(clusters), drop_edges)
+def cluster_batches(sizes: Sizes, engine: Engine, clusters: int, drop_edges: bool = False) -> int:
+    """Training on cluster batches of so many parts, of which the next is read while one is trained on."""
+    extent = sizes.union(clusters)
+    return training(sizes, engine, extent, drop_edges) + reading(sizes.net, extent)
 
 
 def neighbour_store(sizes: Sizes) -> int:
@@ -224,7 +230,9 @@ def neighbour_store(sizes: Sizes) -> int:
     return FLOAT * sizes.net.features * whole.nodes + STORE_ENTRY * whole.read + PLAN_NODE * whole.nodes
 
 
-def neighbour_batches(sizes: Sizes, batch_size: int, fanouts: tuple[int, ...], drop_edges: bool = False) -> int:
+def neighbour_batches(
+    sizes: Sizes, engine: Engine, batch_size: int, fanouts: tuple[int, ...], drop_edges: bool = False
+) -> int:
     """Training on neighbour batches: that, and a sample; fanouts: one a hop, -1 = all."""
     whole, nodes, new, entries = sizes.whole, batch_size, batch_size, 0
     degree = -(-whole.entries // max(1, whole.nodes))
@@ -234,4 +242,5 @@ def neighbour_batches(sizes: Sizes, batch_size: int, fanouts: tuple[int, ...], d
         new = min(drawn, whole.nodes)
         nodes = min(whole.nodes, nodes + new)
     entries = min(entries, whole.entries)
-    return neighbour_store(sizes) + training(sizes, Extent(nodes, entries, entries, batch_size), drop_edges)
+    extent = Extent(nodes, entries, entries, batch_size)
+    return neighbour_store(sizes) + training(sizes, engine, extent, drop_edges)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from gnnsoup_hpc.config import Job, format_bytes, parse_bytes
+from gnnsoup_hpc.engine import Engine
 from gnnsoup_hpc.engine.out_of_core import layers as sums
 from gnnsoup_hpc.errors import MemoryLimitError
 from gnnsoup_hpc.graph.sampling import per_hop
@@ -74,24 +75,24 @@ class Demand:
     instead: str = ""
 
 
-def plan_training(job: Job, sizes: Sizes, limit: Limit) -> tuple[Job, list[Demand]]:
+def plan_training(job: Job, sizes: Sizes, limit: Limit, engine: Engine) -> tuple[Job, list[Demand]]:
     """The job with train.clusters chosen, and what training needs."""
     how, drops = job.train, bool(job.train.drop_edges or any(job.train.vary.drop_edges))
-    least = max(estimate.cluster_batches(sizes, 1, drops), estimate.layer_by_layer(sizes))
+    least = max(estimate.cluster_batches(sizes, engine, 1, drops), estimate.layer_by_layer(sizes))
     instead = "train.batch = 'cluster'" if how.batch != "cluster" and limit.allows(least) else ""
     clusters = how.clusters or 1
     if how.batch == "full":
-        demands = [Demand("training on full batches", estimate.full_batches(sizes, drops), instead)]
+        demands = [Demand("training on full batches", estimate.full_batches(sizes, engine, drops), instead)]
     else:
         demands, store = [], 0
         if how.batch == "neighbour":
             store = estimate.neighbour_store(sizes)
             hops = tuple(per_hop(how.fanout, sizes.net.hops or 1))
-            work = estimate.neighbour_batches(sizes, how.batch_size, hops, drops)
+            work = estimate.neighbour_batches(sizes, engine, how.batch_size, hops, drops)
             demands = [Demand("training on neighbour batches", work, instead)]
 
         def needed(size: int) -> int:
-            return store + estimate.cluster_batches(sizes, size, drops)
+            return store + estimate.cluster_batches(sizes, engine, size, drops)
 
         clusters = how.clusters or _choose_union(sizes, limit, needed)
         fewer = _suggest_fewer("train.clusters", limit, needed, clusters) or instead

@@ -2,30 +2,117 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Aggregation, Subgraph
 from gnnsoup_hpc.types import Grouping, State
+from gnnsoup_hpc.utils import counter
+from gnnsoup_hpc.utils.rng import derive_seed
+
+
+class Dropout(ABC):
+    """Dropout while training: a share `rate` of numbers is zeroed, the others are scaled up to make up for it."""
+
+    rate: float
+
+    def __call__(self, x: Tensor, layer: int, adjacency: Adjacency | None = None) -> Tensor:
+        """States of a layer's rows (V, C), or what it weighs an adjacency's entries with (E, H), after dropout."""
+        if self.rate == 0.0:
+            return x
+        return x * self._draw_mask(x, layer, adjacency).div_(1.0 - self.rate)
+
+    @abstractmethod
+    def _draw_mask(self, x: Tensor, layer: int, adjacency: Adjacency | None) -> Tensor:
+        """Of x's shape, 1 where it is kept, else 0."""
+
+    @abstractmethod
+    def at(self, epoch: int, step: int) -> Dropout:
+        """That of one step."""
+
+    @property
+    @abstractmethod
+    def state(self) -> Tensor:
+        """What a checkpoint keeps of it, uint8."""
+
+    @abstractmethod
+    def restore(self, state: Tensor) -> None:
+        """Go on from there."""
 
 
 @dataclass(frozen=True)
-class Dropout:
-    """Dropout while training: rate, and the generator that its masks come from."""
+class DrawnDropout(Dropout):
+    """Its masks come from a generator, in the order in which they are asked for."""
 
     rate: float
     generator: torch.Generator
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """`x` with a share `rate` of its elements zeroed and the others scaled up; `x` itself at rate 0."""
-        if self.rate == 0.0:
-            return x
-        mask = torch.empty_like(x).bernoulli_(1.0 - self.rate, generator=self.generator)
-        return x * mask.div_(1.0 - self.rate)
+    def _draw_mask(self, x: Tensor, layer: int, adjacency: Adjacency | None) -> Tensor:
+        return torch.empty_like(x).bernoulli_(1.0 - self.rate, generator=self.generator)
+
+    def at(self, epoch: int, step: int) -> DrawnDropout:
+        """Whatever is drawn next."""
+        return self
+
+    @property
+    def state(self) -> Tensor:
+        """The generator's."""
+        return self.generator.get_state()
+
+    def restore(self, state: Tensor) -> None:
+        """Give the generator its state."""
+        self.generator.set_state(state)
+
+
+@dataclass(frozen=True)
+class CountedDropout(Dropout):
+    """Its masks are functions of a key and of places: layer, node and channel, or both ends of an entry and head.
+
+    So neither threads nor the order of calls change them, and a kernel makes them as it goes.
+    """
+
+    rate: float
+    key: int
+
+    @property
+    def scale(self) -> float:
+        """What is kept is multiplied by it."""
+        return 1.0 / (1.0 - self.rate)
+
+    @property
+    def bar(self) -> int:
+        """Of numbers in [0, 2^32), those below it drop."""
+        return min(round(self.rate * 2**32), 2**32 - 1)
+
+    def key_of(self, layer: int, entries: bool) -> int:
+        """The key of a layer's states, or of its entries."""
+        return counter.derive_key(self.key, 2 * layer + entries)
+
+    def _draw_mask(self, x: Tensor, layer: int, adjacency: Adjacency | None) -> Tensor:
+        key = self.key_of(layer, adjacency is not None)
+        if adjacency is None:
+            keys = counter.derive_keys(key, torch.arange(len(x), device=x.device))
+        else:
+            keys = counter.derive_keys(counter.derive_keys(key, adjacency.row + adjacency.offset), adjacency.indices)
+        return (counter.draw(keys, x.shape[1]) >= self.bar).to(x.dtype)
+
+    def at(self, epoch: int, step: int) -> CountedDropout:
+        """With a key of that step's own."""
+        return replace(self, key=derive_seed(self.key, epoch, step))
+
+    @property
+    def state(self) -> Tensor:
+        """Nothing."""
+        return torch.empty(0, dtype=torch.uint8)
+
+    def restore(self, state: Tensor) -> None:
+        """Nothing is to be done."""
 
 
 @dataclass(frozen=True)

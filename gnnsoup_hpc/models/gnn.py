@@ -68,7 +68,7 @@ class Architecture:
 
     def shape_of(self, layer: int) -> LayerShape:
         """What a convolution must know of a layer."""
-        return LayerShape(layer == 0, *self.widths(layer), self.heads, layer == self.layers - 1)
+        return LayerShape(layer, *self.widths(layer), self.heads, layer == self.layers - 1)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's name and shape, in PyG's order."""
@@ -117,7 +117,7 @@ class Architecture:
             weight, bias = state[f"norms.{layer}.weight"], state[f"norms.{layer}.bias"]
             x = functional.layer_norm(x, x.shape[-1:], weight, bias, EPS)
         x = functional.relu(x)
-        return dropout(x) if dropout else x
+        return dropout(x, layer) if dropout else x
 
     def to_module(self) -> nn.Module:
         """The same architecture as a torch_geometric.nn module, which a state of ours loads into with strict=True.

@@ -6,26 +6,26 @@ parts by itself (edges to other unions are cut), so that no more than a union is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import count, pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gnnsoup_hpc.data import loader
+from gnnsoup_hpc.engine import Plan
 from gnnsoup_hpc.graph import sampling
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray, Role
+from gnnsoup_hpc.utils.counter import derive_keys
 
-# splitmix64's, as signed numbers: Steele, Lea and Flood, OOPSLA 2014.
-_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
-_FIRST = 0xBF58476D1CE4E5B9 - 2**64
-_SECOND = 0x94D049BB133111EB - 2**64
+MakePlan = Callable[[Batch], Plan]
+Edit = Callable[[Batch, int], Batch]  # what a step, counted from 0 in each epoch, makes of its batch
 _BITS = 31
 
 
@@ -48,32 +48,33 @@ def dropout_edge(view: Batch, rate: float, key: int) -> Batch:
 def _hash_entries(adjacency: Adjacency, key: int) -> Tensor:
     """A number in [0, 2^31) of each entry, the same for its reverse, (E,) int64."""
     row, column = adjacency.row, adjacency.indices
-    mixed = _finalise(torch.minimum(row, column).to(torch.int64).mul_(_GOLDEN).add_(key))
-    mixed = _finalise(mixed.add_(torch.maximum(row, column).to(torch.int64).mul_(_GOLDEN)))
+    mixed = derive_keys(derive_keys(key, torch.minimum(row, column)), torch.maximum(row, column))
     return mixed.bitwise_and_(2**_BITS - 1)
-
-
-def _finalise(z: Tensor) -> Tensor:
-    """splitmix64's finaliser, in place; shifts are logical, products wrap round."""
-    z.bitwise_xor_((z >> 30).bitwise_and_(2**34 - 1)).mul_(_FIRST)
-    z.bitwise_xor_((z >> 27).bitwise_and_(2**37 - 1)).mul_(_SECOND)
-    return z.bitwise_xor_((z >> 31).bitwise_and_(2**33 - 1))
 
 
 @dataclass(frozen=True)
 class FullBatches:
-    """One step an epoch on the whole graph. `train` and `validate` share features and structure."""
+    """One step an epoch on the whole graph. `train` and `validate` share features and structure; plan: of a batch."""
 
     train: Batch
     validate: Batch
+    plan: MakePlan
 
-    def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
+    def epoch(self, generator: np.random.Generator, edit: Edit | None = None) -> Iterator[Plan]:
         """The batches of an epoch's steps, each with training nodes, one at a time in memory."""
-        yield self.train
+        yield self._train if edit is None else self.plan(edit(self.train, 0))
 
-    def validation(self) -> Iterator[Batch]:
+    def validation(self) -> Iterator[Plan]:
         """Batches that hold all validation nodes, one at a time in memory; here with all that they depend on."""
-        yield self.validate
+        yield self._validation
+
+    @cached_property
+    def _train(self) -> Plan:
+        return self.plan(self.train)
+
+    @cached_property
+    def _validation(self) -> Plan:
+        return self.plan(self.validate)
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,22 @@ class PartValidation:
 
     graph: GraphFile
     clusters: int
-    device: torch.device
+    plan: MakePlan
 
-    def validation(self) -> Iterator[Batch]:
+    def validation(self) -> Iterator[Plan]:
         """Nearly exact: edges between unions are left out."""
         return self._unions(np.arange(self.graph.parts), self.graph.validation_counts, Role.VALIDATION)
 
-    def _unions(self, order: IntArray, counts: IntArray, role: Role) -> Iterator[Batch]:
+    def _unions(self, order: IntArray, counts: IntArray, role: Role, edit: Edit | None = None) -> Iterator[Plan]:
         """Unions of parts in that order. counts: how many nodes of the role each part has; a union needs one."""
-        for first in range(0, len(order), self.clusters):
-            chosen = order[first : first + self.clusters]
-            if counts[chosen].any():
-                yield loader.load_union(self.graph, chosen.tolist(), role).to(self.device)
+        drawn = (order[first : first + self.clusters] for first in range(0, len(order), self.clusters))
+        steps = count()
+
+        def ready(batch: Batch) -> Plan:
+            return self.plan(batch if edit is None else edit(batch, next(steps)))
+
+        used = (chosen.tolist() for chosen in drawn if counts[chosen].any())
+        return loader.stream_unions(self.graph, used, role, ready)
 
 
 @dataclass(frozen=True)
@@ -107,9 +112,9 @@ class ClusterBatches(PartValidation):
     def _train_counts(self) -> IntArray:
         return np.array([(self.graph.role(*ends) == Role.TRAIN).sum() for ends in pairwise(self.graph.ptr.tolist())])
 
-    def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
+    def epoch(self, generator: np.random.Generator, edit: Edit | None = None) -> Iterator[Plan]:
         """Unions that have a training node, in random order."""
-        return self._unions(generator.permutation(self.graph.parts), self._train_counts, Role.TRAIN)
+        return self._unions(generator.permutation(self.graph.parts), self._train_counts, Role.TRAIN, edit)
 
 
 @dataclass(frozen=True)
@@ -134,14 +139,16 @@ class NeighbourBatches(PartValidation):
         structure = indptr, self.graph.neighbours(indptr)
         return self.graph.x(0, nodes), torch.from_numpy(self.graph.y(0, nodes)), training, structure
 
-    def epoch(self, generator: np.random.Generator) -> Iterator[Batch]:
+    def epoch(self, generator: np.random.Generator, edit: Edit | None = None) -> Iterator[Plan]:
         """Batches of training nodes in random order, each with its sample."""
         draw = sampling.draw_pyg_samples if self.sampler == "pyg" else sampling.draw_samples
         x, labels, training, structure = self._whole
-        for sample in draw(structure, training, self.size, self.fanout, self.layers, generator):
+        drawn = draw(structure, training, self.size, self.fanout, self.layers, generator)
+        for step, sample in enumerate(drawn):
             adjacency = loader.make_adjacency(sample.indptr, sample.indices)
             graph = Subgraph(torch.from_numpy(x[sample.nodes]), adjacency)
-            yield Batch(graph, torch.arange(sample.seeds), labels[sample.nodes[: sample.seeds]]).to(self.device)
+            batch = Batch(graph, torch.arange(sample.seeds), labels[sample.nodes[: sample.seeds]])
+            yield self.plan(batch if edit is None else edit(batch, step))
 
 
 Batches = FullBatches | ClusterBatches | NeighbourBatches

@@ -13,29 +13,28 @@ import numpy as np
 import torch
 
 from gnnsoup_hpc.config.turns import Hyperparameters
-from gnnsoup_hpc.engine import Engine, TorchEngine
+from gnnsoup_hpc.engine import Engine, Plan
 from gnnsoup_hpc.errors import DivergedError
 from gnnsoup_hpc.evaluation.evaluator import Evaluator
 from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io.ingredient import BestEpoch, Checkpoint
 from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk
-from gnnsoup_hpc.models.base import Dropout, Model
+from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.profiling import Measurement, Meter, combine
 from gnnsoup_hpc.runtime.progress import Bar
 from gnnsoup_hpc.train.batches import Batches, dropout_edge
 from gnnsoup_hpc.train.checkpointing import CheckpointManager
 from gnnsoup_hpc.types import Draw, IntArray, Role, State
-from gnnsoup_hpc.utils.rng import TRUNK, derive_seed, numpy_generator, torch_generator
-
-ENGINE: Engine = TorchEngine()  # the one that draws masks of dropout
+from gnnsoup_hpc.utils.rng import TRUNK, derive_seed, numpy_generator
 
 
 @dataclass(frozen=True)
 class TrainData:
-    """What ingredients of a run are trained and judged on."""
+    """What ingredients of a run are trained and judged on, and the engine that computes them."""
 
     model: Model
+    engine: Engine
     batches: Batches
     evaluator: Evaluator
     device: torch.device
@@ -98,7 +97,7 @@ def train_trunk(
 
 
 class Training:
-    """One model between epochs: its parameters, Adam, the generator of dropout masks, and the best epoch so far.
+    """One model between epochs: its parameters, Adam, dropout, and the best epoch so far.
 
     Batches and dropped edges are functions of seed, index and epoch; nothing else has a state.
     """
@@ -108,7 +107,7 @@ class Training:
         self._how, self._seed, self._index = how, seed, index
         self.parameters = {name: tensor.to(data.device).clone().requires_grad_() for name, tensor in initial.items()}
         self._adam = torch.optim.Adam(self.parameters.values(), lr=how.learning_rate, weight_decay=how.weight_decay)
-        self._drop = Dropout(how.dropout, torch_generator(data.device, seed, self._stream("dropout")))
+        self._dropout = data.engine.make_dropout(how.dropout, data.device, derive_seed(seed, self._stream("dropout")))
         self.history: list[Epoch] = []
         self.best: BestEpoch | None = None
 
@@ -144,13 +143,7 @@ class Training:
     def epoch(self) -> Epoch:
         """Train one more. One that diverges has NaN for its validation accuracy, and is not in the history."""
         number, start = len(self.history) + 1, time.perf_counter()
-        batches = self._data.batches.epoch(numpy_generator(self._seed, self._stream("order"), number))
-        if self._how.drop_edges > 0.0:
-            batches = map(partial(self._drop_edges, number), batches, count())
-        # The mean over nodes; of one step, its loss to the bit. Map names no batch, or two would be in memory at once.
-        losses, nodes = zip(*map(self._step, batches), strict=True)
-        loss = losses[0] if len(losses) == 1 else sum(map(mul, losses, nodes)) / sum(nodes)
-        reached = math.nan
+        loss, reached = self.take_steps(number), math.nan
         if math.isfinite(loss) and all(bool(tensor.isfinite().all()) for tensor in self.parameters.values()):
             reached = self._validate()
         epoch = Epoch(number, loss, reached, time.perf_counter() - start)
@@ -161,6 +154,15 @@ class Training:
                 self.best = BestEpoch(number, reached, state)
         return epoch
 
+    def take_steps(self, epoch: int) -> float:
+        """The steps of an epoch, counted from 1; the mean loss over its nodes, before each step."""
+        edit = partial(self._drop_edges, epoch) if self._how.drop_edges > 0.0 else None
+        plans = self._data.batches.epoch(numpy_generator(self._seed, self._stream("order"), epoch), edit)
+        # Of one step, its loss to the bit. Map names no plan, or two would be in memory at once.
+        losses, nodes = zip(*map(partial(self._step, epoch), plans, count()), strict=True)
+        mean: float = losses[0] if len(losses) == 1 else sum(map(mul, losses, nodes)) / sum(nodes)
+        return mean
+
     def checkpoint(self, spent: Measurement) -> Checkpoint:
         """Where it stands. `spent`: what it has cost until here."""
         adam = dict(zip(self.parameters, self._adam.state_dict()["state"].values(), strict=True))
@@ -170,7 +172,7 @@ class Training:
             steps={name: float(values["step"]) for name, values in adam.items()},
             mean={name: values["exp_avg"] for name, values in adam.items()},
             square={name: values["exp_avg_sq"] for name, values in adam.items()},
-            generator=self._drop.generator.get_state(),
+            generator=self._dropout.state,
             device=self._data.device.type,
             best=self.best,
             measurement=spent,
@@ -187,7 +189,7 @@ class Training:
             for place, name in enumerate(self.parameters)
         }
         self._adam.load_state_dict(adam)
-        self._drop.generator.set_state(kept.generator)
+        self._dropout.restore(kept.generator)
         self.history = list(kept.history)
         if kept.best is not None:
             here = {name: tensor.to(self._data.device) for name, tensor in kept.best.state.items()}
@@ -201,24 +203,24 @@ class Training:
         """What edge dropping leaves of a step's batch."""
         return dropout_edge(batch, self._how.drop_edges, derive_seed(self._seed, self._stream("edges"), epoch, step))
 
-    def _step(self, batch: Batch) -> tuple[float, int]:
+    def _step(self, epoch: int, plan: Plan, step: int) -> tuple[float, int]:
         """One step; the mean loss on the batch's seed nodes, and their number."""
         self._adam.zero_grad(set_to_none=True)
-        plan = ENGINE.plan(self._data.model, batch, train=True)
-        loss = self._task.loss(ENGINE.logits(plan, self.parameters, mode="train", dropout=self._drop), plan.targets)
+        dropout = self._dropout.at(epoch, step)
+        logits = self._data.engine.logits(plan, self.parameters, mode="train", dropout=dropout)
+        loss = self._task.loss(logits, plan.targets)
         loss.backward()  # type: ignore[no-untyped-call]
         self._adam.step()
-        return float(loss.detach()), len(batch.seeds)
+        return float(loss.detach()), len(plan.targets)
 
     @torch.no_grad()
     def _validate(self) -> float:
         """The metric over the validation batches' nodes; NaN where a logit is not finite."""
         predicted, targets = list[IntArray](), list[IntArray]()
-        for batch in self._data.batches.validation():
-            plan = ENGINE.plan(self._data.model, batch, train=True)
-            logits = ENGINE.logits(plan, self.parameters)
+        for plan in self._data.batches.validation():
+            logits = self._data.engine.logits(plan, self.parameters)
             targets.append(plan.targets.cpu().numpy())
-            del batch, plan  # before the next one is read
+            del plan  # before the next one is read
             if not bool(logits.isfinite().all()):
                 return math.nan
             predicted.append(self._task.predict(logits).cpu().numpy())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.turns import without_effect
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.data.prepare import note_job
+from gnnsoup_hpc.engine import Engine, find_engine
 from gnnsoup_hpc.errors import DivergedError, FileError, ForeignFileError, IngredientsError, RunError
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.graph.sampling import resolve_sampler
@@ -41,6 +42,7 @@ from gnnsoup_hpc.train.checkpointing import CheckpointManager, OvertakenError
 from gnnsoup_hpc.train.loop import TrainData, train, train_trunk
 from gnnsoup_hpc.train.task_board import TaskBoard, remove_leftovers
 from gnnsoup_hpc.types import Role, State
+from gnnsoup_hpc.utils.out_of_core import BufferPool
 
 POLL_SECONDS = 1.0
 
@@ -55,6 +57,7 @@ class TrainContext:
     job: Job
     run: RunDir
     model: Model
+    engine: Engine
     graph: GraphFile
     here: RankInfo
     device: torch.device
@@ -77,18 +80,20 @@ class TrainContext:
         sizes = Sizes.of(self.graph, self.model, self.device)
         memory = _evaluation_bytes(self.job, sizes, Limit.of(self.job, self.here))
         evaluator = Evaluator(self.graph, self.model, EvalSettings(self.device, memory, self.run.root))
-        how, where = self.job.train, (self.graph, self.job.train.clusters, self.device)
+        how = self.job.train
+        plan = partial(self.engine.plan, self.model, train=True, device=self.device, workspace=BufferPool())
+        where = self.graph, how.clusters, plan
         batches: Batches
         if how.batch == "full":
             view = loader.load_whole(self.graph, Role.TRAIN).to(self.device)
-            batches = FullBatches(view, loader.share_graph(self.graph, view, Role.VALIDATION))
+            batches = FullBatches(view, loader.share_graph(self.graph, view, Role.VALIDATION), plan)
             evaluator.keep(batches.validate)  # it is in memory anyway
         elif how.batch == "cluster":
             batches = ClusterBatches(*where)
         else:
             hops, sampler = self.model.hops or 1, resolve_sampler(how.sampler)
             batches = NeighbourBatches(*where, how.batch_size, how.fanout, hops, sampler)
-        return TrainData(self.model, batches, evaluator, self.device)
+        return TrainData(self.model, self.engine, batches, evaluator, self.device)
 
     def start_of(self, index: int | None) -> State:
         """What ingredient `index`, or the trunk, is trained from."""
@@ -97,7 +102,11 @@ class TrainContext:
         return self.initial if self.trunk is None else self.trunk
 
     def origin_of(self, index: int | None) -> Origin:
-        """What ingredient `index`, or the trunk, is a function of."""
+        """What ingredient `index`, or the trunk, is a function of if it is trained here."""
+        return replace(self.accepted_of(index), engine=self.engine.name)
+
+    def accepted_of(self, index: int | None) -> Origin:
+        """The same as the job has it, which may leave the engine open."""
         trunk = "" if self.trunk is None else states.sha256(self.trunk)
         return Origin.of(self.job, self.model, self.graph, states.sha256(self.initial), index, trunk)
 
@@ -113,8 +122,9 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
     run, everyone = RunDir.of(job), range(job.train.ingredients)
     with graph_store.open_graph(run.graph, job) as graph:
         model = make_model(job.model, graph.features, graph.classes)
-        job = _within_limit(job, run, here, Sizes.of(graph, model, device), log, souping)
-        context = TrainContext(job, run, model, graph, here, device, log, TaskBoard(run, here, log))
+        engine = find_engine(ingredient_store.find_engine_name(job, run), model, device)
+        job = _within_limit(job, run, here, Sizes.of(graph, model, device), engine, log, souping)
+        context = TrainContext(job, run, model, engine, graph, here, device, log, TaskBoard(run, here, log))
         context.initial = _load_initial(context)
         context.trunk = _load_trunk(context) if job.train.trunk_epochs else None
         missing = [index for index in everyone if _find_fault(context, index)]
@@ -135,10 +145,10 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
         gathered.gather(run.gathered, paths, context.initial, job)
 
 
-def _within_limit(job: Job, run: RunDir, here: RankInfo, sizes: Sizes, log: Log, souping: bool) -> Job:
+def _within_limit(job: Job, run: RunDir, here: RankInfo, sizes: Sizes, engine: Engine, log: Log, souping: bool) -> Job:
     """The job with train.clusters chosen; said and refused only where something is left to be trained or souped."""
     limit, job = Limit.of(job, here), ingredient_store.resolve_job(job, run)
-    resolved_job, training = limits.plan_training(job, sizes, limit)
+    resolved_job, training = limits.plan_training(job, sizes, limit, engine)
     souped = limits.plan_souping(job, sizes, limit, here.size)[1] if souping else []
     there = all(run.ingredient(index).exists() for index in range(job.train.ingredients))
     if there and (run.trunk.exists() or not job.train.trunk_epochs):
@@ -225,7 +235,7 @@ def _find_fault(context: TrainContext, index: int | None) -> str:
     path = _path(context, index)
     read = ingredient_store.read_trunk if index is None else ingredient_store.read
     try:
-        read(path, context.origin_of(index))
+        read(path, context.accepted_of(index))
     except ForeignFileError as error:
         raise RunError(f"{error}: give the job a name of its own (--set name=…), or move {path} away") from None
     except FileError as error:

@@ -25,7 +25,7 @@ from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.arguments import TASKS, UNIONS, Options
 from gnnsoup_hpc.bench.grid import Row
 from gnnsoup_hpc.bench.process import ChildFailedError, Figures, run_child
-from gnnsoup_hpc.bench.task import Cell, Order, TaskName, Way
+from gnnsoup_hpc.bench.task import BatchName, Cell, Order, TaskName, Way
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import choose_engine
@@ -120,9 +120,23 @@ def test_stock_sage_on_the_whole_graph_has_the_structure_of_its_edge_index(small
 
 @every_kind
 @pytest.mark.parametrize("name", TASKS)
-def test_both_ways_return_the_same(small: Job, kind: str, heads: int, name: str) -> None:
+def test_both_ways_return_the_same(
+    small: Job, kind: str, heads: int, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without dropout, of which each draws masks of its own."""
+    monkeypatch.setattr(tasks, "DROPOUT", 0.0)
     cell = cell_of(small, model=kind, heads=heads, task=name)
     assert values(small, cell, "ours") == pytest.approx(values(small, cell, "stock"), rel=1e-5, abs=1e-5)
+
+
+@every_kind
+@pytest.mark.parametrize("batch", ["full", "cluster"])
+def test_both_ways_train_alike(small: Job, kind: str, heads: int, batch: BatchName) -> None:
+    cell = cell_of(small, model=kind, heads=heads, task="train_epoch", batch=batch, norm="layer")
+    ours, stock = (values(small, cell, way, 30) for way in ("ours", "stock"))
+    assert ours[0] == pytest.approx(stock[0], rel=0.2)
+    for losses in (ours, stock):
+        assert losses[-1] < losses[0]
 
 
 @every_kind
@@ -233,9 +247,9 @@ def test_bfloat16_is_compared_with_stock_float32(small: Job) -> None:
 
 def test_grids(tmp_path: Path) -> None:
     quick, full = grid.list_cells("g", tmp_path, Options()), grid.list_cells("g", tmp_path, FULL)
-    assert len(quick) == len(set(quick)) == 12
+    assert len(quick) == len(set(quick)) == 15
     assert set(quick) < set(full)
-    assert len(full) == len(set(full)) == 12 + 3 * 2
+    assert len(full) == len(set(full)) == 15 + 3 * 2
     assert {(cell.model, cell.hidden // cell.heads) for cell in full} == {("sage", 256), ("gcn", 256), ("gat", 256)}
 
 

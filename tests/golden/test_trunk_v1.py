@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gnnsoup_hpc.config import loading as jobs
@@ -30,7 +32,7 @@ def test_trunk_and_ingredients_are_those_of_the_job() -> None:
     assert job.train.trunk_epochs == 2
     initial = states.sha256(ingredient_store.read_initial(RUN.initial, NET, 0))
     with graph_store.open_graph(RUN.graph, job) as graph:
-        of = Origin.of(job, NET, graph, initial, None)
+        of = replace(Origin.of(job, NET, graph, initial, None), engine="torch")  # the first version's
         assert of.recipe == RECIPE
         trunk = ingredient_store.read_trunk(RUN.trunk, of)
         origins = [Origin.of(job, NET, graph, initial, index, states.sha256(trunk.state)) for index in range(2)]

@@ -32,6 +32,7 @@ TRAINED = {
     "train.batch_size": "50",
     "train.fanout": "[2]",
     "train.sampler": "own",
+    "train.engine": "torch",
     "train.epochs": "3",
     "train.learning_rate": "0.05",
     "train.weight_decay": "0.1",

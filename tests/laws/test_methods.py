@@ -131,7 +131,7 @@ def test_a_soup_of_one_ingredient_is_that_ingredient(name: str, way: str, traine
 def test_permuting_ingredients_permutes_alpha(name: str, way: str, trained: Job) -> None:
     order = [2, 0, 1]
     straight, permuted = (runs.run_method(by_way(name, way, trained), trained, ids) for ids in ([0, 1, 2], order))
-    close = 1e-4 if way else 1e-6
+    close = 1e-4 if way or name == "ls" else 1e-6  # where a search by L-BFGS ends, rounding moves it
     torch.testing.assert_close(permuted.alpha, straight.alpha[:, order], atol=close, rtol=close)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -15,6 +16,7 @@ from torch import Tensor
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.data import loader
+from gnnsoup_hpc.engine import Plan, choose_engine
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.graph.subgraph import Batch
@@ -26,7 +28,7 @@ from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.train import batches as dropout_edge
 from gnnsoup_hpc.train import loop
-from gnnsoup_hpc.train.batches import Batches, FullBatches
+from gnnsoup_hpc.train.batches import Batches, Edit, FullBatches
 from gnnsoup_hpc.train.loop import TrainData, train
 from gnnsoup_hpc.types import Role, State
 from gnnsoup_hpc.utils.rng import derive_seed
@@ -62,7 +64,9 @@ def whole(trained: Job) -> Iterator[WholeGraph]:
 
 def data_of(net: Architecture, whole: WholeGraph, steps: Batches | None = None) -> TrainData:
     evaluator = Evaluator(whole.graph, net, EvalSettings(runs.CPU, 1 << 30, whole.folder))
-    return TrainData(net, steps or FullBatches(whole.train, whole.validation), evaluator, runs.CPU)
+    engine = choose_engine(net, runs.CPU)
+    full = FullBatches(whole.train, whole.validation, partial(engine.plan, net, train=True))
+    return TrainData(net, engine, steps or full, evaluator, runs.CPU)
 
 
 def logits_of(net: Architecture, state: State, batch: Batch) -> Tensor:
@@ -240,12 +244,14 @@ def test_each_step_drops_its_own_edges(whole: WholeGraph, monkeypatch: pytest.Mo
     """One key a step of an epoch, none of them twice; accuracies are told on all edges."""
     keys: list[int] = []
 
-    class Thrice:
-        def epoch(self, generator: object) -> Iterator[Batch]:
-            yield from (whole.train,) * 3
+    plan = partial(choose_engine(NETS[0], runs.CPU).plan, NETS[0], train=True)
 
-        def validation(self) -> Iterator[Batch]:
-            yield whole.validation
+    class Thrice:
+        def epoch(self, generator: object, edit: Edit) -> Iterator[Plan]:
+            yield from (plan(edit(whole.train, step)) for step in range(3))
+
+        def validation(self) -> Iterator[Plan]:
+            yield plan(whole.validation)
 
     def noted(batch: Batch, rate: float, key: int) -> Batch:
         assert batch.seeds is whole.train.seeds

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.engine import TorchEngine
+from gnnsoup_hpc.engine import ENGINES, TorchEngine
 from gnnsoup_hpc.engine.compiled.engine import PLAN_NODE, CompiledEngine
 from gnnsoup_hpc.engine.memory import Extent, Memory, estimate_frontiers, total
 from gnnsoup_hpc.engine.torch import STRUCTURE_ENTRY, STRUCTURE_NODE
@@ -35,9 +35,11 @@ PHASES = {
     "pls": lambda sizes: estimate.pls(sizes, 8, 4),
     "in memory": estimate.inference,
     "layer by layer": estimate.layer_by_layer,
-    "full": estimate.full_batches,
-    "cluster": lambda sizes: estimate.cluster_batches(sizes, 2),
-    "neighbour": lambda sizes: estimate.neighbour_batches(sizes, 1024, (10, 10, 10)),
+    "full": lambda sizes: estimate.full_batches(sizes, sizes.engine),
+    "full, torch": lambda sizes: estimate.full_batches(sizes, TorchEngine()),
+    "cluster, torch": lambda sizes: estimate.cluster_batches(sizes, TorchEngine(), 2),
+    "cluster": lambda sizes: estimate.cluster_batches(sizes, sizes.engine, 2),
+    "neighbour": lambda sizes: estimate.neighbour_batches(sizes, sizes.engine, 1024, (10, 10, 10)),
 }
 every_phase = pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES)
 
@@ -211,7 +213,7 @@ def test_everything_larger_needs_more(phase: Any) -> None:
 def test_a_union_of_more_parts_needs_more() -> None:
     sizes = [estimate.pls(PRODUCTS, 8, size) for size in range(1, 33)]
     assert sizes == sorted(sizes)
-    clusters = [estimate.cluster_batches(PRODUCTS, size) for size in range(1, 33)]
+    clusters = [estimate.cluster_batches(PRODUCTS, PRODUCTS.engine, size) for size in range(1, 33)]
     assert clusters == sorted(clusters)
 
 
@@ -223,13 +225,14 @@ def test_more_ingredients_need_their_rows() -> None:
 def test_attention_needs_more_than_sums() -> None:
     gat = grown(PRODUCTS, kind="gat", heads=4)
     assert estimate.ls(gat, 8) > estimate.ls(grown(PRODUCTS, kind="gcn"), 8)
-    assert estimate.full_batches(gat) > estimate.full_batches(grown(PRODUCTS, kind="gcn"))
+    for engine in ENGINES:
+        assert estimate.full_batches(gat, engine) > estimate.full_batches(grown(PRODUCTS, kind="gcn"), engine)
 
 
 def test_a_gpu_leaves_the_host_to_read() -> None:
     away = replace(PRODUCTS, device=GPU)
     assert estimate.ls(away, 8) < estimate.ls(PRODUCTS, 8)
-    assert estimate.full_batches(away) < estimate.full_batches(PRODUCTS)
+    assert estimate.full_batches(away, away.engine) < estimate.full_batches(PRODUCTS, PRODUCTS.engine)
     assert estimate.inference(away) < estimate.inference(PRODUCTS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_zero_becomes_the_largest_number_that_fits(field: str) -> None:
         asked = job(f"{field}=0")
         if field == "soup.pls.union":
             return limits.plan_souping(asked, PRODUCTS, limit(most))[0].soup.pls.union
-        return limits.plan_training(asked, PRODUCTS, limit(most))[0].train.clusters
+        return limits.plan_training(asked, PRODUCTS, limit(most), PRODUCTS.engine)[0].train.clusters
 
     found = [chosen(most) for most in range(GIB, 12 * GIB, GIB // 4)]
     assert found == sorted(found)
@@ -152,7 +153,9 @@ def test_there_are_no_more_parts_than_there_are() -> None:
 )
 def test_what_cannot_fit_is_refused_with_what_would(overrides: list[str], names: list[str]) -> None:
     asked, ours = job(*overrides), limit(3 * GIB)
-    demands = limits.plan_training(asked, PRODUCTS, ours)[1] + limits.plan_souping(asked, PRODUCTS, ours)[1]
+    demands = (
+        limits.plan_training(asked, PRODUCTS, ours, PRODUCTS.engine)[1] + limits.plan_souping(asked, PRODUCTS, ours)[1]
+    )
     with pytest.raises(MemoryLimitError) as error:
         limits.refuse(ours, demands)
     for name in [*names, "needs", "GiB", "Give at least"]:
@@ -166,11 +169,11 @@ def test_what_cannot_fit_is_refused_with_what_would(overrides: list[str], names:
 def test_a_batch_that_is_named_instead_would_do(most: int, words: list[str]) -> None:
     ours = limit(most)
     try:
-        limits.refuse(ours, limits.plan_training(job(*words), PRODUCTS, ours)[1])
+        limits.refuse(ours, limits.plan_training(job(*words), PRODUCTS, ours, PRODUCTS.engine)[1])
     except MemoryLimitError as error:
         if "train.batch = 'cluster'" in str(error):
             instead = job("train.batch=cluster", "train.clusters=1")
-            limits.refuse(ours, limits.plan_training(instead, PRODUCTS, ours)[1])
+            limits.refuse(ours, limits.plan_training(instead, PRODUCTS, ours, PRODUCTS.engine)[1])
 
 
 def test_another_way_is_named_only_where_all_that_is_too_large_has_one() -> None:
@@ -182,7 +185,7 @@ def test_another_way_is_named_only_where_all_that_is_too_large_has_one() -> None
 
 
 def test_everything_of_the_bundled_job_fits_in_three_gib() -> None:
-    for decided in (limits.plan_training, limits.plan_souping):
+    for decided in (partial(limits.plan_training, engine=PRODUCTS.engine), limits.plan_souping):
         limits.refuse(limit(3 * GIB), decided(job(), PRODUCTS, limit(3 * GIB))[1])
         with pytest.raises(MemoryLimitError):
             limits.refuse(limit(200 * MIB), decided(job(), PRODUCTS, limit(200 * MIB))[1])
@@ -211,7 +214,7 @@ def test_sizes_of_a_model_do_not_depend_on_the_ingredients() -> None:
 def test_edge_dropping_is_asked_for_by_name_or_by_turn(batch: str) -> None:
     def most(*overrides: str) -> int:
         asked = job(f"train.batch={batch}", "train.clusters=2", *overrides)
-        return max(demand.work for demand in limits.plan_training(asked, PRODUCTS, limit(64 * GIB))[1])
+        return max(demand.work for demand in limits.plan_training(asked, PRODUCTS, limit(64 * GIB), PRODUCTS.engine)[1])
 
     assert most() < most("train.drop_edges=0.1") == most("train.vary.drop_edges=[0.0, 0.1]")
     assert most() == most("train.vary.drop_edges=[0.0]")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.graph.subgraph import Subgraph
-from gnnsoup_hpc.models.base import Dropout
+from gnnsoup_hpc.models.base import CountedDropout, DrawnDropout, Dropout
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import State
 from tests.arbitrary import SEEDS, Structure, in_double, normal, random_structure, structures
@@ -103,7 +103,7 @@ def test_dropout_is_a_function_of_its_generator(net: Architecture) -> None:
     graph, state = subgraph(GRAPH), state_of(net)
 
     def dropped(rate: float, seed: int) -> Tensor:
-        return net.forward(state, graph, Dropout(rate, torch.Generator().manual_seed(seed)))
+        return net.forward(state, graph, DrawnDropout(rate, torch.Generator().manual_seed(seed)))
 
     assert torch.equal(dropped(0.5, 1), dropped(0.5, 1))
     assert not torch.equal(dropped(0.5, 1), dropped(0.5, 2))
@@ -113,11 +113,14 @@ def test_dropout_is_a_function_of_its_generator(net: Architecture) -> None:
 def test_gat_drops_attention_in_its_last_layer_too() -> None:
     net = Architecture("gat", 1, FEATURES, HIDDEN, CLASSES, heads=4)
     graph, state = subgraph(GRAPH), state_of(net)
-    assert not torch.equal(net.forward(state, graph, Dropout(0.5, torch.Generator())), net.forward(state, graph))
+    assert not torch.equal(net.forward(state, graph, CountedDropout(0.5, 0)), net.forward(state, graph))
 
 
-def test_drop_zeroes_a_share_and_scales_the_rest() -> None:
-    dropped = Dropout(0.25, torch.Generator().manual_seed(0))(torch.ones(100, 1000))
+@pytest.mark.parametrize(
+    "dropout", [DrawnDropout(0.25, torch.Generator().manual_seed(0)), CountedDropout(0.25, 0)], ids=["drawn", "counted"]
+)
+def test_dropout_zeroes_a_share_and_scales_the_rest(dropout: Dropout) -> None:
+    dropped = dropout(torch.ones(100, 1000), 0)
     assert set(dropped.unique().tolist()) == {0.0, float(torch.tensor(1.0) / 0.75)}
     assert float((dropped == 0.0).float().mean()) == pytest.approx(0.25, abs=0.01)  # five standard errors: 0.007
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import torch
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.data import loader
+from gnnsoup_hpc.engine import choose_engine
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.graph.subgraph import Batch
@@ -40,8 +43,19 @@ def graph(trained: Job) -> Iterator[GraphFile]:
         yield opened
 
 
-def neighbours(graph: GraphFile, size: int, *fanout: int) -> NeighbourBatches:
-    return NeighbourBatches(graph, 1, runs.CPU, size, fanout, 3, "own")
+def as_is(batch: Batch) -> Any:
+    """In the place of what makes a plan: then an epoch gives the batches themselves."""
+    return batch
+
+
+def clusters_of(graph: GraphFile, clusters: int) -> Iterator[Batch]:
+    plans: Iterator[Any] = ClusterBatches(graph, clusters, as_is).epoch(rng())
+    return plans
+
+
+def neighbours(graph: GraphFile, size: int, *fanout: int) -> Iterator[Batch]:
+    plans: Iterator[Any] = NeighbourBatches(graph, 1, as_is, size, fanout, 3, "own").epoch(rng())
+    return plans
 
 
 def logits_of(net: Architecture, state: State, batch: Batch) -> torch.Tensor:
@@ -55,7 +69,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 def test_an_epoch_of_clusters_sees_every_training_node_once(graph: GraphFile) -> None:
     labels = graph.y(0, graph.nodes)[graph.role(0, graph.nodes) == Role.TRAIN]
     for clusters in (1, 3, 8):
-        batches = list(ClusterBatches(graph, clusters, runs.CPU).epoch(rng()))
+        batches = list(clusters_of(graph, clusters))
         assert len(batches) <= math.ceil(graph.parts / clusters)
         assert sum(len(batch.seeds) for batch in batches) == len(labels)
         assert np.array_equal(np.bincount(torch.cat([v.targets for v in batches])), np.bincount(labels))
@@ -63,33 +77,28 @@ def test_an_epoch_of_clusters_sees_every_training_node_once(graph: GraphFile) ->
 
 
 def test_clusters_come_in_an_order_of_the_generator(graph: GraphFile) -> None:
-    sizes = [
-        [batch.graph.adjacency.nodes for batch in ClusterBatches(graph, 1, runs.CPU).epoch(rng(seed))]
-        for seed in (0, 0, 1)
-    ]
+    sizes = [[batch.size for batch in ClusterBatches(graph, 1, as_is).epoch(rng(seed))] for seed in (0, 0, 1)]
     assert sizes[0] == sizes[1]
     assert sizes[0] != sizes[2]
     assert sorted(sizes[0]) == sorted(sizes[2])
 
 
 def test_all_parts_in_one_cluster_are_the_whole_graph(graph: GraphFile) -> None:
-    (batch,) = ClusterBatches(graph, graph.parts, runs.CPU).epoch(rng())
+    (batch,) = clusters_of(graph, graph.parts)
     whole = loader.load_whole(graph, Role.TRAIN)
     assert torch.equal(batch.graph.x, whole.graph.x)
     assert torch.equal(batch.graph.adjacency.indices, whole.graph.adjacency.indices)
     assert torch.equal(batch.seeds, whole.seeds)
 
 
-def test_clusters_never_read_more_than_a_union(graph: GraphFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clusters_never_read_more_than_a_union_ahead(graph: GraphFile, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     x = GraphFile.x
     monkeypatch.setattr(GraphFile, "x", lambda self, a, b, out: read.append(b - a) or x(self, a, b, out))
-    batches = ClusterBatches(graph, 2, runs.CPU)
-    for _ in batches.epoch(rng()):
-        assert sum(read) <= 2 * int(np.diff(graph.ptr).max())
-        read.clear()
-    for _ in batches.validation():
-        assert sum(read) <= 2 * int(np.diff(graph.ptr).max())
+    batches, union = ClusterBatches(graph, 2, as_is), 2 * int(np.diff(graph.ptr).max())
+    for stream in (batches.epoch(rng()), batches.validation()):
+        for number, _ in enumerate(stream, 1):
+            assert sum(read) <= (number + 1) * union
         read.clear()
 
 
@@ -103,7 +112,7 @@ def test_a_union_without_training_nodes_is_no_step(graph: GraphFile, monkeypatch
         return np.where((ids >= start) & (ids < stop), np.uint8(Role.NONE), found)
 
     monkeypatch.setattr(GraphFile, "role", without)
-    batches = list(ClusterBatches(graph, 1, runs.CPU).epoch(rng()))
+    batches = list(clusters_of(graph, 1))
     assert len(batches) == graph.parts - 1
     assert all(len(batch.seeds) for batch in batches)
 
@@ -114,7 +123,7 @@ def test_all_neighbours_give_the_whole_graphs_scores(graph: GraphFile, kind: str
     net, whole = NETS[kind], loader.load_whole(graph, Role.TRAIN)
     state = net.init_state(0)
     wanted = {tuple(row) for row in logits_of(net, state, whole).round(decimals=3).tolist()}
-    for batch in neighbours(graph, 40, -1).epoch(rng()):
+    for batch in neighbours(graph, 40, -1):
         scores = logits_of(net, state, batch).round(decimals=3)
         assert len(batch.seeds) <= 40
         assert {tuple(row) for row in scores.tolist()} <= wanted
@@ -122,7 +131,7 @@ def test_all_neighbours_give_the_whole_graphs_scores(graph: GraphFile, kind: str
 
 def test_an_epoch_of_neighbourhoods_sees_every_training_node_once(graph: GraphFile) -> None:
     labels = graph.y(0, graph.nodes)[graph.role(0, graph.nodes) == Role.TRAIN]
-    batches = list(neighbours(graph, 40, 5, 3).epoch(rng()))
+    batches = list(neighbours(graph, 40, 5, 3))
     assert [len(batch.seeds) for batch in batches] == [40, 40, 40, 40, 20]
     assert np.array_equal(np.bincount(torch.cat([v.targets for v in batches])), np.bincount(labels))
     assert max(batch.graph.adjacency.degree.max() for batch in batches) == 5
@@ -137,10 +146,12 @@ def test_between_epochs_all_parts_together_tell_the_exact_accuracy(
     state, evaluator = net.init_state(1), Evaluator(graph, net, EvalSettings(runs.CPU, 1 << 30, tmp_path))
     (exact,) = evaluator.metrics([state], (Role.VALIDATION,))
     how = Hyperparameters(epochs=1, learning_rate=1e-12, weight_decay=0.0, dropout=0.0)
+    engine = choose_engine(net, runs.CPU)
+    plan = partial(engine.plan, net, train=True)
 
     def reached(clusters: int, state: State) -> float:
         """By a training that hardly moves."""
-        data = TrainData(net, ClusterBatches(graph, clusters, runs.CPU), evaluator, runs.CPU)
+        data = TrainData(net, engine, ClusterBatches(graph, clusters, plan), evaluator, runs.CPU)
         return Training(data, state, how, 0, 0).epoch().validation_accuracy
 
     assert reached(graph.parts, state) == exact
@@ -152,7 +163,7 @@ def test_between_epochs_all_parts_together_tell_the_exact_accuracy(
 @pytest.mark.parametrize("clusters", [1, 3, 8])
 def test_validation_sees_every_validation_node_once(graph: GraphFile, clusters: int) -> None:
     targets = graph.y(0, graph.nodes)[graph.role(0, graph.nodes) == Role.VALIDATION]
-    found = [batch.targets for batch in PartValidation(graph, clusters, runs.CPU).validation()]
+    found = [batch.targets for batch in PartValidation(graph, clusters, as_is).validation()]
     assert len(found) == math.ceil(graph.parts / clusters)
     assert np.array_equal(torch.cat(found), targets)
 

@@ -165,8 +165,8 @@ def test_a_trunk_goes_on_too(tmp_path: Path, interrupter: Interrupter) -> None:
 
 
 def test_a_best_epoch_before_the_checkpoint_is_kept(tmp_path: Path, interrupter: Interrupter) -> None:
-    """At this rate accuracy falls after the first epochs."""
-    job = runs.prepare_run(tmp_path / "a", *ONE, "train.learning_rate=3.0")
+    """At this rate and with these masks accuracy falls after the first epochs."""
+    job = runs.prepare_run(tmp_path / "a", *ONE, "train.learning_rate=3.0", "train.engine=torch")
     wanted = undisturbed(job, tmp_path / "b")
     interrupter.stop(job, 3)
     runs.train(job)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.data.loader import load_whole, share_graph
+from gnnsoup_hpc.engine import choose_engine
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.io import graph as graph_store
@@ -99,9 +101,11 @@ def open_data(job: Job) -> Iterator[TrainData]:
     with graph_store.open_graph(run.graph, job) as graph:
         net = make_model(job.model, graph.features, graph.classes)
         batch = load_whole(graph, Role.TRAIN)
-        batches = FullBatches(batch, share_graph(graph, batch, Role.VALIDATION))
+        engine = choose_engine(net, runs.CPU)
+        plan = partial(engine.plan, net, train=True)
+        batches = FullBatches(batch, share_graph(graph, batch, Role.VALIDATION), plan)
         evaluator = Evaluator(graph, net, EvalSettings(runs.CPU, 1 << 30, run.root))
-        yield TrainData(net, batches, evaluator, runs.CPU)
+        yield TrainData(net, engine, batches, evaluator, runs.CPU)
 
 
 def test_ingredients_are_what_training_by_hand_from_the_trunk_gives(branched: Job) -> None:

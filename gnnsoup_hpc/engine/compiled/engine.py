@@ -22,7 +22,7 @@ from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory, Terms, estimate_fro
 from gnnsoup_hpc.engine.threads import CHUNKS
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
-from gnnsoup_hpc.models.base import Dropout, Model
+from gnnsoup_hpc.models.base import CountedDropout, Dropout, Model
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.comm import SERIAL
 from gnnsoup_hpc.types import Dense, Mode, Precision, State
@@ -55,36 +55,33 @@ class CompiledEngine(Engine):
         division: Division | None = None,
         workspace: BufferPool | None = None,
     ) -> CompiledPlan:
-        """As `Engine.plan`. Raises: ValueError for training, which draws masks of dropout."""
-        if train:
-            raise ValueError("the compiled engine does not train")
+        """As `Engine.plan`."""
         net = _check_model(model)
         work = _estimate_attention_work(net) if net.kind == "gat" else _estimate_row_work(net)
-        found = find_frontier(batch, net.aggregation, net.layers, loops=True, division=division, row_work=work)
+        found = find_frontier(
+            batch, net.aggregation, net.layers, loops=True, division=division, row_work=work, name_nodes=train
+        )
         comm = division.comm if division else SERIAL
         return CompiledPlan(**vars(found), net=net, workspace=workspace or BufferPool(), precision=precision, comm=comm)
 
     def logits(
         self, plan: Plan, state: Mapping[str, Tensor], *, mode: Mode = "evaluate", dropout: Dropout | None = None
     ) -> Tensor:
-        """As `Engine.logits`."""
-        if mode == "train":
-            raise ValueError("the compiled engine does not train")
-        own = _check_plan(plan)
-        names = tuple(own.net.shapes())
+        """As `Engine.logits`.
+
+        Raises: TypeError for dropout whose masks are not counted, ValueError for dropout on a plan without `train`.
+        """
+        plan = _check_plan(plan)
+        names = tuple(plan.net.shapes())
+        drop = _check_dropout(plan, dropout) if mode == "train" else None
         if torch.is_grad_enabled() and any(state[name].requires_grad for name in names):
-            found: Tensor = _VjpAsAutograd.apply(self, plan, names, *(state[name] for name in names))  # type: ignore[no-untyped-call]
+            found: Tensor = _AsAutograd.apply(plan, drop, names, *(state[name] for name in names))  # type: ignore[no-untyped-call]
             return found
-        return torch.from_numpy(_begin(own, state, keep=False).forward())
+        return torch.from_numpy(_begin(plan, state, False, drop).forward())
 
     def vjp(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Vjp]:
         """As `Engine.vjp`."""
-        run = _begin(_check_plan(plan), state, keep=True)
-
-        def pull(grad: Tensor) -> dict[str, Tensor]:
-            return {name: torch.from_numpy(found) for name, found in run.backward(grad.numpy()).items()}
-
-        return torch.from_numpy(run.forward()), pull
+        return _compute_vjp(_check_plan(plan), state)
 
     def interpolate(
         self, plan: Plan, ends: tuple[State, State], between: Iterable[tuple[float, State]]
@@ -107,6 +104,10 @@ class CompiledEngine(Engine):
         states = _estimate_states(net, extent, rows, keep)
         return Memory(_estimate_plan(net, extent, rows, keep), {**states, "line": ends} if ends else states)
 
+    def make_dropout(self, rate: float, device: torch.device, seed: int) -> CountedDropout:
+        """As `Engine.make_dropout`."""
+        return CountedDropout(rate, seed)
+
     def warm_up(self, model: Model) -> None:
         """As `Engine.warm_up`."""
         kind = _check_model(model).kind
@@ -121,12 +122,25 @@ class CompiledEngine(Engine):
                 self.logits(plan, {name: tensor.detach() for name, tensor in state.items()})
 
 
-class _VjpAsAutograd(torch.autograd.Function):
+def _compute_vjp(
+    plan: CompiledPlan, state: Mapping[str, Tensor], dropout: CountedDropout | None = None
+) -> tuple[Tensor, Vjp]:
+    run = _begin(plan, state, True, dropout)
+
+    def vjp(grad: Tensor) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(found) for name, found in run.backward(grad.numpy()).items()}
+
+    return torch.from_numpy(run.forward()), vjp
+
+
+class _AsAutograd(torch.autograd.Function):
     """Everything between parameters and logits as one step of autograd, by the engine's own backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, engine: CompiledEngine, plan: Plan, names: tuple[str, ...], *parameters: Tensor) -> Tensor:
-        logits, ctx.vjp = engine.vjp(plan, dict(zip(names, parameters, strict=True)))
+    def forward(
+        ctx: Any, plan: CompiledPlan, dropout: CountedDropout | None, names: tuple[str, ...], *parameters: Tensor
+    ) -> Tensor:
+        logits, ctx.vjp = _compute_vjp(plan, dict(zip(names, parameters, strict=True)), dropout)
         ctx.names = names
         return logits
 
@@ -151,9 +165,21 @@ def _check_plan(plan: Plan) -> CompiledPlan:
     return plan
 
 
-def _begin(plan: CompiledPlan, state: Mapping[str, Tensor], keep: bool) -> ForwardBackward | GatForwardBackward:
+def _check_dropout(plan: CompiledPlan, dropout: Dropout | None) -> CountedDropout | None:
+    if dropout is None or not dropout.rate:
+        return None
+    if not isinstance(dropout, CountedDropout):
+        raise TypeError("the compiled engine takes masks of dropout that are counted")
+    if not len(plan.nodes):
+        raise ValueError("this plan is not for training")
+    return dropout
+
+
+def _begin(
+    plan: CompiledPlan, state: Mapping[str, Tensor], keep: bool, dropout: CountedDropout | None
+) -> ForwardBackward | GatForwardBackward:
     kind = GatForwardBackward if plan.net.kind == "gat" else ForwardBackward
-    return kind(plan, _to_arrays(plan.net, state), keep)
+    return kind(plan, _to_arrays(plan.net, state), keep, dropout=dropout)
 
 
 def _to_arrays(net: Architecture, state: Mapping[str, Tensor]) -> dict[str, Dense]:

@@ -21,8 +21,10 @@ import numpy as np
 
 from gnnsoup_hpc.engine.compiled.kernels import attention as kernels
 from gnnsoup_hpc.engine.compiled.kernels import rowwise
-from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, choose_product, find_norm, sum_pieces
+from gnnsoup_hpc.engine.compiled.kernels.dropout import drop_entries, drop_states
+from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, choose_product, find_masks, find_norm, sum_pieces
 from gnnsoup_hpc.engine.threads import Span, ThreadTeam, blocks
+from gnnsoup_hpc.models.base import CountedDropout
 from gnnsoup_hpc.models.convolutions.gat import NEGATIVE_SLOPE
 from gnnsoup_hpc.models.gnn import EPS
 from gnnsoup_hpc.types import Dense
@@ -37,15 +39,23 @@ class GatLayer:
     Shapes: weight (H, C, in), flat (H C, in); vectors (2 H, in): v of each head, as source and as destination; states
     (columns, in), no columns where only values are needed; scores (columns, 2 H); values (columns, H, C), no columns
     where states are summed up; summed: either, (columns, H, C) or for all heads (columns, 1, in); norm: weight and
-    shift (H C,) of the layer norm after it, if there is one. Kept for gradients, of no rows without `keep`: weights
-    (E, H) of the entries; normed (rows, H C), rows before the norm's weight and shift; deviations (rows,): 1 over them.
+    shift (H C,) of the layer norm after it, if there is one. Kept for gradients, of no rows without `keep`: weights (E,
+    H) of the entries, and what dropout makes of them, `mixing`; normed (rows, H C), rows before the norm's weight and
+    shift; deviations (rows,): 1 over them.
     """
 
-    def __init__(self, plan: CompiledPlan, number: int, state: Mapping[str, Dense], keep: bool) -> None:
+    def __init__(
+        self,
+        plan: CompiledPlan,
+        number: int,
+        state: Mapping[str, Dense],
+        keep: bool,
+        dropout: CountedDropout | None,
+    ) -> None:
         names = ("lin.weight", "att_src", "att_dst", "bias")
         self.flat, source, destination, self.bias = (state[f"convs.{number}.{name}"] for name in names)
         self.plan, self.multiply = plan, choose_product(plan.precision)
-        self.number, self.heads = number, plan.net.heads
+        self.number, self.heads, self.dropout = number, plan.net.heads, dropout
         self.last = number == plan.net.layers - 1
         self.weight = self.flat.reshape(self.heads, -1, self.flat.shape[1])
         _, self.channels, self.width = self.weight.shape
@@ -61,6 +71,7 @@ class GatLayer:
         self.values = self.empty(columns if self.by_value else 0, self.heads, self.channels)
         self.summed = self.values if self.by_value else self.states[:, None]
         self.weights = self.empty(int(plan.start[rows]), self.heads)
+        self.mixing = np.empty_like(self.weights) if dropout else self.weights
         self.normed = self.empty(rows if self.norm else 0, len(self.flat))
         self.deviations = self.empty(len(self.normed))
 
@@ -87,23 +98,28 @@ class GatLayer:
         """The layer's rows from `first` on, (n, H, C), but for the bias; `sums` is `room_for_sums`."""
         end = first + len(out)
         start, indices = self.plan.start, self.plan.indices
-        shift, weights = 0, self.weights
+        shift, weights, mixing = 0, self.weights, self.mixing
         if not len(weights):  # this block's alone
             shift = int(start[first])
-            weights = self.empty(int(start[end]) - shift, self.heads)
+            weights = mixing = self.empty(int(start[end]) - shift, self.heads)
         kernels.write_edge_weights(first, end, start, indices, self.scores, NEGATIVE_SLOPE, weights, shift)
+        if self.dropout:
+            masks = find_masks(self.dropout, self.number, entries=True)
+            drop_entries(first, end, start, indices, self.plan.nodes, *masks, weights, shift, mixing)
         into = out if self.by_value else sums[: len(out)]
-        kernels.write_head_sums(first, end, start, start[1:], indices, indices[:0], weights, shift, self.summed, into)
+        kernels.write_head_sums(first, end, start, start[1:], indices, indices[:0], mixing, shift, self.summed, into)
         if not self.by_value:
             for head in range(self.heads):
                 self.multiply(into[:, head], self.weight[head].T, out[:, head])
 
     def activate(self, first: int, block: Dense) -> None:
-        """Bias, layer norm where there is one, and ReLU, of the rows from `first` on, in place."""
+        """Bias, layer norm where there is one, ReLU and dropout, of the rows from `first` on, in place."""
+        end = first + len(block)
         rowwise.finish(block, block[:0], self.bias, not self.norm)
         if self.norm:
-            end = first + len(block)
             rowwise.normalise(block, *self.norm, EPS, self.normed[first:end], self.deviations[first:end])
+        if self.dropout:
+            drop_states(self.plan.nodes[first:end], *find_masks(self.dropout, self.number), block)
 
 
 class GatLayerBackward:
@@ -111,11 +127,12 @@ class GatLayerBackward:
 
     grad (rows, channels): of its convolution's output. before: the layer before, if there is one; `along_columns`
     overwrites the states with the gradient of what that one gave to its activation. Before it, others' rows that attend
-    to own columns must have theirs of `of_scores` and `of_heads`, and of `own.weights`.
+    to own columns must have theirs of `of_scores` and `of_heads`, and of `own.mixing`.
     """
 
     def __init__(self, own: GatLayer, grad: Dense, before: GatLayer | None) -> None:
         self._own, self._before, self._grad = own, before, grad
+        self._scale = own.dropout.scale if own.dropout else 1.0
         by_head = grad.reshape(-1, 1 if own.last else own.heads, own.channels)  # (rows, 1, C) for all heads
         self._per_head = by_head / grad.dtype.type(own.heads) if own.last else by_head
         self.of_heads = self._per_head.reshape(grad.shape)  # a view
@@ -138,8 +155,8 @@ class GatLayerBackward:
             for head in apart:
                 own.multiply(mine[:, head % mine.shape[1]], own.weight[head], of_sums[:, head])
             kernels.write_score_gradients(
-                *(first, end, plan.start, plan.indices, own.scores, NEGATIVE_SLOPE, own.weights, own.summed),
-                *(mine if own.by_value else of_sums, self.of_scores, self._of_rows, sums),
+                *(first, end, plan.start, plan.indices, own.scores, NEGATIVE_SLOPE, own.weights, own.mixing),
+                *(self._scale, own.summed, mine if own.by_value else of_sums, self.of_scores, self._of_rows, sums),
             )
             for head in apart:
                 own.multiply(mine[:, head % mine.shape[1]].T, sums[:, head], product)
@@ -160,9 +177,7 @@ class GatLayerBackward:
             mine[len(of_rows) :, own.heads :] = 0
             totals["vectors"] += mine.T @ states
             if own.number or own.by_value:
-                kernels.write_head_sums(
-                    first, end, start, ends, rows, places, own.weights, 0, self._per_head, of_values
-                )
+                kernels.write_head_sums(first, end, start, ends, rows, places, own.mixing, 0, self._per_head, of_values)
             flat = of_values.reshape(len(of_values), -1)
             if own.by_value:
                 own.multiply(flat.T, states, product)
@@ -170,7 +185,7 @@ class GatLayerBackward:
             if self._before is not None:
                 own.multiply(flat, own.flat, of_states)
                 of_states += mine @ own.vectors
-                rowwise.mask(states, of_states)
+                rowwise.mask(states, of_states, self._scale)
                 self._backpropagate_norm(first, states, self._before, totals)
         return totals
 
@@ -205,15 +220,17 @@ class GatForwardBackward:
     Ranks that share the batch exchange halo rows between layers: then both passes are rank-collective.
     """
 
-    def __init__(self, plan: CompiledPlan, state: Mapping[str, Dense], keep: bool) -> None:
-        self._plan, self._state, self._keep = plan, state, keep
+    def __init__(
+        self, plan: CompiledPlan, state: Mapping[str, Dense], keep: bool, dropout: CountedDropout | None = None
+    ) -> None:
+        self._plan, self._state, self._keep, self._dropout = plan, state, keep, dropout
         self._layers: list[GatLayer] = []
 
     def forward(self) -> Dense:
         """Class scores of this rank's seed nodes, (n, C)."""
         with ThreadTeam() as team:
             for number in range(self._plan.net.layers):
-                layer = GatLayer(self._plan, number, self._state, self._keep)
+                layer = GatLayer(self._plan, number, self._state, self._keep, self._dropout)
                 self._attend(team, layer, self._layers[-1] if number else None)
                 self._layers = [*self._layers, layer] if self._keep else [layer]
                 self._exchange(layer)
@@ -275,7 +292,7 @@ class GatForwardBackward:
         totals = sum_pieces(back.row_shapes, team.each(back.along_rows, shard.sections_of(own.number + 1)))
         comm.exchange(back.of_scores, crossing)
         if own.number or own.by_value:  # else columns need no gradient through values
-            comm.exchange(own.weights, crossing)
+            comm.exchange(own.mixing, crossing)
             comm.exchange(back.of_heads, shard.gradients[own.number])
         totals |= sum_pieces(back.column_shapes, team.each(back.along_columns, shard.sections_of(own.number)))
         return back.name_gradients(totals)

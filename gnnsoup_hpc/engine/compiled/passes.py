@@ -14,9 +14,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from gnnsoup_hpc.engine.compiled.kernels import rowwise
+from gnnsoup_hpc.engine.compiled.kernels.dropout import drop_states
 from gnnsoup_hpc.engine.compiled.kernels.sums import write_scaled_sums
-from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, choose_product, find_norm, sum_pieces
+from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, choose_product, find_masks, find_norm, sum_pieces
 from gnnsoup_hpc.engine.threads import Span, ThreadTeam, blocks
+from gnnsoup_hpc.models.base import CountedDropout
 from gnnsoup_hpc.models.gnn import EPS, Architecture, layer_of
 from gnnsoup_hpc.types import Dense
 
@@ -32,9 +34,15 @@ class ForwardBackward:
     """
 
     def __init__(
-        self, plan: CompiledPlan, state: Mapping[str, Dense], keep: bool, first: Interpolation | None = None
+        self,
+        plan: CompiledPlan,
+        state: Mapping[str, Dense],
+        keep: bool,
+        first: Interpolation | None = None,
+        dropout: CountedDropout | None = None,
     ) -> None:
         self.net, self.plan, self.state, self.keep, self._first = plan.net, plan, state, keep, first
+        self._dropout = dropout
         self._multiply = choose_product(plan.precision)
         self._dtype = next(iter(state.values())).dtype
         self._hidden: list[Dense] = []
@@ -65,6 +73,7 @@ class ForwardBackward:
         else:
             kept, scales = self._empty(0, 0), self._empty(0)
         self._normed.append((kept, scales))
+        drop = () if last or not self._dropout else find_masks(self._dropout, layer)
 
         def chunk(start: int, stop: int) -> None:
             scratch = self._empty(ROWS, self.net.hidden if layer else 0)
@@ -75,6 +84,8 @@ class ForwardBackward:
                 rowwise.finish(block, more, bias, not last and not norm)
                 if norm:
                     rowwise.normalise(block, *norm, EPS, kept[first:end], scales[first:end])
+                if drop:
+                    drop_states(self.plan.nodes[first:end], *drop, block)
 
         team.each(chunk, self.plan.shard.chunks(layer))
         return out
@@ -153,7 +164,7 @@ class ForwardBackward:
                 block = mine[first:end]
                 if of_aggregated is not None:
                     self._below(layer, first, end, (above, of_aggregated), scratch)
-                    rowwise.mask(block, scratch[: end - first])
+                    rowwise.mask(block, scratch[: end - first], self._dropout.scale if self._dropout else 1.0)
                 if norm:
                     of_norm = totals[f"norms.{layer}.weight"], totals[f"norms.{layer}.bias"]
                     rowwise.backpropagate_norm(block, norm[0], kept[first:end], scales[first:end], *of_norm)

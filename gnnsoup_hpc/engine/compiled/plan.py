@@ -12,6 +12,7 @@ import torch
 from gnnsoup_hpc.engine.compiled.kernels import structure
 from gnnsoup_hpc.engine.frontier import Frontier
 from gnnsoup_hpc.engine.sharding import Scale
+from gnnsoup_hpc.models.base import CountedDropout
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.comm import SERIAL, Comm, Moves
 from gnnsoup_hpc.types import Dense, IndexArray, Precision
@@ -92,6 +93,11 @@ def find_norm(state: Mapping[str, Dense], layer: int) -> tuple[Dense, Dense] | t
     """Weight and shift of the layer norm after a layer, (C,) each; nothing where there is none."""
     weight, shift = f"norms.{layer}.weight", f"norms.{layer}.bias"
     return (state[weight], state[shift]) if weight in state else ()
+
+
+def find_masks(dropout: CountedDropout, layer: int, entries: bool = False) -> tuple[np.uint64, np.uint32, float]:
+    """Key, bar and scale that the kernels of dropout take for a layer's states, or its entries."""
+    return np.uint64(dropout.key_of(layer, entries)), np.uint32(dropout.bar), dropout.scale
 
 
 def sum_pieces(shapes: Mapping[str, tuple[int, ...]], pieces: Sequence[Mapping[str, Dense]]) -> dict[str, Dense]:

@@ -15,13 +15,18 @@ from gnnsoup_hpc.models.base import Dropout
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One layer of a stack: whether it takes the features, channels in and out, heads, and whether it is the last."""
+    """One layer of a stack: its number, channels in and out, heads, and whether it is the last."""
 
-    first: bool
+    number: int
     into: int
     out: int
     heads: int
     last: bool
+
+    @property
+    def first(self) -> bool:
+        """Whether it takes the features."""
+        return self.number == 0
 
 
 class Convolution(ABC):

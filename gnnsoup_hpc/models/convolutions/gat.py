@@ -42,5 +42,5 @@ class Gat(Convolution):
         source, destination = (x_UHC * state["att_src"]).sum(-1), (x_UHC * state["att_dst"]).sum(-1)
         scores = sparse.edge_scores(adjacency, source, adjacency.own(destination))
         weights = sparse.edge_softmax(adjacency, functional.leaky_relu(scores, NEGATIVE_SLOPE))
-        out = sparse.weighted_sum(adjacency, dropout(weights) if dropout else weights, x_UHC)
+        out = sparse.weighted_sum(adjacency, dropout(weights, shape.number, adjacency) if dropout else weights, x_UHC)
         return (out.mean(1) if shape.last else out.flatten(1)) + state["bias"]

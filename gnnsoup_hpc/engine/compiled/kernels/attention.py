@@ -135,25 +135,31 @@ def write_score_gradients(
     scores: Any,
     slope: float,
     weights: Any,
+    dropped: Any,
+    scale: float,
     x: Any,
     grad: Any,
     of_scores: Any,
     of_rows: Any,
     sums: Any,
 ) -> None:
-    """Backward through the weighted sums, the softmax and the leaky ReLU of rows, given the sums' gradient.
+    """Backward through the weighted sums, dropout, the softmax and the leaky ReLU of rows, given the sums' gradient.
 
-    grad (last - first, H or 1, C). of_scores (E, H): gradients of what the leaky ReLU was given; of_rows (rows, H):
-    their sums along rows. `sums` (last - first, H, C), unless it is of length 0, gets the weighted sums again.
+    dropped (E, H): the weights after dropout, which multiplies those that it keeps by `scale`; `weights` with 1 where
+    there is none. grad (last - first, H or 1, C). of_scores (E, H): gradients of what the leaky ReLU was given; of_rows
+    (rows, H): their sums along rows. `sums` (last - first, H, C), if not of length 0, gets the weighted sums again.
     """
     heads = weights.shape[1]
     zero = scores.dtype.type(0)
-    leak = scores.dtype.type(slope)
+    leak, factor = scores.dtype.type(slope), scores.dtype.type(scale)
     for r in range(first, last):
         begin, stop = start[r], start[r + 1]
         _dots(begin, stop, indices, x, grad[r - first], of_scores)
         for h in range(heads):
             mean = zero
+            if scale != 1.0:
+                for e in range(begin, stop):
+                    of_scores[e, h] *= factor if dropped[e, h] > zero else zero
             for e in range(begin, stop):
                 mean += weights[e, h] * of_scores[e, h]
             own, total = scores[r, heads + h], zero
@@ -167,7 +173,7 @@ def write_score_gradients(
         if len(sums) > 0:
             total_row = sums[r - first]
             total_row[:] = 0
-            _add_rows(begin, stop, indices, indices[:0], weights, 0, x, total_row)
+            _add_rows(begin, stop, indices, indices[:0], dropped, 0, x, total_row)
 
 
 @compile_kernel

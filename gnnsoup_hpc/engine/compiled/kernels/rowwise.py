@@ -54,13 +54,13 @@ def normalise(out: Any, weight: Any, shift: Any, eps: float, kept: Any, scales: 
 
 
 @compile_kernel
-def mask(hidden: Any, grad: Any) -> None:
-    """Overwrite what ReLU gave with the gradient of what it was given."""
-    zero = grad.dtype.type(0)
+def mask(hidden: Any, grad: Any, scale: float) -> None:
+    """Overwrite what ReLU gave, and dropout left, times `scale` with the gradient of what ReLU was given."""
+    zero, factor = grad.dtype.type(0), grad.dtype.type(scale)
     for r in range(len(hidden)):
         states, mine = hidden[r], grad[r]
         for j in range(len(states)):
-            states[j] = mine[j] if states[j] > zero else zero
+            states[j] = mine[j] * factor if states[j] > zero else zero
 
 
 @compile_reassociating
