@@ -60,7 +60,7 @@ class Engine(ABC):
     ) -> Plan:
         """A batch made ready, once for any number of states. Plans that are used in turn may share a workspace.
 
-        train: for training, with dropout, where every row of every layer is computed.
+        train: for training, where `logits` may be asked for dropout; the torch engine then computes all rows.
         """
 
     @abstractmethod
