@@ -41,7 +41,17 @@ setup(
     extras_require={
         # An MPI library and mpirun from PyPI, for machines that have none of their own.
         "mpi": ["mpich>=4.2"],
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "mypy", "ruff", "types-tqdm"],
+        # Kernels for GPUs. PyTorch's CUDA builds bring theirs; it runs them on a CPU too, for tests.
+        "gpu": ["triton>=3.5; sys_platform == 'linux'"],
+        "dev": [
+            "triton; sys_platform == 'linux'",
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "mypy",
+            "ruff",
+            "types-tqdm",
+        ],
     },
     entry_points={"console_scripts": ["gnnsoup = gnnsoup_hpc.__main__:main"]},
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+os.environ["TRITON_INTERPRET"] = "1"  # kernels for GPUs run on the CPU
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.engine import sharding
@@ -44,6 +47,13 @@ def frozen_garbage() -> None:
     import torch_geometric.data  # noqa: F401 - by far the most of it
 
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def thawed_garbage() -> Iterator[None]:
+    """At the end, what is frozen can be collected again: Triton complains of what it cannot free."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

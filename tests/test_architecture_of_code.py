@@ -42,6 +42,7 @@ ONLY_USERS = {
     "h5py": {"io"},
     "pymetis": {"data.partition"},
     "numba": {"engine.compiled"},
+    "triton": {"engine.triton"},
     "threadpoolctl": {"engine.threads"},
     "mpi4py": {"runtime"},
     "torch_geometric": {"models", "data.sources", "graph.sampling", "bench"},

@@ -14,7 +14,7 @@ from gnnsoup_hpc.engine.memory import Extent, Memory
 from gnnsoup_hpc.engine.threads import Span
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.models.base import Dropout, Model
-from gnnsoup_hpc.types import Mode, Precision, State
+from gnnsoup_hpc.types import IntArray, Mode, Precision, State
 from gnnsoup_hpc.utils.out_of_core import BufferPool
 
 Vjp = Callable[[Tensor], Mapping[str, Tensor]]
@@ -26,6 +26,10 @@ class Plan(Protocol):
     @property
     def targets(self) -> Tensor:
         """Of all seed nodes, (n, ...), on the device that is computed on."""
+
+    @property
+    def host_targets(self) -> IntArray:
+        """The same on the host."""
 
     @property
     def size(self) -> int:

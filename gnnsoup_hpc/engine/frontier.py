@@ -67,6 +67,12 @@ class Frontier:
     nodes: IndexArray
 
     @property
+    def host_targets(self) -> IntArray:
+        """Of all seeds, (n, ...)."""
+        found: IntArray = self.targets.numpy()
+        return found
+
+    @property
     def local(self) -> Span:
         """Which of all seed nodes are this rank's."""
         return self.shard.seeds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from gnnsoup_hpc.engine.threads import Span
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.base import DrawnDropout, Dropout, LayeredModel, Model
-from gnnsoup_hpc.types import Mode, Precision
+from gnnsoup_hpc.types import IntArray, Mode, Precision
 from gnnsoup_hpc.utils.out_of_core import BufferPool
 
 STRUCTURE_ENTRY = 28  # bytes: CSR, its transpose, both with values, and the permutation between them
@@ -34,6 +35,12 @@ class TorchPlan:
     targets: Tensor
     size: int
     precision: Precision = "float32"
+
+    @cached_property
+    def host_targets(self) -> IntArray:
+        """The targets on the host."""
+        found: IntArray = self.targets.cpu().numpy()
+        return found
 
     @property
     def local(self) -> Span:

@@ -429,7 +429,8 @@ def test_the_torch_engine_computes_models_that_it_does_not_know(train: bool) -> 
 @every_kind
 def test_the_fastest_engine_for_a_device_is_chosen(net: Architecture) -> None:
     assert choose_engine(net, CPU).name == "compiled"
-    assert choose_engine(net, torch.device("cuda")).name == "torch"
+    assert choose_engine(net, torch.device("cuda")).name == "triton"
+    assert choose_engine(MODEL, torch.device("cuda")).name == "torch"
 
 
 @every_kind

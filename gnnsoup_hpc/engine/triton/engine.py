@@ -1,0 +1,170 @@
+"""The engine for GPUs: GCN, GraphSAGE and GAT, forward and backward over a plan that is made on the device.
+
+Its oracle is the torch engine on the whole subgraph. Where Triton interprets (TRITON_INTERPRET=1), it runs on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from gnnsoup_hpc.engine.base import Engine, Plan, Vjp
+from gnnsoup_hpc.engine.frontier import Division
+from gnnsoup_hpc.engine.memory import Extent, Memory
+from gnnsoup_hpc.graph.sparse import Adjacency
+from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
+from gnnsoup_hpc.models.base import CountedDropout, Dropout, Model
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.types import Mode, Precision, State
+from gnnsoup_hpc.utils.out_of_core import BufferPool
+
+if TYPE_CHECKING:
+    from gnnsoup_hpc.engine.triton.gat import TritonGatForwardBackward
+    from gnnsoup_hpc.engine.triton.passes import TritonForwardBackward
+    from gnnsoup_hpc.engine.triton.plan import TritonPlan
+
+_KINDS = ("gcn", "sage", "gat")
+
+
+class TritonEngine(Engine):
+    """Kernels of our own; Triton is loaded when the first plan is made."""
+
+    name = "triton"
+    divides = False
+
+    def supports(self, model: Model, device: torch.device) -> bool:
+        """GCN, GraphSAGE and GAT on a GPU, where Triton is installed."""
+        known = isinstance(model, Architecture) and model.kind in _KINDS
+        return known and device.type == "cuda" and find_spec("triton") is not None
+
+    def plan(
+        self,
+        model: Model,
+        batch: Batch,
+        *,
+        train: bool = False,
+        device: torch.device | None = None,
+        precision: Precision = "float32",
+        division: Division | None = None,
+        workspace: BufferPool | None = None,
+    ) -> TritonPlan:
+        """As `Engine.plan`. Raises: ValueError for a division among ranks."""
+        from gnnsoup_hpc.engine.triton.plan import make_plan
+
+        if division is not None:
+            raise ValueError("the triton engine does not divide a batch among ranks")
+        return make_plan(_check_model(model), batch, device or batch.graph.x.device, precision)
+
+    def logits(
+        self, plan: Plan, state: Mapping[str, Tensor], *, mode: Mode = "evaluate", dropout: Dropout | None = None
+    ) -> Tensor:
+        """As `Engine.logits`. Raises: TypeError for dropout whose masks are not counted."""
+        plan = _check_plan(plan)
+        names = tuple(plan.net.shapes())
+        drop = _check_dropout(dropout) if mode == "train" else None
+        if torch.is_grad_enabled() and any(state[name].requires_grad for name in names):
+            found: Tensor = _TritonAutograd.apply(plan, drop, names, *(state[name] for name in names))  # type: ignore[no-untyped-call]
+            return found
+        with torch.no_grad():
+            return _begin(plan, state, False, drop).forward()
+
+    def vjp(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Vjp]:
+        """As `Engine.vjp`."""
+        with torch.no_grad():
+            run = _begin(_check_plan(plan), state, True, None)
+            return run.forward(), torch.no_grad()(run.backward)
+
+    def interpolate(
+        self, plan: Plan, ends: tuple[State, State], between: Iterable[tuple[float, State]]
+    ) -> Iterator[Tensor]:
+        """As `Engine.interpolate`: what the first weights make of the first aggregation is linear in the share."""
+        from gnnsoup_hpc.engine.triton.passes import TritonForwardBackward
+
+        plan = _check_plan(plan)
+        if plan.net.kind == "gat":  # whose first layer is not linear in the weights
+            yield from super().interpolate(plan, ends, between)
+            return
+        with torch.no_grad():
+            start, end = (TritonForwardBackward(plan, state, False).multiply_first() for state in ends)
+        for share, state in between:
+            with torch.no_grad():
+                yield TritonForwardBackward(plan, state, False, first=(share, start, end)).forward()
+
+    def memory(self, model: Model, extent: Extent, *, mode: Mode, line: bool = False) -> Memory:
+        """As `Engine.memory`."""
+        return Memory({}, {})
+
+    def make_dropout(self, rate: float, device: torch.device, seed: int) -> CountedDropout:
+        """As `Engine.make_dropout`."""
+        return CountedDropout(rate, seed)
+
+    def warm_up(self, model: Model) -> None:
+        """As `Engine.warm_up`: what a graph of a few nodes needs, in every precision; on the GPU in use, if any."""
+        from gnnsoup_hpc.engine.triton.plan import KINDS
+
+        net, device = _check_model(model), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        structure = Adjacency(torch.arange(5, dtype=torch.int32), torch.arange(4, dtype=torch.int32).roll(1))
+        batch = Batch(Subgraph(torch.ones(4, net.features), structure), torch.tensor([0]), torch.tensor([0]))
+        modes: tuple[Mode, ...] = ("train", "evaluate")
+        for precision, mode in product(KINDS, modes):
+            state = {name: tensor.to(device).requires_grad_() for name, tensor in net.init_state(0).items()}
+            plan = self.plan(net, batch, device=device, precision=precision)
+            self.logits(plan, state, mode=mode, dropout=CountedDropout(0.5, 0)).sum().backward()  # type: ignore[no-untyped-call]
+
+
+class _TritonAutograd(torch.autograd.Function):
+    """Everything between parameters and logits as one step of autograd, by the engine's own backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, plan: TritonPlan, dropout: CountedDropout | None, names: tuple[str, ...], *parameters: Tensor
+    ) -> Tensor:
+        run = _begin(plan, dict(zip(names, parameters, strict=True)), True, dropout)
+        ctx.run, ctx.names, ctx.kinds = run, names, [parameter.dtype for parameter in parameters]
+        return run.forward()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        run = ctx.run
+        del ctx.run  # its states are overwritten: there is no second backward
+        grads = run.backward(grad.contiguous())
+        return None, None, None, *(grads[name].to(kind) for name, kind in zip(ctx.names, ctx.kinds, strict=True))
+
+
+def _check_model(model: Model) -> Architecture:
+    if not isinstance(model, Architecture) or model.kind not in _KINDS:
+        raise TypeError(f"the triton engine has no model of kind {model.kind!r}")
+    return model
+
+
+def _check_plan(plan: Plan) -> TritonPlan:
+    from gnnsoup_hpc.engine.triton.plan import TritonPlan
+
+    if not isinstance(plan, TritonPlan):
+        raise TypeError(f"a plan of another engine: {type(plan).__name__}")
+    return plan
+
+
+def _check_dropout(dropout: Dropout | None) -> CountedDropout | None:
+    if dropout is None or not dropout.rate:
+        return None
+    if not isinstance(dropout, CountedDropout):
+        raise TypeError("the triton engine takes masks of dropout that are counted")
+    return dropout
+
+
+def _begin(
+    plan: TritonPlan, state: Mapping[str, Tensor], keep: bool, dropout: CountedDropout | None
+) -> TritonForwardBackward | TritonGatForwardBackward:
+    from gnnsoup_hpc.engine.triton.gat import TritonGatForwardBackward
+    from gnnsoup_hpc.engine.triton.passes import TritonForwardBackward
+
+    kind = TritonGatForwardBackward if plan.net.kind == "gat" else TritonForwardBackward
+    return kind(plan, state, keep, dropout)
