@@ -58,6 +58,12 @@ class MemoryLimitError(SoupError):
     exit_code = 3
 
 
+class DeviceMemoryError(SoupError):
+    """A GPU's memory is too little for what was begun; what was done until then is kept."""
+
+    exit_code = 3
+
+
 class LauncherError(SoupError):
     """What the machine or the launcher gives this rank is not what the job asks for."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gnnsoup_hpc import errors
 from gnnsoup_hpc.runtime import launch
+from gnnsoup_hpc.runtime.gpu import explain_out_of_memory
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.runtime.terminal import terminal
@@ -80,7 +81,8 @@ def _execute(command: Callable[[RankInfo], None], here: RankInfo, collective: bo
             if UNUSUAL:
                 print(f"{here.prefix}gnnsoup: {UNUSUAL}", file=sys.stderr, flush=True)
         gc.freeze()  # what was imported: each measurement begins with a collection, which need not look through it
-        command(here)
+        with explain_out_of_memory("not all was done"):
+            command(here)
         here.stop.no_more()
     except KeyboardInterrupt:
         return _fail(here, errors.Interrupted("interrupted at once; the same command goes on from the last checkpoint"))

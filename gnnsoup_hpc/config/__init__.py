@@ -225,9 +225,10 @@ class TrainJob(Section):
     """in-neighbours sampled of each node, from the last layer inwards; -1 = all; the last one repeats"""
     sampler: Literal["auto", "own", "pyg"] = "auto"
     """of neighbour batches: PyG's, our own, or PyG's where pyg-lib or torch-sparse is installed"""
-    engine: Literal["auto", "compiled", "torch"] = "auto"
-    """what computes the steps: compiled, our kernels on a CPU; torch, anywhere; auto: what the run was trained with so
-    far, else compiled where it can. Masks of dropout differ; without it they give the same weights but for rounding"""
+    engine: Literal["auto", "compiled", "triton", "torch"] = "auto"
+    """what computes the steps: compiled, our kernels on a CPU; triton, ours on a GPU; torch, anywhere; auto: what the
+    run was trained with so far, else ours where they can. torch draws other masks of dropout than ours; without dropout
+    all give the same weights but for rounding"""
     epochs: Count = 100
     """epochs an ingredient; the weights of the best validation epoch are kept"""
     learning_rate: Rate = 0.005
@@ -464,7 +465,10 @@ class MachineJob(Section):
     """most resident memory of a rank, libraries included, for example '2 GiB': batches, unions and evaluation are
     chosen to stay within it, or refused; auto: half of the machine's / ranks on the node"""
 
-    @field_validator("memory_limit")
+    device_memory_limit: MemoryLimit = "auto"
+    """most memory that a rank allocates on its GPU, for example '20 GiB'; auto: the GPU's / the ranks that share it"""
+
+    @field_validator("memory_limit", "device_memory_limit")
     @classmethod
     def _is_a_size(cls, text: str) -> str:
         parse_bytes(text)

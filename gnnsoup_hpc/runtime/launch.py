@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from gnnsoup_hpc.errors import LauncherError, MismatchError, SoupError
+from gnnsoup_hpc.runtime.gpu import claim_gpu
 from gnnsoup_hpc.runtime.signals import PreemptionHandler
 from gnnsoup_hpc.types import Precision
 
@@ -223,9 +224,17 @@ def claim_machine(job: MachineJob, here: RankInfo) -> torch.device:
         raise LauncherError("machine.device = 'cuda', but no GPU is visible here; use 'auto' or 'cpu'")
     if job.device == "cpu" or not visible:
         return torch.device("cpu")
-    device = torch.device("cuda", here.local_rank % visible)
-    torch.cuda.set_device(device)
-    return device
+    return claim_gpu(job, here.local_rank % visible, count_sharing(here, visible))
+
+
+def count_sharing(here: RankInfo, visible: int, environment: Mapping[str, str] = os.environ) -> int:
+    """Ranks that use the GPU that this one uses, itself included: ranks of a node take its visible GPUs in turn.
+
+    Where Slurm gives each task GPUs of its own (--gpus-per-task), no other rank has them.
+    """
+    if environment.get("SLURM_GPUS_PER_TASK"):
+        return 1
+    return len(range(here.local_rank % visible, here.local_size, visible))
 
 
 def describe_mapping(job: MachineJob, here: RankInfo, device: torch.device) -> str:

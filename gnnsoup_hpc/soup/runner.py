@@ -17,6 +17,7 @@ from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io.records import Paired, Soup
 from gnnsoup_hpc.io.soup import SoupFingerprint
+from gnnsoup_hpc.runtime.gpu import explain_out_of_memory
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.soup.context import SoupContext
 from gnnsoup_hpc.soup.methods import make_methods
@@ -52,7 +53,8 @@ class SoupRunner:
             if comm.bcast(there == wanted):
                 self.log.say(f"soup: {name} is there already")
                 continue
-            soup = self.make(name, path)
+            with explain_out_of_memory(f"soup: {name}"):
+                soup = self.make(name, path)
             self.log.say(
                 f"soup: {name} done in {soup.measurement['seconds']:.2f} s, validation"
                 f" {soup.validation_accuracy:.4f}, test {soup.test_accuracy:.4f}"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -181,9 +182,13 @@ def test_devices_are_dealt_by_local_rank(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=2**30))
+    parts: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda part, device: parts.append(part))
     found = [launch.claim_machine(MachineJob(), place(size=4, local_size=4, local_rank=rank)) for rank in range(4)]
     assert [str(device) for device in found] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
     assert chosen == found
+    assert parts == [0.5] * 4
     assert launch.claim_machine(MachineJob(device="cpu"), place()).type == "cpu"
 
 
