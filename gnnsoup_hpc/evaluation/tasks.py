@@ -26,14 +26,14 @@ class Task(Protocol):
     def higher_is_better(self) -> bool:
         """Whether a high metric is good; what chooses goes by `score`, for which a high one always is."""
 
-    def loss(self, logits: Tensor, targets: Tensor, *, scale: float = 1.0) -> Tensor:
+    def loss(self, logits: Tensor, targets: Tensor, *, scale: float | Tensor = 1.0) -> Tensor:
         """Mean loss over nodes of logits times `scale`, 1 / temperature, differentiable."""
 
     def losses(self, logits: Tensor, targets: Tensor) -> Doubles:
         """Each node's loss, (n,) float64, in nats."""
 
-    def fit_scale(self, logits: Tensor, targets: Tensor) -> float:
-        """1 / temperature with the lowest loss; 1 where the task knows none."""
+    def fit_scale(self, logits: Tensor, targets: Tensor) -> float | Tensor:
+        """1 / temperature with the lowest loss; 1 where the task knows none. On a GPU a tensor, so that none waits."""
 
     def average(self, logits: Tensor) -> Tensor:
         """What an ensemble takes the mean of, (n, C)."""
@@ -65,11 +65,11 @@ class Multiclass:
     ogb_set: str = ""
     higher_is_better: bool = True
 
-    def loss(self, logits: Tensor, targets: Tensor, *, scale: float = 1.0) -> Tensor:
+    def loss(self, logits: Tensor, targets: Tensor, *, scale: float | Tensor = 1.0) -> Tensor:
         """Mean cross-entropy in nats."""
         from torch.nn import functional
 
-        return functional.cross_entropy(logits if scale == 1.0 else logits * scale, targets)
+        return functional.cross_entropy(logits if type(scale) is float and scale == 1.0 else logits * scale, targets)
 
     def losses(self, logits: Tensor, targets: Tensor) -> Doubles:
         """Cross-entropies in nats."""
@@ -78,11 +78,11 @@ class Multiclass:
         found: Doubles = functional.cross_entropy(logits.double().cpu(), targets.cpu(), reduction="none").numpy()
         return found
 
-    def fit_scale(self, logits: Tensor, targets: Tensor) -> float:
+    def fit_scale(self, logits: Tensor, targets: Tensor) -> float | Tensor:
         """By Newton's steps (temperature.py)."""
-        from gnnsoup_hpc.evaluation.temperature import fit_scale
+        from gnnsoup_hpc.evaluation.temperature import fit_scale, fit_scale_there
 
-        return fit_scale(logits, targets)
+        return fit_scale(logits, targets) if logits.device.type == "cpu" else fit_scale_there(logits, targets)
 
     def average(self, logits: Tensor) -> Tensor:
         """Softmax."""

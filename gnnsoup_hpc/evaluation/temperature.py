@@ -17,6 +17,7 @@ from torch import Tensor
 _NARROWEST, _WIDEST = math.log(1 / 32), math.log(32)
 _STEPS = 30
 _SETTLED = 1e-6  # of the scale's logarithm
+_UNSEEN = 6  # of the steps on a GPU, until the host looks whether they have settled
 
 
 def fit_scale(logits: Tensor, labels: Tensor) -> float:
@@ -48,3 +49,26 @@ def fit_scale(logits: Tensor, labels: Tensor) -> float:
             break
         point = following
     return math.exp(point)
+
+
+def fit_scale_there(logits: Tensor, labels: Tensor) -> Tensor:
+    """The same where the logits are, as a tensor (), by rounds of steps: the host waits once a round."""
+    finite, logits = logits.isfinite().all(), logits.detach()
+    logits = logits - logits.amax(1, keepdim=True)
+    squares, right = logits.square(), logits.gather(1, labels[:, None])[:, 0]
+    low, high, point = (right.new_full((), value, dtype=torch.float64) for value in (_NARROWEST, _WIDEST, 0.0))
+    before = point
+    for step in range(_STEPS):
+        chances = (logits * point.exp()).exp_()
+        total = chances.sum(1)
+        mean, square = (torch.linalg.vecdot(chances, each) / total for each in (logits, squares))
+        slope = (mean - right).double().mean()
+        curvature = (square - mean.square()).double().mean()
+        del chances  # before the next ones
+        low, high = torch.where(slope > 0, low, point), torch.where(slope > 0, point, high)
+        there = point.exp() - slope / curvature
+        following = torch.where((curvature > 0) & (there > 0), there.log(), low)
+        before, point = point, torch.where((low < following) & (following < high), following, (low + high) / 2)
+        if step % _UNSEEN == _UNSEEN - 1 and not bool((point - before).abs() >= _SETTLED):
+            break
+    return torch.where(finite, point.exp(), 1.0)

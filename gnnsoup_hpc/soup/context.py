@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, repeat
+from itertools import accumulate, islice, repeat
 
 import torch
 from torch import Tensor
@@ -196,18 +196,29 @@ class SoupContext:
         fit, fit_targets = (leaf, targets) if holdout is None else (leaf[~holdout], targets[~holdout])
         scale = task.fit_scale(fit, fit_targets) if fit_scale else 1.0
         loss = task.loss(fit, fit_targets, scale=scale)
-        held_out = float("nan")
+        held_out = torch.full_like(loss, torch.nan)
         if holdout is not None:
-            held_out = float(task.loss(leaf.detach()[holdout], targets[holdout], scale=scale))
-        metric = task.metric(task.predict(leaf.detach()).cpu().numpy(), targets.cpu().numpy())
+            held_out = task.loss(leaf.detach()[holdout], targets[holdout], scale=scale)
         for kind in ("forward", "backward"):
             self.counts[f"{kind}_{'whole' if plan.size == self._mixtures.graph.nodes else 'union'}"] += 1
         (grad,) = torch.autograd.grad(loss, leaf)
         gradient = mixing.gradient(self._mixtures.matrix, vjp(grad[slice(*plan.local)].contiguous()), by)
+        loss, held_out, gradient, predicted = _read(loss, held_out, gradient, task.predict(leaf.detach()))
+        metric = task.metric(predicted.numpy(), plan.host_targets)
         if self._division is not None:
-            gradient = torch.from_numpy(comm.sum_in_order(gradient.cpu().numpy()))
-        return LossResult(float(loss.detach()), gradient.to(alpha_GN), metric, held_out)
+            gradient = torch.from_numpy(comm.sum_in_order(gradient.numpy()))
+        return LossResult(float(loss), gradient.to(alpha_GN), metric, float(held_out))
 
     def bar(self, total: int, title: str) -> Bar:
         """Progress of the method."""
         return self._log.bar(total, title)
+
+
+def _read(*found: Tensor) -> Sequence[Tensor]:
+    """The same on the host, by one copy, for which a GPU is waited for once."""
+    if found[0].device.type == "cpu":
+        return [each.detach() for each in found]
+    flat = torch.cat([each.detach().double().flatten() for each in found]).cpu()
+    ends = list(accumulate(each.numel() for each in found))
+    pieces = [flat[end - each.numel() : end] for each, end in zip(found, ends, strict=True)]
+    return [piece.view(each.shape).to(each.dtype) for piece, each in zip(pieces, found, strict=True)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 from math import prod
 
 import numpy as np
@@ -59,6 +59,18 @@ class ParameterMatrix:
         }
         return dict(sorted(named.items(), key=lambda item: item[1]))
 
+    def group_of(self, by: Grouping) -> Tensor:
+        """The group of each number of a row, (P,); kept."""
+        if by not in self._groups:
+            spans = self.groups(by).values()
+            lengths = torch.tensor([stop - start for start, stop in spans])
+            self._groups[by] = torch.arange(len(lengths)).repeat_interleave(lengths).to(self.weights.device)
+        return self._groups[by]
+
+    @cached_property
+    def _groups(self) -> dict[Grouping, Tensor]:
+        return {}
+
     def state(self, row_P: Tensor) -> State:
         """The parameters that a row holds, as views of it, in PyG's order."""
         return {
@@ -79,28 +91,31 @@ def mix(matrix: ParameterMatrix, alpha_GN: Tensor, by: Grouping) -> State:
         row = torch.empty_like(weights[0])
         kernels.mix(shares.contiguous().numpy(), weights.numpy(), _bounds(matrix, by), row.numpy())
         return matrix.state(row)
-    lengths = torch.tensor([stop - start for start, stop in spans], device=weights.device)
-    row = torch.zeros_like(weights[0])
-    for share, ingredient in zip(shares.T, weights, strict=True):
-        row.addcmul_(ingredient, share.repeat_interleave(lengths, output_size=len(row)))
-    return matrix.state(row)
+    return matrix.state(_mix_there(weights, shares, matrix.group_of(by)))
 
 
 @torch.no_grad()
 def gradient(matrix: ParameterMatrix, grads: Mapping[str, Tensor], by: Grouping) -> Tensor:
     """The gradient in alpha, (G, N) float64, of gradients (float64) in the parameters of a mixture."""
     weights = matrix.weights
-    row = torch.empty(weights.shape[1], dtype=torch.float64, device=weights.device)
-    for name, (start, stop) in matrix.spans.items():
-        row[start:stop] = grads[name].reshape(-1)
+    row = torch.cat([grads[name].reshape(-1) for name in matrix.spans])
     bounds = _bounds(matrix, by)
     if weights.device.type == "cpu":
         products = torch.empty(len(bounds) - 1, len(matrix), dtype=torch.float64)
         kernels.inner_products(row.numpy(), weights.numpy(), bounds, products.numpy())
         return products
-    lengths = np.diff(bounds).tolist()
-    groups = [torch.stack([piece.sum() for piece in (row * each).split(lengths)]) for each in weights]
-    return torch.stack(groups, 1)
+    return _multiply_there(row, weights, bounds.tolist())
+
+
+def _mix_there(weights_NP: Tensor, shares_GN: Tensor, group_of_P: Tensor) -> Tensor:
+    """kernels.mix on a GPU, in few launches."""
+    return (weights_NP * shares_GN[group_of_P].t()).sum(0)
+
+
+def _multiply_there(row_P: Tensor, weights_NP: Tensor, bounds: list[int]) -> Tensor:
+    """kernels.inner_products on a GPU, in few launches."""
+    ends = pairwise(bounds)
+    return torch.stack([weights_NP[:, start:stop].double() @ row_P[start:stop] for start, stop in ends])
 
 
 def warm_up() -> None:

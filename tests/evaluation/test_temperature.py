@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional
 
-from gnnsoup_hpc.evaluation.temperature import fit_scale
+from gnnsoup_hpc.evaluation.temperature import fit_scale, fit_scale_there
 from tests.arbitrary import normal
 
 NODES, CLASSES = 60, 5
@@ -31,6 +31,17 @@ def test_no_scale_has_a_lower_loss(sharpness: float, wrong: int) -> None:
     )
     assert fit_scale(logits, labels) == pytest.approx(found.x, rel=1e-3)
     assert float(functional.cross_entropy(fit_scale(logits, labels) * logits, labels)) <= found.fun + 1e-6
+
+
+@pytest.mark.parametrize("sharpness", [0.1, 1.0, 7.0])
+@pytest.mark.parametrize("wrong", [0, 3, 15, 30, NODES])
+def test_steps_that_nobody_looks_at_lead_to_the_same_scale(sharpness: float, wrong: int) -> None:
+    logits = sharpness * normal(1, NODES, CLASSES)
+    labels = labels_of(logits, wrong)
+    found = fit_scale_there(logits, labels)
+    assert found.shape == ()
+    assert float(found) == pytest.approx(fit_scale(logits, labels), rel=1e-5)
+    assert float(fit_scale_there(torch.full((4, 3), float("inf")), torch.zeros(4, dtype=torch.long))) == 1.0
 
 
 def test_scales_of_the_same_scores_make_the_same_loss() -> None:

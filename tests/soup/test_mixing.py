@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.soup import mixing
 from gnnsoup_hpc.soup.mixing import ParameterMatrix, mix
 from gnnsoup_hpc.types import Grouping, State
 from tests.arbitrary import SEEDS, normal
@@ -82,3 +83,20 @@ def test_an_alpha_of_another_shape_is_refused(shape: tuple[int, int]) -> None:
     net = Architecture("gcn", 2, 4, 6, 3)
     with pytest.raises(ValueError, match=r"expected \(2, 3\)"):
         mix(matrix_of(net, states(net, 0)), torch.ones(shape, dtype=torch.float64), "layer")
+
+
+@given(nets, groupings, SEEDS)
+def test_what_a_gpu_computes_is_the_same(net: Architecture, by: Grouping, seed: int) -> None:
+    """By its operations, on a CPU."""
+    matrix = matrix_of(net, states(net, seed))
+    groups, group_of = matrix.groups(by), matrix.group_of(by)
+    alpha = normal(seed, len(groups), len(matrix))
+    ours = matrix.state(mixing._mix_there(matrix.weights, alpha.float(), group_of))
+    torch.testing.assert_close(ours, mix(matrix, alpha, by))
+    one = torch.eye(len(matrix))[[1] * len(groups)]
+    assert torch.equal(mixing._mix_there(matrix.weights, one, group_of), matrix.weights[1])
+    grads = {name: normal(seed + 9, *shape) for name, shape in net.shapes().items()}
+    row = torch.cat([grads[name].flatten() for name in matrix.spans])
+    bounds = [0, *(stop for _, stop in groups.values())]
+    found = mixing._multiply_there(row, matrix.weights, bounds)
+    torch.testing.assert_close(found, mixing.gradient(matrix, grads, by))

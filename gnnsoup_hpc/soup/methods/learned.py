@@ -102,7 +102,7 @@ def fit(context: SoupContext, options: LearnedJob, batches: BatchStream, title: 
     Rank-collective. Raises: DivergedError.
     """
     groups = context.groups(options.alpha)
-    start = choose_start(options, context.seed, len(groups), context.ids).to(context.device)
+    start = choose_start(options, context.seed, len(groups), context.ids)
     tracker = _choose_tracker(options, batches, compute_alpha(start, options.weights))
     bar = context.bar(options.epochs, title)
     objective, point = _Objective(context, options, batches, tracker, bar), start.flatten()
