@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -19,7 +20,7 @@ from gnnsoup_hpc.engine.memory import FLOAT, Extent, total
 from gnnsoup_hpc.engine.torch import COPIES, STRUCTURE_ENTRY
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.base import LayeredModel, Model
-from gnnsoup_hpc.types import IntArray
+from gnnsoup_hpc.types import IntArray, Role
 from gnnsoup_hpc.utils.out_of_core import index_type
 
 DOUBLE = 8
@@ -45,13 +46,21 @@ class Sizes:
     part_seeds: IntArray
     cut: float  # share of the entries that lead to another part
     device: torch.device = CPU
+    part_training: IntArray | None = None  # training nodes; None: as many as seeds
 
     @classmethod
     def of(cls, graph: GraphFile, net: Model, device: torch.device = CPU) -> Sizes:
-        """The sizes of a graph and a model; reads K numbers."""
+        """The sizes of a graph and a model; reads K numbers, and the nodes' roles."""
         bounds = np.array([int(graph.bounds(node, node)[0]) for node in graph.ptr.tolist()])
         cut = 2 * int(graph.cut["edge_cut"]) / max(1, graph.edges)
-        return cls(net, np.diff(graph.ptr), np.diff(bounds), graph.validation_counts, min(1.0, cut), device)
+        training = np.array([(graph.role(*ends) == Role.TRAIN).sum() for ends in pairwise(graph.ptr.tolist())])
+        seeds = graph.validation_counts
+        return cls(net, np.diff(graph.ptr), np.diff(bounds), seeds, min(1.0, cut), device, training)
+
+    @property
+    def of_training(self) -> Sizes:
+        """The same with training nodes for seeds."""
+        return self if self.part_training is None else replace(self, part_seeds=self.part_training)
 
     @property
     def on_device(self) -> bool:
@@ -214,13 +223,13 @@ def _torch(net: Model, extent: Extent, features: int, work: int) -> int:
 def full_batches(sizes: Sizes, engine: Engine, drop_edges: bool = False) -> int:
     """Training on full batches: what is trained on stays while accuracies are told."""
     kept = 0 if isinstance(engine, TorchEngine) else total(engine.memory(sizes.net, sizes.whole, mode="evaluate").plan)
-    work = training(sizes, engine, sizes.whole, drop_edges, changing=False)
+    work = training(sizes, engine, sizes.of_training.whole, drop_edges, changing=False)
     return work + kept + EVALUATED_NODE * sizes.whole.nodes
 
 
 def cluster_batches(sizes: Sizes, engine: Engine, clusters: int, drop_edges: bool = False) -> int:
     """Training on cluster batches of so many parts, of which the next is read while one is trained on."""
-    extent = sizes.union(clusters)
+    extent = sizes.of_training.union(clusters)
     return training(sizes, engine, extent, drop_edges) + reading(sizes.net, extent)
 
 

@@ -15,8 +15,8 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.turns import without_effect
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.data.prepare import note_job
-from gnnsoup_hpc.engine import Engine, find_engine
-from gnnsoup_hpc.errors import DivergedError, FileError, ForeignFileError, IngredientsError, RunError
+from gnnsoup_hpc.engine import Engine, choose_engine, find_engine
+from gnnsoup_hpc.errors import DivergedError, FileError, ForeignFileError, IngredientsError, JobError, RunError
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.graph.sampling import resolve_sampler
 from gnnsoup_hpc.io import files, states
@@ -32,6 +32,7 @@ from gnnsoup_hpc.memory.limits import Limit
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime import launch, leases
+from gnnsoup_hpc.runtime.gpu import explain_out_of_memory
 from gnnsoup_hpc.runtime.launch import RankInfo, read_slurm_job
 from gnnsoup_hpc.runtime.leases import Lease, LeaseMonitor
 from gnnsoup_hpc.runtime.profiling import warm_up
@@ -77,6 +78,7 @@ class TrainContext:
     def data(self) -> TrainData:
         """What the job's [train] says to train on."""
         warm_up(self.device)
+        self.engine.warm_up(self.model)
         sizes = Sizes.of(self.graph, self.model, self.device)
         memory = _evaluation_bytes(self.job, sizes, Limit.of(self.job, self.here))
         evaluator = Evaluator(self.graph, self.model, EvalSettings(self.device, memory, self.run.root))
@@ -122,7 +124,7 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
     run, everyone = RunDir.of(job), range(job.train.ingredients)
     with graph_store.open_graph(run.graph, job) as graph:
         model = make_model(job.model, graph.features, graph.classes)
-        engine = find_engine(ingredient_store.find_engine_name(job, run), model, device)
+        engine = _find_engine(job, run, model, device)
         job = _within_limit(job, run, here, Sizes.of(graph, model, device), engine, log, souping)
         context = TrainContext(job, run, model, engine, graph, here, device, log, TaskBoard(run, here, log))
         context.initial = _load_initial(context)
@@ -145,13 +147,39 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
         gathered.gather(run.gathered, paths, context.initial, job)
 
 
+def _find_engine(job: Job, run: RunDir, model: Model, device: torch.device) -> Engine:
+    """What trains; where nothing is left to be trained, any that this machine has.
+
+    Raises: RunError where the run was begun by an engine that does not compute here, JobError where the job asks for
+    one that does not.
+    """
+    name = ingredient_store.find_engine_name(job, run)
+    try:
+        return find_engine(name, model, device)
+    except JobError as error:
+        if job.train.engine != "auto":
+            raise
+        if _is_trained(job, run):
+            return choose_engine(model, device)
+        other = "cpu" if device.type == "cuda" else "cuda"
+        raise RunError(
+            f"{run.root} was begun by the engine {name!r}, which its other ingredients need too ({error}): set"
+            f" machine.device = {other!r} on a machine that has it, or give the job a name of its own (--set name=…)"
+        ) from None
+
+
+def _is_trained(job: Job, run: RunDir) -> bool:
+    """Whether the files of all that the job trains are there."""
+    there = all(run.ingredient(index).exists() for index in range(job.train.ingredients))
+    return there and (run.trunk.exists() or not job.train.trunk_epochs)
+
+
 def _within_limit(job: Job, run: RunDir, here: RankInfo, sizes: Sizes, engine: Engine, log: Log, souping: bool) -> Job:
     """The job with train.clusters chosen; said and refused only where something is left to be trained or souped."""
     limit, job = Limit.of(job, here), ingredient_store.resolve_job(job, run)
     resolved_job, training = limits.plan_training(job, sizes, limit, engine)
     souped = limits.plan_souping(job, sizes, limit, here.size)[1] if souping else []
-    there = all(run.ingredient(index).exists() for index in range(job.train.ingredients))
-    if there and (run.trunk.exists() or not job.train.trunk_epochs):
+    if _is_trained(job, run):
         limits.refuse(limit, souped)
         return resolved_job
     limits.refuse(limit, [*training, *souped])
@@ -292,7 +320,7 @@ def _train_one(context: TrainContext, index: int | None, fault: str, lease: Leas
     checkpoints = CheckpointManager(context.run.checkpoint(work), named, origin, job, lease, log, provenance)
     made: Trunk | Ingredient
     try:
-        with board.watch(work, title, how.epochs) as bar:
+        with board.watch(work, title, how.epochs) as bar, explain_out_of_memory(f"train: {named}"):
             if index is None:
                 made = train_trunk(context.data, start, how, seed, bar, checkpoints)
             else:

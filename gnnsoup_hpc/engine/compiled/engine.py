@@ -101,7 +101,7 @@ class CompiledEngine(Engine):
         net, keep = _check_model(model), mode != "evaluate"
         rows = estimate_frontiers(extent, net.layers - 1)[::-1]
         ends = 2 * FLOAT * net.widths(0)[1] * extent.nodes if line and net.kind != "gat" else 0
-        states = _estimate_states(net, extent, rows, keep)
+        states = _estimate_states(net, extent, rows, keep, mode == "train")
         return Memory(_estimate_plan(net, extent, rows, keep), {**states, "line": ends} if ends else states)
 
     def make_dropout(self, rate: float, device: torch.device, seed: int) -> CountedDropout:
@@ -116,8 +116,8 @@ class CompiledEngine(Engine):
         for norm in ("none", "layer"):
             net = Architecture(kind, layers=3, features=4, hidden=4, classes=2, norm=norm)
             state = {name: tensor.requires_grad_() for name, tensor in net.init_state(0).items()}
-            plan = self.plan(net, batch)
-            self.logits(plan, state).sum().backward()  # type: ignore[no-untyped-call]
+            plan, dropout = self.plan(net, batch, train=True), CountedDropout(0.5, 0)
+            self.logits(plan, state, mode="train", dropout=dropout).sum().backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():  # whose kernels are given other arrays
                 self.logits(plan, {name: tensor.detach() for name, tensor in state.items()})
 
@@ -223,7 +223,7 @@ def _estimate_plan(net: Architecture, extent: Extent, rows: list[int], keep: boo
     return {"first hop": FLOAT * width * rows[0], "structure": ids * entries + PLAN_NODE * extent.nodes}
 
 
-def _estimate_states(net: Architecture, extent: Extent, rows: list[int], keep: bool) -> Terms:
+def _estimate_states(net: Architecture, extent: Extent, rows: list[int], keep: bool, drops: bool) -> Terms:
     """Hidden states: all that the backward pass needs, or two layers of them."""
     made = [FLOAT * net.widths(layer)[1] * rows[layer] for layer in range(net.layers)]
     aggregated = sum(FLOAT * net.widths(layer)[0] * rows[layer] for layer in range(1, net.layers))
@@ -231,7 +231,7 @@ def _estimate_states(net: Architecture, extent: Extent, rows: list[int], keep: b
     if net.kind == "gat":
         shares = [rows[layer] / max(1, extent.nodes) for layer in range(net.layers)]
         weights = [FLOAT * net.heads * round(share * (extent.entries + extent.nodes)) for share in shares]
-        scores += 4 * FLOAT * net.heads * extent.nodes + (sum(weights) + max(weights) if keep else 0)
+        scores += 4 * FLOAT * net.heads * extent.nodes + (sum(weights) * (1 + drops) + max(weights) if keep else 0)
         scores += FLOAT * net.heads * extent.crossing  # as they are sent, or scores of halo nodes
         aggregated = 0
     if not keep:

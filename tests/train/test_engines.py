@@ -1,0 +1,66 @@
+"""Which engine trains: the one that a run was begun by, what the job says, or the fastest."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.engine import find_engine
+from gnnsoup_hpc.errors import JobError, RunError
+from gnnsoup_hpc.io import files
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io.ingredient import KIND, VERSION
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.train.runner import _find_engine
+from tests import runs
+
+GPU = torch.device("cuda")
+NET = Architecture("sage", 2, 4, 8, 3)
+
+
+def read_engine(path: Path) -> str:
+    with files.read_file(path, KIND, VERSION) as file:
+        return str(files.get_json(file["provenance"], "origin").get("train.engine", "torch"))
+
+
+def test_a_run_goes_on_with_the_engine_that_began_it(tmp_path: Path) -> None:
+    job = runs.prepare_run(tmp_path, "train.ingredients=2", "train.epochs=2", "train.engine=torch")
+    runs.train(job)
+    run = RunDir.of(job)
+    assert ingredient_store.find_engine_name(job, run) == "torch"
+    run.ingredient(1).unlink()
+    opened = runs.change_job(job, "train.engine=auto")
+    assert ingredient_store.find_engine_name(opened, run) == "torch"
+    runs.train(opened)
+    assert read_engine(run.ingredient(1)) == "torch"
+    shutil.rmtree(run.ingredients)
+    run.gathered.unlink()
+    runs.train(opened)
+    assert read_engine(run.ingredient(0)) == "compiled"
+
+
+def test_a_trained_run_is_right_on_a_machine_that_its_engine_does_not_compute_on(trained: Job) -> None:
+    run = RunDir.of(trained)
+    assert ingredient_store.find_engine_name(trained, run) == "compiled"
+    assert _find_engine(trained, run, NET, GPU).supports(NET, GPU)
+
+
+def test_a_run_that_another_machine_began_says_what_to_do(trained: Job, tmp_path: Path) -> None:
+    shutil.copytree(RunDir.of(trained).root, tmp_path / trained.name)
+    job = trained.model_copy(update={"runs": str(tmp_path)})
+    RunDir.of(job).ingredient(2).unlink()
+    with pytest.raises(RunError, match=r"begun by the engine 'compiled'.* machine.device = 'cpu'"):
+        _find_engine(job, RunDir.of(job), NET, GPU)
+
+
+def test_an_engine_that_does_not_compute_there_is_refused(trained: Job) -> None:
+    job = runs.change_job(trained, "train.engine=compiled")
+    with pytest.raises(JobError, match="does not compute models of kind 'sage' on a GPU"):
+        _find_engine(job, RunDir.of(job), NET, GPU)
+    with pytest.raises(JobError, match="'fast' is not known here; there are: compiled, triton, torch"):
+        find_engine("fast", NET, GPU)
