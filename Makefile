@@ -6,6 +6,8 @@
 #   make bench    set-up, then time and memory beside PyG, on the bundled graph; bench-full: more graphs, every R
 #   make check    set-up, then ruff and mypy --strict
 #   make setup    set-up alone
+#   make gpu-check OUT=DIR   on a machine with a GPU: what only that can show, by PYTHON's own PyTorch; no set-up
+#   make gpu-wheels     what that needs and such a machine may lack, as wheels for its Python, into gpu-wheels/
 #   make soak     40 ingredients and their soups while ranks are killed at random, some minutes
 #   make cluster-tools   installs what tests/cluster wants (Slurm, munge, Open MPI, shellcheck), on Debian, as root
 #
@@ -17,6 +19,10 @@ MPI ?= embedded
 RANKS ?= 2
 JOB ?= jobs/pubmed.toml
 WORKERS ?= 2
+OUT ?= gpu-check
+GPU_PYTHON ?= 3.12
+GPU_PLATFORMS := 1_x86_64 2014_x86_64 _2_17_x86_64 _2_24_x86_64 _2_27_x86_64 _2_28_x86_64
+GPU_WHEELS := pydantic pydantic_core annotated-types typing-inspection typing-extensions pymetis tomli_w mpich mpi4py
 VENV := .venv
 READY := $(VENV)/.ready-$(MPI)
 
@@ -30,7 +36,7 @@ else
 $(error MPI=$(MPI): expected embedded or system)
 endif
 
-.PHONY: demo test test-cluster bench bench-full soak check setup cluster-tools clean
+.PHONY: demo test test-cluster bench bench-full gpu-check gpu-wheels soak check setup cluster-tools clean
 
 demo: $(READY)
 	$(MPIRUN) -n $(RANKS) $(VENV)/bin/gnnsoup run $(JOB)
@@ -46,6 +52,14 @@ bench: $(READY)
 
 bench-full: $(READY)
 	$(VENV)/bin/gnnsoup bench --full --output bench-full.json
+
+gpu-check:
+	$(PYTHON) -m tests.gpu.check $(OUT) $(STAGES)
+
+gpu-wheels: $(READY)
+	$(VENV)/bin/python -m pip download --quiet --no-deps --only-binary=:all: --implementation cp \
+	    --python-version $(GPU_PYTHON) $(addprefix --platform manylinux,$(GPU_PLATFORMS)) \
+	    --constraint constraints.txt --dest gpu-wheels $(GPU_WHEELS)
 
 soak: $(READY)
 	$(VENV)/bin/python -m tests.soak
