@@ -29,7 +29,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from gnnsoup_hpc.config.methods import METHOD_NAMES, MethodName
-from gnnsoup_hpc.types import Draw, Grouping, Precision, Start
+from gnnsoup_hpc.types import Average, Draw, Grouping, Precision, Schedule, Start, TrainOptimiser
 
 # ---- what sections have in common
 
@@ -234,7 +234,24 @@ class TrainJob(Section):
     learning_rate: Rate = 0.005
     """Adam's learning rate"""
     weight_decay: Decay = 0.0
-    """Adam's weight decay (L2)"""
+    """Adam's weight decay (L2), or AdamW's own"""
+    optimiser: TrainOptimiser = "adam"
+    """adam; adamw: its weight decay is apart from the gradient (arXiv 1711.05101)"""
+    schedule: Schedule = "constant"
+    """of the learning rate: constant, or cosine: it falls along half a cosine to the last epoch (arXiv 1608.03983)"""
+    warmup_epochs: Natural = 0
+    """first epochs, over which the learning rate rises in equal steps"""
+    clip_norm: float = Field(0.0, ge=0.0, allow_inf_nan=False, strict=False)
+    """largest norm of a step's gradients, all together, which are scaled down to it; 0: any"""
+    patience: Natural = 0
+    """an ingredient is done after so many epochs without a better validation accuracy; 0: after all epochs"""
+    average: Average = "none"
+    """weights that are judged and kept: none, those after the epoch; ema, a running mean over steps; swa, the mean of
+    those after each epoch from `average_from` on (arXiv 1803.05407), before it as none"""
+    average_decay: float = Field(0.99, gt=0.0, lt=1.0, strict=False)
+    """of ema: what a step leaves of the mean before; less in the first steps, (1 + step) / (10 + step)"""
+    average_from: float = Field(0.75, ge=0.0, lt=1.0, strict=False)
+    """of swa: share of the epochs that come before it"""
     dropout: Fraction = 0.5
     """dropout after each hidden layer; for GAT on attention too"""
     drop_edges: Fraction = 0.0
@@ -244,7 +261,7 @@ class TrainJob(Section):
     in different basins, and their soups collapse unless they are aligned"""
     trunk_epochs: Natural = 0
     """epochs that one shared state is trained for, before every ingredient branches from it for `epochs` more; the
-    job's own hyperparameters, none that vary"""
+    job's own learning rate, decay, dropout, optimiser and clipping, none that vary, and nothing else of theirs"""
     shared_draws: tuple[Draw, ...] = Field((), strict=False)
     """what all ingredients draw alike, as ingredient 0 does: order (of batches, and sampled neighbours), dropout
     (masks), edges (that are left out); what is not named, each draws for itself"""
@@ -274,6 +291,9 @@ class TrainJob(Section):
             )
         if len(set(self.shared_draws)) != len(self.shared_draws):
             raise ValueError("shared_draws names a draw twice")
+        fewest = min([self.epochs, *self.vary.epochs])
+        if self.warmup_epochs >= fewest:
+            raise ValueError(f"warmup_epochs = {self.warmup_epochs} leaves none of {fewest} epochs; give fewer")
         if 0 in self.fanout:
             raise ValueError("fanout = 0 samples no neighbour; -1 takes all")
         return self

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 
 from gnnsoup_hpc.config import Job, TrainJob
-from gnnsoup_hpc.types import Draw, Start
+from gnnsoup_hpc.types import Average, Draw, Schedule, Start, TrainOptimiser
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,57 @@ class Hyperparameters:
     shared_draws: tuple[Draw, ...] = ()
     start: Start = "shared"
     trunk_epochs: int = 0
+    optimiser: TrainOptimiser = "adam"
+    schedule: Schedule = "constant"
+    warmup_epochs: int = 0
+    clip_norm: float = 0.0
+    patience: int = 0
+    average: Average = "none"
+    average_decay: float = 0.0
+    average_from: float = 0.0
+
+    def compute_rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, from 1.
+
+        It rises in equal steps over `warmup_epochs`; by "cosine" it then falls along half a cosine, to end near 0.
+        Source: Loshchilov and Hutter, ICLR 2017, arXiv 1608.03983, equation 5, without restarts.
+        """
+        if epoch <= self.warmup_epochs:
+            return self.learning_rate * epoch / (self.warmup_epochs + 1)
+        if self.schedule == "constant":
+            return self.learning_rate
+        done = (epoch - 1 - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
+        return self.learning_rate * (1.0 + math.cos(math.pi * done)) / 2.0
+
+    @property
+    def of_trunk(self) -> Hyperparameters:
+        """What the trunk is trained with: rate, decay, dropout, optimiser and clipping."""
+        return Hyperparameters(
+            self.trunk_epochs,
+            self.learning_rate,
+            self.weight_decay,
+            self.dropout,
+            self.drop_edges,
+            optimiser=self.optimiser,
+            clip_norm=self.clip_norm,
+        )
 
 
 def hyperparameters(job: Job, index: int) -> Hyperparameters:
     """What ingredient `index` is trained with: the job's values, or its turn of what the job varies."""
-    base = Hyperparameters(**{known.name: getattr(job.train, known.name) for known in fields(Hyperparameters)})
+    base = base_hyperparameters(job)
     varied = {name: values[index % len(values)] for name, values in dict(job.train.vary).items() if values}
     return replace(base, **varied)
+
+
+def base_hyperparameters(job: Job) -> Hyperparameters:
+    """The job's values; of averages, what has no effect is as if it were not there."""
+    how = Hyperparameters(**{known.name: getattr(job.train, known.name) for known in fields(Hyperparameters)})
+    return replace(
+        how,
+        average_decay=how.average_decay if how.average == "ema" else 0.0,
+        average_from=how.average_from if how.average == "swa" else 0.0,
+    )
 
 
 def without_effect(job: Job) -> list[str]:
@@ -36,6 +81,8 @@ def without_effect(job: Job) -> list[str]:
     unused += ["clusters"] if how.batch == "full" else []
     if not how.trunk_epochs:  # which is trained with the job's own
         unused += [name for name, values in how.vary if values]
+    unused += [] if how.average == "ema" else ["average_decay"]
+    unused += [] if how.average == "swa" else ["average_from"]
     found = [f"train.{name}" for name in unused if getattr(how, name) != TrainJob.model_fields[name].default]
     if how.batch == "neighbour" and len(how.fanout) > job.model.layers:
         found.append(f"train.fanout beyond its first {job.model.layers}, one a layer")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.config.turns import Hyperparameters, hyperparameters
+from gnnsoup_hpc.config.turns import Hyperparameters, base_hyperparameters, hyperparameters
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
 from gnnsoup_hpc.graph.sampling import resolve_sampler
 from gnnsoup_hpc.io import files, states
@@ -70,9 +70,7 @@ class Origin:
         """The origin of a job's ingredient `index`, or trunk; `initial` and `trunk` are hashes of the shared states."""
         train = job.train
         if index is None:
-            how = Hyperparameters(
-                train.trunk_epochs, train.learning_rate, train.weight_decay, train.dropout, train.drop_edges
-            )
+            how = base_hyperparameters(job).of_trunk
         else:
             how = hyperparameters(job, index)
             if how.start == "own":
@@ -116,8 +114,9 @@ class BestEpoch:
 class Checkpoint:
     """Where the training of one model stands between two epochs: all that the next ones depend on.
 
-    steps, mean, square: of Adam, by parameter; generator: state of the dropout masks' generator, uint8, which only the
-    same type of device takes; measurement: of everything until here.
+    steps, mean, square: of Adam, by parameter; average: of weights, over `averaged` steps or epochs; generator: state
+    of the dropout masks' generator, uint8, which only the same type of device takes; measurement: of everything until
+    here.
     """
 
     history: tuple[Epoch, ...]
@@ -129,6 +128,8 @@ class Checkpoint:
     device: str
     best: BestEpoch | None
     measurement: Measurement
+    average: State = field(default_factory=dict)
+    averaged: int = 0
 
 
 def _batches(job: Job, graph: GraphFile) -> dict[str, Any]:
@@ -336,7 +337,7 @@ def _as_in_job(architecture: dict[str, Any], seed: int) -> dict[str, Any]:
 def write_checkpoint(path: Path, checkpoint: Checkpoint, origin: Origin, job: Job, **provenance: object) -> None:
     """Publish a checkpoint in place of an earlier one. Raises: RunError where it cannot be written."""
     best = checkpoint.best
-    kept = (checkpoint.state, checkpoint.mean, checkpoint.square, best.state if best else {})
+    kept = (checkpoint.state, checkpoint.mean, checkpoint.square, checkpoint.average, best.state if best else {})
     size = sum(tensor.nbytes for state in kept for tensor in state.values())
     about = "checkpoint: a training between two epochs"
     with files.create_file(path, CHECKPOINT, CHECKPOINT_VERSION, about, size if size > IN_MEMORY_BYTES else 0) as file:
@@ -351,6 +352,9 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, origin: Origin, job: Jo
         if best is not None:
             states.put(file, best.state, "best", "parameter after the best validation epoch so far")
             file["best"].attrs.update(epoch=best.epoch, accuracy=best.accuracy)
+        if checkpoint.average:
+            states.put(file, checkpoint.average, "average", "average of weights so far")
+            file["average"].attrs["count"] = checkpoint.averaged
         _put_training(file, checkpoint, origin, job, provenance)
 
 
@@ -365,7 +369,10 @@ def read_checkpoint(path: Path, origin: Origin) -> Checkpoint:
         if "best" in file:
             about = file["best"].attrs
             best = BestEpoch(int(about["epoch"]), float(about["accuracy"]), states.get(file, "best"))
+        average = "average" in file
         return Checkpoint(
+            average=states.get(file, "average") if average else {},
+            averaged=int(file["average"].attrs["count"]) if average else 0,
             history=_get_history(file),
             state=state,
             steps=dict(zip(state, file["adam/steps"][:].tolist(), strict=True)),

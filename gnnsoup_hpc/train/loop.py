@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -11,6 +12,7 @@ from operator import mul
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.engine import Engine, Plan
@@ -23,6 +25,7 @@ from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.profiling import Measurement, Meter, combine
 from gnnsoup_hpc.runtime.progress import Bar
+from gnnsoup_hpc.train.averages import WeightAverage
 from gnnsoup_hpc.train.batches import Batches, dropout_edge
 from gnnsoup_hpc.train.checkpointing import CheckpointManager
 from gnnsoup_hpc.types import Draw, IntArray, Role, State
@@ -57,6 +60,7 @@ def train(
     """
     training = Training(data, initial, how, seed, index)
     diverged, spent = training.run(bar, checkpoints)
+    waited = f"none of the last {how.patience} epochs was better" if training.is_spent else ""
     if (best := training.best) is None:
         raise DivergedError(
             f"ingredient {index} {diverged}, its first: lower train.learning_rate = {how.learning_rate:g}"
@@ -70,7 +74,7 @@ def train(
         validation_accuracy=validation,
         test_accuracy=test,
         hyperparameters=how,
-        stopped=diverged or "all epochs done",
+        stopped=diverged or waited or "all epochs done",
         measurement=spent,
     )
 
@@ -97,7 +101,7 @@ def train_trunk(
 
 
 class Training:
-    """One model between epochs: its parameters, Adam, dropout, and the best epoch so far.
+    """One model between epochs: its parameters, Adam, dropout, an average of weights, and the best epoch so far.
 
     Batches and dropped edges are functions of seed, index and epoch; nothing else has a state.
     """
@@ -106,7 +110,9 @@ class Training:
         self._data, self._task = data, data.evaluator.task
         self._how, self._seed, self._index = how, seed, index
         self.parameters = {name: tensor.to(data.device).clone().requires_grad_() for name, tensor in initial.items()}
-        self._adam = torch.optim.Adam(self.parameters.values(), lr=how.learning_rate, weight_decay=how.weight_decay)
+        kind = torch.optim.AdamW if how.optimiser == "adamw" else torch.optim.Adam
+        self._adam = kind(self.parameters.values(), lr=how.learning_rate, weight_decay=how.weight_decay)
+        self._average = WeightAverage(how)
         self._dropout = data.engine.make_dropout(how.dropout, data.device, derive_seed(seed, self._stream("dropout")))
         self.history: list[Epoch] = []
         self.best: BestEpoch | None = None
@@ -127,10 +133,11 @@ class Training:
             def check() -> None:
                 if checkpoints:
                     done = len(self.history)
-                    checkpoints.check(done, done == self._how.epochs, lambda: self.checkpoint(measure()))
+                    over = done == self._how.epochs or self.is_spent
+                    checkpoints.check(done, over, lambda: self.checkpoint(measure()))
 
             check()
-            for _ in range(len(self.history), self._how.epochs):
+            while len(self.history) < self._how.epochs and not self.is_spent:
                 epoch = self.epoch()
                 loss, reached = epoch.loss, epoch.validation_accuracy
                 if math.isnan(reached):
@@ -140,22 +147,36 @@ class Training:
                 check()
             return "", measure()
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether its patience has come to an end before the last epoch."""
+        waited = len(self.history) - self.best.epoch if self.best else 0
+        return 0 < self._how.patience <= waited and len(self.history) < self._how.epochs
+
+    @property
+    def judged(self) -> Mapping[str, Tensor]:
+        """The weights that count: the average, where there is one."""
+        return self._average.state or self.parameters
+
     def epoch(self) -> Epoch:
         """Train one more. One that diverges has NaN for its validation accuracy, and is not in the history."""
         number, start = len(self.history) + 1, time.perf_counter()
         loss, reached = self.take_steps(number), math.nan
+        self._average.note_epoch(self.parameters, number)
         if math.isfinite(loss) and all(bool(tensor.isfinite().all()) for tensor in self.parameters.values()):
             reached = self._validate()
         epoch = Epoch(number, loss, reached, time.perf_counter() - start)
         if not math.isnan(reached):
             self.history.append(epoch)
             if self.best is None or score(self._task, reached) > score(self._task, self.best.accuracy):
-                state = {name: tensor.detach().clone() for name, tensor in self.parameters.items()}
+                state = {name: tensor.detach().clone() for name, tensor in self.judged.items()}
                 self.best = BestEpoch(number, reached, state)
         return epoch
 
     def take_steps(self, epoch: int) -> float:
         """The steps of an epoch, counted from 1; the mean loss over its nodes, before each step."""
+        for group in self._adam.param_groups:
+            group["lr"] = self._how.compute_rate(epoch)
         edit = partial(self._drop_edges, epoch) if self._how.drop_edges > 0.0 else None
         plans = self._data.batches.epoch(numpy_generator(self._seed, self._stream("order"), epoch), edit)
         # Of one step, its loss to the bit. Map names no plan, or two would be in memory at once.
@@ -176,6 +197,8 @@ class Training:
             device=self._data.device.type,
             best=self.best,
             measurement=spent,
+            average=self._average.state,
+            averaged=self._average.count,
         )
 
     def restore(self, kept: Checkpoint) -> None:
@@ -190,6 +213,8 @@ class Training:
         }
         self._adam.load_state_dict(adam)
         self._dropout.restore(kept.generator)
+        average = {name: tensor.to(self._data.device) for name, tensor in kept.average.items()}
+        self._average = WeightAverage(self._how, average, kept.averaged)
         self.history = list(kept.history)
         if kept.best is not None:
             here = {name: tensor.to(self._data.device) for name, tensor in kept.best.state.items()}
@@ -210,7 +235,10 @@ class Training:
         logits = self._data.engine.logits(plan, self.parameters, mode="train", dropout=dropout)
         loss = self._task.loss(logits, plan.targets)
         loss.backward()  # type: ignore[no-untyped-call]
+        if self._how.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self._how.clip_norm)
         self._adam.step()
+        self._average.note_step(self.parameters)
         return float(loss.detach()), len(plan.targets)
 
     @torch.no_grad()
@@ -218,7 +246,7 @@ class Training:
         """The metric over the validation batches' nodes; NaN where a logit is not finite."""
         predicted, targets = list[IntArray](), list[IntArray]()
         for plan in self._data.batches.validation():
-            logits = self._data.engine.logits(plan, self.parameters)
+            logits = self._data.engine.logits(plan, self.judged)
             targets.append(plan.targets.cpu().numpy())
             del plan  # before the next one is read
             if not bool(logits.isfinite().all()):

@@ -38,6 +38,14 @@ TRAINED = {
     "train.weight_decay": "0.1",
     "train.dropout": "0.2",
     "train.drop_edges": "0.3",
+    "train.optimiser": "adamw",
+    "train.schedule": "cosine",
+    "train.warmup_epochs": "1",
+    "train.clip_norm": "0.01",
+    "train.patience": "1",
+    "train.average": "ema",
+    "train.average_decay": "0.9",
+    "train.average_from": "0.5",
     "train.start": "own",
     "train.trunk_epochs": "1",
     "train.shared_draws": "['dropout', 'order']",
@@ -57,7 +65,7 @@ BASES = {
 }
 # What has no effect in a base: mini-batches alone draw clusters, neighbour batches alone have sizes and a sampler.
 MINI, NEIGHBOUR = {"train.clusters"}, {"train.batch_size", "train.fanout", "train.sampler"}
-ALWAYS = {"train.ingredients", "train.checkpoint_seconds"}
+ALWAYS = {"train.ingredients", "train.checkpoint_seconds", "train.average_decay", "train.average_from"}
 WITHOUT_EFFECT = {
     "full": ALWAYS | MINI | NEIGHBOUR,
     "cluster": ALWAYS | NEIGHBOUR,

@@ -43,6 +43,8 @@ WAYS = {
     "cluster": (*CLUSTER, "train.drop_edges=0.2"),
     "neighbour": NEIGHBOUR,
     "pyg": (*NEIGHBOUR[:-1], "train.sampler=pyg"),
+    "ema": ("train.optimiser=adamw", "train.schedule=cosine", "train.clip_norm=0.1", "train.average=ema", *CLUSTER),
+    "swa": ("train.warmup_epochs=2", "train.average=swa", "train.average_from=0.2"),
     "shared draws": ('train.shared_draws=["dropout", "order"]', *CLUSTER),
 }
 Captured = pytest.CaptureFixture[str]
