@@ -223,8 +223,9 @@ class TrainJob(Section):
     """training nodes a step of neighbour batches"""
     fanout: tuple[Fanout, ...] = Field((10,), min_length=1, strict=False)
     """in-neighbours sampled of each node, from the last layer inwards; -1 = all; the last one repeats"""
-    sampler: Literal["auto", "own", "pyg"] = "auto"
-    """of neighbour batches: PyG's, our own, or PyG's where pyg-lib or torch-sparse is installed"""
+    sampler: Literal["auto", "compiled", "own", "pyg"] = "auto"
+    """of neighbour batches: compiled, ours with threads of its own; own, the one of before; pyg, PyG's; auto: what the
+    run was trained with so far, else compiled"""
     engine: Literal["auto", "compiled", "triton", "torch"] = "auto"
     """what computes the steps: compiled, our kernels on a CPU; triton, ours on a GPU; torch, anywhere; auto: what the
     run was trained with so far, else ours where they can. torch draws other masks of dropout than ours; without dropout

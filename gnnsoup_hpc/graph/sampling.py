@@ -17,7 +17,7 @@ from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.types import IndexArray, IntArray
 from gnnsoup_hpc.utils.out_of_core import index_type
 
-Kind = Literal["own", "pyg"]
+Kind = Literal["compiled", "own", "pyg"]
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,11 @@ class Sample:
     seeds: int
 
 
-def resolve_sampler(sampler: Literal["auto", "own", "pyg"]) -> Kind:
+def resolve_sampler(sampler: Literal["auto", "compiled", "own", "pyg"]) -> Kind:
     """The sampler that a job gets here. Raises: JobError where PyG's is asked for and not installed."""
-    there = has_pyg_sampler() if sampler != "own" else False
-    if sampler == "pyg" and not there:
-        raise JobError("train.sampler = 'pyg', but neither pyg-lib nor torch-sparse is installed; use 'auto' or 'own'")
-    return "pyg" if there else "own"
+    if sampler == "pyg" and not has_pyg_sampler():
+        raise JobError("train.sampler = 'pyg', but neither pyg-lib nor torch-sparse is installed; use 'auto'")
+    return "compiled" if sampler == "auto" else sampler
 
 
 def has_pyg_sampler() -> bool:

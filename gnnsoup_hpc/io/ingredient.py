@@ -145,15 +145,20 @@ def _batches(job: Job, graph: GraphFile) -> dict[str, Any]:
 
 
 def resolve_job(job: Job, run: RunDir) -> Job:
-    """The job; where it leaves train.clusters open (0), with the number that the run's ingredients were trained with.
+    """The job; where it leaves train.clusters (0) or train.sampler ("auto") open, with what the run was trained with.
 
-    Then the number does not change with the memory of whoever goes on with a run. Still 0 where there are none.
+    Then neither changes with the memory, or the program, of whoever goes on with a run. Open still where nothing is.
     """
-    known = None if job.train.clusters else _find_origin(job, run)
+    how = job.train
+    if how.clusters and (how.sampler != "auto" or how.batch != "neighbour"):
+        return job
+    known = _find_origin(job, run)
     if known is None:
         return job
-    clusters = int(known.get("train.clusters", 1))
-    return job.model_copy(update={"train": job.train.model_copy(update={"clusters": clusters})})
+    chosen: dict[str, Any] = {"clusters": how.clusters or int(known.get("train.clusters", 1))}
+    if how.sampler == "auto" and "train.sampler" in known:
+        chosen["sampler"] = known["train.sampler"]
+    return job.model_copy(update={"train": how.model_copy(update=chosen)})
 
 
 def find_engine_name(job: Job, run: RunDir) -> str:

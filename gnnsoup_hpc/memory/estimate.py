@@ -242,7 +242,7 @@ def neighbour_store(sizes: Sizes) -> int:
 def neighbour_batches(
     sizes: Sizes, engine: Engine, batch_size: int, fanouts: tuple[int, ...], drop_edges: bool = False
 ) -> int:
-    """Training on neighbour batches: that, and a sample; fanouts: one a hop, -1 = all."""
+    """Training on neighbour batches: that, a sample, and the next one as it is drawn; fanouts: one a hop, -1 = all."""
     whole, nodes, new, entries = sizes.whole, batch_size, batch_size, 0
     degree = -(-whole.entries // max(1, whole.nodes))
     for fanout in fanouts:
@@ -252,4 +252,5 @@ def neighbour_batches(
         nodes = min(whole.nodes, nodes + new)
     entries = min(entries, whole.entries)
     extent = Extent(nodes, entries, entries, batch_size)
-    return neighbour_store(sizes) + training(sizes, engine, extent, drop_edges)
+    ahead = FLOAT * sizes.net.features * nodes + 2 * DOUBLE * (entries + nodes)
+    return neighbour_store(sizes) + ahead + training(sizes, engine, extent, drop_edges)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.data import loader
+from gnnsoup_hpc.data.sampling import Drawn, draw_compiled_samples
 from gnnsoup_hpc.engine import Plan
 from gnnsoup_hpc.graph import sampling
 from gnnsoup_hpc.graph.sparse import Adjacency
@@ -141,14 +142,24 @@ class NeighbourBatches(PartValidation):
 
     def epoch(self, generator: np.random.Generator, edit: Edit | None = None) -> Iterator[Plan]:
         """Batches of training nodes in random order, each with its sample."""
-        draw = sampling.draw_pyg_samples if self.sampler == "pyg" else sampling.draw_samples
         x, labels, training, structure = self._whole
-        drawn = draw(structure, training, self.size, self.fanout, self.layers, generator)
-        for step, sample in enumerate(drawn):
+        for step, (sample, features) in enumerate(self._draw(x, training, structure, generator)):
             adjacency = loader.make_adjacency(sample.indptr, sample.indices)
-            graph = Subgraph(torch.from_numpy(x[sample.nodes]), adjacency)
+            graph = Subgraph(torch.from_numpy(features), adjacency)
             batch = Batch(graph, torch.arange(sample.seeds), labels[sample.nodes[: sample.seeds]])
             yield self.plan(batch if edit is None else edit(batch, step))
+
+    def _draw(
+        self, x: FloatArray, nodes: IntArray, structure: tuple[IntArray, IndexArray], generator: np.random.Generator
+    ) -> Iterator[Drawn]:
+        """Samples, with their nodes' features."""
+        how = nodes, self.size, self.fanout, self.layers, generator
+        if self.sampler == "compiled":
+            yield from draw_compiled_samples(structure, x, *how)
+            return
+        draw = sampling.draw_pyg_samples if self.sampler == "pyg" else sampling.draw_samples
+        for sample in draw(structure, *how):
+            yield sample, x[sample.nodes]
 
 
 Batches = FullBatches | ClusterBatches | NeighbourBatches

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch_geometric.sampler import BaseSampler, NodeSamplerInput, SamplerOutput
 
+from gnnsoup_hpc.data.sampling import draw_compiled_samples
+from gnnsoup_hpc.engine.compiled.kernels.neighbours import sample_neighbours
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.graph import sampling
 from gnnsoup_hpc.graph.sampling import Sample, Sampler, draw_distinct, draw_pyg_samples, draw_samples, per_hop
-from tests.arbitrary import SEEDS, Structure, structures
+from tests.arbitrary import SEEDS, Structure, random_structure, structures
 
 FANOUTS = st.lists(st.sampled_from([-1, 1, 2, 3]), min_size=1, max_size=3)
 NEGLIGIBLE = 1e-4  # p-value below which a seeded test calls a sampler biased
@@ -57,16 +59,27 @@ class Ours(BaseSampler):
         return None
 
 
+def by_compiled(
+    shape: Structure, nodes: np.ndarray, size: int, fanout: list[int], layers: int, seed: int
+) -> list[Sample]:
+    x = np.random.default_rng(0).normal(size=(shape.nodes, 3)).astype(np.float32)
+    found = list(draw_compiled_samples(shape.csr, x, nodes, size, fanout, layers, np.random.default_rng(seed)))
+    assert all(np.array_equal(features, x[sample.nodes]) for sample, features in found)
+    return [sample for sample, _ in found]
+
+
 def by_pyg(shape: Structure, nodes: np.ndarray, size: int, fanout: list[int], layers: int, seed: int) -> list[Sample]:
     inner = None if sampling.has_pyg_sampler() else Ours(shape.csr, per_hop(fanout, layers))
     return list(draw_pyg_samples(shape.csr, nodes, size, fanout, layers, np.random.default_rng(seed), inner))
 
 
-@pytest.mark.parametrize("kind", ["own", "pyg"])
+@pytest.mark.parametrize("kind", ["compiled", "own", "pyg"])
 @given(structures(), FANOUTS, st.integers(1, 3), SEEDS)
 def test_every_sample(kind: str, shape: Structure, fanout: list[int], layers: int, seed: int) -> None:
     nodes = np.arange(0, shape.nodes, 2)
-    if kind == "own":
+    if kind == "compiled":
+        found = by_compiled(shape, nodes, 3, fanout, layers, seed)
+    elif kind == "own":
         found = list(draw_samples(shape.csr, nodes, 3, fanout, layers, np.random.default_rng(seed)))
     else:
         found = by_pyg(shape, nodes, 3, fanout, layers, seed)
@@ -131,6 +144,34 @@ def test_own_samples_are_uniform() -> None:
     assert p_of_subsets(draw, 6, 3, 4000) > NEGLIGIBLE
 
 
+def test_compiled_samples_are_uniform() -> None:
+    indptr, indices = STAR
+    local, keys = np.full(7, -1, dtype=np.int32), iter(np.random.default_rng(3).integers(2**63, size=4000))
+
+    def draw() -> frozenset[int]:
+        key = np.uint64(next(keys))
+        nodes, _, entries = sample_neighbours(indptr, indices, np.array([0]), np.array([3]), key, local)
+        return frozenset((nodes[entries] - 1).tolist())
+
+    assert p_of_subsets(draw, 6, 3, 4000) > NEGLIGIBLE
+    assert (local == -1).all()
+
+
+def test_compiled_samples_do_not_depend_on_the_number_of_threads() -> None:
+    shape, threads = random_structure(80, 600), torch.get_num_threads()
+    found = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        found.append(by_compiled(shape, np.arange(80), 8, [3, 2], 3, 7))
+    torch.set_num_threads(threads)
+    for one, two, three in zip(*found, strict=True):
+        for name in ("nodes", "indptr", "indices"):
+            assert np.array_equal(getattr(one, name), getattr(two, name))
+            assert np.array_equal(getattr(one, name), getattr(three, name))
+    other = by_compiled(shape, np.arange(80), 8, [3, 2], 3, 8)
+    assert not all(np.array_equal(a.nodes, b.nodes) for a, b in zip(found[0], other, strict=True))
+
+
 @pytest.mark.skipif(not sampling.has_pyg_sampler(), reason="neither pyg-lib nor torch-sparse is installed")
 def test_pygs_samples_are_uniform() -> None:
     found = iter(
@@ -182,12 +223,12 @@ def test_a_hub_costs_no_more_than_what_is_drawn() -> None:
 
 def test_pygs_sampler_is_refused_where_it_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "has_pyg_sampler", lambda: False)
-    assert (sampling.resolve_sampler("auto"), sampling.resolve_sampler("own")) == ("own", "own")
+    assert (sampling.resolve_sampler("auto"), sampling.resolve_sampler("own")) == ("compiled", "own")
     with pytest.raises(JobError, match=r"train.sampler = 'pyg', but neither"):
         sampling.resolve_sampler("pyg")
     monkeypatch.setattr(sampling, "has_pyg_sampler", lambda: True)
     assert (sampling.resolve_sampler("auto"), sampling.resolve_sampler("own"), sampling.resolve_sampler("pyg")) == (
-        "pyg",
+        "compiled",
         "own",
         "pyg",
     )

@@ -64,3 +64,19 @@ def test_an_engine_that_does_not_compute_there_is_refused(trained: Job) -> None:
         _find_engine(job, RunDir.of(job), NET, GPU)
     with pytest.raises(JobError, match="'fast' is not known here; there are: compiled, triton, torch"):
         find_engine("fast", NET, GPU)
+
+
+def test_a_run_goes_on_with_the_sampler_that_began_it(tmp_path: Path) -> None:
+    neighbour = ("train.batch=neighbour", "train.batch_size=40", "train.fanout=[3]", "train.clusters=2")
+    job = runs.prepare_run(tmp_path, "train.ingredients=1", "train.epochs=1", "train.sampler=own", *neighbour)
+    opened = runs.change_job(job, "train.sampler=auto")
+    run = RunDir.of(job)
+    assert ingredient_store.resolve_job(opened, run).train.sampler == "auto"
+    runs.train(job)
+    assert ingredient_store.resolve_job(opened, run).train.sampler == "own"
+    runs.train(opened)  # refuses nothing
+    shutil.rmtree(run.ingredients)
+    run.gathered.unlink()
+    runs.train(opened)
+    with files.read_file(run.ingredient(0), KIND, VERSION) as file:
+        assert files.get_json(file["provenance"], "origin")["train.sampler"] == "compiled"

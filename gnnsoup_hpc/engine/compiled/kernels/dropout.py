@@ -19,7 +19,8 @@ _SECOND_32 = np.uint32(counter.SECOND_32)
 
 
 @compile_kernel
-def _derive_key(key: Any, number: int) -> Any:
+def derive_key(key: Any, number: int) -> Any:
+    """counter.derive_key."""
     z = np.uint64(key + np.uint64(number) * _GOLDEN)
     z = (z ^ (z >> np.uint64(30))) * _FIRST
     z = (z ^ (z >> np.uint64(27))) * _SECOND
@@ -27,8 +28,8 @@ def _derive_key(key: Any, number: int) -> Any:
 
 
 @compile_kernel
-def _draw(column: int, low: Any, high: Any) -> Any:
-    """A number of 32 bits; each step is cut to as many, so that the compiler makes vectors of such."""
+def draw(column: int, low: Any, high: Any) -> Any:
+    """counter.draw: a number of 32 bits; each step is cut to as many, so that the compiler makes vectors of such."""
     x = np.uint32(np.uint32(np.uint32(column) * _GOLDEN_32) + low)
     x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * _FIRST_32)
     x = np.uint32(x ^ high)
@@ -41,11 +42,11 @@ def drop_states(nodes: IndexArray, key: Any, bar: Any, scale: float, x: Any) -> 
     """Drop from x (n, C), in place: the states of nodes (n,)."""
     zero, factor = x.dtype.type(0), x.dtype.type(scale)
     for r in range(len(x)):
-        own = _derive_key(key, nodes[r])
+        own = derive_key(key, nodes[r])
         low, high = np.uint32(own), np.uint32(own >> np.uint64(32))
         row = x[r]
         for j in range(len(row)):
-            row[j] = row[j] * factor if _draw(j, low, high) >= bar else zero
+            row[j] = row[j] * factor if draw(j, low, high) >= bar else zero
 
 
 @compile_kernel
@@ -68,10 +69,10 @@ def drop_entries(
     """
     zero, factor = weights.dtype.type(0), weights.dtype.type(scale)
     for r in range(first, last):
-        of_row = _derive_key(key, nodes[r])
+        of_row = derive_key(key, nodes[r])
         for e in range(start[r], start[r + 1]):
-            own = _derive_key(of_row, nodes[indices[e]])
+            own = derive_key(of_row, nodes[indices[e]])
             low, high = np.uint32(own), np.uint32(own >> np.uint64(32))
             for h in range(weights.shape[1]):
-                kept = _draw(h, low, high) >= bar
+                kept = draw(h, low, high) >= bar
                 out[e - shift, h] = weights[e - shift, h] * factor if kept else zero
