@@ -12,6 +12,7 @@ from gnnsoup_hpc.cli.report import report
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data.prepare import note_job
 from gnnsoup_hpc.runtime import launch
+from gnnsoup_hpc.runtime.gpu import explain_out_of_memory
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -40,11 +41,13 @@ def soup(job: Job, here: RankInfo, again: bool = False) -> None:
             note_job(job)
         threads = torch.get_num_threads()
         log.say(f"soup: {len(mixtures.ids)} ingredients, {comm.size} ranks, device {device}, {threads} threads")
-        align_ingredients(job, mixtures, selection, log, again)
+        with explain_out_of_memory("soup: comparing ingredients"):
+            align_ingredients(job, mixtures, selection, log, again)
         runner = SoupRunner(job, selection, mixtures, log)
         runner.run_all(again)
         if job.soup.diagnose:
-            diagnose(job, selection, mixtures, log)
+            with explain_out_of_memory("diagnose"):
+                diagnose(job, selection, mixtures, log)
         if job.sweep:
             Sweep(runner, here).run(again)
     if here.rank == 0:

@@ -224,7 +224,7 @@ class TrainJob(Section):
     fanout: tuple[Fanout, ...] = Field((10,), min_length=1, strict=False)
     """in-neighbours sampled of each node, from the last layer inwards; -1 = all; the last one repeats"""
     sampler: Literal["auto", "compiled", "own", "pyg"] = "auto"
-    """of neighbour batches: compiled, ours with threads of its own; own, the one of before; pyg, PyG's; auto: what the
+    """of neighbour batches: compiled, ours with a thread of its own; own, the one of before; pyg, PyG's; auto: what the
     run was trained with so far, else compiled"""
     engine: Literal["auto", "compiled", "triton", "torch"] = "auto"
     """what computes the steps: compiled, our kernels on a CPU; triton, ours on a GPU; torch, anywhere; auto: what the

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from gnnsoup_hpc.models.convolutions import find_convolution
 from gnnsoup_hpc.models.convolutions.base import Convolution, LayerShape
 from gnnsoup_hpc.types import Grouping, State
 
+_Values = TypeVar("_Values")  # arrays or tensors
 EPS = 1e-5  # of layer norm, as in PyG's `mode="node"`
 
 
@@ -163,6 +164,23 @@ class Architecture:
 def layer_of(name: str) -> int:
     """The layer of a parameter; a norm belongs to the layer before it."""
     return int(name.split(".")[1])
+
+
+def find_norm(state: Mapping[str, _Values], layer: int) -> tuple[_Values, _Values] | tuple[()]:
+    """Weight and shift of the layer norm after a layer, (C,) each; nothing where there is none."""
+    weight, shift = f"norms.{layer}.weight", f"norms.{layer}.bias"
+    return (state[weight], state[shift]) if weight in state else ()
+
+
+def name_bias(net: Architecture, layer: int) -> str:
+    """Name of the bias of a layer of GCN or GraphSAGE."""
+    return f"convs.{layer}.{'lin_l.bias' if net.kind == 'sage' else 'bias'}"
+
+
+def name_weights(net: Architecture, layer: int) -> list[str]:
+    """Names of its weights: of what is aggregated and, in GraphSAGE, of the node's own."""
+    names = ["lin_l.weight", "lin_r.weight"] if net.kind == "sage" else ["lin.weight"]
+    return [f"convs.{layer}.{name}" for name in names]
 
 
 def _initialise(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -157,19 +157,12 @@ def test_compiled_samples_are_uniform() -> None:
     assert (local == -1).all()
 
 
-def test_compiled_samples_do_not_depend_on_the_number_of_threads() -> None:
-    shape, threads = random_structure(80, 600), torch.get_num_threads()
-    found = []
-    for count in (1, 2, 3):
-        torch.set_num_threads(count)
-        found.append(by_compiled(shape, np.arange(80), 8, [3, 2], 3, 7))
-    torch.set_num_threads(threads)
-    for one, two, three in zip(*found, strict=True):
-        for name in ("nodes", "indptr", "indices"):
-            assert np.array_equal(getattr(one, name), getattr(two, name))
-            assert np.array_equal(getattr(one, name), getattr(three, name))
-    other = by_compiled(shape, np.arange(80), 8, [3, 2], 3, 8)
-    assert not all(np.array_equal(a.nodes, b.nodes) for a, b in zip(found[0], other, strict=True))
+def test_a_seed_gives_compiled_samples_again_and_another_seed_others() -> None:
+    shape = random_structure(80, 600)
+    one, same, other = (by_compiled(shape, np.arange(80), 8, [3, 2], 3, seed) for seed in (7, 7, 8))
+    for a, b in zip(one, same, strict=True):
+        assert all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("nodes", "indptr", "indices"))
+    assert not all(np.array_equal(a.nodes, b.nodes) for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.skipif(not sampling.has_pyg_sampler(), reason="neither pyg-lib nor torch-sparse is installed")

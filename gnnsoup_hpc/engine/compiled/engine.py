@@ -6,12 +6,11 @@ Its oracle is the torch engine on the whole subgraph.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from gnnsoup_hpc.engine.base import Engine, Plan, Vjp
 from gnnsoup_hpc.engine.compiled.gat import GatForwardBackward
@@ -19,6 +18,7 @@ from gnnsoup_hpc.engine.compiled.passes import ForwardBackward
 from gnnsoup_hpc.engine.compiled.plan import CompiledPlan
 from gnnsoup_hpc.engine.frontier import Division, find_frontier
 from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory, Terms, estimate_frontiers
+from gnnsoup_hpc.engine.own_backward import check_dropout, check_model, knows, track
 from gnnsoup_hpc.engine.threads import CHUNKS
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
@@ -29,7 +29,6 @@ from gnnsoup_hpc.types import Dense, Mode, Precision, State
 from gnnsoup_hpc.utils.out_of_core import BufferPool, index_type
 
 PLAN_NODE = 28  # bytes a node of a plan: its order, its place there, its scale, where its entries start, both ways
-_KINDS = ("gcn", "sage", "gat")
 _ENTRY_WORK = 8  # of an entry's channel, forward and backward, in products that take as long
 _HEAD_WORK = 24  # of an entry's weight, in channels that take as long to sum up
 
@@ -42,7 +41,7 @@ class CompiledEngine(Engine):
 
     def supports(self, model: Model, device: torch.device) -> bool:
         """GCN, GraphSAGE and GAT on a CPU."""
-        return isinstance(model, Architecture) and model.kind in _KINDS and device.type == "cpu"
+        return knows(model) and device.type == "cpu"
 
     def plan(
         self,
@@ -56,7 +55,7 @@ class CompiledEngine(Engine):
         workspace: BufferPool | None = None,
     ) -> CompiledPlan:
         """As `Engine.plan`."""
-        net = _check_model(model)
+        net = check_model(model, "compiled")
         work = _estimate_attention_work(net) if net.kind == "gat" else _estimate_row_work(net)
         found = find_frontier(
             batch, net.aggregation, net.layers, loops=True, division=division, row_work=work, name_nodes=train
@@ -75,8 +74,7 @@ class CompiledEngine(Engine):
         names = tuple(plan.net.shapes())
         drop = _check_dropout(plan, dropout) if mode == "train" else None
         if torch.is_grad_enabled() and any(state[name].requires_grad for name in names):
-            found: Tensor = _AsAutograd.apply(plan, drop, names, *(state[name] for name in names))  # type: ignore[no-untyped-call]
-            return found
+            return track(partial(_compute_vjp, plan, dropout=drop), names, state)
         return torch.from_numpy(_begin(plan, state, False, drop).forward())
 
     def vjp(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Vjp]:
@@ -98,7 +96,7 @@ class CompiledEngine(Engine):
 
     def memory(self, model: Model, extent: Extent, *, mode: Mode, line: bool = False) -> Memory:
         """As `Engine.memory`."""
-        net, keep = _check_model(model), mode != "evaluate"
+        net, keep = check_model(model, "compiled"), mode != "evaluate"
         rows = estimate_frontiers(extent, net.layers - 1)[::-1]
         ends = 2 * FLOAT * net.widths(0)[1] * extent.nodes if line and net.kind != "gat" else 0
         states = _estimate_states(net, extent, rows, keep, mode == "train")
@@ -110,7 +108,7 @@ class CompiledEngine(Engine):
 
     def warm_up(self, model: Model) -> None:
         """As `Engine.warm_up`."""
-        kind = _check_model(model).kind
+        kind = check_model(model, "compiled").kind
         structure = Adjacency(torch.arange(5, dtype=torch.int32), torch.arange(4, dtype=torch.int32).roll(1))
         batch = Batch(Subgraph(torch.ones(4, 4), structure), torch.tensor([0]), torch.tensor([0]))
         for norm in ("none", "layer"):
@@ -133,32 +131,6 @@ def _compute_vjp(
     return torch.from_numpy(run.forward()), vjp
 
 
-class _AsAutograd(torch.autograd.Function):
-    """Everything between parameters and logits as one step of autograd, by the engine's own backward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, plan: CompiledPlan, dropout: CountedDropout | None, names: tuple[str, ...], *parameters: Tensor
-    ) -> Tensor:
-        logits, ctx.vjp = _compute_vjp(plan, dict(zip(names, parameters, strict=True)), dropout)
-        ctx.names = names
-        return logits
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        vjp: Vjp = ctx.vjp
-        del ctx.vjp  # its buffers are overwritten: there is no second backward
-        grads = vjp(grad.contiguous())
-        return None, None, None, *(grads[name].to(grad) for name in ctx.names)
-
-
-def _check_model(model: Model) -> Architecture:
-    if not isinstance(model, Architecture) or model.kind not in _KINDS:
-        raise TypeError(f"the compiled engine has no model of kind {model.kind!r}")
-    return model
-
-
 def _check_plan(plan: Plan) -> CompiledPlan:
     if not isinstance(plan, CompiledPlan):
         raise TypeError(f"a plan of another engine: {type(plan).__name__}")
@@ -166,13 +138,10 @@ def _check_plan(plan: Plan) -> CompiledPlan:
 
 
 def _check_dropout(plan: CompiledPlan, dropout: Dropout | None) -> CountedDropout | None:
-    if dropout is None or not dropout.rate:
-        return None
-    if not isinstance(dropout, CountedDropout):
-        raise TypeError("the compiled engine takes masks of dropout that are counted")
-    if not len(plan.nodes):
+    counted = check_dropout(dropout, "compiled")
+    if counted is not None and not len(plan.nodes):
         raise ValueError("this plan is not for training")
-    return dropout
+    return counted
 
 
 def _begin(

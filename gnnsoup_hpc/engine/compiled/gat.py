@@ -22,11 +22,11 @@ import numpy as np
 from gnnsoup_hpc.engine.compiled.kernels import attention as kernels
 from gnnsoup_hpc.engine.compiled.kernels import rowwise
 from gnnsoup_hpc.engine.compiled.kernels.dropout import drop_entries, drop_states
-from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, choose_product, find_masks, find_norm, sum_pieces
+from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, choose_product, find_masks, sum_pieces
 from gnnsoup_hpc.engine.threads import Span, ThreadTeam, blocks
 from gnnsoup_hpc.models.base import CountedDropout
 from gnnsoup_hpc.models.convolutions.gat import NEGATIVE_SLOPE
-from gnnsoup_hpc.models.gnn import EPS
+from gnnsoup_hpc.models.gnn import EPS, find_norm
 from gnnsoup_hpc.types import Dense
 
 Totals = dict[str, Dense]  # gradients by name

@@ -16,10 +16,10 @@ import numpy as np
 from gnnsoup_hpc.engine.compiled.kernels import rowwise
 from gnnsoup_hpc.engine.compiled.kernels.dropout import drop_states
 from gnnsoup_hpc.engine.compiled.kernels.sums import write_scaled_sums
-from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, choose_product, find_masks, find_norm, sum_pieces
+from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, choose_product, find_masks, sum_pieces
 from gnnsoup_hpc.engine.threads import Span, ThreadTeam, blocks
 from gnnsoup_hpc.models.base import CountedDropout
-from gnnsoup_hpc.models.gnn import EPS, Architecture, layer_of
+from gnnsoup_hpc.models.gnn import EPS, find_norm, layer_of, name_bias, name_weights
 from gnnsoup_hpc.types import Dense
 
 ROWS = 1536  # of a block: what one step writes the next finds in the core's own cache
@@ -211,14 +211,3 @@ class ForwardBackward:
 
     def _empty(self, *shape: int) -> Dense:
         return np.empty(shape, self._dtype)
-
-
-def name_bias(net: Architecture, layer: int) -> str:
-    """Name of the bias of a layer."""
-    return f"convs.{layer}.{'lin_l.bias' if net.kind == 'sage' else 'bias'}"
-
-
-def name_weights(net: Architecture, layer: int) -> list[str]:
-    """Names of the weights of a layer: of what is aggregated and, in GraphSAGE, of the node's own."""
-    names = ["lin_l.weight", "lin_r.weight"] if net.kind == "sage" else ["lin.weight"]
-    return [f"convs.{layer}.{name}" for name in names]

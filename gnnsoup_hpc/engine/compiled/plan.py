@@ -89,12 +89,6 @@ class CompiledPlan(Frontier):
         return out
 
 
-def find_norm(state: Mapping[str, Dense], layer: int) -> tuple[Dense, Dense] | tuple[()]:
-    """Weight and shift of the layer norm after a layer, (C,) each; nothing where there is none."""
-    weight, shift = f"norms.{layer}.weight", f"norms.{layer}.bias"
-    return (state[weight], state[shift]) if weight in state else ()
-
-
 def find_masks(dropout: CountedDropout, layer: int, entries: bool = False) -> tuple[np.uint64, np.uint32, float]:
     """Key, bar and scale that the kernels of dropout take for a layer's states, or its entries."""
     return np.uint64(dropout.key_of(layer, entries)), np.uint32(dropout.bar), dropout.scale

@@ -16,14 +16,12 @@ from torch import Tensor
 
 from gnnsoup_hpc.engine import threads
 from gnnsoup_hpc.engine.compiled.kernels import rowwise, slabs, sums
-from gnnsoup_hpc.engine.compiled.passes import name_bias, name_weights
-from gnnsoup_hpc.engine.compiled.plan import find_norm
 from gnnsoup_hpc.errors import MemoryLimitError
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Subgraph
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.base import LayeredModel, Model
-from gnnsoup_hpc.models.gnn import EPS, Architecture
+from gnnsoup_hpc.models.gnn import EPS, Architecture, find_norm, name_bias, name_weights
 from gnnsoup_hpc.types import ByteArray, FloatArray, IndexArray, IntArray, State
 from gnnsoup_hpc.utils.out_of_core import FileRows, blocks, index_type
 

@@ -6,21 +6,21 @@ Its oracle is the torch engine on the whole subgraph. Where Triton interprets (T
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from importlib.util import find_spec
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from gnnsoup_hpc.engine.base import Engine, Plan, Vjp
 from gnnsoup_hpc.engine.frontier import Division
 from gnnsoup_hpc.engine.memory import Extent, Memory
+from gnnsoup_hpc.engine.own_backward import check_dropout, check_model, knows, track
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.base import CountedDropout, Dropout, Model
-from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import Mode, Precision, State
 from gnnsoup_hpc.utils.out_of_core import BufferPool
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from gnnsoup_hpc.engine.triton.gat import TritonGatForwardBackward
     from gnnsoup_hpc.engine.triton.passes import TritonForwardBackward
     from gnnsoup_hpc.engine.triton.plan import TritonPlan
-
-_KINDS = ("gcn", "sage", "gat")
 
 
 class TritonEngine(Engine):
@@ -40,7 +38,7 @@ class TritonEngine(Engine):
 
     def supports(self, model: Model, device: torch.device) -> bool:
         """GCN, GraphSAGE and GAT on a GPU, where Triton is installed."""
-        known = isinstance(model, Architecture) and model.kind in _KINDS
+        known = knows(model)
         return known and device.type == "cuda" and find_spec("triton") is not None
 
     def plan(
@@ -59,7 +57,7 @@ class TritonEngine(Engine):
 
         if division is not None:
             raise ValueError("the triton engine does not divide a batch among ranks")
-        return make_plan(_check_model(model), batch, device or batch.graph.x.device, precision)
+        return make_plan(check_model(model, "triton"), batch, device or batch.graph.x.device, precision)
 
     def logits(
         self, plan: Plan, state: Mapping[str, Tensor], *, mode: Mode = "evaluate", dropout: Dropout | None = None
@@ -67,18 +65,15 @@ class TritonEngine(Engine):
         """As `Engine.logits`. Raises: TypeError for dropout whose masks are not counted."""
         plan = _check_plan(plan)
         names = tuple(plan.net.shapes())
-        drop = _check_dropout(dropout) if mode == "train" else None
+        drop = check_dropout(dropout, self.name) if mode == "train" else None
         if torch.is_grad_enabled() and any(state[name].requires_grad for name in names):
-            found: Tensor = _TritonAutograd.apply(plan, drop, names, *(state[name] for name in names))  # type: ignore[no-untyped-call]
-            return found
+            return track(partial(_compute_vjp, plan, dropout=drop), names, state)
         with torch.no_grad():
             return _begin(plan, state, False, drop).forward()
 
     def vjp(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Vjp]:
         """As `Engine.vjp`."""
-        with torch.no_grad():
-            run = _begin(_check_plan(plan), state, True, None)
-            return run.forward(), torch.no_grad()(run.backward)
+        return _compute_vjp(_check_plan(plan), state)
 
     def interpolate(
         self, plan: Plan, ends: tuple[State, State], between: Iterable[tuple[float, State]]
@@ -108,7 +103,7 @@ class TritonEngine(Engine):
         """As `Engine.warm_up`: what a graph of a few nodes needs, in every precision; on the GPU in use, if any."""
         from gnnsoup_hpc.engine.triton.plan import KINDS
 
-        net, device = _check_model(model), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        net, device = check_model(model, "triton"), torch.device("cuda" if torch.cuda.is_available() else "cpu")
         structure = Adjacency(torch.arange(5, dtype=torch.int32), torch.arange(4, dtype=torch.int32).roll(1))
         batch = Batch(Subgraph(torch.ones(4, net.features), structure), torch.tensor([0]), torch.tensor([0]))
         modes: tuple[Mode, ...] = ("train", "evaluate")
@@ -118,30 +113,12 @@ class TritonEngine(Engine):
             self.logits(plan, state, mode=mode, dropout=CountedDropout(0.5, 0)).sum().backward()  # type: ignore[no-untyped-call]
 
 
-class _TritonAutograd(torch.autograd.Function):
-    """Everything between parameters and logits as one step of autograd, by the engine's own backward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, plan: TritonPlan, dropout: CountedDropout | None, names: tuple[str, ...], *parameters: Tensor
-    ) -> Tensor:
-        run = _begin(plan, dict(zip(names, parameters, strict=True)), True, dropout)
-        ctx.run, ctx.names, ctx.kinds = run, names, [parameter.dtype for parameter in parameters]
-        return run.forward()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        run = ctx.run
-        del ctx.run  # its states are overwritten: there is no second backward
-        grads = run.backward(grad.contiguous())
-        return None, None, None, *(grads[name].to(kind) for name, kind in zip(ctx.names, ctx.kinds, strict=True))
-
-
-def _check_model(model: Model) -> Architecture:
-    if not isinstance(model, Architecture) or model.kind not in _KINDS:
-        raise TypeError(f"the triton engine has no model of kind {model.kind!r}")
-    return model
+@torch.no_grad()
+def _compute_vjp(
+    plan: TritonPlan, state: Mapping[str, Tensor], dropout: CountedDropout | None = None
+) -> tuple[Tensor, Vjp]:
+    run = _begin(plan, state, True, dropout)
+    return run.forward(), torch.no_grad()(run.backward)
 
 
 def _check_plan(plan: Plan) -> TritonPlan:
@@ -150,14 +127,6 @@ def _check_plan(plan: Plan) -> TritonPlan:
     if not isinstance(plan, TritonPlan):
         raise TypeError(f"a plan of another engine: {type(plan).__name__}")
     return plan
-
-
-def _check_dropout(dropout: Dropout | None) -> CountedDropout | None:
-    if dropout is None or not dropout.rate:
-        return None
-    if not isinstance(dropout, CountedDropout):
-        raise TypeError("the triton engine takes masks of dropout that are counted")
-    return dropout
 
 
 def _begin(

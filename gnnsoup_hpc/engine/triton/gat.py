@@ -15,11 +15,11 @@ from torch import Tensor
 
 from gnnsoup_hpc.engine.triton import attention as kernels
 from gnnsoup_hpc.engine.triton.kernels import Weights, choose_sums, finish, gate, sum_rows
-from gnnsoup_hpc.engine.triton.passes import backpropagate_norm, find_draws, find_norm, multiply_to_sums, sum_columns
+from gnnsoup_hpc.engine.triton.passes import backpropagate_norm, find_draws, multiply_to_sums, sum_columns
 from gnnsoup_hpc.engine.triton.plan import TritonPlan
 from gnnsoup_hpc.models.base import CountedDropout
 from gnnsoup_hpc.models.convolutions.gat import NEGATIVE_SLOPE
-from gnnsoup_hpc.models.gnn import EPS
+from gnnsoup_hpc.models.gnn import EPS, find_norm
 
 
 @dataclass(frozen=True)

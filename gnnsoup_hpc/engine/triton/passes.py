@@ -16,7 +16,7 @@ from gnnsoup_hpc.engine.triton import kernels
 from gnnsoup_hpc.engine.triton.kernels import Draws, sum_rows
 from gnnsoup_hpc.engine.triton.plan import TritonPlan
 from gnnsoup_hpc.models.base import CountedDropout
-from gnnsoup_hpc.models.gnn import EPS, Architecture
+from gnnsoup_hpc.models.gnn import EPS, find_norm, name_bias, name_weights
 
 Interpolation = tuple[float, Tensor, Tensor]  # share, and of two states what their first weights make of the first hop
 
@@ -153,25 +153,8 @@ def multiply_to_sums(a: Tensor, b: Tensor) -> Tensor:
     return a.float() @ b.float()
 
 
-def find_norm(state: Mapping[str, Tensor], layer: int) -> tuple[Tensor, Tensor] | tuple[()]:
-    """Weight and shift of the layer norm after a layer, (C,) each; nothing where there is none."""
-    weight, shift = f"norms.{layer}.weight", f"norms.{layer}.bias"
-    return (state[weight], state[shift]) if weight in state else ()
-
-
 def find_draws(dropout: CountedDropout | None, plan: TritonPlan, layer: int, entries: bool = False) -> Draws | None:
     """What the kernels draw masks by, of a layer's states or its entries."""
     if dropout is None:
         return None
     return Draws.of(dropout.key_of(layer, entries), dropout.bar, dropout.scale, plan.nodes)
-
-
-def name_bias(net: Architecture, layer: int) -> str:
-    """Name of the bias of a layer."""
-    return f"convs.{layer}.{'lin_l.bias' if net.kind == 'sage' else 'bias'}"
-
-
-def name_weights(net: Architecture, layer: int) -> list[str]:
-    """Names of the weights of a layer: of what is aggregated and, in GraphSAGE, of the node's own."""
-    names = ["lin_l.weight", "lin_r.weight"] if net.kind == "sage" else ["lin.weight"]
-    return [f"convs.{layer}.{name}" for name in names]
