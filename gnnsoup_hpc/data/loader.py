@@ -7,7 +7,7 @@ whole graph unless all parts are asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gnnsoup_hpc.engine.base import UnionSource
 from gnnsoup_hpc.engine.compiled.kernels.structure import localise
 from gnnsoup_hpc.engine.threads import Span
 from gnnsoup_hpc.graph.sparse import Adjacency
@@ -25,6 +26,7 @@ from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray, Role
 from gnnsoup_hpc.utils.out_of_core import BufferPool, index_type
 
 Made = TypeVar("Made")
+CPU = torch.device("cpu")
 
 
 def load_whole(graph: GraphFile, role: Role) -> Batch:
@@ -113,11 +115,14 @@ def stream_unions(
     ready: Callable[[Batch], Made],
     prefetch: bool = True,
     hop: FirstAggregationFile | None = None,
+    device: torch.device = CPU,
+    source: UnionSource | None = None,
 ) -> Generator[Made]:
     """What `ready` makes of each union of `drawn`; with `prefetch`, the next one is read while the last is in use.
 
-    Buffers are used again. So there are two of features where what is made keeps the union's own, and one where it does
-    not. Close the stream, or let go of it, to end its thread.
+    Of a GPU the next one is made ready too, on a stream of its own. Buffers are used again. So there are two of
+    features where what is made keeps the union's own, and one where it does not. Close the stream, or let go of it, to
+    end its thread. source: what unions are cut out of, in place of the file.
     Raises: what `load_union` and `ready` do, when the union that it concerns is asked for.
     """
     turn = iter(drawn)
@@ -126,8 +131,11 @@ def stream_unions(
         pool = BufferPool(int(np.sort(np.diff(graph.ptr))[-len(first) :].sum()))
 
     def read(chosen: Sequence[int]) -> Batch:
-        return load_union(graph, chosen, role, pool, hop)
+        return load_union(graph, chosen, role, pool, hop) if source is None else source.cut(graph.runs_of(chosen))
 
+    if prefetch and device.type == "cuda":
+        yield from _make_ahead(turn, lambda chosen: ready(read(chosen)), device)
+        return
     if not prefetch:
         yield from (ready(read(chosen)) for chosen in turn)
         return
@@ -138,6 +146,35 @@ def stream_unions(
             coming += [thread.submit(read, chosen) for chosen in islice(turn, 1)]
             yield made
             del made
+
+
+def _make_ahead(
+    turn: Iterator[Sequence[int]], make: Callable[[Sequence[int]], Made], device: torch.device
+) -> Generator[Made]:
+    """Each is made on a stream of its own while the one before is in use.
+
+    What is made is let go of once the next one is there and none is in the making, and the stream waits for all that
+    was computed on it: so its memory is not written to too early.
+    """
+    own = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def run(chosen: Sequence[int], before: torch.cuda.Event) -> tuple[Made, torch.cuda.Event]:
+        with torch.cuda.stream(own):
+            own.wait_event(before)
+            made = make(chosen)
+            return made, own.record_event()
+
+    def submit() -> list[Future[tuple[Made, torch.cuda.Event]]]:
+        before = torch.cuda.current_stream(device).record_event()
+        return [thread.submit(run, chosen, before) for chosen in islice(turn, 1)]
+
+    with ThreadPoolExecutor(1, "unions") as thread:
+        coming, made = submit(), None
+        while coming:
+            made, event = coming.pop().result()
+            torch.cuda.current_stream(device).wait_event(event)
+            coming = submit()
+            yield made
 
 
 def warm_up() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gnnsoup_hpc.engine.base import Engine, Plan, Vjp
+from gnnsoup_hpc.engine.base import Engine, Plan, UnionSource, Vjp
 from gnnsoup_hpc.engine.compiled.engine import CompiledEngine
 from gnnsoup_hpc.engine.frontier import Division
 from gnnsoup_hpc.engine.torch import TorchEngine
@@ -12,7 +12,7 @@ from gnnsoup_hpc.engine.triton.engine import TritonEngine
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.models.base import Model
 
-__all__ = ["Division", "Engine", "Plan", "TorchEngine", "Vjp", "choose_engine", "find_engine"]
+__all__ = ["Division", "Engine", "Plan", "TorchEngine", "UnionSource", "Vjp", "choose_engine", "find_engine"]
 
 ENGINES: tuple[Engine, ...] = (
     CompiledEngine(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -38,6 +38,13 @@ class Plan(Protocol):
     @property
     def local(self) -> Span:
         """Which of all seed nodes are this rank's, as first and after the last."""
+
+
+class UnionSource(Protocol):
+    """A whole graph, and its seed nodes."""
+
+    def cut(self, runs: Sequence[Span]) -> Batch:
+        """The subgraph induced by ranges of nodes, in rising order, with its seed nodes, as they would be read."""
 
 
 class Engine(ABC):
@@ -97,12 +104,24 @@ class Engine(ABC):
             yield self.logits(plan, state)
 
     @abstractmethod
-    def memory(self, model: Model, extent: Extent, *, mode: Mode, line: bool = False) -> Memory:
-        """Host bytes that a plan and a state on it take. line: while it interpolates. Nothing where a GPU computes."""
+    def memory(
+        self, model: Model, extent: Extent, *, mode: Mode, line: bool = False, precision: Precision = "float32"
+    ) -> Memory:
+        """Bytes that a plan and a state on it take, where they are computed. line: while it interpolates."""
 
     @abstractmethod
     def make_dropout(self, rate: float, device: torch.device, seed: int) -> Dropout:
         """Dropout as its `logits` takes it; its masks are functions of the seed, on one kind of device."""
+
+    def expect_gradients(self, plan: Plan) -> None:  # noqa: B027 - an engine may have nothing to prepare
+        """Make now what gradients on a plan will need, where an engine would make it when the first is asked for."""
+
+    def hold(self, whole: Batch, device: torch.device, resident: bool) -> UnionSource | None:
+        """A graph in host memory, kept where unions of its parts can be cut out fast; None where it has no such way.
+
+        resident: on the device; else in host memory, from which the device copies by itself.
+        """
+        return None
 
     def warm_up(self, model: Model) -> None:  # noqa: B027 - an engine may have nothing to compile
         """Compile, or load, all that such a model needs, so that the first to be measured is not blamed for it."""

@@ -29,7 +29,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class Memory:
-    """Host memory of a plan, bytes. plan: what is made of a batch; states: while a state is computed on it."""
+    """Of a plan, bytes. plan: what is made of a batch; states: while a state is computed on it."""
 
     plan: Terms
     states: Terms

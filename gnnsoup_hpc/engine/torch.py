@@ -123,7 +123,9 @@ class TorchEngine(Engine):
             x = plan.model.layer(state, layer, x, graph)
             yield x[plan.seeds]
 
-    def memory(self, model: Model, extent: Extent, *, mode: Mode, line: bool = False) -> Memory:
+    def memory(
+        self, model: Model, extent: Extent, *, mode: Mode, line: bool = False, precision: Precision = "float32"
+    ) -> Memory:
         """As `Engine.memory`, on a CPU: as if all rows of all layers were computed."""
         if not isinstance(model, LayeredModel):
             raise ValueError(f"nothing is known of the memory of a model of kind {model.kind!r}")

@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.engine import Division, Plan, choose_engine
+from gnnsoup_hpc.engine import Division, Plan, UnionSource, choose_engine
 from gnnsoup_hpc.engine.out_of_core.layers import allocate, make_layerwise
 from gnnsoup_hpc.evaluation.tasks import make_task
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io import files
+from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import EvalResult
-from gnnsoup_hpc.memory import estimate
+from gnnsoup_hpc.memory import estimate, gpu
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.comm import SERIAL, Comm
@@ -62,8 +63,8 @@ class Predictions:
 class EvalSettings:
     """How a rank evaluates.
 
-    memory: bytes that graph and states may fill. home: the run's folder, which takes what must spill. timed: books the
-    time of reading.
+    memory: bytes that graph and states may fill; gpu: of the GPU, None where there is none. home: the run's folder,
+    which takes what must spill. timed: books the time of reading.
     """
 
     device: torch.device
@@ -73,6 +74,11 @@ class EvalSettings:
     comm: Comm = SERIAL
     threads: Threads = field(default_factory=Threads)
     timed: Timed = lambda phase: nullcontext()
+    gpu: int | None = None
+
+    def allow(self, host: int, gpu: int) -> bool:
+        """Whether so many bytes are there."""
+        return host <= self.memory and (self.gpu is None or gpu <= self.gpu)
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,10 @@ class Evaluator:
         self.task = make_task(graph.source, model.outputs)
         self._sizes = Sizes.of(graph, model, self.device)
         # Whether the whole graph fits on one rank.
-        self.fits = estimate.inference(self._sizes) <= settings.memory
-        self._line_fits = estimate.inference(self._sizes, line=True) <= settings.memory
+        self.fits, self._line_fits = (
+            settings.allow(estimate.inference(self._sizes, line), gpu.inference(self._sizes, settings.precision, line))
+            for line in (False, True)
+        )
         self._whole: Batch | None = None
         self._plan: tuple[tuple[Role, ...], bool, Plan] | None = None
         self._last: tuple[tuple[Role, ...], _Known] | None = None
@@ -119,6 +127,26 @@ class Evaluator:
             with self._settings.timed("graph"):
                 self._plan = (*key, self._read(roles, divided))
         return self._plan[2]
+
+    def release(self) -> None:
+        """Give back what was planned, unless it is of a batch that is in memory anyway."""
+        if self._whole is None:
+            self._plan = None
+
+    def hold(self, role: Role, hop: FirstAggregationFile | None) -> tuple[str, UnionSource | None]:
+        """Where unions of parts are read from, in words, and what they are cut out of, None where it is the file.
+
+        A GPU cuts them out of the whole graph in its own memory, if that leaves most of it free, or in pinned memory of
+        the host, if that is within its limit.
+        """
+        settings, sizes = self._settings, self._sizes
+        if self.device.type != "cuda" or 2 * estimate.reading(self.model, sizes.whole) > settings.memory:
+            return "the file", None
+        resident = gpu.resident(sizes) <= (settings.gpu or 0) // 4
+        whole = loader.load_union(self._graph, range(self._graph.parts), role, hop=hop)
+        where = "the graph on the GPU" if resident else "the graph in pinned memory"
+        source = self.engine.hold(whole, self.device, resident)
+        return ("the file", None) if source is None else (where, source)
 
     def _read(self, roles: Sequence[Role], divided: bool) -> Plan:
         settings, known = self._settings, self._known(roles)

@@ -242,7 +242,14 @@ def neighbour_store(sizes: Sizes) -> int:
 def neighbour_batches(
     sizes: Sizes, engine: Engine, batch_size: int, fanouts: tuple[int, ...], drop_edges: bool = False
 ) -> int:
-    """Training on neighbour batches: that, a sample, and the next one as it is drawn; fanouts: one a hop, -1 = all."""
+    """Training on neighbour batches: that, a sample, and the next one as it is drawn."""
+    extent = sample(sizes, batch_size, fanouts)
+    ahead = FLOAT * sizes.net.features * extent.nodes + 2 * DOUBLE * (extent.entries + extent.nodes)
+    return neighbour_store(sizes) + ahead + training(sizes, engine, extent, drop_edges)
+
+
+def sample(sizes: Sizes, batch_size: int, fanouts: tuple[int, ...]) -> Extent:
+    """The neighbourhood of a batch of nodes at most; fanouts: one a hop, -1 = all."""
     whole, nodes, new, entries = sizes.whole, batch_size, batch_size, 0
     degree = -(-whole.entries // max(1, whole.nodes))
     for fanout in fanouts:
@@ -251,6 +258,4 @@ def neighbour_batches(
         new = min(drawn, whole.nodes)
         nodes = min(whole.nodes, nodes + new)
     entries = min(entries, whole.entries)
-    extent = Extent(nodes, entries, entries, batch_size)
-    ahead = FLOAT * sizes.net.features * nodes + 2 * DOUBLE * (entries + nodes)
-    return neighbour_store(sizes) + ahead + training(sizes, engine, extent, drop_edges)
+    return Extent(nodes, entries, entries, batch_size)

@@ -8,17 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+
+import torch
 
 from gnnsoup_hpc.config import Job, format_bytes, parse_bytes
 from gnnsoup_hpc.engine import Engine
 from gnnsoup_hpc.engine.out_of_core import layers as sums
 from gnnsoup_hpc.errors import MemoryLimitError
 from gnnsoup_hpc.graph.sampling import per_hop
-from gnnsoup_hpc.memory import estimate
-from gnnsoup_hpc.memory.estimate import MIB, Sizes
+from gnnsoup_hpc.memory import estimate, gpu
+from gnnsoup_hpc.memory.estimate import CPU, MIB, Sizes
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime import launch
+from gnnsoup_hpc.runtime.gpu import allowed_bytes
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.profiling import host_bytes, release_freed_memory
 
@@ -30,15 +32,19 @@ SPARE = 0.08  # of the work: what the allocator keeps between blocks of changing
 
 @dataclass(frozen=True)
 class Limit:
-    """A rank's bound. most: bytes of the whole process; refused: above this; libraries: what they take of it."""
+    """A rank's bound. most: bytes of the whole process; refused: above this; libraries: what they take of it.
+
+    gpu: bytes that it may allocate on its GPU; None where it has none.
+    """
 
     most: int
     refused: int
     libraries: int
     text: str
+    gpu: int | None = None
 
     @classmethod
-    def of(cls, job: Job, here: RankInfo) -> Limit:
+    def of(cls, job: Job, here: RankInfo, device: torch.device = CPU) -> Limit:
         """The limit of a job on this rank. `auto` chooses by half of the memory, and refuses what exceeds all of it."""
         most = launch.memory_limit_bytes(job.machine, here)
         explicit = parse_bytes(job.machine.memory_limit) is not None
@@ -48,9 +54,8 @@ class Limit:
         if loaded > libraries + WAVERING:  # a GPU's driver, for one
             libraries = int(loaded)
         text = f"machine.memory_limit = {job.machine.memory_limit!r}"
-        return cls(
-            most, most if explicit else 2 * most, libraries, text if explicit else f"{text} ({format_bytes(most)})"
-        )
+        text, refused = (text, most) if explicit else (f"{text} ({format_bytes(most)})", 2 * most)
+        return cls(most, refused, libraries, text, allowed_bytes(device) if device.type == "cuda" else None)
 
     @property
     def room(self) -> int:
@@ -61,18 +66,23 @@ class Limit:
         """Bytes of the whole process for that much work."""
         return self.libraries + math.ceil(work * (1 + SPARE))
 
-    def allows(self, work: int) -> bool:
+    def allows(self, work: int, gpu: int = 0) -> bool:
         """Whether that much work is not refused."""
-        return self.needed(work) <= self.refused
+        return self.needed(work) <= self.refused and self.allows_gpu(gpu)
+
+    def allows_gpu(self, work: int) -> bool:
+        """Whether so many bytes of the GPU are not refused."""
+        return self.gpu is None or work <= self.gpu
 
 
 @dataclass(frozen=True)
 class Demand:
-    """One thing that is to be done, and what it needs above the libraries."""
+    """One thing that is to be done, and what it needs: bytes above the libraries, and of the GPU."""
 
     what: str
     work: int
     instead: str = ""
+    gpu: int = 0
 
 
 def plan_training(job: Job, sizes: Sizes, limit: Limit, engine: Engine) -> tuple[Job, list[Demand]]:
@@ -82,22 +92,26 @@ def plan_training(job: Job, sizes: Sizes, limit: Limit, engine: Engine) -> tuple
     instead = "train.batch = 'cluster'" if how.batch != "cluster" and limit.allows(least) else ""
     clusters = how.clusters or 1
     if how.batch == "full":
-        demands = [Demand("training on full batches", estimate.full_batches(sizes, engine, drops), instead)]
+        work, there = estimate.full_batches(sizes, engine, drops), gpu.full_batches(sizes, engine)
+        demands = [Demand("training on full batches", work, instead or "train.batch = 'cluster'" * bool(there), there)]
     else:
         demands, store = [], 0
         if how.batch == "neighbour":
             store = estimate.neighbour_store(sizes)
             hops = tuple(per_hop(how.fanout, sizes.net.hops or 1))
             work = estimate.neighbour_batches(sizes, engine, how.batch_size, hops, drops)
-            demands = [Demand("training on neighbour batches", work, instead)]
+            there = gpu.mini_batches(sizes, engine, estimate.sample(sizes, how.batch_size, hops))
+            demands = [Demand("training on neighbour batches", work, instead, there)]
 
-        def needed(size: int) -> int:
-            return store + estimate.cluster_batches(sizes, engine, size, drops)
+        def needed(size: int) -> tuple[int, int]:
+            work = store + estimate.cluster_batches(sizes, engine, size, drops)
+            return work, gpu.mini_batches(sizes, engine, sizes.of_training.union(size))
 
         clusters = how.clusters or _choose_union(sizes, limit, needed)
         fewer = _suggest_fewer("train.clusters", limit, needed, clusters) or instead
+        work, there = needed(clusters)
         demands += [
-            Demand(f"training on unions of {clusters} of {sizes.parts} parts", needed(clusters), fewer),
+            Demand(f"training on unions of {clusters} of {sizes.parts} parts", work, fewer, there),
             Demand("accuracies layer by layer", store + estimate.layer_by_layer(sizes), instead),
         ]
     return job.model_copy(update={"train": how.model_copy(update={"clusters": clusters})}), demands
@@ -110,8 +124,17 @@ def plan_souping(job: Job, sizes: Sizes, limit: Limit, ranks: int = 1) -> tuple[
     """
     count, methods, by_states = job.train.ingredients, job.soup.methods, job.soup.align == "activations"
 
-    pls = partial(estimate.pls, sizes, count, exact=job.soup.pls.first_hop == "exact")
-    states = partial(estimate.activations, sizes, count)
+    precision, exact = job.soup.precision, job.soup.pls.first_hop == "exact"
+
+    def pls(size: int) -> tuple[int, int]:
+        return estimate.pls(sizes, count, size, exact), gpu.pls(sizes, count, size, precision)
+
+    def states(size: int) -> tuple[int, int]:
+        return estimate.activations(sizes, count, size), 0
+
+    def both(size: int) -> tuple[int, int]:
+        return max(pls(size)[0], by_states * states(size)[0]), pls(size)[1]
+
     least = estimate.mixing(sizes.net, count) + estimate.layer_by_layer(sizes)
     demands = [Demand(f"{count} ingredients, and accuracies layer by layer", least)]
     if "ls" in methods:
@@ -119,34 +142,42 @@ def plan_souping(job: Job, sizes: Sizes, limit: Limit, ranks: int = 1) -> tuple[
         what = f"ls, on a share of the whole graph for each of {ranks} ranks," if shared else "ls, on the whole graph,"
         instead = "soup.methods without 'ls'"  # whether pls fits is said of it
         if "pls" not in methods:
-            instead = "'pls' for 'ls'" if limit.allows(pls(1)) else ""
-        demands.append(Demand(what, estimate.ls(sizes, count, ranks), instead))
-    union = job.soup.pls.union or _choose_union(sizes, limit, lambda size: max(pls(size), by_states * states(size)))
+            instead = "'pls' for 'ls'" if limit.allows(*pls(1)) else ""
+        demands.append(Demand(what, estimate.ls(sizes, count, ranks), instead, gpu.ls(sizes, count, precision)))
+    union = job.soup.pls.union or _choose_union(sizes, limit, both)
     if "pls" in methods:
         fewer = _suggest_fewer("soup.pls.union", limit, pls, union)
-        demands.append(Demand(f"pls with R = {union} of {sizes.parts} parts", pls(union), fewer))
+        work, there = pls(union)
+        demands.append(Demand(f"pls with R = {union} of {sizes.parts} parts", work, fewer, there))
     if by_states:
         fewer = _suggest_fewer("soup.pls.union", limit, states, union)
         what = f"alignment by activations on unions of {union} of {sizes.parts} parts"
-        demands.append(Demand(what, states(union), fewer))
+        demands.append(Demand(what, states(union)[0], fewer))
     chosen = job.soup.pls.model_copy(update={"union": union})
     return job.model_copy(update={"soup": job.soup.model_copy(update={"pls": chosen})}), demands
 
 
-def _choose_union(sizes: Sizes, limit: Limit, work: Callable[[int], int]) -> int:
+Need = Callable[[int], tuple[int, int]]  # of a union of so many parts: bytes above the libraries, and of the GPU
+
+
+def _choose_union(sizes: Sizes, limit: Limit, need: Need) -> int:
     """The largest union that fits, of at most MOST_PARTS parts; 1 where none does, which is then refused."""
-    unions = range(min(estimate.MOST_PARTS, sizes.parts), 0, -1)
-    return next((size for size in unions if limit.needed(work(size)) <= limit.most), 1)
+    for size in range(min(estimate.MOST_PARTS, sizes.parts), 0, -1):
+        work, there = need(size)
+        if limit.needed(work) <= limit.most and limit.allows_gpu(there):
+            return size
+    return 1
 
 
-def _suggest_fewer(field: str, limit: Limit, work: Callable[[int], int], below: int) -> str:
+def _suggest_fewer(field: str, limit: Limit, need: Need, below: int) -> str:
     """The largest union, of fewer parts than `below`, that is not refused, as the value of `field`; "" if none is."""
-    largest = next((size for size in range(below - 1, 0, -1) if limit.allows(work(size))), 0)
+    largest = next((size for size in range(below - 1, 0, -1) if limit.allows(*need(size))), 0)
     return f"{field} = {largest} (the largest that fits)" if largest else ""
 
 
 def refuse(limit: Limit, demands: Sequence[Demand]) -> None:
     """Raises: MemoryLimitError where something does not fit, naming all that does not and what would do."""
+    _refuse_gpu(limit, demands)
     excess = [demand for demand in demands if not limit.allows(demand.work)]
     if excess:
         least = max(limit.needed(demand.work) for demand in excess)
@@ -155,6 +186,19 @@ def refuse(limit: Limit, demands: Sequence[Demand]) -> None:
         raise MemoryLimitError(
             f"{limit.text} is too little (libraries alone take {format_bytes(limit.libraries)}):"
             f" {_list_needs(limit, excess)}. Give at least --memory-limit '{format_bytes(least)}'{instead}"
+        )
+
+
+def _refuse_gpu(limit: Limit, demands: Sequence[Demand]) -> None:
+    excess = [demand for demand in demands if not limit.allows_gpu(demand.gpu)]
+    if excess and limit.gpu is not None:
+        needs = "; ".join(f"{demand.what} needs {format_bytes(demand.gpu)}" for demand in excess)
+        ways = list(dict.fromkeys(demand.instead for demand in excess if demand.instead))
+        instead = f", or use {', '.join(ways)}" if ways else ""
+        raise MemoryLimitError(
+            f"the GPU has too little memory: {needs} of it, and this rank may use {format_bytes(limit.gpu)}"
+            " (machine.device_memory_limit, or its share of the GPU). Give more, fewer ranks a GPU, or machine.device ="
+            f" 'cpu'{instead}"
         )
 
 
@@ -167,11 +211,11 @@ def refuse_before_graph(limit: Limit) -> None:
         )
 
 
-def describe_evaluation(sizes: Sizes, memory: int, ranks: int = 1) -> str:
-    """How accuracies are told within so many bytes of each of so many ranks, in words."""
+def describe_evaluation(sizes: Sizes, memory: int, ranks: int = 1, there: int | None = None) -> str:
+    """How accuracies are told within so many bytes of each of so many ranks, and of their GPUs, in words."""
     if ranks > 1 and sizes.engine.divides and estimate.inference(sizes, True, ranks) <= memory:
         return f"in memory, on a share of the graph for each of {ranks} ranks"
-    if estimate.inference(sizes) <= memory:
+    if estimate.inference(sizes) <= memory and (there is None or gpu.inference(sizes) <= there):
         return "in memory"
     nodes, net = sizes.whole.nodes, sizes.net
     held = [4 * nodes * width for width in sums.stored_widths(net)] if isinstance(net, Architecture) else []
@@ -188,4 +232,8 @@ def describe(limit: Limit, demands: Sequence[Demand], accuracies: str) -> str:
 
 
 def _list_needs(limit: Limit, demands: Sequence[Demand]) -> str:
-    return "; ".join(f"{demand.what} needs {format_bytes(limit.needed(demand.work))}" for demand in demands)
+    needs = []
+    for demand in demands:
+        there = f" and {format_bytes(demand.gpu)} of the GPU" if demand.gpu else ""
+        needs.append(f"{demand.what} needs {format_bytes(limit.needed(demand.work))}{there}")
+    return "; ".join(needs)

@@ -36,6 +36,14 @@ def claim_gpu(job: MachineJob, number: int, sharing: int) -> torch.device:
     return device
 
 
+def allowed_bytes(device: torch.device) -> int:
+    """Bytes that this process may allocate on its GPU."""
+    import torch
+
+    total = torch.cuda.get_device_properties(device).total_memory
+    return int(total * torch.cuda.get_per_process_memory_fraction(device))
+
+
 @contextmanager
 def explain_out_of_memory(what: str) -> Iterator[None]:
     """Around a block that does `what`. Raises: DeviceMemoryError where the GPU's memory is too little for it."""
@@ -51,8 +59,7 @@ def explain_out_of_memory(what: str) -> Iterator[None]:
         more = f"{asked[1]} more" if asked else "more"
         device = torch.cuda.current_device()
         held = format_bytes(torch.cuda.memory_allocated(device))
-        total = torch.cuda.get_device_properties(device).total_memory
-        allowed = format_bytes(total * torch.cuda.get_per_process_memory_fraction(device))
+        allowed = format_bytes(allowed_bytes(torch.device("cuda", device)))
         raise DeviceMemoryError(
             f"{what}: GPU {device} has too little memory: {more} would be needed beside the {held} in use, and this"
             f" rank may use {allowed} (machine.device_memory_limit, or its share of the GPU). Use smaller unions"

@@ -20,6 +20,7 @@ from gnnsoup_hpc.engine import Division, Plan
 from gnnsoup_hpc.engine.out_of_core import first_aggregation
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.evaluation.tasks import score
+from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.models.base import LayeredModel
 from gnnsoup_hpc.runtime.profiling import COUNTS
@@ -112,19 +113,29 @@ class SoupContext:
             yield self._timed(stream)
 
     def _unions(self, parts: int, steps: int | None, prefetch: bool, exact: bool) -> Generator[Plan]:
-        mixtures = self._mixtures
+        mixtures, device, graph = self._mixtures, self._mixtures.device, self._mixtures.graph
         plan = partial(
             self._engine.plan,
             mixtures.model,
-            device=mixtures.device,
+            device=device,
             precision=mixtures.settings.precision,
             division=self._division,
             workspace=BufferPool(),  # of one union after the other
         )
+
+        def ready(batch: Batch) -> Plan:
+            made = plan(batch)
+            self._engine.expect_gradients(made)
+            return made
+
         with ExitStack() as stack:
             hop = stack.enter_context(self._open_first_aggregation()) if exact else None
-            draws = loader.draw_unions(mixtures.graph.validation_counts, parts, numpy_generator(self.seed, 1))
-            made = loader.stream_unions(mixtures.graph, islice(draws, steps), Role.VALIDATION, plan, prefetch, hop)
+            where, source = mixtures.evaluator.hold(Role.VALIDATION, hop)
+            if source is not None:
+                self._log.say(f"soup: unions are cut out of {where}")
+            draws = loader.draw_unions(graph.validation_counts, parts, numpy_generator(self.seed, 1))
+            drawn = islice(draws, steps)
+            made = loader.stream_unions(graph, drawn, Role.VALIDATION, ready, prefetch, hop, device, source)
             yield from stack.enter_context(closing(made))
 
     def _open_first_aggregation(self) -> AbstractContextManager[FirstAggregationFile]:

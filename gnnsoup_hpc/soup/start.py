@@ -19,7 +19,7 @@ from gnnsoup_hpc.evaluation.evaluator import EvalSettings
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.memory import estimate, limits
+from gnnsoup_hpc.memory import estimate, gpu, limits
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Limit
 from gnnsoup_hpc.models.base import Model
@@ -62,13 +62,15 @@ def open_mixtures(
             selection = select(job, model, graph, log)
             comm.bcast(None)
         job, selection = comm.bcast((job, selection))
-        sizes, limit = Sizes.of(graph, model, device), Limit.of(job, here)
+        sizes, limit = Sizes.of(graph, model, device), Limit.of(job, here, device)
         job = comm.bcast(limits.plan_souping(job, sizes, limit, comm.size)[0])  # has soup.pls.union
         _, demands = limits.plan_souping(job, sizes, limit, comm.size)
         limits.refuse(limit, demands)
         # Bytes that metrics may fill beside the ingredients, on every rank.
         memory = min(comm.allgather(max(0, limit.room - estimate.mixing(model, job.train.ingredients))))
-        log.say(f"soup: {limits.describe(limit, demands, limits.describe_evaluation(sizes, memory, comm.size))}")
+        there = None if limit.gpu is None else max(0, limit.gpu - gpu.mixed(model, job.train.ingredients))
+        way = limits.describe_evaluation(sizes, memory, comm.size, there)
+        log.say(f"soup: {limits.describe(limit, demands, way)}; {sizes.engine.name} engine on {device}")
         threads = launch.plan_threads(job.machine, here)
-        settings = EvalSettings(device, memory, run.root, job.soup.precision, comm, threads)
+        settings = EvalSettings(device, memory, run.root, job.soup.precision, comm, threads, gpu=there)
         yield job, selection, Mixtures(run, model, list(selection.fit), graph, settings)

@@ -40,7 +40,8 @@ def refuse_trials_beyond_limit(job: Job, mixtures: Mixtures, here: RankInfo) -> 
 
     Raises: MemoryLimitError where one would not stay within the memory limit.
     """
-    sizes, limit = Sizes.of(mixtures.graph, mixtures.model, mixtures.device), Limit.of(job, here)
+    sizes = Sizes.of(mixtures.graph, mixtures.model, mixtures.device)
+    limit = Limit.of(job, here, mixtures.device)
     for method, trials in expand_grids(job).items():
         for soup in {trial.job.soup.pls.union: trial.job.soup for trial in trials}.values():
             alone = job.model_copy(update={"soup": soup.model_copy(update={"methods": (method,)})})

@@ -7,7 +7,7 @@ parts by itself (edges to other unions are cut), so that no more than a union is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count, pairwise
 
@@ -27,6 +27,7 @@ from gnnsoup_hpc.utils.counter import derive_keys
 
 MakePlan = Callable[[Batch], Plan]
 Edit = Callable[[Batch, int], Batch]  # what a step, counted from 0 in each epoch, makes of its batch
+CPU = torch.device("cpu")
 _BITS = 31
 
 
@@ -85,6 +86,7 @@ class PartValidation:
     graph: GraphFile
     clusters: int
     plan: MakePlan
+    device: torch.device = field(default=CPU, kw_only=True)
 
     def validation(self) -> Iterator[Plan]:
         """Nearly exact: edges between unions are left out."""
@@ -99,7 +101,7 @@ class PartValidation:
             return self.plan(batch if edit is None else edit(batch, next(steps)))
 
         used = (chosen.tolist() for chosen in drawn if counts[chosen].any())
-        return loader.stream_unions(self.graph, used, role, ready)
+        return loader.stream_unions(self.graph, used, role, ready, device=self.device)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ def train(
             f"ingredient {index} {diverged}, its first: lower train.learning_rate = {how.learning_rate:g}"
         )
     validation, test = data.evaluator.metrics([best.state], (Role.VALIDATION, Role.TEST))
+    data.evaluator.release()
     return Ingredient(
         index=index,
         state={name: tensor.cpu() for name, tensor in best.state.items()},

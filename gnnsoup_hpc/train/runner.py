@@ -80,8 +80,9 @@ class TrainContext:
         warm_up(self.device)
         self.engine.warm_up(self.model)
         sizes = Sizes.of(self.graph, self.model, self.device)
-        memory = _evaluation_bytes(self.job, sizes, Limit.of(self.job, self.here))
-        evaluator = Evaluator(self.graph, self.model, EvalSettings(self.device, memory, self.run.root))
+        limit = Limit.of(self.job, self.here, self.device)
+        memory = _evaluation_bytes(self.job, sizes, limit)
+        evaluator = Evaluator(self.graph, self.model, EvalSettings(self.device, memory, self.run.root, gpu=limit.gpu))
         how = self.job.train
         plan = partial(self.engine.plan, self.model, train=True, device=self.device, workspace=BufferPool())
         where = self.graph, how.clusters, plan
@@ -91,10 +92,10 @@ class TrainContext:
             batches = FullBatches(view, loader.share_graph(self.graph, view, Role.VALIDATION), plan)
             evaluator.keep(batches.validate)  # it is in memory anyway
         elif how.batch == "cluster":
-            batches = ClusterBatches(*where)
+            batches = ClusterBatches(*where, device=self.device)
         else:
             hops, sampler = self.model.hops or 1, resolve_sampler(how.sampler)
-            batches = NeighbourBatches(*where, how.batch_size, how.fanout, hops, sampler)
+            batches = NeighbourBatches(*where, how.batch_size, how.fanout, hops, sampler, device=self.device)
         return TrainData(self.model, self.engine, batches, evaluator, self.device)
 
     def start_of(self, index: int | None) -> State:
@@ -176,7 +177,7 @@ def _is_trained(job: Job, run: RunDir) -> bool:
 
 def _within_limit(job: Job, run: RunDir, here: RankInfo, sizes: Sizes, engine: Engine, log: Log, souping: bool) -> Job:
     """The job with train.clusters chosen; said and refused only where something is left to be trained or souped."""
-    limit, job = Limit.of(job, here), ingredient_store.resolve_job(job, run)
+    limit, job = Limit.of(job, here, sizes.device), ingredient_store.resolve_job(job, run)
     resolved_job, training = limits.plan_training(job, sizes, limit, engine)
     souped = limits.plan_souping(job, sizes, limit, here.size)[1] if souping else []
     if _is_trained(job, run):
@@ -184,8 +185,12 @@ def _within_limit(job: Job, run: RunDir, here: RankInfo, sizes: Sizes, engine: E
         return resolved_job
     limits.refuse(limit, [*training, *souped])
     full = job.train.batch == "full"
-    way = "in memory" if full else limits.describe_evaluation(sizes, _evaluation_bytes(resolved_job, sizes, limit))
-    log.say(f"train: {limits.describe(limit, training, way)}")
+    way = (
+        "in memory"
+        if full
+        else limits.describe_evaluation(sizes, _evaluation_bytes(resolved_job, sizes, limit), there=limit.gpu)
+    )
+    log.say(f"train: {limits.describe(limit, training, way)}; {engine.name} engine on {sizes.device}")
     return resolved_job
 
 

@@ -17,7 +17,7 @@ from gnnsoup_hpc.engine.frontier import find_frontier
 from gnnsoup_hpc.engine.triton import kernels
 from gnnsoup_hpc.engine.triton.engine import TritonEngine
 from gnnsoup_hpc.engine.triton.kernels import Csr, Tuning, Weights, is_symmetric, renumber, sum_rows
-from gnnsoup_hpc.engine.triton.unions import ResidentGraph
+from gnnsoup_hpc.engine.triton.unions import HeldGraph
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.base import CountedDropout, DrawnDropout
 from gnnsoup_hpc.models.gnn import Architecture
@@ -223,7 +223,7 @@ def test_a_union_that_is_cut_out_is_the_induced_subgraph(shape: Structure, seed:
     runs = sorted(data.draw(st.sets(st.sampled_from(every), min_size=1)))
     seeds = sorted(data.draw(st.sets(st.integers(0, shape.nodes - 1), min_size=1)))
     batch = random_batch(shape, seeds, 3, 4, seed)
-    found = ResidentGraph.of(batch).cut(runs)
+    found = HeldGraph.of(batch, torch.device("cpu"), resident=False).cut(runs)
     ids = [node for run in runs for node in range(*run)]
     assert torch.equal(found.graph.x, batch.graph.x[ids])
     wanted = shape.dense[ids][:, ids]

@@ -94,7 +94,9 @@ class CompiledEngine(Engine):
             first = share, start, end
             yield torch.from_numpy(ForwardBackward(plan, _to_arrays(plan.net, state), False, first).forward())
 
-    def memory(self, model: Model, extent: Extent, *, mode: Mode, line: bool = False) -> Memory:
+    def memory(
+        self, model: Model, extent: Extent, *, mode: Mode, line: bool = False, precision: Precision = "float32"
+    ) -> Memory:
         """As `Engine.memory`."""
         net, keep = check_model(model, "compiled"), mode != "evaluate"
         rows = estimate_frontiers(extent, net.layers - 1)[::-1]

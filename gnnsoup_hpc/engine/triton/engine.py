@@ -18,6 +18,7 @@ from gnnsoup_hpc.engine.base import Engine, Plan, Vjp
 from gnnsoup_hpc.engine.frontier import Division
 from gnnsoup_hpc.engine.memory import Extent, Memory
 from gnnsoup_hpc.engine.own_backward import check_dropout, check_model, knows, track
+from gnnsoup_hpc.engine.triton.memory import estimate
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.base import CountedDropout, Dropout, Model
@@ -25,9 +26,8 @@ from gnnsoup_hpc.types import Mode, Precision, State
 from gnnsoup_hpc.utils.out_of_core import BufferPool
 
 if TYPE_CHECKING:
-    from gnnsoup_hpc.engine.triton.gat import TritonGatForwardBackward
-    from gnnsoup_hpc.engine.triton.passes import TritonForwardBackward
     from gnnsoup_hpc.engine.triton.plan import TritonPlan
+    from gnnsoup_hpc.engine.triton.unions import HeldGraph
 
 
 class TritonEngine(Engine):
@@ -63,17 +63,20 @@ class TritonEngine(Engine):
         self, plan: Plan, state: Mapping[str, Tensor], *, mode: Mode = "evaluate", dropout: Dropout | None = None
     ) -> Tensor:
         """As `Engine.logits`. Raises: TypeError for dropout whose masks are not counted."""
+        from gnnsoup_hpc.engine.triton.capture import compute_logits, compute_vjp
+
         plan = _check_plan(plan)
         names = tuple(plan.net.shapes())
         drop = check_dropout(dropout, self.name) if mode == "train" else None
         if torch.is_grad_enabled() and any(state[name].requires_grad for name in names):
-            return track(partial(_compute_vjp, plan, dropout=drop), names, state)
-        with torch.no_grad():
-            return _begin(plan, state, False, drop).forward()
+            return track(partial(compute_vjp, plan, dropout=drop), names, state)
+        return compute_logits(plan, state, drop)
 
     def vjp(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Vjp]:
         """As `Engine.vjp`."""
-        return _compute_vjp(_check_plan(plan), state)
+        from gnnsoup_hpc.engine.triton.capture import compute_vjp
+
+        return compute_vjp(_check_plan(plan), state)
 
     def interpolate(
         self, plan: Plan, ends: tuple[State, State], between: Iterable[tuple[float, State]]
@@ -91,9 +94,21 @@ class TritonEngine(Engine):
             with torch.no_grad():
                 yield TritonForwardBackward(plan, state, False, first=(share, start, end)).forward()
 
-    def memory(self, model: Model, extent: Extent, *, mode: Mode, line: bool = False) -> Memory:
-        """As `Engine.memory`."""
-        return Memory({}, {})
+    def memory(
+        self, model: Model, extent: Extent, *, mode: Mode, line: bool = False, precision: Precision = "float32"
+    ) -> Memory:
+        """As `Engine.memory`: bytes of the GPU."""
+        return estimate(check_model(model, "triton"), extent, mode, precision, line)
+
+    def expect_gradients(self, plan: Plan) -> None:
+        """As `Engine.expect_gradients`."""
+        _check_plan(plan).transposes  # noqa: B018 - is made when first asked for
+
+    def hold(self, whole: Batch, device: torch.device, resident: bool) -> HeldGraph:
+        """As `Engine.hold`."""
+        from gnnsoup_hpc.engine.triton.unions import HeldGraph
+
+        return HeldGraph.of(whole, device, resident)
 
     def make_dropout(self, rate: float, device: torch.device, seed: int) -> CountedDropout:
         """As `Engine.make_dropout`."""
@@ -113,27 +128,9 @@ class TritonEngine(Engine):
             self.logits(plan, state, mode=mode, dropout=CountedDropout(0.5, 0)).sum().backward()  # type: ignore[no-untyped-call]
 
 
-@torch.no_grad()
-def _compute_vjp(
-    plan: TritonPlan, state: Mapping[str, Tensor], dropout: CountedDropout | None = None
-) -> tuple[Tensor, Vjp]:
-    run = _begin(plan, state, True, dropout)
-    return run.forward(), torch.no_grad()(run.backward)
-
-
 def _check_plan(plan: Plan) -> TritonPlan:
     from gnnsoup_hpc.engine.triton.plan import TritonPlan
 
     if not isinstance(plan, TritonPlan):
         raise TypeError(f"a plan of another engine: {type(plan).__name__}")
     return plan
-
-
-def _begin(
-    plan: TritonPlan, state: Mapping[str, Tensor], keep: bool, dropout: CountedDropout | None
-) -> TritonForwardBackward | TritonGatForwardBackward:
-    from gnnsoup_hpc.engine.triton.gat import TritonGatForwardBackward
-    from gnnsoup_hpc.engine.triton.passes import TritonForwardBackward
-
-    kind = TritonGatForwardBackward if plan.net.kind == "gat" else TritonForwardBackward
-    return kind(plan, state, keep, dropout)

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from gnnsoup_hpc.engine.triton import attention as kernels
 from gnnsoup_hpc.engine.triton.kernels import Weights, choose_sums, finish, gate, sum_rows
-from gnnsoup_hpc.engine.triton.passes import backpropagate_norm, find_draws, multiply_to_sums, sum_columns
+from gnnsoup_hpc.engine.triton.passes import Masks, backpropagate_norm, find_draws, multiply_to_sums, sum_columns
 from gnnsoup_hpc.engine.triton.plan import TritonPlan
-from gnnsoup_hpc.models.base import CountedDropout
 from gnnsoup_hpc.models.convolutions.gat import NEGATIVE_SLOPE
 from gnnsoup_hpc.models.gnn import EPS, find_norm
 
@@ -45,10 +44,8 @@ class _KeptLayer:
 class TritonGatForwardBackward:
     """One forward pass and, if `keep`, its backward pass."""
 
-    def __init__(
-        self, plan: TritonPlan, state: Mapping[str, Tensor], keep: bool, dropout: CountedDropout | None = None
-    ) -> None:
-        self.net, self.plan, self.keep, self._dropout = plan.net, plan, keep, dropout
+    def __init__(self, plan: TritonPlan, state: Mapping[str, Tensor], keep: bool, masks: Masks | None = None) -> None:
+        self.net, self.plan, self.keep, self._masks = plan.net, plan, keep, masks
         self._state = {name: state[name].detach() for name in plan.net.shapes()}
         self._kept: list[_KeptLayer] = []
 
@@ -71,7 +68,7 @@ class TritonGatForwardBackward:
             out = sums.view(rows, self.net.heads, len(bias)).mean(1, dtype=choose_sums(sums)) + bias
         else:
             out = torch.empty_like(sums) if self.keep else sums
-            norm, draws = find_norm(self._state, layer), find_draws(self._dropout, plan, layer)
+            norm, draws = find_norm(self._state, layer), find_draws(self._masks, plan, layer)
             kept = finish(sums, bias, norm, EPS, draws, self.keep, out)
         if self.keep:
             self._kept.append(_KeptLayer(below, values, scores, sums, kept))
@@ -95,7 +92,7 @@ class TritonGatForwardBackward:
 
     def _weigh(self, layer: int, scores: _Scores) -> Weights:
         """Weights of entries, after dropout."""
-        draws = find_draws(self._dropout, self.plan, layer, entries=True)
+        draws = find_draws(self._masks, self.plan, layer, entries=True)
         of = scores.source, scores.destination, scores.level
         return kernels.weigh(self.plan.structures[layer], *of, NEGATIVE_SLOPE, draws)
 
@@ -110,7 +107,7 @@ class TritonGatForwardBackward:
             if not layer:
                 break
             grad = of_values @ self._weight(layer)
-            gate(grad, kept.below, self._dropout.scale if self._dropout else 1.0)
+            gate(grad, kept.below, self._masks.scale if self._masks else 1.0)
             grads |= backpropagate_norm(layer - 1, grad, find_norm(self._state, layer - 1), self._kept[-1].normed)
             grads[f"convs.{layer - 1}.bias"] = sum_columns(grad)
         return {name: grads[name].double() for name in self._state}

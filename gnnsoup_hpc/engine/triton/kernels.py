@@ -443,12 +443,6 @@ class Draws:
     nodes: Tensor
     scale: float
 
-    @classmethod
-    def of(cls, key: int, bar: int, scale: float, nodes: Tensor) -> Draws:
-        """Of a layer's rows, or of both ends of its entries."""
-        signed = key - 2**64 if key >= 2**63 else key
-        return cls(torch.tensor([signed, bar], device=nodes.device), nodes, scale)
-
 
 def finish(
     x: Tensor,

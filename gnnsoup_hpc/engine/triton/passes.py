@@ -8,6 +8,7 @@ float32. The first layer's products have the first aggregation for their input, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,6 +18,26 @@ from gnnsoup_hpc.engine.triton.kernels import Draws, sum_rows
 from gnnsoup_hpc.engine.triton.plan import TritonPlan
 from gnnsoup_hpc.models.base import CountedDropout
 from gnnsoup_hpc.models.gnn import EPS, find_norm, name_bias, name_weights
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Of a step's dropout, what kernels draw them by.
+
+    draws (L, 2, 2) int64: of a layer's states, then its entries, the key's 64 bits and the bar below which a number
+    drops.
+    """
+
+    draws: Tensor
+    scale: float
+
+    @classmethod
+    def draw(cls, dropout: CountedDropout, layers: int, device: torch.device) -> Masks:
+        """Of all layers, by one copy to the device."""
+        keys = [[dropout.key_of(layer, entries) for entries in (False, True)] for layer in range(layers)]
+        signed = [[[key - 2**64 if key >= 2**63 else key, dropout.bar] for key in pair] for pair in keys]
+        return cls(torch.tensor(signed, device=device), dropout.scale)
+
 
 Interpolation = tuple[float, Tensor, Tensor]  # share, and of two states what their first weights make of the first hop
 
@@ -32,10 +53,10 @@ class TritonForwardBackward:
         plan: TritonPlan,
         state: Mapping[str, Tensor],
         keep: bool,
-        dropout: CountedDropout | None = None,
+        masks: Masks | None = None,
         first: Interpolation | None = None,
     ) -> None:
-        self.net, self.plan, self.keep, self._dropout, self._first = plan.net, plan, keep, dropout, first
+        self.net, self.plan, self.keep, self._masks, self._first = plan.net, plan, keep, masks, first
         self._state = {name: state[name].detach() for name in plan.net.shapes()}
         self._hidden: list[Tensor] = []
         self._aggregated: list[Tensor] = []  # of the layers after the first
@@ -70,7 +91,8 @@ class TritonForwardBackward:
         if last:
             return out.to(bias.dtype).add_(bias)
         norm = find_norm(self._state, layer)
-        self._normed.append(kernels.finish(out, bias, norm, EPS, find_draws(self._dropout, plan, layer), self.keep))
+        draws = find_draws(self._masks, plan, layer)
+        self._normed.append(kernels.finish(out, bias, norm, EPS, draws, self.keep))
         return out
 
     def multiply_first(self) -> Tensor:
@@ -107,7 +129,7 @@ class TritonForwardBackward:
         plan, weights = self.plan, self._matrices(layer)
         torch.mm(grad, weights[0], out=aggregated)  # no longer of use
         own = grad @ weights[1] if len(weights) > 1 else None
-        own_scale = self._dropout.scale if self._dropout else 1.0
+        own_scale = self._masks.scale if self._masks else 1.0
         return sum_rows(
             plan.transposes[layer],
             aggregated,
@@ -153,8 +175,6 @@ def multiply_to_sums(a: Tensor, b: Tensor) -> Tensor:
     return a.float() @ b.float()
 
 
-def find_draws(dropout: CountedDropout | None, plan: TritonPlan, layer: int, entries: bool = False) -> Draws | None:
+def find_draws(masks: Masks | None, plan: TritonPlan, layer: int, entries: bool = False) -> Draws | None:
     """What the kernels draw masks by, of a layer's states or its entries."""
-    if dropout is None:
-        return None
-    return Draws.of(dropout.key_of(layer, entries), dropout.bar, dropout.scale, plan.nodes)
+    return None if masks is None else Draws(masks.draws[layer, int(entries)], plan.nodes, masks.scale)

@@ -5,8 +5,10 @@ All of it is made there, from the batch's features and structure, which are copi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import IntArray, Precision
 
 KINDS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PassKind = tuple[bool, float]  # whether gradients follow, and what dropout multiplies by
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,14 @@ class TritonPlan:
     place: Tensor
     graph: Adjacency
     precision: Precision
+    uses: Counter[PassKind] = field(default_factory=Counter)  # so far
+    captured: dict[PassKind, Any] = field(default_factory=dict)  # passes that are replayed (capture.py)
+
+    @property
+    def state_bytes(self) -> int:
+        """About what the states of all layers take."""
+        widths = (self.net.widths(layer)[1] * rows for layer, rows in enumerate(self.rows))
+        return sum(widths) * self.first.element_size()
 
     @cached_property
     def host_targets(self) -> IntArray:
