@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,20 +18,6 @@ from tests.gpu.tools import GPU, attempt, make_graph, measure, record
 
 NODES, PAIRS, VALIDATION, TRAINING = 169_343, 1_190_000, 29_799, 90_941
 ENGINE = TritonEngine()
-
-
-def capture(what: str, do: Callable[[], object]) -> None:
-    """How long it takes where the host has nothing to launch."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            do()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        do()
-    record(what, measure(graph.replay), "ms")
 
 
 def check(heads: int) -> None:
@@ -91,7 +76,6 @@ def check(heads: int) -> None:
         found = ENGINE.logits(plan, state)
         error = float((found - wanted).norm() / wanted.norm())
         record(f"{heads} heads: logits beside PyG's", error, "", error < 1e-4)
-    attempt(f"{heads} heads: captured", lambda: capture(f"{heads} heads: LS evaluation as a CUDA graph", learn))
     tasks = {
         "evaluation": (lambda: ENGINE.logits(plan, state), evaluate),
         "LS evaluation": (learn, lambda: stock("validation")),

@@ -119,6 +119,29 @@ def check_engine(net: Architecture) -> None:
     record(f"torch, {label}: gradients", error, "", error < 1e-3)
 
 
+def check_replays(net: Architecture) -> None:
+    """What a CUDA graph computes has the bits of passes that are launched one by one, whatever state and masks."""
+    batch, engine = in_float(batch_of(net)), TritonEngine()
+    plan = engine.plan(net, batch, train=True, device=GPU)
+    label, same, generator = f"{net.kind}, {net.heads} heads, norm {net.norm}", True, torch.Generator().manual_seed(6)
+    for rate in (0.0, 0.5):
+        for turn in range(7):
+            state = {
+                n: (t + 0.1 * torch.randn(t.shape, generator=generator)).to(GPU) for n, t in net.init_state(1).items()
+            }
+            found = []
+            for of in (plan, engine.plan(net, batch, train=True, device=GPU)):
+                own = {name: tensor.clone().requires_grad_() for name, tensor in state.items()}
+                logits = engine.logits(of, own, mode="train", dropout=CountedDropout(rate, turn))
+                grads = torch.autograd.grad(logits.square().sum(), list(own.values()))
+                found.append([engine.logits(of, state), logits.detach(), *grads])
+            same &= all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    record(f"replayed, {label}: bits of launched passes", same, "", same and len(plan.captured) == 3)
+    one, two = (engine.vjp(plan, state) for _ in range(2))
+    same = all(torch.equal(one[1](one[0].clone())[name], two[1](two[0].clone())[name]) for name in state)
+    record(f"replayed, {label}: two passes before their gradients", same, "", same)
+
+
 def main() -> None:
     """All of it."""
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -126,6 +149,7 @@ def main() -> None:
     for kind, heads, norm in (("sage", 1, "layer"), ("gcn", 1, "none"), ("gat", 1, "layer"), ("gat", 4, "none")):
         net = Architecture(kind, 3, 50, 64, 19, heads, norm)
         attempt(f"engine of {kind}", lambda net=net: check_engine(net))
+        attempt(f"replays of {kind}", lambda net=net: check_replays(net))
 
 
 if __name__ == "__main__":

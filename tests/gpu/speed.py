@@ -7,8 +7,11 @@ within blocks of nodes that stand together, as METIS parts do in graph.h5. Times
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -17,21 +20,25 @@ from torch.nn import functional
 from torch_geometric import EdgeIndex
 from torch_geometric.nn import GraphSAGE
 
+from gnnsoup_hpc.data import loader
+from gnnsoup_hpc.engine.memory import Extent
 from gnnsoup_hpc.engine.triton.engine import TritonEngine
 from gnnsoup_hpc.engine.triton.kernels import Csr, Tuning, sum_rows
 from gnnsoup_hpc.engine.triton.plan import TritonPlan
-from gnnsoup_hpc.engine.triton.unions import ResidentGraph
+from gnnsoup_hpc.engine.triton.unions import HeldGraph
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.base import CountedDropout
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import Precision, State
+from gnnsoup_hpc.utils.rng import numpy_generator
 from tests.gpu.tools import GPU, OUT, attempt, make_graph, measure, record
 
 NODES, PAIRS, VALIDATION, TRAINING = 2_449_029, 64_500_000, 39_323, 196_615
 NET = Architecture("sage", 3, 100, 256, 47)
 ENGINE = TritonEngine()
 RATES: dict[str, float] = {}  # TB/s and TFLOP/s of this card
+EXTENT = Extent(NODES, 128_226_446, 128_226_446, VALIDATION)
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
@@ -120,7 +127,9 @@ def time_ours(batch: Batch, training: Batch, state: State) -> dict[str, float]:
         torch.cuda.reset_peak_memory_stats()
         found[key] = measure(learn)
         note(key, found[key], find_bound(plan, precision, True))
-        record(f"{key}: peak", torch.cuda.max_memory_allocated() / 2**30, "GiB")
+        peak, needed = torch.cuda.max_memory_allocated(), ENGINE.memory(NET, EXTENT, mode="fit", precision=precision)
+        ratio = (needed.total + 400 * NODES) / peak
+        record(f"{key}: peak", peak / 2**30, "GiB", 0.85 < ratio < 1.15, f"counted / taken {ratio:.3f}")
         if precision == "float32":
             torch.backends.cuda.matmul.allow_tf32 = True
             record("LS evaluation, float32 with products in tf32", measure(learn), "ms")
@@ -156,68 +165,63 @@ def note(what: str, taken: float, bound: float) -> None:
 
 
 def time_unions(batch: Batch, state: State) -> None:
-    """A PLS step on 4 of 32 parts: cut out of the graph on the GPU, or from a union in host memory."""
+    """PLS steps on 4 of 32 parts, each union cut and planned ahead, from the graph on the GPU or in pinned memory."""
     size = -(-NODES // 32)
-    runs = [(part * size, min(NODES, (part + 1) * size)) for part in (3, 11, 17, 28)]
-    resident = ResidentGraph.of(batch)
-    union = resident.cut(runs)
-    sizes = f"{union.size} nodes, {len(union.graph.adjacency.indices)} entries, {len(union.seeds)} seeds"
-    record(
-        "cutting a union of 4 of 32 parts out of the graph on the GPU",
-        measure(lambda: resident.cut(runs)),
-        "ms",
-        None,
-        sizes,
-    )
-    on_host = union.to(torch.device("cpu"))
-    pinned = replace(
-        on_host,
-        graph=Subgraph(
-            on_host.graph.x.pin_memory(),
-            Adjacency(
-                *(each.pin_memory() for each in (on_host.graph.adjacency.indptr, on_host.graph.adjacency.indices))
-            ),
-        ),
-    )
-    for precision in PRECISIONS:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        for where, make in (
-            ("cut on the GPU", lambda: resident.cut(runs)),
-            ("there already", lambda: union),
-            ("pinned", lambda: pinned),
-            ("pageable", lambda: on_host),
-        ):
+    drawn = [sorted(numpy_generator(0, turn).permutation(32)[:4].tolist()) for turn in range(24)]
+    runs = [[(part * size, min(NODES, (part + 1) * size)) for part in chosen] for chosen in drawn]
+    on_host = batch.to(torch.device("cpu"))
+    for where in ("pinned", "resident"):
+        baseline = torch.cuda.memory_allocated()
+        held = HeldGraph.of(on_host, GPU, resident=where == "resident")
+        union = held.cut(runs[0])
+        entries = len(union.graph.adjacency.indices)
+        sizes = f"{union.size} nodes, {entries} entries, {len(union.seeds)} seeds"
+        record(f"cutting a union, {where}", measure(partial(held.cut, runs[0])), "ms", None, sizes)
+        for precision in PRECISIONS:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
 
-            def step(make: Any = make, precision: Precision = precision) -> Any:
-                plan = ENGINE.plan(NET, make(), device=GPU, precision=precision)
-                logits, vjp = ENGINE.vjp(plan, state)
-                leaf = logits.requires_grad_()
-                (grad,) = torch.autograd.grad(functional.cross_entropy(leaf, plan.targets), leaf)
-                return vjp(grad)
+            def plan(chosen: Any, held: HeldGraph = held, precision: Precision = precision) -> TritonPlan:
+                made = ENGINE.plan(NET, held.cut(chosen), device=GPU, precision=precision)
+                ENGINE.expect_gradients(made)
+                return made
 
-            record(f"PLS step 4/32, {precision}, union {where}", measure(step), "ms")
-        record(
-            f"PLS step 4/32, {precision}: peak beside the graph",
-            (torch.cuda.max_memory_allocated() - before) / 2**30,
-            "GiB",
-        )
-        plan = ENGINE.plan(NET, union, device=GPU, precision=precision)
-        record(
-            f"PLS step 4/32, {precision}: rows {plan.rows}",
-            measure(partial(ENGINE.plan, NET, union, device=GPU, precision=precision)),
-            "ms",
-            None,
-            "plan alone, forward",
-        )
+            made: Iterator[TritonPlan] = loader._make_ahead(iter(runs), plan, GPU)
+            times = []
+            last = time.perf_counter()
+            for each in made:
+                step(each, state)
+                del each
+                times.append(1000 * (time.perf_counter() - last))
+                last = time.perf_counter()
+            key = f"PLS step 4/32, {precision}, {where}"
+            record(key, median(times[4:]), "ms", None, f"{min(times[4:]):.1f} to {max(times[4:]):.1f}, planned ahead")
+            peak = torch.cuda.max_memory_allocated() - baseline
+            extent = Extent(union.size, entries, entries, len(union.seeds))
+            needed = ENGINE.memory(NET, extent, mode="fit", precision=precision)
+            counted = needed.total + sum(needed.plan.values()) + 4 * 100 * union.size
+            counted += 4 * (100 * NODES + len(on_host.graph.adjacency.indices) + NODES) * (where == "resident")
+            counted += 9 * NODES
+            ratio = counted / peak
+            record(f"{key}: peak", peak / 2**30, "GiB", 0.85 < ratio < 1.15, f"counted / taken {ratio:.3f}")
+            if where == "resident":
+                alone = plan(runs[0])
+                note(f"{key}, plan there", measure(partial(step, alone, state)), find_bound(alone, precision, True))
+                record(f"{key}: cutting and planning alone", measure(partial(plan, runs[0])), "ms")
+                del alone
+                profile(f"PLS step, {precision}", lambda plan=plan: step(plan(runs[0]), state))
+        del held, union
+        torch.cuda.empty_cache()
 
-        def again(plan: TritonPlan = plan) -> Any:
-            logits, vjp = ENGINE.vjp(plan, state)
-            return vjp(torch.ones_like(logits))
 
-        key = f"PLS step 4/32, {precision}, plan there"
-        note(key, measure(again), find_bound(plan, precision, True))
-        profile(f"PLS step, {precision}", step)
+def step(plan: TritonPlan, state: State) -> float:
+    """Loss and gradients, until the host has the loss."""
+    logits, vjp = ENGINE.vjp(plan, state)
+    leaf = logits.requires_grad_()
+    loss = functional.cross_entropy(leaf, plan.targets)
+    (grad,) = torch.autograd.grad(loss, leaf)
+    vjp(grad)
+    return float(loss.detach())
 
 
 def profile(title: str, do: Any) -> None:
