@@ -156,7 +156,8 @@ def _make_ahead(
     What is made is let go of once the next one is there and none is in the making, and the stream waits for all that
     was computed on it: so its memory is not written to too early.
     """
-    own = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    # Its small kernels go first, or each would wait for one of those that compute on the whole union.
+    own = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     def run(chosen: Sequence[int], before: torch.cuda.Event) -> tuple[Made, torch.cuda.Event]:
         with torch.cuda.stream(own):

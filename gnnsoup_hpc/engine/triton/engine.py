@@ -102,7 +102,8 @@ class TritonEngine(Engine):
 
     def expect_gradients(self, plan: Plan) -> None:
         """As `Engine.expect_gradients`."""
-        _check_plan(plan).transposes  # noqa: B018 - is made when first asked for
+        made = _check_plan(plan)
+        made.structures, made.transposes, made.host_targets  # noqa: B018 - are made when first asked for
 
     def hold(self, whole: Batch, device: torch.device, resident: bool) -> HeldGraph:
         """As `Engine.hold`."""

@@ -1,8 +1,9 @@
 """One pass of GAT over a plan on the device, forward and backward, by the kernels of attention.py.
 
 Values x W^T are made for all columns; scores are told from them. Numbers of entries, one a head, are made where a layer
-needs them, and not kept. With g the gradient of a row's sums, that of an entry's score is weight * (kept <g, value> -
-<g, sums>), where `kept` is what dropout multiplies the weight by.
+needs them; weights are kept for gradients where they are few beside the values. With g the gradient of a row's sums,
+that of an entry's score is weight * (kept <g, value> - <g, sums>), where `kept` is what dropout multiplies the weight
+by.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from gnnsoup_hpc.engine.triton.passes import Masks, backpropagate_norm, find_dra
 from gnnsoup_hpc.engine.triton.plan import TritonPlan
 from gnnsoup_hpc.models.convolutions.gat import NEGATIVE_SLOPE
 from gnnsoup_hpc.models.gnn import EPS, find_norm
+
+SHARE = 4  # weights are kept that take no more than one over this of what the values take
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class _KeptLayer:
     below: Tensor
     values: Tensor
     scores: _Scores
+    weights: Weights | None
     sums: Tensor
     normed: tuple[Tensor, Tensor] | tuple[()]
 
@@ -71,7 +75,16 @@ class TritonGatForwardBackward:
             norm, draws = find_norm(self._state, layer), find_draws(self._masks, plan, layer)
             kept = finish(sums, bias, norm, EPS, draws, self.keep, out)
         if self.keep:
-            self._kept.append(_KeptLayer(below, values, scores, sums, kept))
+            self._kept.append(
+                _KeptLayer(
+                    below,
+                    values,
+                    scores,
+                    weights if SHARE * weights.values.nbytes <= values.nbytes else None,
+                    sums,
+                    kept,
+                )
+            )
         return out
 
     def _weight(self, layer: int) -> Tensor:
@@ -116,7 +129,7 @@ class TritonGatForwardBackward:
         """Gradients of its parameters but for the bias, and of its values, which are returned; grad: of its sums."""
         plan, heads, values, scores = self.plan, self.net.heads, kept.values, kept.scores
         structure, transpose, places = plan.structures[layer], plan.transposes[layer], plan.places
-        weights = self._weigh(layer, scores)
+        weights = kept.weights or self._weigh(layer, scores)
         inner = kernels.multiply_rows(grad, kept.sums, heads)
         of_entries = kernels.multiply_entries(structure, weights, values, grad)
         of_scores = torch.zeros(len(values), 2 * heads, dtype=inner.dtype, device=inner.device)

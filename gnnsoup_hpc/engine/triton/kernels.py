@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -70,17 +69,18 @@ class Csr:
     @classmethod
     def of(cls, start: Tensor, end: Tensor, indices: Tensor) -> Csr:
         """With the pieces of its long rows; waits for the device."""
-        lengths = end - start
-        rows = (lengths > LONG).nonzero()[:, 0]
+        rows = (end - start > LONG).nonzero()[:, 0]
         if not len(rows):
             return cls(start, end, indices, None)
-        counts = ((lengths[rows] + LONG - 1) // LONG).tolist()
-        ends = [0, *accumulate(counts)]
-        of = torch.tensor(ends, device=rows.device)
-        number = torch.arange(len(rows), device=rows.device).repeat_interleave(of.diff(), output_size=ends[-1])
-        row = rows[number]
-        first = start[row] + LONG * (torch.arange(ends[-1], device=rows.device) - of[number]).to(start.dtype)
-        pieces = Pieces(rows, of, row, first, torch.minimum(first + LONG, end[row]), (rows.tolist(), ends))
+        # By one copy to the host, and one back.
+        row, first, last = torch.stack([rows, start[rows].long(), end[rows].long()]).cpu()
+        counts = (last - first + LONG - 1) // LONG
+        ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        number = torch.arange(len(row)).repeat_interleave(counts)
+        begin = first[number] + LONG * (torch.arange(len(number)) - ends[number])
+        made = torch.cat([ends, row[number], begin, torch.minimum(begin + LONG, last[number])]).to(rows.device)
+        of, row_of, begin, stop = made.split([len(ends), *3 * [len(number)]])
+        pieces = Pieces(rows, of, row_of, begin, stop, (row.tolist(), ends.tolist()))
         return cls(start, end, indices, pieces)
 
     def head(self, rows: int) -> Csr:

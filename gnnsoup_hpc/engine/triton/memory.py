@@ -16,6 +16,7 @@ from gnnsoup_hpc.types import Mode, Precision
 from gnnsoup_hpc.utils.out_of_core import index_type
 
 STATE: dict[Precision, int] = {"float32": FLOAT, "bfloat16": 2}  # bytes of a number of a state
+SHARE = 4  # as in gat.py
 LONG = 8  # bytes of an id that PyTorch gathers by, and of a target
 
 
@@ -153,11 +154,12 @@ def _count_attention(net: Architecture, counts: Counts, size: int, keep: bool) -
         ledger.free(raw)
         weights = ledger.hold(scored * entries)
         sums = ledger.hold(size * count * width)
-        ledger.free(weights)
+        stay = keep and SHARE * weights <= values
+        ledger.free(0 if stay else weights)
         made = ledger.hold(FLOAT * count * net.outputs if last else keep * sums)
         normed = ledger.hold(keep * (norm and not last) * (sums + FLOAT * count))
         if keep:
-            kept.append((below, values, scores + sums, normed))
+            kept.append((below, values, scores + sums + stay * weights, normed))
             below = made
         else:
             ledger.free(values, scores, below)

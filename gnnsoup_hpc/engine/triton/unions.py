@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.engine.threads import Span
-from gnnsoup_hpc.engine.triton.kernels import renumber
+from gnnsoup_hpc.engine.triton.kernels import is_symmetric, renumber
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.types import IntArray
@@ -37,34 +37,47 @@ class HeldGraph:
         targets = torch.zeros(whole.size, dtype=whole.targets.dtype)
         targets[whole.seeds] = whole.targets
         graph = whole.graph.to(device) if resident else _pin(whole.graph, device)
+        if resident and graph.adjacency.symmetric is None:  # then so are all unions
+            graph.adjacency.symmetric = is_symmetric(graph.adjacency.indptr, graph.adjacency.indices)
         return cls(graph, structure.indptr.numpy(), flag.to(device), targets.to(device))
 
     def cut(self, runs: Sequence[Span]) -> Batch:
         """The subgraph induced by ranges of nodes, in rising order, as load_union reads it; waits for the device."""
         structure, device = self.graph.adjacency, self.flag.device
-        indptr, indices = structure.indptr, structure.indices
-        place = torch.full((structure.nodes,), -1, dtype=indices.dtype, device=device)
-        starts, entries, size, read = [indptr.new_zeros(1, device=device)], [], 0, 0
+        kind = structure.indices.dtype
+        ids = torch.cat([torch.arange(*run, device=device) for run in runs])
+        place = torch.full((structure.nodes,), -1, dtype=kind, device=device)
+        local = torch.arange(len(ids), dtype=kind, device=device)
+        place[ids] = local
+        if structure.indices.device == device:
+            of = ids.to(kind), structure.indptr, structure.indices
+        else:
+            of = local, *self._fetch_rows(runs, device)
+        start, kept = renumber(*of, place, False, below=len(ids))
+
+        def read(of: Tensor) -> Tensor:
+            return of[ids] if of.device == device else _fetch(of, runs, device)
+
+        hop = None if self.graph.hop is None else read(self.graph.hop)
+        seeds = self.flag[ids].nonzero()[:, 0]
+        cut = Subgraph(read(self.graph.x), Adjacency(start, kept, symmetric=structure.symmetric or None), hop)
+        return Batch(cut, seeds, self.targets[ids[seeds]])
+
+    def _fetch_rows(self, runs: Sequence[Span], device: torch.device) -> tuple[Tensor, Tensor]:
+        """The structure of ranges of rows alone, by ids of the whole graph."""
+        structure, read = self.graph.adjacency, 0
+        starts, spans = [structure.indptr.new_zeros(1, device=device)], []
         for first, last in runs:
             begin, end = int(self.bounds[first]), int(self.bounds[last])
-            entries.append(_fetch(indices, begin, end, device))
-            starts.append(_fetch(indptr, first + 1, last + 1, device) + (read - begin))
-            place[first:last] = torch.arange(size, size + last - first, dtype=indices.dtype, device=device)
-            size, read = size + last - first, read + end - begin
-        rows = torch.arange(size, dtype=indices.dtype, device=device)
-        start, kept = renumber(rows, torch.cat(starts), torch.cat(entries), place, False, below=size)
-
-        def read_rows(of: Tensor) -> Tensor:
-            return torch.cat([_fetch(of, first, last, device) for first, last in runs])
-
-        graph, hop = self.graph, None if self.graph.hop is None else read_rows(self.graph.hop)
-        seeds = read_rows(self.flag).nonzero()[:, 0]
-        cut = Subgraph(read_rows(graph.x), Adjacency(start, kept, symmetric=structure.symmetric or None), hop)
-        return Batch(cut, seeds, read_rows(self.targets)[seeds])
+            spans.append((begin, end))
+            starts.append(_fetch(structure.indptr, [(first + 1, last + 1)], device) + (read - begin))
+            read += end - begin
+        return torch.cat(starts), _fetch(structure.indices, spans, device)
 
 
-def _fetch(of: Tensor, first: int, last: int, device: torch.device) -> Tensor:
-    return of[first:last].to(device, non_blocking=True)
+def _fetch(of: Tensor, spans: Sequence[Span], device: torch.device) -> Tensor:
+    """Ranges of what is in host memory, one after the other."""
+    return torch.cat([of[slice(*span)].to(device, non_blocking=True) for span in spans])
 
 
 def _pin(graph: Subgraph, device: torch.device) -> Subgraph:
