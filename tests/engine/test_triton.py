@@ -97,6 +97,22 @@ def test_sums_of_rows_are_a_dense_product(width: int, kind: torch.dtype) -> None
         torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=3 * tolerance)
 
 
+@pytest.mark.parametrize(("rows", "width"), [(0, 3), (1, 1), (7, 5), (300, 47)])
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16])
+def test_sums_of_columns(rows: int, width: int, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By few programs, each with several steps, and of rows that lie apart."""
+    monkeypatch.setattr(kernels, "_PROGRAMS", 4)
+    monkeypatch.setattr(kernels, "_TILE", 64)
+    x, by = normal(1, rows, width + 2).to(kind)[:, :width], normal(2, rows, width).to(kind)
+    tolerance = 1e-12 if kind == torch.float64 else 1e-5
+    for found, wanted in (
+        (kernels.sum_columns(x), x.double().sum(0)),
+        (kernels.sum_columns(x, by), (x.double() * by.double()).sum(0)),
+    ):
+        assert found.dtype == (torch.float64 if kind == torch.float64 else torch.float32)
+        torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=10 * tolerance)
+
+
 @pytest.mark.parametrize("heads", [1, 2, 3])
 def test_weights_of_entries_multiply_their_heads_channels(heads: int) -> None:
     csr, x = csr_of(DIRECTED), normal(1, 16, 4 * heads)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.engine.triton import attention as kernels
-from gnnsoup_hpc.engine.triton.kernels import Weights, choose_sums, finish, gate, sum_rows
-from gnnsoup_hpc.engine.triton.passes import Masks, backpropagate_norm, find_draws, multiply_to_sums, sum_columns
+from gnnsoup_hpc.engine.triton.kernels import Weights, choose_sums, finish, gate, sum_columns, sum_rows
+from gnnsoup_hpc.engine.triton.passes import Masks, backpropagate_norm, find_draws, multiply_to_sums
 from gnnsoup_hpc.engine.triton.plan import TritonPlan
 from gnnsoup_hpc.models.convolutions.gat import NEGATIVE_SLOPE
 from gnnsoup_hpc.models.gnn import EPS, find_norm
@@ -112,7 +112,7 @@ class TritonGatForwardBackward:
     def backward(self, grad: Tensor) -> dict[str, Tensor]:
         """Gradients of all parameters, float64, given that of the scores (n, C)."""
         heads = self.net.heads
-        grads = {f"convs.{self.net.layers - 1}.bias": grad.sum(0)}
+        grads = {f"convs.{self.net.layers - 1}.bias": sum_columns(grad)}
         grad = (grad / heads)[:, None].expand(-1, heads, -1).flatten(1).to(self.plan.first.dtype)
         for layer in range(self.net.layers - 1, -1, -1):
             kept = self._kept.pop()

@@ -22,6 +22,7 @@ LONG = 512  # entries of a row that one program sums up
 ENTRIES = 16  # that a program has in flight
 CHANNELS = 128  # of a program at most, of 16 bits; of 32 bits half as many, so that what is gathered stays in the cache
 _THREADS = 32  # of a warp
+_TILE, _PROGRAMS = 4096, 1024  # of sums of columns: numbers in flight, and programs at most
 
 _GOLDEN, _FIRST, _SECOND = tl.constexpr(counter.GOLDEN), tl.constexpr(counter.FIRST), tl.constexpr(counter.SECOND)
 _GOLDEN_32, _FIRST_32 = tl.constexpr(counter.GOLDEN_32), tl.constexpr(counter.FIRST_32)
@@ -525,6 +526,46 @@ def gate(x: Tensor, by: Tensor, scale: float) -> None:
             CHANNELS=triton.next_power_of_2(width),
             num_warps=_choose_warps(width),
         )
+
+
+@triton.jit
+def _sum_columns(
+    x, by, out, rows, width, x_stride, by_stride, block,
+    BY: tl.constexpr, ACC: tl.constexpr, STEP: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    first = tl.program_id(0).to(tl.int64) * block
+    last = tl.minimum(first + block, rows)
+    c = tl.arange(0, CHANNELS)
+    total = tl.zeros([CHANNELS], ACC)
+    for r in range(first, last, STEP):
+        at = r + tl.arange(0, STEP)
+        there = (at < last)[:, None] & (c < width)[None, :]
+        v = tl.load(x + at[:, None] * x_stride + c[None, :], mask=there, other=0.0).to(ACC)
+        if BY:
+            v *= tl.load(by + at[:, None] * by_stride + c[None, :], mask=there, other=0.0).to(ACC)
+        total += tl.sum(v, 0)
+    tl.store(out + tl.program_id(0) * width + c, total, mask=c < width)
+
+
+def sum_columns(x: Tensor, by: Tensor | None = None) -> Tensor:
+    """Sums over the rows of x (n, C), or of x * by, (C,), in float32, or float64 where the numbers are.
+
+    In two stages of a fixed order. PyTorch's own sum takes memory of the size of x for that.
+    """
+    (rows, width), channels = x.shape, triton.next_power_of_2(x.shape[1])
+    step = max(1, _TILE // channels)
+    block = step * triton.cdiv(triton.cdiv(rows, _PROGRAMS), step)
+    partial = torch.zeros(max(1, triton.cdiv(rows, max(1, block))), width, dtype=choose_sums(x), device=x.device)
+    if rows:
+        _sum_columns[len(partial),](
+            *(x, by, partial, rows, width, x.stride(0), 0 if by is None else by.stride(0), block),
+            BY=by is not None,
+            ACC=name_sums(x),
+            STEP=step,
+            CHANNELS=channels,
+            num_warps=4,
+        )
+    return partial.sum(0)
 
 
 def _choose_warps(width: int) -> int:

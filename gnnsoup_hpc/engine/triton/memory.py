@@ -132,7 +132,6 @@ def _count_sums(net: Architecture, counts: Counts, size: int, keep: bool) -> Ter
             new = ledger.hold(below)
             ledger.free(gradient, beside)
             gradient = new
-            ledger.free(ledger.hold(norm * below))
             ledger.free(aggregated, below, norms.pop())
     return {"states": ledger.most, "parameters": _count_parameters(net, keep)}
 
@@ -176,6 +175,5 @@ def _count_attention(net: Architecture, counts: Counts, size: int, keep: bool) -
             ledger.free(wide, entries, inner)
             ledger.free(gradient)
             gradient = ledger.hold(below)
-            ledger.free(ledger.hold(norm * below))
             ledger.free(of_values, values, sums, normed, below)
     return {"states": ledger.most, "parameters": _count_parameters(net, keep)}

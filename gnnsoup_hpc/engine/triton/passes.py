@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.engine.triton import kernels
-from gnnsoup_hpc.engine.triton.kernels import Draws, sum_rows
+from gnnsoup_hpc.engine.triton.kernels import Draws, sum_columns, sum_rows
 from gnnsoup_hpc.engine.triton.plan import TritonPlan
 from gnnsoup_hpc.models.base import CountedDropout
 from gnnsoup_hpc.models.gnn import EPS, find_norm, name_bias, name_weights
@@ -107,7 +107,7 @@ class TritonForwardBackward:
         """Gradients of all parameters, float64, given that of the scores (n, C)."""
         grads: dict[str, Tensor] = {}
         kind = self.plan.first.dtype
-        grads[name_bias(self.net, self.net.layers - 1)] = grad.sum(0)
+        grads[name_bias(self.net, self.net.layers - 1)] = sum_columns(grad)
         grad = grad.to(kind)
         for layer in range(self.net.layers - 1, -1, -1):
             names = name_weights(self.net, layer)
@@ -152,18 +152,13 @@ def backpropagate_norm(
     """Gradients of the norm after a layer; `grad` becomes that of what the norm was given."""
     if not norm or not kept:
         return {}
-    found = {f"norms.{layer}.weight": sum_columns(grad * kept[0]), f"norms.{layer}.bias": sum_columns(grad)}
+    found = {f"norms.{layer}.weight": sum_columns(grad, kept[0]), f"norms.{layer}.bias": sum_columns(grad)}
     kernels.backpropagate_norm(grad, norm[0], *kept)
     return found
 
 
 def _interpolate(share: float, start: Tensor, end: Tensor) -> Tensor:
     return torch.lerp(end, start, share)
-
-
-def sum_columns(x: Tensor) -> Tensor:
-    """In float32, or float64 where the numbers are."""
-    return x.sum(0, dtype=kernels.choose_sums(x))
 
 
 def multiply_to_sums(a: Tensor, b: Tensor) -> Tensor:
