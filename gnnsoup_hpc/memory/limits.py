@@ -89,11 +89,12 @@ def plan_training(job: Job, sizes: Sizes, limit: Limit, engine: Engine) -> tuple
     """The job with train.clusters chosen, and what training needs."""
     how, drops = job.train, bool(job.train.drop_edges or any(job.train.vary.drop_edges))
     least = max(estimate.cluster_batches(sizes, engine, 1, drops), estimate.layer_by_layer(sizes))
-    instead = "train.batch = 'cluster'" if how.batch != "cluster" and limit.allows(least) else ""
+    there = gpu.mini_batches(sizes, engine, sizes.of_training.union(1))
+    instead = "train.batch = 'cluster'" if how.batch != "cluster" and limit.allows(least, there) else ""
     clusters = how.clusters or 1
     if how.batch == "full":
         work, there = estimate.full_batches(sizes, engine, drops), gpu.full_batches(sizes, engine)
-        demands = [Demand("training on full batches", work, instead or "train.batch = 'cluster'" * bool(there), there)]
+        demands = [Demand("training on full batches", work, instead, there)]
     else:
         demands, store = [], 0
         if how.batch == "neighbour":
