@@ -24,7 +24,7 @@ else:
 
 Permutation = Mapping[str, IntArray]  # of a model's units: an index array a set of them (models/base.py)
 
-Precision = Literal["float32", "bfloat16"]  # of dense products while souping
+Precision = Literal["float32", "bfloat16"]  # of dense products
 Draw = Literal["order", "dropout", "edges"]  # what training draws at random
 Start = Literal["shared", "own"]  # whose initial state an ingredient starts from
 TrainOptimiser = Literal["adam", "adamw"]

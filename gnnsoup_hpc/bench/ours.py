@@ -48,7 +48,7 @@ class OurTraining:
 
     def prepare(self) -> None:
         """Read the graph, where training has it in memory."""
-        plan = partial(self._engine.plan, self._net, train=True, workspace=BufferPool())
+        plan = partial(self._engine.plan, self._net, train=True, precision=self._cell.precision, workspace=BufferPool())
         evaluator = Evaluator(self._graph, self._net, EvalSettings(_CPU, 0, Path()))
         data = TrainData(self._net, self._engine, make_batches(self._cell, self._graph, plan), evaluator, _CPU)
         how = Hyperparameters(1, tasks.TRAIN_RATE, 0.0, tasks.DROPOUT)

@@ -32,7 +32,7 @@ def soup(job: Job, here: RankInfo, again: bool = False) -> None:
     """Make the job's soups. Rank-collective: every rank does the same; rank 0 alone writes, and says what is done."""
     comm = launch.connect(here)
     device = launch.claim_machine(job.machine, here)
-    launch.check_precision(job.soup.precision, device)
+    launch.check_precision("soup", job.soup.precision, device)
     Log(here.prefix, stop=here.stop).say(f"soup: {launch.describe_mapping(job.machine, here, device)}")
     log, run = Log(here.prefix, quiet=here.rank > 0, stop=here.stop), RunDir.of(job)
     with open_mixtures(job, here, comm, device, log, select_ingredients) as (job, selection, mixtures):

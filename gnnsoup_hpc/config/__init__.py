@@ -246,6 +246,11 @@ class TrainJob(Section):
     """largest norm of a step's gradients, all together, which are scaled down to it; 0: any"""
     patience: Natural = 0
     """an ingredient is done after so many epochs without a better validation accuracy; 0: after all epochs"""
+    validate_every: Count = 1
+    """validation follows every so many epochs, and the last; the others can be neither the best nor end it"""
+    precision: Precision = "float32"
+    """of the dense products of training; bfloat16 where the processor or GPU has such products (docs/results.md says
+    what that gains and costs); sums, losses and the weights themselves stay float32, as do recorded metrics"""
     average: Average = "none"
     """weights that are judged and kept: none, those after the epoch; ema, a running mean over steps; swa, the mean of
     those after each epoch from `average_from` on (arXiv 1803.05407), before it as none"""
@@ -262,7 +267,8 @@ class TrainJob(Section):
     in different basins, and their soups collapse unless they are aligned"""
     trunk_epochs: Natural = 0
     """epochs that one shared state is trained for, before every ingredient branches from it for `epochs` more; the
-    job's own learning rate, decay, dropout, optimiser and clipping, none that vary, and nothing else of theirs"""
+    job's own learning rate, decay, dropout, optimiser, clipping and precision, none that vary, and nothing else of
+    theirs"""
     shared_draws: tuple[Draw, ...] = Field((), strict=False)
     """what all ingredients draw alike, as ingredient 0 does: order (of batches, and sampled neighbours), dropout
     (masks), edges (that are left out); what is not named, each draws for itself"""

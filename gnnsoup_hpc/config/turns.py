@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 
 from gnnsoup_hpc.config import Job, TrainJob
-from gnnsoup_hpc.types import Average, Draw, Schedule, Start, TrainOptimiser
+from gnnsoup_hpc.types import Average, Draw, Precision, Schedule, Start, TrainOptimiser
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,12 @@ class Hyperparameters:
     average: Average = "none"
     average_decay: float = 0.0
     average_from: float = 0.0
+    precision: Precision = "float32"
+    validate_every: int = 1
+
+    def judges(self, epoch: int) -> bool:
+        """Whether validation follows an epoch, from 1: every so many, and the last."""
+        return epoch % self.validate_every == 0 or epoch == self.epochs
 
     def compute_rate(self, epoch: int) -> float:
         """The learning rate of an epoch, from 1.
@@ -45,7 +51,7 @@ class Hyperparameters:
 
     @property
     def of_trunk(self) -> Hyperparameters:
-        """What the trunk is trained with: rate, decay, dropout, optimiser and clipping."""
+        """What the trunk is trained with: rate, decay, dropout, optimiser, clipping and precision."""
         return Hyperparameters(
             self.trunk_epochs,
             self.learning_rate,
@@ -54,6 +60,7 @@ class Hyperparameters:
             self.drop_edges,
             optimiser=self.optimiser,
             clip_norm=self.clip_norm,
+            precision=self.precision,
         )
 
 

@@ -25,7 +25,7 @@ _Result = TypeVar("_Result")
 
 CHUNKS = 32  # of a matrix at most: each may need a gradient of the weights' size of its own
 _CHUNK_ROWS = 1024  # at least: fewer are not worth a product
-_STEP = 64  # rows: blocks of few different sizes, for some libraries compile a product for each
+STEP = 64  # rows: blocks of few different sizes, for some libraries compile a product for each
 ROW_WORK = 32  # of a row, in entries: its share of dense products, roughly
 
 
@@ -64,13 +64,13 @@ def cut_chunks(indptr: IndexArray) -> tuple[Span, ...]:
     count = min(CHUNKS, max(1, rows // _CHUNK_ROWS))
     load = (indptr - indptr[0]).astype(np.int64) + ROW_WORK * np.arange(rows + 1)
     marks = load[-1] * np.arange(1, count) // count
-    inner = np.searchsorted(load, marks) // _STEP * _STEP
+    inner = np.searchsorted(load, marks) // STEP * STEP
     return tuple((start, stop) for start, stop in pairwise([0, *inner.tolist(), rows]) if start < stop)
 
 
 def blocks(start: int, stop: int, rows: int) -> Iterator[Span]:
     """A chunk's rows in as few nearly equal blocks of at most `rows` as there are: short ones multiply slowly."""
     count = -(-(stop - start) // rows)
-    size = min(rows, -(-(stop - start) // (count * _STEP)) * _STEP) if count else rows
+    size = min(rows, -(-(stop - start) // (count * STEP)) * STEP) if count else rows
     for first in range(start, stop, size):
         yield first, min(first + size, stop)

@@ -69,23 +69,23 @@ def inference(sizes: Sizes, precision: Precision = "float32", line: bool = False
     return WORKSPACE + total(needed.plan) + max(_features(sizes, every), total(needed.states))
 
 
-def full_batches(sizes: Sizes, engine: Engine) -> int:
+def full_batches(sizes: Sizes, engine: Engine, precision: Precision = "float32") -> int:
     """Training on full batches: graph and plans of training, validation and all nodes stay."""
     if not is_known(sizes, engine):
         return 0
     of: list[tuple[Extent, Mode]] = [(sizes.of_training.whole, "train"), (sizes.whole, "evaluate")]
     of.append((replace(sizes.whole, seeds=sizes.whole.nodes), "evaluate"))
-    needed = [engine.memory(sizes.net, extent, mode=mode) for extent, mode in of]
+    needed = [engine.memory(sizes.net, extent, mode=mode, precision=precision) for extent, mode in of]
     plans = sum(total(each.plan) - each.plan["structure"] for each in needed) + needed[0].plan["structure"]
     states = max(total(each.states) for each in needed)
     return WORKSPACE + _trained(sizes) + _features(sizes, sizes.whole) + plans + states
 
 
-def mini_batches(sizes: Sizes, engine: Engine, extent: Extent) -> int:
+def mini_batches(sizes: Sizes, engine: Engine, extent: Extent, precision: Precision = "float32") -> int:
     """Training on unions or samples, each planned when the one before is done with; or, between epochs, validation."""
     if not is_known(sizes, engine):
         return 0
-    needed = engine.memory(sizes.net, extent, mode="train")
+    needed = engine.memory(sizes.net, extent, mode="train", precision=precision)
     return WORKSPACE + _trained(sizes) + _ahead(sizes, extent, needed)
 
 

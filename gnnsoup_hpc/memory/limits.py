@@ -89,11 +89,11 @@ def plan_training(job: Job, sizes: Sizes, limit: Limit, engine: Engine) -> tuple
     """The job with train.clusters chosen, and what training needs."""
     how, drops = job.train, bool(job.train.drop_edges or any(job.train.vary.drop_edges))
     least = max(estimate.cluster_batches(sizes, engine, 1, drops), estimate.layer_by_layer(sizes))
-    there = gpu.mini_batches(sizes, engine, sizes.of_training.union(1))
+    there = gpu.mini_batches(sizes, engine, sizes.of_training.union(1), how.precision)
     instead = "train.batch = 'cluster'" if how.batch != "cluster" and limit.allows(least, there) else ""
     clusters = how.clusters or 1
     if how.batch == "full":
-        work, there = estimate.full_batches(sizes, engine, drops), gpu.full_batches(sizes, engine)
+        work, there = estimate.full_batches(sizes, engine, drops), gpu.full_batches(sizes, engine, how.precision)
         demands = [Demand("training on full batches", work, instead, there)]
     else:
         demands, store = [], 0
@@ -101,12 +101,12 @@ def plan_training(job: Job, sizes: Sizes, limit: Limit, engine: Engine) -> tuple
             store = estimate.neighbour_store(sizes)
             hops = tuple(per_hop(how.fanout, sizes.net.hops or 1))
             work = estimate.neighbour_batches(sizes, engine, how.batch_size, hops, drops)
-            there = gpu.mini_batches(sizes, engine, estimate.sample(sizes, how.batch_size, hops))
+            there = gpu.mini_batches(sizes, engine, estimate.sample(sizes, how.batch_size, hops), how.precision)
             demands = [Demand("training on neighbour batches", work, instead, there)]
 
         def needed(size: int) -> tuple[int, int]:
             work = store + estimate.cluster_batches(sizes, engine, size, drops)
-            return work, gpu.mini_batches(sizes, engine, sizes.of_training.union(size))
+            return work, gpu.mini_batches(sizes, engine, sizes.of_training.union(size), how.precision)
 
         clusters = how.clusters or _choose_union(sizes, limit, needed)
         fewer = _suggest_fewer("train.clusters", limit, needed, clusters) or instead

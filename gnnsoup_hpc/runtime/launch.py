@@ -254,7 +254,9 @@ def _spans(numbers: set[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
 
 
-def check_precision(precision: Precision, device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
+def check_precision(
+    where: str, precision: Precision, device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")
+) -> None:
     """Refuse a precision that the device would only imitate, far slower than float32. Raises: LauncherError."""
     if precision == "float32":
         return
@@ -267,7 +269,7 @@ def check_precision(precision: Precision, device: torch.device, cpuinfo: Path = 
         able = bool(words & _BFLOAT16_FLAGS)
     if not able:
         raise LauncherError(
-            f"soup.precision = {precision!r}, but this {'GPU' if device.type == 'cuda' else 'processor'} has no"
+            f"{where}.precision = {precision!r}, but this {'GPU' if device.type == 'cuda' else 'processor'} has no"
             f" {precision} products; use 'float32'"
         )
 

@@ -139,11 +139,11 @@ class Training:
 
             check()
             while len(self.history) < self._how.epochs and not self.is_spent:
-                epoch = self.epoch()
+                epoch, diverged = self.epoch()
                 loss, reached = epoch.loss, epoch.validation_accuracy
-                if math.isnan(reached):
+                if diverged:
                     return f"diverged in epoch {epoch.epoch} (loss {loss:g})", measure()
-                text = f"loss {loss:.4f}, validation {reached:.4f}"
+                text = f"loss {loss:.4f}" + ("" if math.isnan(reached) else f", validation {reached:.4f}")
                 bar.advance(text, epoch=epoch.epoch, loss=loss, validation=reached)
                 check()
             return "", measure()
@@ -159,20 +159,25 @@ class Training:
         """The weights that count: the average, where there is one."""
         return self._average.state or self.parameters
 
-    def epoch(self) -> Epoch:
-        """Train one more. One that diverges has NaN for its validation accuracy, and is not in the history."""
+    def epoch(self) -> tuple[Epoch, bool]:
+        """Train one more; whether it diverged, and so is not in the history. NaN: it was not validated."""
         number, start = len(self.history) + 1, time.perf_counter()
         loss, reached = self.take_steps(number), math.nan
         self._average.note_epoch(self.parameters, number)
-        if math.isfinite(loss) and all(bool(tensor.isfinite().all()) for tensor in self.parameters.values()):
+        finite = math.isfinite(loss) and all(bool(tensor.isfinite().all()) for tensor in self.parameters.values())
+        judged = finite and self._how.judges(number)
+        if judged:
             reached = self._validate()
+        diverged = not finite or (judged and math.isnan(reached))
         epoch = Epoch(number, loss, reached, time.perf_counter() - start)
-        if not math.isnan(reached):
+        if not diverged:
             self.history.append(epoch)
-            if self.best is None or score(self._task, reached) > score(self._task, self.best.accuracy):
-                state = {name: tensor.detach().clone() for name, tensor in self.judged.items()}
-                self.best = BestEpoch(number, reached, state)
-        return epoch
+        if not math.isnan(reached) and (
+            self.best is None or score(self._task, reached) > score(self._task, self.best.accuracy)
+        ):
+            state = {name: tensor.detach().clone() for name, tensor in self.judged.items()}
+            self.best = BestEpoch(number, reached, state)
+        return epoch, diverged
 
     def take_steps(self, epoch: int) -> float:
         """The steps of an epoch, counted from 1; the mean loss over its nodes, before each step."""

@@ -84,7 +84,14 @@ class TrainContext:
         memory = _evaluation_bytes(self.job, sizes, limit)
         evaluator = Evaluator(self.graph, self.model, EvalSettings(self.device, memory, self.run.root, gpu=limit.gpu))
         how = self.job.train
-        plan = partial(self.engine.plan, self.model, train=True, device=self.device, workspace=BufferPool())
+        plan = partial(
+            self.engine.plan,
+            self.model,
+            train=True,
+            device=self.device,
+            precision=how.precision,
+            workspace=BufferPool(),
+        )
         where = self.graph, how.clusters, plan
         batches: Batches
         if how.batch == "full":
@@ -126,6 +133,8 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
     with graph_store.open_graph(run.graph, job) as graph:
         model = make_model(job.model, graph.features, graph.classes)
         engine = _find_engine(job, run, model, device)
+        if not _is_trained(job, run):
+            _check_precision(job, engine, device)
         job = _within_limit(job, run, here, Sizes.of(graph, model, device), engine, log, souping)
         context = TrainContext(job, run, model, engine, graph, here, device, log, TaskBoard(run, here, log))
         context.initial = _load_initial(context)
@@ -167,6 +176,17 @@ def _find_engine(job: Job, run: RunDir, model: Model, device: torch.device) -> E
             f"{run.root} was begun by the engine {name!r}, which its other ingredients need too ({error}): set"
             f" machine.device = {other!r} on a machine that has it, or give the job a name of its own (--set name=…)"
         ) from None
+
+
+def _check_precision(job: Job, engine: Engine, device: torch.device) -> None:
+    """Raises: JobError, or LauncherError, where the job's precision is not to be had."""
+    precision = job.train.precision
+    if precision != "float32" and device.type == "cpu" and engine.name == "torch":
+        raise JobError(
+            f"train.precision = {precision!r}: the engine 'torch' trains in float32 on a CPU; use 'float32', or a model"
+            " and a train.engine that compiled kernels are for"
+        )
+    launch.check_precision("train", precision, device)
 
 
 def _is_trained(job: Job, run: RunDir) -> bool:

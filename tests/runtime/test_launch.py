@@ -229,13 +229,13 @@ def test_a_memory_limit_is_each_ranks_own() -> None:
 def test_bfloat16_is_refused_where_it_would_be_imitated(tmp_path: Path) -> None:
     cpuinfo, cpu = tmp_path / "cpuinfo", torch.device("cpu")
     cpuinfo.write_text("flags\t\t: fpu avx512f avx512_bf16 amx_tile\n")
-    launch.check_precision("bfloat16", cpu, cpuinfo)
+    launch.check_precision("soup", "bfloat16", cpu, cpuinfo)
     cpuinfo.write_text("flags\t\t: fpu avx2 avx512f\n")
-    launch.check_precision("float32", cpu, cpuinfo)
+    launch.check_precision("soup", "float32", cpu, cpuinfo)
     with pytest.raises(LauncherError, match="this processor has no bfloat16 products; use 'float32'"):
-        launch.check_precision("bfloat16", cpu, cpuinfo)
+        launch.check_precision("soup", "bfloat16", cpu, cpuinfo)
     with pytest.raises(LauncherError, match="no bfloat16 products"):
-        launch.check_precision("bfloat16", cpu, tmp_path / "nowhere")
+        launch.check_precision("soup", "bfloat16", cpu, tmp_path / "nowhere")
 
 
 def test_more_threads_than_cores_are_said(monkeypatch: pytest.MonkeyPatch) -> None:

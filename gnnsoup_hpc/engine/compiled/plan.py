@@ -8,10 +8,12 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from gnnsoup_hpc.engine.compiled.kernels import structure
 from gnnsoup_hpc.engine.frontier import Frontier
 from gnnsoup_hpc.engine.sharding import Scale
+from gnnsoup_hpc.engine.threads import STEP
 from gnnsoup_hpc.models.base import CountedDropout
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.comm import SERIAL, Comm, Moves
@@ -109,12 +111,24 @@ def choose_product(precision: Precision) -> Product:
     bfloat16's sums run in float32 inside the processor, and the result is rounded once more.
     """
     if precision == "bfloat16":
-        return lambda a, b, out: torch.from_numpy(out).copy_(torch.mm(_round(a), _round(b)))
+        return _multiply_rounded
     return lambda a, b, out: np.matmul(a, b, out=out)
 
 
-def _round(x: Dense) -> torch.Tensor:
-    """To bfloat16, laid out as it is: a transpose is rounded as what it is the transpose of, which is much faster."""
-    if x.flags.c_contiguous:
-        return torch.from_numpy(x).bfloat16()
-    return torch.from_numpy(x.T).bfloat16().T
+def _multiply_rounded(a: Dense, b: Dense, out: Dense) -> None:
+    """Of sizes that are multiples of a step, by zeros: the library compiles a product for each that it meets."""
+    rows, inner = (-size % STEP for size in a.shape)
+    found = torch.mm(_round(a, rows, inner), _round(b, inner, 0))
+    torch.from_numpy(out).copy_(found[: len(out)])
+
+
+def _round(x: Dense, rows: int, columns: int) -> torch.Tensor:
+    """To bfloat16, with so many more of zeros, laid out as it is: a transpose is rounded as what it is of, and fast."""
+    if not x.flags.c_contiguous:
+        return _round_contiguous(x.T, columns, rows).T
+    return _round_contiguous(x, rows, columns)
+
+
+def _round_contiguous(x: Dense, rows: int, columns: int) -> torch.Tensor:
+    rounded = torch.from_numpy(x).bfloat16()
+    return functional.pad(rounded, (0, columns, 0, rows)) if rows or columns else rounded
