@@ -33,7 +33,7 @@ def make_batches(cell: Cell, graph: GraphFile, plan: MakePlan) -> Batches:
         return FullBatches(whole, loader.share_graph(graph, whole, Role.VALIDATION), plan)
     if cell.batch == "cluster":
         return ClusterBatches(graph, cell.union, plan)
-    return NeighbourBatches(graph, 1, plan, tasks.BATCH_SIZE, (tasks.FANOUT,), cell.layers, "own")
+    return NeighbourBatches(graph, 1, plan, tasks.BATCH_SIZE, (tasks.FANOUT,), cell.layers, "compiled")
 
 
 class OurTraining:

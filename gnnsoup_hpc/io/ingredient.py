@@ -234,6 +234,7 @@ def read(path: Path, origin: Origin | None = None) -> Ingredient:
             hyperparameters=Hyperparameters(**trained),
             stopped=files.get_text(file["metrics"], "stopped", ""),
             measurement=files.get_cost(file),
+            engine=str(known["train.engine"]),
         )
 
 

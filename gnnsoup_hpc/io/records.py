@@ -38,7 +38,7 @@ class Trunk:
 
 @dataclass(frozen=True)
 class Ingredient:
-    """A trained model and where it comes from."""
+    """A trained model and where it comes from. engine: what trained it."""
 
     index: int
     state: State
@@ -49,6 +49,7 @@ class Ingredient:
     hyperparameters: Hyperparameters
     stopped: str
     measurement: Measurement
+    engine: str = "torch"
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ def train(
     waited = f"none of the last {how.patience} epochs was better" if training.is_spent else ""
     if (best := training.best) is None:
         raise DivergedError(
-            f"ingredient {index} {diverged}, its first: lower train.learning_rate = {how.learning_rate:g}"
+            f"ingredient {index} {diverged}, before its first validation: lower train.learning_rate ="
+            f" {how.learning_rate:g}"
         )
     validation, test = data.evaluator.metrics([best.state], (Role.VALIDATION, Role.TEST))
     data.evaluator.release()
@@ -77,6 +78,7 @@ def train(
         hyperparameters=how,
         stopped=diverged or waited or "all epochs done",
         measurement=spent,
+        engine=data.engine.name,
     )
 
 
@@ -117,6 +119,7 @@ class Training:
         self._dropout = data.engine.make_dropout(how.dropout, data.device, derive_seed(seed, self._stream("dropout")))
         self.history: list[Epoch] = []
         self.best: BestEpoch | None = None
+        self.diverged = False
 
     def run(self, bar: Bar, checkpoints: CheckpointManager | None) -> tuple[str, Measurement]:
         """All epochs, the first that diverges being the last; which one did, in words; and what all of it cost."""
@@ -139,9 +142,9 @@ class Training:
 
             check()
             while len(self.history) < self._how.epochs and not self.is_spent:
-                epoch, diverged = self.epoch()
+                epoch = self.epoch()
                 loss, reached = epoch.loss, epoch.validation_accuracy
-                if diverged:
+                if self.diverged:
                     return f"diverged in epoch {epoch.epoch} (loss {loss:g})", measure()
                 text = f"loss {loss:.4f}" + ("" if math.isnan(reached) else f", validation {reached:.4f}")
                 bar.advance(text, epoch=epoch.epoch, loss=loss, validation=reached)
@@ -159,8 +162,8 @@ class Training:
         """The weights that count: the average, where there is one."""
         return self._average.state or self.parameters
 
-    def epoch(self) -> tuple[Epoch, bool]:
-        """Train one more; whether it diverged, and so is not in the history. NaN: it was not validated."""
+    def epoch(self) -> Epoch:
+        """Train one more. One that diverges is not in the history; NaN stands for an accuracy that was not judged."""
         number, start = len(self.history) + 1, time.perf_counter()
         loss, reached = self.take_steps(number), math.nan
         self._average.note_epoch(self.parameters, number)
@@ -168,16 +171,16 @@ class Training:
         judged = finite and self._how.judges(number)
         if judged:
             reached = self._validate()
-        diverged = not finite or (judged and math.isnan(reached))
+        self.diverged = not finite or (judged and math.isnan(reached))
         epoch = Epoch(number, loss, reached, time.perf_counter() - start)
-        if not diverged:
+        if not self.diverged:
             self.history.append(epoch)
         if not math.isnan(reached) and (
             self.best is None or score(self._task, reached) > score(self._task, self.best.accuracy)
         ):
             state = {name: tensor.detach().clone() for name, tensor in self.judged.items()}
             self.best = BestEpoch(number, reached, state)
-        return epoch, diverged
+        return epoch
 
     def take_steps(self, epoch: int) -> float:
         """The steps of an epoch, counted from 1; the mean loss over its nodes, before each step."""

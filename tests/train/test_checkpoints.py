@@ -38,6 +38,7 @@ ONE = (f"train.epochs={EPOCHS}", "train.ingredients=1")
 CLUSTER = ("train.batch=cluster", "train.clusters=3")
 NEIGHBOUR = ("train.batch=neighbour", "train.batch_size=50", "train.fanout=[4, 3]", "train.sampler=own")
 WAYS = {
+    "seldom": ("train.validate_every=2",),
     "full": (),
     "edges": ("train.drop_edges=0.3", "train.weight_decay=0.01"),
     "cluster": (*CLUSTER, "train.drop_edges=0.2"),

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from gnnsoup_hpc.config.turns import Hyperparameters, base_hyperparameters, without_effect
-from gnnsoup_hpc.errors import JobError
+from gnnsoup_hpc.errors import IngredientsError, JobError, LauncherError
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.records import Ingredient
+from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.train.averages import WeightAverage
 from tests import runs
@@ -124,3 +125,53 @@ def test_the_trunk_is_trained_with_the_jobs_optimiser_and_nothing_else_of_theirs
     how = with_(optimiser="adamw", clip_norm=2.0, schedule="cosine", patience=3, average="ema", trunk_epochs=4).of_trunk
     assert (how.epochs, how.optimiser, how.clip_norm) == (4, "adamw", 2.0)
     assert (how.schedule, how.patience, how.average, how.trunk_epochs) == ("constant", 0, "none", 0)
+
+
+def test_validation_every_so_many_epochs_changes_no_step(tmp_path: Path) -> None:
+    """The others have no accuracy, and cannot be the best."""
+    every = train(tmp_path / "every", "train.epochs=7")
+    some = train(tmp_path / "some", "train.epochs=7", "train.validate_every=3")
+    assert [epoch.loss for epoch in some.history] == [epoch.loss for epoch in every.history]
+    for one, other in zip(some.history, every.history, strict=True):
+        judged = one.epoch in (3, 6, 7)
+        assert one.validation_accuracy == other.validation_accuracy if judged else math.isnan(one.validation_accuracy)
+    assert some.best_epoch in (3, 6, 7)
+    last = train(tmp_path / "last", "train.epochs=7", "train.validate_every=100")
+    assert last.best_epoch == 7
+
+
+def test_divergence_is_seen_between_validations(tmp_path: Path) -> None:
+    words = (
+        "train.learning_rate=1000",
+        "train.epochs=60",
+        "train.validate_every=60",
+        "model.layers=12",
+        "model.kind=gat",
+    )
+    with pytest.raises(IngredientsError, match=r"diverged in epoch \d+ .*, before its first validation"):
+        train(tmp_path, *words)
+
+
+@pytest.mark.parametrize("kind", ["sage", "gcn", "gat"])
+@pytest.mark.parametrize("batch", ["full", "cluster", "neighbour"])
+def test_bfloat16_rounds_products_of_training(
+    kind: str, batch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses stay near; the same again to the bit. A processor without such products imitates them."""
+    monkeypatch.setattr(launch, "check_precision", lambda *words: None)
+    words = f"model.kind={kind}", f"train.batch={batch}", "train.clusters=2"
+    exact = train(tmp_path / "exact", *words)
+    rounded, again = (train(tmp_path / name, *words, "train.precision=bfloat16") for name in ("one", "two"))
+    assert apart(rounded, again) == 0.0
+    assert apart(rounded, exact) > 0.0
+    losses = [[epoch.loss for epoch in found.history] for found in (exact, rounded)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert rounded.hyperparameters.precision == "bfloat16"
+
+
+def test_bfloat16_is_refused_where_it_is_not_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(JobError, match="the engine 'torch' trains in float32 on a CPU"):
+        train(tmp_path / "torch", "train.precision=bfloat16", "train.engine=torch")
+    monkeypatch.setattr(launch, "_BFLOAT16_FLAGS", frozenset())
+    with pytest.raises(LauncherError, match=r"train.precision = 'bfloat16', but this processor has no"):
+        train(tmp_path / "old", "train.precision=bfloat16")

@@ -104,6 +104,7 @@ _INGREDIENT_COLUMNS: tuple[Column[Ingredient], ...] = (
     ("clip_norm", lambda i: i.hyperparameters.clip_norm, "1", "largest norm of a step's gradients; 0: any"),
     ("patience", lambda i: i.hyperparameters.patience, "1", "epochs without a better one that end it; 0: none do"),
     ("validate_every", lambda i: i.hyperparameters.validate_every, "1", "epochs between two validations"),
+    ("engine", lambda i: i.engine, "1", "what computed the training"),
     ("precision", lambda i: i.hyperparameters.precision, "1", "of the dense products of training"),
     ("average", lambda i: i.hyperparameters.average, "1", "of weights, which is judged and kept"),
     ("epochs", lambda i: i.hyperparameters.epochs, "1", "epochs asked for, after those of a trunk"),

@@ -44,6 +44,7 @@ class GroupKey:
         source = [run.job.graph.source.partition(":")[0], run.source_sha256]
         settings = {"graph": source, "ingredients": len(run.ingredients)}
         settings |= {key: value for key, value in fields.items() if key not in unused}
+        settings["train.engine"] = ", ".join(run.engines)  # which "auto" leaves open
         return cls(run, settings, {key: fields.get(key) for key in SEEDS})
 
     def repeats(self, other: GroupKey) -> bool:

@@ -85,6 +85,11 @@ class Contents:
         """What the accuracies' errors are."""
         return make_task(self.job.graph.source, len(self.test_classes))
 
+    @property
+    def engines(self) -> list[str]:
+        """What trained the ingredients."""
+        return sorted({ingredient.engine for ingredient in self.ingredients})
+
     def soup(self, method: str) -> Soup | None:
         """The soup of one method, if there is one."""
         return next((soup for soup in self.soups if soup.method == method), None)

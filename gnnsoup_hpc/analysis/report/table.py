@@ -29,6 +29,7 @@ def show_run(run: Contents) -> str:
             f"{run.run.root}: {model.kind}, {model.layers} layers, hidden {model.hidden}{heads}, on {run.graph}",
             f"{len(run.ingredients)} ingredients: validation {show_spread(validations)}, test {show_spread(tests)}"
             " (mean ± standard deviation)",
+            *([_list_engines(run)] if len(run.engines) > 1 else []),
             *([f"split: {run.split}"] if run.split else []),
             *run.notes,
             *([run.alignment.text] if run.alignment else []),
@@ -46,6 +47,13 @@ def show_run(run: Contents) -> str:
             *verdicts(run),
         ]
     )
+
+
+def _list_engines(run: Contents) -> str:
+    """Which ingredients are of which engine, of a run that has several."""
+    of = {engine: [f"{one.index:04d}" for one in run.ingredients if one.engine == engine] for engine in run.engines}
+    named = "; ".join(f"{engine}: {', '.join(names)}" for engine, names in of.items())
+    return f"trained by several engines, which draw dropout differently: {named}"
 
 
 def show_spread(values: Sequence[float]) -> str:

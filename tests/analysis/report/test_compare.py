@@ -10,6 +10,7 @@ import pytest
 
 from gnnsoup_hpc.analysis.report.compare import compare_runs, error_of_mean
 from gnnsoup_hpc.analysis.report.contents import Contents, read_contents
+from gnnsoup_hpc.analysis.report.table import show_run
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.graph.graph import SourceFacts
@@ -150,3 +151,23 @@ def test_error_of_a_mean() -> None:
     """Student's t of the table: 4.303 for 2 degrees of freedom, 2.776 for 4."""
     assert error_of_mean([1.0, 2.0, 3.0]) == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)
     assert error_of_mean([1.0, 1.0, 2.0, 3.0, 3.0]) == pytest.approx(2.776 / math.sqrt(5), rel=1e-3)
+
+
+def test_what_auto_came_to_decides_which_runs_are_averaged(run: Contents) -> None:
+    """A run that PyTorch trained is no repeat of one of compiled kernels, whatever their jobs leave open."""
+    other = variant(run, "a", "train.seed=1")
+    torch = replace(other, ingredients=tuple(replace(one, engine="torch") for one in other.ingredients))
+    assert averaged(compare_runs([run, other])) == [f"2 runs: {run.run.root}, runs/a"]
+    text = compare_runs([run, torch])
+    assert averaged(text) == []
+    assert "differ in more than their seeds (train.engine)" in text
+    said = replace(other, job=tiny_runs.change_job(other.job, "train.engine=compiled"))
+    assert averaged(compare_runs([run, said])) == [f"2 runs: {run.run.root}, runs/a"]
+
+
+def test_a_run_of_several_engines_says_so(run: Contents) -> None:
+    first, *others = run.ingredients
+    mixed = replace(run, ingredients=(replace(first, engine="torch"), *others))
+    line = "trained by several engines, which draw dropout differently: compiled: 0001, 0002; torch: 0000"
+    assert line in show_run(mixed).splitlines()
+    assert "several engines" not in show_run(run)
