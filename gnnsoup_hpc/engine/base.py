@@ -52,6 +52,7 @@ class Engine(ABC):
 
     name: str
     divides: bool  # whether ranks can compute on one batch together
+    holds = False  # whether it cuts unions out of a graph
 
     @abstractmethod
     def supports(self, model: Model, device: torch.device) -> bool:
@@ -116,12 +117,12 @@ class Engine(ABC):
     def expect_gradients(self, plan: Plan) -> None:  # noqa: B027 - an engine may have nothing to prepare
         """Make now what gradients on a plan will need, where an engine would make it when the first is asked for."""
 
-    def hold(self, whole: Batch, device: torch.device, resident: bool) -> UnionSource | None:
-        """A graph in host memory, kept where unions of its parts can be cut out fast; None where it has no such way.
+    def hold(self, whole: Batch, device: torch.device, resident: bool) -> UnionSource:
+        """A graph in host memory, kept where unions of its parts are cut out fast, by an engine that `holds` graphs.
 
         resident: on the device; else in host memory, from which the device copies by itself.
         """
-        return None
+        raise TypeError(f"the {self.name} engine cuts no unions")
 
     def warm_up(self, model: Model) -> None:  # noqa: B027 - an engine may have nothing to compile
         """Compile, or load, all that such a model needs, so that the first to be measured is not blamed for it."""

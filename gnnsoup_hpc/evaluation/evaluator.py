@@ -140,13 +140,12 @@ class Evaluator:
         the host, if that is within its limit.
         """
         settings, sizes = self._settings, self._sizes
-        if self.device.type != "cuda" or 2 * estimate.reading(self.model, sizes.whole) > settings.memory:
+        if not self.engine.holds or 2 * estimate.reading(self.model, sizes.whole) > settings.memory:
             return "the file", None
         resident = gpu.resident(sizes) <= (settings.gpu or 0) // 4
         whole = loader.load_union(self._graph, range(self._graph.parts), role, hop=hop)
         where = "the graph on the GPU" if resident else "the graph in pinned memory"
-        source = self.engine.hold(whole, self.device, resident)
-        return ("the file", None) if source is None else (where, source)
+        return where, self.engine.hold(whole, self.device, resident)
 
     def _read(self, roles: Sequence[Role], divided: bool) -> Plan:
         settings, known = self._settings, self._known(roles)

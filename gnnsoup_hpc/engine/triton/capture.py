@@ -18,8 +18,10 @@ from gnnsoup_hpc.engine.triton.gat import TritonGatForwardBackward
 from gnnsoup_hpc.engine.triton.passes import Masks, TritonForwardBackward
 from gnnsoup_hpc.engine.triton.plan import TritonPlan
 from gnnsoup_hpc.models.base import CountedDropout
+from gnnsoup_hpc.runtime.gpu import allowed_bytes
 
 USES = 3  # passes of one kind over a plan before they are captured
+ROOM = 4  # times a plan's states: what a pass holds at most
 MOST_BYTES = 1 << 30  # of a plan's states: what takes longer to compute than to launch is not captured
 
 
@@ -60,7 +62,10 @@ def _begin(
 def _find_captured(
     plan: TritonPlan, state: Mapping[str, Tensor], keep: bool, masks: Masks | None
 ) -> CapturedPass | None:
-    """None where the pass is not to be replayed, or not yet, or where gradients of the last replay may yet come."""
+    """None where the pass is not to be replayed, or not yet, or where gradients of the last replay may yet come.
+
+    What is captured keeps its memory beside that of other passes, which is counted for none: so there must be room.
+    """
     if plan.nodes.device.type != "cuda" or plan.state_bytes > MOST_BYTES:
         return None
     kind = keep, masks.scale if masks else 1.0
@@ -68,9 +73,16 @@ def _find_captured(
         plan.uses[kind] += 1
         if plan.uses[kind] <= USES:
             return None
-        plan.captured[kind] = CapturedPass(plan, state, keep, masks)
-    captured: CapturedPass = plan.captured[kind]
-    return None if captured.is_pending else captured
+        plan.captured[kind] = CapturedPass(plan, state, keep, masks) if _has_room(plan) else None
+    captured: CapturedPass | None = plan.captured[kind]
+    return None if captured is None or captured.is_pending else captured
+
+
+def _has_room(plan: TritonPlan) -> bool:
+    """Whether the GPU has the memory that a captured pass keeps for itself."""
+    device = plan.nodes.device
+    torch.cuda.empty_cache()
+    return allowed_bytes(device) - torch.cuda.memory_reserved(device) >= ROOM * plan.state_bytes
 
 
 class _Replay:

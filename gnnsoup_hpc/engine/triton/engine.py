@@ -35,6 +35,7 @@ class TritonEngine(Engine):
 
     name = "triton"
     divides = False
+    holds = True
 
     def supports(self, model: Model, device: torch.device) -> bool:
         """GCN, GraphSAGE and GAT on a GPU, where Triton is installed."""
