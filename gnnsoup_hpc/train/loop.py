@@ -146,8 +146,9 @@ class Training:
                 loss, reached = epoch.loss, epoch.validation_accuracy
                 if self.diverged:
                     return f"diverged in epoch {epoch.epoch} (loss {loss:g})", measure()
-                text = f"loss {loss:.4f}" + ("" if math.isnan(reached) else f", validation {reached:.4f}")
-                bar.advance(text, epoch=epoch.epoch, loss=loss, validation=reached)
+                judged = {} if math.isnan(reached) else {"validation": reached}
+                text = f"loss {loss:.4f}" + "".join(f", {name} {value:.4f}" for name, value in judged.items())
+                bar.advance(text, epoch=epoch.epoch, loss=loss, **judged)
                 check()
             return "", measure()
 

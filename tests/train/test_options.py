@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +15,11 @@ from gnnsoup_hpc.errors import IngredientsError, JobError, LauncherError
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.records import Ingredient
 from gnnsoup_hpc.runtime import launch
+from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.train import task_board
 from gnnsoup_hpc.train.averages import WeightAverage
+from gnnsoup_hpc.train.task_board import PostingBar
 from tests import runs
 
 HOW = Hyperparameters(epochs=10, learning_rate=0.1, weight_decay=0.0, dropout=0.5)
@@ -138,6 +143,21 @@ def test_validation_every_so_many_epochs_changes_no_step(tmp_path: Path) -> None
     assert some.best_epoch in (3, 6, 7)
     last = train(tmp_path / "last", "train.epochs=7", "train.validate_every=100")
     assert last.best_epoch == 7
+
+
+def test_status_shows_the_last_accuracy_that_was_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    posted, made = list[dict[str, Any]](), PostingBar.__init__
+
+    def listen(bar: PostingBar, log: Log, epochs: int, title: str, post: Callable[[dict[str, Any]], None]) -> None:
+        made(bar, log, epochs, title, lambda figures: posted.append(dict(figures)))
+
+    monkeypatch.setattr(PostingBar, "__init__", listen)
+    monkeypatch.setattr(task_board, "SECONDS_BETWEEN_POSTS", 0.0)
+    found = train(tmp_path, "train.validate_every=3")
+    reached = {epoch.epoch: epoch.validation_accuracy for epoch in found.history}
+    seen = {int(each["epoch"]): each.get("validation") for each in posted if "epoch" in each}
+    assert seen[2] is None
+    assert seen[3] == seen[4] == reached[3]
 
 
 def test_divergence_is_seen_between_validations(tmp_path: Path) -> None:
