@@ -250,7 +250,8 @@ class TrainJob(Section):
     """validation follows every so many epochs, and the last; the others can be neither the best nor end it"""
     precision: Precision = "float32"
     """of the dense products of training; bfloat16 where the processor or GPU has such products (docs/results.md says
-    what that gains and costs); sums, losses and the weights themselves stay float32, as do recorded metrics"""
+    what that gains and costs); sums, losses and the weights themselves stay float32. Epochs are judged in it too; the
+    metrics that an ingredient records of its best epoch are float32's"""
     average: Average = "none"
     """weights that are judged and kept: none, those after the epoch; ema, a running mean over steps; swa, the mean of
     those after each epoch from `average_from` on (arXiv 1803.05407), before it as none"""

@@ -88,6 +88,13 @@ def without_effect(job: Job) -> list[str]:
     unused += ["clusters"] if how.batch == "full" else []
     if not how.trunk_epochs:  # which is trained with the job's own
         unused += [name for name, values in how.vary if values]
+    longest = max([how.epochs, *how.vary.epochs])
+    if max(how.patience, how.validate_every) >= longest:  # nothing is judged after which an end could come
+        unused.append("patience")
+    if how.average == "swa" and longest - math.floor(how.average_from * longest) <= 1:  # the mean of one
+        unused.append("average")
+    if longest - how.warmup_epochs == 1:  # an epoch at the rate itself
+        unused.append("schedule")
     unused += [] if how.average == "ema" else ["average_decay"]
     unused += [] if how.average == "swa" else ["average_from"]
     found = [f"train.{name}" for name in unused if getattr(how, name) != TrainJob.model_fields[name].default]

@@ -60,7 +60,10 @@ def train(
     """
     training = Training(data, initial, how, seed, index)
     diverged, spent = training.run(bar, checkpoints)
-    waited = f"none of the last {how.patience} epochs was better" if training.is_spent else ""
+    waited = ""
+    if training.is_spent:
+        since = "" if how.validate_every == 1 else f", judged every {how.validate_every}"
+        waited = f"none of the last {how.patience} epochs was better{since}"
     if (best := training.best) is None:
         raise DivergedError(
             f"ingredient {index} {diverged}, before its first validation: lower train.learning_rate ="
@@ -154,9 +157,10 @@ class Training:
 
     @property
     def is_spent(self) -> bool:
-        """Whether its patience has come to an end before the last epoch."""
-        waited = len(self.history) - self.best.epoch if self.best else 0
-        return 0 < self._how.patience <= waited and len(self.history) < self._how.epochs
+        """Whether its patience has come to an end before the last epoch, at one that was judged."""
+        done = len(self.history)
+        waited = done - self.best.epoch if self.best else 0
+        return 0 < self._how.patience <= waited and done < self._how.epochs and self._how.judges(done)
 
     @property
     def judged(self) -> Mapping[str, Tensor]:

@@ -145,6 +145,29 @@ def test_validation_every_so_many_epochs_changes_no_step(tmp_path: Path) -> None
     assert last.best_epoch == 7
 
 
+def test_patience_ends_at_an_epoch_that_was_judged(tmp_path: Path) -> None:
+    """Not while nobody has looked."""
+    found = train(tmp_path, "train.epochs=60", "train.patience=2", "train.validate_every=5", "train.learning_rate=0.5")
+    assert found.stopped == "none of the last 2 epochs was better, judged every 5"
+    assert len(found.history) % 5 == 0
+    assert len(found.history) == found.best_epoch + 5 < 60
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("patience=10",), "patience"),
+        (("patience=2", "validate_every=10"), "patience"),
+        (("average=swa", "average_from=0.9"), "average"),
+        (("schedule=cosine", "warmup_epochs=9"), "schedule"),
+    ],
+)
+def test_what_cannot_act_in_so_few_epochs_is_said(words: tuple[str, ...], named: str, tmp_path: Path) -> None:
+    fields = [f"train.{word}" for word in words]
+    assert without_effect(runs.job_in(tmp_path, "train.epochs=10", *fields)) == [f"train.{named}"]
+    assert without_effect(runs.job_in(tmp_path, "train.epochs=60", *fields)) == []
+
+
 def test_status_shows_the_last_accuracy_that_was_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     posted, made = list[dict[str, Any]](), PostingBar.__init__
 
