@@ -16,12 +16,11 @@ from torch import Tensor
 
 from gnnsoup_hpc.engine.triton import attention as kernels
 from gnnsoup_hpc.engine.triton.kernels import Weights, choose_sums, finish, gate, sum_columns, sum_rows
+from gnnsoup_hpc.engine.triton.memory import SHARE
 from gnnsoup_hpc.engine.triton.passes import Masks, backpropagate_norm, find_draws, multiply_to_sums
 from gnnsoup_hpc.engine.triton.plan import TritonPlan
 from gnnsoup_hpc.models.convolutions.gat import NEGATIVE_SLOPE
 from gnnsoup_hpc.models.gnn import EPS, find_norm
-
-SHARE = 4  # weights are kept that take no more than one over this of what the values take
 
 
 @dataclass(frozen=True)

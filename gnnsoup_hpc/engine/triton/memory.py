@@ -16,7 +16,7 @@ from gnnsoup_hpc.types import Mode, Precision
 from gnnsoup_hpc.utils.out_of_core import index_type
 
 STATE: dict[Precision, int] = {"float32": FLOAT, "bfloat16": 2}  # bytes of a number of a state
-SHARE = 4  # as in gat.py
+SHARE = 4  # weights of attention are kept that take no more than one over this of what the values take
 LONG = 8  # bytes of an id that PyTorch gathers by, and of a target
 
 
