@@ -37,7 +37,8 @@ class Shard:
     indices: rows of own nodes, and what others' have of own ones, in places in `ids`. scale (n,). order: places in
     `ids` of nodes that the seeds depend on, those of the same distance together, each distance's rising; place
     (n,): where they are there, or -1. counts (depth,): how many lie within 0, 1, ... hops. sections: of each, its rows'
-    span in each distance's part of `order`. seeds: which of all seeds, in their order, are this rank's.
+    span in each distance's part of `order`. seeds: which of all seeds, in their order, are this rank's. reach: nodes
+    within 0, 1, ... hops on all ranks, and entries of their rows: (depth, 2).
 
     What is exchanged with each other rank, in places in `order`: states[l]: rows of layer l's output, before layer
     l + 1 sums them up; gradients[l]: of what layer l + 1 has aggregated, before layer l sums these up.
@@ -52,6 +53,7 @@ class Shard:
     counts: IntArray
     sections: tuple[tuple[Span, ...], ...]
     seeds: Span
+    reach: IntArray
     states: tuple[Moves, ...]
     gradients: tuple[Moves, ...]
 
@@ -104,6 +106,7 @@ class Shard:
         counts = structure.find_frontiers(indptr, indices, nodes, depth - 1, order, place)
         order = order[: counts[-1]]
         cuts = _cut_sections(indptr, order, counts, row_work)
+        entries = np.concatenate([[0], np.cumsum(np.diff(indptr)[order], dtype=np.int64)])[counts]
         nothing: tuple[Moves, ...] = ((),) * (depth - 1)
         everything = cls(
             ids=None,
@@ -115,6 +118,7 @@ class Shard:
             counts=counts,
             sections=_find_sections(order, counts, cuts),
             seeds=(0, len(nodes)),
+            reach=np.stack([counts, entries], axis=1),
             states=nothing,
             gradients=nothing,
         )

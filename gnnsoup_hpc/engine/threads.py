@@ -8,6 +8,7 @@ their order, do not depend on the number of threads.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -35,14 +36,12 @@ class ThreadTeam:
     def __enter__(self) -> Self:
         self._threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        # A thread asks torch for its number of threads at first, or OpenMP would have its own idea of it there.
-        self._pool = ThreadPoolExecutor(self._threads, initializer=torch.get_num_threads)
+        self._pool = _start(self._threads)
         self._limited = _blas().limit(limits=1)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._limited.restore_original_limits()
-        self._pool.shutdown()
         torch.set_num_threads(self._threads)
 
     def each(self, task: Callable[..., _Result], chunks: Sequence[tuple[Any, ...]]) -> list[_Result]:
@@ -50,6 +49,16 @@ class ThreadTeam:
         if len(chunks) == 1:
             return [task(*chunks[0])]
         return list(self._pool.map(lambda chunk: task(*chunk), chunks))
+
+
+@cache
+def _start(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: new ones cost milliseconds a pass, most of it for memory that BLAS asks for."""
+    # A thread asks torch for its number of threads at first, or OpenMP would have its own idea of it there.
+    return ThreadPoolExecutor(threads, "team", initializer=torch.get_num_threads)
+
+
+os.register_at_fork(after_in_child=_start.cache_clear)  # where those threads are not
 
 
 @cache

@@ -121,12 +121,17 @@ def test_reading_on_a_small_case() -> None:
 
 def test_the_compiled_engine_on_a_small_case() -> None:
     """Two nodes, both seeds, three entries: all shapes by hand."""
-    hidden, aggregated, scores, nodes = 4 * 2 * 3, 4 * 2 * 3, 4 * 2 * 2, PLAN_NODE * 2
+    hidden, scores, nodes = 4 * 2 * 3, 4 * 2 * 2, PLAN_NODE * 2
     assert fit(SMALL, TWO).plan == {"first hop": 4 * 2 * (2 * 5), "structure": 2 * 4 * 3 + nodes}
-    assert fit(SMALL, TWO).states == {"states": hidden + aggregated + 5 * scores, "gradients": 32 * 4 * 5 * 3 * 2}
-    assert evaluate(SMALL, TWO).states == {"states": hidden + 3 * scores}
+    products = 2 * scores  # of neighbours' states and of own ones: the last layer narrows
+    assert fit(SMALL, TWO).states == {"states": hidden + products + 4 * scores, "gradients": 32 * 4 * 5 * 3 * 2}
+    assert evaluate(SMALL, TWO).states == {"states": products + scores + 2 * scores}
     normed = replace(SMALL, norm="layer")
-    assert fit(normed, TWO).states["states"] == 2 * hidden + aggregated + 5 * scores
+    assert fit(normed, TWO).states == fit(SMALL, TWO).states
+    wide = replace(SMALL, classes=4)  # whose last layer sums up states, and keeps the sums
+    assert fit(wide, TWO).states["states"] == hidden + hidden + 4 * 2 * scores
+    assert fit(replace(wide, norm="layer"), TWO).states["states"] == hidden + hidden + hidden + 4 * 2 * scores
+    assert evaluate(wide, TWO).states["states"] == hidden + 2 * scores + 2 * 2 * scores
     gcn = replace(SMALL, kind="gcn")
     assert fit(gcn, TWO).plan == {"first hop": 4 * 2 * 5, "structure": 2 * 4 * (3 + 2) + nodes}
     one = replace(SMALL, layers=1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from gnnsoup_hpc.engine.base import Engine, Plan, Vjp
 from gnnsoup_hpc.engine.compiled.gat import GatForwardBackward
 from gnnsoup_hpc.engine.compiled.passes import ForwardBackward
-from gnnsoup_hpc.engine.compiled.plan import CompiledPlan
+from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, choose_early
 from gnnsoup_hpc.engine.frontier import Division, find_frontier
 from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory, Terms, estimate_frontiers
 from gnnsoup_hpc.engine.own_backward import check_dropout, check_model, knows, track
@@ -195,19 +196,31 @@ def _estimate_plan(net: Architecture, extent: Extent, rows: list[int], keep: boo
 
 
 def _estimate_states(net: Architecture, extent: Extent, rows: list[int], keep: bool, drops: bool) -> Terms:
-    """Hidden states: all that the backward pass needs, or two layers of them."""
+    """Hidden states: all that the backward pass needs, and what two layers in turn sum up."""
     made = [FLOAT * net.widths(layer)[1] * rows[layer] for layer in range(net.layers)]
-    aggregated = sum(FLOAT * net.widths(layer)[0] * rows[layer] for layer in range(1, net.layers))
     scores = made[-1] * (4 if keep else 2)
+    widest = max(net.widths(layer)[0] * net.widths(layer)[1] for layer in range(net.layers))
+    chunks = CHUNKS * FLOAT * widest * (2 if net.kind == "sage" else 1)
     if net.kind == "gat":
         shares = [rows[layer] / max(1, extent.nodes) for layer in range(net.layers)]
         weights = [FLOAT * net.heads * round(share * (extent.entries + extent.nodes)) for share in shares]
         scores += 4 * FLOAT * net.heads * extent.nodes + (sum(weights) * (1 + drops) + max(weights) if keep else 0)
         scores += FLOAT * net.heads * extent.crossing  # as they are sent, or scores of halo nodes
-        aggregated = 0
+        if not keep:
+            return {"states": max(a + b for a, b in zip(made, [*made[1:], 0], strict=True)) + scores}
+        normed = sum(made[:-1]) if net.norm == "layer" else 0
+        return {"states": sum(made) + normed + scores, "gradients": chunks}
+    degree = extent.entries / max(1, extent.nodes)
+    early = choose_early(net, [(count, round(degree * count)) for count in rows], keep)
+    narrow = [net.widths(layer)[1 if early[layer] else 0] for layer in range(net.layers)]
+    # Of each layer after the first: what it sums up, of its columns; products of own states.
+    summed = [0] + [FLOAT * narrow[layer] * rows[layer - 1] for layer in range(1, net.layers)]
+    own = [FLOAT * narrow[layer] * rows[layer] * (early[layer] and net.kind == "sage") for layer in range(net.layers)]
     if not keep:
-        return {"states": max(a + b for a, b in zip(made, [*made[1:], 0], strict=True)) + scores}
-    normed = sum(made[:-1]) if net.norm == "layer" else 0
-    widest = max(net.widths(layer)[0] * net.widths(layer)[1] for layer in range(net.layers))
-    chunks = CHUNKS * FLOAT * widest * (2 if net.kind == "sage" else 1)
-    return {"states": sum(made) + aggregated + normed + scores, "gradients": chunks}
+        each = (summed[layer] + own[layer] for layer in range(net.layers))
+        return {"states": max(a + b for a, b in pairwise([*each, made[-1]])) + scores}
+    kept = sum(made[:-1])
+    kept += sum(FLOAT * narrow[layer] * rows[layer] for layer in range(1, net.layers) if not early[layer])
+    if net.norm != "layer":  # states that are summed up are the rows that are kept
+        summed = [size * early[layer] for layer, size in enumerate(summed)]
+    return {"states": kept + max(a + b for a, b in pairwise([*summed, own[-1]])) + scores, "gradients": chunks}

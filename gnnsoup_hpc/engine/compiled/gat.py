@@ -112,12 +112,15 @@ class GatLayer:
             for head in range(self.heads):
                 self.multiply(into[:, head], self.weight[head].T, out[:, head])
 
-    def activate(self, first: int, block: Dense) -> None:
-        """Bias, layer norm where there is one, ReLU and dropout, of the rows from `first` on, in place."""
+    def make_states(self, first: int, sums: Dense, room: Dense, block: Dense) -> None:
+        """The layer's states of the rows from `first` on, into `block`; `room` is as large."""
         end = first + len(block)
-        rowwise.finish(block, block[:0], self.bias, not self.norm)
+        rows = (self.normed[first:end] if len(self.normed) else room) if self.norm else block
+        self.convolve(first, sums, rows.reshape(len(rows), self.heads, -1))
+        rowwise.finish(rows, rows[:0], self.bias, not self.norm)
         if self.norm:
-            rowwise.normalise(block, *self.norm, EPS, self.normed[first:end], self.deviations[first:end])
+            rowwise.normalise(rows, EPS, self.deviations[first:end])
+            rowwise.activate(rows, *self.norm, block)
         if self.dropout:
             drop_states(self.plan.nodes[first:end], *find_masks(self.dropout, self.number), block)
 
@@ -126,8 +129,8 @@ class GatLayerBackward:
     """The backward pass of one layer, along its rows, then along its columns: no sum is scattered.
 
     grad (rows, channels): of its convolution's output. before: the layer before, if there is one; `along_columns`
-    overwrites the states with the gradient of what that one gave to its activation. Before it, others' rows that attend
-    to own columns must have theirs of `of_scores` and `of_heads`, and of `own.mixing`.
+    overwrites its normed rows, or without a norm the states, with the gradient of its convolution's output. Before it,
+    others' rows that attend to own columns must have theirs of `of_scores` and `of_heads`, and of `own.mixing`.
     """
 
     def __init__(self, own: GatLayer, grad: Dense, before: GatLayer | None) -> None:
@@ -191,8 +194,8 @@ class GatLayerBackward:
 
     def _backpropagate_norm(self, first: int, grad: Dense, before: GatLayer, totals: Totals) -> None:
         if before.norm:
-            kept, deviations = before.normed[first : first + len(grad)], before.deviations[first : first + len(grad)]
-            rowwise.backpropagate_norm(grad, before.norm[0], kept, deviations, totals["scale"], totals["shift"])
+            normed, deviations = before.normed[first : first + len(grad)], before.deviations[first : first + len(grad)]
+            rowwise.backpropagate_norm(grad, before.norm[0], normed, deviations, totals["scale"], totals["shift"])
 
     def name_gradients(self, totals: Totals) -> Totals:
         """Gradients of parameters by their names, from the sums over all sections."""
@@ -240,12 +243,12 @@ class GatForwardBackward:
         """What a layer attends to: of the features, or of rows of the layer below, which are computed here."""
 
         def chunk(start: int, stop: int) -> None:
-            sums, spare = below.room_for_sums() if below else layer.empty(0), layer.empty(ROWS, layer.width)
+            sums = below.room_for_sums() if below else layer.empty(0)
+            spare, room = layer.empty(ROWS, layer.width), layer.empty(ROWS, layer.width)
             for first, end in blocks(start, stop, ROWS):
                 block = layer.states[first:end] if len(layer.states) else spare[: end - first]
                 if below:
-                    below.convolve(first, sums, block.reshape(len(block), below.heads, -1))
-                    below.activate(first, block)
+                    below.make_states(first, sums, room[: end - first], block)
                 layer.attend_to(first, block)
 
         team.each(chunk, self._plan.shard.chunks(layer.number))
@@ -282,7 +285,7 @@ class GatForwardBackward:
             while self._layers:
                 own = self._layers.pop()
                 grads |= self._back(team, own, grad)
-                grad = own.states
+                grad = self._layers[-1].normed if self._layers and self._layers[-1].norm else own.states
         return grads
 
     def _back(self, team: ThreadTeam, own: GatLayer, grad: Dense) -> dict[str, Dense]:

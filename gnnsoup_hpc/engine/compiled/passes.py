@@ -1,33 +1,63 @@
 """One pass of GCN or GraphSAGE over a plan, forward and backward: gradients of the weights alone, in bounded memory.
 
-Both models are one computation: a layer adds up products of a matrix with a weight matrix, [mean(h) | h] of GraphSAGE,
-GCN's normalised sum of h. A chunk of rows goes through all of a layer block by block: aggregated, multiplied, activated
-while it is in the core's cache. Training keeps what the backward pass needs (aggregated and hidden states), which that
-pass overwrites with their gradients. Where ranks split the rows, each tells the others of its halo between two
-layers, and has its own share of the gradients. Its oracle is the torch engine.
+Both models are one computation: GCN's layer multiplies a normalised sum of states by a matrix, GraphSAGE's adds to that
+of a mean the product of a node's own state with another. A layer multiplies what it has summed up, or sums up products
+of states where that is less work (`choose_early`). A chunk of rows goes through all of a layer block by block, while it
+is in the core's cache: summed up, normalised, activated, and multiplied where the next layer sums up products. For its
+backward pass a layer keeps its rows as they are before the norm's weight, which are overwritten with their gradients,
+and sums that it has multiplied; states are made again. Where ranks split the rows, each tells the others of its halo
+between two layers, and has its own share of the gradients. Its oracle is the torch engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from gnnsoup_hpc.engine.compiled.kernels import rowwise
 from gnnsoup_hpc.engine.compiled.kernels.dropout import drop_states
 from gnnsoup_hpc.engine.compiled.kernels.sums import write_scaled_sums
-from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, choose_product, find_masks, sum_pieces
+from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, choose_early, choose_product, find_masks, sum_pieces
 from gnnsoup_hpc.engine.threads import Span, ThreadTeam, blocks
 from gnnsoup_hpc.models.base import CountedDropout
-from gnnsoup_hpc.models.gnn import EPS, find_norm, layer_of, name_bias, name_weights
+from gnnsoup_hpc.models.gnn import EPS, Architecture, find_norm, name_bias, name_weights
 from gnnsoup_hpc.types import Dense
 
-ROWS = 1536  # of a block: what one step writes the next finds in the core's own cache
+ROWS = 768  # of a block: what one step writes the next finds in the core's own cache
 Interpolation = tuple[float, Dense, Dense]  # share, and of two states what their first weights make of the first hop
+_Add = Callable[[str, Dense, Dense], None]  # to a weight's gradient: gradients (n, C) of what inputs (n, width) gave
+
+
+class _Layer:
+    """A layer in a pass: its parameters, and memory that has a row for each of its rows, or columns where that is said.
+
+    weights: (C, in) each, of the sums and, in GraphSAGE, of a node's own state. early: whether it sums up products.
+    summed: what it sums up, of its columns: states, or their products. own: of an early layer of GraphSAGE, products of
+    its rows' own states. sums: what it has summed up, if the backward pass needs it, which puts its gradient there.
+    rows: what it has made: with a norm normalised, else activated, of the last layer scores; later the gradient of what
+    norm or activation were given. scales: 1 / deviation of a row, of the norm.
+    """
+
+    def __init__(self, net: Architecture, number: int, state: Mapping[str, Dense], early: bool) -> None:
+        self.number, self.early, self.last = number, early, number == net.layers - 1
+        self.names, self.name_of_bias = name_weights(net, number), name_bias(net, number)
+        self.names_of_norm = [f"norms.{number}.{name}" for name in ("weight", "bias")]
+        self.weights, self.bias = [state[name] for name in self.names], state[self.name_of_bias]
+        self.norm = find_norm(state, number)
+        self.width = self.weights[0].shape[0 if early else 1]  # of what it sums up
+        self.summed = self.own = self.sums = self.rows = np.empty((0, 0), self.bias.dtype)
+        self.scales = np.empty(0, self.bias.dtype)
+
+    @property
+    def matrices(self) -> list[Dense]:
+        """What inputs are multiplied by, (in, C) each; the first hop is one input."""
+        weights = [weight.T for weight in self.weights]
+        return [np.ascontiguousarray(weight) for weight in weights] if self.number else [np.concatenate(weights)]
 
 
 class ForwardBackward:
-    """One forward pass and, if `keep`, its backward pass. hidden[l] is what layer l has made, (rows[l], C).
+    """One forward pass and, if `keep`, its backward pass.
 
     first: share * start + (1 - share) * end, (rows[0], C) each, in place of the first layer's products.
     Ranks that share the batch exchange halo rows between layers: then both passes are rank-collective.
@@ -41,173 +71,202 @@ class ForwardBackward:
         first: Interpolation | None = None,
         dropout: CountedDropout | None = None,
     ) -> None:
-        self.net, self.plan, self.state, self.keep, self._first = plan.net, plan, state, keep, first
-        self._dropout = dropout
+        self._plan, self._keep, self._first, self._dropout = plan, keep, first, dropout
         self._multiply = choose_product(plan.precision)
-        self._dtype = next(iter(state.values())).dtype
-        self._hidden: list[Dense] = []
-        self._aggregated: list[Dense] = []  # of the layers after the first
-        self._normed: list[tuple[Dense, Dense]] = []  # before layer norm's weight, 1 / deviation
+        early = choose_early(plan.net, plan.shard.reach.tolist()[::-1], keep)
+        self._layers = [_Layer(plan.net, number, state, early[number]) for number in range(plan.net.layers)]
+        self._dtype = self._layers[0].bias.dtype
+
+    # ---- forward
 
     def forward(self) -> Dense:
         """Class scores of this rank's seed nodes, (n, C)."""
         with ThreadTeam() as team:
-            for layer in range(self.net.layers):
-                out = self._layer(team, layer)
-                if layer and not self.keep:
-                    self._hidden.pop()
-                self._hidden.append(out)
-                if layer < self.net.layers - 1:
-                    self.plan.comm.exchange(out, self.plan.shard.states[layer])
-        return self._hidden.pop()[slice(*self.plan.shard.own)]
+            for layer, above in zip(self._layers, [*self._layers[1:], None], strict=True):
+                self._take_room(layer, above)
+                self._compute(team, layer, above)
+                layer.summed = layer.own = self._empty(0, 0)  # the next layers may use their memory
+                if above:
+                    self._plan.comm.exchange(above.summed, self._plan.shard.states[layer.number])
+        return self._layers[-1].rows[slice(*self._plan.shard.own)]
 
-    def _layer(self, team: ThreadTeam, layer: int) -> Dense:
-        rows, last = self.plan.rows[layer], layer == self.net.layers - 1
-        weights, bias = self._matrices(layer), self.state[name_bias(self.net, layer)]
-        norm = find_norm(self.state, layer)
-        out = self._empty(rows, len(bias)) if last else self._take(rows)
-        if layer and self.keep:
-            self._aggregated.append(self._take(rows))
-        if norm and self.keep:
-            kept, scales = self._take(rows), self._empty(rows)
-        else:
-            kept, scales = self._empty(0, 0), self._empty(0)
-        self._normed.append((kept, scales))
-        drop = () if last or not self._dropout else find_masks(self._dropout, layer)
+    def _take_room(self, layer: _Layer, above: _Layer | None) -> None:
+        """Memory for what a layer makes and keeps, and for what the layer above sums up."""
+        count, width = self._plan.rows[layer.number], len(layer.bias)
+        as_they_are = above and not above.early and not layer.norm  # what is made is what the layer above sums up
+        if len(layer.own):
+            layer.rows = layer.own
+        elif self._keep or as_they_are or layer.last:
+            layer.rows = self._take(count, width)
+        if self._keep and layer.number and not layer.early:
+            layer.sums = self._take(count, layer.width)
+        if self._keep and layer.norm:
+            layer.scales = np.empty(count, self._dtype)
+        if above:
+            above.summed = layer.rows if as_they_are else self._take(count, above.width)
+            if above.early and len(above.weights) > 1:
+                above.own = self._take(self._plan.rows[above.number], above.width)
+
+    def _compute(self, team: ThreadTeam, layer: _Layer, above: _Layer | None) -> None:
+        """A layer's rows, and what the layer above sums up."""
+        width, matrices, handed = len(layer.bias), layer.matrices, above.matrices if above and above.early else []
 
         def chunk(start: int, stop: int) -> None:
-            scratch = self._empty(ROWS, self.net.hidden if layer else 0)
-            other = self._empty(ROWS if len(weights) > 1 else 0, len(bias))
+            rooms = [self._empty(ROWS, columns) for columns in (layer.width, width, width, width)]
             for first, end in blocks(start, stop, ROWS):
-                block, more = out[first:end], other[: end - first]
-                self._products(layer, first, end, weights, (block, more, scratch))
-                rowwise.finish(block, more, bias, not last and not norm)
-                if norm:
-                    rowwise.normalise(block, *norm, EPS, kept[first:end], scales[first:end])
-                if drop:
-                    drop_states(self.plan.nodes[first:end], *drop, block)
+                sums, other, spare, states = (room[: end - first] for room in rooms)
+                block = layer.rows[first:end] if len(layer.rows) else spare
+                more = self._convolve(layer, first, matrices, block, (sums, other))
+                rowwise.finish(block, more, layer.bias, not layer.last and not layer.norm)
+                if layer.norm:
+                    rowwise.normalise(block, EPS, layer.scales[first:end])
+                if above:
+                    states = states if above.early else above.summed[first:end]
+                    states = self._activate(layer, first, block, states)
+                    for out, matrix in zip((above.summed, above.own), handed, strict=False):
+                        into = out[first:end]
+                        self._multiply(states[: len(into)], matrix, into)
 
-        team.each(chunk, self.plan.shard.chunks(layer))
-        return out
+        team.each(chunk, self._plan.shard.chunks(layer.number))
 
-    def _products(
-        self, layer: int, first: int, end: int, weights: list[Dense], room: tuple[Dense, Dense, Dense]
-    ) -> None:
-        """Products of a block's inputs with the weights, one each into the first two matrices of `room`."""
-        if layer == 0 and self._first is not None:
-            share, x, y = self._first
-            rowwise.blend(share, x[first:end], y[first:end], room[0])
-            return
-        plan, below = self.plan, self._hidden[-1] if layer else self.plan.first.numpy()
-        inputs = [below[first:end]]
-        if layer:
-            aggregated = self._aggregated[-1][first:end] if self.keep else room[2][: end - first]
-            of, scales = (plan.start, plan.start[1:], plan.indices), (plan.scale, plan.column_scale)
-            write_scaled_sums(first, end, *of, *scales, below, aggregated, False)
-            inputs.insert(0, aggregated)
-        for input_, weight, out in zip(inputs, weights, room, strict=False):
-            self._multiply(input_, weight, out)
+    def _convolve(
+        self, layer: _Layer, first: int, matrices: list[Dense], block: Dense, room: tuple[Dense, Dense]
+    ) -> Dense:
+        """A layer's convolution of rows from `first` on, but for its bias: `block`, and what is to be added to it."""
+        plan, end, (sums, other) = self._plan, first + len(block), room
+        if layer.number == 0:
+            if self._first is None:
+                self._multiply(plan.first.numpy()[first:end], matrices[0], block)
+            else:
+                share, x, y = self._first
+                rowwise.blend(share, x[first:end], y[first:end], block)
+            return block[:0]
+        beside = len(layer.weights) > 1
+        if len(layer.sums):
+            sums = layer.sums[first:end]
+        elif layer.early and not beside:
+            sums = block
+        of, scales = (plan.start, plan.start[1:], plan.indices), (plan.scale, plan.column_scale)
+        write_scaled_sums(first, end, *of, *scales, layer.summed, sums, False)
+        if layer.early:
+            return sums if beside else block[:0]
+        self._multiply(sums, matrices[0], block)
+        if beside:
+            self._multiply(layer.summed[first:end], matrices[1], other)
+        return other if beside else block[:0]
 
-    def _matrices(self, layer: int) -> list[Dense]:
-        """What the layer's inputs are multiplied by, (width, C) each; the first hop is one input."""
-        weights = [self.state[name].T for name in name_weights(self.net, layer)]
-        return [np.ascontiguousarray(weight) for weight in weights] if layer else [np.concatenate(weights)]
+    def _activate(self, layer: _Layer, first: int, block: Dense, room: Dense) -> Dense:
+        """The states that a layer's rows from `first` on become, in `room`; without a norm in place, once for all."""
+        if layer.norm:
+            rowwise.activate(block, *layer.norm, room)
+        states = room if layer.norm else block
+        if self._dropout:
+            nodes = self._plan.nodes[first : first + len(states)]
+            drop_states(nodes, *find_masks(self._dropout, layer.number), states)
+        return states
 
     def multiply_first(self) -> Dense:
         """What the first weights make of the first hop, (rows[0], C), in memory of the plan's workspace."""
-        inputs, (weights,) = self.plan.first.numpy(), self._matrices(0)
-        out = self.plan.workspace.array("hidden", (len(inputs), weights.shape[1]), inputs.dtype)
+        inputs, (weights,) = self._plan.first.numpy(), self._layers[0].matrices
+        out = self._take(len(inputs), weights.shape[1])
 
         def chunk(start: int, stop: int) -> None:
             for first, end in blocks(start, stop, ROWS):
                 self._multiply(inputs[first:end], weights, out[first:end])
 
         with ThreadTeam() as team:
-            team.each(chunk, self.plan.shard.chunks(0))
+            team.each(chunk, self._plan.shard.chunks(0))
         return out
+
+    # ---- backward
 
     def backward(self, grad: Dense) -> dict[str, Dense]:
         """Gradients of all parameters, float64, given that of the scores (n, C): what this rank's rows add to them."""
         grads: dict[str, Dense] = {}
-        grad = self.plan.spread(grad)
+        self._layers[-1].rows = self._plan.spread(grad)
+        above = None
         with ThreadTeam() as team:
-            for layer in range(self.net.layers - 1, -1, -1):
-                grad = self._back(team, layer, grad, grads)
-                if layer:
-                    self.plan.comm.exchange(self._aggregated[-1], self.plan.shard.gradients[layer - 1])
+            while self._layers:
+                layer = self._layers.pop()
+                grads |= self._back(team, layer, above)
+                if layer.number:
+                    of_summed = layer.rows if layer.early else layer.sums
+                    self._plan.comm.exchange(of_summed, self._plan.shard.gradients[layer.number - 1])
+                above = layer
         return grads
 
-    def _back(self, team: ThreadTeam, layer: int, above: Dense, grads: dict[str, Dense]) -> Dense:
-        """Gradients of one layer's parameters, and of what it gave to its activation, which is returned.
-
-        `above` is the same of the layer above; of the scores for the last. Hidden and aggregated states are overwritten
-        with their gradients.
-        """
-        last, norm = layer == self.net.layers - 1, find_norm(self.state, layer)
-        mine = above if last else self._hidden.pop()
-        of_aggregated = None if last else self._aggregated.pop()
-        kept, scales = self._normed.pop()
-        names = name_weights(self.net, layer)
-        matrices = {name: self.state[name].shape for name in names}
-        if layer == 0:  # the first hop is one input: of all its weights there is one gradient
-            matrices = {names[0]: (len(self.state[names[0]]), self.plan.first.shape[1])}
-        own = {name: array.shape for name, array in self.state.items() if layer_of(name) == layer}
-        vectors = {name: shape for name, shape in own.items() if len(shape) == 1}
+    def _back(self, team: ThreadTeam, layer: _Layer, above: _Layer | None) -> dict[str, Dense]:
+        """Gradients of the parameters that a layer's rows are needed for: `_name_gradients`."""
+        shapes, first_hop = self._name_gradients(layer, above), self._plan.first.numpy()
+        width = len(layer.bias)
 
         def section(*spans: Span) -> dict[str, Dense]:
-            # Gradients of matrices are first written, then added to.
-            totals = {name: np.zeros(shape, self._dtype) for name, shape in vectors.items()}
-            totals |= {name: self._empty(*shape) for name, shape in matrices.items()}
-            piece, scratch = self._empty(*matrices[names[0]]), self._empty(ROWS, self.net.hidden)
-            every = [block for span in spans for block in blocks(*span, ROWS)]
-            for first, end in every:
-                block = mine[first:end]
-                if of_aggregated is not None:
-                    self._below(layer, first, end, (above, of_aggregated), scratch)
-                    rowwise.mask(block, scratch[: end - first], self._dropout.scale if self._dropout else 1.0)
-                if norm:
-                    of_norm = totals[f"norms.{layer}.weight"], totals[f"norms.{layer}.bias"]
-                    rowwise.backpropagate_norm(block, norm[0], kept[first:end], scales[first:end], *of_norm)
-                self._add(layer, first, end, block, totals, None if first == every[0][0] else piece)
+            totals = {name: np.zeros(shape, self._dtype) for name, shape in shapes.items()}
+            pieces = {name: self._empty(*shape) for name, shape in shapes.items() if len(shape) > 1}
+            rooms = [self._empty(ROWS, columns) for columns in (width, width, width, above.width if above else 0)]
+
+            def add(name: str, grads: Dense, inputs: Dense) -> None:
+                self._multiply(grads.T, inputs, pieces[name])
+                totals[name] += pieces[name]
+
+            for first, end in (block for span in spans for block in blocks(*span, ROWS)):
+                block = layer.rows[first:end]
+                if above:
+                    grad, states, spare, products = (room[: end - first] for room in rooms)
+                    states = self._activate(layer, first, block, states) if layer.norm else block
+                    self._gather(above, first, states, grad, (spare, products), add)
+                    rowwise.mask(states, grad, self._dropout.scale if self._dropout else 1.0)
+                    if layer.norm:
+                        of_norm = (totals[name] for name in layer.names_of_norm)
+                        rowwise.backpropagate_norm(states, layer.norm[0], block, layer.scales[first:end], *of_norm)
+                rowwise.add_column_sums(block, totals[layer.name_of_bias])
+                if layer.number == 0:
+                    add(layer.names[0], block, first_hop[first:end])
+                elif not layer.early:
+                    add(layer.names[0], block, layer.sums[first:end])
+                    self._multiply(block, layer.weights[0], layer.sums[first:end])
             return totals
 
-        found = sum_pieces(vectors | matrices, team.each(section, self.plan.shard.sections_of(layer)))
-        if layer == 0:  # of the first hop's two halves in GraphSAGE
-            found |= dict(zip(names, np.split(found[names[0]], len(names), 1), strict=True))
-        grads |= found
-        return mine
+        found = sum_pieces(shapes, team.each(section, self._plan.shard.sections_of(layer.number)))
+        if layer.number == 0:  # of the first hop's two halves in GraphSAGE
+            found |= dict(zip(layer.names, np.split(found[layer.names[0]], len(layer.names), 1), strict=True))
+        return found
 
-    def _below(self, layer: int, first: int, end: int, above: tuple[Dense, Dense], out: Dense) -> None:
-        """Gradient of a block of the layer's output, from those of what the next one summed up and aggregated."""
-        summed, aggregated = above
-        out, sage = out[: end - first], self.net.kind == "sage"
-        if sage:
-            own = summed[first:end]
-            self._multiply(own, self.state[name_weights(self.net, layer + 1)[1]], out[: len(own)])
-            out[len(own) :] = 0
-        start, ends, rows, _ = self.plan.transposes[layer + 1]
-        scales = self.plan.column_scale, self.plan.scale
-        write_scaled_sums(first, end, start, ends, rows, *scales, aggregated, out, sage)
+    def _name_gradients(self, layer: _Layer, above: _Layer | None) -> dict[str, tuple[int, ...]]:
+        """Shapes of gradients by name: of bias and norm, of a weight of sums, and of those above that multiply states.
 
-    def _add(
-        self, layer: int, first: int, end: int, block: Dense, totals: Mapping[str, Dense], piece: Dense | None
-    ) -> None:
-        """Add a block's share of the gradients of weights, or with no room for a piece of it put it there.
-
-        What was aggregated becomes its gradient.
+        The first hop is one input: of all its weights there is one gradient.
         """
-        rowwise.add_column_sums(block, totals[name_bias(self.net, layer)])
-        inputs = [self._aggregated[-1], self._hidden[-1]] if layer else [self.plan.first.numpy()]
-        names = name_weights(self.net, layer)
-        for name, input_ in zip(names, inputs, strict=False):
-            self._multiply(block.T, input_[first:end], totals[name] if piece is None else piece)
-            if piece is not None:
-                totals[name] += piece
-        if layer:
-            self._multiply(block, self.state[names[0]], inputs[0][first:end])
+        names = layer.names[: 0 if layer.early else 1]
+        width = layer.width if layer.number else self._plan.first.shape[1]
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, (len(layer.bias), width))
+        if above:
+            shapes |= dict.fromkeys(above.names[0 if above.early else 1 :], above.weights[0].shape)
+        return shapes | dict.fromkeys(
+            [layer.name_of_bias, *(layer.names_of_norm if layer.norm else [])], layer.bias.shape
+        )
 
-    def _take(self, rows: int) -> Dense:
-        return self.plan.workspace.array("hidden", (rows, self.net.hidden), self._dtype)
+    def _gather(
+        self, above: _Layer, first: int, states: Dense, grad: Dense, rooms: tuple[Dense, Dense], add: _Add
+    ) -> None:
+        """The gradient of states from row `first` on, by all that the layer above makes of them; adds its weights'."""
+        plan, end, (spare, products) = self._plan, first + len(states), rooms
+        start, ends, rows, _ = plan.transposes[above.number]
+        of_summed, into = (above.rows, products) if above.early else (above.sums, grad)
+        write_scaled_sums(first, end, start, ends, rows, plan.column_scale, plan.scale, of_summed, into, False)
+        if above.early:
+            add(above.names[0], products, states)
+            self._multiply(products, above.weights[0], grad)
+        for name, weight in zip(above.names[1:], above.weights[1:], strict=True):
+            own = above.rows[first:end]  # columns after the rows are no rows
+            if len(own):
+                add(name, own, states[: len(own)])
+                self._multiply(own, weight, spare[: len(own)])
+                grad[: len(own)] += spare[: len(own)]
+
+    def _take(self, rows: int, width: int) -> Dense:
+        purpose = "hidden" if width == self._plan.net.hidden else "narrow"
+        return self._plan.workspace.array(purpose, (rows, width), self._dtype)
 
     def _empty(self, *shape: int) -> Dense:
         return np.empty(shape, self._dtype)

@@ -21,6 +21,8 @@ from gnnsoup_hpc.types import Dense, IndexArray, Precision
 from gnnsoup_hpc.utils.out_of_core import BufferPool
 
 Product = Callable[[Dense, Dense, Dense], object]  # a (n, k), b (k, m), out (n, m) = a @ b
+_ENTRY_WORK = 12  # of an entry's channel, in multiplications of a product that take as long
+_WORTH = 1.1
 
 
 Transpose = tuple[IndexArray, IndexArray, IndexArray, IndexArray]  # start, end, rows, places
@@ -89,6 +91,22 @@ class CompiledPlan(Frontier):
         out = np.zeros((self.rows[-1], grad.shape[1]), grad.dtype)
         out[start:stop] = grad
         return out
+
+
+def choose_early(net: Architecture, reach: Sequence[tuple[int, int]], keep: bool) -> list[bool]:
+    """Of each layer, whether multiplying states before they are summed up is less work than multiplying sums.
+
+    It is for layers that narrow, unless they have many more columns than rows. reach: rows of each layer and entries of
+    theirs, on all ranks. keep: for gradients, where sums that are multiplied take memory, which is worth some work.
+    """
+    found = [False]
+    for layer in range(1, net.layers):
+        (rows, entries), (columns, _) = reach[layer], reach[layer - 1]
+        into, out = net.widths(layer)
+        early = columns * into * out + _ENTRY_WORK * entries * out
+        late = rows * into * out + _ENTRY_WORK * entries * into
+        found.append(early < late * (_WORTH if keep else 1))
+    return found
 
 
 def find_masks(dropout: CountedDropout, layer: int, entries: bool = False) -> tuple[np.uint64, np.uint32, float]:

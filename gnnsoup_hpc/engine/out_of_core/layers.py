@@ -160,7 +160,8 @@ class DenseLayer:
     def finish(self, total: FloatArray, scale: FloatArray, outs: Sequence[FloatArray]) -> None:
         """Of a block's sums (n, ·), the first `width` columns still without their scale (n,), all of `outs`."""
         total[:, : self.width] *= scale[:, None]
-        made = np.empty((len(total), len(self.bias)), dtype=np.float32) if self.handed else outs[0]
+        states = np.empty((len(total), len(self.bias)), dtype=np.float32) if self.handed else outs[0]
+        made = np.empty_like(states) if self.norm else states
         more = made[:0]
         if self.weight.size:
             np.matmul(total, self.weight, out=made)
@@ -169,9 +170,10 @@ class DenseLayer:
             more = np.ascontiguousarray(total[:, self.width :]) if total.shape[1] > self.width else more
         rowwise.finish(made, more, self.bias, not self.last and not self.norm)
         if self.norm:
-            rowwise.normalise(made, *self.norm, EPS, made[:0], made[:0, 0])
+            rowwise.normalise(made, EPS, made[:0, 0])
+            rowwise.activate(made, *self.norm, states)
         for matrix, out in zip(self.handed, outs, strict=False):
-            np.matmul(made, matrix, out=out)
+            np.matmul(states, matrix, out=out)
 
 
 def narrows(net: Architecture, layer: int) -> bool:

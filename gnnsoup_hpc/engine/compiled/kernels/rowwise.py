@@ -24,16 +24,13 @@ def finish(out: Any, other: Any, bias: Any, relu: bool) -> None:
 
 
 @compile_reassociating
-def normalise(out: Any, weight: Any, shift: Any, eps: float, kept: Any, scales: Any) -> None:
-    """Layer norm of each row and ReLU, in place; kept (n, C): before weight and shift, scales (n,): 1 / deviation.
-
-    `kept` and `scales` of length 0 keep nothing.
-    """
-    zero = out.dtype.type(0)
-    width = out.shape[1]
-    share = out.dtype.type(1) / out.dtype.type(width)
-    for r in range(len(out)):
-        row = out[r]
+def normalise(x: Any, eps: float, scales: Any) -> None:
+    """Rows of x (n, C) less their mean, over their deviation, in place; scales (n,): 1 / deviation, or none is kept."""
+    zero = x.dtype.type(0)
+    width = x.shape[1]
+    share = x.dtype.type(1) / x.dtype.type(width)
+    for r in range(len(x)):
+        row = x[r]
         mean = zero
         for j in range(width):
             mean += row[j]
@@ -42,15 +39,21 @@ def normalise(out: Any, weight: Any, shift: Any, eps: float, kept: Any, scales: 
         for j in range(width):
             centred = row[j] - mean
             variance += centred * centred
-        scale = out.dtype.type(1) / (variance * share + out.dtype.type(eps)) ** out.dtype.type(0.5)
+        scale = x.dtype.type(1) / (variance * share + x.dtype.type(eps)) ** x.dtype.type(0.5)
         for j in range(width):
             row[j] = (row[j] - mean) * scale
-        if len(kept) > 0:
+        if len(scales) > 0:
             scales[r] = scale
-            for j in range(width):
-                kept[r, j] = row[j]
-        for j in range(width):
-            row[j] = max(row[j] * weight[j] + shift[j], zero)
+
+
+@compile_kernel
+def activate(normed: Any, weight: Any, shift: Any, out: Any) -> None:
+    """Out = ReLU of what layer norm makes of normalised rows, (n, C) each; in other memory, or there are no vectors."""
+    zero = out.dtype.type(0)
+    for r in range(len(out)):
+        states, row = normed[r], out[r]
+        for j in range(len(row)):
+            row[j] = max(states[j] * weight[j] + shift[j], zero)
 
 
 @compile_kernel
@@ -64,13 +67,16 @@ def mask(hidden: Any, grad: Any, scale: float) -> None:
 
 
 @compile_reassociating
-def backpropagate_norm(grad: Any, weight: Any, kept: Any, scales: Any, of_weight: Any, of_shift: Any) -> None:
-    """Overwrite the gradient of layer norm's output with that of its input; add those of its weight and shift."""
+def backpropagate_norm(grad: Any, weight: Any, normed: Any, scales: Any, of_weight: Any, of_shift: Any) -> None:
+    """Overwrite normalised rows with the gradient of layer norm's input, given that of its output, which is lost.
+
+    Adds the gradients of its weight and shift.
+    """
     zero = grad.dtype.type(0)
     width = grad.shape[1]
     share = grad.dtype.type(1) / grad.dtype.type(width)
     for r in range(len(grad)):
-        row, states = grad[r], kept[r]
+        row, states = grad[r], normed[r]
         mean, product = zero, zero
         for j in range(width):
             of_shift[j] += row[j]
@@ -82,7 +88,7 @@ def backpropagate_norm(grad: Any, weight: Any, kept: Any, scales: Any, of_weight
         mean *= share
         product *= share
         for j in range(width):
-            row[j] = (row[j] - mean - states[j] * product) * scales[r]
+            states[j] = (row[j] - mean - states[j] * product) * scales[r]
 
 
 @compile_kernel
