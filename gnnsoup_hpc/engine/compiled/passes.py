@@ -87,6 +87,7 @@ class ForwardBackward:
                 self._compute(team, layer, above)
                 layer.summed = layer.own = self._empty(0, 0)  # the next layers may use their memory
                 if above:
+                    layer.rows = layer.rows if self._keep else layer.own
                     self._plan.comm.exchange(above.summed, self._plan.shard.states[layer.number])
         return self._layers[-1].rows[slice(*self._plan.shard.own)]
 
