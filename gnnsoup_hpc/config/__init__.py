@@ -40,6 +40,7 @@ Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Fanout = Annotated[int, Field(ge=-1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+FirstHop = Literal["truncated", "exact"]
 
 
 class Section(BaseModel):
@@ -173,7 +174,7 @@ class PartitionLearnedJob(LearnedJob):
     union: Natural = 4
     """R, the parts whose union makes one step's subgraph, at most partition.parts; 0: as many as fit in
     machine.memory_limit, at most 8"""
-    first_hop: Literal["truncated", "exact"] = "truncated"
+    first_hop: FirstHop = "truncated"
     """first aggregation of gcn and sage: inside the union, as the paper has it; or the whole graph's, which is computed
     once and kept in the run"""
     prefetch: bool = True
@@ -219,6 +220,9 @@ class TrainJob(Section):
     clusters: Natural = 1
     """parts a union of cluster batches, and of the evaluation between epochs of mini-batches; 0: as many as fit in
     machine.memory_limit, at most 8"""
+    first_hop: FirstHop = "truncated"
+    """of cluster batches: truncated: neighbours' features are summed up inside a step's union; exact: over the whole
+    graph, once, into a file of the run (GraphSAGE and GCN)"""
     batch_size: Count = 1024
     """training nodes a step of neighbour batches"""
     fanout: tuple[Fanout, ...] = Field((10,), min_length=1, strict=False)
@@ -302,6 +306,10 @@ class TrainJob(Section):
         fewest = min([self.epochs, *self.vary.epochs])
         if self.warmup_epochs >= fewest:
             raise ValueError(f"warmup_epochs = {self.warmup_epochs} leaves none of {fewest} epochs; give fewer")
+        if self.first_hop == "exact" and self.batch == "neighbour":
+            raise ValueError("first_hop = 'exact' is for batch = 'cluster': neighbour batches sum up what they sampled")
+        if self.first_hop == "exact" and (self.drop_edges or any(self.vary.drop_edges)):
+            raise ValueError("first_hop = 'exact' sums up all edges, and drop_edges leaves some out: use one of them")
         if 0 in self.fanout:
             raise ValueError("fanout = 0 samples no neighbour; -1 takes all")
         return self

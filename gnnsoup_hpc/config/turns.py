@@ -85,7 +85,7 @@ def without_effect(job: Job) -> list[str]:
     """Fields of [train] that the job sets to other than their defaults, and that change nothing beside the others."""
     how = job.train
     unused = [] if how.batch == "neighbour" else ["batch_size", "fanout", "sampler"]
-    unused += ["clusters"] if how.batch == "full" else []
+    unused += ["clusters", "first_hop"] if how.batch == "full" else []
     if not how.trunk_epochs:  # which is trained with the job's own
         unused += [name for name, values in how.vary if values]
     longest = max([how.epochs, *how.vary.epochs])

@@ -139,7 +139,7 @@ def _batches(job: Job, graph: GraphFile) -> dict[str, Any]:
         return {}
     parts = {"part_sha256": str(graph.cut["part_sha256"]), "train.clusters": how.clusters}
     if how.batch == "cluster":
-        return parts
+        return parts | ({"train.first_hop": how.first_hop} if how.first_hop != "truncated" else {})
     drawn = {"train.batch_size": how.batch_size, "train.fanout": list(how.fanout)}
     return parts | drawn | {"train.sampler": resolve_sampler(how.sampler)}
 

@@ -227,10 +227,14 @@ def full_batches(sizes: Sizes, engine: Engine, drop_edges: bool = False) -> int:
     return work + kept + EVALUATED_NODE * sizes.whole.nodes
 
 
-def cluster_batches(sizes: Sizes, engine: Engine, clusters: int, drop_edges: bool = False) -> int:
-    """Training on cluster batches of so many parts, of which the next is read while one is trained on."""
+def cluster_batches(sizes: Sizes, engine: Engine, clusters: int, drop_edges: bool = False, exact: bool = False) -> int:
+    """Training on cluster batches of so many parts, of which the next is read while one is trained on.
+
+    exact: the whole graph's first hop is read beside the features.
+    """
     extent = sizes.of_training.union(clusters)
-    return training(sizes, engine, extent, drop_edges) + reading(sizes.net, extent)
+    reads = reading(sizes.net, extent) + exact * FLOAT * sizes.net.features * extent.nodes
+    return training(sizes, engine, extent, drop_edges) + reads
 
 
 def neighbour_store(sizes: Sizes) -> int:

@@ -88,7 +88,8 @@ class Demand:
 def plan_training(job: Job, sizes: Sizes, limit: Limit, engine: Engine) -> tuple[Job, list[Demand]]:
     """The job with train.clusters chosen, and what training needs."""
     how, drops = job.train, bool(job.train.drop_edges or any(job.train.vary.drop_edges))
-    least = max(estimate.cluster_batches(sizes, engine, 1, drops), estimate.layer_by_layer(sizes))
+    exact = how.batch == "cluster" and how.first_hop == "exact"
+    least = max(estimate.cluster_batches(sizes, engine, 1, drops, exact), estimate.layer_by_layer(sizes))
     there = gpu.mini_batches(sizes, engine, sizes.of_training.union(1), how.precision)
     instead = "train.batch = 'cluster'" if how.batch != "cluster" and limit.allows(least, there) else ""
     clusters = how.clusters or 1
@@ -105,7 +106,7 @@ def plan_training(job: Job, sizes: Sizes, limit: Limit, engine: Engine) -> tuple
             demands = [Demand("training on neighbour batches", work, instead, there)]
 
         def needed(size: int) -> tuple[int, int]:
-            work = store + estimate.cluster_batches(sizes, engine, size, drops)
+            work = store + estimate.cluster_batches(sizes, engine, size, drops, exact)
             return work, gpu.mini_batches(sizes, engine, sizes.of_training.union(size), how.precision)
 
         clusters = how.clusters or _choose_union(sizes, limit, needed)

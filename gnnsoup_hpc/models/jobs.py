@@ -22,8 +22,9 @@ def check_job(job: Job, where: str) -> None:
         raise JobError(f"{where}: model: heads = {model.heads} is for kind = {having}; {model.kind} has none")
     if model.norm != "none" and not find_convolution(model.kind).takes_norm:
         raise JobError(f"{where}: model: norm = {model.norm!r} is not for kind = {model.kind!r}; use 'none'")
-    if job.soup.pls.first_hop == "exact" and find_convolution(model.kind).aggregation is None:
-        raise JobError(
-            f"{where}: soup.pls.first_hop = 'exact' cannot be had with model.kind = {model.kind!r}: its first layer has"
-            " no sum that is the same for all weights, so there is no first hop to keep; use 'truncated'"
-        )
+    for name, first_hop in (("train", job.train.first_hop), ("soup.pls", job.soup.pls.first_hop)):
+        if first_hop == "exact" and find_convolution(model.kind).aggregation is None:
+            raise JobError(
+                f"{where}: {name}.first_hop = 'exact' cannot be had with model.kind = {model.kind!r}: its first layer"
+                " has no sum that is the same for all weights, so there is no first hop to keep; use 'truncated'"
+            )

@@ -21,6 +21,7 @@ from gnnsoup_hpc.engine import Plan
 from gnnsoup_hpc.graph import sampling
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
+from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray, Role
 from gnnsoup_hpc.utils.counter import derive_keys
@@ -87,6 +88,7 @@ class PartValidation:
     clusters: int
     plan: MakePlan
     device: torch.device = field(default=CPU, kw_only=True)
+    hop: FirstAggregationFile | None = field(default=None, kw_only=True)  # sums of features, if not made of a union
 
     def validation(self) -> Iterator[Plan]:
         """Nearly exact: edges between unions are left out."""
@@ -101,14 +103,15 @@ class PartValidation:
             return self.plan(batch if edit is None else edit(batch, next(steps)))
 
         used = (chosen.tolist() for chosen in drawn if counts[chosen].any())
-        return loader.stream_unions(self.graph, used, role, ready, device=self.device)
+        return loader.stream_unions(self.graph, used, role, ready, hop=self.hop, device=self.device)
 
 
 @dataclass(frozen=True)
 class ClusterBatches(PartValidation):
     """Cluster-GCN: an epoch goes once over all parts, `clusters` random ones a step, read from graph.h5.
 
-    Edges between the parts of a step are kept, degrees are counted inside it. Source: arXiv 1905.07953, section 3.2.
+    Edges between the parts of a step are kept, degrees are counted inside it; with `hop`, the first layer has the whole
+    graph's. Source: arXiv 1905.07953, section 3.2.
     """
 
     @cached_property

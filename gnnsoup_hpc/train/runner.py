@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from gnnsoup_hpc.config.turns import without_effect
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.data.prepare import note_job
 from gnnsoup_hpc.engine import Engine, choose_engine, find_engine
+from gnnsoup_hpc.engine.out_of_core.first_aggregation import open_first_aggregation
 from gnnsoup_hpc.errors import DivergedError, FileError, ForeignFileError, IngredientsError, JobError, RunError
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.graph.sampling import resolve_sampler
@@ -23,13 +24,14 @@ from gnnsoup_hpc.io import files, states
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import summary as gathered
+from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.ingredient import Origin
 from gnnsoup_hpc.io.records import Ingredient, Trunk
 from gnnsoup_hpc.memory import estimate, limits
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Limit
-from gnnsoup_hpc.models.base import Model
+from gnnsoup_hpc.models.base import LayeredModel, Model
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime import launch, leases
 from gnnsoup_hpc.runtime.gpu import explain_out_of_memory
@@ -52,7 +54,8 @@ POLL_SECONDS = 1.0
 class TrainContext:
     """A rank's place at a run; what it trains on is read when it is first asked for.
 
-    initial: what ingredients start from; trunk: the state that all branch from, where the job asks for one.
+    initial: what ingredients start from; trunk: the state that all branch from, where the job asks for one; hop: the
+    whole graph's first sums, likewise.
     """
 
     job: Job
@@ -66,6 +69,7 @@ class TrainContext:
     board: TaskBoard
     initial: State = field(default_factory=dict)
     trunk: State | None = None
+    hop: FirstAggregationFile | None = None
 
     @property
     def provenance(self) -> dict[str, object]:
@@ -99,7 +103,7 @@ class TrainContext:
             batches = FullBatches(view, loader.share_graph(self.graph, view, Role.VALIDATION), plan)
             evaluator.keep(batches.validate)  # it is in memory anyway
         elif how.batch == "cluster":
-            batches = ClusterBatches(*where, device=self.device)
+            batches = ClusterBatches(*where, device=self.device, hop=self.hop)
         else:
             hops, sampler = self.model.hops or 1, resolve_sampler(how.sampler)
             batches = NeighbourBatches(*where, how.batch_size, how.fanout, hops, sampler, device=self.device)
@@ -130,7 +134,7 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
     trained, once all others are there.
     """
     run, everyone = RunDir.of(job), range(job.train.ingredients)
-    with graph_store.open_graph(run.graph, job) as graph:
+    with graph_store.open_graph(run.graph, job) as graph, ExitStack() as stack:
         model = make_model(job.model, graph.features, graph.classes)
         engine = _find_engine(job, run, model, device)
         if not _is_trained(job, run):
@@ -143,6 +147,8 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
         if here.rank == 0:
             note_job(job)
         _describe_work(context, len(missing))
+        if missing and job.train.batch == "cluster" and job.train.first_hop == "exact":
+            context.hop = stack.enter_context(_open_first_hop(context))
         failed = _share(context, missing) if missing else {}
     if here.rank == 0:
         remove_leftovers(run, {"trunk", *map(_work, everyone)} - failed.keys())
@@ -267,6 +273,24 @@ def _load_trunk(context: TrainContext) -> State:
     if _find_fault(context, None) and (failed := _share(context, [None])):
         raise DivergedError(failed["trunk"])
     return ingredient_store.read_trunk(context.run.trunk).state
+
+
+def _open_first_hop(context: TrainContext) -> AbstractContextManager[FirstAggregationFile]:
+    """The whole graph's first sums: one rank makes the file where it is not there, under a lease, others wait."""
+    run, graph, model, log, monitor = context.run, context.graph, context.model, context.log, LeaseMonitor()
+    if not isinstance(model, LayeredModel) or model.aggregation is None:
+        raise ValueError(f"a model of kind {model.kind!r} has no first aggregation")
+    path, memory = run.first_hop(model.aggregation.name), Limit.of(context.job, context.here).room
+    found = partial(
+        open_first_aggregation, graph, model.aggregation, path, lambda line: log.say(f"train: {line}"), memory
+    )
+    while True:
+        with leases.hold(run.lease("first-hop"), launch.describe(context.here), monitor) as ours:
+            if ours:
+                with found():
+                    pass
+                return found()
+        time.sleep(POLL_SECONDS)
 
 
 # ---- works: ingredients by their index, and the trunk as None

@@ -122,6 +122,8 @@ WRONG = [
     ({"train": {"epochs": "many"}}, "train.epochs = 'many'"),
     ({"train": {"epochs": True}}, "train.epochs = True"),
     ({"train": {"learning_rate": True}}, "train.learning_rate = True"),
+    ({"train": {"first_hop": "exact", "batch": "neighbour"}}, "first_hop = 'exact' is for batch = 'cluster'"),
+    ({"train": {"first_hop": "exact", "vary": {"drop_edges": [0.5]}}}, "and drop_edges leaves some out"),
     ({"model": {"layers": 0}}, "model.layers = 0"),
     ({"model": {"kind": "gat", "hidden": 10, "heads": 4}}, "hidden = 10 must be a multiple of heads = 4"),
     ({"graph": {"train_share": 0.7, "validation_share": 0.3}}, "must stay below 1"),

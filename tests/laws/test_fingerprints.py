@@ -30,6 +30,7 @@ TRAINED = {
     "train.seed": "3",
     "train.batch": "cluster",
     "train.clusters": "2",
+    "train.first_hop": "exact",
     "train.batch_size": "50",
     "train.fanout": "[2]",
     "train.sampler": "own",
@@ -67,7 +68,7 @@ BASES = {
     "gat": ("model.kind=gat", "model.heads=2"),
 }
 # What has no effect in a base: mini-batches alone draw clusters, neighbour batches alone have sizes and a sampler.
-MINI, NEIGHBOUR = {"train.clusters"}, {"train.batch_size", "train.fanout", "train.sampler"}
+MINI, NEIGHBOUR = {"train.clusters", "train.first_hop"}, {"train.batch_size", "train.fanout", "train.sampler"}
 ALWAYS = {"train.ingredients", "train.checkpoint_seconds", "train.average_decay", "train.average_from"}
 WITHOUT_EFFECT = {
     "full": ALWAYS | MINI | NEIGHBOUR,
@@ -76,6 +77,7 @@ WITHOUT_EFFECT = {
     "gat": ALWAYS | MINI | NEIGHBOUR,
 }
 NOT_ALLOWED = {(base, "model.heads") for base in BASES if base != "gat"} | {("gat", "model.kind")}
+NOT_ALLOWED |= {("neighbour", "train.first_hop"), ("gat", "train.first_hop")}
 
 
 def names(*sections: tuple[str, type]) -> set[str]:

@@ -17,6 +17,10 @@ WRONG = [
         ["model.kind=gat", "soup.pls.first_hop=exact"],
         "soup.pls.first_hop = 'exact' cannot be had with model.kind = 'gat'",
     ),
+    (
+        ["model.kind=gat", "train.batch=cluster", "train.first_hop=exact"],
+        "train.first_hop = 'exact' cannot be had with model.kind = 'gat'",
+    ),
 ]
 
 

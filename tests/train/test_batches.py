@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,9 @@ from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.models.registry import make_model
+from gnnsoup_hpc.runtime import leases
 from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.train import runner
 from gnnsoup_hpc.train.batches import ClusterBatches, NeighbourBatches, PartValidation
 from gnnsoup_hpc.train.loop import TrainData, Training
 from gnnsoup_hpc.types import Role, State
@@ -89,6 +92,59 @@ def test_all_parts_in_one_cluster_are_the_whole_graph(graph: GraphFile) -> None:
     assert torch.equal(batch.graph.x, whole.graph.x)
     assert torch.equal(batch.graph.adjacency.indices, whole.graph.adjacency.indices)
     assert torch.equal(batch.seeds, whole.seeds)
+
+
+@pytest.mark.parametrize("kind", ["gcn", "sage"])
+@pytest.mark.parametrize("engine", ["compiled", "torch"])
+def test_exact_first_sums_are_the_whole_graphs(kind: str, engine: str, tmp_path: Path) -> None:
+    """In one union of all parts they change nothing but rounding; of few parts steps see sums beyond their union."""
+    wide = runs.prepare_run(
+        tmp_path, f"model.kind={kind}", "train.batch=cluster", f"train.engine={engine}", "model.layers=1"
+    )
+    lasts = {}
+    for clusters in (2, wide.partition.parts):
+        for hop in ("truncated", "exact"):
+            job = runs.change_job(
+                wide, f"train.clusters={clusters}", f"train.first_hop={hop}", f"name={hop}-{clusters}"
+            )
+            runs.prepare(job, runs.ALONE, runs.QUIET)
+            runs.train(job)
+            ingredient = ingredient_store.read(RunDir.of(job).ingredient(0))
+            lasts[hop, clusters] = [epoch.loss for epoch in ingredient.history]
+    assert lasts["exact", wide.partition.parts] == pytest.approx(lasts["truncated", wide.partition.parts], rel=1e-4)
+    assert lasts["exact", 2] != pytest.approx(lasts["truncated", 2], rel=1e-4)
+
+
+def test_the_file_of_first_sums_is_made_by_one_and_read_by_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = runs.train_run(tmp_path, "train.batch=cluster", "train.first_hop=exact", "train.ingredients=2")
+    run = RunDir.of(job)
+    path, lease = run.first_hop("sage"), run.lease("first-hop")
+    before = path.stat().st_mtime_ns
+    run.ingredient(1).unlink()
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.01)
+    held, done = threading.Event(), threading.Event()
+
+    def somebody_else() -> None:
+        with leases.hold(lease):
+            held.set()
+            done.wait()
+
+    other = threading.Thread(target=somebody_else)
+    other.start()
+    held.wait()
+    waits = threading.Thread(target=runs.train, args=(job,))
+    waits.start()
+    waits.join(0.5)
+    assert waits.is_alive()
+    assert not run.ingredient(1).exists()
+    done.set()
+    for thread in (waits, other):
+        thread.join()
+    assert run.ingredient(1).exists()
+    assert path.stat().st_mtime_ns == before
+    assert not lease.exists()
 
 
 def test_clusters_never_read_more_than_a_union_ahead(graph: GraphFile, monkeypatch: pytest.MonkeyPatch) -> None:
