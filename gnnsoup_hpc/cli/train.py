@@ -11,7 +11,7 @@ from gnnsoup_hpc.memory import limits
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
-from gnnsoup_hpc.train.runner import train_all
+from gnnsoup_hpc.train.runner import check_machine, train_all
 
 
 def run(arguments: argparse.Namespace, here: RankInfo) -> None:
@@ -26,5 +26,6 @@ def train(job: Job, here: RankInfo, offline: bool, souping: bool) -> None:
     log.say(f"train: {launch.describe_mapping(job.machine, here, device)}")
     if not is_made(job):
         limits.refuse_before_graph(limits.Limit.of(job, here))
+        check_machine(job, device)
     prepare(job, here, log, offline=offline)
     train_all(job, here, device, log, souping)

@@ -145,4 +145,6 @@ def _explain(item: Any) -> str:
         message = "Input should be a table"
     if item["type"] == "value_error":
         return f"{key}: {message}" if key else message
+    if item["type"] == "tuple_type" and isinstance(item["input"], str):
+        message += """, as in '["ls", "pls"]' or '[0.1, 0.3]'"""
     return f"{key} = {item['input']!r}: {message[0].lower()}{message[1:]}"

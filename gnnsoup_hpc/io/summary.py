@@ -53,6 +53,12 @@ def model(path: Path, kind: str) -> Summary:
         )
 
 
+def epochs_done(checkpoint: Path) -> int:
+    """Epochs that a checkpoint has behind it. Raises: FileError where there is no such file, or one cut short."""
+    with _open(checkpoint, "checkpoint") as file:
+        return files.get_integer(file, "epoch")
+
+
 def seconds(path: Path, kind: str) -> float:
     """Wall time that the making of a file took. Raises: FileError where there is no such file, or one cut short."""
     with _open(path, kind) as file:

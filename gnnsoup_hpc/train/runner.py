@@ -163,6 +163,18 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
         gathered.gather(run.gathered, paths, context.initial, job)
 
 
+def check_machine(job: Job, device: torch.device) -> None:
+    """Refuse what the job asks of training and this machine has not, where anything is left to be trained.
+
+    Raises: JobError or LauncherError, naming it.
+    """
+    if not _is_trained(job, RunDir.of(job)):
+        engine = find_engine(job.train.engine, make_model(job.model, 1, 2), device)  # its kind is what matters
+        _check_precision(job, engine, device)
+        if job.train.batch == "neighbour":
+            resolve_sampler(job.train.sampler)
+
+
 def _find_engine(job: Job, run: RunDir, model: Model, device: torch.device) -> Engine:
     """What trains; where nothing is left to be trained, any that this machine has.
 

@@ -122,6 +122,7 @@ WRONG = [
     ({"train": {"epochs": "many"}}, "train.epochs = 'many'"),
     ({"train": {"epochs": True}}, "train.epochs = True"),
     ({"train": {"learning_rate": True}}, "train.learning_rate = True"),
+    ({"train": {"shared_draws": "order"}}, r"""should be a list, as in '\["ls", "pls"\]' or '\[0.1, 0.3\]'"""),
     ({"train": {"first_hop": "exact", "batch": "neighbour"}}, "first_hop = 'exact' is for batch = 'cluster'"),
     ({"train": {"first_hop": "exact", "vary": {"drop_edges": [0.5]}}}, "and drop_edges leaves some out"),
     ({"model": {"layers": 0}}, "model.layers = 0"),

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.engine import find_engine
 from gnnsoup_hpc.errors import JobError, RunError
+from gnnsoup_hpc.graph import sampling
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.ingredient import KIND, VERSION
@@ -80,3 +82,22 @@ def test_a_run_goes_on_with_the_sampler_that_began_it(tmp_path: Path) -> None:
     runs.train(opened)
     with files.read_file(run.ingredient(0), KIND, VERSION) as file:
         assert files.get_json(file["provenance"], "origin")["train.sampler"] == "compiled"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("train.engine=triton", "train.engine = 'triton' does not compute"),
+        ("train.precision=bfloat16", "the engine 'torch' trains in float32 on a CPU"),
+        ("train.sampler=pyg", "neither pyg-lib nor torch-sparse is installed"),
+    ],
+)
+def test_what_a_machine_has_not_is_refused_before_the_graph_is_made(
+    asked: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "has_pyg_sampler", lambda: False)
+    engine = [] if "engine" in asked else ["--set", "train.engine=torch"]
+    more = ["--set", f"runs={tmp_path / 'runs'}", "--set", "train.batch=neighbour", "--set", asked, *engine]
+    assert main(["train", "pubmed", *more]) == JobError.exit_code
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

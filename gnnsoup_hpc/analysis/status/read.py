@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -95,7 +96,11 @@ class TaskReader:
         lease, failure = self.run.lease(work), self.run.failure(work)
         if lease.name in self.leased and (held := self.read_lease(lease, work, epochs)):
             return held
-        task = TaskStatus(work, "waiting", epochs=epochs, checkpoint=self.run.checkpoint(work).name in self.checkpoints)
+        checkpoint, done = self.run.checkpoint(work), None
+        if there := checkpoint.name in self.checkpoints:
+            with suppress(FileError):  # it may just have gone, or whoever goes on will see to it
+                done = summary.epochs_done(checkpoint)
+        task = TaskStatus(work, "waiting", epoch=done, epochs=epochs, checkpoint=there)
         if damage:
             return replace(task, state="damaged", why=damage)
         note = status_files.read(failure) if failure.name in self.failures else {}
@@ -190,7 +195,7 @@ def estimate_end(ingredients: Sequence[TaskStatus], trunk: TaskStatus | None) ->
         free.append(own * max(0, (task.epochs or 0) - (task.epoch or 0)))
     heapq.heapify(free)
     for task in left:
-        heapq.heappush(free, heapq.heappop(free) + epoch * (task.epochs or 0))
+        heapq.heappush(free, heapq.heappop(free) + epoch * max(0, (task.epochs or 0) - (task.epoch or 0)))
     return Estimate(max(free), f"{len(running)} at work, {len(left)} to come, {epoch:.3g} s an epoch")
 
 

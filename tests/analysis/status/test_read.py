@@ -12,6 +12,7 @@ import pytest
 
 from gnnsoup_hpc.analysis.status.read import Status, TaskReader, TaskStatus, estimate_end, read_status
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.runtime import leases, status_files
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -125,7 +126,11 @@ def test_one_that_waits_with_a_checkpoint_says_so(job: Job, run: RunDir) -> None
     assert not seen(job).ingredients[1].checkpoint
     run.checkpoint(work(1)).parent.mkdir()
     run.checkpoint(work(1)).touch()
-    assert (seen(job).ingredients[1].state, seen(job).ingredients[1].checkpoint) == ("waiting", True)
+    cut = seen(job).ingredients[1]
+    assert (cut.state, cut.checkpoint, cut.epoch) == ("waiting", True, None)
+    with files.create_file(run.checkpoint(work(1)), "checkpoint", 1, "a training between two epochs", 0) as file:
+        file.attrs["epoch"] = 1
+    assert (seen(job).ingredients[1].checkpoint, seen(job).ingredients[1].epoch) == (True, 1)
 
 
 def test_a_file_cut_short_is_damaged(job: Job, run: RunDir) -> None:
