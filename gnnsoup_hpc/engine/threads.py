@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
 from typing import Any, Self, TypeVar
@@ -29,6 +29,10 @@ _CHUNK_ROWS = 1024  # at least: fewer are not worth a product
 STEP = 64  # rows: blocks of few different sizes, for some libraries compile a product for each
 ROW_WORK = 32  # of a row, in entries: its share of dense products, roughly
 
+# Threads stay from pass to pass, by their number: new ones cost milliseconds, for BLAS asks for memory of each.
+POOLS: dict[int, ThreadPoolExecutor] = {}
+os.register_at_fork(after_in_child=POOLS.clear)  # where those threads are not
+
 
 class ThreadTeam:
     """As many threads as torch may use, for one pass; BLAS and torch use one thread a call meanwhile."""
@@ -36,7 +40,10 @@ class ThreadTeam:
     def __enter__(self) -> Self:
         self._threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        self._pool = _start(self._threads)
+        if self._threads not in POOLS:
+            # A thread asks torch for its number of threads at first, or OpenMP would have its own idea of it there.
+            POOLS[self._threads] = ThreadPoolExecutor(self._threads, "team", initializer=torch.get_num_threads)
+        self._pool = POOLS[self._threads]
         self._limited = _blas().limit(limits=1)
         return self
 
@@ -48,17 +55,13 @@ class ThreadTeam:
         """`task(*chunk)` for each chunk, as threads become free; what they return, in the chunks' order."""
         if len(chunks) == 1:
             return [task(*chunks[0])]
-        return list(self._pool.map(lambda chunk: task(*chunk), chunks))
-
-
-@cache
-def _start(threads: int) -> ThreadPoolExecutor:
-    """Threads that stay: new ones cost milliseconds a pass, most of it for memory that BLAS asks for."""
-    # A thread asks torch for its number of threads at first, or OpenMP would have its own idea of it there.
-    return ThreadPoolExecutor(threads, "team", initializer=torch.get_num_threads)
-
-
-os.register_at_fork(after_in_child=_start.cache_clear)  # where those threads are not
+        running = [self._pool.submit(task, *chunk) for chunk in chunks]
+        try:
+            return [each.result() for each in running]
+        finally:  # of an error or a signal, nothing goes on behind whoever it ends
+            for each in running:
+                each.cancel()
+            wait(running)
 
 
 @cache

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gnnsoup_hpc.engine.threads import POOLS
 from tests.faults import contents, intercept, kit, scenario
 from tests.faults.contents import Held, Inspector
 from tests.faults.intercept import FAILS, KILLS, Injector, Point, Recorder
@@ -224,6 +225,8 @@ def main(library: Path, folder: Path, results: Path) -> None:
             step.hurt(warm / "runs")
             done = kit.here(*step.words, cwd=warm)
             assert done.returncode == step.ends, f"{step.name}: {done.stderr}"
+        while POOLS:
+            POOLS.popitem()[1].shutdown()
         threads = len(os.listdir("/proc/self/task"))
         assert threads == 1, f"{threads} threads are here, and children would lack all but one"
         gc.freeze()  # or each child would look through all of it, time and again
