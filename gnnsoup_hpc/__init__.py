@@ -1,11 +1,21 @@
-"""gnnsoup_hpc: souping graph neural networks at scale."""
+"""gnnsoup_hpc: souping graph neural networks at scale. It gives the names of gnnsoup_hpc.api, loaded when asked for."""
 
-import os
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 
-# A waiting OpenMP thread spins on its core by default, which the compiled kernels' threads then go without: between
-# kernels and dense products that made a step over twice as slow (docs/kernels.md). OpenMP reads this when it is
-# loaded, with torch; whoever has set one of the two variables knows better.
-if "GOMP_SPINCOUNT" not in os.environ:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+def __getattr__(name: str) -> Any:
+    """A name of `gnnsoup_hpc.api`, for which torch is loaded. Importing the package itself changes nothing."""
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    api = import_module(f"{__name__}.api")
+    if name not in api.__all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(api.__all__)}")
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    """Names that there are, without loading anything more than they need."""
+    return ["__version__", *import_module(f"{__name__}.api").__all__]

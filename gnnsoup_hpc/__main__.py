@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,11 @@ from gnnsoup_hpc.runtime.terminal import terminal
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
+    # A waiting OpenMP thread spins on its core by default, which the compiled kernels' threads then go without: between
+    # kernels and dense products that made a step over twice as slow (docs/kernels.md). OpenMP reads this when it is
+    # loaded, with torch; whoever has set one of the two variables knows better.
+    if "GOMP_SPINCOUNT" not in os.environ:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with ignore_while_loading(), terminal() as here:
         from gnnsoup_hpc.cli import commands
 

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, islice, repeat
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.models.base import LayeredModel
+from gnnsoup_hpc.runtime.comm import Comm
 from gnnsoup_hpc.runtime.profiling import COUNTS
 from gnnsoup_hpc.runtime.progress import Bar, Log
 from gnnsoup_hpc.soup import mixing
@@ -42,6 +44,62 @@ class LossResult:
     gradient: Tensor
     metric: float
     held_out: float
+
+
+class ScoreContext(Protocol):
+    """What methods that choose by scores use; a `SoupContext` is one. Scores: as there."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Of the ingredients, (N,)."""
+
+    @property
+    def size(self) -> int:
+        """N."""
+
+    def score_each(self) -> list[float]:
+        """Of every ingredient, (N,)."""
+
+    def scores(self, candidates: Sequence[Candidate]) -> list[float]:
+        """Of mixtures, in their order."""
+
+    def scores_between(self, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
+        """Of share * start + (1 - share) * end, alphas (1, N)."""
+
+    def metric(self, reached: float) -> float:
+        """The metric of a score."""
+
+    def bar(self, total: int, title: str) -> Bar:
+        """Progress of the method."""
+
+
+class LossContext(Protocol):
+    """What the fit of learned methods uses; a `SoupContext` is one."""
+
+    seed: int
+    comm: Comm
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Of the ingredients, (N,)."""
+
+    @property
+    def size(self) -> int:
+        """N."""
+
+    def groups(self, by: Grouping) -> tuple[str, ...]:
+        """Names of the groups that share one alpha vector, (G,)."""
+
+    def loss_and_gradient(
+        self, alpha_GN: Tensor, by: Grouping, batch: Any, fit_scale: bool = False, holdout: Tensor | None = None
+    ) -> LossResult:
+        """Loss of a mixture on a batch, and its gradient in alpha."""
+
+    def trace(self, number: int, alpha: Tensor, /) -> None:
+        """Gets alpha (G, N) after each step."""
+
+    def bar(self, total: int, title: str) -> Bar:
+        """Progress of the method."""
 
 
 class SoupContext:

@@ -11,7 +11,7 @@ import torch
 from gnnsoup_hpc.config import GisJob
 from gnnsoup_hpc.evaluation.tasks import rank_by_score
 from gnnsoup_hpc.io.records import MixingWeights, Step
-from gnnsoup_hpc.soup.context import SoupContext
+from gnnsoup_hpc.soup.context import ScoreContext
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Gis:
     name: str = "gis"
     source: str = "Jaiswal et al., Graph Ladling, ICML 2023, arXiv 2306.10466, section on interpolated souping"
 
-    def run(self, context: SoupContext) -> MixingWeights:
+    def run(self, context: ScoreContext) -> MixingWeights:
         """N + (granularity - 2) * (N - 1) evaluations: a = 1 and a = 0 are known. Those of one step are independent."""
         scores = context.score_each()
         first, *others = rank_by_score(scores, context.ids)

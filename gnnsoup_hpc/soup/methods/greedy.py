@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gnnsoup_hpc.evaluation.tasks import rank_by_score
 from gnnsoup_hpc.io.records import MixingWeights, Step
-from gnnsoup_hpc.soup.context import SoupContext
+from gnnsoup_hpc.soup.context import ScoreContext
 from gnnsoup_hpc.soup.mixtures import Candidate
 
 
@@ -22,7 +22,7 @@ class Greedy:
     name: str = "greedy"
     source: str = "Wortsman et al., Model soups, ICML 2022, arXiv 2203.05482, algorithm 1"
 
-    def run(self, context: SoupContext) -> MixingWeights:
+    def run(self, context: ScoreContext) -> MixingWeights:
         """2N - 1 evaluations."""
         scores = context.score_each()
         first, *others = rank_by_score(scores, context.ids)

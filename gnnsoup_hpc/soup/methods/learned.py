@@ -11,16 +11,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import repeat
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gnnsoup_hpc.config import LearnedJob, PartitionLearnedJob
-from gnnsoup_hpc.engine import Plan
 from gnnsoup_hpc.errors import DivergedError, JobError
 from gnnsoup_hpc.io.records import MixingWeights, Step
 from gnnsoup_hpc.runtime.progress import Bar
-from gnnsoup_hpc.soup.context import SoupContext
+from gnnsoup_hpc.soup.context import LossContext, SoupContext
 from gnnsoup_hpc.soup.optim import (
     LastTracker,
     LowestLossTracker,
@@ -79,15 +79,15 @@ class BatchStream:
     window: evaluations that see about every validation node once, over which held-out losses are averaged.
     """
 
-    batches: Iterator[Plan | None]
+    batches: Iterator[Any]  # plans; None where another rank has it
     masks: Iterator[Tensor | None] = field(default_factory=lambda: repeat(None))
     whole: bool = True
     reuse: int = 1
     window: int = 1
-    now: tuple[Plan | None, Tensor | None] | None = None
+    now: tuple[Any, Tensor | None] | None = None
     uses: int = 0
 
-    def current(self) -> tuple[Plan | None, Tensor | None]:
+    def current(self) -> tuple[Any, Tensor | None]:
         """The batch to evaluate on, and the mask of what is held out of it."""
         if self.now is None or self.uses >= self.reuse:
             self.now = None  # before the next one is read
@@ -96,7 +96,7 @@ class BatchStream:
         return self.now
 
 
-def fit(context: SoupContext, options: LearnedJob, batches: BatchStream, title: str) -> MixingWeights:
+def fit(context: LossContext, options: LearnedJob, batches: BatchStream, title: str) -> MixingWeights:
     """Alpha after at most `options.epochs` evaluations by the optimiser of `options`, or the best of those seen.
 
     Rank-collective. Raises: DivergedError.
@@ -140,7 +140,7 @@ class _Objective:
     dL/dalpha[g, i] = <dL/dW^g, W_i^g>, and autograd takes it through the softmax to dL/draw.
     """
 
-    context: SoupContext
+    context: LossContext
     options: LearnedJob
     batches: BatchStream
     tracker: LastTracker
@@ -189,6 +189,6 @@ def _check_finite(alpha_GN: Tensor, history: list[Step], options: LearnedJob, ti
     else:  # the start, a mean of sound ingredients, is none itself
         remedy = "see gnnsoup diagnose for which ingredients do not mix"
     raise DivergedError(
-        f"{title} diverged: its loss is not a number from evaluation {lost} on (soup.{title}.optimiser ="
-        f" '{options.optimiser}', weights = '{options.weights}'); {remedy}, and soup again: other soups are kept"
+        f"{title} diverged: its loss is not a number from evaluation {lost} on (optimiser = '{options.optimiser}',"
+        f" weights = '{options.weights}'); {remedy}, and soup again"
     )

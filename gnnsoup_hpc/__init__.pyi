@@ -1,0 +1,8 @@
+from gnnsoup_hpc.api import StateSoup as StateSoup
+from gnnsoup_hpc.api import gis as gis
+from gnnsoup_hpc.api import greedy_soup as greedy_soup
+from gnnsoup_hpc.api import learned_soup as learned_soup
+from gnnsoup_hpc.api import recompute_statistics as recompute_statistics
+from gnnsoup_hpc.api import uniform_soup as uniform_soup
+
+__version__: str
