@@ -17,7 +17,6 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from gnnsoup_hpc.config import GisJob, LearnedJob
 from gnnsoup_hpc.io.records import MixingWeights, Step
@@ -88,16 +87,15 @@ def learned_soup(
     batches: Iterable[Any],
     loss: Loss,
     *,
-    device: torch.device | str = CPU,
     progress: bool = False,
     **options: Any,
 ) -> StateSoup:
     """Shares of the states by gradient descent on a loss: sum over i of alpha[g, i] W_i, for each group g of entries.
 
-    module: of the states' model, on `device`; it is left as it is. batches: anything that can be gone over again and
-    again, as a list or a DataLoader, of data that no state was trained on. loss: of the module and a batch, a mean,
-    differentiable; the module has the mixture's parameters then, dropout off, and the batch's own statistics where it
-    has batch norm, whose running ones are told anew at the end over all batches.
+    module: of the states' model, which is left as it is; where it is, the mixing is done too. batches: anything that can
+    be gone over again and again, as a list or a DataLoader, of data that no state was trained on. loss: of the module
+    and a batch, a mean, differentiable; the module has the mixture's parameters then, dropout off, and the batch's own
+    statistics where it has batch norm, whose running ones are told anew at the end over all batches.
     options: as of [soup.ls] in a job. optimiser = "adam" (the default here), "eg" or "paper" takes a step a batch, and
     "lbfgs" goes over all batches for each evaluation; epochs: most evaluations; alpha = "layer" (a group for each child
     of the module), "tensor" or "model"; weights = "softmax", "affine" or "free"; learning_rate; regularise.
@@ -107,7 +105,7 @@ def learned_soup(
     chosen = _check(LearnedJob, **({"optimiser": "adam", "logit_scale": False} | options))
     if chosen.logit_scale or chosen.holdout:
         raise ValueError("logit_scale and holdout need logits and nodes, and here is but a loss: leave them out")
-    stack, whole = _Stack.of(states, torch.device(device), module), chosen.optimiser == "lbfgs"
+    stack, whole = _Stack.of(states, module), chosen.optimiser == "lbfgs"
     context = _ModuleLosses(stack, _Calling(module, loss), whole, Log(quiet=not progress))
     with _fitting(module):
         soup = stack.soup(fit(context, chosen, BatchStream(_repeat(batches, whole), whole=whole), "learned_soup"))
@@ -158,13 +156,11 @@ class _Calling(nn.Module):
 
 @contextmanager
 def _fitting(module: nn.Module) -> Iterator[None]:
-    """As in training, but without dropout; each part's mode is given back."""
+    """Without dropout, of parts or of functions, and with batch norm as in training; each part's mode is given back."""
     modes = [(part, part.training) for part in module.modules()]
     try:
-        module.train()
         for part, _ in modes:
-            if isinstance(part, _DropoutNd):
-                part.eval()
+            part.training = isinstance(part, _BatchNorm)
         yield
     finally:
         for part, mode in modes:
@@ -230,7 +226,7 @@ class _Stack:
     same: Mapping[str, str]
 
     @classmethod
-    def of(cls, states: Sequence[StateDict], device: torch.device = CPU, module: nn.Module | None = None) -> _Stack:
+    def of(cls, states: Sequence[StateDict], module: nn.Module | None = None) -> _Stack:
         """Raises: ValueError, with the first difference."""
         if not states:
             raise ValueError("there are no states to mix")
@@ -248,9 +244,9 @@ class _Stack:
         for number, row in enumerate(rows):
             if not bool(row.isfinite().all()):
                 raise ValueError(f"state {number} has entries that are not finite numbers")
-        return cls(
-            ParameterMatrix(entries, tuple(range(len(states))), torch.stack(rows).to(device)), states, wanted, same
-        )
+        place = CPU if module is None else next(iter(mixed.values())).device
+        weights = torch.stack(rows).to(place)
+        return cls(ParameterMatrix(entries, tuple(range(len(states))), weights), states, wanted, same)
 
     def mix(self, alpha: Tensor, by: Grouping = "model") -> dict[str, Tensor]:
         """The state dict that alpha (G, N) mixes; other entries are those of the state with the most weight."""

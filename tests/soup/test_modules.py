@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, dropout
 from torch.optim.swa_utils import update_bn
 
 import gnnsoup_hpc as gs
@@ -122,11 +122,11 @@ def test_greedy_soups_and_gis_are_never_below_the_best_state() -> None:
 def test_the_gradient_of_alpha_is_autograds(by: Any, make: Callable[[], nn.Module]) -> None:
     module = make().double()
     states, batches = make_states(module), make_batches(kind=torch.float64)
-    stack = _Stack.of(states, module=module)
+    stack = _Stack.of(states, module)
     groups = stack.matrix.model.groups(by)
     alpha = torch.rand(len(groups), 3, dtype=torch.float64)
     for part in module.modules():
-        part.training = not isinstance(part, nn.Dropout)
+        part.training = isinstance(part, nn.BatchNorm1d)
     wanted = alpha.clone().requires_grad_()
     group_of = {name: number for number, names in enumerate(groups.values()) for name in names}
     first = {"last.weight": "first.weight"} if isinstance(module, Tied) else {}
@@ -178,6 +178,24 @@ def test_statistics_are_those_that_torch_tells() -> None:
     for name, tensor in module.state_dict().items():
         torch.testing.assert_close(found[name], tensor)
     assert not torch.equal(found["1.running_mean"], state["1.running_mean"])
+
+
+def test_dropout_of_functions_is_off_too() -> None:
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(dropout(x, 0.5, training=self.training))
+
+    module, batches = Dropping(), make_batches(1)
+    states = make_states(module)
+    soups = [gs.learned_soup(module, states, batches, loss, epochs=2) for _ in range(2)]
+    assert [step.loss for step in soups[0].history] == [step.loss for step in soups[1].history]
+    module.load_state_dict(gs.uniform_soup(states).state)
+    module.eval()
+    assert soups[0].history[0].loss == pytest.approx(float(loss(module, batches[0])), rel=1e-6)
 
 
 def test_entries_that_a_module_ties_stay_tied() -> None:
