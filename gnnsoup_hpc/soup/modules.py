@@ -92,7 +92,7 @@ def learned_soup(
 ) -> StateSoup:
     """Shares of the states by gradient descent on a loss: sum over i of alpha[g, i] W_i, for each group g of entries.
 
-    module: of the states' model, which is left as it is; where it is, the mixing is done too. batches: anything that can
+    module: of the states' model, which is left as it is; where it is, the mixing is done too. batches: what can
     be gone over again and again, as a list or a DataLoader, of data that no state was trained on. loss: of the module
     and a batch, a mean, differentiable; the module has the mixture's parameters then, dropout off, and the batch's own
     statistics where it has batch norm, whose running ones are told anew at the end over all batches.
