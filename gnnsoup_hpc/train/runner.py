@@ -54,8 +54,7 @@ POLL_SECONDS = 1.0
 class TrainContext:
     """A rank's place at a run; what it trains on is read when it is first asked for.
 
-    initial: what ingredients start from; trunk: the state that all branch from, where the job asks for one; hop: the
-    whole graph's first sums, likewise.
+    initial: what ingredients start from; trunk: the state that all branch from, where the job asks for one.
     """
 
     job: Job
@@ -69,7 +68,7 @@ class TrainContext:
     board: TaskBoard
     initial: State = field(default_factory=dict)
     trunk: State | None = None
-    hop: FirstAggregationFile | None = None
+    opened: ExitStack = field(default_factory=ExitStack)  # files, closed once all is trained
 
     @property
     def provenance(self) -> dict[str, object]:
@@ -103,7 +102,9 @@ class TrainContext:
             batches = FullBatches(view, loader.share_graph(self.graph, view, Role.VALIDATION), plan)
             evaluator.keep(batches.validate)  # it is in memory anyway
         elif how.batch == "cluster":
-            batches = ClusterBatches(*where, device=self.device, hop=self.hop)
+            exact = how.first_hop == "exact"
+            hop = self.opened.enter_context(_open_first_hop(self)) if exact else None
+            batches = ClusterBatches(*where, device=self.device, hop=hop)
         else:
             hops, sampler = self.model.hops or 1, resolve_sampler(how.sampler)
             batches = NeighbourBatches(*where, how.batch_size, how.fanout, hops, sampler, device=self.device)
@@ -134,21 +135,20 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
     trained, once all others are there.
     """
     run, everyone = RunDir.of(job), range(job.train.ingredients)
-    with graph_store.open_graph(run.graph, job) as graph, ExitStack() as stack:
+    with graph_store.open_graph(run.graph, job) as graph, ExitStack() as opened:
         model = make_model(job.model, graph.features, graph.classes)
         engine = _find_engine(job, run, model, device)
         if not _is_trained(job, run):
             _check_precision(job, engine, device)
         job = _within_limit(job, run, here, Sizes.of(graph, model, device), engine, log, souping)
-        context = TrainContext(job, run, model, engine, graph, here, device, log, TaskBoard(run, here, log))
+        board = TaskBoard(run, here, log)
+        context = TrainContext(job, run, model, engine, graph, here, device, log, board, opened=opened)
         context.initial = _load_initial(context)
         context.trunk = _load_trunk(context) if job.train.trunk_epochs else None
         missing = [index for index in everyone if _find_fault(context, index)]
         if here.rank == 0:
             note_job(job)
         _describe_work(context, len(missing))
-        if missing and job.train.batch == "cluster" and job.train.first_hop == "exact":
-            context.hop = stack.enter_context(_open_first_hop(context))
         failed = _share(context, missing) if missing else {}
     if here.rank == 0:
         remove_leftovers(run, {"trunk", *map(_work, everyone)} - failed.keys())

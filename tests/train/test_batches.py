@@ -115,6 +115,24 @@ def test_exact_first_sums_are_the_whole_graphs(kind: str, engine: str, tmp_path:
     assert lasts["exact", 2] != pytest.approx(lasts["truncated", 2], rel=1e-4)
 
 
+def test_a_trunk_and_what_branches_from_it_have_the_same_first_sums(tmp_path: Path) -> None:
+    """Whether the same process trained the trunk or not."""
+    exact = ("train.batch=cluster", "train.first_hop=exact", "train.trunk_epochs=2", "train.ingredients=1")
+    job = runs.train_run(tmp_path, *exact)
+    path = RunDir.of(job).ingredient(0)
+    content = ingredient_store.read(path)
+    path.unlink()
+    runs.train(job)
+    again = ingredient_store.read(path)
+    assert [epoch.loss for epoch in again.history] == [epoch.loss for epoch in content.history]
+    assert all(torch.equal(again.state[name], tensor) for name, tensor in content.state.items())
+    truncated = runs.change_job(job, "train.first_hop=truncated", "name=truncated")
+    runs.prepare(truncated, runs.ALONE, runs.QUIET)
+    runs.train(truncated)
+    trunks = [ingredient_store.read_trunk(RunDir.of(each).trunk).history[-1].loss for each in (job, truncated)]
+    assert trunks[0] != trunks[1]
+
+
 def test_the_file_of_first_sums_is_made_by_one_and_read_by_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
