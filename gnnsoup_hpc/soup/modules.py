@@ -273,6 +273,8 @@ def _compare(number: int, state: StateDict, wanted: StateDict, whose: str) -> No
         if name not in state or name not in wanted:
             here, there = (f"state {number}", whose) if name in state else (whose, f"state {number}")
             raise ValueError(f"{here} has an entry {name!r}, and {there} has none")
+        if not isinstance(state[name], Tensor) or state[name].is_complex():
+            raise ValueError(f"{name!r} of state {number} is no tensor of real numbers, and cannot be mixed")
         if state[name].shape != wanted[name].shape:
             raise ValueError(
                 f"{name!r} is {tuple(state[name].shape)} in state {number} and {tuple(wanted[name].shape)} in {whose}"

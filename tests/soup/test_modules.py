@@ -248,6 +248,9 @@ class TestWhatIsNotRight:
             gs.uniform_soup([self.states[0], wide])
         with pytest.raises(ValueError, match="state 1 has entries that are not finite"):
             gs.uniform_soup([self.states[0], self.states[1] | {"0.bias": torch.full((8,), torch.nan)}])
+        for other in (None, torch.ones(8, dtype=torch.complex64)):
+            with pytest.raises(ValueError, match=r"'0\.bias' of state 1 is no tensor of real numbers"):
+                gs.uniform_soup([self.states[0], self.states[1] | {"0.bias": other}])  # type: ignore[dict-item]
         with pytest.raises(ValueError, match="nothing in the states floats"):
             gs.uniform_soup([{"count": torch.ones(2, dtype=torch.int64)}])
 
