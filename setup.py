@@ -41,6 +41,8 @@ setup(
     extras_require={
         # An MPI library and mpirun from PyPI, for machines that have none of their own.
         "mpi": ["mpich>=4.2"],
+        # Soups exported as .safetensors.
+        "safetensors": ["safetensors>=0.4"],
         # Kernels for GPUs. PyTorch's CUDA builds bring theirs; it runs them on a CPU too, for tests.
         "gpu": ["triton>=3.5; sys_platform == 'linux'"],
         "dev": [
@@ -51,6 +53,7 @@ setup(
             "mypy",
             "ruff",
             "types-tqdm",
+            "safetensors",
         ],
     },
     entry_points={"console_scripts": ["gnnsoup = gnnsoup_hpc.__main__:main"]},

@@ -25,6 +25,7 @@ COMMANDS = {
     "diagnose": "Say whether a run's ingredients lie in one basin, so that a soup can pay, and what to do where they do"
     " not.",
     "report": "Write a run's report.h5 anew and print its table; several runs are compared.",
+    "export": "Write a soup's weights to a file, with a card and a script that predicts without this package.",
     "bench": "Time and memory of evaluation, LS, PLS and GIS beside PyG's own classes, every cell in processes of its"
     " own.",
     "job": "Print the resolved job, every field with what it means.",
@@ -79,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help=about)
     else:
         about, called = JOB_HELP, "JOB"
-        if command in ("status", "diagnose"):
+        if command in ("status", "diagnose", "export"):
             about, called = f"the folder of a run, or {JOB_HELP}", "RUN"
         parser.add_argument("job", nargs="?", metavar=called, help=about)
         about = "override one field of the job, for example soup.pls.union=8; may be repeated"
@@ -94,6 +95,11 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         parser.add_argument("--again", action="store_true", help=AGAIN[command])
     if command == "job":
         parser.add_argument("--logs", action="store_true", help="print the folder of the run's logs alone")
+    if command == "export":
+        about = "whose soup (default: the one with the best validation metric that is one model)"
+        parser.add_argument("--method", metavar="NAME", help=about)
+        about = "a file of .pt or .safetensors; card and script go beside it (default: RUN-METHOD.pt here)"
+        parser.add_argument("--to", type=Path, metavar="FILE", help=about)
     if command == "status":
         about = "a line for every ingredient, however many there are"
         parser.add_argument("--all", action="store_true", help=about)

@@ -125,14 +125,20 @@ class Architecture:
 
         Raises: RunError where that has no class of this kind.
         """
-        if not self.convolution.module:
-            raise RunError(f"torch_geometric.nn has no class of models of kind {self.kind!r}")
+        name, arguments = self.describe_module()
         from torch_geometric import nn as modules
 
+        kind: type[nn.Module] = getattr(modules, name)
+        return kind(**arguments)
+
+    def describe_module(self) -> tuple[str, dict[str, Any]]:
+        """Name and arguments of the class of torch_geometric.nn. Raises: RunError where it has none of this kind."""
+        if not self.convolution.module:
+            raise RunError(f"torch_geometric.nn has no class of models of kind {self.kind!r}")
+        sizes = {"in_channels": self.features, "hidden_channels": self.hidden, "num_layers": self.layers}
         norm = {"norm": "layer_norm", "norm_kwargs": {"mode": "node"}} if self.norm == "layer" else {}
         heads = {"heads": self.heads} if self.convolution.has_heads else {}
-        kind: type[nn.Module] = getattr(modules, self.convolution.module)
-        return kind(self.features, self.hidden, self.layers, self.classes, **norm, **heads)
+        return self.convolution.module, {**sizes, "out_channels": self.classes, **norm, **heads}
 
     @property
     def symmetries(self) -> Symmetries | None:

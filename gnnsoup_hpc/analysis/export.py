@@ -1,0 +1,86 @@
+"""What an exported soup's card says: where it is from, how it was mixed, how good it is, with errors."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from gnnsoup_hpc.analysis.report.contents import Contents
+from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.evaluation.tasks import score
+from gnnsoup_hpc.io import files
+from gnnsoup_hpc.io.records import Soup
+
+
+def choose_soup(run: Contents, method: str | None) -> Soup:
+    """The soup of a method; without one, that with the best validation metric, of equals the first.
+
+    Raises: RunError where it is not there, or is no one model.
+    """
+    single = [soup for soup in run.soups if soup.state is not None]
+    if method is None:
+        return max(single, key=lambda soup: score(run.task, soup.validation_accuracy))
+    found = run.soup(method)
+    if found is None or found.state is None:
+        why = "it is not one model" if found else "the run has no such soup"
+        raise RunError(f"--method {method}: {why}; there are: {', '.join(soup.method for soup in single)}")
+    return found
+
+
+def make_card(run: Contents, soup: Soup) -> dict[str, Any]:
+    """The card but for what the weights' file itself says."""
+    mixture, best = soup.mixture, run.best
+    return {
+        "format": "gnnsoup_hpc/card",
+        "format_version": 1,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "run": run.job.name,
+        "method": soup.method,
+        "source": soup.source,
+        "options": dict(soup.options),
+        "graph": {"source": run.job.graph.source, "about": run.graph, "split": run.split},
+        "metrics": {
+            "validation_accuracy": soup.validation_accuracy,
+            "test_accuracy": soup.test_accuracy,
+            "test_error": run.task.error(soup.test_accuracy, run.test_nodes),
+            "test_nodes": run.test_nodes,
+            "best_ingredient": f"{best.index:04d}",
+            "best_ingredient_test_accuracy": best.test_accuracy,
+        },
+        "mixture": {
+            "by": mixture.by,
+            "groups": list(mixture.groups),
+            "ingredients": list(soup.ingredients),
+            "alpha": mixture.alpha.tolist(),
+        },
+        "versions": files.versions(),
+    }
+
+
+def show_card(card: dict[str, Any], name: str) -> str:
+    """The same for people, in Markdown."""
+    metrics, mixture, stem = card["metrics"], card["mixture"], name.rpartition(".")[0]
+    best = f"{metrics['best_ingredient']}, test accuracy {metrics['best_ingredient_test_accuracy']:.4f}"
+    error = f"standard error {metrics['test_error']:.4f} of {metrics['test_nodes']} nodes"
+    header = " | ".join(["", *mixture["ingredients"]])
+    rows = [
+        " | ".join(["", group, *(f"{share:.4f}" for share in shares)]).strip() + " |"
+        for group, shares in zip(mixture["groups"], mixture["alpha"], strict=True)
+    ]
+    return f"""# {card["method"]} soup of {len(mixture["ingredients"])} ingredients of the run {card["run"]}
+
+One model: weights in `{name}`, what is done to features and edges before it sees them in `{stem}.json`.
+`python {stem}.py GRAPH.npz SCORES.npy` predicts with PyTorch Geometric alone.
+
+- Graph: {card["graph"]["about"]}. {card["graph"]["split"]}
+- Method: {card["source"]}
+- Validation accuracy {metrics["validation_accuracy"]:.4f}, by which it may have been chosen
+- Test accuracy {metrics["test_accuracy"]:.4f}, {error}
+- Best ingredient on validation: {best}
+
+Shares of the ingredients:
+
+| parameters {header} |
+|{"---|" * (len(mixture["ingredients"]) + 1)}
+{chr(10).join(rows)}
+"""

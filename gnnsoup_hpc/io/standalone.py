@@ -1,0 +1,100 @@
+"""Predict with the model that gnnsoup_hpc wrote beside this file; it needs NumPy, PyTorch and PyTorch Geometric alone.
+
+    python NAME.py GRAPH.npz SCORES.npy
+
+GRAPH.npz has x (V, F) and edge_index (2, E), as the model's graph had them before anything was done to them; the scores
+are (V, C), a row a node. From Python: `predict(x, edge_index)`. NAME.json says what the model is and what is done to x
+and edges; NAME.pt or NAME.safetensors has its weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch_geometric.nn
+from torch import Tensor, nn
+
+HERE = Path(__file__)
+
+
+@cache
+def read_card() -> dict[str, Any]:
+    """What the model is, where it is from, and what is done to features and edges."""
+    found: dict[str, Any] = json.loads(HERE.with_suffix(".json").read_text(encoding="utf-8"))
+    return found
+
+
+def load_model() -> nn.Module:
+    """The model with its weights, ready to predict."""
+    card = read_card()
+    place, name = HERE.with_name(card["weights"]["file"]), card["model"]["class"].rpartition(".")[2]
+    if place.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state = load_file(place)
+    else:
+        state = torch.load(place, weights_only=True)
+    model: nn.Module = getattr(torch_geometric.nn, name)(**card["model"]["arguments"])
+    model.load_state_dict(state, strict=True)
+    return model.eval()
+
+
+def prepare_features(raw: Any) -> Tensor:
+    """Raw features (V, F) as the model was trained on them, float32, computed in float64."""
+    how = read_card()["preparation"]
+    x = np.asarray(raw, dtype=np.float64)
+    if x.ndim != 2 or x.shape[1] != read_card()["model"]["arguments"]["in_channels"]:
+        raise SystemExit(f"features have shape {x.shape}: the model takes another number of them")
+    if how["features"] == "standardise":
+        x = (x - np.array(how["mean"])) / np.array(how["scale"])
+    elif how["features"] == "row-normalise":
+        for reduce in (np.max, np.sum):
+            divisor = reduce(np.abs(x), 1, keepdims=True)
+            x = x / np.where(divisor == 0.0, 1.0, divisor)
+    elif how["features"] != "none":
+        raise SystemExit(f"features were prepared by {how['features']!r}, which this script does not know")
+    return torch.from_numpy(x.astype(np.float32))
+
+
+def prepare_edges(raw: Any, nodes: int) -> Tensor:
+    """Raw edges (2, E) as the model was trained on them: turned round, loops and reverse edges; each once."""
+    how, ends = read_card()["preparation"], np.asarray(raw).astype(np.int64)
+    if ends.size and (ends.min() < 0 or ends.max() >= nodes):
+        raise SystemExit(f"an edge's end is {ends.min()} or {ends.max()}, out of range for {nodes} nodes")
+    ends = ends[::-1] if how["reverse"] else ends
+    if how["self_loops"] != "keep":
+        ends = ends[:, ends[0] != ends[1]]
+    if how["undirected"]:
+        ends = np.hstack([ends, ends[::-1]])
+    if how["self_loops"] == "add":
+        ends = np.hstack([ends, np.tile(np.arange(nodes), (2, 1))])
+    keys = np.unique(ends[1] * nodes + ends[0])
+    return torch.from_numpy(np.stack([keys % nodes, keys // nodes]))
+
+
+@torch.no_grad()
+def predict(x: Any, edge_index: Any) -> Tensor:
+    """Class scores (V, C) of every node of a graph as its source has it."""
+    features = prepare_features(x)
+    scores: Tensor = load_model()(features, prepare_edges(edge_index, len(features)))
+    return scores
+
+
+def main() -> None:
+    """From one file to the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("graph", type=Path, help="an npz file with x and edge_index")
+    parser.add_argument("scores", type=Path, help="where the scores go, an npy file")
+    words = parser.parse_args()
+    with np.load(words.graph) as graph:
+        np.save(words.scores, predict(graph["x"], graph["edge_index"]).numpy())
+
+
+if __name__ == "__main__":
+    main()

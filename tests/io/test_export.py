@@ -1,0 +1,97 @@
+"""An exported soup predicts as the run says, by its script alone, where this package is not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gnnsoup_hpc.__main__ import main
+from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.io import export
+from gnnsoup_hpc.io.model import read_model
+from tests.io.test_model import raw_graph, reported, run  # noqa: F401 - the fixture of its runs
+
+ALONE = (
+    "import runpy, sys; sys.modules['gnnsoup_hpc'] = None; sys.argv = sys.argv[1:];"
+    " runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+FILES = (".json", ".md", ".pt", ".py")
+
+
+@pytest.fixture
+def here(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:  # noqa: F811
+    """The run, from an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.excepthook", None)
+    return run
+
+
+def predict_alone(script: Path, **graph: Any) -> subprocess.CompletedProcess[str]:
+    np.savez("graph.npz", **graph)
+    words = [sys.executable, "-c", ALONE, str(script), "graph.npz", "scores.npy"]
+    return subprocess.run(words, check=False, capture_output=True, text=True)
+
+
+@pytest.mark.usefixtures("here")
+def test_the_script_has_the_accuracy_of_the_report(here: Path, tmp_path: Path) -> None:
+    assert main(["export", str(here), "--method", "pls"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"mine-pls{suffix}" for suffix in FILES]
+    card = json.loads((tmp_path / "mine-pls.json").read_text())
+    raw, soup = raw_graph(), read_model(here / "soups" / "pls.h5")
+    x = soup.features(raw["x"])
+    with torch.no_grad():
+        wanted = soup.as_pyg()(x, soup.edges(raw["edge_index"], len(x)))
+    done = predict_alone(tmp_path / "mine-pls.py", x=raw["x"], edge_index=raw["edge_index"])
+    assert (done.returncode, done.stderr) == (0, "")
+    scores = np.load("scores.npy")
+    np.testing.assert_array_equal(scores, wanted.numpy())
+    right = (scores.argmax(1) == raw["y"])[raw["test_idx"]].mean()
+    assert right == pytest.approx(card["metrics"]["test_accuracy"], abs=1e-12)
+    assert right == pytest.approx(reported(here, "pls"), abs=1e-12)
+    weights = (tmp_path / card["weights"]["file"]).read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == card["weights"]["sha256"]
+    assert f"Test accuracy {right:.4f}" in (tmp_path / "mine-pls.md").read_text()
+    assert len(card["mixture"]["alpha"][0]) == len(card["mixture"]["ingredients"]) == 2
+
+
+def test_safetensors_hold_the_same(here: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    assert main(["export", str(here), "--to", "soup.safetensors"]) == 0
+    found, state = load_file(tmp_path / "soup.safetensors"), read_model(here / "soups" / "pls.h5").state
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+
+
+def test_what_cannot_be_exported_is_one_line(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*words: str) -> str:
+        assert main(["export", str(here), *words]) == RunError.exit_code
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert "--method ensemble: it is not one model; there are: pls" in fails("--method", "ensemble")
+    assert "--method lsp: the run has no such soup" in fails("--method", "lsp")
+    assert "a file of .pt or .safetensors" in fails("--to", "soup.h5")
+    (tmp_path / "soup.md").write_text("mine")
+    assert "soup.md is there already" in fails("--to", "soup.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["soup.md"]
+    monkeypatch.setattr(export, "import_module", lambda name: (_ for _ in ()).throw(ModuleNotFoundError))
+    assert "pip install safetensors" in fails("--to", "other.safetensors")
+
+
+def test_a_graph_that_does_not_fit_is_one_line(here: Path, tmp_path: Path) -> None:
+    assert main(["export", str(here), "--to", "soup.pt"]) == 0
+    raw = raw_graph()
+    done = predict_alone(tmp_path / "soup.py", x=raw["x"][:, :2], edge_index=raw["edge_index"])
+    assert done.returncode == 1
+    assert done.stderr.startswith("features have shape")
