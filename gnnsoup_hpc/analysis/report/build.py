@@ -16,9 +16,9 @@ from gnnsoup_hpc.analysis.report.verdicts import verdicts
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io.files import Columns
 from gnnsoup_hpc.io.records import Ingredient, Soup, Step
+from gnnsoup_hpc.io.report import KIND, VERSION
 from gnnsoup_hpc.runtime.profiling import COUNTS, QUANTITIES, subtract_baseline
 
-KIND, VERSION = "report", 1
 Row = TypeVar("Row")
 # (name, how to take it from a row, unit, meaning)
 Column = tuple[str, Callable[[Row], Any], str, str]
