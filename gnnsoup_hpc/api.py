@@ -1,4 +1,4 @@
-"""What `import gnnsoup_hpc` gives beside its commands: runs that are there, and souping of any torch module's states."""
+"""What `import gnnsoup_hpc` gives beside its commands: runs that are there, and soups of any torch module's states."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load_soup(run: str | PathLike[str], method: str) -> Trained:
 
 
 def read_report(run: str | PathLike[str]) -> dict[str, DataFrame]:
-    """Tables of the report of the run in a folder by their names: methods, ingredients, phases, histories/METHOD, …
+    """Tables of the report of the run in a folder by their names, as methods, ingredients, phases or histories/pls.
 
     verdicts and notes have one column, `text`. Raises: FileError where it is missing or damaged.
     """
