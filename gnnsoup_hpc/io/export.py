@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from gnnsoup_hpc.errors import RunError
-from gnnsoup_hpc.io import files, standalone
+from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io.model import Trained
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import State
 
 SUFFIXES = (".pt", ".safetensors")
+SCRIPT = Path(__file__).with_name("standalone.py")
 
 
 def check_target(to: Path) -> list[Path]:
@@ -59,7 +60,7 @@ def write(to: Path, trained: Trained, card: Mapping[str, Any], text: str) -> lis
             "undirected": graph.undirected,
         },
     }
-    contents = json.dumps(whole, indent=1), text, Path(standalone.__file__).read_text(encoding="utf-8")
+    contents = json.dumps(whole, indent=1), text, SCRIPT.read_text(encoding="utf-8")
     for path, content in zip(made[1:], contents, strict=True):
         with files.publish(path) as private:
             private.write_text(content, encoding="utf-8")
