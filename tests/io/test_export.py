@@ -24,6 +24,10 @@ ALONE = (
     " runpy.run_path(sys.argv[0], run_name='__main__')"
 )
 FILES = (".json", ".md", ".pt", ".py")
+ROWS = ("model.kind=gcn", "model.heads=1", "graph.features=row-normalise", "graph.self_loops=add")
+RAW = ("model.kind=sage", "model.heads=1", "graph.features=none", "graph.undirected=false", "graph.reverse=true")
+some_runs = pytest.mark.parametrize("run", [(), ROWS, RAW], indirect=True)
+one_run = pytest.mark.parametrize("run", [()], indirect=True)
 
 
 @pytest.fixture
@@ -40,7 +44,7 @@ def predict_alone(script: Path, **graph: Any) -> subprocess.CompletedProcess[str
     return subprocess.run(words, check=False, capture_output=True, text=True)
 
 
-@pytest.mark.usefixtures("here")
+@some_runs
 def test_the_script_has_the_accuracy_of_the_report(here: Path, tmp_path: Path) -> None:
     assert main(["export", str(here), "--method", "pls"]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"mine-pls{suffix}" for suffix in FILES]
@@ -62,6 +66,7 @@ def test_the_script_has_the_accuracy_of_the_report(here: Path, tmp_path: Path) -
     assert len(card["mixture"]["alpha"][0]) == len(card["mixture"]["ingredients"]) == 2
 
 
+@one_run
 def test_safetensors_hold_the_same(here: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
@@ -71,6 +76,7 @@ def test_safetensors_hold_the_same(here: Path, tmp_path: Path) -> None:
     assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
 
 
+@one_run
 def test_what_cannot_be_exported_is_one_line(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +95,7 @@ def test_what_cannot_be_exported_is_one_line(
     assert "pip install safetensors" in fails("--to", "other.safetensors")
 
 
+@one_run
 def test_a_graph_that_does_not_fit_is_one_line(here: Path, tmp_path: Path) -> None:
     assert main(["export", str(here), "--to", "soup.pt"]) == 0
     raw = raw_graph()
