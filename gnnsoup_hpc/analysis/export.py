@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from gnnsoup_hpc.analysis.report.contents import Contents
@@ -18,6 +17,8 @@ def choose_soup(run: Contents, method: str | None) -> Soup:
     Raises: RunError where it is not there, or is no one model.
     """
     single = [soup for soup in run.soups if soup.state is not None]
+    if not single:
+        raise RunError(f"{run.run.root} holds no soup that is one model: add one to soup.methods, and soup again")
     if method is None:
         return max(single, key=lambda soup: score(run.task, soup.validation_accuracy))
     found = run.soup(method)
@@ -33,7 +34,6 @@ def make_card(run: Contents, soup: Soup) -> dict[str, Any]:
     return {
         "format": "gnnsoup_hpc/card",
         "format_version": 1,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "run": run.job.name,
         "method": soup.method,
         "source": soup.source,
@@ -52,6 +52,7 @@ def make_card(run: Contents, soup: Soup) -> dict[str, Any]:
             "groups": list(mixture.groups),
             "ingredients": list(soup.ingredients),
             "alpha": mixture.alpha.tolist(),
+            "aligned_by": soup.alignment.by if soup.alignment else "none",
         },
         "versions": files.versions(),
     }

@@ -20,7 +20,6 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     found = read_contents(folder.root)
     soup = choose_soup(found, arguments.method)
     to = arguments.to or Path(f"{found.job.name}-{soup.method}.pt")
-    export.check_target(to)
     card = make_card(found, soup)
     made = export.write(to, read_model(folder.soup(soup.method)), card, show_card(card, to.name))
     chosen = "" if arguments.method else ", the best on validation of those that are one model"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from importlib import import_module
@@ -21,35 +22,23 @@ SUFFIXES = (".pt", ".safetensors")
 SCRIPT = Path(__file__).with_name("standalone.py")
 
 
-def check_target(to: Path) -> list[Path]:
-    """The files that an export to `to` consists of: weights, card, card for people, script.
+def write(to: Path, trained: Trained, card: Mapping[str, Any], text: str) -> list[Path]:
+    """Publish an export: weights, card, card for people, script. The files that it consists of.
 
-    Raises: RunError for another suffix, a name that is taken, or a library that is not installed.
+    card: but for weights, model and preparation. Files of that content that are there already are left as they are, so
+    the same command completes what another did not.
+    Raises: RunError for a suffix that is none of these, a file of other content, or a library that is not installed.
     """
     if to.suffix not in SUFFIXES:
         raise RunError(f"{to}: an export is a file of {' or '.join(SUFFIXES)}")
-    if to.suffix == ".safetensors":
-        _load_safetensors()
-    made = [to, *(to.with_suffix(suffix) for suffix in (".json", ".md", ".py"))]
-    if taken := [path for path in made if path.exists()]:
-        raise RunError(f"{taken[0]} is there already: remove it, or export to another name")
-    return made
-
-
-def write(to: Path, trained: Trained, card: Mapping[str, Any], text: str) -> list[Path]:
-    """Publish an export; the card is given what is known of the weights and of their model. The files that it made."""
-    made = check_target(to)
     if not isinstance(trained.architecture, Architecture):
         raise RunError(
             f"{to}: models of kind {trained.architecture.kind!r} have no class that a plain script could make"
         )
-    name, arguments = trained.architecture.describe_module()
-    with files.publish(to) as private:
-        _write_weights(private, trained.state, to.suffix)
-    digest = hashlib.sha256(to.read_bytes()).hexdigest()
+    weights, (name, arguments) = _dump(trained.state, to.suffix), trained.architecture.describe_module()
     preparation, graph = trained.preparation, trained.graph
     whole = dict(card) | {
-        "weights": {"file": to.name, "sha256": digest},
+        "weights": {"file": to.name, "sha256": hashlib.sha256(weights).hexdigest()},
         "model": {"class": f"torch_geometric.nn.{name}", "arguments": arguments},
         "preparation": {
             "features": preparation.kind,
@@ -60,19 +49,30 @@ def write(to: Path, trained: Trained, card: Mapping[str, Any], text: str) -> lis
             "undirected": graph.undirected,
         },
     }
-    contents = json.dumps(whole, indent=1), text, SCRIPT.read_text(encoding="utf-8")
-    for path, content in zip(made[1:], contents, strict=True):
+    contents = {
+        to: weights,
+        to.with_suffix(".json"): json.dumps(whole, indent=1).encode(),
+        to.with_suffix(".md"): text.encode(),
+        to.with_suffix(".py"): SCRIPT.read_bytes(),
+    }
+    there = {path for path in contents if path.exists()}
+    if other := [path for path in contents if path in there and path.read_bytes() != contents[path]]:
+        raise RunError(f"{other[0]} is there already, and another: remove it, or export to another name")
+    for path in [path for path in contents if path not in there]:
         with files.publish(path) as private:
-            private.write_text(content, encoding="utf-8")
-    return made
+            private.write_bytes(contents[path])
+    return list(contents)
 
 
-def _write_weights(path: Path, state: State, suffix: str) -> None:
+def _dump(state: State, suffix: str) -> bytes:
+    """A state as bytes, which depend on nothing else."""
     state = {name: tensor.contiguous() for name, tensor in state.items()}
     if suffix == ".safetensors":
-        _load_safetensors().save_file(state, path)
-    else:
-        torch.save(state, path)
+        found: bytes = _load_safetensors().save(state)
+        return found
+    room = io.BytesIO()  # a file's name would be among its bytes
+    torch.save(state, room)
+    return room.getvalue()
 
 
 def _load_safetensors() -> Any:

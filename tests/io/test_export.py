@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,20 @@ def test_the_script_has_the_accuracy_of_the_report(here: Path, tmp_path: Path) -
 
 
 @one_run
+def test_the_same_command_completes_an_export(here: Path, tmp_path: Path) -> None:
+    assert main(["export", str(here), "--to", "soup.pt"]) == 0
+    whole = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    (tmp_path / "soup.json").unlink()
+    (tmp_path / "soup.pt").unlink()
+    assert main(["export", str(here), "--to", "soup.pt"]) == 0
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == {
+        path: bytes_ for path, (bytes_, _) in whole.items()
+    }
+    script = tmp_path / "soup.py"
+    assert script.stat().st_mtime_ns == whole[script][1]
+
+
+@one_run
 def test_safetensors_hold_the_same(here: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
@@ -88,8 +103,14 @@ def test_what_cannot_be_exported_is_one_line(
     assert "--method ensemble: it is not one model; there are: pls" in fails("--method", "ensemble")
     assert "--method lsp: the run has no such soup" in fails("--method", "lsp")
     assert "a file of .pt or .safetensors" in fails("--to", "soup.h5")
+    other = tmp_path / "other"
+    shutil.copytree(here, other)
+    (other / "soups" / "pls.h5").unlink()
+    assert main(["export", str(other)]) == RunError.exit_code
+    assert "holds no soup that is one model" in capsys.readouterr().err
+    shutil.rmtree(other)
     (tmp_path / "soup.md").write_text("mine")
-    assert "soup.md is there already" in fails("--to", "soup.pt")
+    assert "soup.md is there already, and another" in fails("--to", "soup.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["soup.md"]
     monkeypatch.setattr(export, "import_module", lambda name: (_ for _ in ()).throw(ModuleNotFoundError))
     assert "pip install safetensors" in fails("--to", "other.safetensors")
