@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -227,7 +228,9 @@ def main(library: Path, folder: Path, results: Path) -> None:
             assert done.returncode == step.ends, f"{step.name}: {done.stderr}"
         while POOLS:
             POOLS.popitem()[1].shutdown()
-        threads = len(os.listdir("/proc/self/task"))
+        deadline = time.monotonic() + 30.0  # Python's threads are done a moment before the system's
+        while (threads := len(os.listdir("/proc/self/task"))) > 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert threads == 1, f"{threads} threads are here, and children would lack all but one"
         gc.freeze()  # or each child would look through all of it, time and again
         server = Server(library, folder)
