@@ -285,11 +285,8 @@ def _compare(number: int, state: StateDict, wanted: StateDict, whose: str) -> No
 
 
 @dataclass
-class _StateScores:
-    """What greedy soups and GIS use of a context: scores of mixtures."""
-
+class _OfStack:
     stack: _Stack
-    score: Score
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -298,6 +295,13 @@ class _StateScores:
     @property
     def size(self) -> int:
         return len(self.ids)
+
+
+@dataclass
+class _StateScores(_OfStack):
+    """What greedy soups and GIS use of a context: scores of mixtures."""
+
+    score: Score
 
     def score_each(self) -> list[float]:
         return self.scores([Candidate(row[None]) for row in torch.eye(self.size, dtype=torch.float64)])
@@ -319,26 +323,17 @@ class _StateScores:
 
 
 @dataclass
-class _ModuleLosses:
+class _ModuleLosses(_OfStack):
     """What learned soups use of a context: the loss of a mixture on a batch, with its gradient in alpha.
 
     whole: what is given as a batch is all of them.
     """
 
-    stack: _Stack
     calling: _Calling
     whole: bool
     log: Log
     seed: int = 0
     comm: Comm = SERIAL
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        return self.stack.matrix.ids
-
-    @property
-    def size(self) -> int:
-        return len(self.ids)
 
     def groups(self, by: Grouping) -> tuple[str, ...]:
         return tuple(self.stack.matrix.groups(by))
