@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from gnnsoup_hpc.io import report
 from gnnsoup_hpc.io.model import Trained, read_model
+from gnnsoup_hpc.models.statistics import recompute_statistics
 from gnnsoup_hpc.runtime.run_dir import RunDir
-from gnnsoup_hpc.soup.modules import StateSoup, gis, greedy_soup, learned_soup, recompute_statistics, uniform_soup
+from gnnsoup_hpc.soup.modules import StateSoup, gis, greedy_soup, learned_soup, uniform_soup
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -31,6 +31,7 @@ TrainOptimiser = Literal["adam", "adamw"]
 Schedule = Literal["constant", "cosine"]  # of the learning rate over epochs
 Average = Literal["none", "ema", "swa"]  # of weights over steps, or over epochs
 Align = Literal["none", "weights", "activations"]  # how ingredients' units are matched
+Recompute = Literal["each", "end"]  # whose running statistics are recomputed: every candidate's, or a method's soup's
 Mode = Literal["train", "fit", "evaluate"]  # how an engine computes logits
 Grouping = Literal["layer", "tensor", "model"]  # of parameters that share one alpha vector
 

@@ -48,7 +48,9 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 def test_files_that_are_named_exist() -> None:
     """In pages, docstrings and comments; the changelog alone speaks of files that are gone."""
     tree = {
-        str(path.relative_to(ROOT)) for folder in ("gnnsoup_hpc", "tests") for path in (ROOT / folder).rglob("*.py")
+        str(path.relative_to(ROOT))
+        for folder in ("gnnsoup_hpc", "tests", "jobs")
+        for path in (ROOT / folder).rglob("*.py")
     }
     tree |= {path.name for path in ROOT.glob("*.py")}
     pages = [page for page in [*PAGES, ROOT / "CONTRIBUTING.md"] if page.name != "CHANGELOG.md"]

@@ -33,7 +33,7 @@ def make_card(run: Contents, soup: Soup) -> dict[str, Any]:
     mixture, best = soup.mixture, run.best
     return {
         "format": "gnnsoup_hpc/card",
-        "format_version": 1,
+        "format_version": 2,
         "run": run.job.name,
         "method": soup.method,
         "source": soup.source,

@@ -29,7 +29,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from gnnsoup_hpc.config.methods import METHOD_NAMES, MethodName
-from gnnsoup_hpc.types import Average, Draw, Grouping, Precision, Schedule, Start, TrainOptimiser
+from gnnsoup_hpc.types import Average, Draw, Grouping, Precision, Recompute, Schedule, Start, TrainOptimiser
 
 # ---- what sections have in common
 
@@ -426,15 +426,32 @@ class ModelJob(Section):
     """The architecture that all ingredients share. Which kinds there are, and what each takes, models/ says."""
 
     kind: str = "sage"
-    """GCN, GraphSAGE with mean aggregation, or GAT"""
+    """gcn, sage (GraphSAGE with mean aggregation) and gat, which have engines of their own; PyG's gatv2, gin, pna and
+    edgecnn; or module, any torch module that `factory` makes"""
     layers: int = Field(2, ge=1, le=64)
     """number of message passing layers"""
     hidden: Count = 128
     """hidden channels; for GAT those of all heads together"""
     heads: Count = 1
     """attention heads of GAT; must divide hidden"""
-    norm: Literal["none", "layer"] = "none"
-    """layer norm after each hidden layer, or none"""
+    norm: Literal["none", "layer", "batch", "graph"] = "none"
+    """norm after each hidden layer, or none; batch and graph are PyG's, computed by the torch engine"""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """what the factory, or PyG's class, is called with besides: { jk = "cat", act = "elu" }"""
+    factory: str = ""
+    """of kind = "module": "package.module:function", which makes a torch.nn.Module of the arguments, and of
+    in_channels, out_channels and deg (nodes of each in-degree) where it takes them (docs/models.md)"""
+    takes: Literal["edge_index", "sparse"] = "edge_index"
+    """what the module is called with beside the features: edges (2, E), or a sparse CSR matrix, a row a destination"""
+    hops: Natural = 0
+    """message passing layers of the module, for neighbour batches and graphs that do not fit in memory; 0: not known"""
+    groups: tuple[str, ...] = Field((), strict=False)
+    """beginnings of names of parameters that share an alpha vector with alpha = "layer"; none: the module's children"""
+    revision: str = ""
+    """name of the module's code, in place of a hash of the files that it is written in; the hash of older code says
+    that the code of now computes the same"""
+    folder: str = ""
+    """where the factory is imported from first; empty: the folder of the job file"""
 
     @field_validator("kind")
     @classmethod
@@ -474,6 +491,10 @@ class SoupJob(Section):
     """put ingredients' hidden units in the order of the best one's first, matched by weights or by what they do on
     validation nodes; changes no ingredient's outputs; auto: by weights where that lifts the mean of all by more than
     the error, else none"""
+    recompute: Recompute = "each"
+    """of models with batch norm: the running statistics of every candidate that greedy and gis score are computed anew,
+    which costs a pass over the graph each; or, with end, only those of each method's soup, while candidates have mixed
+    ones"""
     diagnose: bool = True
     """end with a diagnosis: are the ingredients in one basin? Costs two evaluations an ingredient"""
     gis: GisJob = GisJob()

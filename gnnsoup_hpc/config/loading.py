@@ -20,7 +20,7 @@ from gnnsoup_hpc.errors import JobError, MissingJobError
 from gnnsoup_hpc.utils.paths import expand_home
 
 SWEEP_EXAMPLES = {"seed": "[0, 1, 2]", "gis": "{}", "ls": "{}", "pls": "{ learning_rate = [0.1, 0.3], union = [4, 8] }"}
-TEXT_FIELDS = ("name", "runs", "graph.source", "graph.root", "machine.memory_limit")
+TEXT_FIELDS = ("name", "runs", "graph.source", "graph.root", "machine.memory_limit", "model.revision", "model.folder")
 Check = Callable[[Job, str], None]
 
 
@@ -44,6 +44,9 @@ def load(
         raise MissingJobError(f"{path}: cannot be read: {error.strerror}") from None
     for override in overrides:
         _override(tree, override)
+    model = tree.get("model")
+    if isinstance(model, dict) and model.get("factory") and not model.get("folder"):
+        model["folder"] = str(path.resolve().parent)
     where = f"{path} with {', '.join(overrides)}" if overrides else str(path)
     job = validate(tree, where, kinds)
     if check is not None:
@@ -102,9 +105,10 @@ def explain(job: Job) -> str:
     for line in job.to_toml().split("\n"):
         if line.startswith("["):
             table = line.strip("[]") + "."
-            lines.append(f"# {about[table[:-1]]}")
+            lines += [f"# {about[table[:-1]]}"] if table[:-1] in about else []
         elif " = " in line:
-            lines.append(f"# {about[table + line.split(' = ')[0]]}")
+            told = about.get(table + line.split(" = ")[0])  # model.arguments has keys of the user's own
+            lines += [f"# {told}"] if told else []
         lines.append(line)
     if not job.sweep:  # what could be said of one
         lines += [f"# {about['sweep']}", "# [sweep]"]

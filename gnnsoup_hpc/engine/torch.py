@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gnnsoup_hpc.engine.base import Engine, Plan, Vjp
 from gnnsoup_hpc.engine.frontier import Division, Frontier, find_frontier
+from gnnsoup_hpc.engine.measure import measure_slopes
 from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory
 from gnnsoup_hpc.engine.threads import Span
 from gnnsoup_hpc.graph.sparse import Adjacency
@@ -22,6 +23,7 @@ from gnnsoup_hpc.utils.out_of_core import BufferPool
 
 STRUCTURE_ENTRY = 28  # bytes: CSR, its transpose, both with values, and the permutation between them
 STRUCTURE_NODE = 28
+EDGE = 16  # bytes of an edge's ends, of models that take them
 COPIES: dict[Mode, int] = {"train": 8, "fit": 8, "evaluate": 3}  # of a layer's states, gradients included
 
 
@@ -94,17 +96,19 @@ class TorchEngine(Engine):
                 for layer, graph in enumerate(plan.graphs):
                     x = plan.model.layer(state, layer, x, graph, dropout)
                 return x[plan.seeds].to(kind)
-            return plan.model.forward(state, plan.graphs[0], dropout)[plan.seeds].to(x.dtype)
+            return plan.model.forward(state, plan.graphs[0], dropout, mode)[plan.seeds].to(x.dtype)
 
     def vjp(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Vjp]:
         """As `Engine.vjp`."""
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in state.items()}
+        trained = _check_plan(plan).model.parameters
+        leaves = {name: state[name].detach().requires_grad_() for name in state if name in trained}
         with torch.enable_grad():
-            logits = self.logits(plan, leaves, mode="fit")
+            logits = self.logits(plan, dict(state) | leaves, mode="fit")
 
         def pull(grad: Tensor) -> dict[str, Tensor]:
-            grads = torch.autograd.grad(logits, list(leaves.values()), grad)
-            return {name: found.double() for name, found in zip(leaves, grads, strict=True)}
+            found = torch.autograd.grad(logits, list(leaves.values()), grad, materialize_grads=True)
+            grads = dict(zip(leaves, found, strict=True))
+            return {name: grads.get(name, torch.zeros_like(state[name])).double() for name in state}
 
         return logits.detach(), pull
 
@@ -126,9 +130,11 @@ class TorchEngine(Engine):
     def memory(
         self, model: Model, extent: Extent, *, mode: Mode, line: bool = False, precision: Precision = "float32"
     ) -> Memory:
-        """As `Engine.memory`, on a CPU: as if all rows of all layers were computed."""
+        """As `Engine.memory`, on a CPU: as if all rows of all layers were computed. Of other models it is measured."""
         if not isinstance(model, LayeredModel):
-            raise ValueError(f"nothing is known of the memory of a model of kind {model.kind!r}")
+            edges = (STRUCTURE_ENTRY + EDGE) * extent.entries + STRUCTURE_NODE * extent.nodes
+            plan = {"features": FLOAT * model.features * extent.nodes, "structure": edges}
+            return Memory(plan, measure_slopes(model, mode).extrapolate(extent))
         features = FLOAT * model.features * extent.nodes * (2 if model.aggregation else 1)
         structure = STRUCTURE_ENTRY * extent.entries + STRUCTURE_NODE * extent.nodes
         widths = sum(model.widths(layer)[1] for layer in range(model.layers))

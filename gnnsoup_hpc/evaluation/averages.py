@@ -37,7 +37,10 @@ def _average(run: RunDir, evaluator: Evaluator, group: tuple[int, ...], align: b
     if align:
         states = align_states(evaluator.model, list(states))
     total: dict[str, Tensor] = {}
+    kinds: dict[str, torch.dtype] = {}
     for state in states:
         for name, tensor in state.items():
+            kinds[name] = tensor.dtype
             total[name] = total[name] + tensor.double() if name in total else tensor.double()
-    return [{name: (tensor / len(group)).float().to(evaluator.device) for name, tensor in total.items()}]
+    mean = {name: (tensor / len(group)).to(kinds[name]).to(evaluator.device) for name, tensor in total.items()}
+    return [evaluator.recompute(mean) if len(group) > 1 else mean]

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,7 +32,7 @@ from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.comm import SERIAL, Comm
 from gnnsoup_hpc.runtime.launch import Threads
-from gnnsoup_hpc.types import BoolArray, ByteArray, IntArray, Precision, Role, State
+from gnnsoup_hpc.types import BoolArray, ByteArray, IntArray, Precision, Recompute, Role, State
 
 Members = Sequence[State]  # one model, or those of an ensemble, whose outputs are averaged
 MakeMembers = Callable[[], Members]
@@ -64,7 +64,7 @@ class EvalSettings:
     """How a rank evaluates.
 
     memory: bytes that graph and states may fill; gpu: of the GPU, None where there is none. home: the run's folder,
-    which takes what must spill. timed: books the time of reading.
+    which takes what must spill. timed: books the time of reading. recompute: which mixtures' running statistics.
     """
 
     device: torch.device
@@ -75,6 +75,7 @@ class EvalSettings:
     threads: Threads = field(default_factory=Threads)
     timed: Timed = lambda phase: nullcontext()
     gpu: int | None = None
+    recompute: Recompute = "each"
 
     def allow(self, host: int, gpu: int) -> bool:
         """Whether so many bytes are there."""
@@ -105,6 +106,7 @@ class Evaluator:
             for line in (False, True)
         )
         self._whole: Batch | None = None
+        self._kept: Batch | None = None
         self._plan: tuple[tuple[Role, ...], bool, Plan] | None = None
         self._last: tuple[tuple[Role, ...], _Known] | None = None
 
@@ -131,7 +133,7 @@ class Evaluator:
     def release(self) -> None:
         """Give back what was planned, unless it is of a batch that is in memory anyway."""
         if self._whole is None:
-            self._plan = None
+            self._plan = self._kept = None
 
     def hold(self, role: Role, hop: FirstAggregationFile | None) -> tuple[str, UnionSource | None]:
         """Where unions of parts are read from, in words, and what they are cut out of, None where it is the file.
@@ -147,13 +149,39 @@ class Evaluator:
         where = "the graph on the GPU" if resident else "the graph in pinned memory"
         return where, self.engine.hold(whole, self.device, resident)
 
+    @torch.no_grad()
+    def recompute(self, state: State) -> State:
+        """The state with running statistics of its own, over all nodes; this rank alone does it.
+
+        Of one pass over the whole graph where it is in memory, else over its parts, one after the other.
+        """
+        if not self.model.statistics:
+            return state
+        if self.fits or self._whole is not None:
+            with self._settings.timed("graph"):
+                whole = self._load_whole()
+            return self.model.recompute(state, iter([whole.graph]))
+        parts = ([part] for part in range(self._graph.parts))
+        ready = partial(Batch.to, device=self.device)
+        with closing(loader.stream_unions(self._graph, parts, Role.VALIDATION, ready)) as batches:
+            return self.model.recompute(state, (batch.graph for batch in batches))
+
+    def _load_whole(self) -> Batch:
+        """Kept for what follows where the model has statistics, which are told of the same graph."""
+        if (kept := self._whole or self._kept) is not None:
+            return kept
+        found = loader.load_whole(self._graph, Role.VALIDATION)
+        if self.model.statistics:
+            self._kept = found = found.to(self.device)
+        return found
+
     def _read(self, roles: Sequence[Role], divided: bool) -> Plan:
         settings, known = self._settings, self._known(roles)
         if divided:
             subgraph = loader.load_structure(self._graph, range(self._graph.parts))
             division = Division(settings.comm, self._graph.x_of)
         else:
-            subgraph, division = (self._whole or loader.load_whole(self._graph, Role.VALIDATION)).graph, None
+            subgraph, division = self._load_whole().graph, None
         batch = Batch(subgraph, torch.from_numpy(known.nodes), torch.from_numpy(known.targets))
         return self.engine.plan(self.model, batch, device=self.device, precision=settings.precision, division=division)
 

@@ -62,6 +62,19 @@ class Adjacency:
         return ids.repeat_interleave(self.indptr.diff(), output_size=len(self.indices))
 
     @cached_property
+    def edge_index(self) -> Tensor:
+        """Source and destination of each entry, (2, E) int64, as PyG has edges."""
+        return torch.stack([self.indices.long(), self.row.long() + self.offset])
+
+    @cached_property
+    def ones(self) -> Tensor:
+        """The sparse CSR matrix (V, U) of ones with int64 indices, as PyG has the transpose of an adjacency matrix."""
+        ends, columns = self.indptr.long(), self.indices.long()
+        values = torch.ones(len(columns), dtype=self.dtype, device=columns.device)
+        size = self.nodes, self.columns
+        return torch.sparse_csr_tensor(ends, columns, values, size, check_invariants=False)
+
+    @cached_property
     def degree(self) -> Tensor:
         """In-degree of each node, (V,)."""
         return self.indptr.diff().to(self.dtype)

@@ -15,7 +15,6 @@ import torch
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io.model import Trained
-from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import State
 
 SUFFIXES = (".pt", ".safetensors")
@@ -31,15 +30,17 @@ def write(to: Path, trained: Trained, card: Mapping[str, Any], text: str) -> lis
     """
     if to.suffix not in SUFFIXES:
         raise RunError(f"{to}: an export is a file of {' or '.join(SUFFIXES)}")
-    if not isinstance(trained.architecture, Architecture):
-        raise RunError(
-            f"{to}: models of kind {trained.architecture.kind!r} have no class that a plain script could make"
-        )
-    weights, (name, arguments) = _dump(trained.state, to.suffix), trained.architecture.describe_module()
+    model = trained.architecture
+    weights, (name, arguments) = _dump(model.complete(trained.state), to.suffix), model.describe_module()
     preparation, graph = trained.preparation, trained.graph
     whole = dict(card) | {
         "weights": {"file": to.name, "sha256": hashlib.sha256(weights).hexdigest()},
-        "model": {"class": f"torch_geometric.nn.{name}", "arguments": arguments},
+        "model": {
+            "made_by": name,
+            "arguments": arguments,
+            "takes": model.takes,
+            "features": model.features,
+        },
         "preparation": {
             "features": preparation.kind,
             "mean": preparation.mean.tolist(),

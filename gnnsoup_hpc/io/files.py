@@ -467,6 +467,13 @@ def get_floats(group: h5py.Group, name: str) -> np.ndarray[Any, np.dtype[np.floa
         return np.asarray(data[...], dtype=np.float32)
 
 
+def get_numbers(group: h5py.Group, name: str) -> np.ndarray[Any, Any]:
+    """A dataset of int64 as it is, of floating numbers as float32. Raises: as `get_floats`."""
+    data = _dataset(group, name)
+    whole = data.dtype == np.int64 and data.shape is not None
+    return np.asarray(data[...]) if whole else get_floats(group, name)
+
+
 def get_column(table: h5py.Group, name: str, rows: int) -> np.ndarray[Any, Any]:
     """A column of a table of that many rows; NaN where it is missing. Raises: FileError for another length or type."""
     if name not in table:

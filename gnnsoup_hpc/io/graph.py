@@ -227,6 +227,10 @@ class GraphFile:
         """Where the in-neighbours of nodes start to stop begin, and the last ones end: (stop - start + 1,)."""
         return np.asarray(self._read("edges/indptr", start, stop + 1), dtype=np.int64)
 
+    def count_degrees(self) -> tuple[int, ...]:
+        """How many nodes have in-degree 0, 1, ..."""
+        return tuple(np.bincount(np.diff(self.bounds(0, self.nodes))).tolist())
+
     def neighbours(self, bounds: IntArray, out: IndexArray | None = None) -> IndexArray:
         """In-neighbours of consecutive nodes whose `bounds` are given, (bounds[-1] - bounds[0],) of `id_type`.
 

@@ -279,7 +279,12 @@ def _check_origin(path: Path, file: h5py.File, wanted: Mapping[str, Any]) -> Non
             "trunk_sha256": "branched from another trunk than the run's",
         }
         recipe = f"is of another recipe: {key} was {was.get(key)!r}, the job says {says.get(key)!r}"
-        raise ForeignFileError(f"{path} {other.get(key, recipe)}")
+        raise ForeignFileError(f"{path} {other.get(key, recipe)}{_advise_code(key, was.get(key))}")
+
+
+def _advise_code(key: str, was: Any) -> str:
+    """What to do where the code of a module has changed, and nothing that it computes."""
+    return f"; or, if the module computes what it did, set model.revision = {was!r}" if key == "model.code" else ""
 
 
 def _get_history(file: h5py.File) -> tuple[Epoch, ...]:
@@ -330,7 +335,7 @@ def read_initial(path: Path, architecture: Model, seed: int) -> State:
     if key is not None:
         raise RunError(
             f"{path} was made with {key} = {made.get(key)!r}, the job says {wanted[key]!r}: give the job a name of its"
-            f" own (--set name=…), or remove {path.parent}"
+            f" own (--set name=…), or remove {path.parent}{_advise_code(key, made.get(key))}"
         )
     states.check_shapes(path, state, architecture)
     return state
@@ -375,14 +380,14 @@ def read_checkpoint(path: Path, origin: Origin) -> Checkpoint:
         if "best" in file:
             about = file["best"].attrs
             best = BestEpoch(int(about["epoch"]), float(about["accuracy"]), states.get(file, "best"))
-        average = "average" in file
+        average, mean = "average" in file, states.get(file["adam"], "mean")
         return Checkpoint(
             average=states.get(file, "average") if average else {},
             averaged=int(file["average"].attrs["count"]) if average else 0,
             history=_get_history(file),
             state=state,
-            steps=dict(zip(state, file["adam/steps"][:].tolist(), strict=True)),
-            mean=states.get(file["adam"], "mean"),
+            steps=dict(zip(mean, file["adam/steps"][:].tolist(), strict=True)),
+            mean=mean,
             square=states.get(file["adam"], "square"),
             generator=torch.from_numpy(np.asarray(file["generator"][:])),
             device=str(file["generator"].attrs["device"]),

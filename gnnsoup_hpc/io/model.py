@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.errors import FileError, GraphError
 from gnnsoup_hpc.graph.graph import Preparation
+from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.io import files, states
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.models.base import Model
-from gnnsoup_hpc.models.registry import RECORDED, read_record
+from gnnsoup_hpc.models.registry import read_record
 from gnnsoup_hpc.types import State
 
 
@@ -36,10 +37,22 @@ class Trained:
     graph: GraphJob
 
     def as_pyg(self) -> nn.Module:
-        """The torch_geometric.nn module with these weights, ready to predict."""
+        """The module with these weights, ready to predict: of torch_geometric.nn, or the job's own."""
         module = self.architecture.to_module()
-        module.load_state_dict(self.state, strict=True)
+        module.load_state_dict(self.architecture.complete(self.state), strict=True)
         return module.eval()
+
+    @torch.no_grad()
+    def predict(self, x: Any, edge_index: Any) -> Tensor:
+        """Scores (V, C) of every node of a graph as its source has it: features (V, F), edges (2, E). Raises: as below.
+
+        By the module of `as_pyg`, in memory, on one thread of Python.
+        """
+        features = self.features(x)
+        edges = self.edges(edge_index, len(features))
+        given = _make_adjacency(edges, len(features)).ones if self.architecture.takes == "sparse" else edges
+        found: Tensor = self.as_pyg()(features, given)
+        return found
 
     def features(self, raw: Any) -> Tensor:
         """Raw features (V, F), as the source has them, in the form the model was trained on, (V, F) float32.
@@ -91,7 +104,7 @@ def read_model(path: Path) -> Trained:
                 f"{path} is an ensemble, which has no weights of its own: read its ingredients, and average their"
                 " softmax outputs"
             )
-        architecture = read_record(json.loads(file["provenance"].attrs["architecture"]))
+        architecture = read_record(json.loads(file["provenance"].attrs["architecture"]), _find_folder(path, file))
         state = states.get_finite(path, file)
         states.check_shapes(path, state, architecture)
         return Trained(architecture, state, graph_store.get_preparation(file), _graph_job(path, file))
@@ -99,10 +112,13 @@ def read_model(path: Path) -> Trained:
 
 def _ingredient(path: Path) -> Trained:
     found, origin = ingredient_store.read(path), ingredient_store.origin(path)
-    record = {name: origin.get(f"model.{name}") for name in RECORDED}
-    if missing := [name for name, value in record.items() if value is None]:
-        raise FileError(f"{path}: its origin lacks model.{missing[0]}")
-    architecture = read_record(record)
+    record = {name.removeprefix("model."): value for name, value in origin.items() if name.startswith("model.")}
+    with files.read_file(path, ingredient_store.KIND, ingredient_store.VERSION) as file:
+        folder = _find_folder(path, file)
+    try:
+        architecture = read_record(record, folder)
+    except KeyError as error:
+        raise FileError(f"{path}: its origin lacks model.{error.args[0]}") from None
     states.check_shapes(path, found.state, architecture)
     with graph_store.open_file(path.parent.parent / "graph.h5") as graph, files.explain_damage(graph.path):
         if graph.sha256 != origin.get("graph_sha256"):
@@ -112,8 +128,23 @@ def _ingredient(path: Path) -> Trained:
 
 def _graph_job(path: Path, file: h5py.File) -> GraphJob:
     """What the job says of edges; fields that an older version did not know had the effect of what is their default."""
+    told = _read_job(path, file).get("graph", {})
+    return GraphJob(**{name: told[name] for name in ("undirected", "reverse", "self_loops") if name in told})
+
+
+def _find_folder(path: Path, file: h5py.File) -> str:
+    """Where the job has a module's factory."""
+    return str(_read_job(path, file).get("model", {}).get("folder", ""))
+
+
+def _read_job(path: Path, file: h5py.File) -> dict[str, Any]:
     try:
-        told = tomllib.loads(file["provenance/job"].asstr()[()]).get("graph", {})
+        return tomllib.loads(file["provenance/job"].asstr()[()])
     except tomllib.TOMLDecodeError as error:
         raise FileError(f"{path}: provenance/job is no TOML: {error}") from None
-    return GraphJob(**{name: told[name] for name in ("undirected", "reverse", "self_loops") if name in told})
+
+
+def _make_adjacency(edges: Tensor, nodes: int) -> Adjacency:
+    """Of edges that are sorted by destination."""
+    counts = torch.bincount(edges[1], minlength=nodes)
+    return Adjacency(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), edges[0])

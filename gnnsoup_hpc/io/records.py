@@ -107,6 +107,15 @@ class Paired:
 
 
 @dataclass(frozen=True)
+class Recomputed:
+    """A soup whose running statistics were computed anew: what that took, mixing included, and metrics without it."""
+
+    seconds: float
+    validation_before: float
+    test_before: float
+
+
+@dataclass(frozen=True)
 class Soup:
     """A mixture with its weights (None for an ensemble), its exact accuracies and what making it cost.
 
@@ -130,6 +139,7 @@ class Soup:
     alignment: Alignment | None = None  # of the ingredients before they were mixed; None: as they are
     test_right: ByteArray | None = None  # files of before had none
     paired: Paired | None = None  # likewise
+    recomputed: Recomputed | None = None  # of models with batch norm
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from gnnsoup_hpc.graph.graph import Preparation
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import files, states
 from gnnsoup_hpc.io.graph import put_preparation
-from gnnsoup_hpc.io.records import MixingWeights, Paired, Soup, Step
+from gnnsoup_hpc.io.records import MixingWeights, Paired, Recomputed, Soup, Step
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.profiling import COUNTS
 from gnnsoup_hpc.utils.hashing import canonical, fingerprint
@@ -86,6 +86,10 @@ def write(
             files.put(metrics, "only_soup_right", soup.paired.only_soup, "1", "test nodes that the best gets wrong")
             about = "test nodes that only the best gets right"
             files.put(metrics, "only_best_right", soup.paired.only_best, "1", about)
+        if (found := soup.recomputed) is not None:
+            files.put(metrics, "seconds_recomputing", found.seconds, "s", "of mixing and computing statistics anew")
+            files.put(metrics, "validation_before", found.validation_before, "1", "with mixed running statistics")
+            files.put(metrics, "test_before", found.test_before, "1", "with mixed running statistics")
         passes = file.create_group("passes", track_order=True)
         for name, count in soup.counts.items():
             files.put(passes, name, count, "1", COUNTS[name])
@@ -117,6 +121,10 @@ def read(path: Path) -> Soup:
         if "only_soup_right" in metrics:
             counts = (int(metrics[name][()]) for name in ("only_soup_right", "only_best_right"))
             paired = Paired(str(metrics.attrs["best_ingredient"]), *counts)
+        recomputed = None
+        if "seconds_recomputing" in metrics:
+            names = "seconds_recomputing", "validation_before", "test_before"
+            recomputed = Recomputed(*(float(metrics[name][()]) for name in names))
         return Soup(
             method=str(file.attrs["method"]),
             source=str(file.attrs["source"]),
@@ -133,4 +141,5 @@ def read(path: Path) -> Soup:
             alignment=alignment_store.get(mix) if "alignment" in mix else None,
             test_right=metrics["test_right"][:] if "test_right" in metrics else None,
             paired=paired,
+            recomputed=recomputed,
         )

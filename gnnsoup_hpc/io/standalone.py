@@ -1,23 +1,26 @@
-"""Predict with the model that gnnsoup_hpc wrote beside this file; it needs NumPy, PyTorch and PyTorch Geometric alone.
+"""Predict with the model that gnnsoup_hpc wrote beside this file, without gnnsoup_hpc.
 
     python NAME.py GRAPH.npz SCORES.npy
 
 GRAPH.npz has x (V, F) and edge_index (2, E), as the model's graph had them before anything was done to them; the scores
 are (V, C), a row a node. From Python: `predict(x, edge_index)`. NAME.json says what the model is and what is done to x
-and edges; NAME.pt or NAME.safetensors has its weights.
+and edges; NAME.pt or NAME.safetensors has its weights. It needs NumPy, PyTorch, PyTorch Geometric, and the module's own
+code where NAME.json names some.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from functools import cache
+import sys
+import warnings
+from functools import cache, reduce
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch_geometric.nn
 from torch import Tensor, nn
 
 HERE = Path(__file__)
@@ -31,25 +34,30 @@ def read_card() -> dict[str, Any]:
 
 
 def load_model() -> nn.Module:
-    """The model with its weights, ready to predict."""
+    """The model with its weights, ready to predict; what makes it is looked for beside this file first."""
     card = read_card()
-    place, name = HERE.with_name(card["weights"]["file"]), card["model"]["class"].rpartition(".")[2]
+    place, (module, _, name) = HERE.with_name(card["weights"]["file"]), card["model"]["made_by"].partition(":")
     if place.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         state = load_file(place)
     else:
         state = torch.load(place, weights_only=True)
-    model: nn.Module = getattr(torch_geometric.nn, name)(**card["model"]["arguments"])
+    arguments = dict(card["model"]["arguments"])
+    if "deg" in arguments:
+        arguments["deg"] = torch.tensor(arguments["deg"])
+    sys.path.insert(0, str(HERE.resolve().parent))
+    make: Any = reduce(getattr, name.split("."), import_module(module))
+    model: nn.Module = make(**arguments)
     model.load_state_dict(state, strict=True)
-    return model.eval()
+    return model.float().eval()
 
 
 def prepare_features(raw: Any) -> Tensor:
     """Raw features (V, F) as the model was trained on them, float32, computed in float64."""
     how = read_card()["preparation"]
     x = np.asarray(raw, dtype=np.float64)
-    if x.ndim != 2 or x.shape[1] != read_card()["model"]["arguments"]["in_channels"]:
+    if x.ndim != 2 or x.shape[1] != read_card()["model"]["features"]:
         raise SystemExit(f"features have shape {x.shape}: the model takes another number of them")
     if how["features"] == "standardise":
         x = (x - np.array(how["mean"])) / np.array(how["scale"])
@@ -74,8 +82,13 @@ def prepare_edges(raw: Any, nodes: int) -> Tensor:
         ends = np.hstack([ends, ends[::-1]])
     if how["self_loops"] == "add":
         ends = np.hstack([ends, np.tile(np.arange(nodes), (2, 1))])
-    keys = np.unique(ends[1] * nodes + ends[0])
-    return torch.from_numpy(np.stack([keys % nodes, keys // nodes]))
+    rows, columns = np.divmod(np.unique(ends[1] * nodes + ends[0]), nodes)
+    if read_card()["model"]["takes"] == "sparse":
+        starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=nodes))])
+        parts = torch.from_numpy(starts), torch.from_numpy(columns), torch.ones(len(columns))
+        with warnings.catch_warnings(action="ignore"):  # torch says that this layout is new
+            return torch.sparse_csr_tensor(*parts, (nodes, nodes), check_invariants=True)
+    return torch.from_numpy(np.stack([columns, rows]))
 
 
 @torch.no_grad()

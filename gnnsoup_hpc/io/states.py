@@ -1,4 +1,4 @@
-"""Parameters of a model as datasets of a group; used by every file that holds a model."""
+"""Parameters and buffers of a model as datasets of a group; used by every file that holds a model."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ def put(file: h5py.File, state: State, name: str = "state", about: str = ABOUT) 
 
 
 def get(file: h5py.File, name: str = "state") -> State:
-    """The state of a file, in the order it was written in, as float32 whatever floating type it is stored in."""
-    return {parameter: torch.from_numpy(files.get_floats(file[name], parameter)) for parameter in file[name]}
+    """The state of a file, in the order it was written in: float32 whatever floating type is stored, int64 of integers.
+
+    Raises: FileError for anything else.
+    """
+    return {entry: torch.from_numpy(files.get_numbers(file[name], entry)) for entry in file[name]}
 
 
 def get_finite(path: Path, file: h5py.File) -> State:
@@ -46,10 +49,13 @@ def sha256(state: State) -> str:
 
 
 def check_shapes(path: Path, state: State, architecture: Model) -> None:
-    """Refuse a state of other names or shapes than the architecture's."""
+    """Refuse a state of other names, shapes or kinds of number than the architecture's."""
     wanted = architecture.shapes()
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if found != wanted:
         name = next(name for name in [*wanted, *found] if found.get(name) != wanted.get(name))
         was, wants = (shapes.get(name, "none (no such parameter)") for shapes in (found, wanted))
         raise ForeignFileError(f"{path} does not fit the job's model: {name} has shape {was}, the model wants {wants}")
+    for name, tensor in state.items():
+        if tensor.is_floating_point() == (name in architecture.integers):
+            raise ForeignFileError(f"{path} does not fit the job's model: {name} is of {tensor.dtype}")

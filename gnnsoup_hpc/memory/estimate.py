@@ -188,9 +188,18 @@ def inference(sizes: Sizes, line: bool = False, ranks: int = 1) -> int:
     return labels + total(needed.plan) + max(reads, total(needed.states))
 
 
-def layer_by_layer(sizes: Sizes) -> int:
-    """The least that accuracies layer by layer can do with."""
-    return EVALUATED_NODE * sizes.whole.nodes + LEAST_WORK
+def least_inference(sizes: Sizes) -> tuple[str, int]:
+    """The way of telling accuracies that needs the least, and what that is.
+
+    Of models whose layers cannot be told apart by neighbourhoods, beside the structure; or else in memory.
+    """
+    least = EVALUATED_NODE * sizes.whole.nodes + LEAST_WORK
+    if isinstance(sizes.net, LayeredModel):
+        return "accuracies layer by layer", least
+    if sizes.net.find_far_reach():
+        return "accuracies in memory", inference(sizes)
+    structure = (_id_bytes(sizes.whole) + FLOAT) * sizes.whole.read + READ_NODE * sizes.whole.nodes
+    return "accuracies by neighbourhoods", least + structure
 
 
 def training(sizes: Sizes, engine: Engine, extent: Extent, drop_edges: bool = False, changing: bool = True) -> int:

@@ -18,6 +18,7 @@ from gnnsoup_hpc.errors import MemoryLimitError
 from gnnsoup_hpc.graph.sampling import per_hop
 from gnnsoup_hpc.memory import estimate, gpu
 from gnnsoup_hpc.memory.estimate import CPU, MIB, Sizes
+from gnnsoup_hpc.models.base import LayeredModel
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.gpu import allowed_bytes
@@ -89,7 +90,8 @@ def plan_training(job: Job, sizes: Sizes, limit: Limit, engine: Engine) -> tuple
     """The job with train.clusters chosen, and what training needs."""
     how, drops = job.train, bool(job.train.drop_edges or any(job.train.vary.drop_edges))
     exact = how.batch == "cluster" and how.first_hop == "exact"
-    least = max(estimate.cluster_batches(sizes, engine, 1, drops, exact), estimate.layer_by_layer(sizes))
+    way, least_inference = estimate.least_inference(sizes)
+    least = max(estimate.cluster_batches(sizes, engine, 1, drops, exact), least_inference)
     there = gpu.mini_batches(sizes, engine, sizes.of_training.union(1), how.precision)
     instead = "train.batch = 'cluster'" if how.batch != "cluster" and limit.allows(least, there) else ""
     clusters = how.clusters or 1
@@ -114,7 +116,7 @@ def plan_training(job: Job, sizes: Sizes, limit: Limit, engine: Engine) -> tuple
         work, there = needed(clusters)
         demands += [
             Demand(f"training on unions of {clusters} of {sizes.parts} parts", work, fewer, there),
-            Demand("accuracies layer by layer", store + estimate.layer_by_layer(sizes), instead),
+            Demand(way, store + least_inference, instead),
         ]
     return job.model_copy(update={"train": how.model_copy(update={"clusters": clusters})}), demands
 
@@ -137,8 +139,8 @@ def plan_souping(job: Job, sizes: Sizes, limit: Limit, ranks: int = 1) -> tuple[
     def both(size: int) -> tuple[int, int]:
         return max(pls(size)[0], by_states * states(size)[0]), pls(size)[1]
 
-    least = estimate.mixing(sizes.net, count) + estimate.layer_by_layer(sizes)
-    demands = [Demand(f"{count} ingredients, and accuracies layer by layer", least)]
+    way, least = estimate.least_inference(sizes)
+    demands = [Demand(f"{count} ingredients, and {way}", estimate.mixing(sizes.net, count) + least)]
     if "ls" in methods:
         shared = ranks > 1 and sizes.engine.divides
         what = f"ls, on a share of the whole graph for each of {ranks} ranks," if shared else "ls, on the whole graph,"
@@ -220,6 +222,8 @@ def describe_evaluation(sizes: Sizes, memory: int, ranks: int = 1, there: int | 
     if estimate.inference(sizes) <= memory and (there is None or gpu.inference(sizes) <= there):
         return "in memory"
     nodes, net = sizes.whole.nodes, sizes.net
+    if not isinstance(net, LayeredModel):
+        return "by the neighbourhoods of nodes"
     held = [4 * nodes * width for width in sums.stored_widths(net)] if isinstance(net, Architecture) else []
     filled, spilled = 0, 0
     for size in held:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Aggregation, Subgraph
-from gnnsoup_hpc.types import Grouping, State
+from gnnsoup_hpc.types import Grouping, Mode, State
 from gnnsoup_hpc.utils import counter
 from gnnsoup_hpc.utils.rng import derive_seed
 
@@ -31,6 +31,10 @@ class Dropout(ABC):
     @abstractmethod
     def _draw_mask(self, x: Tensor, layer: int, adjacency: Adjacency | None) -> Tensor:
         """Of x's shape, 1 where it is kept, else 0."""
+
+    @abstractmethod
+    def draw_seed(self) -> int:
+        """A seed, below 2^62, for a module that draws its masks by itself."""
 
     @abstractmethod
     def at(self, epoch: int, step: int) -> Dropout:
@@ -55,6 +59,10 @@ class DrawnDropout(Dropout):
 
     def _draw_mask(self, x: Tensor, layer: int, adjacency: Adjacency | None) -> Tensor:
         return torch.empty_like(x).bernoulli_(1.0 - self.rate, generator=self.generator)
+
+    def draw_seed(self) -> int:
+        """Whatever is drawn next."""
+        return int(torch.randint(2**62, (), generator=self.generator, device=self.generator.device))
 
     def at(self, epoch: int, step: int) -> DrawnDropout:
         """Whatever is drawn next."""
@@ -101,6 +109,10 @@ class CountedDropout(Dropout):
         else:
             keys = counter.derive_keys(counter.derive_keys(key, adjacency.row + adjacency.offset), adjacency.indices)
         return (counter.draw(keys, x.shape[1]) >= self.bar).to(x.dtype)
+
+    def draw_seed(self) -> int:
+        """The key."""
+        return self.key % 2**62
 
     def at(self, epoch: int, step: int) -> CountedDropout:
         """With a key of that step's own."""
@@ -173,20 +185,53 @@ class Model(Protocol):
     def symmetries(self) -> Symmetries | None:
         """What alignment may permute; None: nothing is known of it."""
 
+    @property
+    def integers(self) -> frozenset[str]:
+        """Entries of a state that are whole numbers: no mixture has shares of them, and groups leave them out."""
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """Entries of a state that are trained."""
+
+    @property
+    def statistics(self) -> frozenset[str]:
+        """Entries of a state that are running statistics, which a mixture has of its own."""
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every parameter's name and shape, in order."""
+        """Name and shape of every entry of a state, in order."""
 
     def groups(self, by: Grouping) -> dict[str, tuple[str, ...]]:
-        """Names of the parameters that share one alpha vector, by group."""
+        """Names of the entries that share one alpha vector, by group."""
 
     def init_state(self, seed: int) -> State:
         """An initial state: a pure function of the model and `seed`."""
 
-    def forward(self, state: Mapping[str, Tensor], graph: Subgraph, dropout: Dropout | None = None) -> Tensor:
-        """Outputs of every node of `graph`, (V, C); with `dropout`, as in training."""
+    def forward(
+        self, state: Mapping[str, Tensor], graph: Subgraph, dropout: Dropout | None = None, mode: Mode = "evaluate"
+    ) -> Tensor:
+        """Outputs of every node of `graph`, (V, C); with `dropout`, as in training.
+
+        mode: "train" and "fit" normalise by the batch's own statistics, and "train" brings those of `state` up to date.
+        """
+
+    def recompute(self, state: Mapping[str, Tensor], graphs: Iterator[Subgraph]) -> State:
+        """The state with its running statistics recomputed over all nodes of the graphs."""
+
+    def find_far_reach(self) -> str:
+        """Why a node's output cannot be computed from the nodes within `hops` of it, in words; "" where it can."""
+
+    def complete(self, state: State) -> State:
+        """The state as `to_module` wants it."""
 
     def to_module(self) -> nn.Module:
         """The same model as a torch module, which a state loads into with strict=True."""
+
+    def describe_module(self) -> tuple[str, dict[str, Any]]:
+        """`package.module:name` of what makes that module, and its arguments."""
+
+    @property
+    def takes(self) -> str:
+        """What that module is called with beside features: edge_index, or sparse."""
 
     def record(self) -> dict[str, Any]:
         """What files keep of it, from which it is made again."""

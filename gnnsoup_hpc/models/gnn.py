@@ -6,7 +6,7 @@ Parameters are named, shaped and laid out as in `torch_geometric.nn`, so state d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from gnnsoup_hpc.graph.subgraph import Aggregation, Subgraph
 from gnnsoup_hpc.models.base import Carrier, Dropout, Layout, Symmetries
 from gnnsoup_hpc.models.convolutions import find_convolution
 from gnnsoup_hpc.models.convolutions.base import Convolution, LayerShape
-from gnnsoup_hpc.types import Grouping, State
+from gnnsoup_hpc.types import Grouping, Mode, State
 
 _Values = TypeVar("_Values")  # arrays or tensors
 EPS = 1e-5  # of layer norm, as in PyG's `mode="node"`
@@ -82,6 +82,26 @@ class Architecture:
                 shapes |= {f"norms.{layer}.weight": (self.hidden,), f"norms.{layer}.bias": (self.hidden,)}
         return shapes
 
+    @property
+    def takes(self) -> str:
+        """Edges."""
+        return "edge_index"
+
+    @property
+    def integers(self) -> frozenset[str]:
+        """None."""
+        return frozenset()
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """All of a state."""
+        return frozenset(self.shapes())
+
+    @property
+    def statistics(self) -> frozenset[str]:
+        """None."""
+        return frozenset()
+
     def groups(self, by: Grouping) -> dict[str, tuple[str, ...]]:
         """Names of the parameters that share one alpha vector, by layer (norms with their layer), tensor or model."""
         names = tuple(self.shapes())
@@ -98,7 +118,9 @@ class Architecture:
         generator = torch.Generator().manual_seed(seed)
         return {name: _initialise(name, shape, generator) for name, shape in self.shapes().items()}
 
-    def forward(self, state: Mapping[str, Tensor], graph: Subgraph, dropout: Dropout | None = None) -> Tensor:
+    def forward(
+        self, state: Mapping[str, Tensor], graph: Subgraph, dropout: Dropout | None = None, mode: Mode = "evaluate"
+    ) -> Tensor:
         """Outputs of every node of `graph`, shape (V, C); with `dropout`, as in training."""
         x = graph.x
         for layer in range(self.layers):
@@ -120,6 +142,18 @@ class Architecture:
         x = functional.relu(x)
         return dropout(x, layer) if dropout else x
 
+    def recompute(self, state: Mapping[str, Tensor], graphs: Iterator[Subgraph]) -> State:
+        """As it is."""
+        return dict(state)
+
+    def find_far_reach(self) -> str:
+        """It can."""
+        return ""
+
+    def complete(self, state: State) -> State:
+        """As it is."""
+        return state
+
     def to_module(self) -> nn.Module:
         """The same architecture as a torch_geometric.nn module, which a state of ours loads into with strict=True.
 
@@ -128,17 +162,17 @@ class Architecture:
         name, arguments = self.describe_module()
         from torch_geometric import nn as modules
 
-        kind: type[nn.Module] = getattr(modules, name)
+        kind: type[nn.Module] = getattr(modules, name.partition(":")[2])
         return kind(**arguments)
 
     def describe_module(self) -> tuple[str, dict[str, Any]]:
-        """Name and arguments of the class of torch_geometric.nn. Raises: RunError where it has none of this kind."""
+        """`torch_geometric.nn:name` of PyG's class, and its arguments. Raises: RunError where there is none."""
         if not self.convolution.module:
             raise RunError(f"torch_geometric.nn has no class of models of kind {self.kind!r}")
         sizes = {"in_channels": self.features, "hidden_channels": self.hidden, "num_layers": self.layers}
         norm = {"norm": "layer_norm", "norm_kwargs": {"mode": "node"}} if self.norm == "layer" else {}
         heads = {"heads": self.heads} if self.convolution.has_heads else {}
-        return self.convolution.module, {**sizes, "out_channels": self.classes, **norm, **heads}
+        return f"torch_geometric.nn:{self.convolution.module}", {**sizes, "out_channels": self.classes, **norm, **heads}
 
     @property
     def symmetries(self) -> Symmetries | None:

@@ -4,27 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gnnsoup_hpc.config import Job, loading
+from gnnsoup_hpc.config import Job, ModelJob, loading
 from gnnsoup_hpc.errors import JobError
-from gnnsoup_hpc.models.convolutions import CONVOLUTIONS, find_convolution
+from gnnsoup_hpc.models.convolutions import find_convolution
+from gnnsoup_hpc.models.kinds import MODULE, has_heads, is_stack, list_kinds
+from gnnsoup_hpc.utils.hashing import canonical
+
+_OF_MODULES = ("factory", "hops", "revision", "folder")
+_OF_CLASSES = ("layers", "hidden", "heads", "norm")
 
 
 def load_job(text: str | None = None, overrides: Sequence[str] = ()) -> Job:
     """The job that `loading.load` finds, its model one that there is. Raises: JobError."""
-    return loading.load(text, overrides, tuple(CONVOLUTIONS), check_job)
+    return loading.load(text, overrides, list_kinds(), check_job)
 
 
 def check_job(job: Job, where: str) -> None:
     """See that a job has what its kind of model takes; `where` begins the message of a JobError."""
     model = job.model
-    if model.heads != 1 and not find_convolution(model.kind).has_heads:
-        having = " or ".join(repr(kind) for kind in CONVOLUTIONS if find_convolution(kind).has_heads)
+    _check_fields(model, where)
+    if model.heads != 1 and not has_heads(model.kind):
+        having = " or ".join(repr(kind) for kind in list_kinds() if has_heads(kind))
         raise JobError(f"{where}: model: heads = {model.heads} is for kind = {having}; {model.kind} has none")
-    if model.norm != "none" and not find_convolution(model.kind).takes_norm:
-        raise JobError(f"{where}: model: norm = {model.norm!r} is not for kind = {model.kind!r}; use 'none'")
+    try:
+        canonical(model.arguments)
+    except (TypeError, ValueError):
+        raise JobError(
+            f"{where}: model.arguments = {model.arguments}: give numbers, text, true, false, lists and tables"
+        ) from None
     for name, first_hop in (("train", job.train.first_hop), ("soup.pls", job.soup.pls.first_hop)):
-        if first_hop == "exact" and find_convolution(model.kind).aggregation is None:
+        if first_hop == "exact" and (not is_stack(model) or find_convolution(model.kind).aggregation is None):
             raise JobError(
                 f"{where}: {name}.first_hop = 'exact' cannot be had with model.kind = {model.kind!r}: its first layer"
                 " has no sum that is the same for all weights, so there is no first hop to keep; use 'truncated'"
             )
+    if model.kind == MODULE:
+        _check_module(job, where)
+
+
+def _check_fields(model: ModelJob, where: str) -> None:
+    """Refuse what the kind of model has no use for."""
+    unused, what = _OF_MODULES, "leave it out"
+    if model.kind == MODULE:
+        unused, what = _OF_CLASSES, "give it in model.arguments, by the name that the factory has"
+    for name in unused:
+        if (value := getattr(model, name)) != ModelJob.model_fields[name].default:
+            raise JobError(f"{where}: model.{name} = {value!r} says nothing of kind = {model.kind!r}: {what}")
+
+
+def _check_module(job: Job, where: str) -> None:
+    model, train = job.model, job.train
+    module, _, name = model.factory.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), *name.split(".")]):
+        raise JobError(
+            f"{where}: model.factory = {model.factory!r}: kind = 'module' wants 'package.module:function', which makes"
+            " the module"
+        )
+    default = type(train).model_fields["dropout"].default
+    if train.dropout != default or train.vary.dropout:
+        raise JobError(
+            f"{where}: train.dropout = {list(train.vary.dropout) or train.dropout}: dropout of kind = 'module' is the"
+            " module's own: give it in model.arguments, by the name that the factory has"
+        )
+    if train.batch == "neighbour" and not model.hops:
+        raise JobError(f"{where}: train.batch = 'neighbour' samples a hop a layer: give model.hops, their number")

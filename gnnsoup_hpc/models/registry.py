@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
 from gnnsoup_hpc.config import ModelJob
+from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.kinds import MODULE, is_stack
+from gnnsoup_hpc.models.module import ModuleModel, make_module_model
+from gnnsoup_hpc.utils.hashing import canonical
 
-RECORDED = tuple(field.name for field in fields(Architecture))  # of a model, in files
-
-
-def make_model(job: ModelJob, features: int, outputs: int) -> Architecture:
-    """The job's model for a graph with so many features and outputs a node."""
-    return Architecture(job.kind, job.layers, features, job.hidden, outputs, job.heads, job.norm)
+_OF_STACKS = tuple(field.name for field in fields(Architecture))  # of a model, in files
 
 
-def read_record(record: Mapping[str, Any]) -> Architecture:
-    """The model that a file's record describes. Raises: TypeError or KeyError for what is no such record."""
-    return Architecture(**record)
+def make_model(
+    job: ModelJob, features: int, outputs: int, count_degrees: Callable[[], tuple[int, ...]] | None = None
+) -> Model:
+    """The job's model for a graph with so many features and outputs a node, and such in-degrees."""
+    if is_stack(job):
+        return Architecture(job.kind, job.layers, features, job.hidden, outputs, job.heads, job.norm)
+    degrees = (0, 1) if count_degrees is None else count_degrees()
+    also: dict[str, Any] = {"arguments": canonical(job.arguments), "takes": job.takes}
+    also |= {"groups_by": job.groups, "degrees": degrees}
+    if job.kind != MODULE:
+        sizes: dict[str, Any] = {"layers": job.layers, "hidden": job.hidden, "heads": job.heads, "norm": job.norm}
+        return ModuleModel(job.kind, features, outputs, **sizes, **also)
+    own: dict[str, Any] = {"factory": job.factory, "revision": job.revision, "reach": job.hops, "folder": job.folder}
+    return ModuleModel(job.kind, features, outputs, **own, **also)
+
+
+def read_record(record: Mapping[str, Any], folder: str = "") -> Model:
+    """The model that a file's record describes; folder: where a factory is imported from first.
+
+    Raises: TypeError or KeyError for what is no such record.
+    """
+    if "arguments" in record:
+        return make_module_model(record, folder)
+    return Architecture(**{name: record[name] for name in _OF_STACKS})

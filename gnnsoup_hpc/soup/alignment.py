@@ -113,7 +113,7 @@ def _match(job: Job, mixtures: Mixtures, selection: Selection, by: Align) -> Ali
     reference = mixtures.ids.index(best)
     orders: list[Permutation] = []
     if mixtures.comm.rank == 0:
-        states = [mixtures.matrix.state(row) for row in mixtures.matrix.weights]
+        states = [mixtures.matrix.ingredient(number) for number in range(len(mixtures.ids))]
         with mixtures.settings.threads.alone():
             if by == "weights":
                 orders = match_all_by_weights(model, states, reference, job.soup.seed)

@@ -26,20 +26,23 @@ class ParameterMatrix:
     """N ingredients of one model, each one flat row of weights, (N, P) float32; `ids` name them, in any order.
 
     Rows are ordered by layer, so that the parameters of any group (layer, tensor, model) are one contiguous span.
+    counts: entries that are whole numbers, which are mixed by no shares, of each ingredient.
     """
 
     model: Model
     ids: tuple[int, ...]
     weights: Tensor
+    counts: Sequence[State] = ()
 
     @classmethod
     def of(cls, model: Model, ids: Sequence[int], states: Iterable[State], device: torch.device) -> ParameterMatrix:
         """A matrix with one row a state, taken one at a time."""
-        order = list(chain.from_iterable(model.groups("layer").values()))
-        weights = torch.empty(len(ids), sum(prod(shape) for shape in model.shapes().values()))
+        order, shapes, counts = list(chain.from_iterable(model.groups("layer").values())), model.shapes(), []
+        weights = torch.empty(len(ids), sum(prod(shapes[name]) for name in order))
         for row, state in zip(weights, states, strict=True):
             torch.cat([state[name].flatten() for name in order], out=row)
-        return cls(model, tuple(ids), weights.to(device))
+            counts.append({name: state[name].to(device) for name in model.integers})
+        return cls(model, tuple(ids), weights.to(device), counts)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -48,7 +51,8 @@ class ParameterMatrix:
     def spans(self) -> Mapping[str, tuple[int, int]]:
         """Start and end of each parameter in a row."""
         names = list(chain.from_iterable(self.model.groups("layer").values()))
-        ends = list(accumulate(prod(self.model.shapes()[name]) for name in names))
+        shapes = self.model.shapes()
+        ends = list(accumulate(prod(shapes[name]) for name in names))
         return dict(zip(names, zip([0, *ends], ends, strict=False), strict=True))
 
     def groups(self, by: Grouping) -> dict[str, tuple[int, int]]:
@@ -71,27 +75,37 @@ class ParameterMatrix:
     def _groups(self) -> dict[Grouping, Tensor]:
         return {}
 
-    def state(self, row_P: Tensor) -> State:
-        """The parameters that a row holds, as views of it, in PyG's order."""
+    def state(self, row_P: Tensor, counts: Mapping[str, Tensor] | None = None) -> State:
+        """The entries that a row holds, as views of it, and those that are whole numbers, in the model's order."""
         return {
             name: row_P[self.spans[name][0] : self.spans[name][1]].view(shape)
+            if name in self.spans
+            else (counts or {})[name].clone()
             for name, shape in self.model.shapes().items()
         }
+
+    def ingredient(self, number: int) -> State:
+        """That of an ingredient."""
+        return self.state(self.weights[number], self.counts[number] if self.counts else None)
 
 
 @torch.no_grad()
 def mix(matrix: ParameterMatrix, alpha_GN: Tensor, by: Grouping) -> State:
-    """The state that alpha (G, N) mixes; one weight of 1 gives that ingredient exactly."""
+    """The state that alpha (G, N) mixes; one weight of 1 gives that ingredient exactly.
+
+    What is a whole number comes from the ingredient with the most weight.
+    """
     spans = list(matrix.groups(by).values())
     if alpha_GN.shape != (len(spans), len(matrix)):
         raise ValueError(f"alpha has shape {tuple(alpha_GN.shape)}; expected {(len(spans), len(matrix))}")
     weights = matrix.weights
     shares = alpha_GN.to(weights)
+    counts = matrix.counts[int(shares.sum(0).argmax())] if any(matrix.counts) else None
     if weights.device.type == "cpu":
         row = torch.empty_like(weights[0])
         kernels.mix(shares.contiguous().numpy(), weights.numpy(), _bounds(matrix, by), row.numpy())
-        return matrix.state(row)
-    return matrix.state(_mix_there(weights, shares, matrix.group_of(by)))
+        return matrix.state(row, counts)
+    return matrix.state(_mix_there(weights, shares, matrix.group_of(by)), counts)
 
 
 @torch.no_grad()

@@ -42,6 +42,7 @@ class Mixtures:
         self.run, self.model, self.graph = run, model, graph
         self.settings, self.device, self.comm = settings, settings.device, settings.comm
         self.alignment: Alignment | None = None
+        self._each = settings.recompute == "each"
         self.ids = tuple(ids)
         self._matrix: ParameterMatrix | None = None
         self.clear()
@@ -83,29 +84,39 @@ class Mixtures:
         """The weights that alpha mixes."""
         return mixing.mix(self.matrix, alpha_GN.to(self.device), by)
 
-    def state(self, candidate: Candidate) -> State | None:
-        """The weights of a mixture; None for an ensemble, which is no one model."""
-        return None if candidate.of == "predictions" else self.mix(candidate.alpha, candidate.by)
+    def state(self, candidate: Candidate, recompute: bool = True) -> State | None:
+        """The weights of a mixture; None for an ensemble, which is no one model.
 
-    def _members(self, candidate: Candidate) -> Members:
-        state = self.state(candidate)
+        recompute: with running statistics of its own, where the model has any and this is no ingredient as it is.
+        """
+        if candidate.of == "predictions":
+            return None
+        state = self.mix(candidate.alpha, candidate.by)
+        one = int((candidate.alpha != 0.0).any(0).sum()) == 1 and bool((candidate.alpha.sum(1) == 1.0).all())
+        return self.evaluator.recompute(state) if recompute and not one else state
+
+    def _members(self, candidate: Candidate, recompute: bool) -> Members:
+        state = self.state(candidate, recompute)
         if state is not None:
             return [state]
-        chosen = candidate.alpha[0].nonzero().flatten().tolist()
-        return [self.matrix.state(self.matrix.weights[index]) for index in chosen]
+        return [self.matrix.ingredient(index) for index in candidate.alpha[0].nonzero().flatten().tolist()]
 
     def metrics(self, candidates: Sequence[Candidate]) -> list[float]:
         """Exact metric of each mixture on validation nodes. Rank-collective."""
-        made = [partial(self._members, candidate) for candidate in candidates]
+        made = [partial(self._members, candidate, self._each) for candidate in candidates]
         return self.evaluator.metrics_of(made, Role.VALIDATION)
 
     def metrics_between(self, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
         """Exact validation metrics of share * start + (1 - share) * end, alphas (1, N). Rank-collective."""
-        between = [(s, partial(self._members, Candidate(s * start + (1.0 - s) * end))) for s in shares]
+        mixed = [(share, Candidate(share * start + (1.0 - share) * end)) for share in shares]
+        between = [(share, partial(self._members, candidate, self._each)) for share, candidate in mixed]
         return self.evaluator.metrics_between(
             lambda: (self.mix(start, "model"), self.mix(end, "model")), between, Role.VALIDATION
         )
 
-    def predictions(self, candidate: Candidate, roles: Sequence[Role]) -> list[Predictions]:
-        """Exact metrics of a mixture on the nodes of some roles, node by node. Rank-collective; no method has this."""
-        return self.evaluator.predictions(partial(self._members, candidate), roles)
+    def predictions(self, candidate: Candidate, roles: Sequence[Role], recompute: bool = True) -> list[Predictions]:
+        """Exact metrics of a mixture on the nodes of some roles, node by node. Rank-collective; no method has this.
+
+        recompute: as of `state`.
+        """
+        return self.evaluator.predictions(partial(self._members, candidate, recompute), roles)

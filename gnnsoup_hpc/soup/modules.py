@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,10 +15,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from gnnsoup_hpc.config import GisJob, LearnedJob
 from gnnsoup_hpc.io.records import MixingWeights, Step
+from gnnsoup_hpc.models.module import find_ties
+from gnnsoup_hpc.models.statistics import Calling, fitting, recompute_statistics
 from gnnsoup_hpc.runtime.comm import SERIAL, Comm
 from gnnsoup_hpc.runtime.progress import Bar, Log
 from gnnsoup_hpc.soup import mixing
@@ -95,7 +95,7 @@ def learned_soup(
     module: of the states' model, which is left as it is; where it is, the mixing is done too. batches: what can
     be gone over again and again, as a list or a DataLoader, of data that no state was trained on. loss: of the module
     and a batch, a mean, differentiable; the module has the mixture's parameters then, dropout off, and the batch's own
-    statistics where it has batch norm, whose running ones are told anew at the end over all batches.
+    statistics where it has batch norm, whose running ones are recomputed at the end over all batches.
     options: as of [soup.ls] in a job. optimiser = "adam" (the default here), "eg" or "paper" takes a step a batch, and
     "lbfgs" goes over all batches for each evaluation; epochs: most evaluations; alpha = "layer" (a group for each child
     of the module), "tensor" or "model"; weights = "softmax", "affine" or "free"; learning_rate; regularise.
@@ -106,65 +106,10 @@ def learned_soup(
     if chosen.logit_scale or chosen.holdout:
         raise ValueError("logit_scale and holdout need logits and nodes, and here is but a loss: leave them out")
     stack, whole = _Stack.of(states, module), chosen.optimiser == "lbfgs"
-    context = _ModuleLosses(stack, _Calling(module, loss), whole, Log(quiet=not progress))
-    with _fitting(module):
+    context = _ModuleLosses(stack, Calling(module, loss), whole, Log(quiet=not progress))
+    with fitting(module):
         soup = stack.soup(fit(context, chosen, BatchStream(_repeat(batches, whole), whole=whole), "learned_soup"))
     return replace(soup, state=recompute_statistics(module, soup.state, batches, loss))
-
-
-def recompute_statistics(
-    module: nn.Module, state: StateDict, batches: Iterable[Any], run: Callable[[nn.Module, Any], object]
-) -> dict[str, Tensor]:
-    """The state with running statistics of batch norm told anew: the mean over all batches of what `run` shows it.
-
-    run: calls the module with a batch; what it returns is not used. The module is left as it is. A mixture needs it:
-    its statistics are not the mean of those of the states. As torch.optim.swa_utils.update_bn, for any kind of batch.
-    """
-    norms = {
-        name: part for name, part in module.named_modules() if isinstance(part, _BatchNorm) and part.track_running_stats
-    }
-    found = {name: tensor.detach().clone() for name, tensor in state.items()}
-    if not norms:
-        return found
-    for name in norms:
-        for entry, value in (("running_mean", 0), ("running_var", 1), ("num_batches_tracked", 0)):
-            found[f"{name}.{entry}".removeprefix(".")].fill_(value)
-    momenta = {name: part.momentum for name, part in norms.items()}
-    places, calling = {f"module.{name}": tensor for name, tensor in found.items()}, _Calling(module, run)
-    try:
-        for part in norms.values():
-            part.momentum = None  # a plain mean
-        with _fitting(module), torch.no_grad():
-            for batch in batches:
-                functional_call(calling, places, (batch,), tie_weights=False)
-    finally:
-        for name, part in norms.items():
-            part.momentum = momenta[name]
-    return found
-
-
-class _Calling(nn.Module):
-    """Calls `run` with a module whose parameters are replaced meanwhile."""
-
-    def __init__(self, module: nn.Module, run: Callable[[nn.Module, Any], Any]) -> None:
-        super().__init__()
-        self.module, self._run = module, run
-
-    def forward(self, batch: Any) -> Any:
-        return self._run(self.module, batch)
-
-
-@contextmanager
-def _fitting(module: nn.Module) -> Iterator[None]:
-    """Without dropout, of parts or of functions, and with batch norm as in training; each part's mode is given back."""
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        for part, _ in modes:
-            part.training = isinstance(part, _BatchNorm)
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 def _repeat(batches: Iterable[Any], whole: bool) -> Iterator[Any]:
@@ -233,7 +178,7 @@ class _Stack:
         wanted = dict(states[0] if module is None else module.state_dict())
         for number, state in enumerate(states):
             _compare(number, state, wanted, "state 0" if module is None else "the module")
-        same = {} if module is None else _find_ties(module)
+        same = {} if module is None else find_ties(module)
         mixed = {name: tensor for name, tensor in wanted.items() if tensor.is_floating_point() and name not in same}
         if not mixed:
             raise ValueError("nothing in the states floats, so there is nothing to mix")
@@ -258,13 +203,6 @@ class _Stack:
     def soup(self, weights: MixingWeights) -> StateSoup:
         """What a method's weights mix."""
         return StateSoup(self.mix(weights.alpha, weights.by), weights.alpha, weights.groups, weights.history)
-
-
-def _find_ties(module: nn.Module) -> dict[str, str]:
-    """Parameters that are others by another name, with the others' names."""
-    first = {id(tensor): name for name, tensor in module.named_parameters()}
-    every = module.named_parameters(remove_duplicate=False)
-    return {name: first[id(tensor)] for name, tensor in every if first[id(tensor)] != name}
 
 
 def _compare(number: int, state: StateDict, wanted: StateDict, whose: str) -> None:
@@ -329,7 +267,7 @@ class _ModuleLosses(_OfStack):
     whole: what is given as a batch is all of them.
     """
 
-    calling: _Calling
+    calling: Calling
     whole: bool
     log: Log
     seed: int = 0

@@ -5,6 +5,7 @@ Every rank runs the same; rank 0 alone looks at files, writes them and says what
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from gnnsoup_hpc.config import Job, expand_grids
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io import soup as soup_store
-from gnnsoup_hpc.io.records import Paired, Soup
+from gnnsoup_hpc.io.records import Paired, Recomputed, Soup
 from gnnsoup_hpc.io.soup import SoupFingerprint
 from gnnsoup_hpc.runtime.gpu import explain_out_of_memory
 from gnnsoup_hpc.runtime.progress import Log
@@ -72,11 +73,16 @@ class SoupRunner:
         with mixtures.meter as meter:
             weights = mixtures.comm.bcast(method.run(context))
             candidate = Candidate(weights.alpha, weights.by, weights.of)
+            start = time.perf_counter()
             state = mixtures.state(candidate)
+            seconds = time.perf_counter() - start
         self._clear(exact=True)
         # Test labels are seen here and in _compare alone.
         validation, test = mixtures.predictions(candidate, (Role.VALIDATION, Role.TEST))
-        paired = self._compare(test.right)
+        paired, recomputed = self._compare(test.right), None
+        if mixtures.model.statistics and state is not None:
+            before = mixtures.predictions(candidate, (Role.VALIDATION, Role.TEST), recompute=False)
+            recomputed = Recomputed(seconds, *(found.metric for found in before))
         self._clear()
         soup = Soup(
             method=method.name,
@@ -94,6 +100,7 @@ class SoupRunner:
             alignment=mixtures.alignment,
             test_right=np.packbits(test.right),
             paired=paired,
+            recomputed=recomputed,
         )
         if mixtures.comm.rank == 0:
             soup_store.write(path, soup, fingerprint, mixtures.model, mixtures.graph.preparation, self.job)
@@ -125,6 +132,7 @@ class SoupRunner:
         also: dict[str, str] = {} if precision == "float32" else {"precision": precision}  # older files know no other
         engine, first = mixtures.evaluator.engine.name, "compiled" if mixtures.device.type == "cpu" else "torch"
         also |= {} if engine == first else {"engine": engine}  # older files name none, and had but the first
+        also |= {"recompute": "end"} if mixtures.model.statistics and self.job.soup.recompute == "end" else {}
         if (alignment := mixtures.alignment) is not None:
             also |= {"align": alignment.by, "alignment_sha256": alignment_store.sha256(alignment)}
         return SoupFingerprint(

@@ -40,5 +40,8 @@ class WeightAverage:
         if not self.count:
             self.state = {name: tensor.detach().clone() for name, tensor in parameters.items()}
         for name, tensor in parameters.items() if self.count else ():
-            self.state[name].lerp_(tensor, share)
+            if tensor.is_floating_point():
+                self.state[name].lerp_(tensor, share)
+            else:
+                self.state[name].copy_(tensor)  # a count has no average
         self.count += 1

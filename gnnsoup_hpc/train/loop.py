@@ -102,12 +102,12 @@ def train_trunk(
     diverged, spent = training.run(bar, checkpoints)
     if diverged:
         raise DivergedError(f"the trunk {diverged}: lower train.learning_rate = {how.learning_rate:g}")
-    state = {name: tensor.detach().cpu() for name, tensor in training.parameters.items()}
+    state = {name: tensor.detach().cpu() for name, tensor in training.state.items()}
     return Trunk(state, tuple(training.history), spent)
 
 
 class Training:
-    """One model between epochs: its parameters, Adam, dropout, an average of weights, and the best epoch so far.
+    """One model between epochs: its state, Adam, dropout, an average of weights, and the best epoch so far.
 
     Batches and dropped edges are functions of seed, index and epoch; nothing else has a state.
     """
@@ -115,7 +115,11 @@ class Training:
     def __init__(self, data: TrainData, initial: State, how: Hyperparameters, seed: int, index: int) -> None:
         self._data, self._task = data, data.evaluator.task
         self._how, self._seed, self._index = how, seed, index
-        self.parameters = {name: tensor.to(data.device).clone().requires_grad_() for name, tensor in initial.items()}
+        self.state = {
+            name: tensor.to(data.device).clone().requires_grad_(name in data.model.parameters)
+            for name, tensor in initial.items()
+        }
+        self.parameters = {name: tensor for name, tensor in self.state.items() if tensor.requires_grad}
         kind = torch.optim.AdamW if how.optimiser == "adamw" else torch.optim.Adam
         self._adam = kind(self.parameters.values(), lr=how.learning_rate, weight_decay=how.weight_decay)
         self._average = WeightAverage(how)
@@ -165,16 +169,18 @@ class Training:
     @property
     def judged(self) -> Mapping[str, Tensor]:
         """The weights that count: the average, where there is one."""
-        return self._average.state or self.parameters
+        return self._average.state or self.state
 
     def epoch(self) -> Epoch:
         """Train one more. One that diverges is not in the history; NaN stands for an accuracy that was not judged."""
         number, start = len(self.history) + 1, time.perf_counter()
         loss, reached = self.take_steps(number), math.nan
-        self._average.note_epoch(self.parameters, number)
-        finite = math.isfinite(loss) and all(bool(tensor.isfinite().all()) for tensor in self.parameters.values())
+        self._average.note_epoch(self.state, number)
+        finite = math.isfinite(loss) and all(bool(tensor.isfinite().all()) for tensor in self.state.values())
         judged = finite and self._how.judges(number)
         if judged:
+            if self._average.state and self._data.model.statistics:  # an average's are not the average of theirs
+                self._average.state = self._data.evaluator.recompute(self._average.state)
             reached = self._validate()
         self.diverged = not finite or (judged and math.isnan(reached))
         epoch = Epoch(number, loss, reached, time.perf_counter() - start)
@@ -203,7 +209,7 @@ class Training:
         adam = dict(zip(self.parameters, self._adam.state_dict()["state"].values(), strict=True))
         return Checkpoint(
             history=tuple(self.history),
-            state=self.parameters,
+            state=self.state,
             steps={name: float(values["step"]) for name, values in adam.items()},
             mean={name: values["exp_avg"] for name, values in adam.items()},
             square={name: values["exp_avg_sq"] for name, values in adam.items()},
@@ -218,8 +224,8 @@ class Training:
     def restore(self, kept: Checkpoint) -> None:
         """Go on from there."""
         with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(kept.state[name])
+            for name, tensor in self.state.items():
+                tensor.copy_(kept.state[name])
         adam = self._adam.state_dict()
         adam["state"] = {
             place: {"step": torch.tensor(kept.steps[name]), "exp_avg": kept.mean[name], "exp_avg_sq": kept.square[name]}
@@ -246,13 +252,13 @@ class Training:
         """One step; the mean loss on the batch's seed nodes, and their number."""
         self._adam.zero_grad(set_to_none=True)
         dropout = self._dropout.at(epoch, step)
-        logits = self._data.engine.logits(plan, self.parameters, mode="train", dropout=dropout)
+        logits = self._data.engine.logits(plan, self.state, mode="train", dropout=dropout)
         loss = self._task.loss(logits, plan.targets)
         loss.backward()  # type: ignore[no-untyped-call]
         if self._how.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self._how.clip_norm)
         self._adam.step()
-        self._average.note_step(self.parameters)
+        self._average.note_step(self.state)
         return float(loss.detach()), len(plan.targets)
 
     @torch.no_grad()

@@ -136,7 +136,7 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
     """
     run, everyone = RunDir.of(job), range(job.train.ingredients)
     with graph_store.open_graph(run.graph, job) as graph, ExitStack() as opened:
-        model = make_model(job.model, graph.features, graph.classes)
+        model = make_model(job.model, graph.features, graph.classes, graph.count_degrees)
         engine = _find_engine(job, run, model, device)
         if not _is_trained(job, run):
             _check_precision(job, engine, device)

@@ -106,7 +106,7 @@ def test_gin_is_pygs_and_evaluated_layer_by_layer(extended: Extended) -> None:
 
 def test_what_the_new_model_does_not_take_is_said(extended: Extended) -> None:
     done = extended("-m", "gnnsoup_hpc", "job", "job.toml", "--set", "model.kind=gim")
-    assert "model.kind = 'gim': input should be 'gcn', 'sage', 'gat' or 'gin'" in done.stderr
-    done = extended("-m", "gnnsoup_hpc", "job", "job.toml", "--set", "model.norm=layer")
+    assert "model.kind = 'gim': input should be 'gcn', 'sage', 'gat', 'gin', 'gatv2'," in done.stderr
+    done = extended("-m", "gnnsoup_hpc", "job", "job.toml", "--set", "model.heads=2")
     assert done.returncode == 2
-    assert "model: norm = 'layer' is not for kind = 'gin'; use 'none'" in done.stderr
+    assert "model: heads = 2 is for kind = 'gat' or 'gatv2'; gin has none" in done.stderr

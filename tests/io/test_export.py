@@ -27,7 +27,9 @@ ALONE = (
 FILES = (".json", ".md", ".pt", ".py")
 ROWS = ("model.kind=gcn", "model.heads=1", "graph.features=row-normalise", "graph.self_loops=add")
 RAW = ("model.kind=sage", "model.heads=1", "graph.features=none", "graph.undirected=false", "graph.reverse=true")
-some_runs = pytest.mark.parametrize("run", [(), ROWS, RAW], indirect=True)
+GIN = ("model.kind=gin", "model.heads=1", "model.norm=batch", "model.takes=sparse")
+PNA = ("model.kind=pna", "model.heads=1", "model.norm=none")
+some_runs = pytest.mark.parametrize("run", [(), ROWS, RAW, GIN, PNA], indirect=True)
 one_run = pytest.mark.parametrize("run", [()], indirect=True)
 
 
@@ -51,9 +53,7 @@ def test_the_script_has_the_accuracy_of_the_report(here: Path, tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"mine-pls{suffix}" for suffix in FILES]
     card = json.loads((tmp_path / "mine-pls.json").read_text())
     raw, soup = raw_graph(), read_model(here / "soups" / "pls.h5")
-    x = soup.features(raw["x"])
-    with torch.no_grad():
-        wanted = soup.as_pyg()(x, soup.edges(raw["edge_index"], len(x)))
+    wanted = soup.predict(raw["x"], raw["edge_index"])
     done = predict_alone(tmp_path / "mine-pls.py", x=raw["x"], edge_index=raw["edge_index"])
     assert (done.returncode, done.stderr) == (0, "")
     scores = np.load("scores.npy")

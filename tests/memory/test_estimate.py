@@ -34,7 +34,7 @@ PHASES = {
     "ls": lambda sizes: estimate.ls(sizes, 8),
     "pls": lambda sizes: estimate.pls(sizes, 8, 4),
     "in memory": estimate.inference,
-    "layer by layer": estimate.layer_by_layer,
+    "layer by layer": lambda sizes: estimate.least_inference(sizes)[1],
     "full": lambda sizes: estimate.full_batches(sizes, sizes.engine),
     "full, torch": lambda sizes: estimate.full_batches(sizes, TorchEngine()),
     "cluster, torch": lambda sizes: estimate.cluster_batches(sizes, TorchEngine(), 2),
@@ -242,4 +242,4 @@ def test_a_gpu_leaves_the_host_to_read() -> None:
 
 
 def test_layer_by_layer_is_for_graphs_that_do_not_fit() -> None:
-    assert estimate.layer_by_layer(PRODUCTS) < 300 * MIB < 3000 * MIB < estimate.inference(PRODUCTS)
+    assert estimate.least_inference(PRODUCTS)[1] < 300 * MIB < 3000 * MIB < estimate.inference(PRODUCTS)

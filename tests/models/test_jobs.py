@@ -11,12 +11,26 @@ from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.models.jobs import load_job
 
 WRONG = [
-    (["model.kind=gcnn"], r"model.kind = 'gcnn': input should be 'gcn', 'sage' or 'gat'$"),
-    (["model.kind=gcn", "model.heads=2"], r"model: heads = 2 is for kind = 'gat'; gcn has none$"),
+    (["model.kind=gcnn"], r"model.kind = 'gcnn': input should be 'gcn', 'sage', 'gat', 'gatv2', .* or 'module'$"),
+    (["model.kind=gcn", "model.heads=2"], r"model: heads = 2 is for kind = 'gat' or 'gatv2'; gcn has none$"),
+    (["model.factory=a:b"], r"model.factory = 'a:b' says nothing of kind = 'sage': leave it out$"),
+    (["model.kind=module"], r"model.factory = '': kind = 'module' wants 'package.module:function'"),
+    (["model.kind=module", "model.factory=models"], "model.factory = 'models': kind = 'module' wants"),
+    (["model.kind=module", "model.factory=a:b", "model.hidden=64"], "model.hidden = 64 says nothing of kind"),
+    (
+        ["model.kind=module", "model.factory=a:b", "train.dropout=0.1"],
+        "train.dropout = 0.1: dropout of kind = 'module' is the module's own",
+    ),
+    (
+        ["model.kind=module", "model.factory=a:b", "train.dropout=0.5", "train.batch=neighbour"],
+        "train.batch = 'neighbour' samples a hop a layer: give model.hops",
+    ),
+    (["model.kind=gin", "model.arguments.when=2026-01-01"], "model.arguments = .*: give numbers, text"),
     (
         ["model.kind=gat", "soup.pls.first_hop=exact"],
         "soup.pls.first_hop = 'exact' cannot be had with model.kind = 'gat'",
     ),
+    (["model.norm=batch", "soup.pls.first_hop=exact"], "soup.pls.first_hop = 'exact' cannot be had"),
     (
         ["model.kind=gat", "train.batch=cluster", "train.first_hop=exact"],
         "train.first_hop = 'exact' cannot be had with model.kind = 'gat'",

@@ -19,8 +19,9 @@ from torch.optim.swa_utils import update_bn
 
 import gnnsoup_hpc as gs
 from gnnsoup_hpc.errors import DivergedError
+from gnnsoup_hpc.models.statistics import Calling
 from gnnsoup_hpc.runtime.progress import Log
-from gnnsoup_hpc.soup.modules import _Calling, _ModuleLosses, _Stack
+from gnnsoup_hpc.soup.modules import _ModuleLosses, _Stack
 
 State = dict[str, Tensor]
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs" / "python.md"
@@ -135,7 +136,7 @@ def test_the_gradient_of_alpha_is_autograds(by: Any, make: Callable[[], nn.Modul
         for name, tensor in states[0].items()
         if tensor.is_floating_point()
     }
-    calling, expected = _Calling(module, loss), torch.zeros((), dtype=torch.float64)
+    calling, expected = Calling(module, loss), torch.zeros((), dtype=torch.float64)
     names = {name for name, _ in module.named_parameters()}
     for batch in batches:
         own = copy.deepcopy(calling)

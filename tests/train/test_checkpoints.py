@@ -113,7 +113,13 @@ def undisturbed(job: Job, folder: Path) -> str:
 
 @pytest.mark.parametrize(
     ("way", "kind", "heads", "norm"),
-    [*((way, "sage", 1, "layer") for way in WAYS), ("edges", "gcn", 1, "none"), ("cluster", "gat", 2, "none")],
+    [
+        *((way, "sage", 1, "layer") for way in WAYS),
+        ("edges", "gcn", 1, "none"),
+        ("cluster", "gat", 2, "none"),
+        *((way, "gcn", 1, "batch") for way in ("full", "swa")),
+        *((way, "gin", 1, "batch") for way in ("ema", "neighbour")),
+    ],
 )
 def test_an_ingredient_stopped_after_every_epoch_is_the_undisturbed_one(
     way: str, kind: str, heads: int, norm: str, tmp_path: Path, interrupter: Interrupter

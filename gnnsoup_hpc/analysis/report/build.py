@@ -12,6 +12,7 @@ import numpy as np
 from gnnsoup_hpc.analysis.diagnosis.basin import make_columns
 from gnnsoup_hpc.analysis.report import contents
 from gnnsoup_hpc.analysis.report.contents import Contents, Phase, TriedTrial
+from gnnsoup_hpc.analysis.report.recomputed import make_recomputed_columns
 from gnnsoup_hpc.analysis.report.verdicts import verdicts
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io.files import Columns
@@ -39,6 +40,8 @@ def write(run: Contents) -> None:
     ]
     if seeds:
         tables["seeds"] = (_columns(seeds, _SEED_COLUMNS), "one row a combination that was made with several seeds")
+    if (recomputed := make_recomputed_columns(run)) is not None:
+        tables["statistics"] = (recomputed, "one row a soup whose running statistics were computed anew")
     if run.diagnosis is not None:
         about = "one row an alignment and an ingredient, or all: midpoints with the best one"
         tables["diagnosis"] = (make_columns(run.diagnosis, run.task), about)

@@ -9,9 +9,10 @@ from statistics import mean, stdev
 from gnnsoup_hpc.analysis.diagnosis.basin import list_midpoints
 from gnnsoup_hpc.analysis.report import contents
 from gnnsoup_hpc.analysis.report.contents import Contents, Phase, TriedTrial
+from gnnsoup_hpc.analysis.report.recomputed import list_recomputed
 from gnnsoup_hpc.analysis.report.verdicts import verdicts
 from gnnsoup_hpc.io.records import Soup
-from gnnsoup_hpc.models.convolutions import find_convolution
+from gnnsoup_hpc.models.kinds import describe_model
 from gnnsoup_hpc.runtime.profiling import subtract_baseline
 from gnnsoup_hpc.utils.text_table import align_columns, show_number, show_ratio
 
@@ -23,10 +24,9 @@ def show_run(run: Contents) -> str:
     model = run.job.model
     tests = [ingredient.test_accuracy for ingredient in run.ingredients]
     validations = [ingredient.validation_accuracy for ingredient in run.ingredients]
-    heads = f", {model.heads} heads" if find_convolution(model.kind).has_heads else ""
     return "\n".join(
         [
-            f"{run.run.root}: {model.kind}, {model.layers} layers, hidden {model.hidden}{heads}, on {run.graph}",
+            f"{run.run.root}: {describe_model(model)}, on {run.graph}",
             f"{len(run.ingredients)} ingredients: validation {show_spread(validations)}, test {show_spread(tests)}"
             " (mean ± standard deviation)",
             *([_list_engines(run)] if len(run.engines) > 1 else []),
@@ -35,6 +35,7 @@ def show_run(run: Contents) -> str:
             *([run.alignment.text] if run.alignment else []),
             "",
             *align_columns([_HEAD, *(_row(run, soup) for soup in run.soups)]),
+            *list_recomputed(run),
             *list_trials(run.trials),
             "",
             *align_columns([("phase", "seconds", "peak MiB"), *map(_phase_row, run.phases)]),

@@ -18,8 +18,10 @@ import torch
 from gnnsoup_hpc.bench import stock
 from gnnsoup_hpc.bench.stock import interpolate
 from gnnsoup_hpc.bench.task import QualityOrder, count_evaluations, list_ratios
+from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime import profiling
 from gnnsoup_hpc.runtime.profiling import Measurement
@@ -35,7 +37,10 @@ class PlainGis:
     def __init__(self, order: QualityOrder, graph: GraphFile) -> None:
         self._order, self._graph = order, graph
         self._job = order.read_job()
-        self._net = make_model(self._job.model, graph.features, graph.classes)
+        net = make_model(self._job.model, graph.features, graph.classes)
+        if not isinstance(net, Architecture):
+            raise JobError(f"model.kind = {net.kind!r} of these options: measured are gcn, sage and gat alone")
+        self._net = net
         self._module = stock.make_module(self._net)
 
     def measure_time(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gnnsoup_hpc.engine import threads
 from gnnsoup_hpc.engine.compiled.kernels import rowwise, slabs, sums
+from gnnsoup_hpc.engine.out_of_core.neighbourhoods import NeighbourhoodInference
 from gnnsoup_hpc.errors import MemoryLimitError
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Subgraph
@@ -388,7 +389,7 @@ class GeneralLayerwise:
 
 # ---- choice
 
-Layerwise = SumsLayerwise | GeneralLayerwise
+Layerwise = SumsLayerwise | GeneralLayerwise | NeighbourhoodInference
 
 
 def make_layerwise(
@@ -396,13 +397,13 @@ def make_layerwise(
 ) -> Layerwise:
     """Inference within about `memory` bytes for the nodes `wanted`, rising; the folder `scratch` takes what spills.
 
-    Raises: MemoryLimitError for a model whose layers cannot be computed one by one.
+    By the nodes' neighbourhoods where layers cannot be computed one by one.
+    Raises: MemoryLimitError where it is not known how far these reach, or they have no end.
     """
     if not isinstance(net, LayeredModel):
-        raise MemoryLimitError(
-            f"a model of kind {net.kind!r} cannot be evaluated layer by layer, and the whole graph does not fit: raise"
-            " machine.memory_limit"
-        )
+        if why := net.find_far_reach():
+            raise MemoryLimitError(f"the whole graph does not fit, and {why}: raise machine.memory_limit")
+        return NeighbourhoodInference(graph, net, memory, device, wanted)
     if isinstance(net, Architecture) and net.kind in ("gcn", "sage") and device.type == "cpu":
         return SumsLayerwise(graph, net, memory, scratch, wanted)
     return GeneralLayerwise(graph, net, memory, scratch, device, wanted)
