@@ -11,20 +11,22 @@ from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io.records import Soup
 
 
-def choose_soup(run: Contents, method: str | None) -> Soup:
-    """The soup of a method; without one, that with the best validation metric, of equals the first.
+def choose_soup(run: Contents, method: str | None, ensembles: bool = False) -> Soup:
+    """The soup of a method; without one, of those that are one model that with the best validation metric.
 
+    ensembles: whether a method may be named that makes several models. Of equals the first.
     Raises: RunError where it is not there, or is no one model.
     """
     single = [soup for soup in run.soups if soup.state is not None]
-    if not single:
+    if not single and (method is None or not ensembles):
         raise RunError(f"{run.run.root} holds no soup that is one model: add one to soup.methods, and soup again")
     if method is None:
         return max(single, key=lambda soup: score(run.task, soup.validation_accuracy))
     found = run.soup(method)
-    if found is None or found.state is None:
+    if found is None or (found.state is None and not ensembles):
         why = "it is not one model" if found else "the run has no such soup"
-        raise RunError(f"--method {method}: {why}; there are: {', '.join(soup.method for soup in single)}")
+        there = run.soups if ensembles else single
+        raise RunError(f"--method {method}: {why}; there are: {', '.join(soup.method for soup in there)}")
     return found
 
 

@@ -26,19 +26,30 @@ COMMANDS = {
     " not.",
     "report": "Write a run's report.h5 anew and print its table; several runs are compared.",
     "export": "Write a soup's weights to a file, with a card and a script that predicts without this package.",
+    "predict": "Write a soup's scores of every node of the run's graph.",
     "bench": "Time and memory of evaluation, LS, PLS and GIS beside PyG's own classes, every cell in processes of its"
     " own.",
     "job": "Print the resolved job, every field with what it means.",
 }
 COLLECTIVE = ("soup", "run", "diagnose")
-COMPUTING = ("prepare", "train", "soup", "run", "diagnose", "bench")
+COMPUTING = ("prepare", "train", "soup", "run", "diagnose", "predict", "bench")
 OFFLINE = ("run", "prepare", "train", "bench")
-BOUNDED = ("run", "train", "soup", "diagnose", "job")
+BOUNDED = ("run", "train", "soup", "diagnose", "predict", "job")
 AGAIN = {
     "run": "make all soups anew",
     "prepare": "cut the graph anew",
     "soup": "make all soups anew",
     "diagnose": "measure anew, also where the diagnosis is there",
+}
+TO = {  # whose soup, and the file that it goes to
+    "export": (
+        "whose soup (default: the one with the best validation metric that is one model)",
+        "a file of .pt or .safetensors; card and script go beside it (default: RUN-METHOD.pt here)",
+    ),
+    "predict": (
+        "whose soup, or the ensemble (default: the soup with the best validation metric)",
+        "a file of .npy: (V, C) float32, nodes in the source's order (default: RUN-METHOD.npy here)",
+    ),
 }
 JOB_HELP = "a job file, or the name of a bundled job (default: pubmed)"
 EXIT_CODES = (
@@ -80,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help=about)
     else:
         about, called = JOB_HELP, "JOB"
-        if command in ("status", "diagnose", "export"):
+        if command in ("status", "diagnose", "export", "predict"):
             about, called = f"the folder of a run, or {JOB_HELP}", "RUN"
         parser.add_argument("job", nargs="?", metavar=called, help=about)
         about = "override one field of the job, for example soup.pls.union=8; may be repeated"
@@ -95,11 +106,10 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         parser.add_argument("--again", action="store_true", help=AGAIN[command])
     if command == "job":
         parser.add_argument("--logs", action="store_true", help="print the folder of the run's logs alone")
-    if command == "export":
-        about = "whose soup (default: the one with the best validation metric that is one model)"
-        parser.add_argument("--method", metavar="NAME", help=about)
-        about = "a file of .pt or .safetensors; card and script go beside it (default: RUN-METHOD.pt here)"
-        parser.add_argument("--to", type=Path, metavar="FILE", help=about)
+    if command in TO:
+        whose, where = TO[command]
+        parser.add_argument("--method", metavar="NAME", help=whose)
+        parser.add_argument("--to", type=Path, metavar="FILE", help=where)
     if command == "status":
         about = "a line for every ingredient, however many there are"
         parser.add_argument("--all", action="store_true", help=about)

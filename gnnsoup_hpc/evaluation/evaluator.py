@@ -200,6 +200,12 @@ class Evaluator:
 
         return self._divide([make], evaluate)[0]
 
+    def scores(self, members: Members) -> Iterator[tuple[IntArray, Tensor]]:
+        """(ids in the source, outputs (n, C)) of all nodes, by one model or as the mean of several; by this rank."""
+        for first, outputs in self._logits(members, tuple(Role)):
+            ids = self._graph.original_ids(first, first + len(outputs))
+            yield ids, (outputs / len(members) if len(members) > 1 else outputs).cpu()
+
     def metrics_of(self, models: Sequence[MakeMembers], role: Role) -> list[float]:
         """The metric of each of several models on the nodes of a role."""
         targets = self._known((role,)).targets

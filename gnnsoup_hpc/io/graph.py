@@ -214,6 +214,10 @@ class GraphFile:
         """Labels of nodes start to stop."""
         return np.asarray(self._read("nodes/y", start, stop), dtype=np.int64)
 
+    def original_ids(self, start: int, stop: int) -> IntArray:
+        """Ids in the source of nodes start to stop."""
+        return np.asarray(self._read("nodes/original_id", start, stop), dtype=np.int64)
+
     def role(self, start: int, stop: int) -> ByteArray:
         """Roles of nodes start to stop."""
         return np.asarray(self._read("nodes/split", start, stop), dtype=np.uint8)
