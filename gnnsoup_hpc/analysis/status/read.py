@@ -15,7 +15,7 @@ from gnnsoup_hpc.config import Job, expand_grids
 from gnnsoup_hpc.config.turns import hyperparameters
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.graph import identity
-from gnnsoup_hpc.io import summary
+from gnnsoup_hpc.io import imports, summary
 from gnnsoup_hpc.io.summary import GraphSummary
 from gnnsoup_hpc.runtime import leases, processes, status_files
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -236,11 +236,13 @@ class Status:
 
 def read_status(job: Job, run: RunDir) -> Status:
     """How the run stands now. Nothing is locked, and a file that vanishes meanwhile is taken for missing."""
-    reader = TaskReader.of(run)
-    (graph, sizes), trunk = _read_graph(job, reader), _read_trunk(job, reader)
+    reader, rows = TaskReader.of(run), imports.read(run.imported)
+    if rows:
+        job = imports.set_count(job, len(rows))
+    (graph, sizes), trunk = _read_graph(job, reader), None if rows else _read_trunk(job, reader)
     there = list_names(run.ingredients)  # after the leases: what is published meanwhile is not missed
     ingredients = tuple(
-        reader.read_ingredient(index, there, hyperparameters(job, index).epochs)
+        reader.read_ingredient(index, there, 0 if rows else hyperparameters(job, index).epochs)
         for index in range(job.train.ingredients)
     )
     return Status(
@@ -252,10 +254,17 @@ def read_status(job: Job, run: RunDir) -> Status:
         soups=tuple(_read_soups(job, run)),
         cells=reader.read_trials(),
         report=_describe_report(job, run),
-        estimate=estimate_end(ingredients, trunk),
+        estimate=_judge_import(ingredients) if rows else estimate_end(ingredients, trunk),
         now=reader.now,
         own_clock=reader.ahead is None,
     )
+
+
+def _judge_import(ingredients: Sequence[TaskStatus]) -> Estimate:
+    left = sum(task.state != "finished" for task in ingredients)
+    if left:
+        return Estimate(None, f"{left} of the imported ingredients are not there: {imports.AGAIN}")
+    return Estimate(0.0, "nothing is trained: the ingredients were imported")
 
 
 def _read_graph(job: Job, reader: TaskReader) -> tuple[TaskStatus, GraphSummary | None]:

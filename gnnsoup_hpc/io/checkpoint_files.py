@@ -1,0 +1,286 @@
+"""Model states in files that other programs wrote, of .pt, .pth, .ckpt and .safetensors; and in this package's own.
+
+Of a pickle nothing is made but tensors and plain containers: every other name becomes a stand-in that does nothing, and
+a name that could run something makes the file refused.
+"""
+
+from __future__ import annotations
+
+import pickle
+import tarfile
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gnnsoup_hpc.errors import UNREADABLE, FileError
+from gnnsoup_hpc.io import export
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io.pickled import InertUnpickler, StandIn
+from gnnsoup_hpc.io.records import Ingredient
+from gnnsoup_hpc.types import State
+from gnnsoup_hpc.utils.hashing import file_sha256
+
+PICKLED, SAFE, OWN = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors", ".h5"
+SAVE = "torch.save(model.state_dict(), PATH)"
+DEPTH = 3  # of mappings within mappings, where a state is looked for
+# Modules, without what is below them, and functions whose names alone make a file refused.
+_RUNNERS = frozenset(
+    {
+        *("os", "posix", "nt", "subprocess", "sys", "importlib", "runpy", "shutil", "pty", "ctypes", "socket", "code"),
+        *("multiprocessing", "_posixsubprocess", "pickle", "_pickle", "marshal", "webbrowser", "pdb", "timeit", "pip"),
+    }
+)
+_BUILTINS = frozenset(
+    {
+        *("exec", "eval", "compile", "open", "getattr", "setattr", "delattr", "__import__", "input", "breakpoint"),
+        *("globals", "locals", "vars"),
+    }
+)
+_FUNCTIONS = frozenset({"io.open", "_io.open", "torch.load", "torch.storage._load_from_bytes", "numpy.load"})
+_REBUILT = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
+_MADE: dict[str, Any] = {
+    "collections.OrderedDict": OrderedDict,
+    "torch.Size": torch.Size,
+    "torch.device": torch.device,
+    **{f"torch._utils.{name}": getattr(torch._utils, name) for name in _REBUILT},
+    **{str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)},
+}
+_CASTS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # of weights, to float32
+
+
+class _RefusedError(pickle.UnpicklingError):
+    """A name that could run something."""
+
+
+class _TensorUnpickler(InertUnpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        root, whole = module.partition(".")[0], f"{module}.{name}"
+        of_builtins = root in ("builtins", "__builtin__") and name.partition(".")[0] in _BUILTINS
+        if root in _RUNNERS or of_builtins or whole in _FUNCTIONS:
+            raise _RefusedError(whole)
+        return _MADE[whole] if whole in _MADE else super().find_class(module, name)
+
+
+# What torch asks of a module that unpickles.
+_PICKLE: Any = SimpleNamespace(
+    __name__="tensors alone",
+    Unpickler=_TensorUnpickler,
+    load=lambda file, **options: _TensorUnpickler(file, **options).load(),
+)
+
+
+@dataclass(frozen=True)
+class ForeignState:
+    """Tensors by name as a file has them. sha256: of the file; key: where in it they were, dotted, empty for its root.
+
+    made: of a file of this package, the ingredient and its origin.
+    """
+
+    path: Path
+    sha256: str
+    key: str
+    tensors: Mapping[str, Any]
+    made: tuple[Ingredient, Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where an entry of a file is not what a model wants."""
+
+    file: str
+    entry: str
+    has: str
+    wants: str
+
+
+@dataclass(frozen=True)
+class FittedState:
+    """A state in float32 with the names of a model. prefix: taken off the names; types: what was cast to float32."""
+
+    state: State
+    prefix: str
+    types: tuple[str, ...]
+    differences: tuple[Difference, ...]
+
+
+def read(path: Path, key: str = "") -> ForeignState:
+    """The state in a file; `key` says which, where it holds several, dotted where they lie in one another.
+
+    Raises: FileError for a file that cannot be read, that asks for what could run something, or holds no one state;
+    RunError where a library is missing that reads it.
+    """
+    suffix = path.suffix.lower()
+    if suffix == OWN:
+        if key:
+            raise FileError(f"{path}: --key {key} names an entry of a checkpoint, and this is a file of this package")
+        made = ingredient_store.read(path)
+        return ForeignState(path, file_sha256(path), "", made.state, (made, ingredient_store.origin(path)))
+    if suffix not in (*PICKLED, SAFE):
+        raise FileError(f"{path}: checkpoints are files of {', '.join((*PICKLED, SAFE))}, or ingredients of a run")
+    content = _read_safetensors(path) if suffix == SAFE else _read_pickle(path)
+    found, tensors = _find_state(content, path, key)
+    return ForeignState(path, file_sha256(path), found, tensors)
+
+
+def _read_safetensors(path: Path) -> Any:
+    library = export.load_safetensors()
+    try:
+        return library.load(path.read_bytes())
+    except (*UNREADABLE, import_module("safetensors").SafetensorError) as error:
+        raise FileError(f"{path}: not a readable file of safetensors ({_shorten(error)})") from None
+
+
+def _read_pickle(path: Path) -> Any:
+    """What a file of torch.save holds, with stand-ins for all that is no tensor and no plain container."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                names = {Path(name).name for name in archive.namelist()}
+            if "constants.pkl" in names:
+                raise FileError(f"{path} is a TorchScript archive, which is code: save its weights instead: {SAVE}")
+        elif tarfile.is_tarfile(path):
+            raise FileError(f"{path} is of a torch before 0.1.10: load it with one of those, and save it anew: {SAVE}")
+        return torch.load(path, map_location="cpu", pickle_module=_PICKLE, weights_only=False)
+    except _RefusedError as error:
+        raise FileError(
+            f"{path} asks for {error}, which can run any code: it is refused, and nothing of it was run; save plain"
+            f" tensors: {SAVE}"
+        ) from None
+    except UNREADABLE as error:
+        raise FileError(f"{path}: not a readable file of torch.save, or a truncated one ({_shorten(error)})") from None
+
+
+def _shorten(error: Exception) -> str:
+    """What kind of error of a library it is, and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
+
+
+# ---- which of a file's entries is the state
+
+
+def _find_state(content: Any, path: Path, key: str) -> tuple[str, Mapping[str, Any]]:
+    """Key and tensors of the only state in a file, or of the one at `key`. Raises: FileError."""
+    if key:
+        found = _descend(content, key)
+        if not _is_state(found):
+            raise FileError(f"{path}: --key {key}: {_describe(found)}; {_list_keys(content)}")
+        return key, found
+    for level in _walk(content):
+        states = {name: value for name, value in level.items() if _is_state(value)}
+        if len(states) == 1:
+            return next(iter(states.items()))
+        if states:
+            raise FileError(f"{path} holds several states: choose one with --key {' or --key '.join(states)}")
+    if isinstance(content, StandIn):
+        raise FileError(
+            f"{path} holds a whole object of the class {type(content).name}, which is not made, for a pickle can run"
+            f" any code: save its state instead: {SAVE}"
+        )
+    raise FileError(f"{path} holds no mapping of names to tensors: {_list_keys(content)}; save one: {SAVE}")
+
+
+def _walk(content: Any) -> Iterator[Mapping[str, Any]]:
+    """What lies at each depth, by its dotted key: the root, what it holds, and so on."""
+    level = {"": content}
+    for _ in range(DEPTH):
+        yield level
+        inner = ((key, value) for key, value in level.items() if _is_mapping(value))
+        level = {f"{key}.{name}".lstrip("."): item for key, value in inner for name, item in value.items()}
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+
+
+def _is_state(value: Any) -> bool:
+    return _is_mapping(value) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
+
+
+def _descend(content: Any, key: str) -> Any:
+    """What lies at a dotted key, of whose names some may have dots themselves; None where nothing does."""
+    if not isinstance(content, Mapping):
+        return None
+    if key in content:
+        return content[key]
+    places = (place for place, letter in enumerate(key) if letter == ".")
+    found = (_descend(content.get(key[:place]), key[place + 1 :]) for place in places)
+    return next((value for value in found if value is not None), None)
+
+
+def _list_keys(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return f"it is {_describe(content)}"
+    shown = [f"{name} ({_describe(value)})" for name, value in list(content.items())[:8]]
+    return f"it has {', '.join(shown) or 'nothing'}{' and more' if len(content) > 8 else ''}"
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return "nothing is there"
+    if _is_state(value):
+        return "a state"
+    kind = type(value)
+    return f"a {kind.name if isinstance(value, StandIn) else kind.__name__}"
+
+
+# ---- whether it is one of the model's
+
+
+def fit(found: ForeignState, shapes: Mapping[str, tuple[int, ...]]) -> FittedState:
+    """The state of a model with those names and shapes, and where the file differs from them.
+
+    Where there are differences, the state holds what agrees.
+    """
+    prefix = _find_prefix(found.tensors, shapes)
+    named = {name.removeprefix(prefix): tensor for name, tensor in found.tensors.items()}
+    file, state, differences = str(found.path), {}, list[Difference]()
+    for name, shape in shapes.items():
+        if name not in named:
+            differences.append(Difference(file, name, "nothing", f"float32 {_show_shape(shape)}"))
+            continue
+        state[name], wrong = _cast(named[name], shape)
+        if wrong:
+            differences.append(Difference(file, name, *wrong))
+    for name in named.keys() - shapes.keys():
+        differences.append(Difference(file, name, _show_tensor(named[name]), "nothing"))
+    types = {str(named[name].dtype).removeprefix("torch.") for name in state} - {"float32"}
+    return FittedState(state, prefix, tuple(sorted(types)), tuple(differences))
+
+
+def _find_prefix(names: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What all names begin with up to a dot, as "model.", and names of the model do not; empty where there is none."""
+    words = [name.split(".")[:-1] for name in names]
+    shared = 0
+    while all(len(each) > shared and each[shared] == words[0][shared] for each in words):
+        shared += 1
+    prefixes = ["".join(f"{word}." for word in words[0][:count]) for count in range(shared + 1)]
+    return max(prefixes, key=lambda prefix: sum(name.removeprefix(prefix) in wanted for name in names))
+
+
+def _cast(tensor: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, tuple[str, str] | None]:
+    """An entry in float32, and what it has and should have where it is not the model's."""
+    plain = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
+    if not plain or tensor.dtype not in _CASTS or tuple(tensor.shape) != shape:
+        return tensor, (_show_tensor(tensor), f"float32 {_show_shape(shape)}")
+    cast = tensor.detach().to(torch.float32).contiguous()
+    if bad := int((~torch.isfinite(cast)).sum()):
+        return cast, (f"{bad} of {cast.numel()} not finite", "finite numbers")
+    return cast, None
+
+
+def _show_shape(shape: tuple[int, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def _show_tensor(tensor: Tensor) -> str:
+    kind = "" if tensor.layout is torch.strided else " sparse"
+    kind += " without values" if tensor.is_meta else ""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {_show_shape(tuple(tensor.shape))}{kind}"
