@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import tarfile
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # of Python 2, whose names are in files of today too
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -44,7 +45,9 @@ _BUILTINS = frozenset(
         *("globals", "locals", "vars"),
     }
 )
-_FUNCTIONS = frozenset({"io.open", "_io.open", "torch.load", "torch.storage._load_from_bytes", "numpy.load"})
+_FUNCTIONS = frozenset(
+    {"io.open", "_io.open", "torch.load", "torch.serialization.load", "torch.storage._load_from_bytes", "numpy.load"}
+)
 _REBUILT = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
 _MADE: dict[str, Any] = {
     "collections.OrderedDict": OrderedDict,
@@ -62,9 +65,11 @@ class _RefusedError(pickle.UnpicklingError):
 
 class _TensorUnpickler(InertUnpickler):
     def find_class(self, module: str, name: str) -> Any:
-        root, whole = module.partition(".")[0], f"{module}.{name}"
-        of_builtins = root in ("builtins", "__builtin__") and name.partition(".")[0] in _BUILTINS
-        if root in _RUNNERS or of_builtins or whole in _FUNCTIONS:
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        whole, (root, *_) = f"{module}.{name}", module.split(".")
+        *owners, _ = name.split(".")
+        of_builtins = {"builtins", "__builtin__"} & {root, *owners} and _BUILTINS & {*name.split(".")}
+        if _RUNNERS & {root, *owners} or of_builtins or whole in _FUNCTIONS:
             raise _RefusedError(whole)
         return _MADE[whole] if whole in _MADE else super().find_class(module, name)
 
@@ -201,7 +206,11 @@ def _is_mapping(value: Any) -> bool:
 
 
 def _is_state(value: Any) -> bool:
-    return _is_mapping(value) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
+    """Whether it is a mapping of names to tensors, of which a few may be in a form that is not read."""
+    if not _is_mapping(value):
+        return False
+    tensors, others = (sum(isinstance(item, kind) for item in value.values()) for kind in (Tensor, StandIn))
+    return tensors > others and tensors + others == len(value)
 
 
 def _descend(content: Any, key: str) -> Any:
@@ -249,9 +258,9 @@ def fit(found: ForeignState, shapes: Mapping[str, tuple[int, ...]]) -> FittedSta
         state[name], wrong = _cast(named[name], shape)
         if wrong:
             differences.append(Difference(file, name, *wrong))
-    for name in named.keys() - shapes.keys():
-        differences.append(Difference(file, name, _show_tensor(named[name]), "nothing"))
-    types = {str(named[name].dtype).removeprefix("torch.") for name in state} - {"float32"}
+    for name in (name for name in named if name not in shapes):
+        differences.append(Difference(file, name, _show_entry(named[name]), "nothing"))
+    types = {str(named[name].dtype).removeprefix("torch.") for name in state if not differences} - {"float32"}
     return FittedState(state, prefix, tuple(sorted(types)), tuple(differences))
 
 
@@ -265,12 +274,11 @@ def _find_prefix(names: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     return max(prefixes, key=lambda prefix: sum(name.removeprefix(prefix) in wanted for name in names))
 
 
-def _cast(tensor: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, tuple[str, str] | None]:
+def _cast(entry: Any, shape: tuple[int, ...]) -> tuple[Any, tuple[str, str] | None]:
     """An entry in float32, and what it has and should have where it is not the model's."""
-    plain = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
-    if not plain or tensor.dtype not in _CASTS or tuple(tensor.shape) != shape:
-        return tensor, (_show_tensor(tensor), f"float32 {_show_shape(shape)}")
-    cast = tensor.detach().to(torch.float32).contiguous()
+    if not isinstance(entry, Tensor) or entry.dtype not in _CASTS or tuple(entry.shape) != shape:
+        return entry, (_show_entry(entry), f"float32 {_show_shape(shape)}")
+    cast = entry.detach().to(torch.float32).contiguous()
     if bad := int((~torch.isfinite(cast)).sum()):
         return cast, (f"{bad} of {cast.numel()} not finite", "finite numbers")
     return cast, None
@@ -280,7 +288,7 @@ def _show_shape(shape: tuple[int, ...]) -> str:
     return f"({', '.join(map(str, shape))})"
 
 
-def _show_tensor(tensor: Tensor) -> str:
-    kind = "" if tensor.layout is torch.strided else " sparse"
-    kind += " without values" if tensor.is_meta else ""
-    return f"{str(tensor.dtype).removeprefix('torch.')} {_show_shape(tuple(tensor.shape))}{kind}"
+def _show_entry(entry: Any) -> str:
+    if not isinstance(entry, Tensor):
+        return _describe(entry)
+    return f"{str(entry.dtype).removeprefix('torch.')} {_show_shape(tuple(entry.shape))}"
