@@ -115,18 +115,18 @@ class ImportedOrigin:
     trained: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def known(self) -> dict[str, Any]:
-        """All but what the file says of its training."""
+    def wanted(self) -> dict[str, Any]:
+        """What a file must agree with, beside its weights."""
         values: dict[str, Any] = {"graph_sha256": self.graph_sha256}
         values |= {f"model.{key}": value for key, value in self.architecture.record().items()}
-        row = self.row
-        file = {"file": Path(row.file).name, "sha256": row.file_sha256, "key": row.key, "prefix": row.prefix}
-        return values | {"index": row.index, "imported": file}
+        return values | {"index": self.row.index}
 
     @property
     def values(self) -> dict[str, Any]:
         """Everything, flat."""
-        return dict(self.trained) | self.known
+        row = self.row
+        file = {"file": Path(row.file).name, "sha256": row.file_sha256, "key": row.key, "prefix": row.prefix}
+        return dict(self.trained) | self.wanted | {"imported": file}
 
     @property
     def recipe(self) -> str:
@@ -313,7 +313,7 @@ def read_imported(path: Path, origin: ImportedOrigin) -> Ingredient:
     found = read(path)
     states.check_shapes(path, found.state, origin.architecture)
     with files.read_file(path, KIND, VERSION) as file:
-        _check_origin(path, file, files.get_json(file["provenance"], "origin") | origin.known)
+        _check_origin(path, file, files.get_json(file["provenance"], "origin") | origin.wanted)
     if states.sha256(found.state) != origin.row.state_sha256:
         raise ForeignFileError(f"{path} holds other weights than those that were imported from {origin.row.file}")
     return found

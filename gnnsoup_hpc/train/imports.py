@@ -55,7 +55,8 @@ def find_files(words: Sequence[str]) -> list[Path]:
             raise FileError(f"no file is named {word!r}, nor fits it as a pattern (from {Path.cwd()})")
         if folder := next((each for each in named if each.is_dir()), None):
             raise FileError(f"{folder} is a folder: name its files, for example '{folder}/*.pt'")
-        found |= {each.resolve(): each for each in named if each.resolve() not in found}
+        for each in named:
+            found.setdefault(each.resolve(), each)
     return sorted(found.values())
 
 
