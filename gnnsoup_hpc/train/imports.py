@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.data.prepare import note_job
+from gnnsoup_hpc.data.prepare import is_made, note_job, prepare
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.io import checkpoint_files, files, imports, states
@@ -33,6 +34,7 @@ from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime import launch, leases
 from gnnsoup_hpc.runtime.launch import RankInfo
+from gnnsoup_hpc.runtime.leases import LeaseMonitor
 from gnnsoup_hpc.runtime.profiling import QUANTITIES
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -42,6 +44,7 @@ from gnnsoup_hpc.utils.paths import expand_home
 from gnnsoup_hpc.utils.text_table import align_columns
 
 WORK = "import"
+POLL_SECONDS = 0.5
 OTHER_NAME = "give the job a name of its own (--set name=…)"
 
 
@@ -60,21 +63,42 @@ def find_files(words: Sequence[str]) -> list[Path]:
     return sorted(found.values())
 
 
+def import_all(job: Job, words: Sequence[str], key: str, here: RankInfo, log: Log, offline: bool = False) -> None:
+    """Prepare the job's graph if it is not there yet, and import the files that paths and patterns name. On rank 0.
+
+    Raises: as `find_files`, `prepare` and `import_files` do.
+    """
+    if here.rank > 0:
+        return
+    paths, device = find_files(words), launch.claim_machine(job.machine, here)
+    if not is_made(job):
+        limits.refuse_before_graph(Limit.of(job, here))
+    prepare(job, here, log, offline=offline)
+    import_files(job, paths, key, here, device, log)
+
+
 def import_files(job: Job, paths: Sequence[Path], key: str, here: RankInfo, device: torch.device, log: Log) -> None:
     """Make the states in files ingredients of the job's run, whose graph is there. By one rank.
 
-    Files that are imported already are left as they are; new ones are added. key: as in `checkpoint_files.read`.
+    Files that are imported already are left as they are; new ones are added. Another command that imports to the run is
+    waited for. key: as in `checkpoint_files.read`.
     Raises: FileError where a file cannot be read, or does not fit the model, before anything is written; RunError where
     the run has other ingredients, or a file has changed since it was imported; MemoryLimitError.
     """
-    run = RunDir.of(job)
+    run, monitor, said = RunDir.of(job), LeaseMonitor(), False
     lease = run.lease(WORK)
-    with leases.hold(lease, launch.describe(here)) as ours:
-        if ours is None:
-            raise RunError(f"{leases.describe_holder(lease)} imports to {run.root} now: wait for it")
-        with graph_store.open_graph(run.graph, job) as graph:
-            model = make_model(job.model, graph.features, graph.classes)
-            Importer(job, run, model, graph, here, device, log, key).run_all(paths)
+    while True:
+        with leases.hold(lease, launch.describe(here), monitor) as ours:
+            if ours:
+                with graph_store.open_graph(run.graph, job) as graph:
+                    model = make_model(job.model, graph.features, graph.classes)
+                    Importer(job, run, model, graph, here, device, log, key).run_all(paths)
+                break
+        if not said:
+            log.say(f"import: waiting for {leases.describe_holder(lease)}, who imports to {run.root}")
+            said = True
+        time.sleep(POLL_SECONDS)
+        log.stop.check()
     remove_leftovers(run, {WORK})
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +25,11 @@ from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.model import read_model
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime import leases
+from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
-from gnnsoup_hpc.train.imports import find_files, import_files
+from gnnsoup_hpc.train import imports as imports_of_train
+from gnnsoup_hpc.train.imports import find_files, import_all, import_files
 from gnnsoup_hpc.types import State
 from tests import runs
 from tests.alignment.kit import shuffle
@@ -197,9 +201,29 @@ def test_another_number_of_ingredients_is_refused(case: Case) -> None:
             do(four)
 
 
-def test_two_commands_do_not_import_at_once(case: Case) -> None:
-    with leases.hold(case.run.lease("import")), pytest.raises(RunError, match=r"process \d+ on .* imports to .* now"):
+def test_two_commands_do_not_import_at_once(
+    case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as other:
+        other.enter_context(leases.hold(case.run.lease("import")))
+        monkeypatch.setattr(imports_of_train.time, "sleep", lambda seconds: other.close())
         case.bring()
+    first, *others = capsys.readouterr().out.splitlines()
+    assert re.match(r"import: waiting for process \d+ on .*, who imports to .*mine", first)
+    assert len(others) == 3
+
+
+def test_from_python_all_is_one_call(case: Case) -> None:
+    import gnnsoup_hpc as gs
+
+    run = gs.import_checkpoints(case.path, [case.folder / "*.pt"], overrides=[f"runs={case.run.root.parent}"])
+    assert run == case.run.root
+    assert len(imports.read(case.run.imported)) == 3
+
+
+def test_ranks_beside_the_first_do_nothing(case: Case) -> None:
+    import_all(case.job, ["no such file"], "", RankInfo(1, 2, 1, 2, "here"), SAYS)
+    assert not case.run.imported.exists()
 
 
 def test_all_differences_of_all_files_are_listed(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
