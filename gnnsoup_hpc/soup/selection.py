@@ -104,7 +104,8 @@ def select_sound(job: Job, model: Model, *_: object) -> Selection:
 
     selection, first = _select(job, run, read)
     if not selection.fit:
-        raise RunError(f"{run.ingredients} holds no ingredient to diagnose ({first}): run `gnnsoup train JOB` first")
+        make = imports.AGAIN if run.imported.exists() else "run `gnnsoup train JOB` first"
+        raise RunError(f"{run.ingredients} holds no ingredient to diagnose ({first}): {make}")
     return selection
 
 

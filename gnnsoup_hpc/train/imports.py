@@ -6,7 +6,6 @@ import glob
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -127,13 +126,14 @@ class Importer:
         for row, fault in faults.items():
             if row.ingredient not in sources:
                 raise RunError(f"{fault}, and {row.file}, from which it was imported, is not named: name it too")
+        evaluator = self._make_evaluator() if faults else None
         if rows != known:
             imports.write(self.run.imported, rows, self.job)
         note_job(self.job)
         if len(faults) < len(rows):
             self.log.say(f"import: {len(rows) - len(faults)} of {len(rows)} ingredients are there already")
-        made = [self._import(row, sources[row.ingredient]) for row in faults]
-        if made:
+        if evaluator is not None:
+            made = [self._import(row, sources[row.ingredient], evaluator) for row in faults]
             self._compare_with_majority(max(one.validation_accuracy for one in made))
         self._gather(rows)
 
@@ -174,7 +174,7 @@ class Importer:
                 self._refuse_changed(rows, place, found.key)
                 about = place, found.sha256, found.key, fitted.prefix, sha256
                 rows.append(row := ImportedFile(f"{len(rows):04d}", *about))
-            elif row.file != place:
+            elif row.ingredient in sources:
                 self.log.say(
                     f"import: {path} has the weights of {row.ingredient} ({row.file}), and is left out: equal"
                     " ingredients gain nothing"
@@ -225,7 +225,7 @@ class Importer:
             return str(error)
         return ""
 
-    def _import(self, row: ImportedFile, source: Path) -> Ingredient:
+    def _import(self, row: ImportedFile, source: Path, evaluator: Evaluator) -> Ingredient:
         """Measure a state, and publish it."""
         path = self.run.ingredient(row.index)
         if path.exists():
@@ -234,7 +234,7 @@ class Importer:
         if fitted.differences or states.sha256(fitted.state) != row.state_sha256:
             raise FileError(f"{source} changed while it was imported: give the same command again")
         members = [{name: tensor.to(self.device) for name, tensor in fitted.state.items()}]
-        validation, test = self.evaluator.metrics(members, (Role.VALIDATION, Role.TEST))
+        validation, test = evaluator.metrics(members, (Role.VALIDATION, Role.TEST))
         base, trained = self._read_training(found, row)
         made = replace(
             base,
@@ -263,8 +263,7 @@ class Importer:
             )
         return made, {name: value for name, value in origin.items() if name.startswith("train.")}
 
-    @cached_property
-    def evaluator(self) -> Evaluator:
+    def _make_evaluator(self) -> Evaluator:
         """What measures, within the memory limit. Raises: MemoryLimitError."""
         sizes, limit = Sizes.of(self.graph, self.model, self.device), Limit.of(self.job, self.here, self.device)
         least = estimate.mixing(self.model, 1) + estimate.layer_by_layer(sizes)

@@ -19,7 +19,7 @@ from gnnsoup_hpc.analysis.report.table import show_run
 from gnnsoup_hpc.analysis.status.read import read_status
 from gnnsoup_hpc.analysis.status.table import show_status
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.errors import FileError, RunError
+from gnnsoup_hpc.errors import FileError, MemoryLimitError, RunError
 from gnnsoup_hpc.io import imports, report, states
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.model import read_model
@@ -138,7 +138,10 @@ def test_a_half_import_is_not_souped(case: Case) -> None:
     case.run.ingredient(2).unlink()
     with pytest.raises(RunError, match=r"0002.h5 is not imported yet: give the same `gnnsoup import JOB FILES` again"):
         runs.soup_run(case.job)
-    assert "1 of the imported ingredients are not there" in show_status(read_status(case.job, case.run))
+    text = show_status(read_status(case.job, case.run))
+    assert "1 of 3 ingredients are not imported yet: give the same `gnnsoup import JOB FILES` again" in text
+    with leases.hold(case.run.lease("import")):
+        assert "not imported yet: which is done now" in show_status(read_status(case.job, case.run))
     with pytest.raises(RunError, match=r"0002.h5 is not there, and .*c.pt, from which it was imported, is not named"):
         case.bring("ab")
 
@@ -163,6 +166,23 @@ def test_weights_that_are_there_are_not_imported_twice(case: Case, capsys: pytes
     )
     case.bring("e", key="model")
     assert [row.key for row in imports.read(case.run.imported)] == ["state_dict", "model"]
+
+
+def test_files_may_be_moved(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    case.bring()
+    moved = case.folder.rename(case.folder.with_name("moved"))
+    case.run.ingredient(1).unlink()
+    capsys.readouterr()
+    import_files(case.job, find_files([str(moved / "*.pt")]), "", runs.ALONE, runs.CPU, SAYS)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "import: 2 of 3 ingredients are there already"
+    assert second.startswith(f"import: 0001 from {moved / 'b.pt'} (")
+
+
+def test_too_little_memory_is_said_before_anything_is_written(case: Case) -> None:
+    with pytest.raises(MemoryLimitError):
+        case.bring("abc", "machine.memory_limit=1 MiB")
+    assert not case.run.imported.exists()
 
 
 def test_a_file_that_has_changed_is_refused(case: Case) -> None:

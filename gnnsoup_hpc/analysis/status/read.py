@@ -254,17 +254,20 @@ def read_status(job: Job, run: RunDir) -> Status:
         soups=tuple(_read_soups(job, run)),
         cells=reader.read_trials(),
         report=_describe_report(job, run),
-        estimate=_judge_import(ingredients) if rows else estimate_end(ingredients, trunk),
+        estimate=_judge_import(reader, ingredients) if rows else estimate_end(ingredients, trunk),
         now=reader.now,
         own_clock=reader.ahead is None,
     )
 
 
-def _judge_import(ingredients: Sequence[TaskStatus]) -> Estimate:
+def _judge_import(reader: TaskReader, ingredients: Sequence[TaskStatus]) -> Estimate:
+    """Nothing is trained in a run of imported ingredients; some may not be imported yet."""
     left = sum(task.state != "finished" for task in ingredients)
-    if left:
-        return Estimate(None, f"{left} of the imported ingredients are not there: {imports.AGAIN}")
-    return Estimate(0.0, "nothing is trained: the ingredients were imported")
+    if not left:
+        return Estimate(0.0, "nothing is trained: the ingredients were imported")
+    held = reader.read_lease(reader.run.lease("import"), "import")
+    now = "which is done now" if held is not None and held.state == "running" else imports.AGAIN
+    return Estimate(None, f"{left} of {len(ingredients)} ingredients are not imported yet: {now}")
 
 
 def _read_graph(job: Job, reader: TaskReader) -> tuple[TaskStatus, GraphSummary | None]:
