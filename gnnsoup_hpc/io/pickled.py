@@ -7,7 +7,7 @@ import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from gnnsoup_hpc.errors import UNREADABLE
 
@@ -20,7 +20,7 @@ class StandIn:
     name = ""
     held: list[Any]
 
-    def __new__(cls, *given: Any, **named: Any) -> StandIn:  # noqa: D102
+    def __new__(cls, *given: Any, **named: Any) -> Self:  # noqa: D102
         made = super().__new__(cls)
         made.held = [given, named]
         return made

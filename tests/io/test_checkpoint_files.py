@@ -102,7 +102,8 @@ def test_what_foreign_classes_hold_is_not_made(tmp_path: Path) -> None:
         "state_dict": prefixed("model."),
         "callbacks": {"Checkpoint": {"best": torch.tensor(0.5), "path": tmp_path}},
         "optimizer_states": [{"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]}],
-        "hyper_parameters": Settings(net=Foreign(tmp_path), act=functools.partial(nn.functional.relu, inplace=True)),
+        "hyper_parameters": Settings(net=Foreign(tmp_path), act=torch.relu, functions=[nn.functional.relu, torch.save]),
+        "partial": functools.partial(nn.functional.relu, inplace=True),
         "arguments": argparse.Namespace(lr=0.1, kinds={Foreign}),
     }
     assert_is_state(save(tmp_path / "a.ckpt", content), found_key="state_dict", prefix="model.")
