@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import tarfile
+import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # of Python 2, whose names are in files of today too
 from collections import OrderedDict
@@ -164,13 +165,15 @@ def _read_pickle(path: Path) -> Any:
                 raise FileError(f"{path} is a TorchScript archive, which is code: save its weights instead: {SAVE}")
         elif tarfile.is_tarfile(path):
             raise FileError(f"{path} is of a torch before 0.1.10: load it with one of those, and save it anew: {SAVE}")
-        return torch.load(path, map_location="cpu", pickle_module=_PICKLE, weights_only=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of kinds of tensors that are new or old to it
+            return torch.load(path, map_location="cpu", pickle_module=_PICKLE, weights_only=False)
     except _RefusedError as error:
         raise FileError(
             f"{path} asks for {error}, which can run any code: it is refused, and nothing of it was run; save plain"
             f" tensors: {SAVE}"
         ) from None
-    except UNREADABLE as error:
+    except (*UNREADABLE, MemoryError) as error:
         raise FileError(f"{path}: not a readable file of torch.save, or a truncated one ({_shorten(error)})") from None
 
 

@@ -6,11 +6,13 @@ import argparse
 import functools
 import io
 import pickle
+import random
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -104,6 +106,7 @@ def test_what_foreign_classes_hold_is_not_made(tmp_path: Path) -> None:
         "optimizer_states": [{"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]}],
         "hyper_parameters": Settings(net=Foreign(tmp_path), act=torch.relu, functions=[nn.functional.relu, torch.save]),
         "partial": functools.partial(nn.functional.relu, inplace=True),
+        "score": np.float64(0.5),
         "arguments": argparse.Namespace(lr=0.1, kinds={Foreign}),
     }
     assert_is_state(save(tmp_path / "a.ckpt", content), found_key="state_dict", prefix="model.")
@@ -262,6 +265,45 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path: Path) -> None:
     for content in (torch.ones(2), [STATE], {}, {"epoch": 1}, 3, {0: torch.ones(2)}):
         with pytest.raises(FileError, match=r"b.pt holds no mapping of names to tensors"):
             read(save(tmp_path / "b.pt", content))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_with_wrong_bytes_is_read_or_is_one_line(zipped: bool, tmp_path: Path) -> None:
+    content = {"state_dict": STATE, "more": [argparse.Namespace(what={1, 2}, kind=torch.float16), np.float64(0.5)]}
+    whole = save(tmp_path / "a.pt", content, _use_new_zipfile_serialization=zipped).read_bytes()
+    place, size = (whole.index(b"\x80\x02"), 600) if zipped else (0, len(whole))
+    draw, said = random.Random(0), []
+    values = [value for value in range(256) if value not in b"r\x96"]  # pickle's own, that ask for memory beyond reason
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for _ in range(draw.randint(1, 3)):
+            damaged[place + draw.randrange(size)] = draw.choice(values)
+        (tmp_path / "b.pt").write_bytes(without_checksums(damaged) if zipped else damaged)
+        said.append(find_error(tmp_path / "b.pt"))
+    assert not [line for line in said if "\n" in line]
+    assert 50 < sum(map(bool, said)) < 200
+
+
+def find_error(path: Path) -> str:
+    try:
+        fit(read(path), SHAPES)
+    except FileError as error:
+        return str(error)
+    return ""
+
+
+def without_checksums(archive: bytearray) -> bytes:
+    """An archive whose members' checksums are those of what they hold now."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(made, "w") as new:
+        for member in old.infolist():
+            start = member.header_offset + 30 + len(member.filename) + _extra_size(archive, member.header_offset)
+            new.writestr(member.filename, bytes(archive[start : start + member.file_size]))
+    return made.getvalue()
+
+
+def _extra_size(archive: bytearray, header: int) -> int:
+    return int.from_bytes(archive[header + 28 : header + 30], "little")
 
 
 def test_a_tar_of_the_first_torch_is_one_line(tmp_path: Path) -> None:
