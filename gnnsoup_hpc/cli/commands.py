@@ -85,6 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         about, called = JOB_HELP, "JOB"
         if command in ("status", "diagnose", "export"):
             about, called = f"the folder of a run, or {JOB_HELP}", "RUN"
+        if command == "import":
+            about = JOB_HELP.partition(" (")[0]
         parser.add_argument("job", nargs=None if command == "import" else "?", metavar=called, help=about)
         about = "override one field of the job, for example soup.pls.union=8; may be repeated"
         parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=about)

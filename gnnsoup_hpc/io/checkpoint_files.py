@@ -249,9 +249,8 @@ def _describe(value: Any) -> str:
     if value is None:
         return "nothing is there"
     if _is_state(value):
-        return "a state"
-    kind = type(value)
-    return f"a {kind.name if isinstance(value, StandIn) else kind.__name__}"
+        return "state"
+    return str(value.name if isinstance(value, StandIn) else type(value).__name__)
 
 
 # ---- whether it is one of the model's

@@ -79,8 +79,8 @@ class TaskReader:
         """Seconds since 1970, on the leases' clock."""
         return time.time() + (self.ahead or 0.0)
 
-    def read_ingredient(self, index: int, there: frozenset[str], epochs: int) -> TaskStatus:
-        """Ingredient `index`; `there`: names of files of ingredients; `epochs`: how many it is trained for."""
+    def read_ingredient(self, index: int, there: frozenset[str], epochs: int | None) -> TaskStatus:
+        """Ingredient `index`; `there`: names of files of ingredients; `epochs`: that it is trained for, if it is."""
         path, work, damage = self.run.ingredient(index), f"ingredient-{index:04d}", ""
         if path.name in there:
             try:
@@ -91,7 +91,7 @@ class TaskReader:
                 damage = str(error)
         return self.read_unfinished(work, epochs, damage)
 
-    def read_unfinished(self, work: str, epochs: int, damage: str = "") -> TaskStatus:
+    def read_unfinished(self, work: str, epochs: int | None, damage: str = "") -> TaskStatus:
         """Something that is not there, or damaged."""
         lease, failure = self.run.lease(work), self.run.failure(work)
         if lease.name in self.leased and (held := self.read_lease(lease, work, epochs)):
@@ -242,7 +242,7 @@ def read_status(job: Job, run: RunDir) -> Status:
     (graph, sizes), trunk = _read_graph(job, reader), None if rows else _read_trunk(job, reader)
     there = list_names(run.ingredients)  # after the leases: what is published meanwhile is not missed
     ingredients = tuple(
-        reader.read_ingredient(index, there, 0 if rows else hyperparameters(job, index).epochs)
+        reader.read_ingredient(index, there, None if rows else hyperparameters(job, index).epochs)
         for index in range(job.train.ingredients)
     )
     return Status(
