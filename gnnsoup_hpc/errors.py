@@ -4,8 +4,17 @@ Every error that a user can cause or meet is a `SoupError`; entry points print i
 `exit_code`. Anything else is a defect of this package and shows its traceback.
 """
 
+import pickle
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# What libraries raise over a file that is truncated or damaged, or none of theirs.
+UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError),
+    *(AssertionError, ImportError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
+)
 
 
 class SoupError(Exception):

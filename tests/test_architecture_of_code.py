@@ -206,7 +206,7 @@ def compared_words(module: Module) -> Iterator[str]:
 
 @every_module
 def test_kinds_of_models_are_told_apart_in_models_and_engines_alone(module: Module) -> None:
-    of_pickles = {"module"} if module.name == "data.sources.pickled" else set()  # torch's own word in a file
+    of_pickles = {"module"} if module.name == "io.pickled" else set()  # torch's own word in a file
     if room_of(module.name) not in ("models", "engine"):
         assert {"gcn", "sage", "gat", "module"} & set(compared_words(module)) - of_pickles == set()
 

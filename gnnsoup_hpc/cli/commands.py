@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
+from keyword import iskeyword
 from pathlib import Path
 
 from gnnsoup_hpc import __version__
@@ -20,6 +21,7 @@ COMMANDS = {
     "run": "Everything: prepare, train, soup, report; goes on where it was stopped.",
     "prepare": "Read the graph, cut it into parts, write graph.h5.",
     "train": "Train the ingredients that are missing; `mpirun -n P` shares them among ranks.",
+    "import": "Make checkpoints of other programs, or ingredients of other runs, the ingredients of a job's run.",
     "soup": "Mix the ingredients by all methods of the job, and report.",
     "status": "Say how a run stands: what is finished, running, failed or missing, and when training will end.",
     "diagnose": "Say whether a run's ingredients lie in one basin, so that a soup can pay, and what to do where they do"
@@ -32,9 +34,9 @@ COMMANDS = {
     "job": "Print the resolved job, every field with what it means.",
 }
 COLLECTIVE = ("soup", "run", "diagnose")
-COMPUTING = ("prepare", "train", "soup", "run", "diagnose", "predict", "bench")
-OFFLINE = ("run", "prepare", "train", "bench")
-BOUNDED = ("run", "train", "soup", "diagnose", "predict", "job")
+COMPUTING = ("prepare", "train", "import", "soup", "run", "diagnose", "predict", "bench")
+OFFLINE = ("run", "prepare", "train", "import", "bench")
+BOUNDED = ("run", "train", "import", "soup", "diagnose", "predict", "job")
 AGAIN = {
     "run": "make all soups anew",
     "prepare": "cut the graph anew",
@@ -76,7 +78,8 @@ def main(words: Sequence[str], terminal: Terminal) -> int:
         parsed = parser.parse_args(words)
     except SystemExit as ended:  # --help and --version too
         raise SystemExit(terminal.end(int(ended.code or 0))) from None
-    command = partial(import_module(f"gnnsoup_hpc.cli.{chosen}").run, parsed)
+    module = f"gnnsoup_hpc.cli.{chosen}{'_' if iskeyword(chosen) else ''}"
+    command = partial(import_module(module).run, parsed)
     return common.execute(command, collective=chosen in COLLECTIVE, computing=chosen in COMPUTING)
 
 
@@ -93,7 +96,9 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         about, called = JOB_HELP, "JOB"
         if command in ("status", "diagnose", "export", "predict"):
             about, called = f"the folder of a run, or {JOB_HELP}", "RUN"
-        parser.add_argument("job", nargs="?", metavar=called, help=about)
+        if command == "import":
+            about = JOB_HELP.partition(" (")[0]
+        parser.add_argument("job", nargs=None if command == "import" else "?", metavar=called, help=about)
         about = "override one field of the job, for example soup.pls.union=8; may be repeated"
         parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=about)
     if command in OFFLINE:
@@ -104,6 +109,16 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         parser.add_argument("--memory-limit", metavar="SIZE", help=about)
     if command in AGAIN:
         parser.add_argument("--again", action="store_true", help=AGAIN[command])
+    _add_own_arguments(parser, command)
+
+
+def _add_own_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Those that one command alone has."""
+    if command == "import":
+        about = "files of .pt, .pth, .ckpt or .safetensors, or NNNN.h5 of other runs; patterns in quotes too"
+        parser.add_argument("files", nargs="+", metavar="FILE", help=about)
+        about = "which of a file's entries is the state, dotted where it lies in another, for example ema.state_dict"
+        parser.add_argument("--key", default="", metavar="NAME", help=about)
     if command == "job":
         parser.add_argument("--logs", action="store_true", help="print the folder of the run's logs alone")
     if command in TO:

@@ -69,14 +69,15 @@ def _dump(state: State, suffix: str) -> bytes:
     """A state as bytes, which depend on nothing else."""
     state = {name: tensor.contiguous() for name, tensor in state.items()}
     if suffix == ".safetensors":
-        found: bytes = _load_safetensors().save(state)
+        found: bytes = load_safetensors().save(state)
         return found
     room = io.BytesIO()  # a file's name would be among its bytes
     torch.save(state, room)
     return room.getvalue()
 
 
-def _load_safetensors() -> Any:
+def load_safetensors() -> Any:
+    """The package's part for torch. Raises: RunError where it is not installed."""
     try:
         return import_module("safetensors.torch")
     except ModuleNotFoundError:

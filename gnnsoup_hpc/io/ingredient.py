@@ -20,8 +20,9 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.turns import Hyperparameters, base_hyperparameters, hyperparameters
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
 from gnnsoup_hpc.graph.sampling import resolve_sampler
-from gnnsoup_hpc.io import files, states
+from gnnsoup_hpc.io import files, imports, states
 from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.io.imports import ImportedFile
 from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.profiling import Measurement
@@ -102,6 +103,38 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class ImportedOrigin:
+    """Where an imported ingredient comes from: the graph it was measured on, the model, and a file.
+
+    trained: what an ingredient of another run says of its own training, `train.` and more by name; else empty.
+    """
+
+    graph_sha256: str
+    architecture: Model
+    row: ImportedFile
+    trained: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """What a file must agree with, beside its weights."""
+        values: dict[str, Any] = {"graph_sha256": self.graph_sha256}
+        values |= {f"model.{key}": value for key, value in self.architecture.record().items()}
+        return values | {"index": self.row.index}
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Everything, flat."""
+        row = self.row
+        file = {"file": Path(row.file).name, "sha256": row.file_sha256, "key": row.key, "prefix": row.prefix}
+        return dict(self.trained) | self.wanted | {"imported": file}
+
+    @property
+    def recipe(self) -> str:
+        """Hash of everything."""
+        return fingerprint(self.values)
+
+
+@dataclass(frozen=True)
 class BestEpoch:
     """The weights of the best validation epoch so far."""
 
@@ -148,7 +181,12 @@ def resolve_job(job: Job, run: RunDir) -> Job:
     """The job; where it leaves train.clusters (0) or train.sampler ("auto") open, with what the run was trained with.
 
     Then neither changes with the memory, or the program, of whoever goes on with a run. Open still where nothing is.
+    Of imported ingredients there are as many as were imported.
+    Raises: RunError where the job gives another number of these.
     """
+    if rows := imports.read(run.imported):
+        imports.check_count(job, run, len(rows))
+        return imports.set_count(job, len(rows))
     how = job.train
     if how.clusters and (how.sampler != "auto" or how.batch != "neighbour"):
         return job
@@ -187,27 +225,45 @@ def make_own_start(architecture: Model, seed: int, index: int) -> State:
     return architecture.init_state(rng.derive_seed(seed, rng.START, index))
 
 
-def write(path: Path, ingredient: Ingredient, origin: Origin, job: Job, **provenance: object) -> None:
-    """Publish one ingredient."""
+def write(path: Path, ingredient: Ingredient, origin: Origin | ImportedOrigin, job: Job, **provenance: object) -> None:
+    """Publish one ingredient; of one whose training is not known, nothing is said of it."""
     with files.create_file(path, KIND, VERSION, f"ingredient {ingredient.index}: one trained model") as file:
         file.attrs["index"] = ingredient.index
         file.attrs["content_sha256"] = _content_sha256(ingredient)
         metrics = file.create_group("metrics", track_order=True)
-        files.put(metrics, "best_epoch", ingredient.best_epoch, "1", "epoch whose weights were kept")
         files.put(metrics, "validation_accuracy", ingredient.validation_accuracy, "1", "exact, on validation nodes")
         files.put(metrics, "test_accuracy", ingredient.test_accuracy, "1", "exact, on test nodes")
+        if ingredient.hyperparameters is None:
+            _put_made(file, ingredient, origin, job, provenance)
+            return
+        files.put(metrics, "best_epoch", ingredient.best_epoch, "1", "epoch whose weights were kept")
         metrics.attrs["stopped"] = ingredient.stopped
         _put_training(file, ingredient, origin, job, provenance)
 
 
 def _put_training(
-    file: h5py.File, made: Ingredient | Trunk | Checkpoint, origin: Origin, job: Job, provenance: Mapping[str, object]
+    file: h5py.File,
+    made: Ingredient | Trunk | Checkpoint,
+    origin: Origin | ImportedOrigin,
+    job: Job,
+    provenance: Mapping[str, object],
 ) -> None:
     """Write what files of trainings have in common."""
-    file.attrs["recipe"] = origin.recipe
-    states.put(file, made.state)
+    _put_made(file, made, origin, job, provenance)
     files.put_records(file, "history", Epoch, made.history, "one row an epoch")
     files.put_cost(file, made.measurement)
+
+
+def _put_made(
+    file: h5py.File,
+    made: Ingredient | Trunk | Checkpoint,
+    origin: Origin | ImportedOrigin,
+    job: Job,
+    provenance: Mapping[str, object],
+) -> None:
+    """Write a state, and where it is from."""
+    file.attrs["recipe"] = origin.recipe
+    states.put(file, made.state)
     files.put_provenance(file, job.to_toml(), **provenance, origin=canonical(origin.values))
 
 
@@ -218,24 +274,49 @@ def read(path: Path, origin: Origin | None = None) -> Ingredient:
     """
     with files.read_file(path, KIND, VERSION) as file:
         state = _read_state(path, file, origin)
-        known = _DEFAULTS | files.get_json(file["provenance"], "origin")
-        for name in ("index", "train.epochs", "train.learning_rate", "train.weight_decay", "train.dropout"):
-            if not isinstance(known.get(name), int | float):
-                raise FileError(f"{path}: its origin has {name} = {known.get(name)!r}, where a number is expected")
-        trained: dict[str, Any] = {name: known.get(f"train.{name}") for name in Hyperparameters.__dataclass_fields__}
-        trained["shared_draws"] = tuple(known["train.shared_draws"])
+        found = files.get_json(file["provenance"], "origin")
+        how = _read_hyperparameters(path, found)
         return Ingredient(
-            index=int(known["index"]),
+            index=int(found["index"]),
             state=state,
             history=_get_history(file),
             best_epoch=int(files.get_number(file, "metrics/best_epoch", 0)),
             validation_accuracy=_get_accuracy(file, "metrics/validation_accuracy"),
             test_accuracy=_get_accuracy(file, "metrics/test_accuracy"),
-            hyperparameters=Hyperparameters(**trained),
+            hyperparameters=how,
             stopped=files.get_text(file["metrics"], "stopped", ""),
             measurement=files.get_cost(file),
-            engine=str(known["train.engine"]),
+            engine=str((_DEFAULTS | found)["train.engine"]) if how else "",
+            imported=str(found.get("imported", {}).get("file", "")),
         )
+
+
+def _read_hyperparameters(path: Path, origin: Mapping[str, Any]) -> Hyperparameters | None:
+    """What an ingredient was trained with; None where that is not known, of an imported one."""
+    known, numbers = _DEFAULTS | dict(origin), ["index"]
+    trained = "imported" not in known or "train.epochs" in known
+    if trained:
+        numbers += ["train.epochs", "train.learning_rate", "train.weight_decay", "train.dropout"]
+    for name in numbers:
+        if not isinstance(known.get(name), int | float):
+            raise FileError(f"{path}: its origin has {name} = {known.get(name)!r}, where a number is expected")
+    values: dict[str, Any] = {name: known.get(f"train.{name}") for name in Hyperparameters.__dataclass_fields__}
+    values["shared_draws"] = tuple(known["train.shared_draws"])
+    return Hyperparameters(**values) if trained else None
+
+
+def read_imported(path: Path, origin: ImportedOrigin) -> Ingredient:
+    """The ingredient in a file, if it is that one.
+
+    Raises: FileError naming the file and what is wrong with it; ForeignFileError where it is sound, but another.
+    """
+    found = read(path)
+    states.check_shapes(path, found.state, origin.architecture)
+    with files.read_file(path, KIND, VERSION) as file:
+        _check_origin(path, file, files.get_json(file["provenance"], "origin") | origin.wanted)
+    if states.sha256(found.state) != origin.row.state_sha256:
+        raise ForeignFileError(f"{path} holds other weights than those that were imported from {origin.row.file}")
+    return found
 
 
 def _read_state(path: Path, file: h5py.File, origin: Origin | None) -> State:

@@ -38,7 +38,11 @@ class Trunk:
 
 @dataclass(frozen=True)
 class Ingredient:
-    """A trained model and where it comes from. engine: what trained it."""
+    """A trained model and where it comes from. engine: what trained it.
+
+    imported: name of the file that it was imported from, empty where it was trained here. Of such a one what is not
+    known of its training is None, empty or NaN.
+    """
 
     index: int
     state: State
@@ -46,10 +50,11 @@ class Ingredient:
     best_epoch: int
     validation_accuracy: float
     test_accuracy: float
-    hyperparameters: Hyperparameters
+    hyperparameters: Hyperparameters | None
     stopped: str
     measurement: Measurement
     engine: str = "torch"
+    imported: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,9 +163,9 @@ class Diagnosed:
     accuracy: Annotated[float, "1", "exact, on validation nodes"]
     loss: Annotated[float, "nat", "mean cross-entropy on validation nodes"]
     state_sha256: Annotated[str, "1", "hash of the weights"]
-    initial_sha256: Annotated[str, "1", "hash of the state that training started from"]
-    learning_rate: Annotated[float, "1", "Adam's learning rate"]
-    epochs: Annotated[int, "1", "epochs asked for"]
+    initial_sha256: Annotated[str, "1", "hash of the state that training started from; empty where it is not known"]
+    learning_rate: Annotated[float, "1", "Adam's learning rate; NaN where it is not known"]
+    epochs: Annotated[float, "1", "epochs asked for; NaN where it is not known"]
 
     @property
     def alone(self) -> EvalResult:

@@ -190,6 +190,10 @@ class Model(Protocol):
         """Entries of a state that are whole numbers: no mixture has shares of them, and groups leave them out."""
 
     @property
+    def ties(self) -> Mapping[str, str]:
+        """Other names that the module has for entries of a state, with their names in it."""
+
+    @property
     def parameters(self) -> frozenset[str]:
         """Entries of a state that are trained."""
 

@@ -93,6 +93,11 @@ class Architecture:
         return frozenset()
 
     @property
+    def ties(self) -> dict[str, str]:
+        """None."""
+        return {}
+
+    @property
     def parameters(self) -> frozenset[str]:
         """All of a state."""
         return frozenset(self.shapes())

@@ -95,6 +95,11 @@ class ModuleModel:
         return frozenset(name for name, tensor in self._entries.items() if not tensor.is_floating_point())
 
     @cached_property
+    def ties(self) -> dict[str, str]:
+        """Other names that the module has for entries of a state, with their names in it."""
+        return find_ties(self.template)
+
+    @cached_property
     def parameters(self) -> frozenset[str]:
         """Entries that are trained."""
         return frozenset(name for name, tensor in self.template.named_parameters() if tensor.requires_grad)
@@ -220,7 +225,7 @@ class ModuleModel:
 
     def complete(self, state: State) -> State:
         """The state with tied entries by all their names, as `load_state_dict` wants it."""
-        return state | {name: state[other].clone() for name, other in find_ties(self.template).items()}
+        return state | {name: state[other].clone() for name, other in self.ties.items()}
 
     # ---- how
 

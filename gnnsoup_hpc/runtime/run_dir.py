@@ -22,6 +22,7 @@ class RunDir:
         self.initial = root / "initial.h5"  # the initial state that all ingredients start from
         self.trunk = root / "trunk.h5"  # the state that all ingredients branch from, with train.trunk_epochs
         self.ingredients = root / "ingredients"
+        self.imported = root / "imported.h5"  # which files the ingredients were imported from, if they were
         self.gathered = root / "ingredients.h5"  # virtual dataset over all ingredients
         self.alignment = root / "alignment.h5"  # orders of the ingredients' hidden units
         self.soups = root / "soups"

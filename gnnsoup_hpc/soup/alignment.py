@@ -57,14 +57,15 @@ def align_ingredients(job: Job, mixtures: Mixtures, selection: Selection, log: L
         return
     comm, run, starts, record = mixtures.comm, mixtures.run, [], None
     if comm.rank == 0:
-        starts = [str(ingredient_store.origin(run.ingredient(index))["initial_sha256"]) for index in selection.fit]
+        origins = (ingredient_store.origin(run.ingredient(index)) for index in selection.fit)
+        starts = [str(origin.get("initial_sha256", "")) for origin in origins]  # not known of imported ones
         record = None if again else files.read_kept(run.alignment, alignment_store.read, log, "soup")
     starts, record = comm.bcast((starts, record))
     recipe = _hash_inputs(job, mixtures, selection, starts)
     if record is None or record.recipe != recipe:
         mixtures.clear()
         with mixtures.meter as meter:
-            alignment, why = _find_alignment(job, mixtures, selection, len(set(starts)) == 1)
+            alignment, why = _find_alignment(job, mixtures, selection, starts)
         mixtures.clear()
         record = comm.bcast(AlignmentRecord(alignment, why, meter.measurement, recipe))
         log.say(f"soup: {record.text} ({record.measurement['seconds']:.2f} s)")
@@ -81,17 +82,21 @@ def _hash_inputs(job: Job, mixtures: Mixtures, selection: Selection, starts: lis
     return fingerprint([asked, graph.sha256, str(graph.cut["part_sha256"]), weights, starts])
 
 
-def _find_alignment(job: Job, mixtures: Mixtures, selection: Selection, one_start: bool) -> tuple[Alignment, str]:
-    """An alignment, and why it is as it is. Rank-collective."""
+def _find_alignment(job: Job, mixtures: Mixtures, selection: Selection, starts: list[str]) -> tuple[Alignment, str]:
+    """An alignment, and why it is as it is. Rank-collective.
+
+    Ingredients that started apart are always matched; of imported ones the barrier to their mean tells.
+    """
     if job.soup.align != "auto":
         return _match(job, mixtures, selection, job.soup.align), "set by soup.align"
     task = mixtures.evaluator.task
     left = Alignment("none", selection.best(task), mixtures.ids, {})
     before, own = _measure_mean(mixtures), mean(selection.accuracies.values())
     error = 2.0 * task.error(own, int(mixtures.graph.validation_counts.sum()))
-    if one_start and score(task, before) >= score(task, own) - error:
+    if len(set(starts)) == 1 and score(task, before) >= score(task, own) - error:
         scores = f"uniform soup {before:.4f}, mean ingredient {own:.4f} (validation)"
-        return left, f"no alignment needed: shared initial state; {scores}"
+        why = "shared initial state" if starts[0] else "no barrier to the mean of all"
+        return left, f"no alignment needed: {why}; {scores}"
     matched = _match(job, mixtures, selection, "weights")
     mixtures.align(matched)
     after = _measure_mean(mixtures)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError, advise
 from gnnsoup_hpc.evaluation.tasks import Task, rank_by_score, score
+from gnnsoup_hpc.io import imports, states
 from gnnsoup_hpc.io import ingredient as ingredient_store
-from gnnsoup_hpc.io import states
 from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.io.ingredient import Origin
+from gnnsoup_hpc.io.imports import ImportedFile
+from gnnsoup_hpc.io.ingredient import ImportedOrigin, Origin
 from gnnsoup_hpc.io.records import Ingredient
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
+
+Read = Callable[[int, Path], Ingredient]
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,29 @@ class Selection:
 def select_ingredients(job: Job, model: Model, graph: GraphFile, log: Log) -> Selection:
     """Look at every ingredient of the job.
 
-    Raises: RunError where none is trained, none is fit, or one is not fit and the job says to refuse.
+    Raises: RunError where there is none, none is fit, or one is not fit and the job says to refuse.
     """
     run = RunDir.of(job)
+    rows = imports.read(run.imported)
+    read = _read_imported(rows, model, graph) if rows else _read_trained(job, run, model, graph)
+    selection, first = _select(job, run, read)
+    if first and (job.soup.unfit == "refuse" or not selection.fit):
+        more = f" (and {len(selection.unfit) - 1} more)" if len(selection.unfit) > 1 else ""
+        if isinstance(first, ForeignFileError):
+            again = imports.AGAIN if rows else "run `gnnsoup train JOB`"
+            advice = f"give the job a name of its own (--set name=…), or move the file away and {again}"
+        else:
+            advice = imports.AGAIN if rows else "run `gnnsoup train JOB`, which trains missing and damaged ingredients"
+        raise RunError(f"{first}{more}: {advice}, or leave such ones out with --set 'soup.unfit=leave out'")
+    for reason in selection.unfit.values():
+        log.say(f"soup: left out: {reason}")
+    if len(selection.fit) == 1:
+        log.say("soup: there is one ingredient, so there is nothing to mix: every soup is that ingredient")
+    return selection
+
+
+def _read_trained(job: Job, run: RunDir, model: Model, graph: GraphFile) -> Read:
+    """Reads ingredients that were trained by the job. Raises: RunError where there is none."""
     if not any(run.ingredient(index).exists() for index in range(job.train.ingredients)):
         raise RunError(f"{run.ingredients} holds no ingredient of this job: run `gnnsoup train JOB` first")
     with advise("run `gnnsoup train JOB`, which makes it again"):
@@ -53,20 +76,18 @@ def select_ingredients(job: Job, model: Model, graph: GraphFile, log: Log) -> Se
             raise FileError(f"{path} is not trained yet")
         return ingredient_store.read(path, Origin.of(job, model, graph, initial, index, trunk))
 
-    selection, first = _select(job, run, read)
-    if first and (job.soup.unfit == "refuse" or not selection.fit):
-        more = f" (and {len(selection.unfit) - 1} more)" if len(selection.unfit) > 1 else ""
-        advice = (
-            "give the job a name of its own (--set name=…), or move the file away and run `gnnsoup train JOB`"
-            if isinstance(first, ForeignFileError)
-            else "run `gnnsoup train JOB`, which trains missing and damaged ingredients"
-        )
-        raise RunError(f"{first}{more}: {advice}, or leave such ones out with --set 'soup.unfit=leave out'")
-    for reason in selection.unfit.values():
-        log.say(f"soup: left out: {reason}")
-    if len(selection.fit) == 1:
-        log.say("soup: there is one ingredient, so there is nothing to mix: every soup is that ingredient")
-    return selection
+    return read
+
+
+def _read_imported(rows: Sequence[ImportedFile], model: Model, graph: GraphFile) -> Read:
+    """Reads ingredients that were imported from those files."""
+
+    def read(index: int, path: Path) -> Ingredient:
+        if not path.exists():
+            raise FileError(f"{path} is not imported yet")
+        return ingredient_store.read_imported(path, ImportedOrigin(graph.sha256, model, rows[index]))
+
+    return read
 
 
 def select_sound(job: Job, model: Model, *_: object) -> Selection:
@@ -83,11 +104,12 @@ def select_sound(job: Job, model: Model, *_: object) -> Selection:
 
     selection, first = _select(job, run, read)
     if not selection.fit:
-        raise RunError(f"{run.ingredients} holds no ingredient to diagnose ({first}): run `gnnsoup train JOB` first")
+        make = imports.AGAIN if run.imported.exists() else "run `gnnsoup train JOB` first"
+        raise RunError(f"{run.ingredients} holds no ingredient to diagnose ({first}): {make}")
     return selection
 
 
-def _select(job: Job, run: RunDir, read: Callable[[int, Path], Ingredient]) -> tuple[Selection, FileError | None]:
+def _select(job: Job, run: RunDir, read: Read) -> tuple[Selection, FileError | None]:
     """The ingredients that `read` gives, what is wrong with the others, and the first error of these."""
     selection, first = Selection({}, {}), None
     for index in range(job.train.ingredients):

@@ -20,7 +20,7 @@ from gnnsoup_hpc.engine.out_of_core.first_aggregation import open_first_aggregat
 from gnnsoup_hpc.errors import DivergedError, FileError, ForeignFileError, IngredientsError, JobError, RunError
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.graph.sampling import resolve_sampler
-from gnnsoup_hpc.io import files, states
+from gnnsoup_hpc.io import files, imports, states
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import summary as gathered
@@ -135,6 +135,10 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
     trained, once all others are there.
     """
     run, everyone = RunDir.of(job), range(job.train.ingredients)
+    if rows := imports.read(run.imported):
+        imports.check_count(job, run, len(rows))
+        log.say(f"train: the {len(rows)} ingredients of {run.root} were imported: nothing is trained")
+        return
     with graph_store.open_graph(run.graph, job) as graph, ExitStack() as opened:
         model = make_model(job.model, graph.features, graph.classes, graph.count_degrees)
         engine = _find_engine(job, run, model, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -383,6 +384,7 @@ class SumOfNeighbours:
 
     kind, features, outputs, hops, symmetries = "sum", 5, 3, 1, None
     integers, statistics, parameters = frozenset[str](), frozenset[str](), frozenset(["weight"])
+    ties, takes = MappingProxyType[str, str]({}), "edge_index"
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight": (5, 3)}

@@ -17,8 +17,10 @@ from gnnsoup_hpc.io import files
 from gnnsoup_hpc.utils.hashing import content_sha256, fingerprint
 from tests.faults import kit
 
-# Dates, times, memory, when a source was written: of these alone may two runs of one job differ.
-VOLATILE = re.compile(r"(^|/)cost/|@created$|source_files$|seconds|time|peak|baseline|memory|speed|bytes")
+# Dates, times, memory, where and when a source was written: of these alone may two runs of one job differ.
+VOLATILE = re.compile(
+    r"(^|/)cost/|@created$|source_files$|/ingredients/file$|seconds|time|peak|baseline|memory|speed|bytes"
+)
 Held = Mapping[str, str]  # name of a dataset or an attribute, hash of its value
 PASSING = frozenset({"leases", "checkpoints"})  # folders of what is gone once the work is done
 NEWEST = 1 << 30  # no version is too new where only wholeness is asked

@@ -72,6 +72,11 @@ def _damage_souped(runs: Path) -> None:
         kit.flip(runs / "tiny" / name, 0.5)
 
 
+def _damage_imported(runs: Path) -> None:
+    for name in ("ingredients/0001.h5", "imported.h5", "ingredients.h5"):
+        kit.flip(runs / "imported" / name, 0.5)
+
+
 def _lease_elsewhere(runs: Path) -> None:
     """A host out of sight holds the lease on an ingredient that is not there."""
     (runs / "diverging/leases/ingredient-0001.lease").write_text('{"host": "elsewhere", "pid": 1, "started": "0"}')
@@ -82,6 +87,7 @@ def _set(*overrides: str) -> tuple[str, ...]:
 
 
 DIVERGING = _set("name=diverging", "train.trunk_epochs=0", "train.vary.learning_rate=[0.01, 999]")
+IMPORT = ("import", "job.toml", "runs/tiny/ingredients/*.h5", *_set("name=imported"))
 SWEPT = _set('soup.methods=["gis"]', "soup.diagnose=false", "sweep.gis.granularity=[3, 4]")
 
 STEPS = (
@@ -91,6 +97,8 @@ STEPS = (
     Step("report", ("report", "runs/tiny")),
     Step("train again what is damaged", ("train", "job.toml"), _damage_trained),
     Step("soup again what is damaged", ("soup", "job.toml"), _damage_souped),
+    Step("import", IMPORT),
+    Step("import again what is damaged", IMPORT, _damage_imported),
     Step("sweep", ("soup", "job.toml", *SWEPT)),
     Step("sweep again", ("soup", "job.toml", "--again", *SWEPT)),
     Step("train one that diverges", ("train", "job.toml", *DIVERGING), ends=1),

@@ -18,12 +18,18 @@ import numpy as np
 import torch
 
 from gnnsoup_hpc.__main__ import main
+from gnnsoup_hpc.io import ingredient
+from gnnsoup_hpc.runtime.run_dir import RunDir
 
 HERE = Path(__file__).resolve().parent
 FIRST = HERE / "v1"  # a whole run, every kind of file in its version 1
 TRUNK = HERE / "trunk-v1"  # of a run with train.trunk_epochs = 2
 SECOND = HERE / "v2"  # graph.h5 alone
-COMMANDS = {SECOND: ("prepare",)}  # what makes a folder; those above are of earlier versions of this package
+IMPORTED = HERE / "imported-v1"  # imported.h5, of an ingredient of the first run and of plain weights
+COMMANDS = {
+    SECOND: ("prepare",),
+    IMPORTED: ("import", "given.h5", "plain.pt"),
+}  # what makes a folder; those above are of earlier versions of this package
 
 NODES = 24
 JOB = """\
@@ -92,6 +98,8 @@ def make(folder: Path, *words: str) -> None:
     with nowhere():
         np.savez("golden.npz", **ring())
         Path("golden.toml").write_text(JOB, encoding="utf-8")
+        shutil.copyfile(RunDir(FIRST).ingredient(0), "given.h5")
+        torch.save({"model": ingredient.read(RunDir(FIRST).ingredient(1)).state}, "plain.pt")
         if main([words[0], "golden.toml", *words[1:]]):
             sys.exit("the command failed")
         shutil.copytree("runs/golden", folder, ignore=shutil.ignore_patterns("leases"))

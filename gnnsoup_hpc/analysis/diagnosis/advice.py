@@ -90,21 +90,33 @@ def _list_unfit(found: Diagnosis, task: Task) -> Iterator[str]:
     """Ingredients that spoil a soup wherever they lie."""
     best = found.named(found.best).alone.accuracy
     for each in found.ingredients:
-        how = f"learning rate {each.learning_rate:g}, {each.epochs} epochs"
+        known = isfinite(each.epochs)
+        how = f" (learning rate {each.learning_rate:g}, {each.epochs:g} epochs)" if known else ""
         if not isfinite(each.alone.loss):
-            yield f"Ingredient {each.ingredient} gives scores that are not finite ({how}): train it at a lower rate."
+            do = "train it at a lower rate" if known else "leave it out"
+            yield f"Ingredient {each.ingredient} gives scores that are not finite{how}: {do}."
             continue
         below = score(task, best) - score(task, each.alone.accuracy)
         if below > max(WEAK, 2 * task.error_below_mean(best, [best], found.nodes)):
             yield (
                 f"Ingredient {each.ingredient} alone is {show_points(below)} below the best"
-                f" one ({how}): it has not learned what the others have; train it again, or leave it out."
+                f" one{how}: it has not learned what the others have;{' train it again, or' if known else ''} leave it"
+                " out."
             )
 
 
 def _list_remedies(found: Diagnosis, job: Job, task: Task, outside: Sequence[Barrier]) -> Iterator[str]:
     """What to do about ingredients in several basins, the likeliest cause first."""
     starts = len({ingredient.initial_sha256 for ingredient in found.ingredients})
+    if not all(ingredient.initial_sha256 for ingredient in found.ingredients):
+        matching = "the job matches units" if job.soup.align == "weights" else "match units"
+        yield (
+            "They were imported, so what they started from is not known. Barriers like these are those of different"
+            f' initial states, or of training that drove them apart: {matching} before mixing (soup.align = "weights"),'
+            " or import those that are in one basin alone, to a run of another name."
+        )
+        yield from _compare_variants(found, job, task)
+        return
     if starts > 1:
         matching = "the job matches them" if job.soup.align == "weights" else "match the units"
         yield (

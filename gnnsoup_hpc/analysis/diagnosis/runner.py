@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 
 from gnnsoup_hpc.analysis.diagnosis.advice import verdict
@@ -79,7 +80,6 @@ def _describe(run: RunDir, selection: Selection, alone: list[EvalResult]) -> tup
         path = run.ingredient(index)
         how, origin = ingredient_store.read(path).hyperparameters, ingredient_store.origin(path)
         start = str(origin.get("initial_sha256", ""))
-        found.append(
-            Diagnosed(f"{index:04d}", result.accuracy, result.loss, sha256, start, how.learning_rate, how.epochs)
-        )
+        rate, epochs = (how.learning_rate, float(how.epochs)) if how else (nan, nan)
+        found.append(Diagnosed(f"{index:04d}", result.accuracy, result.loss, sha256, start, rate, epochs))
     return tuple(found)

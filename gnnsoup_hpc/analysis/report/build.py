@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from math import nan
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from gnnsoup_hpc.analysis.report import contents
 from gnnsoup_hpc.analysis.report.contents import Contents, Phase, TriedTrial
 from gnnsoup_hpc.analysis.report.recomputed import make_recomputed_columns
 from gnnsoup_hpc.analysis.report.verdicts import verdicts
+from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io.files import Columns
 from gnnsoup_hpc.io.records import Ingredient, Soup, Step
@@ -89,32 +91,46 @@ def _method_columns(run: Contents) -> list[Column[Soup]]:
     ]
 
 
+def _how(name: str) -> Callable[[Ingredient], Any]:
+    """What an ingredient was trained with; NaN, or empty for a text, where that is not known."""
+    texts = {field.name for field in fields(Hyperparameters) if isinstance(field.default, str)}
+
+    def take(ingredient: Ingredient) -> Any:
+        how = ingredient.hyperparameters
+        if how is None:
+            return "" if name in texts or name == "shared_draws" else nan
+        return " ".join(how.shared_draws) if name == "shared_draws" else getattr(how, name)
+
+    return take
+
+
 _INGREDIENT_COLUMNS: tuple[Column[Ingredient], ...] = (
     ("ingredient", lambda i: f"{i.index:04d}", "1", "name of the ingredient's file"),
     ("validation_accuracy", lambda i: i.validation_accuracy, "1", "exact, on validation nodes"),
     ("test_accuracy", lambda i: i.test_accuracy, "1", "exact, on test nodes"),
-    ("best_epoch", lambda i: i.best_epoch, "1", "epoch whose weights were kept"),
+    ("best_epoch", lambda i: i.best_epoch if i.hyperparameters else nan, "1", "epoch whose weights were kept"),
     ("seconds", lambda i: i.measurement["seconds"], "s", "wall time of training"),
     ("peak_host_bytes", lambda i: i.measurement["peak_host_bytes"], "B", QUANTITIES["peak_host_bytes"][1]),
     ("baseline_host_bytes", lambda i: i.measurement["baseline_host_bytes"], "B", "resident memory at the start"),
-    ("learning_rate", lambda i: i.hyperparameters.learning_rate, "1", "Adam's learning rate"),
-    ("weight_decay", lambda i: i.hyperparameters.weight_decay, "1", "Adam's weight decay"),
-    ("dropout", lambda i: i.hyperparameters.dropout, "1", "dropout rate"),
-    ("drop_edges", lambda i: i.hyperparameters.drop_edges, "1", "share of edges that a step leaves out"),
-    ("optimiser", lambda i: i.hyperparameters.optimiser, "1", "adam, or adamw"),
-    ("schedule", lambda i: i.hyperparameters.schedule, "1", "of the learning rate over epochs"),
-    ("warmup_epochs", lambda i: i.hyperparameters.warmup_epochs, "1", "epochs over which the learning rate rises"),
-    ("clip_norm", lambda i: i.hyperparameters.clip_norm, "1", "largest norm of a step's gradients; 0: any"),
-    ("patience", lambda i: i.hyperparameters.patience, "1", "epochs without a better one that end it; 0: none do"),
-    ("validate_every", lambda i: i.hyperparameters.validate_every, "1", "epochs between two validations"),
+    ("learning_rate", _how("learning_rate"), "1", "Adam's learning rate"),
+    ("weight_decay", _how("weight_decay"), "1", "Adam's weight decay"),
+    ("dropout", _how("dropout"), "1", "dropout rate"),
+    ("drop_edges", _how("drop_edges"), "1", "share of edges that a step leaves out"),
+    ("optimiser", _how("optimiser"), "1", "adam, or adamw"),
+    ("schedule", _how("schedule"), "1", "of the learning rate over epochs"),
+    ("warmup_epochs", _how("warmup_epochs"), "1", "epochs over which the learning rate rises"),
+    ("clip_norm", _how("clip_norm"), "1", "largest norm of a step's gradients; 0: any"),
+    ("patience", _how("patience"), "1", "epochs without a better one that end it; 0: none do"),
+    ("validate_every", _how("validate_every"), "1", "epochs between two validations"),
     ("engine", lambda i: i.engine, "1", "what computed the training"),
-    ("precision", lambda i: i.hyperparameters.precision, "1", "of the dense products of training"),
-    ("average", lambda i: i.hyperparameters.average, "1", "of weights, which is judged and kept"),
-    ("epochs", lambda i: i.hyperparameters.epochs, "1", "epochs asked for, after those of a trunk"),
-    ("trunk_epochs", lambda i: i.hyperparameters.trunk_epochs, "1", "epochs of the trunk that it branched from"),
-    ("start", lambda i: i.hyperparameters.start, "1", "initial state: shared by all, or its own"),
-    ("shared_draws", lambda i: " ".join(i.hyperparameters.shared_draws), "1", "what all ingredients drew alike"),
+    ("precision", _how("precision"), "1", "of the dense products of training"),
+    ("average", _how("average"), "1", "of weights, which is judged and kept"),
+    ("epochs", _how("epochs"), "1", "epochs asked for, after those of a trunk"),
+    ("trunk_epochs", _how("trunk_epochs"), "1", "epochs of the trunk that it branched from"),
+    ("start", _how("start"), "1", "initial state: shared by all, or its own"),
+    ("shared_draws", _how("shared_draws"), "1", "what all ingredients drew alike"),
     ("stopped", lambda i: i.stopped, "1", "why training ended"),
+    ("imported", lambda i: i.imported, "1", "name of the file that it was imported from; empty: trained here"),
 )
 
 _HIGHEST = "peak of the ingredient or method that rose highest above its baseline"

@@ -41,10 +41,14 @@ class GroupKey:
         tree = run.job.model_dump(mode="json", exclude={"machine", "graph", "partition"})
         fields = dict(_flatten(tree)) | dict(run.graph_made_with)
         unused = {*SEEDS, *_WITHOUT_EFFECT, *without_effect(run.job)}
+        imported = run.run.imported.exists()
+        unused |= {key for key in fields if imported and key.startswith("train.")}
         source = [run.job.graph.source.partition(":")[0], run.source_sha256]
         settings = {"graph": source, "ingredients": len(run.ingredients)}
         settings |= {key: value for key, value in fields.items() if key not in unused}
         settings["train.engine"] = ", ".join(run.engines)  # which "auto" leaves open
+        # Other files are another experiment, and no other seed.
+        settings["imported"] = run.soups[0].ingredients_sha256[:12] if imported else "no"
         return cls(run, settings, {key: fields.get(key) for key in SEEDS})
 
     def repeats(self, other: GroupKey) -> bool:

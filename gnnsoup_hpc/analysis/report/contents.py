@@ -19,9 +19,9 @@ from gnnsoup_hpc.evaluation.tasks import Task, make_task, score
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import diagnosis as diagnosis_store
 from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.io import imports, states
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import soup as soup_store
-from gnnsoup_hpc.io import states
 from gnnsoup_hpc.io.alignment import AlignmentRecord
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import Diagnosis, Ingredient, Soup
@@ -87,8 +87,8 @@ class Contents:
 
     @property
     def engines(self) -> list[str]:
-        """What trained the ingredients."""
-        return sorted({ingredient.engine for ingredient in self.ingredients})
+        """What trained the ingredients, as far as it is known."""
+        return sorted({ingredient.engine for ingredient in self.ingredients if ingredient.engine})
 
     def soup(self, method: str) -> Soup | None:
         """The soup of one method, if there is one."""
@@ -116,7 +116,8 @@ def read_contents(root: Path) -> Contents:
         raise RunError(f"{root} holds no soup yet: run `gnnsoup soup JOB` first")
     for soup in soups:
         _check_options(run, job, soup)
-    with advise("run `gnnsoup train JOB`, which trains it again, then `gnnsoup soup JOB`"):
+    again = imports.AGAIN if run.imported.exists() else "run `gnnsoup train JOB`, which trains it again"
+    with advise(f"{again}, then `gnnsoup soup JOB`"):
         ingredients = tuple(ingredient_store.read(run.ingredient(int(name))) for name in soups[0].ingredients)
     weights = {f"{ingredient.index:04d}": states.sha256(ingredient.state) for ingredient in ingredients}
     with graph_store.open_graph(run.graph, job) as graph:

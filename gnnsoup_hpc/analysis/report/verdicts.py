@@ -31,6 +31,7 @@ def verdicts(run: Contents) -> list[str]:
 def _list_sentences(run: Contents) -> Iterator[str]:
     for reason in run.soups[0].left_out:
         yield f"Left out: {reason}."
+    yield from _describe_imported(run)
     if len(run.ingredients) == 1:
         yield "There is one ingredient, so there is nothing to mix: every soup is that ingredient."
         yield from _judge_classes(run)
@@ -53,6 +54,15 @@ def _list_sentences(run: Contents) -> Iterator[str]:
         yield f"Whether the ingredients lie in one basin is not known: run `gnnsoup diagnose {run.run.root}`."
     else:
         yield from verdict(run.diagnosis, run.job, run.task, uniform_loses)
+
+
+def _describe_imported(run: Contents) -> Iterator[str]:
+    count, imported = len(run.ingredients), sum(bool(one.imported) for one in run.ingredients)
+    if imported:
+        unknown = sum(one.hyperparameters is None for one in run.ingredients)
+        which = "them" if unknown == count else f"{unknown} of them"
+        cost = f"; what it cost to train {which} is not known" if unknown else ""
+        yield f"{imported} of {count} ingredients were imported, and their accuracies measured here{cost}."
 
 
 def _judge_classes(run: Contents) -> Iterator[str]:

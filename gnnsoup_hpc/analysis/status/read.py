@@ -15,7 +15,7 @@ from gnnsoup_hpc.config import Job, expand_grids
 from gnnsoup_hpc.config.turns import hyperparameters
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.graph import identity
-from gnnsoup_hpc.io import summary
+from gnnsoup_hpc.io import imports, summary
 from gnnsoup_hpc.io.summary import GraphSummary
 from gnnsoup_hpc.runtime import leases, processes, status_files
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -79,8 +79,8 @@ class TaskReader:
         """Seconds since 1970, on the leases' clock."""
         return time.time() + (self.ahead or 0.0)
 
-    def read_ingredient(self, index: int, there: frozenset[str], epochs: int) -> TaskStatus:
-        """Ingredient `index`; `there`: names of files of ingredients; `epochs`: how many it is trained for."""
+    def read_ingredient(self, index: int, there: frozenset[str], epochs: int | None) -> TaskStatus:
+        """Ingredient `index`; `there`: names of files of ingredients; `epochs`: that it is trained for, if it is."""
         path, work, damage = self.run.ingredient(index), f"ingredient-{index:04d}", ""
         if path.name in there:
             try:
@@ -91,7 +91,7 @@ class TaskReader:
                 damage = str(error)
         return self.read_unfinished(work, epochs, damage)
 
-    def read_unfinished(self, work: str, epochs: int, damage: str = "") -> TaskStatus:
+    def read_unfinished(self, work: str, epochs: int | None, damage: str = "") -> TaskStatus:
         """Something that is not there, or damaged."""
         lease, failure = self.run.lease(work), self.run.failure(work)
         if lease.name in self.leased and (held := self.read_lease(lease, work, epochs)):
@@ -236,11 +236,13 @@ class Status:
 
 def read_status(job: Job, run: RunDir) -> Status:
     """How the run stands now. Nothing is locked, and a file that vanishes meanwhile is taken for missing."""
-    reader = TaskReader.of(run)
-    (graph, sizes), trunk = _read_graph(job, reader), _read_trunk(job, reader)
+    reader, rows = TaskReader.of(run), imports.read(run.imported)
+    if rows:
+        job = imports.set_count(job, len(rows))
+    (graph, sizes), trunk = _read_graph(job, reader), None if rows else _read_trunk(job, reader)
     there = list_names(run.ingredients)  # after the leases: what is published meanwhile is not missed
     ingredients = tuple(
-        reader.read_ingredient(index, there, hyperparameters(job, index).epochs)
+        reader.read_ingredient(index, there, None if rows else hyperparameters(job, index).epochs)
         for index in range(job.train.ingredients)
     )
     return Status(
@@ -252,10 +254,20 @@ def read_status(job: Job, run: RunDir) -> Status:
         soups=tuple(_read_soups(job, run)),
         cells=reader.read_trials(),
         report=_describe_report(job, run),
-        estimate=estimate_end(ingredients, trunk),
+        estimate=_judge_import(reader, ingredients) if rows else estimate_end(ingredients, trunk),
         now=reader.now,
         own_clock=reader.ahead is None,
     )
+
+
+def _judge_import(reader: TaskReader, ingredients: Sequence[TaskStatus]) -> Estimate:
+    """Nothing is trained in a run of imported ingredients; some may not be imported yet."""
+    left = sum(task.state != "finished" for task in ingredients)
+    if not left:
+        return Estimate(0.0, "nothing is trained: the ingredients were imported")
+    held = reader.read_lease(reader.run.lease("import"), "import")
+    now = "which is done now" if held is not None and held.state == "running" else imports.AGAIN
+    return Estimate(None, f"{left} of {len(ingredients)} ingredients are not imported yet: {now}")
 
 
 def _read_graph(job: Job, reader: TaskReader) -> tuple[TaskStatus, GraphSummary | None]:

@@ -11,8 +11,8 @@ import numpy as np
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import named
-from gnnsoup_hpc.data.sources.raw import UNREADABLE, RawGraph, SourceContext, SourceSplit, describe_file
-from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext, SourceSplit, describe_file
+from gnnsoup_hpc.errors import UNREADABLE, GraphError
 from gnnsoup_hpc.graph.identity import DATA
 from gnnsoup_hpc.types import Role
 from gnnsoup_hpc.utils import paths

@@ -23,7 +23,6 @@ import numpy.typing as npt
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources.raw import (
-    UNREADABLE,
     RawGraph,
     SourceContext,
     SourceSplit,
@@ -31,7 +30,7 @@ from gnnsoup_hpc.data.sources.raw import (
     hash_files,
     stage_download,
 )
-from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.errors import UNREADABLE, GraphError
 from gnnsoup_hpc.types import IntArray, Role
 from gnnsoup_hpc.utils import paths
 from gnnsoup_hpc.utils.out_of_core import FileRows, Rows, blocks, index_type, reserve

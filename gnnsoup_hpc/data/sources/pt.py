@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.config import GraphJob
-from gnnsoup_hpc.data.sources import named, pickled
-from gnnsoup_hpc.data.sources.raw import UNREADABLE, RawGraph, SourceContext, describe_file, list_few
-from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.data.sources import named
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext, describe_file, list_few
+from gnnsoup_hpc.errors import UNREADABLE, GraphError
 from gnnsoup_hpc.graph.graph import SourceFile
+from gnnsoup_hpc.io import pickled
 from gnnsoup_hpc.utils import paths
 
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message about a class that it does not unpickle

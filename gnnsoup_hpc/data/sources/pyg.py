@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.data.sources import pt
-from gnnsoup_hpc.data.sources.raw import UNREADABLE, RawGraph, SourceContext, describe_file, simplify, stage_download
-from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext, describe_file, simplify, stage_download
+from gnnsoup_hpc.errors import UNREADABLE, GraphError
 from gnnsoup_hpc.utils import paths
 
 _HEAD_SECONDS, _SILENCE_SECONDS = 10.0, 120.0

@@ -5,10 +5,7 @@ The structure is in memory as a whole, for METIS needs it so; features are looke
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,12 +23,6 @@ from gnnsoup_hpc.graph.graph import Graph, SourceFacts, SourceFile
 from gnnsoup_hpc.types import ByteArray, IndexArray, IntArray, Role
 from gnnsoup_hpc.utils.hashing import file_sha256, fingerprint
 from gnnsoup_hpc.utils.out_of_core import Rows, blocks
-
-# What libraries raise over a file that is truncated or damaged, or none of theirs.
-UNREADABLE = (
-    *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError),
-    *(AssertionError, ImportError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
-)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from torch_geometric.data import Data, HeteroData, InMemoryDataset
 from torch_geometric.data.storage import AttrType
 
 from gnnsoup_hpc.config import GraphJob
-from gnnsoup_hpc.data.sources import pickled, pt
+from gnnsoup_hpc.data.sources import pt
 from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext, describe_file, finish
 from gnnsoup_hpc.data.sources.split import assign_roles
 from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.io import pickled
 from gnnsoup_hpc.types import Role
 
 DESK = SourceContext(Path("no scratch is needed"))

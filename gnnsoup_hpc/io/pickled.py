@@ -7,40 +7,46 @@ import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from gnnsoup_hpc.data.sources.raw import UNREADABLE
+from gnnsoup_hpc.errors import UNREADABLE
 
 _MAKERS = ("_reconstruct", "_reconstructor", "__newobj__")
 
 
-class _StandIn:
+class StandIn:
     """In place of every class and function: it keeps what it is given, and does nothing."""
 
     name = ""
     held: list[Any]
 
-    def __new__(cls, *given: Any, **named: Any) -> _StandIn:
+    def __new__(cls, *given: Any, **named: Any) -> Self:  # noqa: D102
         made = super().__new__(cls)
         made.held = [given, named]
         return made
 
-    def __call__(self, *given: Any, **named: Any) -> _StandIn:
+    def __call__(self, *given: Any, **named: Any) -> StandIn:  # noqa: D102
         return self
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.held.append({key: value} if isinstance(key, str) else [key, value])
 
     def append(self, value: Any) -> None:
+        """Keep a value."""
         self.held.append(value)
 
     __setstate__ = extend = append
 
 
-class _Inert(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> type[_StandIn]:
-        return type("StandIn", (_StandIn,), {"name": f"{module}.{name}"})
+class InertUnpickler(pickle.Unpickler):
+    """Looks no class up: a stand-in is in each one's place."""
 
+    def find_class(self, module: str, name: str) -> Any:
+        """A class of stand-ins of that name."""
+        return type("StandIn", (StandIn,), {"name": f"{module}.{name}"})
+
+
+class _Inert(InertUnpickler):
     def persistent_load(self, pid: Any) -> Any:
         return pid[1] if isinstance(pid, tuple) and pid[:1] == ("module",) and len(pid) > 1 else pid  # of old files
 
@@ -59,10 +65,10 @@ def inspect(refused: str, path: Path) -> PickleContents:
     root, keys, kind = "", [], refused
     try:
         content = _root(path)
-        root = type(content).name if isinstance(content, _StandIn) else ""
+        root = type(content).name if isinstance(content, StandIn) else ""
         for key, name, made in _walk(content):
             if name in names and key and key not in keys:
-                given: tuple[Any, ...] = made.held[0] if isinstance(made, _StandIn) else ()
+                given: tuple[Any, ...] = made.held[0] if isinstance(made, StandIn) else ()
                 keys.append(key)
                 if given and _is_class(given[0]) and name.rpartition(".")[2] in _MAKERS:
                     kind = given[0].name  # of a function that makes a value, the class that it is given
@@ -72,7 +78,7 @@ def inspect(refused: str, path: Path) -> PickleContents:
 
 
 def _is_class(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, _StandIn)
+    return isinstance(value, type) and issubclass(value, StandIn)
 
 
 def _root(path: Path) -> Any:
@@ -99,7 +105,7 @@ def _walk(root: Any) -> Iterator[tuple[str, str, Any]]:
                 inner += [(key or (name if public else ""), item), (key, name)]
         elif isinstance(value, list | tuple | set | frozenset):
             inner += [(key, item) for item in value]
-        elif isinstance(value, _StandIn):
+        elif isinstance(value, StandIn):
             yield key, type(value).name, value
             inner += [(key, item) for item in value.held]
         elif _is_class(value):

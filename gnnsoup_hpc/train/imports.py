@@ -1,0 +1,288 @@
+"""Ingredients from files of other programs, and of other runs: compared with the job's model, measured, published."""
+
+from __future__ import annotations
+
+import glob
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.data.prepare import is_made, note_job, prepare
+from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
+from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
+from gnnsoup_hpc.io import checkpoint_files, files, imports, states
+from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io import summary as gathered
+from gnnsoup_hpc.io.checkpoint_files import Difference, FittedState, ForeignState
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.io.imports import ImportedFile
+from gnnsoup_hpc.io.ingredient import ImportedOrigin
+from gnnsoup_hpc.io.records import Ingredient
+from gnnsoup_hpc.memory import estimate, limits
+from gnnsoup_hpc.memory.estimate import Sizes
+from gnnsoup_hpc.memory.limits import Demand, Limit
+from gnnsoup_hpc.models.base import Model
+from gnnsoup_hpc.models.registry import make_model
+from gnnsoup_hpc.runtime import launch, leases
+from gnnsoup_hpc.runtime.launch import RankInfo
+from gnnsoup_hpc.runtime.leases import LeaseMonitor
+from gnnsoup_hpc.runtime.profiling import QUANTITIES
+from gnnsoup_hpc.runtime.progress import Log
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.train.task_board import remove_leftovers
+from gnnsoup_hpc.types import Role
+from gnnsoup_hpc.utils.paths import expand_home
+from gnnsoup_hpc.utils.text_table import align_columns
+
+WORK = "import"
+POLL_SECONDS = 0.5
+OTHER_NAME = "give the job a name of its own (--set name=…)"
+
+
+def find_files(words: Sequence[str]) -> list[Path]:
+    """The files that paths and patterns name, sorted, each once. Raises: FileError where one names none."""
+    found = dict[Path, Path]()
+    for word in words:
+        path = expand_home(word)
+        named = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
+        if not named:
+            raise FileError(f"no file is named {word!r}, nor fits it as a pattern (from {Path.cwd()})")
+        if folder := next((each for each in named if each.is_dir()), None):
+            raise FileError(f"{folder} is a folder: name its files, for example '{folder}/*.pt'")
+        for each in named:
+            found.setdefault(each.resolve(), each)
+    return sorted(found.values())
+
+
+def import_all(job: Job, words: Sequence[str], key: str, here: RankInfo, log: Log, offline: bool = False) -> None:
+    """Prepare the job's graph if it is not there yet, and import the files that paths and patterns name. On rank 0.
+
+    Raises: as `find_files`, `prepare` and `import_files` do.
+    """
+    if here.rank > 0:
+        return
+    paths, device = find_files(words), launch.claim_machine(job.machine, here)
+    if not is_made(job):
+        limits.refuse_before_graph(Limit.of(job, here))
+    prepare(job, here, log, offline=offline)
+    import_files(job, paths, key, here, device, log)
+
+
+def import_files(job: Job, paths: Sequence[Path], key: str, here: RankInfo, device: torch.device, log: Log) -> None:
+    """Make the states in files ingredients of the job's run, whose graph is there. By one rank.
+
+    Files that are imported already are left as they are; new ones are added. Another command that imports to the run is
+    waited for. key: as in `checkpoint_files.read`.
+    Raises: FileError where a file cannot be read, or does not fit the model, before anything is written; RunError where
+    the run has other ingredients, or a file has changed since it was imported; MemoryLimitError.
+    """
+    run, monitor, said = RunDir.of(job), LeaseMonitor(), False
+    lease = run.lease(WORK)
+    while True:
+        with leases.hold(lease, launch.describe(here), monitor) as ours:
+            if ours:
+                with graph_store.open_graph(run.graph, job) as graph:
+                    model = make_model(job.model, graph.features, graph.classes, graph.count_degrees)
+                    Importer(job, run, model, graph, here, device, log, key).run_all(paths)
+                break
+        if not said:
+            log.say(f"import: waiting for {leases.describe_holder(lease)}, who imports to {run.root}")
+            said = True
+        time.sleep(POLL_SECONDS)
+        log.stop.check()
+    remove_leftovers(run, {WORK})
+
+
+@dataclass
+class Importer:
+    """Makes ingredients of files. job: with the number of ingredients, once that is known."""
+
+    job: Job
+    run: RunDir
+    model: Model
+    graph: GraphFile
+    here: RankInfo
+    device: torch.device
+    log: Log
+    key: str
+
+    def run_all(self, paths: Sequence[Path]) -> None:
+        """Compare all files, then import each that is not there yet."""
+        known = self._read_known()
+        if not known:
+            self._refuse_trained()
+        rows, sources = self._compare(paths, known)
+        imports.check_count(self.job, self.run, len(rows))
+        self.job = imports.set_count(self.job, len(rows))
+        faults = {row: fault for row in rows if (fault := self._find_fault(row))}
+        for row, fault in faults.items():
+            if row.ingredient not in sources:
+                raise RunError(f"{fault}, and {row.file}, from which it was imported, is not named: name it too")
+        evaluator = self._make_evaluator() if faults else None
+        if rows != known:
+            imports.write(self.run.imported, rows, self.job)
+        note_job(self.job)
+        if len(faults) < len(rows):
+            self.log.say(f"import: {len(rows) - len(faults)} of {len(rows)} ingredients are there already")
+        if evaluator is not None:
+            made = [self._import(row, sources[row.ingredient], evaluator) for row in faults]
+            self._compare_with_majority(max(one.validation_accuracy for one in made))
+        self._gather(rows)
+
+    def _read_known(self) -> list[ImportedFile]:
+        """What was imported before."""
+        kept = files.read_kept(self.run.imported, imports.read_sound, self.log, "import")
+        return list(kept or ())
+
+    def _refuse_trained(self) -> None:
+        """Raises: RunError where the run has ingredients that were trained, or begun to be."""
+        begun = [path for path in (self.run.initial, self.run.trunk) if path.exists()]
+        for path in [*begun, *sorted(self.run.ingredients.glob("*.h5"))]:
+            if path in begun or not self._is_imported(path):
+                raise RunError(
+                    f"{self.run.root} is a run of trained ingredients ({path.name}), to which none are imported:"
+                    f" {OTHER_NAME}; these can be imported too, as '{self.run.ingredients}/*.h5'"
+                )
+
+    def _is_imported(self, path: Path) -> bool:
+        try:
+            return "imported" in ingredient_store.origin(path)
+        except FileError:  # it is made again, or refused, once it is known what it is to be
+            return True
+
+    def _compare(
+        self, paths: Sequence[Path], known: Sequence[ImportedFile]
+    ) -> tuple[list[ImportedFile], dict[str, Path]]:
+        """Rows of all ingredients, and the file of each that is among `paths`, by its name. One state is in memory."""
+        rows, sources, differences = list(known), dict[str, Path](), list[Difference]()
+        for path in paths:
+            found, fitted = self._read(path)
+            differences += fitted.differences
+            if fitted.differences:
+                continue
+            place, sha256 = str(path.absolute()), states.sha256(fitted.state)
+            row = next((row for row in rows if row.state_sha256 == sha256), None)
+            if row is None:
+                self._refuse_changed(rows, place, found.key)
+                about = place, found.sha256, found.key, fitted.prefix, sha256
+                rows.append(row := ImportedFile(f"{len(rows):04d}", *about))
+            elif row.ingredient in sources:
+                self.log.say(
+                    f"import: {path} has the weights of {row.ingredient} ({row.file}), and is left out: equal"
+                    " ingredients gain nothing"
+                )
+            sources.setdefault(row.ingredient, path)
+        if differences:
+            self._refuse_different(differences, len(paths))
+        return rows, sources
+
+    def _read(self, path: Path) -> tuple[ForeignState, FittedState]:
+        found = checkpoint_files.read(path, self.key)
+        model = self.model
+        return found, checkpoint_files.fit(found, model.shapes(), model.integers, model.ties)
+
+    def _refuse_changed(self, rows: Sequence[ImportedFile], place: str, key: str) -> None:
+        for row in rows:
+            if (row.file, row.key) == (place, key):
+                raise RunError(
+                    f"{place} has changed since it was imported as {row.ingredient}: {OTHER_NAME}, or put it back as it"
+                    " was"
+                )
+
+    def _refuse_different(self, differences: Sequence[Difference], count: int) -> None:
+        rows = [("file", "entry", "has", "wants"), *((d.file, d.entry, d.has, d.wants) for d in differences)]
+        lines = "\n".join(map(str.rstrip, align_columns(rows, left=None)))
+        self.log.say(f"import: where files differ from the job's model:\n{lines}")
+        wrong = len({difference.file for difference in differences})
+        raise FileError(
+            f"{wrong} of {count} files do not fit the job's model ({self._describe_model()}), as listed; nothing is"
+            " imported: set [model] to what they are, or leave them out"
+        )
+
+    def _describe_model(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.model.record().items())
+
+    def _origin(self, row: ImportedFile) -> ImportedOrigin:
+        return ImportedOrigin(self.graph.sha256, self.model, row)
+
+    def _find_fault(self, row: ImportedFile) -> str:
+        """What is wrong with the file of an ingredient; empty if it is there and right. Raises: RunError."""
+        path = self.run.ingredient(row.index)
+        if not path.exists():
+            return f"{path} is not there"
+        try:
+            ingredient_store.read_imported(path, self._origin(row))
+        except ForeignFileError as error:
+            raise RunError(f"{error}: {OTHER_NAME}, or move {path} away") from None
+        except FileError as error:
+            return str(error)
+        return ""
+
+    def _import(self, row: ImportedFile, source: Path, evaluator: Evaluator) -> Ingredient:
+        """Measure a state, and publish it."""
+        path = self.run.ingredient(row.index)
+        if path.exists():
+            self.log.say(f"import: {path} is damaged: set aside as {files.set_aside(path).name}, and imported again")
+        found, fitted = self._read(source)
+        if fitted.differences or states.sha256(fitted.state) != row.state_sha256:
+            raise FileError(f"{source} changed while it was imported: give the same command again")
+        members = [{name: tensor.to(self.device) for name, tensor in fitted.state.items()}]
+        validation, test = evaluator.metrics(members, (Role.VALIDATION, Role.TEST))
+        base, trained = self._read_training(found, row)
+        made = replace(
+            base,
+            index=row.index,
+            state=fitted.state,
+            validation_accuracy=validation,
+            test_accuracy=test,
+            imported=Path(row.file).name,
+        )
+        about = {"rank": self.here.rank, "threads": torch.get_num_threads(), "device": str(self.device)}
+        ingredient_store.write(path, made, replace(self._origin(row), trained=trained), self.job, **about)
+        taken = [found.key, fitted.prefix and f"without {fitted.prefix}", ", ".join(fitted.types)]
+        how = f" ({'; '.join(filter(None, taken))})" if any(taken) else ""
+        self.log.say(f"import: {row.ingredient} from {source}{how}: validation {validation:.4f}, test {test:.4f}")
+        return made
+
+    def _read_training(self, found: ForeignState, row: ImportedFile) -> tuple[Ingredient, dict[str, Any]]:
+        """What is known of an ingredient's training, and by what values: nothing but of one of another run."""
+        if found.made is None:
+            return Ingredient(row.index, {}, (), 0, nan, nan, None, "", dict.fromkeys(QUANTITIES, nan), ""), {}
+        made, origin = found.made
+        if origin.get("graph_sha256") != self.graph.sha256:
+            self.log.say(
+                f"import: {found.path} is of another graph, or another split, than the run's: it may have been trained"
+                " on nodes that it is tested on here"
+            )
+        return made, {name: value for name, value in origin.items() if name.startswith("train.")}
+
+    def _make_evaluator(self) -> Evaluator:
+        """What measures, within the memory limit. Raises: MemoryLimitError."""
+        sizes, limit = Sizes.of(self.graph, self.model, self.device), Limit.of(self.job, self.here, self.device)
+        way, least = estimate.least_inference(sizes)
+        limits.refuse(limit, [Demand(f"an ingredient, and {way}", estimate.mixing(self.model, 1) + least)])
+        settings = EvalSettings(self.device, max(0, limit.room), self.run.root, gpu=limit.gpu)
+        return Evaluator(self.graph, self.model, settings)
+
+    def _compare_with_majority(self, best: float) -> None:
+        """Say where checkpoints are of no use here: they may have been trained on features in another form."""
+        labels = self.graph.y(0, self.graph.nodes)[self.graph.role(0, self.graph.nodes) == Role.VALIDATION]
+        share = float(np.bincount(labels).max()) / len(labels)
+        if best <= share:
+            self.log.say(
+                f"import: no validation accuracy is above a majority vote ({share:.4f}): see that [graph] prepares"
+                " features, edges and classes as they were when the checkpoints were trained"
+            )
+
+    def _gather(self, rows: Sequence[ImportedFile]) -> None:
+        paths = [self.run.ingredient(row.index) for row in rows]
+        if gathered.names(self.run.gathered) != [path.stem for path in paths]:
+            gathered.gather(self.run.gathered, paths, ingredient_store.read(paths[0]).state, self.job)
