@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from gnnsoup_hpc.config import METHOD_NAMES
 from gnnsoup_hpc.io import report
 from tests.once import make_once
 
-SCRIPT = Path(__file__).with_name("stock_sage.py")
-PUBMED = Path(__file__).parents[2] / "gnnsoup_hpc" / "data" / "pubmed.npz"
+SCRIPT = Path(__file__).with_name("plain_script.py")
+ROOT = Path(__file__).parents[2]
+PUBMED = ROOT / "gnnsoup_hpc" / "data" / "pubmed.npz"
 ALONE = (
     "import runpy, sys; sys.modules['gnnsoup_hpc'] = None; sys.argv = sys.argv[1:];"
     " runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -27,13 +30,21 @@ name = "mine"
 source = "pt:graph.pt"
 split = "stored"
 features = "none"
-[model]
-kind = "sage"
-layers = 2
-hidden = 16
+[soup.gis]
+granularity = 3
 [machine]
 threads = 1
+[model]
 """
+MODELS = {  # checkpoints of one start, and [model]
+    "sage": (6, 'kind = "sage"\nlayers = 2\nhidden = 16\n'),
+    "gin": (3, 'kind = "gin"\nlayers = 2\nhidden = 16\nnorm = "batch"\narguments = { jk = "cat" }\n'),
+    "tuned": (
+        4,
+        'kind = "module"\nfactory = "tuned_gcn:make"\narguments = { hidden = 16, layers = 2, dropout = 0.3 }\n',
+    ),
+}
+every_model = pytest.mark.parametrize("folder", MODELS, indirect=True)
 
 
 def script(folder: Path, *words: object) -> str:
@@ -42,38 +53,51 @@ def script(folder: Path, *words: object) -> str:
     return subprocess.run(told, cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
-def make(folder: Path) -> Path:
+def make(folder: Path, name: str) -> Path:
     folder.mkdir()
-    script(folder, "train", PUBMED)
-    (folder / "mine.toml").write_text(JOB)
+    shutil.copy(ROOT / "jobs" / "tuned_gcn.py", folder)
+    count, model = MODELS[name]
+    script(folder, "train", name, count + 1, PUBMED)
+    (folder / "mine.toml").write_text(JOB + model)
     return folder
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Six checkpoints of one start and one of another, souped in the runs mine and other."""
-    found = make_once(tmp_path_factory, "stock-checkpoints", make)
+def folder(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Some checkpoints of one start and one of another."""
+    name = request.param
+    found = make_once(tmp_path_factory, f"stock-checkpoints-{name}", partial(make, name=name))
     monkeypatch.chdir(found)
     monkeypatch.setattr("sys.excepthook", None)
+    monkeypatch.setattr("sys.path", list(sys.path))
     return found
 
 
-def test_all_is_as_the_script_measures_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["import", "mine.toml", "checkpoints/[0-5].pt"]) == 0
+@every_model
+def test_all_is_as_the_script_measures_it(
+    folder: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = request.node.callspec.params["folder"]
+    count = MODELS[name][0]
+    assert main(["import", "mine.toml", f"checkpoints/[0-{count - 1}].pt"]) == 0
     assert main(["soup", "mine.toml"]) == 0
     tables = report.read_tables(folder / "runs" / "mine" / "report.h5")
     measured = json.loads(Path("measured.json").read_text())
     assert dict(zip(tables["ingredients"]["imported"], pairs(tables["ingredients"]), strict=True)) == {
-        name: pytest.approx(values, abs=1e-12) for name, values in measured.items() if name != "6.pt"
+        name: pytest.approx(values, abs=1e-12) for name, values in measured.items() if name != f"{count}.pt"
     }
     assert list(tables["methods"]["method"]) == list(METHOD_NAMES)
     exported = {f"{name}.pt": values for name, values in zip(METHOD_NAMES, pairs(tables["methods"]), strict=True)}
     del exported["ensemble.pt"]  # which is no one model
-    for name in exported:
-        assert main(["export", "runs/mine", "--method", name.removesuffix(".pt"), "--to", name]) == 0
-    found = json.loads(script(folder, "measure", *exported))
+    for soup in exported:
+        assert main(["export", "runs/mine", "--method", soup.removesuffix(".pt"), "--to", soup]) == 0
+    found = json.loads(script(folder, "measure", name, *exported))
     assert found == {name: pytest.approx(values, abs=1e-12) for name, values in exported.items()}
-    assert "One basin: all 6 ingredients lie in one basin" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"One basin: all {count} ingredients lie in one basin" in said
+    assert ("statistics" in tables) == (name != "sage")
 
 
 def pairs(table: Any) -> list[list[float]]:
@@ -81,6 +105,7 @@ def pairs(table: Any) -> list[list[float]]:
     return [list(pair) for pair in zip(*columns, strict=True)]
 
 
+@pytest.mark.parametrize("folder", ["sage"], indirect=True)
 def test_a_state_of_another_start_is_told_by_the_barrier(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import", "mine.toml", "checkpoints/*.pt", "--set", "name=other"]) == 0
     assert main(["diagnose", "runs/other"]) == 0

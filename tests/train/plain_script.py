@@ -1,7 +1,7 @@
-"""A user's own script: six GraphSAGE of stock PyG, trained and saved; then soups, loaded and measured.
+"""A user's own script: models of stock PyG or of the user's own, trained and saved; then soups, loaded and measured.
 
-python stock_sage.py train GRAPH.npz        writes graph.pt, checkpoints/N.pt, and measured.json
-python stock_sage.py measure SOUP.pt …      prints validation and test accuracy of each as JSON
+python plain_script.py train MODEL COUNT GRAPH.npz    writes graph.pt, checkpoints/N.pt, and measured.json
+python plain_script.py measure MODEL SOUP.pt …        prints validation and test accuracy of each as JSON
 """
 
 import json
@@ -12,13 +12,19 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from torch_geometric.data import Data
-from torch_geometric.nn import GraphSAGE
+from torch_geometric.nn import GIN, GraphSAGE
 
 EPOCHS, HIDDEN = 6, 16
 
 
-def make_model():
-    return GraphSAGE(500, HIDDEN, num_layers=2, out_channels=3, dropout=0.3)
+def make_model(name):
+    if name == "sage":
+        return GraphSAGE(500, HIDDEN, num_layers=2, out_channels=3, dropout=0.3)
+    if name == "gin":
+        return GIN(500, HIDDEN, num_layers=2, out_channels=3, dropout=0.3, norm="batch_norm", jk="cat")
+    import tuned_gcn  # of the user's own, beside the checkpoints
+
+    return tuned_gcn.make(500, 3, hidden=HIDDEN, layers=2, dropout=0.3)
 
 
 def read(path):
@@ -52,15 +58,15 @@ def measure(model, data):
     return [right[mask].double().mean().item() for mask in (data.val_mask, data.test_mask)]
 
 
-def train(graph):
+def train(name, count, graph):
     torch.manual_seed(0)
-    data, start, measured = read(graph), make_model().state_dict(), {}
+    data, start, measured = read(graph), make_model(name).state_dict(), {}
     torch.save(data, "graph.pt")
     Path("checkpoints").mkdir()
-    for number in range(7):
+    for number in range(int(count)):
         torch.manual_seed(number + 1)
-        model = make_model()
-        if number < 6:  # the last has a start of its own
+        model = make_model(name)
+        if number < int(count) - 1:  # the last has a start of its own
             model.load_state_dict(start)
         optimizer = fit(model, data)
         measured[f"{number}.pt"] = measure(model, data)
@@ -69,17 +75,18 @@ def train(graph):
     Path("measured.json").write_text(json.dumps(measured))
 
 
-def main(what, *paths):
+def main(what, name, *words):
     if what == "train":
-        train(*paths)
+        train(name, *words)
         return
     data, found = torch.load("graph.pt", weights_only=False), {}
-    for path in paths:
-        model = make_model()
+    for path in words:
+        model = make_model(name)
         model.load_state_dict(torch.load(path, weights_only=True))
         found[path] = measure(model, data)
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, ".")
     main(*sys.argv[1:])
