@@ -33,7 +33,7 @@ from gnnsoup_hpc.utils.hashing import file_sha256
 PICKLED, SAFE, OWN = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors", ".h5"
 SAVE = "torch.save(model.state_dict(), PATH)"
 DEPTH = 3  # of mappings within mappings, where a state is looked for
-# Modules, without what is below them, and functions whose names alone make a file refused.
+# Modules with all that is below them, and functions, whose names alone make a file refused.
 _RUNNERS = frozenset(
     {
         *("os", "posix", "nt", "subprocess", "sys", "importlib", "runpy", "shutil", "pty", "ctypes", "socket", "code"),

@@ -300,6 +300,8 @@ def _read_hyperparameters(path: Path, origin: Mapping[str, Any]) -> Hyperparamet
     for name in numbers:
         if not isinstance(known.get(name), int | float):
             raise FileError(f"{path}: its origin has {name} = {known.get(name)!r}, where a number is expected")
+    if not isinstance(known.get("imported", {}), dict):
+        raise FileError(f"{path}: its origin has imported = {known['imported']!r}, where an object is expected")
     values: dict[str, Any] = {name: known.get(f"train.{name}") for name in Hyperparameters.__dataclass_fields__}
     values["shared_draws"] = tuple(known["train.shared_draws"])
     return Hyperparameters(**values) if trained else None
