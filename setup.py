@@ -27,6 +27,7 @@ setup(
         "torch_geometric>=2.6",
         "numpy>=2.0",
         "scipy>=1.11",
+        "scikit-learn>=1.4",
         "h5py>=3.10",
         "pymetis>=2025.2",
         "mpi4py>=4.0",

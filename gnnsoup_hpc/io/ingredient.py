@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config.task import NO_TASK, RANGES
 from gnnsoup_hpc.config.turns import Hyperparameters, base_hyperparameters, hyperparameters
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
 from gnnsoup_hpc.graph.sampling import resolve_sampler
@@ -26,7 +27,7 @@ from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.profiling import Measurement
 from gnnsoup_hpc.runtime.run_dir import RunDir
-from gnnsoup_hpc.types import State
+from gnnsoup_hpc.types import Doubles, State
 from gnnsoup_hpc.utils import rng
 from gnnsoup_hpc.utils.hashing import canonical, content_sha256, fingerprint
 
@@ -37,11 +38,15 @@ CHECKPOINT, CHECKPOINT_VERSION = "checkpoint", 1
 IN_MEMORY_BYTES = 2 << 20  # a larger checkpoint is built on the disk, for training may have no more memory than it uses
 
 # Not in an origin where they are so: recipes of files that were written before a field was there do not change.
-_DEFAULTS: dict[str, Any] = {"trunk_sha256": "", "train.shared_draws": [], "train.engine": "torch"} | {
-    f"train.{known.name}": known.default
-    for known in fields(Hyperparameters)
-    if known.default is not MISSING and known.name != "shared_draws"
-}
+_DEFAULTS: dict[str, Any] = (
+    {"trunk_sha256": "", "train.shared_draws": [], "train.engine": "torch"}
+    | NO_TASK
+    | {
+        f"train.{known.name}": known.default
+        for known in fields(Hyperparameters)
+        if known.default is not MISSING and known.name != "shared_draws"
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Origin:
     batches: Mapping[str, Any] = field(default_factory=dict)  # what mini-batches depend on besides
     trunk_sha256: str = ""  # of the state that it branched from, where there is a trunk
     engine: str = "torch"  # "auto": any, where a job leaves it open
+    task: Mapping[str, Any] = field(default_factory=dict)  # what differs from classes judged by accuracy
 
     @classmethod
     def of(
@@ -76,7 +82,7 @@ class Origin:
             if how.start == "own":
                 initial = states.sha256(make_own_start(architecture, train.seed, index))
         batches = _batches(job, graph)
-        how_made = batches, trunk, train.engine
+        how_made = batches, trunk, train.engine, graph.resolve_task(job.task).values
         return cls(graph.sha256, initial, architecture, train.batch, train.seed, index, how, *how_made)
 
     @property
@@ -88,7 +94,7 @@ class Origin:
         values["train.shared_draws"] = sorted(self.hyperparameters.shared_draws)
         values["train.engine"] = self.engine
         values |= {"train.batch": self.batch, "train.seed": self.seed, "index": self.index} | dict(self.batches)
-        values |= {"initial_sha256": self.initial_sha256, "trunk_sha256": self.trunk_sha256}
+        values |= {"initial_sha256": self.initial_sha256, "trunk_sha256": self.trunk_sha256} | dict(self.task)
         values = {key: value for key, value in values.items() if key not in _DEFAULTS or value != _DEFAULTS[key]}
         if values["index"] is None:
             del values["index"]
@@ -196,7 +202,12 @@ def write(path: Path, ingredient: Ingredient, origin: Origin, job: Job, **proven
         files.put(metrics, "best_epoch", ingredient.best_epoch, "1", "epoch whose weights were kept")
         files.put(metrics, "validation_accuracy", ingredient.validation_accuracy, "1", "exact, on validation nodes")
         files.put(metrics, "test_accuracy", ingredient.test_accuracy, "1", "exact, on test nodes")
-        metrics.attrs["stopped"] = ingredient.stopped
+        metrics.attrs.update(stopped=ingredient.stopped, metric=ingredient.metric)
+        for role, draws in (("validation", ingredient.validation_draws), ("test", ingredient.test_draws)):
+            if draws is not None:
+                about = f"metric of bootstrap samples of {role} nodes"
+                files.put(metrics, f"{role}_draws", draws, "1", about)
+        files.put_others(metrics, ingredient.others)
         _put_training(file, ingredient, origin, job, provenance)
 
 
@@ -235,6 +246,10 @@ def read(path: Path, origin: Origin | None = None) -> Ingredient:
             stopped=files.get_text(file["metrics"], "stopped", ""),
             measurement=files.get_cost(file),
             engine=str(known["train.engine"]),
+            metric=files.get_text(file["metrics"], "metric", "accuracy"),
+            validation_draws=_get_draws(file, "metrics/validation_draws"),
+            test_draws=_get_draws(file, "metrics/test_draws"),
+            others=files.get_others(file["metrics"]),
         )
 
 
@@ -253,10 +268,17 @@ def origin(path: Path) -> dict[str, Any]:
 
 
 def _get_accuracy(file: h5py.File, name: str) -> float:
-    found = files.get_number(file, name)
-    if not 0.0 <= found <= 1.0:
-        raise FileError(f"{file.filename}: {name} is {found}, where an accuracy from 0 to 1 is expected")
+    found, metric = files.get_number(file, name), files.get_text(file["metrics"], "metric", "accuracy")
+    low, high = RANGES.get(metric, (0.0, 1.0))
+    if not low <= found <= high:
+        known = "an accuracy" if metric == "accuracy" else metric
+        raise FileError(f"{file.filename}: {name} is {found}, where {known} from {low:g} to {high:g} is expected")
     return found
+
+
+def _get_draws(file: h5py.File, name: str) -> Doubles | None:
+    """A metric of bootstrap samples, (B,); None where the file has none."""
+    return np.asarray(file[name][:], dtype=np.float64) if name in file else None
 
 
 def _check_origin(path: Path, file: h5py.File, wanted: Mapping[str, Any]) -> None:

@@ -68,7 +68,7 @@ def seconds(path: Path, kind: str) -> float:
 def graph(path: Path) -> GraphSummary:
     """A graph's sizes. Raises: FileError where there is no such file, or one cut short."""
     with _open(path, "graph") as file:
-        return GraphSummary(*(len(file[name]) for name in ("nodes/y", "edges/indices", "parts/validation")))
+        return GraphSummary(*(len(file[name]) for name in ("nodes/split", "edges/indices", "parts/validation")))
 
 
 @contextmanager

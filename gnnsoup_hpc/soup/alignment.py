@@ -9,7 +9,8 @@ The reference is the ingredient with the highest validation accuracy that its fi
    error, they are left as they are: one evaluation.
 2. Else units are matched by weights, and the mean is evaluated once more. It must be better than before by more
    than the error, or the ingredients are left as they are.
-The error is twice the binomial error of the validation nodes.
+The error is twice the binomial error of the validation nodes; of a metric that is no share of them, that of the mean
+ingredient's metric over bootstrap samples.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ def _find_alignment(job: Job, mixtures: Mixtures, selection: Selection, one_star
     task = mixtures.evaluator.task
     left = Alignment("none", selection.best(task), mixtures.ids, {})
     before, own = _measure_mean(mixtures), mean(selection.accuracies.values())
-    error = 2.0 * task.error(own, int(mixtures.graph.validation_counts.sum()))
+    known = [draws for draws in selection.draws.values() if draws is not None]
+    draws = np.mean(known, axis=0) if len(known) == len(selection.accuracies) else None
+    error = 2.0 * task.error(own, int(mixtures.graph.validation_counts.sum()), draws)
     if one_start and score(task, before) >= score(task, own) - error:
         scores = f"uniform soup {before:.4f}, mean ingredient {own:.4f} (validation)"
         return left, f"no alignment needed: shared initial state; {scores}"
@@ -96,7 +99,7 @@ def _find_alignment(job: Job, mixtures: Mixtures, selection: Selection, one_star
     mixtures.align(matched)
     after = _measure_mean(mixtures)
     mixtures.align(None)
-    scores = f"uniform soup {before:.4f} before, {after:.4f} after (validation, error {100 * error:.2f} points)"
+    scores = f"uniform soup {before:.4f} before, {after:.4f} after (validation, error {task.show(error)})"
     if score(task, after) > score(task, before) + error:
         return matched, scores
     return left, f"not aligned, matching by weights does not help: {scores}"

@@ -17,18 +17,20 @@ from gnnsoup_hpc.io.records import Ingredient
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.types import Doubles
 
 
 @dataclass(frozen=True)
 class Selection:
     """Fit ingredients with the hashes of their weights, one line for each that is not fit, and fit ones' accuracies.
 
-    These are on validation nodes, as the ingredients' files record them.
+    These are on validation nodes, as the ingredients' files record them, and so are the metric's bootstrap samples.
     """
 
     fit: dict[int, str]
     unfit: dict[int, str]
     accuracies: dict[int, float] = field(default_factory=dict)
+    draws: dict[int, Doubles | None] = field(default_factory=dict)
 
     def best(self, task: Task) -> int:
         """The ingredient with the best recorded accuracy, of equals the first."""
@@ -98,6 +100,7 @@ def _select(job: Job, run: RunDir, read: Callable[[int, Path], Ingredient]) -> t
         else:
             selection.fit[index] = states.sha256(ingredient.state)
             selection.accuracies[index] = ingredient.validation_accuracy
+            selection.draws[index] = ingredient.validation_draws
     return selection, first
 
 

@@ -49,7 +49,7 @@ def open_mixtures(
     if not rank0:
         comm.bcast(None)
     with graph_store.open_graph(run.graph, job, verify=True) as graph:
-        model = make_model(job.model, graph.features, graph.classes)
+        model = make_model(job.model, graph.features, graph.resolve_task(job.task).outputs)
         if job.soup.precision != "float32" and device.type == "cpu" and choose_engine(model, device).name == "torch":
             raise JobError(
                 f"soup.precision = {job.soup.precision!r}: models of kind {model.kind!r} are computed in float32 on a"
@@ -72,5 +72,5 @@ def open_mixtures(
         way = limits.describe_evaluation(sizes, memory, comm.size, there)
         log.say(f"soup: {limits.describe(limit, demands, way)}; {sizes.engine.name} engine on {device}")
         threads = launch.plan_threads(job.machine, here)
-        settings = EvalSettings(device, memory, run.root, job.soup.precision, comm, threads, gpu=there)
+        settings = EvalSettings(device, memory, run.root, job.soup.precision, comm, threads, gpu=there, task=job.task)
         yield job, selection, Mixtures(run, model, list(selection.fit), graph, settings)
