@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gnnsoup_hpc.config import METRICS, TaskJob
+from gnnsoup_hpc.config import METRICS, SoupJob, TaskJob
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.types import MetricName, TargetKind, TaskKind
 
@@ -59,6 +59,11 @@ class TaskSpec:
         """By dotted name, what differs from classes judged by accuracy, which older files do not name."""
         own = {name: getattr(self, name.removeprefix("task.")) for name in NO_TASK}
         return {name: value for name, value in own.items() if value != NO_TASK[name]}
+
+    def list_unused(self, soup: SoupJob) -> list[str]:
+        """Fields of [soup] that are on, and change nothing: of a regression the scale of logits."""
+        learned = {"ls": soup.ls, "pls": soup.pls} if self.kind == "regression" else {}
+        return [f"soup.{name}.logit_scale" for name, how in learned.items() if name in soup.methods and how.logit_scale]
 
     @property
     def words(self) -> str:

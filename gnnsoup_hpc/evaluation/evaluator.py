@@ -22,12 +22,12 @@ from gnnsoup_hpc.config import TaskJob
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import Division, Plan, UnionSource, choose_engine
 from gnnsoup_hpc.engine.out_of_core.layers import allocate, make_layerwise
-from gnnsoup_hpc.evaluation.tasks import Predicted, make_task
+from gnnsoup_hpc.evaluation.tasks import Predicted, Task, make_task
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.io.records import EvalResult
+from gnnsoup_hpc.io.records import EvalResult, Judged
 from gnnsoup_hpc.memory import estimate, gpu
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.models.base import Model
@@ -63,6 +63,13 @@ class Predictions:
     right: BoolArray | None
     draws: Doubles | None = None
     others: Mapping[MetricName, float] = field(default_factory=dict)
+
+
+def note_judgement(task: Task, validation: Predictions, test: Predictions) -> Judged:
+    """What a file says of how its model was judged."""
+    mean, spread = task.target_scale
+    others = {f"test_{name}": value for name, value in test.others.items()}
+    return Judged(task.name, validation.draws, test.draws, others, mean, spread)
 
 
 @dataclass(frozen=True)

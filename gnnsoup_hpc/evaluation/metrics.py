@@ -13,7 +13,6 @@ that differences are paired.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -91,10 +90,9 @@ class PooledF1(Metric):
 
 
 def _mean_of_known(values: Sequence[Doubles]) -> Doubles:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of samples in which no column has a value
-        found: Doubles = np.nanmean(np.stack(values), axis=0)
-        return found
+    stacked = np.stack(values)
+    known = ~np.isnan(stacked)
+    return _divide(np.where(known, stacked, 0.0).sum(0), known.sum(0), known.sum(0) > 0)
 
 
 def draw_counts(nodes: int, draws: Sequence[int]) -> Counts:
@@ -166,7 +164,7 @@ def _draw_average_precision(column: Column, counts: Counts) -> Doubles:
     return _divide(area, positives[-1], (positives[-1] > 0) & (negatives[-1] > 0))
 
 
-def _divide(above: Doubles, below: Doubles, known: npt.NDArray[np.bool_]) -> Doubles:
+def _divide(above: Doubles, below: npt.NDArray[Any], known: npt.NDArray[np.bool_]) -> Doubles:
     found: Doubles = np.divide(above, below, out=np.full(len(above), np.nan), where=known)
     return found
 

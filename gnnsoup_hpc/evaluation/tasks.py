@@ -49,6 +49,10 @@ class Task(Protocol):
         """A difference of the metric that is as much as all of a share: 1, but of an error in the targets' own unit."""
 
     @property
+    def target_scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and spread, (T,) each: outputs times spread, plus mean, are in the source's units; () where they are."""
+
+    @property
     def has_nats(self) -> bool:
         """Whether losses are numbers of nats."""
 
@@ -217,6 +221,11 @@ class Multiclass:
         return split_classes(predicted, targets, max(2, self.outputs))
 
     # ---- metrics
+
+    @property
+    def target_scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Of logits none."""
+        return (), ()
 
     @property
     def has_nats(self) -> bool:
@@ -430,6 +439,11 @@ class Regression(Multiclass):
 
     mean: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
+
+    @property
+    def target_scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Of training nodes, or 0 and 1."""
+        return self.mean, self.spread
 
     @property
     def has_nats(self) -> bool:

@@ -342,21 +342,6 @@ def get_rows(table: h5py.Group, names: Iterable[str]) -> Iterator[tuple[Any, ...
     return zip(*(column[:].tolist() for column in columns), strict=True)
 
 
-_OTHERS = ("test_roc_auc", "test_average_precision")
-
-
-def put_others(metrics: h5py.Group, others: Mapping[str, float]) -> None:
-    """Write metrics beside the task's own."""
-    for name in _OTHERS:
-        if name in others:
-            put(metrics, name, others[name], "1", f"exact {name.removeprefix('test_')}, on test nodes")
-
-
-def get_others(metrics: h5py.Group) -> dict[str, float]:
-    """Metrics beside the task's own; none where a file has none."""
-    return {name: get_number(metrics, name) for name in _OTHERS if name in metrics}
-
-
 def put_cost(file: h5py.File, spent: Measurement) -> None:
     """Write time and memory as the group cost/: every quantity; NaN = not measurable where the file was made."""
     group = file.create_group("cost", track_order=True)

@@ -21,13 +21,13 @@ from gnnsoup_hpc.config.task import NO_TASK, RANGES
 from gnnsoup_hpc.config.turns import Hyperparameters, base_hyperparameters, hyperparameters
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
 from gnnsoup_hpc.graph.sampling import resolve_sampler
-from gnnsoup_hpc.io import files, states
+from gnnsoup_hpc.io import files, judged, states
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.profiling import Measurement
 from gnnsoup_hpc.runtime.run_dir import RunDir
-from gnnsoup_hpc.types import Doubles, State
+from gnnsoup_hpc.types import State
 from gnnsoup_hpc.utils import rng
 from gnnsoup_hpc.utils.hashing import canonical, content_sha256, fingerprint
 
@@ -202,12 +202,8 @@ def write(path: Path, ingredient: Ingredient, origin: Origin, job: Job, **proven
         files.put(metrics, "best_epoch", ingredient.best_epoch, "1", "epoch whose weights were kept")
         files.put(metrics, "validation_accuracy", ingredient.validation_accuracy, "1", "exact, on validation nodes")
         files.put(metrics, "test_accuracy", ingredient.test_accuracy, "1", "exact, on test nodes")
-        metrics.attrs.update(stopped=ingredient.stopped, metric=ingredient.metric)
-        for role, draws in (("validation", ingredient.validation_draws), ("test", ingredient.test_draws)):
-            if draws is not None:
-                about = f"metric of bootstrap samples of {role} nodes"
-                files.put(metrics, f"{role}_draws", draws, "1", about)
-        files.put_others(metrics, ingredient.others)
+        metrics.attrs["stopped"] = ingredient.stopped
+        judged.put(metrics, ingredient.judged)
         _put_training(file, ingredient, origin, job, provenance)
 
 
@@ -246,10 +242,7 @@ def read(path: Path, origin: Origin | None = None) -> Ingredient:
             stopped=files.get_text(file["metrics"], "stopped", ""),
             measurement=files.get_cost(file),
             engine=str(known["train.engine"]),
-            metric=files.get_text(file["metrics"], "metric", "accuracy"),
-            validation_draws=_get_draws(file, "metrics/validation_draws"),
-            test_draws=_get_draws(file, "metrics/test_draws"),
-            others=files.get_others(file["metrics"]),
+            judged=judged.get(file["metrics"]),
         )
 
 
@@ -268,17 +261,12 @@ def origin(path: Path) -> dict[str, Any]:
 
 
 def _get_accuracy(file: h5py.File, name: str) -> float:
-    found, metric = files.get_number(file, name), files.get_text(file["metrics"], "metric", "accuracy")
+    found, metric = files.get_number(file, name), judged.get_metric(file["metrics"])
     low, high = RANGES.get(metric, (0.0, 1.0))
     if not low <= found <= high:
         known = "an accuracy" if metric == "accuracy" else metric
         raise FileError(f"{file.filename}: {name} is {found}, where {known} from {low:g} to {high:g} is expected")
     return found
-
-
-def _get_draws(file: h5py.File, name: str) -> Doubles | None:
-    """A metric of bootstrap samples, (B,); None where the file has none."""
-    return np.asarray(file[name][:], dtype=np.float64) if name in file else None
 
 
 def _check_origin(path: Path, file: h5py.File, wanted: Mapping[str, Any]) -> None:

@@ -37,11 +37,24 @@ class Trunk:
 
 
 @dataclass(frozen=True)
-class Ingredient:
-    """A trained model and where it comes from. engine: what trained it.
+class Judged:
+    """By what a model was judged. metric: whose values its accuracies are; others: test_roc_auc, … beside it.
 
-    metric: whose values the accuracies are; draws: those of bootstrap samples, (B,), where errors are told by them.
+    draws: the metric of bootstrap samples of nodes, (B,), where its errors are told by them.
+    target_mean, target_spread: of a regression, (T,) each: outputs times spread, plus mean, are in the source's units.
     """
+
+    metric: str = "accuracy"
+    validation_draws: Doubles | None = field(default=None, compare=False)
+    test_draws: Doubles | None = field(default=None, compare=False)
+    others: Mapping[str, float] = field(default_factory=dict)
+    target_mean: tuple[float, ...] = ()
+    target_spread: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """A trained model and where it comes from. engine: what trained it; judged: what its accuracies are."""
 
     index: int
     state: State
@@ -53,10 +66,7 @@ class Ingredient:
     stopped: str
     measurement: Measurement
     engine: str = "torch"
-    metric: str = "accuracy"
-    validation_draws: Doubles | None = field(default=None, compare=False)
-    test_draws: Doubles | None = field(default=None, compare=False)
-    others: Mapping[str, float] = field(default_factory=dict)  # other metrics: test_roc_auc, …
+    judged: Judged = field(default_factory=Judged)
 
 
 @dataclass(frozen=True)
@@ -119,8 +129,8 @@ class Soup:
 
     `options` are the method's, and the seed; `ingredients` names what alpha's columns weigh, `ingredients_sha256` is
     the hash of their weights and of the graph, and `left_out` says of each other ingredient why it is not there.
-    `test_right` has a bit a test node, in the order of graph.h5, padded with 0 to whole bytes: 1 where it is right;
-    where the metric is no share of nodes, `test_draws` has its values on bootstrap samples of test nodes, (B,).
+    `test_right` has a bit a test node, in the order of graph.h5, padded with 0 to whole bytes: 1 where it is right.
+    `judged` says what its accuracies are.
     """
 
     method: str
@@ -138,9 +148,7 @@ class Soup:
     alignment: Alignment | None = None  # of the ingredients before they were mixed; None: as they are
     test_right: ByteArray | None = None  # files of before had none
     paired: Paired | None = None  # likewise
-    metric: str = "accuracy"
-    test_draws: Doubles | None = field(default=None, compare=False)
-    others: Mapping[str, float] = field(default_factory=dict)  # other metrics: test_roc_auc, …
+    judged: Judged = field(default_factory=Judged)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.graph.graph import Preparation
 from gnnsoup_hpc.io import alignment as alignment_store
-from gnnsoup_hpc.io import files, states
+from gnnsoup_hpc.io import files, judged, states
 from gnnsoup_hpc.io.graph import put_preparation
 from gnnsoup_hpc.io.records import MixingWeights, Paired, Soup, Step
 from gnnsoup_hpc.models.base import Model
@@ -77,14 +77,11 @@ def write(
             alignment_store.put(mix, soup.alignment)
         files.put_records(file, "history", Step, mixture.history, "one row a step")
         metrics = file.create_group("metrics", track_order=True)
-        metrics.attrs["metric"] = soup.metric
         files.put(metrics, "validation_accuracy", soup.validation_accuracy, "1", "exact, on validation nodes")
         files.put(metrics, "test_accuracy", soup.test_accuracy, "1", "exact, on test nodes")
         if soup.test_right is not None:
             files.put(metrics, "test_right", soup.test_right, "1", "a bit a test node: 1 = right")
-        if soup.test_draws is not None:
-            files.put(metrics, "test_draws", soup.test_draws, "1", "metric of bootstrap samples of test nodes")
-        files.put_others(metrics, soup.others)
+        judged.put(metrics, soup.judged)
         if soup.paired is not None:
             metrics.attrs["best_ingredient"] = soup.paired.best
             files.put(metrics, "only_soup_right", soup.paired.only_soup, "1", "test nodes that the best gets wrong")
@@ -137,7 +134,5 @@ def read(path: Path) -> Soup:
             alignment=alignment_store.get(mix) if "alignment" in mix else None,
             test_right=metrics["test_right"][:] if "test_right" in metrics else None,
             paired=paired,
-            metric=files.get_text(metrics, "metric", "accuracy"),
-            test_draws=metrics["test_draws"][:] if "test_draws" in metrics else None,
-            others=files.get_others(metrics),
+            judged=judged.get(metrics),
         )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from gnnsoup_hpc.config import Job, expand_grids
+from gnnsoup_hpc.evaluation.evaluator import note_judgement
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io import soup as soup_store
@@ -95,9 +96,7 @@ class SoupRunner:
             alignment=mixtures.alignment,
             test_right=None if test.right is None else np.packbits(test.right),
             paired=paired,
-            metric=mixtures.evaluator.task.name,
-            test_draws=test.draws,
-            others={f"test_{name}": value for name, value in test.others.items()},
+            judged=note_judgement(mixtures.evaluator.task, validation, test),
         )
         if mixtures.comm.rank == 0:
             soup_store.write(path, soup, fingerprint, mixtures.model, mixtures.graph.preparation, self.job)

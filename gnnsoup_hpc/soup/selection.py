@@ -100,7 +100,7 @@ def _select(job: Job, run: RunDir, read: Callable[[int, Path], Ingredient]) -> t
         else:
             selection.fit[index] = states.sha256(ingredient.state)
             selection.accuracies[index] = ingredient.validation_accuracy
-            selection.draws[index] = ingredient.validation_draws
+            selection.draws[index] = ingredient.judged.validation_draws
     return selection, first
 
 

@@ -69,6 +69,8 @@ def open_mixtures(
         # Bytes that metrics may fill beside the ingredients, on every rank.
         memory = min(comm.allgather(max(0, limit.room - estimate.mixing(model, job.train.ingredients))))
         there = None if limit.gpu is None else max(0, limit.gpu - gpu.mixed(model, job.train.ingredients))
+        if names := graph.resolve_task(job.task).list_unused(job.soup):
+            log.say(f"soup: without effect on a regression, whose outputs have no temperature: {', '.join(names)}")
         way = limits.describe_evaluation(sizes, memory, comm.size, there)
         log.say(f"soup: {limits.describe(limit, demands, way)}; {sizes.engine.name} engine on {device}")
         threads = launch.plan_threads(job.machine, here)

@@ -17,7 +17,7 @@ from torch import Tensor
 from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.engine import Engine, Plan
 from gnnsoup_hpc.errors import DivergedError
-from gnnsoup_hpc.evaluation.evaluator import Evaluator
+from gnnsoup_hpc.evaluation.evaluator import Evaluator, note_judgement
 from gnnsoup_hpc.evaluation.tasks import Predicted, score
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io.ingredient import BestEpoch, Checkpoint
@@ -82,10 +82,7 @@ def train(
         stopped=diverged or waited or "all epochs done",
         measurement=spent,
         engine=data.engine.name,
-        metric=data.evaluator.task.name,
-        validation_draws=validation.draws,
-        test_draws=test.draws,
-        others={f"test_{name}": value for name, value in test.others.items()},
+        judged=note_judgement(data.evaluator.task, validation, test),
     )
 
 

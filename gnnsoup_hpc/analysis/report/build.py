@@ -97,10 +97,10 @@ def _list_error(run: Contents, error: Callable[[Any], float]) -> list[Column[Any
 
 def _list_others(rows: Sequence[Soup] | Sequence[Ingredient]) -> list[Column[Any]]:
     """Metrics beside the task's own, where files have them."""
-    names = dict.fromkeys(name for row in rows for name in row.others)
+    names = dict.fromkeys(name for row in rows for name in row.judged.others)
 
     def column(name: str) -> Column[Any]:
-        return name, lambda row: row.others.get(name, nan), "1", f"{name.removeprefix('test_')}, on test nodes"
+        return name, lambda row: row.judged.others.get(name, nan), "1", f"{name.removeprefix('test_')}, on test nodes"
 
     return [column(name) for name in names]
 

@@ -91,7 +91,7 @@ class Contents:
 
     def error_of(self, made: Ingredient | Soup) -> float:
         """Standard error of a test metric."""
-        return self.task.error(made.test_accuracy, self.test_nodes, made.test_draws)
+        return self.task.error(made.test_accuracy, self.test_nodes, made.judged.test_draws)
 
     @property
     def engines(self) -> list[str]:

@@ -69,14 +69,17 @@ def show_spread(values: Sequence[float]) -> str:
 
 def _list_methods(run: Contents) -> list[str]:
     """A row a method, and what looks at no node; metrics beside accuracy at the end."""
-    others = [name for name in _OTHERS if any(name in soup.others for soup in run.soups)]
+    others = [name for name in _OTHERS if any(name in soup.judged.others for soup in run.soups)]
     base = run.task.guess_words, *(f"{run.baseline[role]:.4f}" for role in ("validation", "test")), *[""] * 7
     share = run.test_classes[1] / run.test_nodes if others else nan
     of_base = {"test_roc_auc": 0.5, "test_average_precision": share}
     rows = [
         (*_HEAD, *(f"test {WORDS[_OTHERS[name]]}" for name in others)),
         (*base, *(f"{of_base[name]:.4f}" for name in others)),
-        *((*_row(run, soup), *(show_number(soup.others.get(name), ".4f") for name in others)) for soup in run.soups),
+        *(
+            (*_row(run, soup), *(show_number(soup.judged.others.get(name), ".4f") for name in others))
+            for soup in run.soups
+        ),
     ]
     return list(map(str.rstrip, align_columns(rows)))
 

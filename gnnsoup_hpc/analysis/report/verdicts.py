@@ -130,7 +130,7 @@ def _report_collapse(run: Contents, soup: Soup) -> Iterator[str]:
     """Said aloud where a mixture of weights is far worse than what it is made of."""
     tests = [ingredient.test_accuracy for ingredient in run.ingredients]
     below = score(run.task, fmean(tests)) - score(run.task, soup.test_accuracy)
-    draws = soup.test_draws, [ingredient.test_draws for ingredient in run.ingredients]
+    draws = soup.judged.test_draws, [ingredient.judged.test_draws for ingredient in run.ingredients]
     error = 2.0 * run.task.error_below_mean(soup.test_accuracy, tests, run.test_nodes, *draws)
     if soup.mixture.of == "weights" and below > max(COLLAPSE * run.task.unit, error):
         where = "below" if run.task.higher_is_better else "above"
@@ -160,7 +160,7 @@ def _compare_with_best(run: Contents, soup: Soup) -> Comparison:
     best, nodes = run.best, run.test_nodes
     difference = score(run.task, soup.test_accuracy) - score(run.task, best.test_accuracy)
     if not run.task.counts_hits:
-        draws = soup.test_draws, [best.test_draws]
+        draws = soup.judged.test_draws, [best.judged.test_draws]
         error = 2.0 * run.task.error_below_mean(soup.test_accuracy, [best.test_accuracy], nodes, *draws)
         return Comparison(difference, error, paired=isfinite(error))
     right, pair = _find_right_of_best(run), soup.paired
