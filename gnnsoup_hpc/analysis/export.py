@@ -49,6 +49,11 @@ def make_card(run: Contents, soup: Soup) -> dict[str, Any]:
             "best_ingredient": f"{best.index:04d}",
             "best_ingredient_test_accuracy": best.test_accuracy,
         },
+        "task": {
+            "kind": run.kind,
+            "target_mean": list(soup.judged.target_mean),
+            "target_spread": list(soup.judged.target_spread),
+        },
         "mixture": {
             "by": mixture.by,
             "groups": list(mixture.groups),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.errors import FileError, GraphError
 from gnnsoup_hpc.graph.graph import Preparation
-from gnnsoup_hpc.io import files, states
+from gnnsoup_hpc.io import files, judged, states
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import soup as soup_store
@@ -28,12 +28,17 @@ from gnnsoup_hpc.types import State
 
 @dataclass(frozen=True)
 class Trained:
-    """A soup or an ingredient. `graph` is [graph] of the job: what was done to edges."""
+    """A soup or an ingredient. `graph` is [graph] of the job: what was done to edges.
+
+    target_mean, target_spread: of a regression, (T,): outputs times spread, plus mean, are in the source's units.
+    """
 
     architecture: Model
     state: State
     preparation: Preparation
     graph: GraphJob
+    target_mean: tuple[float, ...] = ()
+    target_spread: tuple[float, ...] = ()
 
     def as_pyg(self) -> nn.Module:
         """The torch_geometric.nn module with these weights, ready to predict."""
@@ -94,7 +99,9 @@ def read_model(path: Path) -> Trained:
         architecture = read_record(json.loads(file["provenance"].attrs["architecture"]))
         state = states.get_finite(path, file)
         states.check_shapes(path, state, architecture)
-        return Trained(architecture, state, graph_store.get_preparation(file), _graph_job(path, file))
+        seen, preparation = judged.get(file["metrics"]), graph_store.get_preparation(file)
+        scale = seen.target_mean, seen.target_spread
+        return Trained(architecture, state, preparation, _graph_job(path, file), *scale)
 
 
 def _ingredient(path: Path) -> Trained:
@@ -107,7 +114,8 @@ def _ingredient(path: Path) -> Trained:
     with graph_store.open_file(path.parent.parent / "graph.h5") as graph, files.explain_damage(graph.path):
         if graph.sha256 != origin.get("graph_sha256"):
             raise FileError(f"{path} was trained on another graph than {graph.path}: put it beside its own graph.h5")
-        return Trained(architecture, found.state, graph.preparation, _graph_job(graph.path, graph.file))
+        scale = found.judged.target_mean, found.judged.target_spread
+        return Trained(architecture, found.state, graph.preparation, _graph_job(graph.path, graph.file), *scale)
 
 
 def _graph_job(path: Path, file: h5py.File) -> GraphJob:

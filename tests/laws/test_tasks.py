@@ -15,22 +15,27 @@ import torch
 from sklearn import metrics as scikit
 
 import gnnsoup_hpc
+from gnnsoup_hpc.analysis import export
 from gnnsoup_hpc.analysis.diagnosis.basin import compute_barriers
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.analysis.report.table import show_run
-from gnnsoup_hpc.config import METHOD_NAMES, Job
+from gnnsoup_hpc.config import METHOD_NAMES, Job, TaskJob
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import ENGINES
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.evaluation import evaluator as evaluators
 from gnnsoup_hpc.evaluation.tasks import Regression, score
+from gnnsoup_hpc.io import export as files
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import soup as soup_store
+from gnnsoup_hpc.io import standalone
 from gnnsoup_hpc.io.model import read_model
 from gnnsoup_hpc.runtime.comm import SERIAL
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.mixtures import Candidate
+from gnnsoup_hpc.soup.runner import SoupRunner
+from gnnsoup_hpc.soup.selection import Selection
 from gnnsoup_hpc.types import Role
 from tests import kinds, runs
 from tests.comms import CheckingComm, run_ranks
@@ -89,7 +94,8 @@ def compute_outputs(path: Path, job: Job) -> tuple[np.ndarray, np.ndarray, np.nd
             outputs = model.as_pyg()(whole.x, edges).double().numpy()
         task = evaluators.make_task(job.task, graph)
         if isinstance(task, Regression):
-            outputs = outputs * np.array(task.spread) + np.array(task.mean)
+            assert (task.mean, task.spread) == (model.target_mean, model.target_spread)
+            outputs = outputs * np.array(model.target_spread) + np.array(model.target_mean)
         return outputs, graph.y(0, graph.nodes), graph.role(0, graph.nodes)
 
 
@@ -228,6 +234,53 @@ def test_two_ranks_end_with_the_same_files(kind: str, souped: Callable[[str], Jo
     assert soup_store.read(run.soup("greedy")).judged.metric == METRIC[kind]
     run_ranks(2, lambda comm: soup_all(CheckingComm(comm), job))
     assert [run.soup(name).read_bytes() for name in job.soup.methods] == first
+
+
+@pytest.mark.parametrize("kind", ["regression", "multilabel"])
+def test_an_exported_soup_predicts_what_the_report_says(
+    kind: str, souped: Callable[[str], Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = souped(kind)
+    run = read_contents(RunDir.of(job).root)
+    soup = export.choose_soup(run, "pls")
+    card = export.make_card(run, soup)
+    assert (card["task"]["kind"], card["metrics"]["metric"]) == (kind, METRIC[kind])
+    assert f"Test {run.metric} {soup.test_accuracy:.4f}" in export.show_card(card, "soup.pt")
+    files.write(tmp_path / "soup.pt", read_model(run.run.soup("pls")), card, "")
+    monkeypatch.setattr(standalone, "HERE", tmp_path / "soup.py")
+    monkeypatch.setattr(standalone, "read_card", standalone.read_card.__wrapped__)
+    with np.load(Path(job.runs).parent / "tiny.npz") as raw, h5py.File(run.run.graph) as graph:
+        found = standalone.predict(raw["x"], raw["edge_index"]).double().numpy()
+        test = graph["nodes/original_id"][:][graph["nodes/split"][:] == Role.TEST]
+        assert by_scikit(kind, found[test], raw["y"][test]) == pytest.approx(soup.test_accuracy, rel=1e-4)
+
+
+FIELDS = {
+    "kind": ("pair", "binary"),
+    "metric": ("pair", "f1_macro"),
+    "label_smoothing": ("pair", "0.1"),
+    "class_weights": ("pair", "balanced"),
+    "targets": ("regression", "none"),
+}
+
+
+@pytest.mark.parametrize(("name", "how"), FIELDS.items(), ids=FIELDS)
+def test_every_field_is_in_the_fingerprints(name: str, how: tuple[str, str], souped: Callable[[str], Job]) -> None:
+    assert set(FIELDS) == set(TaskJob.model_fields)
+    kind, value = how
+    job = souped(kind)
+
+    def fingerprint(job: Job) -> tuple[str, str]:
+        with runs.open_mixtures(job) as mixtures:
+            selection = Selection({0: "a", 1: "b", 2: "c"}, {})
+            origin = ingredient_store.Origin.of(job, mixtures.model, mixtures.graph, "initial", 0)
+            return origin.recipe, SoupRunner(job, selection, mixtures, runs.QUIET).fingerprint("ls").sha256
+
+    before, after = fingerprint(job), fingerprint(runs.change_job(job, f"task.{name}={value}"))
+    assert all(one != other for one, other in zip(before, after, strict=True))
+    said = {"pair": "multiclass", "regression": "regression"}[kind]
+    plain = [f"task.kind={said}", "soup.ls.logit_scale=false", "soup.pls.logit_scale=false"]
+    assert fingerprint(runs.change_job(job, *plain))[0] == before[0]  # as auto has it
 
 
 def test_another_metric_is_another_recipe(souped: Callable[[str], Job], tmp_path: Path) -> None:

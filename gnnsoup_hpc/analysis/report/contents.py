@@ -66,6 +66,7 @@ class Contents:
     test_nodes: int
     test_classes: tuple[int, ...]  # test nodes of each class; none where nodes have no classes
     task: Task  # what the accuracies are, and their errors
+    kind: str  # of the task
     means: Mapping[str, Any]  # of [task], what differs from classes judged by accuracy
     baseline: Mapping[str, float]  # validation and test metric of what looks at no node
     ingredients: tuple[Ingredient, ...]
@@ -161,6 +162,7 @@ def _describe_graph(job: Job, graph: GraphFile) -> dict[str, Any]:
         "test_nodes": len(labels),
         "test_classes": tuple(np.bincount(labels, minlength=graph.classes).tolist()) if counted else (),
         "task": task,
+        "kind": graph.resolve_task(job.task).kind,
         "means": graph.resolve_task(job.task).values,
         "baseline": {role.name.lower(): task.baseline(y[roles == role]) for role in (Role.VALIDATION, Role.TEST)},
         "split": graph.split,
