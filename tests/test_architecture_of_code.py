@@ -48,7 +48,6 @@ ONLY_USERS = {
     "mpi4py": {"runtime"},
     "torch_geometric": {"models", "data.sources", "graph.sampling", "bench", "io.standalone"},
     "ogb": {"data.sources"},
-    "sklearn": {"evaluation.metrics"},
     "pandas": {"api", "data.sources"},
 }
 LAUNCHERS_VARIABLE = re.compile(r"(SLURM|PMI|PMIX|OMPI|MPI|HYDRA)_[A-Z_]+")

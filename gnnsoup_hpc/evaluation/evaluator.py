@@ -298,7 +298,8 @@ class Evaluator:
             targets = known.targets[known.roles == role]
             predicted, others = task.judge_both(both[known.roles == role], targets)
             draws = task.draws(predicted, targets)
-            found.append(Predictions(task.metric(predicted, targets), task.hits(predicted, targets), draws, others))
+            metric = task.metric(predicted, targets, recorded=True)
+            found.append(Predictions(metric, task.hits(predicted, targets), draws, others))
         return found
 
     def _known(self, roles: Sequence[Role]) -> _Known:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import zip_longest
 from math import inf, sqrt
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from gnnsoup_hpc.config import TaskJob
 from gnnsoup_hpc.config.task import TaskSpec
 from gnnsoup_hpc.errors import RunError
-from gnnsoup_hpc.evaluation.metrics import METRICS, Column, Metric, split_classes, split_columns, varies, warm_up
+from gnnsoup_hpc.evaluation.metrics import METRICS, Column, Metric, split_classes, split_columns, varies
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.types import BoolArray, Doubles, MetricName, Role, Targets
 from gnnsoup_hpc.utils.text_table import show_number, show_points
@@ -90,8 +91,8 @@ class Task(Protocol):
     def judge_both(self, both: Predicted, targets: Targets) -> tuple[Predicted, dict[MetricName, float]]:
         """What is predicted, and other metrics that tell what the task's own hides."""
 
-    def metric(self, predicted: Predicted, targets: Targets) -> float:
-        """Over all nodes; NaN where these targets have none."""
+    def metric(self, predicted: Predicted, targets: Targets, recorded: bool = False) -> float:
+        """Over all nodes; NaN where these targets have none. recorded: for a file, by whoever defines it."""
 
     def hits(self, predicted: Predicted, targets: Targets) -> BoolArray | None:
         """Of each node, whether it is predicted right, (n,): what paired differences are counted from; None: `draws`.
@@ -120,10 +121,13 @@ class Task(Protocol):
         draws: Doubles | None = None,
         of_ends: Sequence[Doubles | None] = (),
     ) -> float:
-        """Standard error of `metric` - mean(ends), all over the same nodes; inf where it is not known."""
+        """Standard error of `metric` - mean(ends), all over so many nodes; inf where it is not known."""
 
     def paired_error(self, only_one: int, only_other: int, nodes: int) -> float:
         """Standard error of the difference of two models, of which so many nodes only one predicts right."""
+
+    def paired_spread(self, one: Doubles | None, other: Doubles | None) -> float:
+        """The same by the metric of both on the same bootstrap samples; inf where one is not known."""
 
     def show(self, difference: float) -> str:
         """A difference of metrics, or an error, for people."""
@@ -242,26 +246,24 @@ class Multiclass:
         return METRICS[self.name]
 
     def warm_up(self) -> None:
-        """Load ogb's Evaluator, for its sets, and scikit-learn."""
+        """Load ogb's Evaluator, for its sets."""
         if self.ogb_set:
             from gnnsoup_hpc.data.sources import ogb
 
             both = np.arange(2) if self.counts_hits else np.tile([[0.0], [1.0]], self.outputs)
             ogb.evaluate(self.ogb_set, both, both)
-        elif not self.counts_hits:
-            warm_up()
 
-    def metric(self, predicted: Predicted, targets: Targets) -> float:
-        """A model with a score that is not finite is right nowhere."""
+    def metric(self, predicted: Predicted, targets: Targets, recorded: bool = False) -> float:
+        """A model with a score that is not finite is right nowhere. ogb's own ROC-AUC is told for files alone."""
         if not _is_finite(predicted):
             return 0.0 if self.counts_hits else self._metric.worst
-        if self.ogb_set:
+        if self.ogb_set and (self.counts_hits or recorded):
             from gnnsoup_hpc.data.sources import ogb
 
             return ogb.evaluate(self.ogb_set, predicted, targets)
         if self.counts_hits:
             return int((predicted == targets).sum()) / len(targets)
-        return self._metric.compute(self.columns(predicted, targets))
+        return self._metric.compute(self.columns(predicted, targets), len(targets))
 
     def hits(self, predicted: Predicted, targets: Targets) -> BoolArray | None:
         """Of accuracy."""
@@ -297,7 +299,7 @@ class Multiclass:
         """Without ogb, which looks at the type of arrays."""
         if self.counts_hits:
             return float((predicted == targets).mean())
-        return self._metric.compute(self.columns(predicted, targets))
+        return self._metric.compute(self.columns(predicted, targets), len(targets))
 
     # ---- errors
 
@@ -320,27 +322,27 @@ class Multiclass:
         draws: Doubles | None = None,
         of_ends: Sequence[Doubles | None] = (),
     ) -> float:
-        """Of shares as if each were a binomial of its own: they rise and fall together, so it is, if anything, smaller.
-
-        Of bootstrap samples that of the differences.
-        """
-        if not self.counts_hits:
-            known = [each for each in of_ends if each is not None]
-            if draws is None or len(known) < len(ends):
-                return inf
-            return _spread(draws - np.mean(known, axis=0))
-        variance = sum(self.error(end, nodes) ** 2 for end in ends) / len(ends) ** 2
-        return sqrt(self.error(metric, nodes) ** 2 + variance)
+        """As if each were measured on nodes of its own: they rise and fall together, so it is, if anything, smaller."""
+        pairs = zip_longest(ends, of_ends)
+        variance = sum(self.error(end, nodes, own) ** 2 for end, own in pairs) / len(ends) ** 2
+        return sqrt(self.error(metric, nodes, draws) ** 2 + variance)
 
     def paired_error(self, only_one: int, only_other: int, nodes: int) -> float:
         """Were both models equally good, by nodes that only one predicts right: McNemar, Psychometrika 12(2), 1947."""
         return sqrt(only_one + only_other) / nodes
 
+    def paired_spread(self, one: Doubles | None, other: Doubles | None) -> float:
+        """Of the differences on each sample."""
+        return inf if one is None or other is None else _spread(one - other)
+
     def show(self, difference: float) -> str:
-        """Of shares in points."""
+        """Of shares in points, of which hundredths are told where there are some."""
         if difference == inf:
             return "not known"
-        return show_points(difference) if self.name not in ("mae", "r2") else show_number(difference, ".4g")
+        if self.name in ("mae", "r2"):
+            return show_number(difference, ".4g")
+        tiny = not self.counts_hits and 0.0 < difference < 0.00005
+        return f"{100 * difference:.1g} points" if tiny else show_points(difference)
 
 
 @dataclass(frozen=True)

@@ -195,11 +195,16 @@ def test_errors_are_spreads_over_the_same_samples() -> None:
     assert other is not None
     assert task.error(0.5, NODES, one) == pytest.approx(np.std(one))
     assert task.error(0.5, NODES) == inf
-    assert task.error_below_mean(0.5, [0.6], NODES, one, [other]) == pytest.approx(np.std(one - other))
-    assert task.error_below_mean(0.5, [0.5], NODES, one, [one]) == 0.0
+    assert task.paired_spread(one, other) == pytest.approx(np.std(one - other))
+    assert task.paired_spread(one, one) == 0.0
+    assert task.paired_spread(one, None) == inf
+    apart = np.sqrt(np.var(one) + (np.var(one) + np.var(other)) / 4)
+    assert task.error_below_mean(0.5, [0.6, 0.5], NODES, one, [other, one]) == pytest.approx(apart)
     assert task.error_below_mean(0.5, [0.6, 0.5], NODES, one, [other, None]) == inf
+    assert task.error_below_mean(0.5, [0.6], NODES, one) == inf
     assert Multiclass(2).error(0.5, 100, one) == 0.05
     assert (task.show(0.0123), REGRESSION.show(0.0123), task.show(inf)) == ("1.23 points", "0.0123", "not known")
+    assert (task.show(0.0), task.show(2e-5), Multiclass(2).show(2e-5)) == ("0.00 points", "0.002 points", "0.00 points")
 
 
 def test_accuracy_of_two_classes_has_others_beside_it() -> None:

@@ -58,7 +58,7 @@ def by_scikit(name: str, scores: np.ndarray, targets: np.ndarray) -> float:
 @pytest.mark.parametrize("seed", range(3))
 def test_it_is_the_mean_over_columns_that_have_one(name: str, seed: int) -> None:
     scores, targets = draw(name, seed)
-    found = METRICS[name].compute(split_columns(scores, targets))
+    found = METRICS[name].compute(split_columns(scores, targets), NODES)
     assert found == pytest.approx(by_scikit(name, scores, targets), rel=1e-12)
 
 
@@ -88,7 +88,7 @@ def test_where_no_column_has_one_it_is_not_a_number(name: str) -> None:
     targets[:, 4] = np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert math.isnan(METRICS[name].compute(split_columns(scores, targets)))
+        assert math.isnan(METRICS[name].compute(split_columns(scores, targets), NODES))
         assert np.isnan(METRICS[name].of_draws(lambda: split_columns(scores, targets), NODES)).all()
 
 
@@ -110,10 +110,10 @@ def test_classes_are_each_taken_against_the_others(missing: bool) -> None:
     present = np.unique(targets)
     for name in ("roc_auc", "average_precision"):
         wanted = np.mean([SCIKIT[name](targets == number, chances[:, number]) for number in present])
-        assert METRICS[name].compute(split_classes(chances, targets, 4)) == pytest.approx(wanted, rel=1e-12)
+        assert METRICS[name].compute(split_classes(chances, targets, 4), NODES) == pytest.approx(wanted, rel=1e-12)
     macro = theirs.f1_score(targets, predicted, labels=present, average="macro")
-    assert METRICS["f1_macro"].compute(split_classes(predicted, targets, 4)) == pytest.approx(macro, rel=1e-12)
-    accuracy = METRICS["f1_micro"].compute(split_classes(predicted, targets, 4))
+    assert METRICS["f1_macro"].compute(split_classes(predicted, targets, 4), NODES) == pytest.approx(macro, rel=1e-12)
+    accuracy = METRICS["f1_micro"].compute(split_classes(predicted, targets, 4), NODES)
     assert accuracy == pytest.approx((predicted == targets).mean(), rel=1e-12)
 
 
@@ -123,7 +123,7 @@ def test_of_ogbn_proteins_it_is_ogbs_evaluator() -> None:
     targets[rng.random(targets.shape) < 0.05] = np.nan
     targets[:, 7] = 0.0
     scores = rng.normal(size=targets.shape).astype(np.float32)
-    wanted = METRICS["roc_auc"].compute(split_columns(scores, targets))
+    wanted = METRICS["roc_auc"].compute(split_columns(scores, targets), NODES)
     assert ogb.evaluate("ogbn-proteins", scores, targets) == pytest.approx(wanted, rel=1e-12)
 
 
@@ -135,7 +135,7 @@ def test_the_spread_over_samples_is_the_metrics_standard_error() -> None:
         yes = (rng.random((400, 1)) < 0.3).astype(float)
         return rng.normal(size=yes.shape) + yes, yes
 
-    values = [METRICS["roc_auc"].compute(split_columns(*again())) for _ in range(300)]
+    values = [METRICS["roc_auc"].compute(split_columns(*again()), 400) for _ in range(300)]
     spreads = []
     for _ in range(10):
         scores, targets = again()

@@ -2,7 +2,8 @@
 
 The barrier between two models is how far their midpoint's loss rises above, or its accuracy falls below, the mean of
 its ends (Frankle et al., Linear mode connectivity, ICML 2020, arXiv 1912.05671). An ingredient is in the basin where
-that fall is no more than twice its error, which is binomial, or of a metric that is no share of nodes, by bootstrap.
+that fall is no more than twice its error, as if models were measured on nodes of their own: binomial, or of a metric
+that is no share of nodes, by bootstrap.
 """
 
 from __future__ import annotations

@@ -160,8 +160,7 @@ def _compare_with_best(run: Contents, soup: Soup) -> Comparison:
     best, nodes = run.best, run.test_nodes
     difference = score(run.task, soup.test_accuracy) - score(run.task, best.test_accuracy)
     if not run.task.counts_hits:
-        draws = soup.judged.test_draws, [best.judged.test_draws]
-        error = 2.0 * run.task.error_below_mean(soup.test_accuracy, [best.test_accuracy], nodes, *draws)
+        error = 2.0 * run.task.paired_spread(soup.judged.test_draws, best.judged.test_draws)
         return Comparison(difference, error, paired=isfinite(error))
     right, pair = _find_right_of_best(run), soup.paired
     if pair is not None and pair.best == f"{best.index:04d}":

@@ -240,3 +240,25 @@ def test_recorded_accuracies_are_the_evaluators(tmp_path: Path, monkeypatch: pyt
     found = ingredient_store.read(RunDir.of(job).ingredient(0))
     assert {name for name, _, _ in asked} == {"ogbn-arxiv"}
     assert asked[-2:] == [("ogbn-arxiv", 20, found.validation_accuracy), ("ogbn-arxiv", 20, found.test_accuracy)]
+
+
+def test_of_ogbn_proteins_all_is_judged_by_the_evaluators_roc_auc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LAYOUTS["ogbn-proteins"](tmp_path)
+    asked: list[tuple[str, tuple[int, ...], float]] = []
+    theirs = ogb.evaluate
+
+    def watched(name: str, predicted: np.ndarray, labels: np.ndarray) -> float:
+        asked.append((name, predicted.shape, theirs(name, predicted, labels)))
+        return asked[-1][2]
+
+    monkeypatch.setattr(ogb, "evaluate", watched)
+    graph = ("graph.source=ogb:ogbn-proteins", f"graph.root={tmp_path}", "graph.split=public")
+    job = runs.train_run(tmp_path, *graph, "train.epochs=2", ingredients=1)
+    found = ingredient_store.read(RunDir.of(job).ingredient(0))
+    assert found.judged.metric == "roc_auc"
+    assert asked[-2:] == [
+        ("ogbn-proteins", (20, 112), found.validation_accuracy),
+        ("ogbn-proteins", (20, 112), found.test_accuracy),
+    ]
