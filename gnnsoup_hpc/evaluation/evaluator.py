@@ -319,7 +319,7 @@ class Evaluator:
             return
         nodes = self._known(roles).nodes
         with files.scratch(self._settings.home / "hidden") as folder:
-            left = max(1, self._settings.memory - estimate.EVALUATED_NODE * self._graph.nodes)
+            left = max(1, self._settings.memory - self._sizes.evaluated_node * self._graph.nodes)
             layers = make_layerwise(self._graph, self.model, left, folder, self.device, nodes)
             total = None
             if len(members) > 1:

@@ -25,7 +25,7 @@ from gnnsoup_hpc.types import Doubles, IntArray, MetricName
 
 DRAWS = 200  # B
 _SEED = 20_261_127
-_CELLS = 1 << 23  # of draws by nodes, in memory together
+_CELLS = 1 << 21  # of samples by nodes, in memory together
 
 Counts = npt.NDArray[np.uint8]  # (n, B): how often a sample has each node, which is never near 255 times
 
@@ -108,11 +108,11 @@ def _accumulate(column: Column, counts: Counts) -> tuple[Doubles, Doubles]:
     holds = np.logical_or.reduceat(positive, first)
     first = first[holds | np.append(True, holds[:-1])]
     drawn, places = counts[column.rows[order]], np.flatnonzero(positive)
-    whole = np.add.reduceat(drawn, first, axis=0, dtype=np.int64)
+    whole = np.add.reduceat(drawn, first, axis=0, dtype=np.int32)
     own = np.searchsorted(first, places, side="right") - 1  # the run of equal scores that each positive is in
     starts = np.flatnonzero(np.diff(own, prepend=-1))
     above = np.zeros_like(whole)
-    above[own[starts]] = np.add.reduceat(drawn[places], starts, axis=0, dtype=np.int64)
+    above[own[starts]] = np.add.reduceat(drawn[places], starts, axis=0, dtype=np.int32)
     nothing = np.zeros((1, counts.shape[1]))
     positives, every = (np.concatenate([nothing, np.cumsum(each, axis=0)]) for each in (above, whole))
     return positives, every - positives

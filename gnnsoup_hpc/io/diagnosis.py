@@ -42,6 +42,7 @@ def write(path: Path, found: Diagnosis, midpoints: Columns, words: Sequence[str]
         files.put(file, "seconds", found.seconds, "s", "wall time of the diagnosis")
         files.put(file, "left_out", list(found.left_out), "1", "why other ingredients are not in the diagnosis")
         files.put_records(file, "ingredients", Diagnosed, found.ingredients, "one row an ingredient")
+        file["ingredients/loss"].attrs["units"] = midpoints["loss"][1]
         files.put_table(file, "midpoints", midpoints, "one row an alignment and an ingredient, or all")
         files.put(file, "verdict", list(words), "1", "what the numbers say, in words")
         files.put_provenance(file, job.to_toml())

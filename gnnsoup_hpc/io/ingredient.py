@@ -214,6 +214,8 @@ def _put_training(
     file.attrs["recipe"] = origin.recipe
     states.put(file, made.state)
     files.put_records(file, "history", Epoch, made.history, "one row an epoch")
+    if origin.task.get("task.kind") == "regression":
+        file["history/loss"].attrs["units"] = "1"
     files.put_cost(file, made.measurement)
     files.put_provenance(file, job.to_toml(), **provenance, origin=canonical(origin.values))
 

@@ -76,6 +76,8 @@ def write(
         if soup.alignment is not None:
             alignment_store.put(mix, soup.alignment)
         files.put_records(file, "history", Step, mixture.history, "one row a step")
+        if soup.judged.target_mean:
+            file["history/loss"].attrs["units"] = "1"
         metrics = file.create_group("metrics", track_order=True)
         files.put(metrics, "validation_accuracy", soup.validation_accuracy, "1", "exact, on validation nodes")
         files.put(metrics, "test_accuracy", soup.test_accuracy, "1", "exact, on test nodes")

@@ -6,6 +6,7 @@ Alone and by two ranks, in memory and layer by layer, by every engine.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -19,6 +20,9 @@ from gnnsoup_hpc.analysis import export
 from gnnsoup_hpc.analysis.diagnosis.basin import compute_barriers
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.analysis.report.table import show_run
+from gnnsoup_hpc.analysis.report.verdicts import verdicts
+from gnnsoup_hpc.analysis.status.read import read_status
+from gnnsoup_hpc.analysis.status.table import show_status
 from gnnsoup_hpc.config import METHOD_NAMES, Job, TaskJob
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import ENGINES
@@ -31,6 +35,9 @@ from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io import standalone
 from gnnsoup_hpc.io.model import read_model
+from gnnsoup_hpc.memory import estimate
+from gnnsoup_hpc.memory.estimate import Sizes
+from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime.comm import SERIAL
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.mixtures import Candidate
@@ -158,6 +165,18 @@ def test_the_report_names_the_metric_and_its_errors(kind: str, souped: Callable[
     assert run.diagnosis.metric == METRIC[kind]
     for barrier in compute_barriers(run.diagnosis, run.diagnosis.variants[0], run.task):
         assert 0.0 <= barrier.error < 0.3 * run.task.unit
+    units = "1" if kind in ("regression", "error") else "nat"
+    for path, name in [
+        (run.run.ingredient(0), "history/loss"),
+        (run.run.soup("ls"), "history/loss"),
+        (run.run.diagnosis, "ingredients/loss"),
+        (run.run.diagnosis, "midpoints/loss"),
+        (run.run.report, "diagnosis/loss"),
+    ]:
+        with h5py.File(path) as file:
+            assert file[name].attrs["units"] == units
+    status = show_status(read_status(job, run.run))
+    assert f"validation{'' if kind == 'pair' else f' {run.metric}'} best " in status
     if kind == "pair":
         assert "test_error" not in tables["methods"]
         assert {"test_roc_auc", "test_average_precision"} <= {*tables["methods"], *tables["ingredients"]}
@@ -253,6 +272,32 @@ def test_an_exported_soup_predicts_what_the_report_says(
         found = standalone.predict(raw["x"], raw["edge_index"]).double().numpy()
         test = graph["nodes/original_id"][:][graph["nodes/split"][:] == Role.TEST]
         assert by_scikit(kind, found[test], raw["y"][test]) == pytest.approx(soup.test_accuracy, rel=1e-4)
+
+
+def test_it_is_said_where_a_metric_hides_that_nothing_was_learned(tmp_path: Path) -> None:
+    """Labels that are drawn at random."""
+    job = kinds.write(tmp_path, "multilabel", "train.epochs=2", "soup.methods=['best', 'uniform']", ingredients=2)
+    place = tmp_path / "tiny.npz"
+    with np.load(place) as raw:
+        arrays = dict(raw)
+    np.random.default_rng(1).shuffle(arrays["y"])
+    np.savez(place, **arrays)
+    runs.prepare(job, runs.ALONE, runs.QUIET)
+    runs.train(job)
+    runs.soup_run(job)
+    said = verdicts(read_contents(RunDir.of(job).root))
+    assert any("no better than that of equal scores, 0.5000: the error is" in line for line in said), said
+
+
+def test_labels_are_counted_where_memory_is(tmp_path: Path) -> None:
+    job = kinds.prepare_run(tmp_path, "multilabel")
+    with graph_store.open_graph(RunDir.of(job).graph, job) as graph:
+        net = make_model(job.model, graph.features, graph.classes)
+        sizes = Sizes.of(graph, net)
+        assert sizes.targets == 4
+        more = estimate.EVALUATED_TARGET * 4 * graph.nodes
+        assert estimate.layer_by_layer(sizes) == estimate.layer_by_layer(replace(sizes, targets=0)) + more
+        assert estimate.inference(sizes) == estimate.inference(replace(sizes, targets=0)) + more
 
 
 FIELDS = {
