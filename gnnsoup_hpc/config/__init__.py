@@ -306,7 +306,7 @@ class TrainJob(Section):
     clip_norm: float = Field(0.0, ge=0.0, allow_inf_nan=False, strict=False)
     """largest norm of a step's gradients, all together, which are scaled down to it; 0: any"""
     patience: Natural = 0
-    """an ingredient is done after so many epochs without a better validation accuracy; 0: after all epochs"""
+    """an ingredient is done after so many epochs without a better validation metric; 0: after all epochs"""
     validate_every: Count = 1
     """validation follows every so many epochs, and the last; the others can be neither the best nor end it"""
     precision: Precision = "float32"
@@ -590,7 +590,7 @@ class Job(Section):
     machine: MachineJob = MachineJob()
     """threads and device"""
     sweep: SweepJob = SweepJob()
-    """lists of values for methods' fields: each combination is made, and the one with the highest validation accuracy
+    """lists of values for methods' fields: each combination is made, and the one with the best validation metric
     is the method's soup (docs/methods.md)"""
 
     @model_validator(mode="before")

@@ -2,10 +2,10 @@
 
 Rank 0 reads and writes files and finds orders; all ranks evaluate means, and permute what they read.
 
-The reference is the ingredient with the highest validation accuracy that its file records, of equals the first.
+The reference is the ingredient with the best validation metric that its file records, of equals the first.
 
-`soup.align = "auto"` measures the barrier where soups are made: the validation accuracy of the mean of all ingredients.
-1. Where all share their initial state, and the mean is not below the ingredients' own mean accuracy by more than the
+`soup.align = "auto"` measures the barrier where soups are made: the validation metric of the mean of all ingredients.
+1. Where all share their initial state, and the mean is not worse than the ingredients' own mean metric by more than the
    error, they are left as they are: one evaluation.
 2. Else units are matched by weights, and the mean is evaluated once more. It must be better than before by more
    than the error, or the ingredients are left as they are.

@@ -274,6 +274,18 @@ def test_an_exported_soup_predicts_what_the_report_says(
         assert by_scikit(kind, found[test], raw["y"][test]) == pytest.approx(soup.test_accuracy, rel=1e-4)
 
 
+def test_of_a_sweep_the_trial_of_the_best_metric_is_the_soup(souped: Callable[[str], Job], tmp_path: Path) -> None:
+    """Of errors the lowest."""
+    job = runs.copy_run(souped("error"), tmp_path)
+    lists = "sweep.pls.epochs=[1, 6]", "sweep.pls.learning_rate=[0.3, 20.0]"
+    job = runs.change_job(job, "soup.methods=['pls']", "soup.diagnose=false", *lists)
+    run = read_contents(RunDir.of(runs.soup_run(job)).root)
+    errors = [trial.soup.validation_accuracy for trial in run.trials if trial.soup]
+    assert len(set(errors)) > 1
+    assert [trial.selected for trial in run.trials] == [error == min(errors) for error in errors]
+    assert run.soups[0].validation_accuracy == min(errors)
+
+
 def test_it_is_said_where_a_metric_hides_that_nothing_was_learned(tmp_path: Path) -> None:
     """Labels that are drawn at random."""
     job = kinds.write(tmp_path, "multilabel", "train.epochs=2", "soup.methods=['best', 'uniform']", ingredients=2)

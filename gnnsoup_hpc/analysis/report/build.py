@@ -165,7 +165,7 @@ def _trial_columns(rows: Sequence[TriedTrial]) -> Columns:
             name: (np.array([take(row.soup) if row.soup else nan for row in rows]), unit, about)
             for name, take, unit, about in _TRIAL_COLUMNS
         },
-        "selected": (selected, "1", "1 for the method's soup: the highest validation accuracy"),
+        "selected": (selected, "1", "1 for the method's soup: the best validation metric"),
     }
 
 

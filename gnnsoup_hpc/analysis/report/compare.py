@@ -12,7 +12,7 @@ from scipy.special import stdtrit  # Student's t, inverted: scipy.stats has it t
 
 from gnnsoup_hpc.analysis.report.contents import Contents
 from gnnsoup_hpc.analysis.report.table import show_spread
-from gnnsoup_hpc.config.task import WORDS
+from gnnsoup_hpc.config.task import NO_TASK, WORDS
 from gnnsoup_hpc.config.turns import without_effect
 from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.utils.text_table import align_columns
@@ -41,7 +41,7 @@ class GroupKey:
     def of(cls, run: Contents) -> GroupKey:
         """Fields of the job by their dotted names; the graph by its content."""
         tree = run.job.model_dump(mode="json", exclude={"machine", "graph", "partition", "task"})
-        fields = dict(_flatten(tree)) | dict(run.graph_made_with) | dict(run.means)
+        fields = dict(_flatten(tree)) | dict(run.graph_made_with) | NO_TASK | dict(run.means)
         unused = {*SEEDS, *_WITHOUT_EFFECT, *without_effect(run.job)}
         source = [run.job.graph.source.partition(":")[0], run.source_sha256]
         settings = {"graph": source, "ingredients": len(run.ingredients)}
