@@ -79,7 +79,9 @@ def _hash_inputs(job: Job, mixtures: Mixtures, selection: Selection, starts: lis
     soup, graph = job.soup, mixtures.graph
     asked = [_WAY, soup.align, soup.seed, soup.precision, soup.pls.union if soup.align == "activations" else 0]
     weights = {f"{index:04d}": sha256 for index, sha256 in selection.fit.items()}
-    return fingerprint([asked, graph.sha256, str(graph.cut["part_sha256"]), weights, starts])
+    of = [asked, graph.sha256, str(graph.cut["part_sha256"]), weights, starts]
+    means = graph.resolve_task(job.task).values  # by which the reference is chosen
+    return fingerprint([*of, means] if means else of)
 
 
 def _find_alignment(job: Job, mixtures: Mixtures, selection: Selection, one_start: bool) -> tuple[Alignment, str]:

@@ -255,7 +255,7 @@ def _check_classes(raw: RawGraph) -> int:
     if raw.classes is None and classes > nodes:
         raise GraphError(
             f"{raw.where}: label {classes - 1} is out of range: more classes than {nodes} nodes; number"
-            " them from 0 on, and write -1 for no label"
+            " them from 0 on, and write -1 for no label; numbers to be predicted are task.kind = 'regression'"
         )
     return classes
 
