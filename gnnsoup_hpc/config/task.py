@@ -68,7 +68,8 @@ class TaskSpec:
     @property
     def words(self) -> str:
         """The task for people."""
-        outputs = "" if self.kind in ("multiclass", "binary") else f" of {self.outputs} targets a node"
+        count = f" of {self.outputs} target{'s' if self.outputs > 1 else ''} a node"
+        outputs = "" if self.kind in ("multiclass", "binary") else count
         return f"{self.kind}{outputs}, judged by {WORDS[self.metric]}"
 
 

@@ -34,6 +34,9 @@ UNREADABLE = (
 )
 
 
+_LARGEST = 1e100  # of targets of a regression, whose squares are summed up
+
+
 @dataclass(frozen=True)
 class SourceContext:
     """A private folder for what does not fit memory, gone afterwards; whether downloads are allowed; where to talk.
@@ -226,10 +229,11 @@ def find_labelled(y: Targets) -> BoolArray:
 
 def _check_targets(raw: RawGraph) -> int:
     """Of several labels a node, or numbers; how many."""
-    odd = np.isinf(raw.y) if raw.targets == "regression" else ~(np.isnan(raw.y) | (raw.y == 0) | (raw.y == 1))
+    numbers = raw.targets == "regression"
+    odd = np.abs(raw.y) > _LARGEST if numbers else ~(np.isnan(raw.y) | (raw.y == 0) | (raw.y == 1))
     if odd.any():
         node, column = (int(place) for place in np.argwhere(odd)[0])
-        wanted = "finite numbers" if raw.targets == "regression" else "0 and 1"
+        wanted = f"numbers of at most {_LARGEST:g}" if numbers else "0 and 1"
         raise GraphError(
             f"{raw.where}: y holds {raw.y[node, column]} at node {node}, target {column}; expected {wanted}, and NaN"
             " where one is missing"

@@ -419,7 +419,12 @@ def test_the_job_says_what_labels_are(kind: str) -> None:
         (CORE["y"] + 0.25, "multiclass", "y holds 0.25 at node 0; expected classes as whole numbers"),
         (LABELS, "binary", "one class a node, (V,)"),
         (LABELS + 0.5, "multilabel", "y holds 0.5 at node 0, target 0; expected 0 and 1"),
-        (np.where(LABELS == 1, np.inf, 0.5), "auto", "expected finite numbers"),
+        (np.where(LABELS == 1, np.inf, 0.5), "auto", "expected numbers of at most 1e+100, and NaN"),
+        (
+            np.where(LABELS == 1, -1e300, 0.5),
+            "auto",
+            "expected numbers of at most 1e+100, and NaN where one is missing",
+        ),
     ]:
         with pytest.raises(GraphError) as error:
             targets_of(kind, y, task)
