@@ -52,6 +52,7 @@ setup(
             "hypothesis",
             "mypy",
             "ruff",
+            "scikit-learn",
             "types-tqdm",
             "safetensors",
         ],

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     IndexArray = npt.NDArray[np.int32] | npt.NDArray[np.int64]  # int32 where it holds, for half the memory
     Dense = npt.NDArray[Any]  # a matrix of float32 or float64
     Doubles = npt.NDArray[np.float64]
+    Targets = npt.NDArray[Any]  # of nodes: classes (n,) int64, or (n, T) floating, NaN where one is missing
     State = dict[str, Tensor]
 else:
-    FloatArray = IntArray = ByteArray = BoolArray = IndexArray = Dense = Doubles = State = Any
+    FloatArray = IntArray = ByteArray = BoolArray = IndexArray = Dense = Doubles = Targets = State = Any
 
 Permutation = Mapping[str, IntArray]  # of a model's units: an index array a set of them (models/base.py)
 
@@ -33,6 +34,9 @@ Average = Literal["none", "ema", "swa"]  # of weights over steps, or over epochs
 Align = Literal["none", "weights", "activations"]  # how ingredients' units are matched
 Recompute = Literal["each", "end"]  # whose running statistics are recomputed: every candidate's, or a method's soup's
 Mode = Literal["train", "fit", "evaluate"]  # how an engine computes logits
+TaskKind = Literal["multiclass", "binary", "multilabel", "regression"]
+TargetKind = Literal["classes", "multilabel", "regression"]  # what a graph has of its nodes
+MetricName = Literal["accuracy", "roc_auc", "average_precision", "f1_micro", "f1_macro", "mae", "r2"]
 Grouping = Literal["layer", "tensor", "model"]  # of parameters that share one alpha vector
 
 

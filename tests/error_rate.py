@@ -14,5 +14,5 @@ class ErrorRate(Multiclass):
 
     higher_is_better: bool = False
 
-    def metric(self, predicted: IntArray, targets: IntArray) -> float:
-        return 1.0 - super().metric(predicted, targets)
+    def metric(self, predicted: IntArray, targets: IntArray, recorded: bool = False) -> float:
+        return 1.0 - super().metric(predicted, targets, recorded)

@@ -108,9 +108,9 @@ def open_mixtures(
     """
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job) as graph:
-        model = make_model(job.model, graph.features, graph.classes)
+        model = make_model(job.model, graph.features, graph.resolve_task(job.task).outputs)
         chosen = range(job.train.ingredients) if ids is None else ids
-        yield Mixtures(run, model, chosen, graph, EvalSettings(CPU, memory, home or run.root, comm=comm))
+        yield Mixtures(run, model, chosen, graph, EvalSettings(CPU, memory, home or run.root, comm=comm, task=job.task))
 
 
 def make_context(mixtures: Mixtures, seed: int = 0) -> SoupContext:

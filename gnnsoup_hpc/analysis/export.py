@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gnnsoup_hpc.analysis.report.contents import Contents
+from gnnsoup_hpc.config.task import WORDS
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.io import files
@@ -44,10 +45,16 @@ def make_card(run: Contents, soup: Soup) -> dict[str, Any]:
         "metrics": {
             "validation_accuracy": soup.validation_accuracy,
             "test_accuracy": soup.test_accuracy,
-            "test_error": run.task.error(soup.test_accuracy, run.test_nodes),
+            "metric": run.task.name,
+            "test_error": run.error_of(soup),
             "test_nodes": run.test_nodes,
             "best_ingredient": f"{best.index:04d}",
             "best_ingredient_test_accuracy": best.test_accuracy,
+        },
+        "task": {
+            "kind": run.kind,
+            "target_mean": list(soup.judged.target_mean),
+            "target_spread": list(soup.judged.target_spread),
         },
         "mixture": {
             "by": mixture.by,
@@ -63,7 +70,8 @@ def make_card(run: Contents, soup: Soup) -> dict[str, Any]:
 def show_card(card: dict[str, Any], name: str) -> str:
     """The same for people, in Markdown."""
     metrics, mixture, stem = card["metrics"], card["mixture"], name.rpartition(".")[0]
-    best = f"{metrics['best_ingredient']}, test accuracy {metrics['best_ingredient_test_accuracy']:.4f}"
+    named = WORDS[metrics["metric"]]
+    best = f"{metrics['best_ingredient']}, test {named} {metrics['best_ingredient_test_accuracy']:.4f}"
     error = f"standard error {metrics['test_error']:.4f} of {metrics['test_nodes']} nodes"
     header = " | ".join(["", *mixture["ingredients"]])
     rows = [
@@ -77,8 +85,8 @@ One model: weights in `{name}`, what is done to features and edges before it see
 
 - Graph: {card["graph"]["about"]}. {card["graph"]["split"]}
 - Method: {card["source"]}
-- Validation accuracy {metrics["validation_accuracy"]:.4f}, by which it may have been chosen
-- Test accuracy {metrics["test_accuracy"]:.4f}, {error}
+- Validation {named} {metrics["validation_accuracy"]:.4f}, by which it may have been chosen
+- Test {named} {metrics["test_accuracy"]:.4f}, {error}
 - Best ingredient on validation: {best}
 
 Shares of the ingredients:

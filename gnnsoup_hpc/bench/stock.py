@@ -11,7 +11,7 @@ memory and takes unions from PyG's ClusterLoader.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn import Module, functional
+from torch.nn import Module
 from torch_geometric import typing
 from torch_geometric.data import Data
 from torch_geometric.loader import ClusterData, ClusterLoader, NeighborLoader
@@ -31,7 +31,9 @@ from torch_geometric.utils.map import map_index
 
 from gnnsoup_hpc.bench import task as tasks
 from gnnsoup_hpc.bench.task import Cell
+from gnnsoup_hpc.config import TaskJob
 from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.evaluation.tasks import Multiclass, Task, make_task
 from gnnsoup_hpc.graph.subgraph import MEAN, NORMALISED_SUM, Aggregation
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.gnn import Architecture
@@ -41,12 +43,16 @@ from gnnsoup_hpc.utils.out_of_core import index_type
 
 @dataclass(frozen=True)
 class StockHeld:
-    """A graph in memory. Shapes: x (V, F), adjacency (V, V) sparse CSR or edge_index (2, E), nodes and labels (n,)."""
+    """A graph in memory. Shapes: x (V, F), adjacency (V, V) sparse CSR or edge_index (2, E), nodes (n,), labels (n, …).
+
+    task: what labels mean.
+    """
 
     x: Tensor
     adjacency: Tensor
     nodes: Tensor
     labels: Tensor
+    task: Task = field(default_factory=lambda: Multiclass(0))
 
 
 def make_module(architecture: Architecture) -> Module:
@@ -84,7 +90,7 @@ def load_whole(graph: GraphFile, architecture: Architecture, role: Role = Role.V
     else:
         row = torch.arange(graph.nodes).repeat_interleave(indptr.diff(), output_size=len(indices))
         adjacent = make_adjacency(architecture.aggregation, torch.stack([indices, row]), graph.nodes)
-    return StockHeld(data.x, adjacent, nodes, data.y[nodes])
+    return StockHeld(data.x, adjacent, nodes, data.y[nodes], make_task(TaskJob(), graph))
 
 
 def compute_logits(module: Module, state: State, held: StockHeld) -> Tensor:
@@ -95,9 +101,11 @@ def compute_logits(module: Module, state: State, held: StockHeld) -> Tensor:
 
 @torch.no_grad()
 def evaluate(module: Module, state: State, held: StockHeld) -> float:
-    """Accuracy of one model on the held nodes."""
-    predicted = compute_logits(module, state, held)[held.nodes].argmax(1)
-    return int((predicted == held.labels).sum()) / len(held.labels)
+    """Accuracy, or the task's metric, of one model on the held nodes."""
+    logits = compute_logits(module, state, held)[held.nodes]
+    if not held.task.counts_hits:
+        return held.task.metric(held.task.predict(logits).numpy(), held.labels.numpy())
+    return int((logits.argmax(1) == held.labels).sum()) / len(held.labels)
 
 
 def mix(states: Sequence[State], raw_LN: Tensor) -> State:
@@ -114,7 +122,7 @@ def ls_step(module: Module, states: Sequence[State], raw_LN: Tensor, held: Stock
     optimiser = torch.optim.SGD([raw_LN], lr=tasks.LEARNING_RATE)
     optimiser.zero_grad(set_to_none=True)
     scores = compute_logits(module, mix(states, raw_LN), held)[held.nodes]
-    loss = functional.cross_entropy(scores, held.labels)
+    loss = held.task.loss(scores, held.labels)
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     return float(loss.detach())
@@ -131,7 +139,7 @@ class StockTraining:
     def __init__(self, cell: Cell, graph: GraphFile) -> None:
         _check_precision(cell)
         self._cell, self._graph = cell, graph
-        self._net = tasks.make_architecture(cell, graph)
+        self._net, self._task = tasks.make_architecture(cell, graph), make_task(TaskJob(), graph)
         module: Any = make_module(self._net).train()
         module.load_state_dict(self._net.init_state(tasks.SEED))
         module.dropout.p = tasks.DROPOUT
@@ -172,7 +180,7 @@ class StockTraining:
 
     def _step(self, held: StockHeld) -> float:
         self._adam.zero_grad(set_to_none=True)
-        loss = functional.cross_entropy(self._module(held.x, held.adjacency)[held.nodes], held.labels)
+        loss = held.task.loss(self._module(held.x, held.adjacency)[held.nodes], held.labels, train=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._adam.step()
         return float(loss.detach())
@@ -183,7 +191,7 @@ class StockTraining:
         else:
             nodes = torch.arange(batch.batch_size)
         adjacent = make_adjacency(self._net.aggregation, batch.edge_index, len(batch.y))
-        return StockHeld(batch.x, adjacent, nodes, batch.y[nodes])
+        return StockHeld(batch.x, adjacent, nodes, batch.y[nodes], self._task)
 
 
 def _check_precision(cell: Cell) -> None:
@@ -200,7 +208,7 @@ class StockTask:
     def __init__(self, cell: Cell, graph: GraphFile) -> None:
         _check_precision(cell)
         self._cell, self._graph = cell, graph
-        self._net = tasks.make_architecture(cell, graph)
+        self._net, self._task = tasks.make_architecture(cell, graph), make_task(TaskJob(), graph)
         self._module = make_module(self._net)
         self._raw = tasks.draw_start(cell).requires_grad_()
         self._held: StockHeld | None = None
@@ -232,7 +240,7 @@ class StockTask:
         batch = next(self._batches)
         nodes = (batch.role == int(Role.VALIDATION)).nonzero().flatten()
         adjacent = make_adjacency(self._net.aggregation, batch.edge_index, len(batch.y))
-        return StockHeld(batch.x, adjacent, nodes, batch.y[nodes])
+        return StockHeld(batch.x, adjacent, nodes, batch.y[nodes], self._task)
 
 
 def _read_data(graph: GraphFile) -> Any:

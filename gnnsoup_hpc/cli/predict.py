@@ -37,18 +37,19 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     files.check_writable(to)
     device, log = launch.claim_machine(job.machine, here), Log(here.prefix, stop=here.stop)
     with graph_store.open_graph(run.graph, job, verify=True) as graph:
-        model = make_model(job.model, graph.features, graph.classes, graph.count_degrees)
+        outputs = graph.resolve_task(job.task).outputs
+        model = make_model(job.model, graph.features, outputs, graph.count_degrees)
         sizes, limit = Sizes.of(graph, model, device), Limit.of(job, here, device)
         way, least = estimate.least_inference(sizes)
         members = _list_members(found, soup)
         held = estimate.mixing(model, len(members))
         limits.refuse(limit, [Demand(way, least + held)])
-        settings = EvalSettings(device, max(0, limit.room - held), run.root, gpu=limit.gpu)
+        settings = EvalSettings(device, max(0, limit.room - held), run.root, gpu=limit.gpu, task=job.task)
         evaluator = Evaluator(graph, model, settings)
         with files.publish(to) as private:
             out = np.lib.format.open_memmap(private, "w+", np.float32, (graph.nodes, model.outputs))
             for nodes, scores in evaluator.scores(members):
-                out[nodes] = scores.numpy()
+                out[nodes] = soup.judged.unscale(scores.numpy())
             out.flush()
     whose = f"of the {soup.method} soup" if soup.state is not None else f"of {len(members)} models, their means"
     log.say(f"predict: scores {whose}, of {len(out)} nodes in the source's order -> {to}")

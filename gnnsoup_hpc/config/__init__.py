@@ -29,7 +29,18 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from gnnsoup_hpc.config.methods import METHOD_NAMES, MethodName
-from gnnsoup_hpc.types import Average, Draw, Grouping, Precision, Recompute, Schedule, Start, TrainOptimiser
+from gnnsoup_hpc.types import (
+    Average,
+    Draw,
+    Grouping,
+    MetricName,
+    Precision,
+    Recompute,
+    Schedule,
+    Start,
+    TaskKind,
+    TrainOptimiser,
+)
 
 # ---- what sections have in common
 
@@ -82,6 +93,53 @@ def format_bytes(count: float) -> str:
     unit, name = (2**30, "GiB") if count >= 2**30 else (2**20, "MiB")
     tenths = -(-int(count) * 10 // unit) if unit == 2**30 else -(-int(count) // unit) * 10
     return f"{tenths / 10:.1f}".removesuffix(".0") + f" {name}"
+
+
+# ---- what labels mean
+
+METRICS: dict[TaskKind, tuple[MetricName, ...]] = {  # of each kind of task, what `auto` stands for first
+    "multiclass": ("accuracy", "roc_auc", "average_precision", "f1_micro", "f1_macro"),
+    "binary": ("roc_auc", "average_precision", "accuracy", "f1_micro", "f1_macro"),
+    "multilabel": ("roc_auc", "average_precision", "f1_micro", "f1_macro"),
+    "regression": ("r2", "mae"),
+}
+
+
+class TaskJob(Section):
+    """What labels mean: the loss that models are trained and alphas are fitted by, the metric that all is chosen by."""
+
+    kind: Literal["auto", "multiclass", "binary", "multilabel", "regression"] = "auto"
+    """multiclass: one of C classes a node; binary: two classes and one output; multilabel: T yes-or-no labels;
+    regression: numbers; auto: what the source's y looks like (docs/tasks.md), which `prepare` says"""
+    metric: Literal["auto", "accuracy", "roc_auc", "average_precision", "f1_micro", "f1_macro", "mae", "r2"] = "auto"
+    """auto: accuracy of multiclass, roc_auc of binary and multilabel, r2 of a regression"""
+    label_smoothing: Fraction = 0.0
+    """of the cross-entropy that multiclass ingredients are trained by (arXiv 1512.00567, section 7)"""
+    class_weights: Literal["none", "balanced"] = "none"
+    """of the loss: balanced: a class, or each label's yes and no, counts as much as another, whatever its share of the
+    training nodes"""
+    targets: Literal["standardise", "none"] = "standardise"
+    """of a regression: models give targets less their mean over training nodes, by their deviation; metrics are in the
+    source's units; none: models give them as they are"""
+
+    @model_validator(mode="after")
+    def _has_a_meaning(self) -> Self:
+        if self.kind != "auto":
+            self.check(self.kind)
+        return self
+
+    def check(self, kind: TaskKind) -> None:
+        """See that the fields mean something for a kind of task. Raises: ValueError naming the one that does not."""
+        if self.metric not in ("auto", *METRICS[kind]):
+            raise ValueError(
+                f"metric = {self.metric!r} is not for kind = {kind!r}; there is: {', '.join(METRICS[kind])}"
+            )
+        if self.label_smoothing and kind != "multiclass":
+            raise ValueError(f"label_smoothing = {self.label_smoothing} is for kind = 'multiclass', not {kind!r}")
+        if self.class_weights != "none" and kind == "regression":
+            raise ValueError(f"class_weights = {self.class_weights!r}: a regression has no classes")
+        if self.targets != "standardise" and kind != "regression":
+            raise ValueError(f"targets = {self.targets!r} is for kind = 'regression', not {kind!r}")
 
 
 # ---- learned methods
@@ -249,7 +307,7 @@ class TrainJob(Section):
     clip_norm: float = Field(0.0, ge=0.0, allow_inf_nan=False, strict=False)
     """largest norm of a step's gradients, all together, which are scaled down to it; 0: any"""
     patience: Natural = 0
-    """an ingredient is done after so many epochs without a better validation accuracy; 0: after all epochs"""
+    """an ingredient is done after so many epochs without a better validation metric; 0: after all epochs"""
     validate_every: Count = 1
     """validation follows every so many epochs, and the last; the others can be neither the best nor end it"""
     precision: Precision = "float32"
@@ -543,6 +601,8 @@ class Job(Section):
     """the graph"""
     partition: PartitionJob = PartitionJob()
     """its parts"""
+    task: TaskJob = TaskJob()
+    """what its labels mean"""
     model: ModelJob = ModelJob()
     """the architecture"""
     train: TrainJob = TrainJob()
@@ -552,8 +612,23 @@ class Job(Section):
     machine: MachineJob = MachineJob()
     """threads and device"""
     sweep: SweepJob = SweepJob()
-    """lists of values for methods' fields: each combination is made, and the one with the highest validation accuracy
+    """lists of values for methods' fields: each combination is made, and the one with the best validation metric
     is the method's soup (docs/methods.md)"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scales_no_numbers(cls, tree: Any) -> Any:
+        """No output of a regression is a logit: `logit_scale` is off where the job does not say, and else refused."""
+        task, soup = (tree.get(name, {}) if isinstance(tree, dict) else {} for name in ("task", "soup"))
+        if not isinstance(task, dict) or not isinstance(soup, dict) or task.get("kind") != "regression":
+            return tree
+        learned = {name: soup.get(name, {}) for name in ("ls", "pls")}
+        if any(not isinstance(own, dict) for own in learned.values()):
+            return tree
+        for name, own in learned.items():
+            if own.get("logit_scale"):
+                raise ValueError(f"soup.{name}.logit_scale = true: outputs of a regression have no temperature")
+        return tree | {"soup": soup | {name: {"logit_scale": False} | own for name, own in learned.items()}}
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

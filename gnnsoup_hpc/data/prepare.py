@@ -152,7 +152,7 @@ def _make(job: Job, run: RunDir, log: Log, again: bool, offline: bool) -> Path:
     place = run.shared_graph(identity.request_key(job))
     with files.scratch(place) as folder, Meter(torch.device("cpu")) as meter:
         with meter.phase("graph"):
-            raw = sources.load(job.graph, SourceContext(folder, offline, log.say))
+            raw = sources.load(job.graph, SourceContext(folder, offline, log.say, job.task.kind))
         shared = run.shared_graph(identity.graph_key(job, raw.facts, raw.source_sha256))
         if shared.exists() and not again and _is_whole(shared, job, log):
             return shared
@@ -168,9 +168,10 @@ def _make(job: Job, run: RunDir, log: Log, again: bool, offline: bool) -> Path:
 
 
 def _describe_graph(job: Job, graph: Graph, partition: Partition, log: Log) -> None:
+    labels = "classes" if graph.targets == "classes" else f"target{'s' if graph.classes > 1 else ''} a node"
     log.say(
         f"prepare: {graph.nodes} nodes, {graph.source_edges} edges in the source, {len(graph.indices)} directed"
-        f" entries, {graph.x.shape[1]} features ({job.graph.features}), {graph.classes} classes"
+        f" entries, {graph.x.shape[1]} features ({job.graph.features}), {graph.classes} {labels}"
     )
     log.say(
         f"prepare: {partition.parts} parts, {partition.edge_cut} of {partition.edges} edges cut"
@@ -186,6 +187,7 @@ def _say_what_was_read(job: Job, graph: GraphFile, log: Log) -> None:
         f"prepare: {counts[Role.TRAIN]} nodes to train, {counts[Role.VALIDATION]} to validate, {counts[Role.TEST]} to"
         f" test; split: {graph.split or job.graph.split}"
     )
+    log.say(f"prepare: task: {graph.resolve_task(job.task).words}")
     for note in graph.notes:
         log.say(f"prepare: {note}")
     if graph.facts is not None and (names := ", ".join(identity.without_effect(job, graph.facts))):

@@ -6,7 +6,7 @@ All ways give the same predictions, but where two logits differ by no more than 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -18,21 +18,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gnnsoup_hpc.config import TaskJob
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import Division, Plan, UnionSource, choose_engine
 from gnnsoup_hpc.engine.out_of_core.layers import allocate, make_layerwise
-from gnnsoup_hpc.evaluation.tasks import make_task
+from gnnsoup_hpc.evaluation.tasks import Predicted, Task, make_task
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.io.records import EvalResult
+from gnnsoup_hpc.io.records import EvalResult, Judged
 from gnnsoup_hpc.memory import estimate, gpu
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.comm import SERIAL, Comm
 from gnnsoup_hpc.runtime.launch import Threads
-from gnnsoup_hpc.types import BoolArray, ByteArray, IntArray, Precision, Recompute, Role, State
+from gnnsoup_hpc.types import (
+    BoolArray,
+    ByteArray,
+    Doubles,
+    IntArray,
+    MetricName,
+    Precision,
+    Recompute,
+    Role,
+    State,
+    Targets,
+)
 
 Members = Sequence[State]  # one model, or those of an ensemble, whose outputs are averaged
 MakeMembers = Callable[[], Members]
@@ -53,10 +65,22 @@ class Way(Enum):
 
 @dataclass(frozen=True)
 class Predictions:
-    """The metric on some nodes, and which of them are predicted right, (n,); none is where a logit is not finite."""
+    """The metric on some nodes, and what its errors are told by: hits of nodes, (n,), or bootstrap samples, (B,).
+
+    others: metrics that tell what the task's own hides.
+    """
 
     metric: float
-    right: BoolArray
+    right: BoolArray | None
+    draws: Doubles | None = None
+    others: Mapping[MetricName, float] = field(default_factory=dict)
+
+
+def note_judgement(task: Task, validation: Predictions, test: Predictions) -> Judged:
+    """What a file says of how its model was judged."""
+    mean, spread = task.target_scale
+    others = {f"test_{name}": value for name, value in test.others.items()}
+    return Judged(task.name, validation.draws, test.draws, others, mean, spread)
 
 
 @dataclass(frozen=True)
@@ -64,7 +88,8 @@ class EvalSettings:
     """How a rank evaluates.
 
     memory: bytes that graph and states may fill; gpu: of the GPU, None where there is none. home: the run's folder,
-    which takes what must spill. timed: books the time of reading. recompute: which mixtures' running statistics.
+    which takes what must spill. timed: books the time of reading. recompute: which mixtures' running statistics. task:
+    what labels mean, as the job has it.
     """
 
     device: torch.device
@@ -76,6 +101,7 @@ class EvalSettings:
     timed: Timed = lambda phase: nullcontext()
     gpu: int | None = None
     recompute: Recompute = "each"
+    task: TaskJob = field(default_factory=TaskJob)
 
     def allow(self, host: int, gpu: int) -> bool:
         """Whether so many bytes are there."""
@@ -84,11 +110,11 @@ class EvalSettings:
 
 @dataclass(frozen=True)
 class _Known:
-    """The nodes of some roles, rising, with their roles and targets, (n,) each."""
+    """The nodes of some roles, rising, and their roles, (n,) each, and targets, (n,) or (n, T)."""
 
     nodes: IntArray
     roles: ByteArray
-    targets: IntArray
+    targets: Targets
 
 
 class Evaluator:
@@ -98,7 +124,7 @@ class Evaluator:
         self.model, self.device = model, settings.device
         self._graph, self._settings = graph, settings
         self.engine = choose_engine(model, self.device)
-        self.task = make_task(graph.source, model.outputs)
+        self.task = make_task(settings.task, graph)
         self._sizes = Sizes.of(graph, model, self.device)
         # Whether the whole graph fits on one rank.
         self.fits, self._line_fits = (
@@ -111,8 +137,8 @@ class Evaluator:
         self._last: tuple[tuple[Role, ...], _Known] | None = None
 
     def warm_up(self) -> None:
-        """Load what tells the metric: ogb's Evaluator, for its sets."""
-        self.task.metric(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
+        """Load what tells the metric."""
+        self.task.warm_up()
 
     def keep(self, whole: Batch) -> None:
         """Use a batch of the whole graph that is in memory already."""
@@ -196,7 +222,8 @@ class Evaluator:
         """
 
         def evaluate(mine: Sequence[MakeMembers], divided: bool) -> list[list[Predictions]]:
-            return [self._by_role(predicted, roles) for predicted in self._predict(mine, roles, divided)]
+            found = self._predict(mine, roles, divided, self.task.predict_both)
+            return [self._by_role(both, roles) for both in found]
 
         return self._divide([make], evaluate)[0]
 
@@ -225,7 +252,7 @@ class Evaluator:
         targets = self._known((role,)).targets
 
         def evaluate(mine: Sequence[tuple[float, MakeMembers]], divided: bool) -> list[float]:
-            found: Iterable[IntArray]
+            found: Iterable[Predicted]
             if divided or self._line_fits:
                 made = ((share, make()[0]) for share, make in mine)
                 lines = self.engine.interpolate(self.plan((role,), divided), ends(), made)
@@ -238,7 +265,7 @@ class Evaluator:
         return self._divide(between, evaluate)
 
     def results(self, models: Sequence[MakeMembers], role: Role) -> list[EvalResult]:
-        """Metric and mean loss in nats of each of several models on the nodes of a role, each computed by one rank.
+        """Metric and mean loss of each of several models on the nodes of a role, each computed by one rank.
 
         The sum runs in float64 over nodes in their order, so it depends on no block and no thread.
         """
@@ -250,7 +277,9 @@ class Evaluator:
         for first, logits in self._logits([state], (role,)):
             predicted.append(self.task.predict(logits).cpu().numpy())
             losses.append(self.task.losses(logits, torch.from_numpy(targets[first : first + len(logits)])))
-        return EvalResult(self.task.metric(np.concatenate(predicted), targets), float(np.concatenate(losses).mean()))
+        whole = np.concatenate(predicted)
+        loss = float(np.concatenate(losses).mean())
+        return EvalResult(self.task.metric(whole, targets), loss, self.task.draws(whole, targets))
 
     def choose_way(self, count: int) -> Way:
         """How ranks evaluate so many models.
@@ -283,25 +312,41 @@ class Evaluator:
         with threads.alone():
             return comm.bcast(evaluate(items, False) if comm.rank == 0 else [])
 
-    def _predict(self, models: Sequence[MakeMembers], roles: Sequence[Role], divided: bool) -> Iterator[IntArray]:
+    def _predict(
+        self,
+        models: Sequence[MakeMembers],
+        roles: Sequence[Role],
+        divided: bool,
+        predict: Callable[[Tensor, int], Tensor] | None = None,
+    ) -> Iterator[Predicted]:
         """Each model's predictions of all nodes of some roles, rising: by this rank alone, or `divided` by all."""
+        predict = predict or self.task.predict
         if divided:
             plan = self.plan(roles, divided=True)
-            yield from self._gather([self.task.predict(self._outputs(make(), plan)) for make in models])
+
+            outputs = ((self._outputs(members, plan), len(members)) for members in (make() for make in models))
+            yield from self._gather([predict(*each) for each in outputs])
             return
         for make in models:
-            pieces = [self.task.predict(outputs).cpu().numpy() for _, outputs in self._logits(make(), roles)]
-            yield np.concatenate(pieces)
+            members = make()
+            pieces = (predict(outputs, len(members)) for _, outputs in self._logits(members, roles))
+            yield np.concatenate([piece.cpu().numpy() for piece in pieces])
 
-    def _gather(self, local: Sequence[Tensor]) -> list[IntArray]:
+    def _gather(self, local: Sequence[Tensor]) -> list[Predicted]:
         """Predictions of all nodes, of each model, from those of each rank's own."""
         found = self._settings.comm.allgather([predicted.cpu().numpy() for predicted in local])
         return [np.concatenate(pieces) for pieces in zip(*found, strict=True)]
 
-    def _by_role(self, predicted: IntArray, roles: Sequence[Role]) -> list[Predictions]:
-        known = self._known(roles)
-        found = ((predicted[known.roles == role], known.targets[known.roles == role]) for role in roles)
-        return [Predictions(self.task.metric(*each), self.task.hits(*each)) for each in found]
+    def _by_role(self, both: Predicted, roles: Sequence[Role]) -> list[Predictions]:
+        known, task = self._known(roles), self.task
+        found = []
+        for role in roles:
+            targets = known.targets[known.roles == role]
+            predicted, others = task.judge_both(both[known.roles == role], targets)
+            draws = task.draws(predicted, targets)
+            metric = task.metric(predicted, targets, recorded=True)
+            found.append(Predictions(metric, task.hits(predicted, targets), draws, others))
+        return found
 
     def _known(self, roles: Sequence[Role]) -> _Known:
         """Read once for as long as the same roles are asked for."""
@@ -320,7 +365,7 @@ class Evaluator:
             return
         nodes = self._known(roles).nodes
         with files.scratch(self._settings.home / "hidden") as folder:
-            left = max(1, self._settings.memory - estimate.EVALUATED_NODE * self._graph.nodes)
+            left = max(1, self._settings.memory - self._sizes.evaluated_node * self._graph.nodes)
             layers = make_layerwise(self._graph, self.model, left, folder, self.device, nodes)
             total = None
             if len(members) > 1:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gnnsoup_hpc.errors import GraphError
-from gnnsoup_hpc.types import ByteArray, Doubles, FloatArray, IndexArray, IntArray
+from gnnsoup_hpc.types import ByteArray, Doubles, FloatArray, IndexArray, IntArray, TargetKind, Targets
 from gnnsoup_hpc.utils.out_of_core import Rows
 
 
@@ -36,6 +36,7 @@ class SourceFacts:
     duplicates: edges that the source has more than once, surplus copies counted.
     edge_values: names of its arrays with values of edges, by the field of [graph] that says what to do with them.
     symmetric: it has the reverse of every edge; self_loops: nodes that have one, of `nodes`.
+    targets: what its labels are taken for where the job does not say.
     """
 
     splits: Mapping[str, int] | None = field(default_factory=dict)
@@ -44,17 +45,19 @@ class SourceFacts:
     symmetric: bool = False
     self_loops: int = 0
     nodes: int = 0
+    targets: TargetKind = "classes"
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A node-classification graph. Row i of the CSR arrays holds node i's in-neighbours, sorted.
+    """A graph whose nodes have labels. Row i of the CSR arrays holds node i's in-neighbours, sorted.
 
-    Shapes: x (V, F), y (V,) in [-1, classes) with -1 = no label, indptr (V + 1,), indices (E,), role (V,).
+    Shapes: x (V, F), indptr (V + 1,), indices (E,), role (V,). y: of classes (V,) in [-1, classes) with -1 = no label;
+    of other targets (V, T), NaN where one is missing, T being `classes`: float32 for yes or no, float64 for numbers.
     """
 
     x: Rows
-    y: IntArray
+    y: Targets
     indptr: IntArray
     indices: IndexArray
     role: ByteArray
@@ -67,6 +70,7 @@ class Graph:
     facts: SourceFacts = field(default_factory=SourceFacts)
     split: str = ""  # which split was taken, in words: "stored masks, column 3 of 10"
     notes: tuple[str, ...] = ()  # sentences that prepare says and the report repeats
+    targets: TargetKind = "classes"
 
     @property
     def nodes(self) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gnnsoup_hpc.config import GraphJob, Job
+from gnnsoup_hpc.config.task import resolve_targets
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph.graph import SourceFacts, SourceFile
 from gnnsoup_hpc.utils import paths
@@ -40,7 +41,9 @@ class SourceMatch:
 def request_key(job: Job) -> str:
     """The words in which a job asks for its graph, hashed: jobs of equal words wait for each other while it is made."""
     readable = re.sub(r"[^A-Za-z0-9]+", "-", job.graph.source).strip("-")[-40:]
-    return f"{readable}-{fingerprint([section.model_dump(mode='json') for section in (job.graph, job.partition)])[:16]}"
+    words: list[Any] = [section.model_dump(mode="json") for section in (job.graph, job.partition)]
+    words += [] if job.task.kind == "auto" else [job.task.kind]
+    return f"{readable}-{fingerprint(words)[:16]}"
 
 
 def graph_key(job: Job, facts: SourceFacts, source_sha256: str) -> str:
@@ -50,7 +53,7 @@ def graph_key(job: Job, facts: SourceFacts, source_sha256: str) -> str:
 
 
 def fields_used(job: Job, facts: SourceFacts) -> dict[str, Any]:
-    """The fields of [graph] and [partition] that a prepared graph is a function of, by dotted name.
+    """The fields of [graph], [partition] and [task] that a prepared graph is a function of, by dotted name.
 
     Not among them: where the source lies, what only checks it, and what has no effect beside the other fields or on a
     source of these facts. The split is the one that `auto` stands for; it is "" where the facts do not tell.
@@ -70,6 +73,8 @@ def fields_used(job: Job, facts: SourceFacts) -> dict[str, Any]:
         values["graph.split_index"] = graph.split_index
     if graph.source.startswith("synthetic:"):
         values |= {f"graph.synthetic.{key}": value for key, value in graph.synthetic}
+    if (targets := resolve_targets(job.task.kind, facts.targets)) != "classes":
+        values["task.kind"] = targets
     values["partition.parts"] = cut.parts
     if cut.parts > 1:
         values |= {"partition.seed": cut.seed, "partition.imbalance": cut.imbalance}

@@ -74,7 +74,7 @@ class Subgraph:
 class Batch:
     """A subgraph, its seed nodes, which a loss or a metric is of, and their targets alone.
 
-    Shapes: seeds (n,) int64 in [0, V), rising; targets (n,) int64.
+    Shapes: seeds (n,) int64 in [0, V), rising; targets (n,) int64, or (n, T) floating.
     """
 
     graph: Subgraph

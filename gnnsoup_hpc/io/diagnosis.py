@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import h5py
 
@@ -20,10 +21,15 @@ ALL = "all"  # in the column of ingredients: the mean of all of them
 
 
 def fingerprint_of(
-    graph_sha256: str, weights: Mapping[str, str], left_out: Sequence[str], variants: Sequence[str]
+    graph_sha256: str,
+    weights: Mapping[str, str],
+    left_out: Sequence[str],
+    variants: Sequence[str],
+    task: Mapping[str, Any] | None = None,
 ) -> str:
-    """Hash of what a diagnosis is a function of: graph, hash of each ingredient's weights by its name, ways."""
-    return fingerprint([graph_sha256, dict(weights), list(left_out), list(variants)])
+    """Hash of what a diagnosis is a function of: graph, hash of each ingredient's weights by its name, ways, task."""
+    of = [graph_sha256, dict(weights), list(left_out), list(variants)]
+    return fingerprint([*of, dict(task)] if task else of)
 
 
 def write(path: Path, found: Diagnosis, midpoints: Columns, words: Sequence[str], made_by: str, job: Job) -> None:
@@ -31,11 +37,12 @@ def write(path: Path, found: Diagnosis, midpoints: Columns, words: Sequence[str]
     with files.create_file(path, KIND, VERSION, "whether ingredients lie in one basin") as file:
         file.attrs["recipe"] = made_by
         file.attrs["graph_sha256"] = found.graph_sha256
-        file.attrs["best"] = found.best
+        file.attrs.update(best=found.best, metric=found.metric)
         files.put(file, "nodes", found.nodes, "1", "validation nodes")
         files.put(file, "seconds", found.seconds, "s", "wall time of the diagnosis")
         files.put(file, "left_out", list(found.left_out), "1", "why other ingredients are not in the diagnosis")
         files.put_records(file, "ingredients", Diagnosed, found.ingredients, "one row an ingredient")
+        file["ingredients/loss"].attrs["units"] = midpoints["loss"][1]
         files.put_table(file, "midpoints", midpoints, "one row an alignment and an ingredient, or all")
         files.put(file, "verdict", list(words), "1", "what the numbers say, in words")
         files.put_provenance(file, job.to_toml())
@@ -58,12 +65,14 @@ def read(path: Path) -> Diagnosis:
             left_out=tuple(file["left_out"].asstr()[:]),
             variants=tuple(_read_variants(file["midpoints"])),
             seconds=float(file["seconds"][()]),
+            metric=files.get_text(file, "metric", "accuracy"),
         )
 
 
 def _read_variants(table: h5py.Group) -> Iterator[Midpoints]:
-    rows = files.get_rows(table, ("lineup", "setting", "ingredient", "accuracy", "loss"))
+    rows = files.get_rows(table, ("lineup", "setting", "ingredient", "accuracy", "loss", "error"))
     for (variant, setting), of in groupby(rows, key=itemgetter(0, 1)):
-        results = {name: EvalResult(accuracy, loss) for *_, name, accuracy, loss in of}
+        told = [row[2:] for row in of]
+        results = {name: EvalResult(accuracy, loss) for name, accuracy, loss, _ in told}
         mean = results.pop(ALL)
-        yield Midpoints(variant, setting, results, mean)
+        yield Midpoints(variant, setting, results, mean, {name: error for name, _, _, error in told})

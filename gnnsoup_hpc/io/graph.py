@@ -19,14 +19,15 @@ import h5py
 import numpy as np
 
 from gnnsoup_hpc import __version__
-from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config import Job, TaskJob
+from gnnsoup_hpc.config.task import NO_TASK, TaskSpec, resolve_task
 from gnnsoup_hpc.errors import FileError, PartError, RunError
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.graph.graph import Graph, Partition, Preparation, SourceFacts, SourceFile
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io.files import DatasetRows
 from gnnsoup_hpc.runtime.profiling import Measurement
-from gnnsoup_hpc.types import ByteArray, FloatArray, IndexArray, IntArray, Role
+from gnnsoup_hpc.types import ByteArray, FloatArray, IndexArray, IntArray, Role, TargetKind, Targets
 from gnnsoup_hpc.utils.hashing import Content, canonical, content_sha256
 from gnnsoup_hpc.utils.out_of_core import blocks, index_type, read_by_ids
 
@@ -34,7 +35,7 @@ KIND, VERSION = "graph", 2
 ENTRIES = 1 << 22  # of the adjacency, renumbered or checked together
 _ADVICE = ": run `gnnsoup prepare JOB --again`, which makes it again"
 _RESERVED = {  # what version 2 may hold, and only a later program can use
-    **dict.fromkeys(("nodes/targets", "nodes/targets_mask"), "several targets a node"),
+    "nodes/targets_mask": "several targets a node",
     **dict.fromkeys(("nodes/x_indptr", "nodes/x_indices", "nodes/x_values"), "sparse features"),
     "edges/edge_weight": "weights of edges",
     "edges/edge_attr": "features of edges",
@@ -46,7 +47,7 @@ def write(
 ) -> None:
     """Publish graph.h5, block by block; `spent` tells at the end what making it cost."""
     about = "graph, prepared and cut into contiguous parts"
-    bulk = graph.x.shape[0] * (4 * graph.x.shape[1] + 25) + graph.indices.nbytes
+    bulk = graph.x.shape[0] * (4 * graph.x.shape[1] + 17) + graph.y.nbytes + graph.indices.nbytes
     with files.create_file(path, KIND, VERSION, about, bulk_bytes=bulk) as file:
         file.attrs["graph_sha256"] = _write_nodes_and_edges(file, graph, partition)
         _write_parts(file, graph, partition)
@@ -58,7 +59,7 @@ def write(
             job.to_toml(),
             sections=canonical(job.model_dump(mode="json", include={"graph", "partition"})),
             used=canonical(identity.fields_used(job, graph.facts)),
-            facts=canonical(asdict(graph.facts)),
+            facts=canonical(_list_facts(graph.facts)),
         )
         files.put(file["provenance"], "notes", list(graph.notes), "1", "what preparing had to say of the source")
         listed = canonical([asdict(source) for source in graph.files])
@@ -91,10 +92,16 @@ def _write_nodes_and_edges(file: h5py.File, graph: Graph, partition: Partition) 
     content.add("indices", np.int64, graph.indices.shape, indices)
     content.add("indptr", np.int64, graph.indptr.shape, [graph.indptr])
     content.add("role", np.uint8, graph.role.shape, [graph.role])
+    if graph.targets != "classes":
+        content.add("targets", graph.y.dtype, graph.y.shape, [graph.y])
     content.add("x", np.float32, graph.x.shape, _write_features(x, graph, partition, new_id))
-    content.add("y", np.int64, graph.y.shape, [graph.y])
     order = partition.order
-    files.put(nodes, "y", graph.y[order], "1", "class label; -1 = none")
+    if graph.targets == "classes":
+        content.add("y", np.int64, graph.y.shape, [graph.y])
+        files.put(nodes, "y", graph.y[order], "1", "class label; -1 = none")
+    else:
+        made = files.put(nodes, "targets", graph.y[order], "1", "targets, as in the source; NaN = missing")
+        made.attrs["task"] = graph.targets
     files.put(nodes, "split", graph.role[order], "1", "0 no role, 1 train, 2 validation, 3 test")
     files.put(nodes, "original_id", order, "1", "node id in the source")
     _write_edges(file, graph, order, new_id)
@@ -170,6 +177,8 @@ class GraphFile:
             self.cut: dict[str, Any] = dict(file["parts"].attrs)  # METIS's options and what came of them
             self.edges = len(file["edges/indices"])  # directed entries
             self.id_type: Any = file["edges/indices"].dtype  # int32, or int64 from 2^31 nodes on
+            # What nodes have: of classes how many there are, of other targets how many a node has.
+            self.targets: TargetKind = "classes" if "nodes/y" in file else _read_target_kind(file)
             self.features, self.classes = int(file["nodes/x"].shape[1]), int(about["classes"])
             self.sha256 = str(about["graph_sha256"])  # of the prepared graph, independent of the partition
             self.source = str(about["source"])  # as the job names it
@@ -210,9 +219,15 @@ class GraphFile:
         """Features of the nodes `ids`, (n, F)."""
         return read_by_ids(self.x, (self.nodes, self.features), np.float32, ids)
 
-    def y(self, start: int, stop: int) -> IntArray:
-        """Labels of nodes start to stop."""
-        return np.asarray(self._read("nodes/y", start, stop), dtype=np.int64)
+    def resolve_task(self, job: TaskJob) -> TaskSpec:
+        """What the job asks for on this graph. Raises: JobError where that means nothing here."""
+        return resolve_task(job, self.targets, self.classes, self.source)
+
+    def y(self, start: int, stop: int) -> Targets:
+        """Labels of nodes start to stop: classes, (n,) int64, or targets, (n, T) floating, NaN where one is missing."""
+        if self.targets == "classes":
+            return np.asarray(self._read("nodes/y", start, stop), dtype=np.int64)
+        return np.asarray(self._read("nodes/targets", start, stop))
 
     def original_ids(self, start: int, stop: int) -> IntArray:
         """Ids in the source of nodes start to stop."""
@@ -285,6 +300,8 @@ def open_file(path: Path, verify: bool = False) -> Iterator[GraphFile]:
                 raise FileError(
                     f"{path} has {meaning} ({name}), which gnnsoup_hpc {__version__} makes no use of: use a newer one"
                 )
+        if "nodes/y" in file and "nodes/targets" in file:
+            raise FileError(f"{path} has both nodes/y and nodes/targets: leave one of them out")
         yield GraphFile(path, file)
 
 
@@ -339,7 +356,23 @@ def _first_difference(graph: GraphFile, job: Job) -> tuple[str, Any, Any] | None
     key = next((key for key in [*wanted, *made] if made.get(key) != wanted.get(key)), None)
     if key is None:
         return None
-    return key, made.get(key), job.graph.split if key == "graph.split" else wanted.get(key)
+    return (
+        key,
+        made.get(key, NO_TASK.get(key)),
+        job.graph.split if key == "graph.split" else wanted.get(key, NO_TASK.get(key)),
+    )
+
+
+def _read_target_kind(file: h5py.File) -> TargetKind:
+    """Raises: KeyError where there are none; ValueError where their kind is none that this version knows."""
+    kinds: tuple[TargetKind, ...] = "multilabel", "regression"
+    found = files.get_text(file["nodes/targets"], "task")
+    return kinds[kinds.index(found)]
+
+
+def _list_facts(facts: SourceFacts) -> dict[str, Any]:
+    """As JSON; without what versions that know classes alone do not know."""
+    return {key: value for key, value in asdict(facts).items() if (key, value) != ("targets", "classes")}
 
 
 def _read_facts(provenance: h5py.Group) -> SourceFacts | None:

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config.task import NO_TASK, RANGES
 from gnnsoup_hpc.config.turns import Hyperparameters, base_hyperparameters, hyperparameters
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
 from gnnsoup_hpc.graph.sampling import resolve_sampler
-from gnnsoup_hpc.io import files, imports, states
+from gnnsoup_hpc.io import files, imports, judged, states
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.imports import ImportedFile
 from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk
@@ -38,11 +39,15 @@ CHECKPOINT, CHECKPOINT_VERSION = "checkpoint", 1
 IN_MEMORY_BYTES = 2 << 20  # a larger checkpoint is built on the disk, for training may have no more memory than it uses
 
 # Not in an origin where they are so: recipes of files that were written before a field was there do not change.
-_DEFAULTS: dict[str, Any] = {"trunk_sha256": "", "train.shared_draws": [], "train.engine": "torch"} | {
-    f"train.{known.name}": known.default
-    for known in fields(Hyperparameters)
-    if known.default is not MISSING and known.name != "shared_draws"
-}
+_DEFAULTS: dict[str, Any] = (
+    {"trunk_sha256": "", "train.shared_draws": [], "train.engine": "torch"}
+    | NO_TASK
+    | {
+        f"train.{known.name}": known.default
+        for known in fields(Hyperparameters)
+        if known.default is not MISSING and known.name != "shared_draws"
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Origin:
     batches: Mapping[str, Any] = field(default_factory=dict)  # what mini-batches depend on besides
     trunk_sha256: str = ""  # of the state that it branched from, where there is a trunk
     engine: str = "torch"  # "auto": any, where a job leaves it open
+    task: Mapping[str, Any] = field(default_factory=dict)  # what differs from classes judged by accuracy
 
     @classmethod
     def of(
@@ -77,7 +83,7 @@ class Origin:
             if how.start == "own":
                 initial = states.sha256(make_own_start(architecture, train.seed, index))
         batches = _batches(job, graph)
-        how_made = batches, trunk, train.engine
+        how_made = batches, trunk, train.engine, graph.resolve_task(job.task).values
         return cls(graph.sha256, initial, architecture, train.batch, train.seed, index, how, *how_made)
 
     @property
@@ -89,7 +95,7 @@ class Origin:
         values["train.shared_draws"] = sorted(self.hyperparameters.shared_draws)
         values["train.engine"] = self.engine
         values |= {"train.batch": self.batch, "train.seed": self.seed, "index": self.index} | dict(self.batches)
-        values |= {"initial_sha256": self.initial_sha256, "trunk_sha256": self.trunk_sha256}
+        values |= {"initial_sha256": self.initial_sha256, "trunk_sha256": self.trunk_sha256} | dict(self.task)
         values = {key: value for key, value in values.items() if key not in _DEFAULTS or value != _DEFAULTS[key]}
         if values["index"] is None:
             del values["index"]
@@ -113,13 +119,14 @@ class ImportedOrigin:
     architecture: Model
     row: ImportedFile
     trained: Mapping[str, Any] = field(default_factory=dict)
+    task: Mapping[str, Any] = field(default_factory=dict)  # as of `Origin`
 
     @property
     def wanted(self) -> dict[str, Any]:
         """What a file must agree with, beside its weights."""
         values: dict[str, Any] = {"graph_sha256": self.graph_sha256}
         values |= {f"model.{key}": value for key, value in self.architecture.record().items()}
-        return values | {"index": self.row.index}
+        return values | {"index": self.row.index} | dict(self.task)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -233,6 +240,7 @@ def write(path: Path, ingredient: Ingredient, origin: Origin | ImportedOrigin, j
         metrics = file.create_group("metrics", track_order=True)
         files.put(metrics, "validation_accuracy", ingredient.validation_accuracy, "1", "exact, on validation nodes")
         files.put(metrics, "test_accuracy", ingredient.test_accuracy, "1", "exact, on test nodes")
+        judged.put(metrics, ingredient.judged)
         if ingredient.hyperparameters is None:
             _put_made(file, ingredient, origin, job, provenance)
             return
@@ -251,6 +259,8 @@ def _put_training(
     """Write what files of trainings have in common."""
     _put_made(file, made, origin, job, provenance)
     files.put_records(file, "history", Epoch, made.history, "one row an epoch")
+    if origin.task.get("task.kind") == "regression":
+        file["history/loss"].attrs["units"] = "1"
     files.put_cost(file, made.measurement)
 
 
@@ -288,6 +298,7 @@ def read(path: Path, origin: Origin | None = None) -> Ingredient:
             measurement=files.get_cost(file),
             engine=str((_DEFAULTS | found)["train.engine"]) if how else "",
             imported=str(found.get("imported", {}).get("file", "")),
+            judged=judged.get(file["metrics"]),
         )
 
 
@@ -336,9 +347,11 @@ def origin(path: Path) -> dict[str, Any]:
 
 
 def _get_accuracy(file: h5py.File, name: str) -> float:
-    found = files.get_number(file, name)
-    if not 0.0 <= found <= 1.0:
-        raise FileError(f"{file.filename}: {name} is {found}, where an accuracy from 0 to 1 is expected")
+    found, metric = files.get_number(file, name), judged.get_metric(file["metrics"])
+    low, high = RANGES.get(metric, (0.0, 1.0))
+    if not low <= found <= high:
+        known = "an accuracy" if metric == "accuracy" else metric
+        raise FileError(f"{file.filename}: {name} is {found}, where {known} from {low:g} to {high:g} is expected")
     return found
 
 

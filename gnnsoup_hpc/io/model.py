@@ -18,7 +18,7 @@ from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.errors import FileError, GraphError
 from gnnsoup_hpc.graph.graph import Preparation
 from gnnsoup_hpc.graph.sparse import Adjacency
-from gnnsoup_hpc.io import files, states
+from gnnsoup_hpc.io import files, judged, states
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import soup as soup_store
@@ -29,12 +29,17 @@ from gnnsoup_hpc.types import State
 
 @dataclass(frozen=True)
 class Trained:
-    """A soup or an ingredient. `graph` is [graph] of the job: what was done to edges."""
+    """A soup or an ingredient. `graph` is [graph] of the job: what was done to edges.
+
+    target_mean, target_spread: of a regression, (T,): outputs times spread, plus mean, are in the source's units.
+    """
 
     architecture: Model
     state: State
     preparation: Preparation
     graph: GraphJob
+    target_mean: tuple[float, ...] = ()
+    target_spread: tuple[float, ...] = ()
 
     def as_pyg(self) -> nn.Module:
         """The module with these weights, ready to predict: of torch_geometric.nn, or the job's own."""
@@ -46,12 +51,15 @@ class Trained:
     def predict(self, x: Any, edge_index: Any) -> Tensor:
         """Scores (V, C) of every node of a graph as its source has it: features (V, F), edges (2, E). Raises: as below.
 
-        By the module of `as_pyg`, in memory, on one thread of Python.
+        Of a regression they are in the source's units. By the module of `as_pyg`, in memory, on one thread of Python.
         """
         features = self.features(x)
         edges = self.edges(edge_index, len(features))
         given = _make_adjacency(edges, len(features)).ones if self.architecture.takes == "sparse" else edges
         found: Tensor = self.as_pyg()(features, given)
+        if self.target_mean:
+            spread, mean = (torch.tensor(each, dtype=torch.float64) for each in (self.target_spread, self.target_mean))
+            found = found.double() * spread + mean
         return found
 
     def features(self, raw: Any) -> Tensor:
@@ -107,7 +115,9 @@ def read_model(path: Path) -> Trained:
         architecture = read_record(json.loads(file["provenance"].attrs["architecture"]), _find_folder(path, file))
         state = states.get_finite(path, file)
         states.check_shapes(path, state, architecture)
-        return Trained(architecture, state, graph_store.get_preparation(file), _graph_job(path, file))
+        seen, preparation = judged.get(file["metrics"]), graph_store.get_preparation(file)
+        scale = seen.target_mean, seen.target_spread
+        return Trained(architecture, state, preparation, _graph_job(path, file), *scale)
 
 
 def _ingredient(path: Path) -> Trained:
@@ -123,7 +133,8 @@ def _ingredient(path: Path) -> Trained:
     with graph_store.open_file(path.parent.parent / "graph.h5") as graph, files.explain_damage(graph.path):
         if graph.sha256 != origin.get("graph_sha256"):
             raise FileError(f"{path} was trained on another graph than {graph.path}: put it beside its own graph.h5")
-        return Trained(architecture, found.state, graph.preparation, _graph_job(graph.path, graph.file))
+        scale = found.judged.target_mean, found.judged.target_spread
+        return Trained(architecture, found.state, graph.preparation, _graph_job(graph.path, graph.file), *scale)
 
 
 def _graph_job(path: Path, file: h5py.File) -> GraphJob:

@@ -6,12 +6,12 @@ Shape suffixes: N ingredients, G groups of parameters, P parameters.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.runtime.profiling import Measurement
-from gnnsoup_hpc.types import Align, ByteArray, Grouping, IntArray, Permutation, State
+from gnnsoup_hpc.types import Align, ByteArray, Doubles, Grouping, IntArray, Permutation, State
 
 if TYPE_CHECKING:
     from torch import Tensor  # read by commands that compute nothing, and torch takes a second to load
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of a training history."""
+    """One line of a training history. The loss is a number of nats but for a regression, which has no unit."""
 
     epoch: Annotated[int, "1", "epoch, from 1"]
-    loss: Annotated[float, "nat", "mean cross-entropy on training nodes, with dropout"]
-    validation_accuracy: Annotated[float, "1", "accuracy on validation nodes after the epoch"]
+    loss: Annotated[float, "nat", "mean loss on training nodes, with dropout: cross-entropy but for a regression"]
+    validation_accuracy: Annotated[float, "1", "accuracy, or the task's metric, on validation nodes after the epoch"]
     seconds: Annotated[float, "s", "wall time of the epoch, validation included"]
 
 
@@ -37,8 +37,28 @@ class Trunk:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """By what a model was judged. metric: whose values its accuracies are; others: test_roc_auc, … beside it.
+
+    draws: the metric of bootstrap samples of nodes, (B,), where its errors are told by them.
+    target_mean, target_spread: of a regression, (T,) each: outputs times spread, plus mean, are in the source's units.
+    """
+
+    metric: str = "accuracy"
+    validation_draws: Doubles | None = field(default=None, compare=False)
+    test_draws: Doubles | None = field(default=None, compare=False)
+    others: Mapping[str, float] = field(default_factory=dict)
+    target_mean: tuple[float, ...] = ()
+    target_spread: tuple[float, ...] = ()
+
+    def unscale(self, outputs: Any) -> Any:
+        """Outputs (n, T) of a regression in the source's units; of other tasks as they are."""
+        return outputs * self.target_spread + self.target_mean if self.target_mean else outputs
+
+
+@dataclass(frozen=True)
 class Ingredient:
-    """A trained model and where it comes from. engine: what trained it.
+    """A trained model and where it comes from. engine: what trained it; judged: what its accuracies are.
 
     imported: name of the file that it was imported from, empty where it was trained here. Of such a one what is not
     known of its training is None, empty or NaN.
@@ -55,6 +75,7 @@ class Ingredient:
     measurement: Measurement
     engine: str = "torch"
     imported: str = ""
+    judged: Judged = field(default_factory=Judged)
 
 
 @dataclass(frozen=True)
@@ -63,9 +84,9 @@ class Step:
 
     step: Annotated[int, "1", "step, from 1"]
     loss: Annotated[
-        float, "nat", "mean cross-entropy on the step's validation nodes; NaN where the method takes no loss"
+        float, "nat", "mean loss on the step's validation nodes, as in training; NaN where the method takes no loss"
     ]
-    accuracy: Annotated[float, "1", "accuracy on the step's validation nodes"]
+    accuracy: Annotated[float, "1", "accuracy, or the task's metric, on the step's validation nodes"]
     learning_rate: Annotated[float, "1", "learning rate of the step; NaN where there is none"]
     seconds: Annotated[float, "s", "wall time of the step, reading included"]
 
@@ -122,11 +143,12 @@ class Recomputed:
 
 @dataclass(frozen=True)
 class Soup:
-    """A mixture with its weights (None for an ensemble), its exact accuracies and what making it cost.
+    """A mixture with its weights (None for an ensemble), its exact accuracies or other metric, and its cost.
 
     `options` are the method's, and the seed; `ingredients` names what alpha's columns weigh, `ingredients_sha256` is
     the hash of their weights and of the graph, and `left_out` says of each other ingredient why it is not there.
     `test_right` has a bit a test node, in the order of graph.h5, padded with 0 to whole bytes: 1 where it is right.
+    `judged` says what its accuracies are.
     """
 
     method: str
@@ -145,23 +167,28 @@ class Soup:
     test_right: ByteArray | None = None  # files of before had none
     paired: Paired | None = None  # likewise
     recomputed: Recomputed | None = None  # of models with batch norm
+    judged: Judged = field(default_factory=Judged)
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """One model on some nodes: accuracy, and mean cross-entropy in nats (NaN or inf: not finite)."""
+    """One model on some nodes: the task's metric, and the mean loss (NaN or inf: not finite).
+
+    draws: the metric of bootstrap samples, (B,), where its errors are told by them; files have the errors alone.
+    """
 
     accuracy: float
     loss: float
+    draws: Doubles | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class Diagnosed:
-    """One ingredient of a diagnosis: its own accuracy and loss, and what may explain where it lies."""
+    """One ingredient of a diagnosis: its own accuracy, or other metric, and loss; what may explain where it lies."""
 
     ingredient: Annotated[str, "1", "name of the ingredient's file"]
-    accuracy: Annotated[float, "1", "exact, on validation nodes"]
-    loss: Annotated[float, "nat", "mean cross-entropy on validation nodes"]
+    accuracy: Annotated[float, "1", "accuracy, or the task's metric; exact, on validation nodes"]
+    loss: Annotated[float, "nat", "mean loss on validation nodes: cross-entropy but for a regression"]
     state_sha256: Annotated[str, "1", "hash of the weights"]
     initial_sha256: Annotated[str, "1", "hash of the state that training started from; empty where it is not known"]
     learning_rate: Annotated[float, "1", "Adam's learning rate; NaN where it is not known"]
@@ -179,17 +206,19 @@ class Midpoints:
 
     `halfway` has, by name, 0.5 * best + 0.5 * other for each other ingredient; `mean` is that of all ingredients.
     `setting` is the field of a job that matches units so; empty for ingredients as they were trained.
+    `errors` has, by name, standard errors of falls that were told by bootstrap samples, the mean's as "all".
     """
 
     variant: str
     setting: str
     halfway: Mapping[str, EvalResult]
     mean: EvalResult
+    errors: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Whether ingredients lie in one basin of the loss, on validation nodes. `best` names the most accurate one."""
+    """Whether ingredients lie in one basin of the loss, on validation nodes. `best` names the best one."""
 
     graph_sha256: str
     nodes: int
@@ -198,6 +227,7 @@ class Diagnosis:
     left_out: tuple[str, ...]
     variants: tuple[Midpoints, ...]
     seconds: float
+    metric: str = "accuracy"
 
     def named(self, name: str) -> Diagnosed:
         """The ingredient of that name."""

@@ -13,7 +13,7 @@ import torch
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.graph.graph import Preparation
 from gnnsoup_hpc.io import alignment as alignment_store
-from gnnsoup_hpc.io import files, states
+from gnnsoup_hpc.io import files, judged, states
 from gnnsoup_hpc.io.graph import put_preparation
 from gnnsoup_hpc.io.records import MixingWeights, Paired, Recomputed, Soup, Step
 from gnnsoup_hpc.models.base import Model
@@ -76,11 +76,14 @@ def write(
         if soup.alignment is not None:
             alignment_store.put(mix, soup.alignment)
         files.put_records(file, "history", Step, mixture.history, "one row a step")
+        if soup.judged.target_mean:
+            file["history/loss"].attrs["units"] = "1"
         metrics = file.create_group("metrics", track_order=True)
         files.put(metrics, "validation_accuracy", soup.validation_accuracy, "1", "exact, on validation nodes")
         files.put(metrics, "test_accuracy", soup.test_accuracy, "1", "exact, on test nodes")
         if soup.test_right is not None:
             files.put(metrics, "test_right", soup.test_right, "1", "a bit a test node: 1 = right")
+        judged.put(metrics, soup.judged)
         if soup.paired is not None:
             metrics.attrs["best_ingredient"] = soup.paired.best
             files.put(metrics, "only_soup_right", soup.paired.only_soup, "1", "test nodes that the best gets wrong")
@@ -142,4 +145,5 @@ def read(path: Path) -> Soup:
             test_right=metrics["test_right"][:] if "test_right" in metrics else None,
             paired=paired,
             recomputed=recomputed,
+            judged=judged.get(metrics),
         )

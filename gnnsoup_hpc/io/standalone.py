@@ -3,9 +3,9 @@
     python NAME.py GRAPH.npz SCORES.npy
 
 GRAPH.npz has x (V, F) and edge_index (2, E), as the model's graph had them before anything was done to them; the scores
-are (V, C), a row a node. From Python: `predict(x, edge_index)`. NAME.json says what the model is and what is done to x
-and edges; NAME.pt or NAME.safetensors has its weights. It needs NumPy, PyTorch, PyTorch Geometric, and the module's own
-code where NAME.json names some.
+are (V, C), a row a node: logits, or the numbers of a regression. From Python: `predict(x, edge_index)`. NAME.json says
+what the model is and what is done to x and edges; NAME.pt or NAME.safetensors has its weights. It needs NumPy, PyTorch,
+PyTorch Geometric, and the module's own code where NAME.json names some.
 """
 
 from __future__ import annotations
@@ -93,9 +93,12 @@ def prepare_edges(raw: Any, nodes: int) -> Tensor:
 
 @torch.no_grad()
 def predict(x: Any, edge_index: Any) -> Tensor:
-    """Class scores (V, C) of every node of a graph as its source has it."""
-    features = prepare_features(x)
+    """Scores (V, C) of every node of a graph as its source has it; of a regression numbers in the source's units."""
+    features, task = prepare_features(x), read_card()["task"]
     scores: Tensor = load_model()(features, prepare_edges(edge_index, len(features)))
+    if task["target_mean"]:
+        spread, mean = (torch.tensor(task[name], dtype=torch.float64) for name in ("target_spread", "target_mean"))
+        scores = scores.double() * spread + mean
     return scores
 
 

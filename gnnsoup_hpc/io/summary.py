@@ -12,7 +12,7 @@ import h5py
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.errors import FileError
-from gnnsoup_hpc.io import files
+from gnnsoup_hpc.io import files, judged
 from gnnsoup_hpc.types import State
 
 _NEWEST = 1 << 30  # whoever wants to rely on a file checks its version
@@ -22,6 +22,7 @@ _NEWEST = 1 << 30  # whoever wants to rely on a file checks its version
 class Summary:
     """What an ingredient or a soup says of itself. seconds: wall time of its making, None where it does not say."""
 
+    metric: str
     validation_accuracy: float
     test_accuracy: float
     seconds: float | None
@@ -44,6 +45,7 @@ def model(path: Path, kind: str) -> Summary:
     with _open(path, kind) as file:
         made, seconds = file["provenance"], files.get_number(file, "cost/seconds", nan)
         return Summary(
+            metric=judged.get_metric(file["metrics"]),
             validation_accuracy=files.get_number(file, "metrics/validation_accuracy"),
             test_accuracy=files.get_number(file, "metrics/test_accuracy"),
             seconds=seconds if isfinite(seconds) else None,
@@ -68,7 +70,7 @@ def seconds(path: Path, kind: str) -> float:
 def graph(path: Path) -> GraphSummary:
     """A graph's sizes. Raises: FileError where there is no such file, or one cut short."""
     with _open(path, "graph") as file:
-        return GraphSummary(*(len(file[name]) for name in ("nodes/y", "edges/indices", "parts/validation")))
+        return GraphSummary(*(len(file[name]) for name in ("nodes/split", "edges/indices", "parts/validation")))
 
 
 @contextmanager

@@ -31,6 +31,7 @@ READ_NODE = 24  # bytes a node of a subgraph that is read: where rows start, in 
 STORE_ENTRY = 16  # bytes an entry while the whole structure is read to be sampled: int32 as read, int64, int32 kept
 TRAINED_STATES = 6  # copies of a layer's states that autograd keeps where each step has the same subgraph
 CHANGING_STATES = COPIES["train"]  # where each has another
+EVALUATED_TARGET = 24  # bytes a node and target beside that: targets as read, scores, and their order
 EVALUATED_NODE = 64  # bytes a node of the whole graph while accuracies are told: roles, labels, places, predictions
 LEAST_WORK = 96 * MIB  # of inference layer by layer: a piece of the structure, two slabs, a block worth the reading
 MOST_PARTS = 8  # that are ever chosen for a union
@@ -47,6 +48,7 @@ class Sizes:
     cut: float  # share of the entries that lead to another part
     device: torch.device = CPU
     part_training: IntArray | None = None  # training nodes; None: as many as seeds
+    targets: int = 0  # of a node that has no class
 
     @classmethod
     def of(cls, graph: GraphFile, net: Model, device: torch.device = CPU) -> Sizes:
@@ -55,12 +57,18 @@ class Sizes:
         cut = 2 * int(graph.cut["edge_cut"]) / max(1, graph.edges)
         training = np.array([(graph.role(*ends) == Role.TRAIN).sum() for ends in pairwise(graph.ptr.tolist())])
         seeds = graph.validation_counts
-        return cls(net, np.diff(graph.ptr), np.diff(bounds), seeds, min(1.0, cut), device, training)
+        targets = 0 if graph.targets == "classes" else graph.classes
+        return cls(net, np.diff(graph.ptr), np.diff(bounds), seeds, min(1.0, cut), device, training, targets)
 
     @property
     def of_training(self) -> Sizes:
         """The same with training nodes for seeds."""
         return self if self.part_training is None else replace(self, part_seeds=self.part_training)
+
+    @property
+    def evaluated_node(self) -> int:
+        """Bytes a node of the whole graph while metrics are told."""
+        return EVALUATED_NODE + EVALUATED_TARGET * self.targets
 
     @property
     def on_device(self) -> bool:
@@ -181,7 +189,7 @@ def inference(sizes: Sizes, line: bool = False, ranks: int = 1) -> int:
     Of several ranks, each its shard.
     """
     mine, reads = _share(sizes, ranks)
-    labels = BASE + EVALUATED_NODE * sizes.whole.nodes
+    labels = BASE + sizes.evaluated_node * sizes.whole.nodes
     if sizes.on_device:
         return reads + labels
     needed = sizes.engine.memory(sizes.net, replace(mine, seeds=mine.nodes), mode="evaluate", line=line)
@@ -193,7 +201,7 @@ def least_inference(sizes: Sizes) -> tuple[str, int]:
 
     Of models whose layers cannot be told apart by neighbourhoods, beside the structure; or else in memory.
     """
-    least = EVALUATED_NODE * sizes.whole.nodes + LEAST_WORK
+    least = sizes.evaluated_node * sizes.whole.nodes + LEAST_WORK
     if isinstance(sizes.net, LayeredModel):
         return "accuracies layer by layer", least
     if sizes.net.find_far_reach():
@@ -233,7 +241,7 @@ def full_batches(sizes: Sizes, engine: Engine, drop_edges: bool = False) -> int:
     """Training on full batches: what is trained on stays while accuracies are told."""
     kept = 0 if isinstance(engine, TorchEngine) else total(engine.memory(sizes.net, sizes.whole, mode="evaluate").plan)
     work = training(sizes, engine, sizes.of_training.whole, drop_edges, changing=False)
-    return work + kept + EVALUATED_NODE * sizes.whole.nodes
+    return work + kept + sizes.evaluated_node * sizes.whole.nodes
 
 
 def cluster_batches(sizes: Sizes, engine: Engine, clusters: int, drop_edges: bool = False, exact: bool = False) -> int:

@@ -2,14 +2,15 @@
 
 Rank 0 reads and writes files and finds orders; all ranks evaluate means, and permute what they read.
 
-The reference is the ingredient with the highest validation accuracy that its file records, of equals the first.
+The reference is the ingredient with the best validation metric that its file records, of equals the first.
 
-`soup.align = "auto"` measures the barrier where soups are made: the validation accuracy of the mean of all ingredients.
-1. Where all share their initial state, and the mean is not below the ingredients' own mean accuracy by more than the
+`soup.align = "auto"` measures the barrier where soups are made: the validation metric of the mean of all ingredients.
+1. Where all share their initial state, and the mean is not worse than the ingredients' own mean metric by more than the
    error, they are left as they are: one evaluation.
 2. Else units are matched by weights, and the mean is evaluated once more. It must be better than before by more
    than the error, or the ingredients are left as they are.
-The error is twice the binomial error of the validation nodes.
+The error is twice the binomial error of the validation nodes; of a metric that is no share of them, that of the mean
+ingredient's metric over bootstrap samples.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ def _hash_inputs(job: Job, mixtures: Mixtures, selection: Selection, starts: lis
     soup, graph = job.soup, mixtures.graph
     asked = [_WAY, soup.align, soup.seed, soup.precision, soup.pls.union if soup.align == "activations" else 0]
     weights = {f"{index:04d}": sha256 for index, sha256 in selection.fit.items()}
-    return fingerprint([asked, graph.sha256, str(graph.cut["part_sha256"]), weights, starts])
+    of = [asked, graph.sha256, str(graph.cut["part_sha256"]), weights, starts]
+    means = graph.resolve_task(job.task).values  # by which the reference is chosen
+    return fingerprint([*of, means] if means else of)
 
 
 def _find_alignment(job: Job, mixtures: Mixtures, selection: Selection, starts: list[str]) -> tuple[Alignment, str]:
@@ -92,7 +95,9 @@ def _find_alignment(job: Job, mixtures: Mixtures, selection: Selection, starts: 
     task = mixtures.evaluator.task
     left = Alignment("none", selection.best(task), mixtures.ids, {})
     before, own = _measure_mean(mixtures), mean(selection.accuracies.values())
-    error = 2.0 * task.error(own, int(mixtures.graph.validation_counts.sum()))
+    known = [draws for draws in selection.draws.values() if draws is not None]
+    draws = np.mean(known, axis=0) if len(known) == len(selection.accuracies) else None
+    error = 2.0 * task.error(own, int(mixtures.graph.validation_counts.sum()), draws)
     if len(set(starts)) == 1 and score(task, before) >= score(task, own) - error:
         scores = f"uniform soup {before:.4f}, mean ingredient {own:.4f} (validation)"
         why = "shared initial state" if starts[0] else "no barrier to the mean of all"
@@ -101,7 +106,7 @@ def _find_alignment(job: Job, mixtures: Mixtures, selection: Selection, starts: 
     mixtures.align(matched)
     after = _measure_mean(mixtures)
     mixtures.align(None)
-    scores = f"uniform soup {before:.4f} before, {after:.4f} after (validation, error {100 * error:.2f} points)"
+    scores = f"uniform soup {before:.4f} before, {after:.4f} after (validation, error {task.show(error)})"
     if score(task, after) > score(task, before) + error:
         return matched, scores
     return left, f"not aligned, matching by weights does not help: {scores}"

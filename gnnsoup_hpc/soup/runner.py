@@ -8,11 +8,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from gnnsoup_hpc.config import Job, expand_grids
+from gnnsoup_hpc.evaluation.evaluator import note_judgement
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io import soup as soup_store
@@ -98,24 +100,30 @@ class SoupRunner:
             measurement=meter.measurement,
             counts=context.counts,
             alignment=mixtures.alignment,
-            test_right=np.packbits(test.right),
+            test_right=None if test.right is None else np.packbits(test.right),
             paired=paired,
             recomputed=recomputed,
+            judged=note_judgement(mixtures.evaluator.task, validation, test),
         )
         if mixtures.comm.rank == 0:
             soup_store.write(path, soup, fingerprint, mixtures.model, mixtures.graph.preparation, self.job)
         return soup
 
-    def _compare(self, right: BoolArray) -> Paired:
+    def _compare(self, right: BoolArray | None) -> Paired | None:
         """A soup's right test nodes against those of the best ingredient, which is the one that a report compares with.
 
-        So the error of their difference does not depend on which other methods the job lists.
+        So the error of their difference does not depend on which other methods the job lists. None where the metric is
+        no share of nodes.
         """
+        if right is None:
+            return None
         mixtures, index = self.mixtures, self.selection.best(self.mixtures.evaluator.task)
         name = f"{index:04d}"
         if name not in self.right_of_best:
             alone = Candidate(torch.eye(len(mixtures.ids), dtype=torch.float64)[[mixtures.ids.index(index)]])
-            self.right_of_best[name] = mixtures.predictions(alone, (Role.VALIDATION, Role.TEST))[1].right
+            found = mixtures.predictions(alone, (Role.VALIDATION, Role.TEST))[1].right
+            if found is not None:
+                self.right_of_best[name] = found
         best = self.right_of_best[name]
         return Paired(name, int((right & ~best).sum()), int((best & ~right).sum()))
 
@@ -129,10 +137,11 @@ class SoupRunner:
         mixtures, settings = self.mixtures, self.mixtures.settings
         options = getattr(make_methods(self.job.soup)[name], "options", None)
         precision = self.job.soup.precision
-        also: dict[str, str] = {} if precision == "float32" else {"precision": precision}  # older files know no other
+        also: dict[str, Any] = {} if precision == "float32" else {"precision": precision}  # older files know no other
         engine, first = mixtures.evaluator.engine.name, "compiled" if mixtures.device.type == "cpu" else "torch"
         also |= {} if engine == first else {"engine": engine}  # older files name none, and had but the first
         also |= {"recompute": "end"} if mixtures.model.statistics and self.job.soup.recompute == "end" else {}
+        also |= mixtures.graph.resolve_task(self.job.task).values
         if (alignment := mixtures.alignment) is not None:
             also |= {"align": alignment.by, "alignment_sha256": alignment_store.sha256(alignment)}
         return SoupFingerprint(

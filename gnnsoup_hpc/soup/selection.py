@@ -18,6 +18,7 @@ from gnnsoup_hpc.io.records import Ingredient
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.types import Doubles
 
 Read = Callable[[int, Path], Ingredient]
 
@@ -26,12 +27,13 @@ Read = Callable[[int, Path], Ingredient]
 class Selection:
     """Fit ingredients with the hashes of their weights, one line for each that is not fit, and fit ones' accuracies.
 
-    These are on validation nodes, as the ingredients' files record them.
+    These are on validation nodes, as the ingredients' files record them, and so are the metric's bootstrap samples.
     """
 
     fit: dict[int, str]
     unfit: dict[int, str]
     accuracies: dict[int, float] = field(default_factory=dict)
+    draws: dict[int, Doubles | None] = field(default_factory=dict)
 
     def best(self, task: Task) -> int:
         """The ingredient with the best recorded accuracy, of equals the first."""
@@ -46,7 +48,7 @@ def select_ingredients(job: Job, model: Model, graph: GraphFile, log: Log) -> Se
     """
     run = RunDir.of(job)
     rows = imports.read(run.imported)
-    read = _read_imported(rows, model, graph) if rows else _read_trained(job, run, model, graph)
+    read = _read_imported(job, rows, model, graph) if rows else _read_trained(job, run, model, graph)
     selection, first = _select(job, run, read)
     if first and (job.soup.unfit == "refuse" or not selection.fit):
         more = f" (and {len(selection.unfit) - 1} more)" if len(selection.unfit) > 1 else ""
@@ -79,13 +81,14 @@ def _read_trained(job: Job, run: RunDir, model: Model, graph: GraphFile) -> Read
     return read
 
 
-def _read_imported(rows: Sequence[ImportedFile], model: Model, graph: GraphFile) -> Read:
+def _read_imported(job: Job, rows: Sequence[ImportedFile], model: Model, graph: GraphFile) -> Read:
     """Reads ingredients that were imported from those files."""
+    task = graph.resolve_task(job.task).values
 
     def read(index: int, path: Path) -> Ingredient:
         if not path.exists():
             raise FileError(f"{path} is not imported yet")
-        return ingredient_store.read_imported(path, ImportedOrigin(graph.sha256, model, rows[index]))
+        return ingredient_store.read_imported(path, ImportedOrigin(graph.sha256, model, rows[index], task=task))
 
     return read
 
@@ -120,6 +123,7 @@ def _select(job: Job, run: RunDir, read: Read) -> tuple[Selection, FileError | N
         else:
             selection.fit[index] = states.sha256(ingredient.state)
             selection.accuracies[index] = ingredient.validation_accuracy
+            selection.draws[index] = ingredient.judged.validation_draws
     return selection, first
 
 

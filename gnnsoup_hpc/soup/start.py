@@ -49,7 +49,7 @@ def open_mixtures(
     if not rank0:
         comm.bcast(None)
     with graph_store.open_graph(run.graph, job, verify=True) as graph:
-        model = make_model(job.model, graph.features, graph.classes, graph.count_degrees)
+        model = make_model(job.model, graph.features, graph.resolve_task(job.task).outputs, graph.count_degrees)
         if job.soup.precision != "float32" and device.type == "cpu" and choose_engine(model, device).name == "torch":
             raise JobError(
                 f"soup.precision = {job.soup.precision!r}: models of kind {model.kind!r} are computed in float32 on a"
@@ -69,9 +69,20 @@ def open_mixtures(
         # Bytes that metrics may fill beside the ingredients, on every rank.
         memory = min(comm.allgather(max(0, limit.room - estimate.mixing(model, job.train.ingredients))))
         there = None if limit.gpu is None else max(0, limit.gpu - gpu.mixed(model, job.train.ingredients))
+        if names := graph.resolve_task(job.task).list_unused(job.soup):
+            log.say(f"soup: without effect on a regression, whose outputs have no temperature: {', '.join(names)}")
         way = limits.describe_evaluation(sizes, memory, comm.size, there)
         log.say(f"soup: {limits.describe(limit, demands, way)}; {sizes.engine.name} engine on {device}")
         threads = launch.plan_threads(job.machine, here)
-        precision, recompute = job.soup.precision, job.soup.recompute
-        settings = EvalSettings(device, memory, run.root, precision, comm, threads, gpu=there, recompute=recompute)
+        settings = EvalSettings(
+            device,
+            memory,
+            run.root,
+            job.soup.precision,
+            comm,
+            threads,
+            gpu=there,
+            recompute=job.soup.recompute,
+            task=job.task,
+        )
         yield job, selection, Mixtures(run, model, list(selection.fit), graph, settings)

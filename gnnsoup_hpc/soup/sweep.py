@@ -2,7 +2,7 @@
 
 Ranks and jobs share the trials by leases in the run, and say nothing to each other. A trial is named for the hash of
 all that its soup is a function of, so one that is there is never made again, by whatever number of ranks. The best is
-the one with the highest validation accuracy; of equals, the first in the order of the job's lists.
+the one with the best validation metric; of equals, the first in the order of the job's lists.
 """
 
 from __future__ import annotations

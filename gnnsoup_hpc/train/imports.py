@@ -10,13 +10,14 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config.task import WORDS
 from gnnsoup_hpc.data.prepare import is_made, note_job, prepare
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
-from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
+from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator, note_judgement
+from gnnsoup_hpc.evaluation.tasks import Task, score
 from gnnsoup_hpc.io import checkpoint_files, files, imports, states
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
@@ -90,7 +91,8 @@ def import_files(job: Job, paths: Sequence[Path], key: str, here: RankInfo, devi
         with leases.hold(lease, launch.describe(here), monitor) as ours:
             if ours:
                 with graph_store.open_graph(run.graph, job) as graph:
-                    model = make_model(job.model, graph.features, graph.classes, graph.count_degrees)
+                    outputs = graph.resolve_task(job.task).outputs
+                    model = make_model(job.model, graph.features, outputs, graph.count_degrees)
                     Importer(job, run, model, graph, here, device, log, key).run_all(paths)
                 break
         if not said:
@@ -134,7 +136,7 @@ class Importer:
             self.log.say(f"import: {len(rows) - len(faults)} of {len(rows)} ingredients are there already")
         if evaluator is not None:
             made = [self._import(row, sources[row.ingredient], evaluator) for row in faults]
-            self._compare_with_majority(max(one.validation_accuracy for one in made))
+            self._compare_with_baseline(evaluator.task, [one.validation_accuracy for one in made])
         self._gather(rows)
 
     def _read_known(self) -> list[ImportedFile]:
@@ -211,7 +213,8 @@ class Importer:
         return ", ".join(f"{name} {value}" for name, value in self.model.record().items())
 
     def _origin(self, row: ImportedFile) -> ImportedOrigin:
-        return ImportedOrigin(self.graph.sha256, self.model, row)
+        task = self.graph.resolve_task(self.job.task).values
+        return ImportedOrigin(self.graph.sha256, self.model, row, task=task)
 
     def _find_fault(self, row: ImportedFile) -> str:
         """What is wrong with the file of an ingredient; empty if it is there and right. Raises: RunError."""
@@ -235,21 +238,23 @@ class Importer:
         if fitted.differences or states.sha256(fitted.state) != row.state_sha256:
             raise FileError(f"{source} changed while it was imported: give the same command again")
         members = [{name: tensor.to(self.device) for name, tensor in fitted.state.items()}]
-        validation, test = evaluator.metrics(members, (Role.VALIDATION, Role.TEST))
+        validation, test = evaluator.predictions(lambda: members, (Role.VALIDATION, Role.TEST))
         base, trained = self._read_training(found, row)
         made = replace(
             base,
             index=row.index,
             state=fitted.state,
-            validation_accuracy=validation,
-            test_accuracy=test,
+            validation_accuracy=validation.metric,
+            test_accuracy=test.metric,
+            judged=note_judgement(evaluator.task, validation, test),
             imported=Path(row.file).name,
         )
         about = {"rank": self.here.rank, "threads": torch.get_num_threads(), "device": str(self.device)}
         ingredient_store.write(path, made, replace(self._origin(row), trained=trained), self.job, **about)
         taken = [found.key, fitted.prefix and f"without {fitted.prefix}", ", ".join(fitted.types)]
         how = f" ({'; '.join(filter(None, taken))})" if any(taken) else ""
-        self.log.say(f"import: {row.ingredient} from {source}{how}: validation {validation:.4f}, test {test:.4f}")
+        reached = f"validation {made.validation_accuracy:.4f}, test {made.test_accuracy:.4f}"
+        self.log.say(f"import: {row.ingredient} from {source}{how}: {reached}")
         return made
 
     def _read_training(self, found: ForeignState, row: ImportedFile) -> tuple[Ingredient, dict[str, Any]]:
@@ -269,17 +274,18 @@ class Importer:
         sizes, limit = Sizes.of(self.graph, self.model, self.device), Limit.of(self.job, self.here, self.device)
         way, least = estimate.least_inference(sizes)
         limits.refuse(limit, [Demand(f"an ingredient, and {way}", estimate.mixing(self.model, 1) + least)])
-        settings = EvalSettings(self.device, max(0, limit.room), self.run.root, gpu=limit.gpu)
+        settings = EvalSettings(self.device, max(0, limit.room), self.run.root, gpu=limit.gpu, task=self.job.task)
         return Evaluator(self.graph, self.model, settings)
 
-    def _compare_with_majority(self, best: float) -> None:
+    def _compare_with_baseline(self, task: Task, found: Sequence[float]) -> None:
         """Say where checkpoints are of no use here: they may have been trained on features in another form."""
         labels = self.graph.y(0, self.graph.nodes)[self.graph.role(0, self.graph.nodes) == Role.VALIDATION]
-        share = float(np.bincount(labels).max()) / len(labels)
-        if best <= share:
+        baseline = task.baseline(labels)
+        if max(score(task, each) for each in found) <= score(task, baseline):
             self.log.say(
-                f"import: no validation accuracy is above a majority vote ({share:.4f}): see that [graph] prepares"
-                " features, edges and classes as they were when the checkpoints were trained"
+                f"import: no validation {WORDS[task.name]} is better than that of {task.guess_words} ({baseline:.4f}):"
+                " see that [graph] and [task] prepare features, edges and labels as they were when the checkpoints were"
+                " trained"
             )
 
     def _gather(self, rows: Sequence[ImportedFile]) -> None:

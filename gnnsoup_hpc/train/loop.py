@@ -17,8 +17,8 @@ from torch import Tensor
 from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.engine import Engine, Plan
 from gnnsoup_hpc.errors import DivergedError
-from gnnsoup_hpc.evaluation.evaluator import Evaluator
-from gnnsoup_hpc.evaluation.tasks import score
+from gnnsoup_hpc.evaluation.evaluator import Evaluator, note_judgement
+from gnnsoup_hpc.evaluation.tasks import Predicted, score
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io.ingredient import BestEpoch, Checkpoint
 from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk
@@ -28,7 +28,7 @@ from gnnsoup_hpc.runtime.progress import Bar
 from gnnsoup_hpc.train.averages import WeightAverage
 from gnnsoup_hpc.train.batches import Batches, dropout_edge
 from gnnsoup_hpc.train.checkpointing import CheckpointManager
-from gnnsoup_hpc.types import Draw, IntArray, Role, State
+from gnnsoup_hpc.types import Draw, Role, State, Targets
 from gnnsoup_hpc.utils.rng import TRUNK, derive_seed, numpy_generator
 
 
@@ -69,19 +69,20 @@ def train(
             f"ingredient {index} {diverged}, before its first validation: lower train.learning_rate ="
             f" {how.learning_rate:g}"
         )
-    validation, test = data.evaluator.metrics([best.state], (Role.VALIDATION, Role.TEST))
+    validation, test = data.evaluator.predictions(lambda: [best.state], (Role.VALIDATION, Role.TEST))
     data.evaluator.release()
     return Ingredient(
         index=index,
         state={name: tensor.cpu() for name, tensor in best.state.items()},
         history=tuple(training.history),
         best_epoch=best.epoch,
-        validation_accuracy=validation,
-        test_accuracy=test,
+        validation_accuracy=validation.metric,
+        test_accuracy=test.metric,
         hyperparameters=how,
         stopped=diverged or waited or "all epochs done",
         measurement=spent,
         engine=data.engine.name,
+        judged=note_judgement(data.evaluator.task, validation, test),
     )
 
 
@@ -253,7 +254,7 @@ class Training:
         self._adam.zero_grad(set_to_none=True)
         dropout = self._dropout.at(epoch, step)
         logits = self._data.engine.logits(plan, self.state, mode="train", dropout=dropout)
-        loss = self._task.loss(logits, plan.targets)
+        loss = self._task.loss(logits, plan.targets, train=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self._how.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self._how.clip_norm)
@@ -264,7 +265,7 @@ class Training:
     @torch.no_grad()
     def _validate(self) -> float:
         """The metric over the validation batches' nodes; NaN where a logit is not finite."""
-        predicted, targets = list[IntArray](), list[IntArray]()
+        predicted, targets = list[Predicted](), list[Targets]()
         for plan in self._data.batches.validation():
             logits = self._data.engine.logits(plan, self.judged)
             targets.append(plan.targets.cpu().numpy())

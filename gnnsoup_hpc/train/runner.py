@@ -85,7 +85,8 @@ class TrainContext:
         sizes = Sizes.of(self.graph, self.model, self.device)
         limit = Limit.of(self.job, self.here, self.device)
         memory = _evaluation_bytes(self.job, sizes, limit)
-        evaluator = Evaluator(self.graph, self.model, EvalSettings(self.device, memory, self.run.root, gpu=limit.gpu))
+        settings = EvalSettings(self.device, memory, self.run.root, gpu=limit.gpu, task=self.job.task)
+        evaluator = Evaluator(self.graph, self.model, settings)
         how = self.job.train
         plan = partial(
             self.engine.plan,
@@ -140,7 +141,7 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
         log.say(f"train: the {len(rows)} ingredients of {run.root} were imported: nothing is trained")
         return
     with graph_store.open_graph(run.graph, job) as graph, ExitStack() as opened:
-        model = make_model(job.model, graph.features, graph.classes, graph.count_degrees)
+        model = make_model(job.model, graph.features, graph.resolve_task(job.task).outputs, graph.count_degrees)
         engine = _find_engine(job, run, model, device)
         if not _is_trained(job, run):
             _check_precision(job, engine, device)

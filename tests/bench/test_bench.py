@@ -37,8 +37,9 @@ from gnnsoup_hpc.runtime.profiling import host_bytes
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.mixing import ParameterMatrix, gradient, mix
 from gnnsoup_hpc.types import Role
-from tests import runs
+from tests import kinds, runs
 from tests.arbitrary import normal, random_structure
+from tests.once import make_once
 
 KINDS = [("sage", 1), ("gcn", 1), ("gat", 2)]
 GRAPH = random_structure(30, 90)  # directed, with a self-loop and a node that has no edge
@@ -107,6 +108,17 @@ def test_stock_adjacency_gives_what_plain_pyg_gives(kind: str, heads: int) -> No
         torch.testing.assert_close(
             stock.compute_logits(stock.make_module(net), state, held), plain(x, GRAPH.edge_index), atol=1e-5, rtol=1e-5
         )
+
+
+@pytest.mark.parametrize("labels", ["multilabel", "regression"])
+@pytest.mark.parametrize("name", ["evaluation", "ls_epoch", "pls_step"])
+def test_both_ways_judge_labels_of_other_kinds(
+    labels: str, name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = make_once(tmp_path_factory, f"bench-{labels}", lambda folder: kinds.prepare_run(folder, labels))
+    job = runs.load_job(folder)
+    cell = cell_of(job, model="sage", heads=1, task=name)
+    assert values(job, cell, "ours") == pytest.approx(values(job, cell, "stock"), rel=1e-4, abs=1e-4)
 
 
 def test_stock_sage_on_the_whole_graph_has_the_structure_of_its_edge_index(small: Job) -> None:

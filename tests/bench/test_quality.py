@@ -47,6 +47,12 @@ def silent(_: str) -> None:
     """Say nothing."""
 
 
+def test_a_run_that_is_judged_by_no_accuracy_is_refused(run: Job) -> None:
+    other = runs.change_job(run, "task.metric=f1_macro")
+    with pytest.raises(JobError, match=r"--quality compares accuracies of classes, and the run has task.metric = 'f1_"):
+        parent.select_run(other, silent)
+
+
 def test_plain_gis_reaches_what_ours_reaches_step_by_step(run: Job) -> None:
     theirs, mine = child.run_quality_order(order(run)), child.run_quality_order(order(run, "gis"))
     assert [accuracy for _, _, accuracy in theirs["curve"]] == [accuracy for _, _, accuracy in mine["curve"]]

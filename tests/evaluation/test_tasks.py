@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gnnsoup_hpc.evaluation.tasks import NO_CLASS, Multiclass, make_task, rank_by_score, score
+from gnnsoup_hpc.evaluation.tasks import NO_CLASS, Multiclass, rank_by_score, score
 from gnnsoup_hpc.evaluation.temperature import fit_scale
 from tests.arbitrary import normal
 
@@ -93,13 +93,6 @@ def test_paired_error_is_the_spread_of_equals_on_the_same_nodes() -> None:
         TASK.paired_error(int((a & ~b).sum()), int((b & ~a).sum()), nodes) for a, b in zip(one, other, strict=True)
     ]
     assert np.mean(errors) == pytest.approx(differences.std(), rel=0.03)
-
-
-def test_the_task_is_told_from_the_source() -> None:
-    assert make_task("npz:graph.npz", 7) == Multiclass(7)
-    assert make_task("pubmed", 3) == Multiclass(3)
-    assert make_task("ogb:ogbn-arxiv", 40) == Multiclass(40, "ogbn-arxiv")
-    assert make_task("ogb:ogbn-arxiv", 40).outputs == 40
 
 
 def test_models_are_ranked_by_score_and_then_by_id() -> None:

@@ -174,10 +174,16 @@ def test_any_entry_that_is_changed_is_seen(copied: Path, together: int, monkeypa
                     graph.neighbours(bounds[start : stop + 1])
 
 
+def test_labels_of_two_kinds_are_refused(job: Job, copied: Path) -> None:
+    with h5py.File(copied, "r+") as file:
+        file["nodes/targets"] = np.ones((3, 2), dtype=np.float32)
+    with pytest.raises(FileError, match="has both nodes/y and nodes/targets"), graph_store.open_file(copied):
+        pass
+
+
 @pytest.mark.parametrize(
     ("name", "meaning"),
     [
-        ("nodes/targets", "several targets a node"),
         ("nodes/targets_mask", "several targets a node"),
         ("nodes/x_indptr", "sparse features"),
         ("nodes/x_indices", "sparse features"),

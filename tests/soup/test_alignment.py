@@ -168,7 +168,7 @@ def test_auto_by_the_barrier(
 ) -> None:
     """Metrics of the mean, in errors better than the ingredients' own."""
     if not higher:
-        monkeypatch.setattr(evaluator, "make_task", lambda source, outputs: ErrorRate(outputs))
+        monkeypatch.setattr(evaluator, "make_task", lambda job, graph: ErrorRate(graph.classes))
     recorded = [ingredient_store.read(RunDir.of(run).ingredient(i)).validation_accuracy for i in range(3)]
     own = sum(recorded) / 3
     starts = iter("aaa" if shared else "abc")

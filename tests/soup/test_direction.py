@@ -15,7 +15,7 @@ from tests.ranks.souping import run_case
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_methods_choose_by_the_score(method: str, trained: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     high = run_case(SERIAL, trained, method)
-    monkeypatch.setattr(evaluator, "make_task", lambda source, outputs: ErrorRate(outputs))
+    monkeypatch.setattr(evaluator, "make_task", lambda job, graph: ErrorRate(graph.classes))
     low = run_case(SERIAL, trained, method)
     np.testing.assert_array_equal(low.alpha, high.alpha)
     np.testing.assert_allclose(low.history[:, 2], 1.0 - high.history[:, 2], atol=1e-15)

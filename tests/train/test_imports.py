@@ -360,7 +360,7 @@ def test_a_shared_start_is_not_claimed(case: Case) -> None:
 def test_checkpoints_of_other_features_are_said_to_be_of_no_use(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({name: torch.zeros_like(tensor) for name, tensor in case.states[0].items()}, case.folder / "d.pt")
     case.bring("d")
-    assert "import: no validation accuracy is above a majority vote" in capsys.readouterr().out
+    assert "import: no validation accuracy is better than that of" in capsys.readouterr().out
 
 
 def test_paths_and_patterns_name_files_once_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,10 @@ from gnnsoup_hpc.analysis.diagnosis.basin import Barrier, compute_barriers, is_c
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.evaluation.tasks import Task, score
 from gnnsoup_hpc.io.records import Diagnosis
-from gnnsoup_hpc.utils.text_table import show_points
 
 HIGH_RATE = 0.01  # of Adam: these models are trained at 0.001 to 0.01
-WEAK = 0.1  # of accuracy below the best
-COARSE = 0.05  # twice an error that hides what matters
+WEAK = 0.1  # of accuracy, or of the task's unit, below the best
+COARSE = 0.05  # likewise: twice an error that hides what matters
 
 
 def verdict(found: Diagnosis, job: Job, task: Task, uniform_loses: bool | None = None) -> list[str]:
@@ -33,16 +32,16 @@ def verdict(found: Diagnosis, job: Job, task: Task, uniform_loses: bool | None =
         avoid = ", and not uniform" if uniform_loses is not False else ""
         return [
             *first,
-            f"{_describe_outside(found, outside)} {_describe_mean(mean)}",
+            f"{_describe_outside(found, outside, task)} {_describe_mean(mean, task)}",
             *_list_remedies(found, job, task, outside),
             f"Until then use greedy or gis, which mix only what improves on the best ingredient{avoid}.",
         ]
-    basin = f"{_describe_basin(found, barriers)} {_describe_mean(mean)}"
+    basin = f"{_describe_basin(found, barriers, task)} {_describe_mean(mean, task)}"
     return [*first, basin, *([_explain_loss(found, task)] if uniform_loses else [])]
 
 
 def _explain_loss(found: Diagnosis, task: Task) -> str:
-    """One basin is not enough where the ingredients differ in accuracy: their mean is no better than the best."""
+    """One basin is not enough where the ingredients differ in their metric: their mean is no better than the best."""
     lowest = min((ingredient.alone.accuracy for ingredient in found.ingredients), key=partial(score, task))
     return (
         f"Even so the uniform soup loses to the best ingredient: it averages ingredients of {lowest:.4f} to"
@@ -51,17 +50,17 @@ def _explain_loss(found: Diagnosis, task: Task) -> str:
     )
 
 
-def _describe_basin(found: Diagnosis, barriers: Sequence[Barrier]) -> str:
+def _describe_basin(found: Diagnosis, barriers: Sequence[Barrier], task: Task) -> str:
     deepest = max(barriers, key=lambda barrier: barrier.fall)
     limit = f" Smaller falls cannot be detected with {found.nodes} validation nodes."
-    coarse = limit if deepest.error > COARSE / 2 else ""
+    coarse = limit if deepest.error > COARSE * task.unit / 2 else ""
     return (
         f"One basin: all {len(found.ingredients)} ingredients lie in one basin with the best, {found.best}. The lowest"
-        f" midpoint, with {deepest.name}, is {_describe_barrier(deepest)}.{coarse}"
+        f" midpoint, with {deepest.name}, is {_describe_barrier(deepest, task)}.{coarse}"
     )
 
 
-def _describe_outside(found: Diagnosis, outside: Sequence[Barrier]) -> str:
+def _describe_outside(found: Diagnosis, outside: Sequence[Barrier], task: Task) -> str:
     if not outside:
         return (
             f"Not one basin as trained: each midpoint with the best ingredient, {found.best}, holds, but the mean of"
@@ -72,17 +71,17 @@ def _describe_outside(found: Diagnosis, outside: Sequence[Barrier]) -> str:
     are = "is" if len(outside) == 1 else "are"
     return (
         f"Not one basin as trained: {len(outside)} of {len(found.ingredients)} ingredients {are} not in one basin with"
-        f" the best, {found.best}: {names}. The midpoint with {deepest.name} is {_describe_barrier(deepest)}."
+        f" the best, {found.best}: {names}. The midpoint with {deepest.name} is {_describe_barrier(deepest, task)}."
     )
 
 
-def _describe_mean(mean: Barrier) -> str:
+def _describe_mean(mean: Barrier, task: Task) -> str:
     """What becomes of the mean of all."""
     what = "The mean of all as trained, which is the uniform soup unless the job aligns hidden units,"
     if not isfinite(mean.mean.loss):
         return f"{what} gives scores that are not finite."
-    does = "collapses to" if is_collapsed(mean) else "has"
-    where = f"{show_points(abs(mean.fall))} {'below' if mean.fall > 0 else 'above'} the mean ingredient"
+    does = "collapses to" if is_collapsed(mean, task) else "has"
+    where = f"{task.show(abs(mean.fall))} {_compare_words(mean.fall > 0, task)} the mean ingredient"
     return f"{what} {does} {mean.mean.accuracy:.4f}, {where}."
 
 
@@ -97,9 +96,10 @@ def _list_unfit(found: Diagnosis, task: Task) -> Iterator[str]:
             yield f"Ingredient {each.ingredient} gives scores that are not finite{how}: {do}."
             continue
         below = score(task, best) - score(task, each.alone.accuracy)
-        if below > max(WEAK, 2 * task.error_below_mean(best, [best], found.nodes)):
+        error = task.error_below_mean(best, [best], found.nodes) if task.counts_hits else 0.0
+        if below > max(WEAK * task.unit, 2 * error):
             yield (
-                f"Ingredient {each.ingredient} alone is {show_points(below)} below the best"
+                f"Ingredient {each.ingredient} alone is {task.show(below)} {_compare_words(True, task)} the best"
                 f" one{how}: it has not learned what the others have;{' train it again, or' if known else ''} leave it"
                 " out."
             )
@@ -158,6 +158,11 @@ def _compare_variants(found: Diagnosis, job: Job, task: Task) -> Iterator[str]:
         )
 
 
-def _describe_barrier(barrier: Barrier) -> str:
-    where, twice = "above" if barrier.fall < 0 else "below", show_points(2 * barrier.error)
-    return f"{show_points(abs(barrier.fall))} {where} the mean of its ends (twice the error: {twice})"
+def _describe_barrier(barrier: Barrier, task: Task) -> str:
+    where, twice = _compare_words(barrier.fall >= 0, task), task.show(2 * barrier.error)
+    return f"{task.show(abs(barrier.fall))} {where} the mean of its ends (twice the error: {twice})"
+
+
+def _compare_words(worse: bool, task: Task) -> str:
+    """Where a metric lies that is worse, or better, than another."""
+    return "below" if worse == task.higher_is_better else "above"

@@ -2,17 +2,20 @@
 
 The barrier between two models is how far their midpoint's loss rises above, or its accuracy falls below, the mean of
 its ends (Frankle et al., Linear mode connectivity, ICML 2020, arXiv 1912.05671). An ingredient is in the basin where
-that fall is no more than twice its binomial error.
+that fall is no more than twice its error, as if models were measured on nodes of their own: binomial, or of a metric
+that is no share of nodes, by bootstrap.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from statistics import fmean
 
 import numpy as np
 
+from gnnsoup_hpc.config.task import WORDS
 from gnnsoup_hpc.evaluation.tasks import Task, score
 from gnnsoup_hpc.io.diagnosis import ALL
 from gnnsoup_hpc.io.files import Columns
@@ -24,7 +27,7 @@ COLLAPSE = 0.02  # of accuracy: the instability up to which arXiv 1912.05671 cal
 
 @dataclass(frozen=True)
 class Barrier:
-    """Between some models and their mean: `loss` in nats, `fall` and its standard error `error` of accuracy."""
+    """Between some models and their mean: `loss`, and `fall` of accuracy, or other metric, with its standard error."""
 
     name: str
     mean: EvalResult
@@ -46,9 +49,25 @@ def compute_barriers(found: Diagnosis, way: Midpoints, task: Task) -> list[Barri
         accuracies = [end.accuracy for end in ends]
         loss = mean.loss - fmean(end.loss for end in ends)
         fall = score(task, fmean(accuracies)) - score(task, mean.accuracy)
-        error = task.error_below_mean(mean.accuracy, accuracies, found.nodes)
+        formula = task.error_below_mean(mean.accuracy, accuracies, found.nodes)
+        error = formula if task.counts_hits else way.errors[name]
         barriers.append(Barrier(name, mean, loss, fall, error))
     return barriers
+
+
+def compute_errors(
+    way: Midpoints, alone: Mapping[str, EvalResult], best: str, nodes: int, task: Task
+) -> dict[str, float]:
+    """Standard errors of the falls by name, of ingredients that are as good as `alone` says.
+
+    They are kept where bootstrap samples tell them, of which no file has all.
+    """
+    found = {}
+    for name, mean in {**way.halfway, ALL: way.mean}.items():
+        ends = list(alone.values()) if name == ALL else [alone[best], alone[name]]
+        draws = mean.draws, [end.draws for end in ends]
+        found[name] = task.error_below_mean(mean.accuracy, [end.accuracy for end in ends], nodes, *draws)
+    return found
 
 
 def is_one_basin(found: Diagnosis, task: Task) -> bool:
@@ -56,23 +75,24 @@ def is_one_basin(found: Diagnosis, task: Task) -> bool:
     return all(barrier.in_basin for barrier in compute_barriers(found, found.variants[0], task))
 
 
-def is_collapsed(barrier: Barrier) -> bool:
+def is_collapsed(barrier: Barrier, task: Task) -> bool:
     """Whether a mean falls far below what it is made of, and by more than the error."""
-    return not barrier.in_basin and (barrier.fall > COLLAPSE or not isfinite(barrier.mean.loss))
+    return not barrier.in_basin and (barrier.fall > COLLAPSE * task.unit or not isfinite(barrier.mean.loss))
 
 
 def make_columns(found: Diagnosis, task: Task) -> Columns:
     """For diagnosis.h5 and report.h5: a row an alignment and an ingredient but the best, then one for the mean."""
     rows = [(way, barrier) for way in found.variants for barrier in compute_barriers(found, way, task)]
     barriers = [barrier for _, barrier in rows]
+    word, unit = WORDS[task.name], "nat" if task.has_nats else "1"
     return {
         "lineup": ([way.variant for way, _ in rows], "1", "how ingredients were aligned with the best one"),
         "setting": ([way.setting for way, _ in rows], "1", "the job's field that does so; empty for as trained"),
         "ingredient": ([b.name for b in barriers], "1", f"the other end; {ALL}: the mean of all ingredients"),
         "accuracy": (np.array([b.mean.accuracy for b in barriers]), "1", "of the midpoint, on validation nodes"),
-        "loss": (np.array([b.mean.loss for b in barriers]), "nat", "mean cross-entropy of the midpoint"),
-        "barrier_loss": (np.array([b.loss for b in barriers]), "nat", "loss above the mean of the ends"),
-        "barrier_accuracy": (np.array([b.fall for b in barriers]), "1", "accuracy below the mean of the ends"),
+        "loss": (np.array([b.mean.loss for b in barriers]), unit, "mean loss of the midpoint"),
+        "barrier_loss": (np.array([b.loss for b in barriers]), unit, "loss above the mean of the ends"),
+        "barrier_accuracy": (np.array([b.fall for b in barriers]), "1", f"{word} worse than the mean of the ends"),
         "error": (np.array([b.error for b in barriers]), "1", "standard error of barrier_accuracy"),
         "in_basin": (np.array([b.in_basin for b in barriers], dtype=np.uint8), "1", "barrier within twice the error"),
     }
@@ -83,7 +103,7 @@ _COLUMNS = ("midpoint", "fall", "±", "rise", "in basin")
 
 def list_midpoints(found: Diagnosis, task: Task) -> list[str]:
     """Lines: each ingredient alone, and its midpoint with the best one, for each way to line ingredients up."""
-    over, head = ["", "", ""], ["ingredient", "accuracy", "loss"]
+    over, head = ["", "", ""], ["ingredient", WORDS[task.name], "loss"]
     rows = {i.ingredient: [i.ingredient, f"{i.alone.accuracy:.4f}", f"{i.alone.loss:.4f}"] for i in found.ingredients}
     rows[ALL] = ["mean of all", "", ""]
     for way in found.variants:
@@ -97,8 +117,11 @@ def list_midpoints(found: Diagnosis, task: Task) -> list[str]:
                 f"{barrier.loss:+.4f}",
                 "yes" if barrier.in_basin else "NO",
             ]
+    below, how = ("below" if task.higher_is_better else "above"), ("binomial" if task.counts_hits else "bootstrap")
+    nats = " (nats)" if task.has_nats else ""
     return [
         f"midpoints with the best ingredient, {found.best}, on {found.nodes} validation nodes:",
         *(line.rstrip() for line in align_columns([over, head, *rows.values()])),
-        "fall: accuracy below, rise: loss (nats) above the mean of the two ends; ±: twice the binomial error of fall.",
+        f"fall: {WORDS[task.name]} {below}, rise: loss{nats} above the mean of the two ends; ±: twice the {how} error"
+        " of fall.",
     ]

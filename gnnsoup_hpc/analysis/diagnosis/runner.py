@@ -8,7 +8,7 @@ from math import nan
 from pathlib import Path
 
 from gnnsoup_hpc.analysis.diagnosis.advice import verdict
-from gnnsoup_hpc.analysis.diagnosis.basin import is_one_basin, make_columns
+from gnnsoup_hpc.analysis.diagnosis.basin import compute_errors, is_one_basin, make_columns
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.evaluation.averages import VARIANTS, evaluate_averages
 from gnnsoup_hpc.evaluation.tasks import rank_by_score, score
@@ -32,7 +32,8 @@ def diagnose(job: Job, selection: Selection, mixtures: Mixtures, log: Log, again
     path, comm, task = mixtures.run.diagnosis, mixtures.comm, mixtures.evaluator.task
     weights = {f"{index:04d}": sha256 for index, sha256 in selection.fit.items()}
     left_out = tuple(selection.unfit.values())
-    fingerprint = diagnosis_store.fingerprint_of(mixtures.graph.sha256, weights, left_out, list(VARIANTS))
+    means = mixtures.graph.resolve_task(job.task).values
+    fingerprint = diagnosis_store.fingerprint_of(mixtures.graph.sha256, weights, left_out, list(VARIANTS), means)
 
     def read(path: Path) -> Diagnosis | None:
         return diagnosis_store.read(path) if diagnosis_store.read_fingerprint(path) == fingerprint else None
@@ -61,12 +62,15 @@ def _measure(selection: Selection, mixtures: Mixtures) -> Diagnosis:
     others = [index for index in ids if index != best]
     described = comm.bcast(_describe(run, selection, alone) if comm.rank == 0 else ())
     nodes, left_out = int(mixtures.graph.validation_counts.sum()), tuple(selection.unfit.values())
-    found = Diagnosis(mixtures.graph.sha256, nodes, f"{best:04d}", described, left_out, variants=(), seconds=0.0)
+    found = Diagnosis(mixtures.graph.sha256, nodes, f"{best:04d}", described, left_out, (), 0.0, evaluator.task.name)
+    by_name = {f"{index:04d}": result for index, result in zip(ids, alone, strict=True)}
     for variant, setting in VARIANTS.items() if others else ():
         groups = [*((best, other) for other in others), (best, *others)]
         *halfway, mean = evaluate_averages(run, evaluator, groups, align=bool(setting))
         named = {f"{other:04d}": result for other, result in zip(others, halfway, strict=True)}
-        found = replace(found, variants=(*found.variants, Midpoints(variant, setting, named, mean)))
+        way = Midpoints(variant, setting, named, mean)
+        way = replace(way, errors=compute_errors(way, by_name, found.best, nodes, evaluator.task))
+        found = replace(found, variants=(*found.variants, way))
         if is_one_basin(found, evaluator.task):
             break
     mixtures.clear()

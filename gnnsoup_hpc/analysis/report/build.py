@@ -31,9 +31,10 @@ def write(run: Contents) -> None:
     """Publish the run's report.h5: facts as root attributes, tables, each method's steps, sentences."""
     tables: dict[str, tuple[Columns, str]] = {
         "methods": (_columns(run.soups, _method_columns(run)), "one row a method"),
-        "ingredients": (_columns(run.ingredients, _INGREDIENT_COLUMNS), "one row an ingredient that was souped"),
+        "ingredients": (_columns(run.ingredients, _ingredient_columns(run)), "one row an ingredient that was souped"),
         "phases": (_columns(run.phases, _PHASE_COLUMNS), "one row a phase"),
     }
+    tables["baseline"] = (_columns([run], _BASELINE_COLUMNS), "one row: what a prediction reaches that sees no node")
     if run.trials:
         tables["cells"] = (_trial_columns(run.trials), "one row a combination of a sweep")
     seeds = [
@@ -50,6 +51,7 @@ def write(run: Contents) -> None:
     with files.create_file(run.run.report, KIND, VERSION, f"report of the run {run.job.name}") as file:
         alignment = run.alignment.text if run.alignment else ""
         file.attrs.update(graph=run.graph, split=run.split, alignment=alignment)
+        file.attrs["metric"] = run.task.name
         for name, (columns, about) in tables.items():
             files.put_table(file, name, columns, about)
         group = file.create_group("histories", track_order=True)
@@ -82,6 +84,8 @@ def _method_columns(run: Contents) -> list[Column[Soup]]:
         ("validation_accuracy", lambda s: s.validation_accuracy, "1", "exact, on validation nodes"),
         ("test_accuracy", lambda s: s.test_accuracy, "1", "exact, on test nodes"),
         ("test_minus_best", lambda s: s.test_accuracy - reference, "1", "test accuracy above the best ingredient's"),
+        *_list_error(run, run.error_of),
+        *_list_others(run.soups),
         ("models_at_inference", contents.count_models, "1", "models that one prediction runs through"),
         *((name, lambda s, name=name: s.measurement[name], unit, about) for name, (unit, about) in QUANTITIES.items()),
         ("peak_above_baseline_bytes", above, "B", "peak host memory less baseline"),
@@ -104,6 +108,27 @@ def _how(name: str) -> Callable[[Ingredient], Any]:
     return take
 
 
+def _list_error(run: Contents, error: Callable[[Any], float]) -> list[Column[Any]]:
+    """Of a metric whose error does not follow from its value."""
+    return [] if run.task.counts_hits else [("test_error", error, "1", "standard error by bootstrap over test nodes")]
+
+
+def _list_others(rows: Sequence[Soup] | Sequence[Ingredient]) -> list[Column[Any]]:
+    """Metrics beside the task's own, where files have them."""
+    names = dict.fromkeys(name for row in rows for name in row.judged.others)
+
+    def column(name: str) -> Column[Any]:
+        return name, lambda row: row.judged.others.get(name, nan), "1", f"{name.removeprefix('test_')}, on test nodes"
+
+    return [column(name) for name in names]
+
+
+_BASELINE_COLUMNS: tuple[Column[Contents], ...] = (
+    ("baseline", lambda run: run.task.guess_words, "1", "what is predicted for every node"),
+    ("metric", lambda run: run.task.name, "1", "the task's metric"),
+    ("validation_accuracy", lambda run: run.baseline["validation"], "1", "its metric on validation nodes"),
+    ("test_accuracy", lambda run: run.baseline["test"], "1", "its metric on test nodes"),
+)
 _INGREDIENT_COLUMNS: tuple[Column[Ingredient], ...] = (
     ("ingredient", lambda i: f"{i.index:04d}", "1", "name of the ingredient's file"),
     ("validation_accuracy", lambda i: i.validation_accuracy, "1", "exact, on validation nodes"),
@@ -133,6 +158,12 @@ _INGREDIENT_COLUMNS: tuple[Column[Ingredient], ...] = (
     ("imported", lambda i: i.imported, "1", "name of the file that it was imported from; empty: trained here"),
 )
 
+
+def _ingredient_columns(run: Contents) -> list[Column[Ingredient]]:
+    others = [*_list_error(run, run.error_of), *_list_others(run.ingredients)]
+    return [*_INGREDIENT_COLUMNS[:3], *others, *_INGREDIENT_COLUMNS[3:]]
+
+
 _HIGHEST = "peak of the ingredient or method that rose highest above its baseline"
 _PHASE_COLUMNS: tuple[Column[Phase], ...] = (
     ("phase", lambda p: p.name, "1", "phase of the run"),
@@ -153,7 +184,7 @@ def _trial_columns(rows: Sequence[TriedTrial]) -> Columns:
             name: (np.array([take(row.soup) if row.soup else nan for row in rows]), unit, about)
             for name, take, unit, about in _TRIAL_COLUMNS
         },
-        "selected": (selected, "1", "1 for the method's soup: the highest validation accuracy"),
+        "selected": (selected, "1", "1 for the method's soup: the best validation metric"),
     }
 
 

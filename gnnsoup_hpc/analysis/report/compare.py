@@ -12,7 +12,9 @@ from scipy.special import stdtrit  # Student's t, inverted: scipy.stats has it t
 
 from gnnsoup_hpc.analysis.report.contents import Contents
 from gnnsoup_hpc.analysis.report.table import show_spread
+from gnnsoup_hpc.config.task import NO_TASK, WORDS
 from gnnsoup_hpc.config.turns import without_effect
+from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.utils.text_table import align_columns
 
 # Fields of a job in which runs of one average may differ: they decide what is drawn at random, and nothing else.
@@ -38,8 +40,8 @@ class GroupKey:
     @classmethod
     def of(cls, run: Contents) -> GroupKey:
         """Fields of the job by their dotted names; the graph by its content."""
-        tree = run.job.model_dump(mode="json", exclude={"machine", "graph", "partition"})
-        fields = dict(_flatten(tree)) | dict(run.graph_made_with)
+        tree = run.job.model_dump(mode="json", exclude={"machine", "graph", "partition", "task"})
+        fields = dict(_flatten(tree)) | dict(run.graph_made_with) | NO_TASK | dict(run.means)
         unused = {*SEEDS, *_WITHOUT_EFFECT, *without_effect(run.job)}
         imported = run.run.imported.exists()
         unused |= {key for key in fields if imported and key.startswith("train.")}
@@ -109,8 +111,10 @@ def _side_by_side(groups: Sequence[Sequence[GroupKey]]) -> list[str]:
         settings = (str(shown[key]) for key in keys[:_SHOWN])
         rows.append((str(one.run.run.root), *settings, f"{_average_tests([one.run])[0]:.4f}", *tests))
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    metrics = list(dict.fromkeys(one.run.metric for one in runs))
+    values = "test accuracies" if metrics == [WORDS["accuracy"]] else f"test: {', '.join(metrics)}"
     about = f"These runs differ in more than their seeds ({', '.join(keys[:_SHOWN])}{more}): no mean is taken over all."
-    return [about, "", *align_columns([head, *rows]), "", "test accuracies; -: the run has no such soup."]
+    return [about, "", *align_columns([head, *rows]), "", f"{values}; -: the run has no such soup."]
 
 
 def _average(runs: Sequence[Contents]) -> list[str]:
@@ -126,6 +130,9 @@ def _average(runs: Sequence[Contents]) -> list[str]:
         " each run's\ntwo measured on the same nodes; a mean beyond it is a gain or a loss, and none is judged of fewer"
         f" than {FEWEST_RUNS} runs."
     )
+    if not runs[0].task.counts_hits:
+        sign = "" if runs[0].task.higher_is_better else "; differences have the sign that makes a high one good"
+        about += f"\nvalidation, test: {runs[0].metric}{sign}."
     left_out = [f"Not in all of these runs, and so in no mean: {', '.join(missing)}."] if missing else []
     named = f"{len(runs)} runs: {', '.join(str(run.run.root) for run in runs)}"
     return [named, "", *align_columns([head, *rows]), "", about, *left_out]
@@ -134,8 +141,9 @@ def _average(runs: Sequence[Contents]) -> list[str]:
 def _method_row(runs: Sequence[Contents], method: str) -> tuple[str, ...]:
     soups = [soup for run in runs if (soup := run.soup(method))]
     tests = [soup.test_accuracy for soup in soups]
-    gains = [test - base for test, base in zip(tests, _average_tests(runs), strict=True)]
-    above = [test - run.best.test_accuracy for test, run in zip(tests, runs, strict=True)]
+    task = runs[0].task
+    gains = [score(task, test - base) for test, base in zip(tests, _average_tests(runs), strict=True)]
+    above = [score(task, test - run.best.test_accuracy) for test, run in zip(tests, runs, strict=True)]
     wins = f"{sum(gain > 0 for gain in above)} of {len(runs)}"
     validations = show_spread([s.validation_accuracy for s in soups])
     return method, validations, show_spread(tests), _show_signed(gains), _show_signed(above), wins, *judge(above)

@@ -14,6 +14,7 @@ import numpy as np
 
 from gnnsoup_hpc.config import Job, Trial, expand_grids
 from gnnsoup_hpc.config import loading as jobs
+from gnnsoup_hpc.config.task import WORDS
 from gnnsoup_hpc.errors import RunError, advise
 from gnnsoup_hpc.evaluation.tasks import Task, make_task, score
 from gnnsoup_hpc.io import alignment as alignment_store
@@ -63,7 +64,11 @@ class Contents:
     job: Job
     graph: str
     test_nodes: int
-    test_classes: tuple[int, ...]  # test nodes of each class
+    test_classes: tuple[int, ...]  # test nodes of each class; none where nodes have no classes
+    task: Task  # what the accuracies are, and their errors
+    kind: str  # of the task
+    means: Mapping[str, Any]  # of [task], what differs from classes judged by accuracy
+    baseline: Mapping[str, float]  # validation and test metric of what looks at no node
     ingredients: tuple[Ingredient, ...]
     soups: tuple[Soup, ...]
     phases: tuple[Phase, ...]
@@ -80,10 +85,14 @@ class Contents:
         """The ingredient with the best validation metric; of equals, that with the lowest number."""
         return max(self.ingredients, key=lambda i: (score(self.task, i.validation_accuracy), -i.index))
 
-    @cached_property
-    def task(self) -> Task:
-        """What the accuracies' errors are."""
-        return make_task(self.job.graph.source, len(self.test_classes))
+    @property
+    def metric(self) -> str:
+        """The task's, in words."""
+        return WORDS[self.task.name]
+
+    def error_of(self, made: Ingredient | Soup) -> float:
+        """Standard error of a test metric."""
+        return self.task.error(made.test_accuracy, self.test_nodes, made.judged.test_draws)
 
     @property
     def engines(self) -> list[str]:
@@ -123,7 +132,11 @@ def read_contents(root: Path) -> Contents:
     with graph_store.open_graph(run.graph, job) as graph:
         _check_ingredients(run, graph, weights, soups)
         prepared = graph.measurement
-        facts = _describe_graph(job, graph) | {"diagnosis": _read_diagnosis(run, graph, weights)}
+        facts = _describe_graph(job, graph)
+        diagnosis = _read_diagnosis(run, graph, weights)
+    if diagnosis is not None and diagnosis.metric != facts["task"].name:
+        diagnosis = None
+    facts["diagnosis"] = diagnosis
     alignment, trials = _read_alignment(run, job, soups), read_trials(run, job, soups)
     phases = (
         _phase("prepare", [prepared]),
@@ -139,14 +152,20 @@ def read_contents(root: Path) -> Contents:
 
 def _describe_graph(job: Job, graph: GraphFile) -> dict[str, Any]:
     """What a report says of the graph, as fields of `Contents`."""
-    labels = graph.y(0, graph.nodes)[graph.role(0, graph.nodes) == Role.TEST]
+    y, roles, task = graph.y(0, graph.nodes), graph.role(0, graph.nodes), make_task(job.task, graph)
+    labels = y[roles == Role.TEST]
+    counted = graph.targets == "classes"
     return {
         "graph": (
             f"{job.graph.source}, {graph.nodes} nodes, {graph.edges} directed entries, {graph.features} features"
             f" ({job.graph.features}), split {job.graph.split}, {graph.parts} parts"
         ),
         "test_nodes": len(labels),
-        "test_classes": tuple(np.bincount(labels, minlength=graph.classes).tolist()),
+        "test_classes": tuple(np.bincount(labels, minlength=graph.classes).tolist()) if counted else (),
+        "task": task,
+        "kind": graph.resolve_task(job.task).kind,
+        "means": graph.resolve_task(job.task).values,
+        "baseline": {role.name.lower(): task.baseline(y[roles == role]) for role in (Role.VALIDATION, Role.TEST)},
         "split": graph.split,
         "notes": graph.notes,
         "source_sha256": graph.source_sha256,

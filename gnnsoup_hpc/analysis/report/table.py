@@ -11,12 +11,15 @@ from gnnsoup_hpc.analysis.report import contents
 from gnnsoup_hpc.analysis.report.contents import Contents, Phase, TriedTrial
 from gnnsoup_hpc.analysis.report.recomputed import list_recomputed
 from gnnsoup_hpc.analysis.report.verdicts import verdicts
+from gnnsoup_hpc.config.task import WORDS
 from gnnsoup_hpc.io.records import Soup
 from gnnsoup_hpc.models.kinds import describe_model
 from gnnsoup_hpc.runtime.profiling import subtract_baseline
+from gnnsoup_hpc.types import MetricName
 from gnnsoup_hpc.utils.text_table import align_columns, show_number, show_ratio
 
 _HEAD = ("method", "validation", "test", "seconds", "x gis", "peak MiB", "x gis", "forward", "backward", "models")
+_OTHERS: dict[str, MetricName] = {"test_roc_auc": "roc_auc", "test_average_precision": "average_precision"}
 
 
 def show_run(run: Contents) -> str:
@@ -24,17 +27,18 @@ def show_run(run: Contents) -> str:
     model = run.job.model
     tests = [ingredient.test_accuracy for ingredient in run.ingredients]
     validations = [ingredient.validation_accuracy for ingredient in run.ingredients]
+    named = "" if run.task.counts_hits else f"{run.metric}, "
+    spreads = f"{named}validation {show_spread(validations)}, test {show_spread(tests)}"
     return "\n".join(
         [
             f"{run.run.root}: {describe_model(model)}, on {run.graph}",
-            f"{len(run.ingredients)} ingredients: validation {show_spread(validations)}, test {show_spread(tests)}"
-            " (mean ± standard deviation)",
+            f"{len(run.ingredients)} ingredients: {spreads} (mean ± standard deviation)",
             *([_list_engines(run)] if len(run.engines) > 1 else []),
             *([f"split: {run.split}"] if run.split else []),
             *run.notes,
             *([run.alignment.text] if run.alignment else []),
             "",
-            *align_columns([_HEAD, *(_row(run, soup) for soup in run.soups)]),
+            *_list_methods(run),
             *list_recomputed(run),
             *list_trials(run.trials),
             "",
@@ -44,6 +48,8 @@ def show_run(run: Contents) -> str:
             "forward, backward: passes over the whole graph while souping. models: forward passes of one prediction;",
             f"ensemble: no souping cost, {len(run.ingredients)} x inference cost.",
             "seconds of train and soup: sums over ingredients and over methods.",
+            f"{run.task.guess_words}: what is as good without a look at any node.",
+            *([] if run.task.counts_hits else [f"validation, test: {run.metric}."]),
             *(["", *list_midpoints(run.diagnosis, run.task), ""] if run.diagnosis and run.diagnosis.variants else []),
             *verdicts(run),
         ]
@@ -60,6 +66,23 @@ def _list_engines(run: Contents) -> str:
 def show_spread(values: Sequence[float]) -> str:
     """Mean ± standard deviation."""
     return f"{mean(values):.4f} ± {stdev(values) if len(values) > 1 else 0.0:.4f}"
+
+
+def _list_methods(run: Contents) -> list[str]:
+    """A row a method, and what looks at no node; metrics beside accuracy at the end."""
+    others = [name for name in _OTHERS if any(name in soup.judged.others for soup in run.soups)]
+    base = run.task.guess_words, *(f"{run.baseline[role]:.4f}" for role in ("validation", "test")), *[""] * 7
+    share = run.test_classes[1] / run.test_nodes if others else nan
+    of_base = {"test_roc_auc": 0.5, "test_average_precision": share}
+    rows = [
+        (*_HEAD, *(f"test {WORDS[_OTHERS[name]]}" for name in others)),
+        (*base, *(f"{of_base[name]:.4f}" for name in others)),
+        *(
+            (*_row(run, soup), *(show_number(soup.judged.others.get(name), ".4f") for name in others))
+            for soup in run.soups
+        ),
+    ]
+    return list(map(str.rstrip, align_columns(rows)))
 
 
 def _row(run: Contents, soup: Soup) -> tuple[str, ...]:
@@ -95,7 +118,7 @@ def list_trials(rows: Sequence[TriedTrial]) -> list[str]:
     found: list[str] = []
     for method in dict.fromkeys(row.trial.method for row in rows):
         own = [row for row in rows if row.trial.method == method]
-        found += ["", f"sweep of {method}: {len(own)} combinations; * = its soup, the highest validation accuracy"]
+        found += ["", f"sweep of {method}: {len(own)} combinations; * = its soup, the best on validation"]
         head = ("", *own[0].trial.values, "validation", "test", "seconds", "peak MiB")
         found += align_columns([head, *(_make_trial_row(row) for row in own)])
         if groups := contents.group_by_seeds(own):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from math import isfinite
 from statistics import fmean
 
 import numpy as np
@@ -14,13 +14,14 @@ from gnnsoup_hpc.analysis.diagnosis.advice import verdict
 from gnnsoup_hpc.analysis.diagnosis.basin import COLLAPSE
 from gnnsoup_hpc.analysis.report.contents import Contents
 from gnnsoup_hpc.evaluation.tasks import score
-from gnnsoup_hpc.io.records import Soup
+from gnnsoup_hpc.io.records import Ingredient, Soup
 from gnnsoup_hpc.types import ByteArray
 from gnnsoup_hpc.utils.text_table import show_points
 
 WHOLE = 0.99  # the least weight, in every group, of the one ingredient that a soup equals
 _WHOLE = "99 % or more"
 _NAMED = 5  # rare classes
+_LACKS = "a file has no bootstrap samples"
 
 
 def verdicts(run: Contents) -> list[str]:
@@ -37,10 +38,11 @@ def _list_sentences(run: Contents) -> Iterator[str]:
         yield from _judge_classes(run)
         return
     best = run.best
-    error = 2.0 * run.task.error(best.test_accuracy, run.test_nodes)
+    error = run.task.show(2.0 * run.error_of(best))
+    of = "binomial error of" if run.task.counts_hits else "bootstrap error over"
     yield (
-        f"The best ingredient on validation is {best.index:04d}, with test accuracy {best.test_accuracy:.4f};"
-        f" twice the binomial error of {run.test_nodes} test nodes is {show_points(error)}."
+        f"The best ingredient on validation is {best.index:04d}, with test {run.metric} {best.test_accuracy:.4f};"
+        f" twice the {of} {run.test_nodes} test nodes is {error}."
     )
     yield from _judge_classes(run)
     uniform_loses = None
@@ -66,10 +68,20 @@ def _describe_imported(run: Contents) -> Iterator[str]:
 
 
 def _judge_classes(run: Contents) -> Iterator[str]:
-    """Where an accuracy says little: a majority vote is as good, or a class is rarer than the error."""
+    """Where a metric says little: what looks at no node is as good, or a class is rarer than the error."""
     nodes = run.test_nodes
-    highest = max([run.best.test_accuracy, *(soup.test_accuracy for soup in run.soups)], key=partial(score, run.task))
-    error = 2.0 * run.task.error(highest, nodes)
+    all_made: list[Ingredient | Soup] = [run.best, *run.soups]
+    made = max(all_made, key=lambda each: score(run.task, each.test_accuracy))
+    highest, error = made.test_accuracy, 2.0 * run.error_of(made)
+    if not run.task.counts_hits:
+        above = score(run.task, highest) - score(run.task, run.baseline["test"])
+        if above <= error:
+            than = "worse than" if above < -error else "no better than"
+            yield (
+                f"The best test {run.metric}, {highest:.4f}, is {than} that of {run.task.guess_words},"
+                f" {run.baseline['test']:.4f}: the error is {run.task.show(error)}."
+            )
+        return
     most = max(range(len(run.test_classes)), key=lambda number: run.test_classes[number])
     share = run.test_classes[most] / nodes
     if highest - share <= error:
@@ -92,8 +104,8 @@ def _judge_classes(run: Contents) -> Iterator[str]:
 class Comparison:
     """A soup's test score less the best ingredient's, and twice its standard error.
 
-    paired: from the nodes that only one of the two gets right; else as if each were measured on nodes of its own, which
-    is more than the error.
+    paired: from the nodes that only one of the two gets right, or from equal bootstrap samples; else as if each were
+    measured on nodes of its own, which is more than the error, or not known.
     """
 
     difference: float
@@ -114,12 +126,13 @@ def _judge_soup(run: Contents, soup: Soup, found: Comparison) -> str:
     whose = f" ({_WHOLE} of its weight is ingredient {only})" if only else ""
     if found.difference == 0.0:
         return f"{name} does exactly as well as the best ingredient{whose}."
-    how = "" if found.paired else ", as if on different nodes: the soup's file, of an older version, lacks the pairs"
-    away, error = show_points(abs(found.difference)), f"{show_points(found.error)}{how}"
+    lacks = "the soup's file, of an older version, lacks the pairs"
+    how = "" if found.paired else f", as if on different nodes: {lacks}" if run.task.counts_hits else f": {_LACKS}"
+    away, error = run.task.show(abs(found.difference)), f"{run.task.show(found.error)}{how}"
     if abs(found.difference) > found.error:
         did = "loses to" if found.loses else "beats"
         return f"{name} {did} the best ingredient by {away}{whose}; the error is {error}."
-    place = "above" if found.difference > 0 else "below"
+    place = "above" if (found.difference > 0) == run.task.higher_is_better else "below"
     return f"{name} is {away} {place} the best ingredient{whose}, a difference within its error of {error}."
 
 
@@ -127,9 +140,12 @@ def _report_collapse(run: Contents, soup: Soup) -> Iterator[str]:
     """Said aloud where a mixture of weights is far worse than what it is made of."""
     tests = [ingredient.test_accuracy for ingredient in run.ingredients]
     below = score(run.task, fmean(tests)) - score(run.task, soup.test_accuracy)
-    error = 2.0 * run.task.error_below_mean(soup.test_accuracy, tests, run.test_nodes)
-    if soup.mixture.of == "weights" and below > max(COLLAPSE, error):
-        yield f"{_name_soup(soup)} collapsed: {show_points(below)} below the mean ingredient, {fmean(tests):.4f}."
+    draws = soup.judged.test_draws, [ingredient.judged.test_draws for ingredient in run.ingredients]
+    error = 2.0 * run.task.error_below_mean(soup.test_accuracy, tests, run.test_nodes, *draws)
+    if soup.mixture.of == "weights" and below > max(COLLAPSE * run.task.unit, error):
+        where = "below" if run.task.higher_is_better else "above"
+        away = run.task.show(below)
+        yield f"{_name_soup(soup)} collapsed: {away} {where} the mean ingredient, {fmean(tests):.4f}."
 
 
 def find_only_ingredient(soup: Soup) -> str:
@@ -153,6 +169,9 @@ def _compare_with_best(run: Contents, soup: Soup) -> Comparison:
     """From the soup's own file; one of an older version has no pairs, but that of the method `best` may help."""
     best, nodes = run.best, run.test_nodes
     difference = score(run.task, soup.test_accuracy) - score(run.task, best.test_accuracy)
+    if not run.task.counts_hits:
+        error = 2.0 * run.task.paired_spread(soup.judged.test_draws, best.judged.test_draws)
+        return Comparison(difference, error, paired=isfinite(error))
     right, pair = _find_right_of_best(run), soup.paired
     if pair is not None and pair.best == f"{best.index:04d}":
         alone, of_best = pair.only_soup, pair.only_best

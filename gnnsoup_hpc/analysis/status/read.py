@@ -213,6 +213,7 @@ class SoupStatus:
     seconds: float | None = None
     created: str = ""
     why: str = ""
+    metric: str = "accuracy"
     combinations: int = 0
     combinations_made: int = 0
 
@@ -305,7 +306,7 @@ def _read_soups(job: Job, run: RunDir) -> Iterator[SoupStatus]:
             yield replace(found, why=str(error) if path.exists() else "")
             continue
         found = replace(found, made=True, seconds=seen.seconds, created=seen.created)
-        yield replace(found, validation=seen.validation_accuracy, test=seen.test_accuracy)
+        yield replace(found, validation=seen.validation_accuracy, test=seen.test_accuracy, metric=seen.metric)
 
 
 def _describe_report(job: Job, run: RunDir) -> str:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from gnnsoup_hpc.analysis.status.read import SoupStatus, Status, TaskStatus
+from gnnsoup_hpc.config.task import WORDS
 from gnnsoup_hpc.utils.text_table import align_columns, show_number
 
 FEW = 32  # of more ingredients, those that are finished or wait are counted and not listed
@@ -65,8 +66,10 @@ def _describe_task(task: TaskStatus) -> str:
 
 def _describe_soups(soups: Sequence[SoupStatus]) -> str:
     made = [f"{soup.method} {soup.validation:.4f}" for soup in soups if soup.made]
+    metrics = dict.fromkeys(WORDS.get(soup.metric, soup.metric) for soup in soups if soup.made)  # type: ignore[call-overload]
+    named = "" if [*metrics] in ([], [WORDS["accuracy"]]) else f" {', '.join(metrics)}"
     lists = {
-        "validation": made,
+        f"validation{named}": made,
         "missing": [soup.method for soup in soups if not soup.made and not soup.why],
         "combinations": [f"{s.method} {s.combinations_made} of {s.combinations}" for s in soups if s.combinations],
     }

@@ -11,7 +11,7 @@ from gnnsoup_hpc.bench.arguments import Options
 from gnnsoup_hpc.bench.process import Figures
 from gnnsoup_hpc.bench.task import LEARNED, PLAIN, Passing, QualityOrder, count_evaluations
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.models.jobs import load_job
 from gnnsoup_hpc.models.registry import make_model
@@ -53,10 +53,14 @@ def find_job(text: str) -> Job:
 def select_run(job: Job, say: Callable[[str], None]) -> Subject:
     """The run, once it is known to have what GIS can mix.
 
-    Raises: RunError where its graph or ingredients are missing, unfit or too few; the message says what to do.
+    Raises: JobError where it is judged by no accuracy; RunError where its graph or ingredients are missing, unfit or
+    too few; the message says what to do.
     """
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job, verify=True) as graph:
+        if values := graph.resolve_task(job.task).values:
+            said = ", ".join(f"{name} = {value!r}" for name, value in values.items())
+            raise JobError(f"--quality compares accuracies of classes, and the run has {said}")
         net = make_model(job.model, graph.features, graph.classes)
         chosen = select_ingredients(job, net, graph, Log(quiet=True))
         about = {

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gnnsoup_hpc.config import GraphJob
+from gnnsoup_hpc.config.task import resolve_targets
 from gnnsoup_hpc.data.sources import npz, ogb, pt, pyg, synthetic
 from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext, finish
 from gnnsoup_hpc.data.sources.split import assign_roles, describe_split
-from gnnsoup_hpc.errors import JobError
+from gnnsoup_hpc.errors import GraphError, JobError
 from gnnsoup_hpc.graph.graph import Graph
 
 SOURCES: dict[str, Callable[[str, GraphJob, SourceContext], RawGraph]] = {
@@ -27,6 +28,8 @@ def load(job: GraphJob, context: SourceContext) -> Graph:
     Raises: JobError for a source that nobody knows; GraphError for one that cannot be read or used.
     """
     raw = read(job, context)
+    if resolve_targets(context.kind, raw.found) != raw.targets:
+        raise GraphError(f"task.kind = {context.kind!r}: {raw.where} has no such labels")
     return finish(raw, assign_roles(raw, job), job, describe_split(raw, job))
 
 

@@ -15,11 +15,12 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from gnnsoup_hpc.config import GraphJob
+from gnnsoup_hpc.config.task import resolve_targets
 from gnnsoup_hpc.data.sources import split
-from gnnsoup_hpc.data.sources.raw import RawGraph, hash_files, show_values, simplify
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceSplit, hash_files, show_values, simplify
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph.graph import SourceFile
-from gnnsoup_hpc.types import IndexArray, IntArray
+from gnnsoup_hpc.types import IndexArray, IntArray, TargetKind, Targets
 from gnnsoup_hpc.utils.out_of_core import Rows, SparseRows
 
 _WEIGHTS = re.compile(r"(edge)?weights?|edgew")
@@ -75,15 +76,21 @@ class _Named:
 
 
 def make_graph(
-    values: Mapping[str, Any], where: str, files: tuple[SourceFile, ...], kind: str, job: GraphJob
+    values: Mapping[str, Any],
+    where: str,
+    files: tuple[SourceFile, ...],
+    kind: str,
+    job: GraphJob,
+    task: str = "auto",
 ) -> RawGraph:
     """The graph of named arrays and SciPy matrices, read from `files`; its split, if any, gets the name `kind`.
 
-    Shapes: x (V, F) dense or sparse, y (V,) or (V, 1), edge_index (2, E), masks (V,) or (V, n) with n splits.
+    task: task.kind of the job, by which y is read.
+    Shapes: x (V, F) dense or sparse, y (V,) or (V, T), edge_index (2, E), masks (V,) or (V, n) with n splits.
     Raises: GraphError naming what is missing, does not fit, or would be passed over.
     """
     named = _Named(where, {name: value for name, value in values.items() if value is not None})
-    y = _read_labels(named)
+    y, targets, recognised = _read_labels(named, task)
     x = _read_features(named, len(y))
     if x.shape[0] != len(y):
         raise GraphError(f"{where}: x has {x.shape[0]} rows, and y has {len(y)} labels; both are one a node")
@@ -96,13 +103,7 @@ def make_graph(
             )
     edge_values, notes = _find_edge_values(named, weights)
     names = split.list_split_names(named.unread)
-    try:
-        found, used = split.read(named.unread, len(y), where)
-        splits = {kind: found} if found else {}
-    except GraphError:
-        if job.split != "random":
-            raise
-        splits, used = None, set()
+    splits, used = _read_splits(named, len(y), kind, job)
     unread = sorted(named.unread.keys() - used - set(names if job.split == "random" else ()))
     notes += [f"not used: {', '.join(unread)}"] if unread else []
     return RawGraph(
@@ -118,24 +119,65 @@ def make_graph(
         split_names=names,
         edge_values=edge_values,
         notes=tuple(notes),
+        targets=targets,
+        found=recognised,
     )
 
 
-def _read_labels(named: _Named) -> IntArray:
-    """One class a node, (V,), -1 = no label; of floating numbers NaN is none, the others must be whole."""
+def _read_splits(named: _Named, nodes: int, kind: str, job: GraphJob) -> tuple[dict[str, SourceSplit] | None, set[str]]:
+    """The source's own split by its name, None where it cannot be read and need not; the arrays it was read from."""
+    try:
+        found, used = split.read(named.unread, nodes, named.where)
+    except GraphError:
+        if job.split != "random":
+            raise
+        return None, set()
+    return ({kind: found} if found else {}), used
+
+
+def _read_labels(named: _Named, kind: str) -> tuple[Targets, TargetKind, TargetKind]:
+    """Labels as `Graph` has them, what they are by task.kind, and what `auto` takes them for."""
     y = named.take("y")
     if not isinstance(y, np.ndarray) or y.dtype.kind not in "iufb":
         text = isinstance(y, list) or (isinstance(y, np.ndarray) and y.dtype.kind in "US")
         also = ", as of names np.unique(y, return_inverse=True)[1] gives" * text
         raise named.unfit("y", f"classes as integers from 0 on, with -1 = no label{also}")
-    if y.ndim == 2 and y.shape[1] == 1:
+    if y.ndim not in (1, 2) or 0 in y.shape[1:]:
+        raise named.unfit("y", "one class a node, (V,), or T labels or numbers a node, (V, T)")
+    if y.ndim == 2 and y.shape[1] == 1 and kind != "multilabel":
         y = y[:, 0]
+    found = _recognise(y)
+    targets = resolve_targets(kind, found)
+    if targets != "classes":
+        return _read_targets(named, y.reshape(len(y), -1), targets), targets, found
     if y.ndim == 2:
-        one_hot = y.shape[1] > 0 and bool(((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all())
-        also = "; each row has exactly one 1, so y.argmax(1) says the same" if one_hot else ""
-        raise named.unfit("y", f"one class a node, (V,): several labels a node cannot be souped yet{also}")
-    if y.ndim != 1:
-        raise named.unfit("y", "one class a node, (V,)")
+        one_hot = bool(((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all())
+        also = "; each row has exactly one 1: of one class a node y.argmax(1) says the same" if one_hot else ""
+        words = "one class a node, (V,); of several columns task.kind = 'multilabel' makes labels, 'regression' numbers"
+        raise named.unfit("y", f"{words}{also}")
+    return _read_classes(named, y), targets, found
+
+
+def _recognise(y: npt.NDArray[Any]) -> TargetKind:
+    """What labels look like: whole numbers (V,) are classes; 0 and 1 (V, T), but one-hot rows, yes or no."""
+    missing = np.isnan(y) if y.dtype.kind == "f" else y < 0
+    if y.ndim == 1:
+        return "classes" if y.dtype.kind != "f" or bool((missing | (y == np.floor(y))).all()) else "regression"
+    if bool((missing | (y == 0) | (y == 1)).all()) and (y.dtype.kind == "f" or bool((y >= -1).all())):
+        one_hot = y.shape[1] > 1 and not missing.any() and bool((y.sum(1) == 1).all())
+        return "classes" if one_hot else "multilabel"
+    return "regression" if y.dtype.kind == "f" else "classes"
+
+
+def _read_targets(named: _Named, y: npt.NDArray[Any], targets: TargetKind) -> Targets:
+    """(V, T); a label of -1 is a missing one, as NaN is. Raises: GraphError where numbers are beyond float64."""
+    if targets == "regression":
+        return y.astype(np.float64)
+    return np.where(y == -1, np.nan, y).astype(np.float32)
+
+
+def _read_classes(named: _Named, y: npt.NDArray[Any]) -> IntArray:
+    """One class a node, (V,), -1 = no label; of floating numbers NaN is none, the others must be whole."""
     if y.dtype.kind == "f":
         y = y.astype(np.float64)
         given = np.where(np.isnan(y), np.asarray(-1, dtype=y.dtype), y)
@@ -144,7 +186,7 @@ def _read_labels(named: _Named) -> IntArray:
             node = int(odd[0] if len(odd) else np.argmax(np.abs(given)))
             raise GraphError(
                 f"{named.where}: y holds {y[node]} at node {node}; expected classes as whole numbers from 0 on, with"
-                " -1 or NaN = no label (targets of a regression cannot be souped)"
+                " -1 or NaN = no label; numbers to be predicted are task.kind = 'regression'"
             )
         y = given
     return _to_int64(y, "y", named.where).astype(np.int64, copy=False)

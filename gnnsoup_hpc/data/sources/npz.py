@@ -33,7 +33,7 @@ def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
     Raises: GraphError for a missing, unreadable or incomplete archive, naming the key.
     """
     path = paths.expand(name, "graph.source")
-    return named.make_graph(_read_arrays(path), str(path), (describe_file(path),), "stored", job)
+    return named.make_graph(_read_arrays(path), str(path), (describe_file(path),), "stored", job, context.kind)
 
 
 def read_bundled(name: str, job: GraphJob, context: SourceContext) -> RawGraph:

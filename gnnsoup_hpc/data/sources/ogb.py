@@ -1,4 +1,4 @@
-"""`ogb:NAME`: OGB's node-property sets with one label a node, read from their raw files (arXiv 2005.00687).
+"""`ogb:NAME`: OGB's node-property sets, read from their raw files (arXiv 2005.00687).
 
 The raw layouts are read here, a chunk of rows at a time, and not by ogb's own classes: those hold every array twice in
 memory, load a pickle that torch >= 2.6 refuses, and ask questions on standard input. ogb gives its table of sets
@@ -31,29 +31,35 @@ from gnnsoup_hpc.data.sources.raw import (
     stage_download,
 )
 from gnnsoup_hpc.errors import UNREADABLE, GraphError
-from gnnsoup_hpc.types import IntArray, Role
+from gnnsoup_hpc.types import IntArray, Role, Targets
 from gnnsoup_hpc.utils import paths
 from gnnsoup_hpc.utils.out_of_core import FileRows, Rows, blocks, index_type, reserve
 
 CELLS = 1 << 23  # of a table, read together
 _TIMEOUT_SECONDS = 60.0
 _CITES = "relations/paper___cites___paper"
+_FROM_EDGES = "features of nodes are the mean of those of their edges, of which nothing else is used"
 _SPLIT = {Role.TRAIN: "train.csv.gz", Role.VALIDATION: "valid.csv.gz", Role.TEST: "test.csv.gz"}
 
-# (edges (2, E), int32 where node ids fit; features; classes (V,), -1 = no label; files that were read)
-Contents = tuple[npt.NDArray[Any], Rows, IntArray, list[Path]]
+# (edges (2, E), int32 where node ids fit; features; labels as `Graph` has them; files that were read)
+Contents = tuple[npt.NDArray[Any], Rows, Targets, list[Path]]
 
 
 def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
     """The set `name` under `graph.root`, with OGB's split; downloaded first where it is not there.
 
-    Raises: GraphError for an unknown or multi-label set, a missing, truncated or corrupted file.
+    A set without features of nodes (ogbn-proteins) gets the mean of those of its edges at each node, as OGB's own
+    example has it. Raises: GraphError for an unknown set, a missing, truncated or corrupted file.
     """
     about = _find_set(name)
     home = _find_home(name, about, job, context)
     hetero = about["is hetero"] == "True"  # of which the papers alone are read, which have the labels
     binary = about["binary"] == "True"
-    ends, x, y, used = _read_binary(home, context) if binary else _read_tables(home, hetero, context)
+    labels = int(about["num tasks"])
+    if about["has_node_attr"] == "False":
+        ends, x, y, used = _read_edge_tables(home, labels)
+    else:
+        ends, x, y, used = _read_binary(home, context) if binary else _read_tables(home, hetero, context)
     folder = home / "split" / about["split"] / ("paper" if hetero else "")
     parts = {role: folder / part for role, part in _SPLIT.items()}
     split = {role: np.concatenate([ids for _, ids in _read_table(path, 1, "split")]) for role, path in parts.items()}
@@ -65,20 +71,24 @@ def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
         y=y,
         source=ends[0],
         destination=ends[1],
-        classes=int(about["num classes"]),
+        classes=int(about["num classes"]) if labels == 1 else labels,
         splits={"public": SourceSplit({role: [ids[:, 0].astype(np.int64)] for role, ids in split.items()})},
         files=files,
         inverse=about["add_inverse_edge"] == "True",
+        notes=() if about["has_node_attr"] == "True" else (_FROM_EDGES,),
+        targets="classes" if labels == 1 else "multilabel",
+        found="classes" if labels == 1 else "multilabel",
     )
 
 
-def compute_accuracy(name: str, predicted_n: IntArray, labels_n: IntArray) -> float:
-    """Accuracy by ogb's own Evaluator of the set `name`."""
+def evaluate(name: str, predicted: npt.NDArray[Any], targets: npt.NDArray[Any]) -> float:
+    """Accuracy, or of several labels ROC-AUC, by ogb's own Evaluator of the set `name`; (n,) or (n, T)."""
     sys.modules.setdefault("outdated", None)  # type: ignore[arg-type]  # or ogb asks PyPI for its newest version
     from ogb.nodeproppred import Evaluator
 
-    arrays = {"y_true": np.asarray(labels_n)[:, None], "y_pred": np.asarray(predicted_n)[:, None]}
-    return float(Evaluator(name).eval(arrays)["acc"])
+    rows = len(targets), -1
+    (found,) = Evaluator(name).eval({"y_true": targets.reshape(rows), "y_pred": predicted.reshape(rows)}).values()
+    return float(found)
 
 
 def _find_set(name: str) -> Any:
@@ -92,13 +102,7 @@ def _find_set(name: str) -> Any:
     sets = pd.read_csv(table, index_col=0, dtype=str, encoding="utf-8")
     if name not in sets:
         raise GraphError(f"graph.source = 'ogb:{name}': OGB has no such set; it has: {', '.join(sets)}")
-    about = sets[name]
-    if about["num tasks"] != "1" or about["task type"] != "multiclass classification":
-        raise GraphError(
-            f"graph.source = 'ogb:{name}': its nodes have {about['num tasks']} {about['task type']} labels each; only"
-            " sets with one class a node can be souped here"
-        )
-    return about
+    return sets[name]
 
 
 def _find_home(name: str, about: Any, job: GraphJob, context: SourceContext) -> Path:
@@ -175,6 +179,27 @@ def _read_tables(home: Path, hetero: bool, context: SourceContext) -> Contents:
     for rows, chunk in _read_table(used[2], 1, "labels", nodes):
         y[rows] = chunk[:, 0]
     return ends, x, _to_classes(y), used
+
+
+def _read_edge_tables(home: Path, labels: int) -> Contents:
+    """Of a set whose edges have features and whose nodes have none, and several yes-or-no labels each."""
+    raw = home / "raw"
+    nodes, edges = _read_count(raw / "num-node-list.csv.gz"), _read_count(raw / "num-edge-list.csv.gz")
+    used = [raw / "edge.csv.gz", raw / "edge-feat.csv.gz", raw / "node-label.csv.gz"]
+    ends = np.empty((2, edges), dtype=index_type(nodes))
+    for rows, chunk in _read_table(used[0], 2, "edges", edges):
+        ends[:, rows] = chunk.T
+    sums = np.empty((nodes, 0))
+    for rows, chunk in _read_table(used[1], 16, "rows", edges):
+        sums = np.zeros((nodes, chunk.shape[1])) if rows.start == 0 else sums
+        for column, values in enumerate(chunk.T):
+            for side in ends[:, rows]:
+                sums[:, column] += np.bincount(side, values, nodes)
+    degrees = sum(np.bincount(side, minlength=nodes) for side in ends)
+    y = np.empty((nodes, labels), dtype=np.float32)
+    for rows, chunk in _read_table(used[2], labels, "labels", nodes):
+        y[rows] = chunk
+    return ends, sums / np.maximum(1, degrees)[:, None], y, used
 
 
 def _to_classes(y: npt.NDArray[Any]) -> IntArray:

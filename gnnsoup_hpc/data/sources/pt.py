@@ -44,20 +44,25 @@ def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
     """
     path = paths.expand(name, "graph.source")
     data = _list_attributes(_load(path), str(path))
-    return from_data(data, str(path), (describe_file(path),), "stored", job)
+    return from_data(data, str(path), (describe_file(path),), "stored", job, context.kind)
 
 
 def from_data(
-    data: Mapping[str, Any], where: str, files: tuple[SourceFile, ...], split: str, job: GraphJob
+    data: Mapping[str, Any],
+    where: str,
+    files: tuple[SourceFile, ...],
+    split: str,
+    job: GraphJob,
+    task: str = "auto",
 ) -> RawGraph:
-    """The graph of a `Data`'s attributes; masks and ids become the split named `split`.
+    """The graph of a `Data`'s attributes; masks and ids become the split named `split`, `task` says how y is read.
 
     Raises: GraphError naming the attribute that is missing or does not fit.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # likewise
         arrays = {str(key): _to_array(value) for key, value in data.items()}
-    return named.make_graph(arrays, where, files, split, job)
+    return named.make_graph(arrays, where, files, split, job, task)
 
 
 def shorten(error: Exception) -> str:

@@ -52,6 +52,7 @@ SETS = (
     *(PygDataset(prefix + name, kind, name) for kind, names, prefix in _NAMES for name in names.split()),
     *(PygDataset(name, name) for name in _ALONE.split()),
 )
+_BY_FILE = "of one graph torch.save(dataset[0].to_dict(), PATH) makes a file that graph.source = 'pt:PATH' reads"
 REFUSED = {
     **dict.fromkeys(("Yelp", "AmazonProducts"), "its nodes have several labels each"),
     "PPI": "it is 24 graphs, whose nodes have several labels each",
@@ -67,7 +68,7 @@ def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
     about = _find_set(name)
     dataset = _open(about, job, context)
     files = tuple(map(describe_file, map(Path, dataset.raw_paths)))
-    return pt.from_data(dataset.kept[0].to_dict(), f"pyg:{about.name}", files, "public", job)
+    return pt.from_data(dataset.kept[0].to_dict(), f"pyg:{about.name}", files, "public", job, context.kind)
 
 
 def _find_set(name: str) -> PygDataset:
@@ -75,7 +76,7 @@ def _find_set(name: str) -> PygDataset:
     wanted = simplify(name)
     for refused, reason in REFUSED.items():
         if wanted == simplify(refused):
-            raise GraphError(f"graph.source = 'pyg:{name}': {reason}; only one class a node can be souped here")
+            raise GraphError(f"graph.source = 'pyg:{name}': {reason}; {_BY_FILE}")
     known = {simplify(about.name): about for about in SETS}
     if wanted not in known:
         near = ", ".join(known[key].name for key in difflib.get_close_matches(wanted, known) or known)

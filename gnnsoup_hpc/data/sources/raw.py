@@ -20,18 +20,24 @@ from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.graph.graph import Graph, SourceFacts, SourceFile
-from gnnsoup_hpc.types import ByteArray, IndexArray, IntArray, Role
+from gnnsoup_hpc.types import BoolArray, ByteArray, IndexArray, IntArray, Role, TargetKind, Targets
 from gnnsoup_hpc.utils.hashing import file_sha256, fingerprint
 from gnnsoup_hpc.utils.out_of_core import Rows, blocks
+
+_LARGEST = 1e100  # of targets of a regression, whose squares are summed up
 
 
 @dataclass(frozen=True)
 class SourceContext:
-    """A private folder for what does not fit memory, gone afterwards; whether downloads are allowed; where to talk."""
+    """A private folder for what does not fit memory, gone afterwards; whether downloads are allowed; where to talk.
+
+    kind: task.kind of the job, by which labels are read.
+    """
 
     scratch: Path
     offline: bool = False
     say: Callable[[str], None] = lambda text: None
+    kind: str = "auto"
 
     def announce_download(self, what: str, where: Path, size: str) -> None:
         """Say that `what` is about to be downloaded to `where`; nothing ever waits for an answer.
@@ -79,7 +85,9 @@ def cut_split(order: IntArray, train: int, validation: int) -> dict[Role, list[I
 
 @dataclass(frozen=True)
 class RawGraph:
-    """Edges source -> destination as they come. Shapes: x (V, F), y (V,) with -1 = no label, source/destination (E,).
+    """Edges source -> destination as they come. Shapes: x (V, F), source/destination (E,), y as `Graph` has it.
+
+    found: what kind of labels `auto` takes them for; `targets`: what they are taken for.
 
     splits: by name ("public", "stored"); None where the job asks for a random one and the source's own is unreadable.
     split_names: the arrays that are about splits. edge_values: names of arrays with values of edges, by the field of
@@ -89,7 +97,7 @@ class RawGraph:
     where: str
     sha256: str
     x: Rows
-    y: IntArray
+    y: Targets
     source: IndexArray
     destination: IndexArray
     classes: int | None = None
@@ -99,6 +107,8 @@ class RawGraph:
     edge_values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     inverse: bool = False
+    targets: TargetKind = "classes"
+    found: TargetKind = "classes"
 
 
 def simplify(name: str) -> str:
@@ -158,7 +168,8 @@ def finish(raw: RawGraph, role: ByteArray, job: GraphJob, split: str = "") -> Gr
         symmetric=job.undirected or facts.symmetric,
         facts=facts,
         split=split,
-        notes=(*ignored, *raw.notes, *_notes_on_classes(raw, role, classes)),
+        notes=(*ignored, *raw.notes, *_notes_on_labels(raw, role, classes)),
+        targets=raw.targets,
     )
 
 
@@ -182,11 +193,11 @@ def _structure(raw: RawGraph, job: GraphJob) -> tuple[sp.csr_matrix, SourceFacts
         matrix = (matrix + sp.eye(nodes, dtype=np.int8, format="csr")).tocsr()
     matrix.sum_duplicates()
     columns = None if raw.splits is None else {name: own.columns for name, own in raw.splits.items()}
-    return matrix, SourceFacts(columns, duplicates, raw.edge_values, symmetric, self_loops, nodes)
+    return matrix, SourceFacts(columns, duplicates, raw.edge_values, symmetric, self_loops, nodes, raw.found)
 
 
 def _check(raw: RawGraph) -> int:
-    """Check what can be wrong with a source; return the number of classes."""
+    """Check what can be wrong with a source; return the number of classes, or of targets a node."""
     nodes = len(raw.y)
     if nodes == 0 or len(raw.x.shape) != 2 or raw.x.shape[0] != nodes:
         raise GraphError(f"{raw.where}: x has shape {raw.x.shape}, y has {nodes} labels; expected (V, F) and (V,)")
@@ -197,6 +208,35 @@ def _check(raw: RawGraph) -> int:
         if len(ends) and (ends.min() < 0 or ends.max() >= nodes):
             bad = int(ends.min() if ends.min() < 0 else ends.max())
             raise GraphError(f"{raw.where}: an edge's {name} is {bad}, out of range for {nodes} nodes")
+    return _check_classes(raw) if raw.targets == "classes" else _check_targets(raw)
+
+
+def find_labelled(y: Targets) -> BoolArray:
+    """Which nodes have a label, or any of several, (V,)."""
+    found = y >= 0 if y.ndim == 1 else ~np.isnan(y).all(1)
+    return np.asarray(found)
+
+
+def _check_targets(raw: RawGraph) -> int:
+    """Of several labels a node, or numbers; how many."""
+    numbers = raw.targets == "regression"
+    odd = np.abs(raw.y) > _LARGEST if numbers else ~(np.isnan(raw.y) | (raw.y == 0) | (raw.y == 1))
+    if odd.any():
+        node, column = (int(place) for place in np.argwhere(odd)[0])
+        wanted = f"numbers of at most {_LARGEST:g}" if numbers else "0 and 1"
+        raise GraphError(
+            f"{raw.where}: y holds {raw.y[node, column]} at node {node}, target {column}; expected {wanted}, and NaN"
+            " where one is missing"
+        )
+    if not find_labelled(raw.y).any():
+        raise GraphError(f"{raw.where}: no node has a label")
+    if raw.targets == "multilabel" and raw.classes not in (None, raw.y.shape[1]):
+        raise GraphError(f"{raw.where}: num_classes is {raw.classes}, but y has {raw.y.shape[1]} columns: correct one")
+    return int(raw.y.shape[1])
+
+
+def _check_classes(raw: RawGraph) -> int:
+    nodes = len(raw.y)
     classes = int(raw.y.max()) + 1 if raw.classes is None else raw.classes
     wrong = np.flatnonzero((raw.y < -1) | (raw.y >= classes))
     if len(wrong):
@@ -209,7 +249,7 @@ def _check(raw: RawGraph) -> int:
     if raw.classes is None and classes > nodes:
         raise GraphError(
             f"{raw.where}: label {classes - 1} is out of range: more classes than {nodes} nodes; number"
-            " them from 0 on, and write -1 for no label"
+            " them from 0 on, and write -1 for no label; numbers to be predicted are task.kind = 'regression'"
         )
     return classes
 
@@ -231,11 +271,24 @@ def _check_roles(raw: RawGraph, role: ByteArray, split: str) -> None:
                 f"{raw.where}: {words} has no {wanted.name.lower()} node; training, souping and testing each need"
                 " some: complete it, or change graph.split or its shares"
             )
-    unlabelled = np.flatnonzero((role != Role.NONE) & (raw.y < 0))
+    unlabelled = np.flatnonzero((role != Role.NONE) & ~find_labelled(raw.y))
     if len(unlabelled):
         raise GraphError(
             f"{raw.where}: node {int(unlabelled[0])} is in the split but has no label; take nodes without one out of it"
         )
+
+
+def _notes_on_labels(raw: RawGraph, role: ByteArray, classes: int) -> list[str]:
+    if raw.targets == "classes":
+        return _notes_on_classes(raw, role, classes)
+    trained = raw.y[role == Role.TRAIN]
+    varied = np.array([len(np.unique(column[~np.isnan(column)])) > 1 for column in trained.T])
+    missing = int(np.isnan(raw.y[role != Role.NONE]).sum())
+    notes = [f"targets that are missing: {missing} of those of nodes in the split"] if missing else []
+    if not varied.all():
+        alike = list_few(np.flatnonzero(~varied).tolist())
+        notes.append(f"targets that are alike in all training nodes, of which nothing is learned: {alike}")
+    return notes
 
 
 def _notes_on_classes(raw: RawGraph, role: ByteArray, classes: int) -> list[str]:

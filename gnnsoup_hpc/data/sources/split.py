@@ -14,13 +14,14 @@ from gnnsoup_hpc.data.sources.raw import (
     RawGraph,
     SourceSplit,
     cut_split,
+    find_labelled,
     list_few,
     show_values,
     simplify,
 )
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph.identity import resolve_split
-from gnnsoup_hpc.types import ByteArray, IntArray, Role
+from gnnsoup_hpc.types import ByteArray, IntArray, Role, Targets
 
 _ROLES = {
     Role.TRAIN: r"train(?:ing)?",
@@ -198,9 +199,9 @@ def _agree(parts: Mapping[str, list[IntArray]], where: str) -> list[IntArray]:
     return part
 
 
-def _draw_random(y: IntArray, job: GraphJob) -> SourceSplit:
+def _draw_random(y: Targets, job: GraphJob) -> SourceSplit:
     """Shares of the labelled nodes in a seeded random order."""
-    labelled = np.flatnonzero(y >= 0)
+    labelled = np.flatnonzero(find_labelled(y))
     shuffled = np.random.default_rng(job.split_seed).permutation(labelled)
     counts = (round(share * len(labelled)) for share in (job.train_share, job.validation_share))
     return SourceSplit(cut_split(shuffled, *counts))

@@ -34,7 +34,7 @@ class HeldGraph:
         structure = whole.graph.adjacency
         flag = torch.zeros(whole.size, dtype=torch.bool)
         flag[whole.seeds] = True
-        targets = torch.zeros(whole.size, dtype=whole.targets.dtype)
+        targets = torch.zeros(whole.size, *whole.targets.shape[1:], dtype=whole.targets.dtype)
         targets[whole.seeds] = whole.targets
         graph = whole.graph.to(device) if resident else _pin(whole.graph, device)
         if resident and graph.adjacency.symmetric is None:  # then so are all unions

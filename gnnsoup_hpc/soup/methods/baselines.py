@@ -39,7 +39,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Mean of the ingredients' softmax outputs, which is no one model: N times the inference cost."""
+    """Mean of the ingredients' softmax, sigmoid or plain outputs, which is no one model: N times the inference cost."""
 
     name: str = "ensemble"
     source: str = "baseline; Wortsman et al., Model soups, ICML 2022, arXiv 2203.05482, section 2"

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.evaluation.tasks import make_task
+from gnnsoup_hpc.evaluation.tasks import Multiclass
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import states
 from gnnsoup_hpc.io.ingredient import Origin
@@ -17,7 +17,7 @@ from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.types import State
 from tests import runs
 
-TASK = make_task("pubmed", 3)
+TASK = Multiclass(3)
 
 
 def permute(state: State, seed: int) -> State:

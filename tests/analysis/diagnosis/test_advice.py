@@ -148,7 +148,7 @@ def test_of_a_metric_of_which_low_is_good_a_high_one_is_weak() -> None:
     found = diagnosis(0.3, 0.1, mean=0.3, alone=0.1)
     first, second, third = found.ingredients
     weak = said(replace(found, ingredients=(first, second, replace(third, accuracy=0.3))), task=ErrorRate(3))
-    assert "Ingredient 0002 alone is 20.00 points below the best one" in weak
+    assert "Ingredient 0002 alone is 20.00 points above the best one" in weak
     assert "alone is" not in said(
         replace(found, ingredients=(first, second, replace(third, accuracy=0.0))), task=ErrorRate(3)
     )

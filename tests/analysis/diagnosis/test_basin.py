@@ -42,7 +42,7 @@ def test_scores_that_are_not_finite_are_in_no_basin(loss: float) -> None:
     found = diagnosis(0.9)
     way = Midpoints("as trained", "", {"0001": EvalResult(0.9, loss)}, EvalResult(0.9, loss))
     assert not compute_barriers(found, way, TASK)[0].in_basin
-    assert is_collapsed(compute_barriers(found, way, TASK)[-1])
+    assert is_collapsed(compute_barriers(found, way, TASK)[-1], TASK)
 
 
 def test_the_mean_of_all_is_held_against_the_mean_ingredient() -> None:
@@ -50,11 +50,11 @@ def test_the_mean_of_all_is_held_against_the_mean_ingredient() -> None:
     mean = compute_barriers(found, found.variants[0], TASK)[-1]
     assert mean.fall == pytest.approx(0.4)
     assert mean.error == TASK.error_below_mean(0.5, [0.9] * 3, 10_000)
-    assert is_collapsed(mean)
+    assert is_collapsed(mean, TASK)
 
 
 def test_a_small_fall_is_no_collapse_even_where_it_is_certain() -> None:
     found = diagnosis(0.9, mean=0.885, nodes=1_000_000)
     mean = compute_barriers(found, found.variants[0], TASK)[-1]
     assert not mean.in_basin
-    assert not is_collapsed(mean)
+    assert not is_collapsed(mean, TASK)

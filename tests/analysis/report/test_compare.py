@@ -12,10 +12,12 @@ from gnnsoup_hpc.analysis.report.compare import compare_runs, error_of_mean
 from gnnsoup_hpc.analysis.report.contents import Contents, read_contents
 from gnnsoup_hpc.analysis.report.table import show_run
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.evaluation.tasks import Multiclass, Task
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.graph.graph import SourceFacts
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from tests import runs as tiny_runs
+from tests.error_rate import ErrorRate
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,31 @@ def test_runs_that_differ_in_seeds_alone_are_averaged(run: Contents, overrides: 
     text = compare_runs([run, variant(run, "a", *overrides)])
     assert averaged(text) == [f"2 runs: {run.run.root}, runs/a"]
     assert "more than their seeds" not in text
+
+
+@pytest.mark.parametrize(("task", "sign", "wins"), [(ErrorRate(3, name="mae"), "+", 3), (Multiclass(3), "-", 0)])
+def test_of_a_metric_of_which_low_is_good_less_is_a_gain(run: Contents, task: Task, sign: str, wins: int) -> None:
+    """Three runs of which the soup `pls` has 0.01 less, and 0.02 and 0.03, than the best ingredient."""
+    runs = []
+    for number, name in enumerate("abc", 1):
+        made = replace(variant(run, name, f"train.seed={number}"), task=task)
+        soups = tuple(
+            replace(soup, test_accuracy=made.best.test_accuracy - 0.01 * number) if soup.method == "pls" else soup
+            for soup in made.soups
+        )
+        runs.append(replace(made, soups=soups))
+    text = compare_runs(runs)
+    (row,) = [line for line in text.splitlines() if line.startswith("pls ")]
+    assert f"{sign}0.0200 ± 0.0100" in row
+    assert f"{wins} of 3" in row
+    assert ("a high one good" in text) != task.higher_is_better
+
+
+def test_runs_of_several_metrics_stand_side_by_side(run: Contents) -> None:
+    other = replace(variant(run, "a"), task=Multiclass(3, name="f1_macro"), means={"task.metric": "f1_macro"})
+    text = compare_runs([run, other])
+    assert "These runs differ in more than their seeds (task.metric)" in text
+    assert "test: accuracy, macro F1; -: the run has no such soup." in text
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from gnnsoup_hpc.analysis.report import contents
 from gnnsoup_hpc.analysis.report.compare import judge as compared
 from gnnsoup_hpc.analysis.report.contents import Contents, read_contents
 from gnnsoup_hpc.analysis.report.table import show_run, show_spread
@@ -73,8 +72,8 @@ def test_a_larger_difference_is_said(run: Contents) -> None:
     assert judged(run, 0.5, 0.49, nodes=100_000).startswith("The ls soup loses to the best ingredient by 1.00 points;")
 
 
-def test_of_a_metric_of_which_low_is_good_less_is_a_gain(run: Contents, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contents, "make_task", lambda source, outputs: ErrorRate(outputs))
+def test_of_a_metric_of_which_low_is_good_less_is_a_gain(run: Contents) -> None:
+    run = replace(run, task=ErrorRate(len(run.test_classes)))
     beats, loses = (judged(run, 0.5, soup, nodes=10_000) for soup in (0.46, 0.54))
     assert beats.startswith("The ls soup beats the best ingredient by 4.00 points; the error is 1.41 points")
     assert loses.startswith("The ls soup loses to the best ingredient by 4.00 points")

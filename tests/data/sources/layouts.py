@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,22 @@ def ogb_tables(root: Path, name: str, split: str, seed: int = 0) -> tuple[Path, 
     table(home / "raw/num-edge-list.csv.gz", np.array([[holds.edges.shape[1]]]))
     _finish(home, holds, home / "split" / split, 1)
     return home, holds
+
+
+def ogb_proteins(root: Path, labels: int = 112) -> tuple[Path, Content]:
+    """The layout of ogbn-proteins: no features of nodes, eight of edges, 112 labels; here some are missing."""
+    home, holds = root / "ogbn_proteins", content(6)
+    rng = np.random.default_rng(7)
+    likely = rng.random((NODES, 1)) * rng.random(labels)
+    y = np.where(rng.random((NODES, labels)) < 0.1, np.nan, rng.random((NODES, labels)) < likely)
+    y[:, 0] = np.arange(NODES) % 2
+    table(home / "raw/edge.csv.gz", holds.edges.T)
+    table(home / "raw/edge-feat.csv.gz", rng.random((holds.edges.shape[1], 8)).round(3))
+    table(home / "raw/node-label.csv.gz", y)
+    table(home / "raw/num-node-list.csv.gz", np.array([[NODES]]))
+    table(home / "raw/num-edge-list.csv.gz", np.array([[holds.edges.shape[1]]]))
+    _finish(home, holds, home / "split" / "species", 1)
+    return home, replace(holds, y=y)
 
 
 def ogb_papers_of_mag(root: Path) -> tuple[Path, Content]:

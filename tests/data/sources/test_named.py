@@ -350,13 +350,12 @@ def test_nan_is_no_label(kind: str) -> None:
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (CORE["y"] + 0.25, "y holds 0.25 at node 0; expected classes as whole numbers"),
         (np.where(CORE["y"] == 2, np.inf, 0.0), "y holds inf at node 2"),
         (np.full(V, 1e300), "y holds 1e+300 at node 0"),
         (np.full(V, 2**64 - 1, dtype=np.uint64), "y has the value 18446744073709551615"),
-        (np.eye(3)[CORE["y"]], "each row has exactly one 1, so y.argmax(1) says the same"),
-        (np.ones((V, 4)), "several labels a node cannot be souped yet"),
-        (np.full((V, 4), np.nan), "several labels a node cannot be souped yet"),
+        (np.eye(3)[CORE["y"]], "each row has exactly one 1: of one class a node y.argmax(1) says the same"),
+        (np.stack([CORE["y"], CORE["y"]], 1), "of several columns task.kind = 'multilabel' makes labels"),
+        (np.full((V, 4), np.nan), "no node has a label"),
         (CORE["y"].astype(complex), "y holds complex128"),
         (
             np.where(np.arange(V) == 4, 255, CORE["y"]).astype(np.uint8),
@@ -368,6 +367,80 @@ def test_labels_that_cannot_be_souped(kind: str, y: np.ndarray, message: str) ->
     told = refusal(kind, MASKS | {"y": y})
     assert message in told
     assert ("argmax" in told) == ("argmax" in message)
+
+
+LABELS = np.where(RNG.random((V, 4)) < 0.2, np.nan, RNG.random((V, 4)) < 0.5)
+LABELS[:, 0] = np.arange(V) % 2
+
+
+def targets_of(kind: str, y: np.ndarray, task: str = "auto", **more: Any) -> Graph:
+    given, job = CORE | MASKS | {"y": y} | more, GraphJob()
+    if kind == "npz":
+        raw = make_graph(given, "it", (), "stored", job, task)
+    else:
+        raw = pt.from_data(tensors(given), "it", (), "stored", job, task)
+    return finish(raw, assign_roles(raw, job), job, describe_split(raw, job))
+
+
+@pytest.mark.parametrize("y", [LABELS, LABELS.astype(np.float32), np.nan_to_num(LABELS, nan=-1.0).astype(np.int64)])
+def test_columns_of_yes_and_no_are_labels(kind: str, y: np.ndarray) -> None:
+    found = targets_of(kind, y)
+    assert (found.targets, found.facts.targets, found.classes) == ("multilabel", "multilabel", 4)
+    assert found.y.dtype == np.float32
+    np.testing.assert_array_equal(found.y, LABELS.astype(np.float32))
+    assert found.notes == (f"targets that are missing: {int(np.isnan(LABELS).sum())} of those of nodes in the split",)
+
+
+@pytest.mark.parametrize(
+    ("y", "wanted"),
+    [
+        (CORE["y"] + 0.25, CORE["y"][:, None] + 0.25),
+        (
+            np.where(np.isnan(LABELS), np.nan, 5.8e6 + LABELS / 3),
+            np.where(np.isnan(LABELS), np.nan, 5.8e6 + LABELS / 3),
+        ),
+    ],
+)
+def test_numbers_that_are_no_classes_are_a_regression(kind: str, y: np.ndarray, wanted: np.ndarray) -> None:
+    found = targets_of(kind, y)
+    assert (found.targets, found.classes) == ("regression", wanted.shape[1])
+    assert found.y.dtype == np.float64
+    np.testing.assert_array_equal(found.y, wanted)
+
+
+def test_the_job_says_what_labels_are(kind: str) -> None:
+    numbers = targets_of(kind, CORE["y"], "regression")
+    assert (numbers.targets, numbers.facts.targets) == ("regression", "classes")
+    assert numbers.y[:, 0].tolist() == CORE["y"].tolist()
+    assert targets_of(kind, np.eye(3)[CORE["y"]], "multilabel").y.tolist() == np.eye(3)[CORE["y"]].tolist()
+    assert targets_of(kind, CORE["y"] % 2, "multilabel").classes == 1
+    assert targets_of(kind, CORE["y"], "multiclass").targets == "classes"
+    for y, task, message in [
+        (CORE["y"] + 0.25, "multiclass", "y holds 0.25 at node 0; expected classes as whole numbers"),
+        (LABELS, "binary", "one class a node, (V,)"),
+        (LABELS + 0.5, "multilabel", "y holds 0.5 at node 0, target 0; expected 0 and 1"),
+        (np.where(LABELS == 1, np.inf, 0.5), "auto", "expected numbers of at most 1e+100, and NaN"),
+        (
+            np.where(LABELS == 1, -1e300, 0.5),
+            "auto",
+            "expected numbers of at most 1e+100, and NaN where one is missing",
+        ),
+    ]:
+        with pytest.raises(GraphError) as error:
+            targets_of(kind, y, task)
+        assert message in str(error.value)
+    with pytest.raises(GraphError, match="num_classes is 7, but y has 4 columns"):
+        targets_of(kind, LABELS, num_classes=np.array(7))
+
+
+def test_a_node_with_any_label_may_be_in_the_split(kind: str) -> None:
+    y = LABELS.copy()
+    y[3] = np.nan
+    with pytest.raises(GraphError, match="node 3 is in the split but has no label"):
+        targets_of(kind, y)
+    y[3, 1] = 1.0
+    y[:10, 2] = 1.0
+    assert "nothing is learned: 2" in targets_of(kind, y).notes[1]
 
 
 def test_names_of_classes(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"y": None}, "'y' is missing"),
     ({"x": None}, "'x' is missing"),
     ({"edge_index": None}, "'edge_index' is missing"),
-    ({"y": np.array([0.0, 1, 2, 0, 1.5, 1])}, "y holds 1.5 at node 4; expected classes as whole numbers"),
+    ({"y": np.array([0.0, 1, 2, 0, np.inf, 1])}, "y holds inf at node 4; expected classes as whole numbers"),
     ({"y": np.array([[0, 1, 2, 0, 1, 1]])}, r"y holds int64 of shape \(1, 6\)"),
     ({"y": np.array(3)}, r"y holds int64 of shape \(\)"),
     ({"y": np.array([0, 1, 2, 0, 1, -2])}, "label -2 of node 5 is out of range"),

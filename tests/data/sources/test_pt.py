@@ -221,7 +221,7 @@ def test_what_is_missing_is_named(tmp_path: Path, key: str) -> None:
         ({"x": X.to("meta")}, "x is a tensor on another device, quantised or nested; expected numbers"),
         ({"y": torch.nested.nested_tensor([X[0], X[1][:1]])}, "y is a tensor on another device, quantised or nested"),
         ({"y": torch.eye(5)}, "y holds float32 of shape (5, 5); expected one class a node"),
-        ({"y": torch.full((5,), 0.5)}, "y holds 0.5 at node 0; expected classes as whole numbers"),
+        ({"y": torch.full((5,), torch.inf)}, "y holds inf at node 0; expected classes as whole numbers"),
         ({"edge_index": torch.zeros(3, 2, dtype=torch.int64)}, "edge_index holds int64 of shape (3, 2)"),
         ({"edge_index": torch.zeros(2, 2)}, "edge_index holds float32 of shape (2, 2)"),
         ({"edge_index": torch.eye(2, dtype=torch.int64).to_sparse()}, "edge_index holds int64"),
