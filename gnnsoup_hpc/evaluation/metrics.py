@@ -1,12 +1,12 @@
 """Metrics as scikit-learn defines them, of one column of targets at a time, and their bootstrap over nodes.
 
 A column has scores and targets (n,) of the nodes whose target is known: one yes-or-no label, one class against the
-others, or one number. A column with no positive or no negative (of numbers: all alike) is left out of a mean over
+others, or one number. A column with no positive or no negative (for R²: of equal numbers) is left out of a mean over
 columns, as OGB's Evaluator does; where all are, the metric is NaN.
 
 Nodes are weighed by how often each of some samples has them, (n, B), which is once where it is the metric itself. So a
 column is sorted once for all samples, and what scikit-learn sums up with sample weights are sums over that order; its
-own functions take ten times as long for hundreds of short columns. Tests hold both to 1e-12.
+own functions take ten times as long for hundreds of short columns. Tests hold both to scikit-learn's.
 Source of the bootstrap: Efron, Annals of Statistics 7(1), 1979; samples are the same for all models of equal nodes, so
 that differences are paired.
 """

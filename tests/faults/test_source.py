@@ -43,7 +43,12 @@ def _split(train: int, validation: int, test: int) -> dict[str, Any]:
         pytest.param({"x": np.array([["a"] * 3] * NODES)}, (), ("x ", "number"), id="features of text"),
         pytest.param({"y": planted()["y"][:, None] % [2, 3]}, (), ("y ", "(300, 2)"), id="labels in columns"),
         pytest.param({"y": np.array(3)}, (), ("y ",), id="one label"),
-        pytest.param({"y": planted()["y"] * 0.5}, (), ("y holds 0.5 at node", "whole numbers"), id="fractions"),
+        pytest.param(
+            {"y": planted()["y"] * 0.5},
+            ("--set", "task.kind=multiclass"),
+            ("y holds 0.5 at node", "whole numbers"),
+            id="fractions",
+        ),
         pytest.param({}, ("--set", "partition.parts=301"), ("partition.parts = 301", "300 nodes"), id="K > V"),
     ],
 )
