@@ -204,8 +204,8 @@ def least_inference(sizes: Sizes) -> tuple[str, int]:
     least = sizes.evaluated_node * sizes.whole.nodes + LEAST_WORK
     if isinstance(sizes.net, LayeredModel):
         return "accuracies layer by layer", least
-    if sizes.net.find_far_reach():
-        return "accuracies in memory", inference(sizes)
+    if why := sizes.net.find_far_reach():
+        return f"accuracies in memory, since {why},", inference(sizes)
     structure = (_id_bytes(sizes.whole) + FLOAT) * sizes.whole.read + READ_NODE * sizes.whole.nodes
     return "accuracies by neighbourhoods", least + structure
 

@@ -38,6 +38,11 @@ def check_job(job: Job, where: str) -> None:
                 f"{where}: {name}.first_hop = 'exact' cannot be had with model.kind = {model.kind!r}: its first layer"
                 " has no sum that is the same for all weights, so there is no first hop to keep; use 'truncated'"
             )
+    if job.soup.align in ("weights", "activations") and not is_stack(model):
+        raise JobError(
+            f"{where}: soup.align = {job.soup.align!r} knows the hidden units of stacks of gcn, sage and gat alone, of"
+            " plain options; use 'auto' or 'none'"
+        )
     if model.kind == MODULE:
         _check_module(job, where)
 

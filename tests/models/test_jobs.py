@@ -30,6 +30,10 @@ WRONG = [
         ["model.kind=gat", "soup.pls.first_hop=exact"],
         "soup.pls.first_hop = 'exact' cannot be had with model.kind = 'gat'",
     ),
+    (
+        ["model.kind=gin", "soup.align=weights"],
+        "soup.align = 'weights' knows the hidden units of stacks of gcn, sage and",
+    ),
     (["model.norm=batch", "soup.pls.first_hop=exact"], "soup.pls.first_hop = 'exact' cannot be had"),
     (
         ["model.kind=gat", "train.batch=cluster", "train.first_hop=exact"],
