@@ -11,6 +11,7 @@ from gnnsoup_hpc.models.kinds import MODULE, has_heads, is_stack, list_kinds
 from gnnsoup_hpc.utils.hashing import canonical
 
 _OF_MODULES = ("factory", "hops", "revision", "folder")
+_OF_TORCH = ("takes", "groups")
 _OF_CLASSES = ("layers", "hidden", "heads", "norm")
 
 
@@ -49,12 +50,13 @@ def check_job(job: Job, where: str) -> None:
 
 def _check_fields(model: ModelJob, where: str) -> None:
     """Refuse what the kind of model has no use for."""
-    unused, what = _OF_MODULES, "leave it out"
+    unused, what = _OF_MODULES + (_OF_TORCH if is_stack(model) else ()), "leave it out"
     if model.kind == MODULE:
         unused, what = _OF_CLASSES, "give it in model.arguments, by the name that the factory has"
+    plain = " of plain options" if is_stack(model) else ""
     for name in unused:
         if (value := getattr(model, name)) != ModelJob.model_fields[name].default:
-            raise JobError(f"{where}: model.{name} = {value!r} says nothing of kind = {model.kind!r}: {what}")
+            raise JobError(f"{where}: model.{name} = {value!r} says nothing of kind = {model.kind!r}{plain}: {what}")
 
 
 def _check_module(job: Job, where: str) -> None:

@@ -27,6 +27,7 @@ from gnnsoup_hpc.models.jobs import load_job
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.mixtures import Candidate
+from gnnsoup_hpc.train.loop import Training
 from gnnsoup_hpc.types import Role
 from tests import runs, tiny
 from tests.comms import run_ranks
@@ -194,6 +195,17 @@ def test_neighbourhoods_give_what_the_whole_graph_does(own: Job, tmp_path: Path)
         unknown = make_model(own.model.model_copy(update={"hops": 0}), graph.features, graph.classes)
         with pytest.raises(MemoryLimitError, match=r"does not say how far it reaches: give model\.hops"):
             Evaluator(graph, unknown, EvalSettings(runs.CPU, 1000, tmp_path)).metrics([state], ROLES)
+
+
+def test_other_groups_and_hops_need_no_new_ingredients(own: Job, tmp_path: Path) -> None:
+    job = runs.change_job(runs.copy_run(own, tmp_path), "model.hops=0", 'model.groups=["convs"]', "soup.methods=['ls']")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "epoch", None)  # none is trained
+        runs.train(job)
+    runs.soup_run(job)
+    soup = soup_store.read(RunDir.of(job).soup("ls"))
+    assert soup.mixture.groups == ("first", "head", "convs", "skips", "norms")
+    assert soup.options["groups"] == ["convs"]
 
 
 def test_a_changed_module_does_not_go_on(own: Job, tmp_path: Path) -> None:
