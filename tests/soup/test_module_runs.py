@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import soup as soup_store
+from gnnsoup_hpc.memory import estimate
+from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.models.jobs import load_job
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -190,6 +193,13 @@ def test_neighbourhoods_give_what_the_whole_graph_does(own: Job, tmp_path: Path)
             found.append(torch.cat([logits for _, logits in evaluator._logits([state], ROLES)]))
             assert torch.equal(evaluator.recompute(state)["head.bias"], state["head.bias"])
         torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+        way, least = estimate.least_inference(Sizes.of(graph, model))
+        assert way == "accuracies by neighbourhoods"
+        little = replace(EvalSettings(runs.CPU, least, tmp_path), memory=min(least, 20 << 20))
+        exact = ingredient_store.read(RunDir.of(own).ingredient(0))
+        enough = Evaluator(graph, model, little)
+        assert not enough.fits
+        assert enough.metrics([state], ROLES) == [exact.validation_accuracy, exact.test_accuracy]
         with pytest.raises(MemoryLimitError, match=r"the neighbourhood of one node, of \d+ nodes, does not fit"):
             Evaluator(graph, model, EvalSettings(runs.CPU, 1000, tmp_path)).metrics([state], ROLES)
         unknown = make_model(own.model.model_copy(update={"hops": 0}), graph.features, graph.classes)
