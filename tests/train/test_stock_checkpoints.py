@@ -38,7 +38,7 @@ threads = 1
 """
 MODELS = {  # checkpoints of one start, and [model]
     "sage": (6, 'kind = "sage"\nlayers = 2\nhidden = 16\n'),
-    "gin": (3, 'kind = "gin"\nlayers = 2\nhidden = 16\nnorm = "batch"\narguments = { jk = "cat" }\n'),
+    "gin": (2, 'kind = "gin"\nlayers = 2\nhidden = 16\nnorm = "batch"\narguments = { jk = "cat" }\n'),
     "tuned": (
         4,
         'kind = "module"\nfactory = "tuned_gcn:make"\narguments = { hidden = 16, layers = 2, dropout = 0.3 }\n',
