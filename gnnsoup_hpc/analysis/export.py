@@ -1,14 +1,16 @@
-"""What an exported soup's card says: where it is from, how it was mixed, how good it is, with errors."""
+"""Export of a soup; what its card says: where it is from, how it was mixed, how good it is, with errors."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from gnnsoup_hpc.analysis.report.contents import Contents
 from gnnsoup_hpc.config.task import WORDS
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.evaluation.tasks import score
-from gnnsoup_hpc.io import files
+from gnnsoup_hpc.io import export, files
+from gnnsoup_hpc.io.model import read_model
 from gnnsoup_hpc.io.records import Soup
 
 
@@ -29,6 +31,12 @@ def choose_soup(run: Contents, method: str | None, ensembles: bool = False) -> S
         there = run.soups if ensembles else single
         raise RunError(f"--method {method}: {why}; there are: {', '.join(soup.method for soup in there)}")
     return found
+
+
+def export_soup(run: Contents, soup: Soup, to: Path) -> list[Path]:
+    """Publish a soup of a run as `io.export.write` does; the files. Raises: as that."""
+    card = make_card(run, soup)
+    return export.write(to, read_model(run.run.soup(soup.method)), card, show_card(card, to.name))
 
 
 def make_card(run: Contents, soup: Soup) -> dict[str, Any]:

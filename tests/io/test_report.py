@@ -25,7 +25,7 @@ def test_the_pages_example_reads_a_run(
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "pubmed").symlink_to(run.root.resolve())
     monkeypatch.chdir(tmp_path)
-    code, _ = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S)
+    _, code, _ = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S)
     found: dict[str, Any] = {}
     exec(compile(code, str(DOCS), "exec"), found)
     assert "pls" in capsys.readouterr().out
