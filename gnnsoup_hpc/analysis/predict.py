@@ -27,6 +27,7 @@ from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.types import FloatArray
+from gnnsoup_hpc.utils.out_of_core import reserve
 
 Allocate = Callable[[tuple[int, int]], FloatArray]
 
@@ -93,7 +94,16 @@ def write_scores(to: Path, asked: Asked, here: RankInfo, log: Log) -> int:
         raise RunError(f"{to}: scores are a file of .npy")
     files.check_writable(to)
     with files.publish(to) as private:
-        room: Any = partial(np.lib.format.open_memmap, private, "w+", np.float32)
-        scores: Any = predict(asked, here, log, room)
+        scores: Any = predict(asked, here, log, partial(_map_file, private))
         scores.flush()
     return len(scores)
+
+
+def _map_file(path: Path, shape: tuple[int, int]) -> FloatArray:
+    """A new file of NumPy, mapped. Its space is reserved: who writes to a map on a full disk is killed."""
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        reserve(file.fileno(), file.tell() + 4 * shape[0] * shape[1])
+    mapped: FloatArray = np.load(path, mmap_mode="r+")
+    return mapped

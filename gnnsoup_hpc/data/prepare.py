@@ -120,23 +120,29 @@ def open_other(
     Raises: JobError, GraphError for a source that cannot be used, or has another number of features.
     """
     asked = job.graph.model_copy(update={"source": source, "split": "random"})
-    with files.scratch(folder / "other") as scratch, Meter(torch.device("cpu")) as meter:
-        with meter.phase("graph"):
-            graph = sources.load_unlabelled(asked, SourceContext(scratch, offline, log.say, NO_LABELS))
-        if graph.x.shape[1] != own.features:
-            raise GraphError(
-                f"{source}: x has {graph.x.shape[1]} features a node, and the run's models were trained on"
-                f" {own.features}: give raw features of shape (V, {own.features})"
-            )
-        log.say(f"predict: {source}: {graph.nodes} nodes, {len(graph.indices)} directed entries")
-        for note in graph.notes:
-            log.say(f"predict: {note}")
-        prepared = replace(graph, x=PreparedRows(graph.x, own.preparation, source))
-        path = scratch / "graph.h5"
-        made_by = job.model_copy(update={"graph": asked})
-        graph_store.write(path, prepared, own.preparation, _leave_whole(graph), made_by, meter.read)
+    with files.scratch(folder / "other") as scratch:
+        path, context = scratch / "graph.h5", SourceContext(scratch, offline, log.say, NO_LABELS)
+        _make_other(path, job.model_copy(update={"graph": asked}), own, context)
         with graph_store.open_file(path) as found:
             yield found
+
+
+def _make_other(path: Path, job: Job, own: GraphFile, context: SourceContext) -> None:
+    """Write the graph of a job's source in the form of another one."""
+    with Meter(torch.device("cpu")) as meter:
+        with meter.phase("graph"):
+            graph = sources.load_unlabelled(job.graph, context)
+        source, width = job.graph.source, graph.x.shape[1]
+        if width != own.features:
+            raise GraphError(
+                f"{source}: x has {width} features a node, and the run's models were trained on {own.features}: give"
+                f" raw features of shape (V, {own.features})"
+            )
+        context.say(f"predict: {source}: {graph.nodes} nodes, {len(graph.indices)} directed entries")
+        for note in graph.notes:
+            context.say(f"predict: {note}")
+        prepared = replace(graph, x=PreparedRows(graph.x, own.preparation, source))
+        graph_store.write(path, prepared, own.preparation, _leave_whole(graph), job, meter.read)
 
 
 def _leave_whole(graph: Graph) -> Partition:
