@@ -217,7 +217,7 @@ def export(run: str | PathLike[str], to: str | PathLike[str], method: str | None
 
 
 def load_soup(run: str | PathLike[str], method: str) -> Trained:
-    """A soup of the run in a folder: `state`, `as_pyg()` its module, `features` and `edges` prepare a raw graph for it.
+    """A soup of the run in a folder: `state`, `as_pyg()` its module, `alpha`, `preparation`; `predict` of a raw graph.
 
     Raises: FileError where there is none, it is damaged, or it is an ensemble, which is no one model.
     """

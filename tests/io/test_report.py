@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 import torch
 
@@ -31,6 +32,11 @@ def test_the_pages_example_reads_a_run(
     assert "pls" in capsys.readouterr().out
     assert isinstance(found["model"], torch.nn.Module)
     assert not found["model"].training
+    with h5py.File(run.soup("pls")) as file:
+        soup, mixture = found["soup"], file["mixture"]
+        assert np.array_equal(soup.alpha, mixture["alpha"][:])
+        assert soup.ingredients == tuple(mixture["ingredients"].asstr()[:])
+        assert soup.groups == tuple(mixture["groups"].asstr()[:])
     with h5py.File(run.report) as file:
         tables = {name for name, each in file.items() if "columns" in each.attrs}
         tables |= {f"histories/{name}" for name in file["histories"]}
