@@ -42,6 +42,7 @@ def export_soup(run: Contents, soup: Soup, to: Path) -> list[Path]:
 def make_card(run: Contents, soup: Soup) -> dict[str, Any]:
     """The card but for what the weights' file itself says."""
     mixture, best = soup.mixture, run.best
+    imported = {f"{one.index:04d}": one.imported for one in run.ingredients if one.imported}
     return {
         "format": "gnnsoup_hpc/card",
         "format_version": 2,
@@ -70,6 +71,7 @@ def make_card(run: Contents, soup: Soup) -> dict[str, Any]:
             "ingredients": list(soup.ingredients),
             "alpha": mixture.alpha.tolist(),
             "aligned_by": soup.alignment.by if soup.alignment else "none",
+            **({"imported": imported} if imported else {}),
         },
         "versions": files.versions(),
     }
@@ -82,6 +84,8 @@ def show_card(card: dict[str, Any], name: str) -> str:
     best = f"{metrics['best_ingredient']}, test {named} {metrics['best_ingredient_test_accuracy']:.4f}"
     error = f"standard error {metrics['test_error']:.4f} of {metrics['test_nodes']} nodes"
     header = " | ".join(["", *mixture["ingredients"]])
+    files_of = [f"{name} from `{file}`" for name, file in mixture.get("imported", {}).items()]
+    imported = f"\n- Imported, not trained in this run: {', '.join(files_of)}" if files_of else ""
     rows = [
         " | ".join(["", group, *(f"{share:.4f}" for share in shares)]).strip() + " |"
         for group, shares in zip(mixture["groups"], mixture["alpha"], strict=True)
@@ -95,7 +99,7 @@ One model: weights in `{name}`, what is done to features and edges before it see
 - Method: {card["source"]}
 - Validation {named} {metrics["validation_accuracy"]:.4f}, by which it may have been chosen
 - Test {named} {metrics["test_accuracy"]:.4f}, {error}
-- Best ingredient on validation: {best}
+- Best ingredient on validation: {best}{imported}
 
 Shares of the ingredients:
 
