@@ -63,6 +63,7 @@ def test_the_script_has_the_accuracy_of_the_report(here: Path, tmp_path: Path) -
     weights = (tmp_path / card["weights"]["file"]).read_bytes()
     assert hashlib.sha256(weights).hexdigest() == card["weights"]["sha256"]
     assert f"Test accuracy {right:.4f}" in (tmp_path / "mine-pls.md").read_text()
+    assert "imported" not in card["mixture"]
     assert len(card["mixture"]["alpha"][0]) == len(card["mixture"]["ingredients"]) == 2
 
 
