@@ -71,7 +71,6 @@ def predict(asked: Asked, here: RankInfo, log: Log, allocate: Allocate = allocat
         graph = own = opened.enter_context(graph_store.open_graph(place.graph, job, verify=True))
         model = make_model(job.model, own.features, own.resolve_task(job.task).outputs, own.count_degrees)
         if asked.source is not None:
-            limits.refuse_before_graph(Limit.of(job, here))
             graph = opened.enter_context(open_other(asked.source, job, own, place.root, log, asked.offline))
         sizes, limit = Sizes.of(graph, model, device), Limit.of(job, here, device)
         way, least = estimate.least_inference(sizes)
