@@ -33,6 +33,7 @@ Schedule = Literal["constant", "cosine"]  # of the learning rate over epochs
 Average = Literal["none", "ema", "swa"]  # of weights over steps, or over epochs
 Align = Literal["none", "weights", "activations"]  # how ingredients' units are matched
 Recompute = Literal["each", "end"]  # whose running statistics are recomputed: every candidate's, or a method's soup's
+Statistics = Literal["mixed", "own", "anew"]  # a mixture's: as weights are; recomputed but of an ingredient; always
 Mode = Literal["train", "fit", "evaluate"]  # how an engine computes logits
 TaskKind = Literal["multiclass", "binary", "multilabel", "regression"]
 TargetKind = Literal["classes", "multilabel", "regression"]  # what a graph has of its nodes

@@ -18,6 +18,7 @@ from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator, Members
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.records import Soup
 from gnnsoup_hpc.memory import estimate, limits
 from gnnsoup_hpc.memory.estimate import Sizes
@@ -70,6 +71,8 @@ def predict(asked: Asked, here: RankInfo, log: Log, allocate: Allocate = allocat
     with ExitStack() as opened:
         graph = own = opened.enter_context(graph_store.open_graph(place.graph, job, verify=True))
         model = make_model(job.model, own.features, own.resolve_task(job.task).outputs, own.count_degrees)
+        for ingredient in asked.run.ingredients:
+            ingredient_store.check_code(place.ingredient(ingredient.index), model)
         if asked.source is not None:
             graph = opened.enter_context(open_other(asked.source, job, own, place.root, log, asked.offline))
         sizes, limit = Sizes.of(graph, model, device), Limit.of(job, here, device)

@@ -42,7 +42,8 @@ def report(root: Path, must_write: bool = True, quiet: bool = False) -> None:
 
 def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     """Report each run; where there are several, compare them too."""
-    roots = arguments.runs or [RunDir.of(load_job()).root]
+    roots = [RunDir.of(load_job(str(run))).root if run.is_file() else run for run in arguments.runs]
+    roots = roots or [RunDir.of(load_job()).root]
     for root in roots:
         report(root, must_write=False)
     if len(roots) > 1:

@@ -25,8 +25,9 @@ def evaluate_averages(
 ) -> list[EvalResult]:
     """Metric and loss of the mean of each group of ingredients, with `align` matched by weights with its first one.
 
-    Of one ingredient, exactly its own. Rank-collective: each is one rank's work. Of ingredients as trained at most
-    three states are in memory; to align them takes all that are to be mixed.
+    Of one ingredient, exactly its own, but for running statistics of batch norm, which are recomputed of all alike.
+    Rank-collective: each is one rank's work. Of ingredients as trained at most three states are in memory; to align
+    them takes all that are to be mixed.
     """
     return evaluator.results([partial(_average, run, evaluator, group, align) for group in groups], Role.VALIDATION)
 
@@ -43,4 +44,4 @@ def _average(run: RunDir, evaluator: Evaluator, group: tuple[int, ...], align: b
             kinds[name] = tensor.dtype
             total[name] = total[name] + tensor.double() if name in total else tensor.double()
     mean = {name: (tensor / len(group)).to(kinds[name]).to(evaluator.device) for name, tensor in total.items()}
-    return [evaluator.recompute(mean) if len(group) > 1 else mean]
+    return [evaluator.recompute(mean)]

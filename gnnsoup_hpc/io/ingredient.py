@@ -347,6 +347,16 @@ def origin(path: Path) -> dict[str, Any]:
         return files.get_json(file["provenance"], "origin")
 
 
+def check_code(path: Path, model: Model) -> None:
+    """Raises: ForeignFileError where a module's code is another than an ingredient was trained, or measured, with."""
+    was, now = origin(path).get("model.code"), model.record().get("code")
+    if was != now:
+        raise ForeignFileError(
+            f"{path} is of other code of the model ({was}) than there is now ({now}): put it back"
+            f"{_advise_code('model.code', was)}"
+        )
+
+
 def _get_accuracy(file: h5py.File, name: str) -> float:
     found, metric = files.get_number(file, name), judged.get_metric(file["metrics"])
     low, high = RANGES.get(metric, (0.0, 1.0))

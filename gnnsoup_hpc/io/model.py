@@ -117,7 +117,7 @@ def read_model(path: Path) -> Trained:
                 f"{path} is an ensemble, which has no weights of its own: read its ingredients, and average their"
                 " softmax outputs"
             )
-        architecture = read_record(json.loads(file["provenance"].attrs["architecture"]), _find_folder(path, file))
+        architecture = read_record(json.loads(file["provenance"].attrs["architecture"]), *_find_code(path, file))
         state = states.get_finite(path, file)
         states.check_shapes(path, state, architecture)
         seen, preparation = judged.get(file["metrics"]), graph_store.get_preparation(file)
@@ -130,9 +130,9 @@ def _ingredient(path: Path) -> Trained:
     found, origin = ingredient_store.read(path), ingredient_store.origin(path)
     record = {name.removeprefix("model."): value for name, value in origin.items() if name.startswith("model.")}
     with files.read_file(path, ingredient_store.KIND, ingredient_store.VERSION) as file:
-        folder = _find_folder(path, file)
+        code = _find_code(path, file)
     try:
-        architecture = read_record(record, folder)
+        architecture = read_record(record, *code)
     except KeyError as error:
         raise FileError(f"{path}: its origin lacks model.{error.args[0]}") from None
     states.check_shapes(path, found.state, architecture)
@@ -149,9 +149,10 @@ def _graph_job(path: Path, file: h5py.File) -> GraphJob:
     return GraphJob(**{name: told[name] for name in ("undirected", "reverse", "self_loops") if name in told})
 
 
-def _find_folder(path: Path, file: h5py.File) -> str:
-    """Where the job has a module's factory."""
-    return str(_read_job(path, file).get("model", {}).get("folder", ""))
+def _find_code(path: Path, file: h5py.File) -> tuple[str, str]:
+    """Where the job has a module's factory, and its revision."""
+    told = _read_job(path, file).get("model", {})
+    return str(told.get("folder", "")), str(told.get("revision", ""))
 
 
 def _read_job(path: Path, file: h5py.File) -> dict[str, Any]:

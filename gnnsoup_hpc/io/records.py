@@ -134,11 +134,16 @@ class Paired:
 
 @dataclass(frozen=True)
 class Recomputed:
-    """A soup whose running statistics were computed anew: what that took, mixing included, and metrics without it."""
+    """Of a soup's running statistics: seconds of recomputing them, mixing included, and metrics with both kinds.
+
+    mixed: as weights are; anew: recomputed, also where the soup is an ingredient, which keeps its own.
+    """
 
     seconds: float
-    validation_before: float
-    test_before: float
+    validation_mixed: float
+    test_mixed: float
+    validation_anew: float
+    test_anew: float
 
 
 @dataclass(frozen=True)

@@ -90,9 +90,11 @@ def write(
             about = "test nodes that only the best gets right"
             files.put(metrics, "only_best_right", soup.paired.only_best, "1", about)
         if (found := soup.recomputed) is not None:
-            files.put(metrics, "seconds_recomputing", found.seconds, "s", "of mixing and computing statistics anew")
-            files.put(metrics, "validation_before", found.validation_before, "1", "with mixed running statistics")
-            files.put(metrics, "test_before", found.test_before, "1", "with mixed running statistics")
+            files.put(metrics, "seconds_recomputing", found.seconds, "s", "of mixing and recomputing statistics")
+            for name in ("validation_mixed", "test_mixed"):
+                files.put(metrics, name, getattr(found, name), "1", "with mixed running statistics")
+            for name in ("validation_anew", "test_anew"):
+                files.put(metrics, name, getattr(found, name), "1", "with recomputed ones, of an ingredient too")
         passes = file.create_group("passes", track_order=True)
         for name, count in soup.counts.items():
             files.put(passes, name, count, "1", COUNTS[name])
@@ -126,7 +128,8 @@ def read(path: Path) -> Soup:
             paired = Paired(str(metrics.attrs["best_ingredient"]), *counts)
         recomputed = None
         if "seconds_recomputing" in metrics:
-            names = "seconds_recomputing", "validation_before", "test_before"
+            figures = "validation_mixed", "test_mixed", "validation_anew", "test_anew"
+            names = "seconds_recomputing", *figures
             recomputed = Recomputed(*(float(metrics[name][()]) for name in names))
         return Soup(
             method=str(file.attrs["method"]),

@@ -47,7 +47,10 @@ def load_model() -> nn.Module:
     if "deg" in arguments:
         arguments["deg"] = torch.tensor(arguments["deg"])
     sys.path.insert(0, str(HERE.resolve().parent))
-    make: Any = reduce(getattr, name.split("."), import_module(module))
+    try:
+        make: Any = reduce(getattr, name.split("."), import_module(module))
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"{error}: put the code of {card['model']['made_by']} beside {HERE}") from None
     model: nn.Module = make(**arguments)
     model.load_state_dict(state, strict=True)
     return model.float().eval()

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gnnsoup_hpc.errors import JobError
+from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Subgraph
 from gnnsoup_hpc.models import factory as factories
@@ -317,11 +317,21 @@ class ModuleModel:
                 yield
 
 
-def make_module_model(record: Mapping[str, Any], folder: str) -> ModuleModel:
-    """The model of a record. Raises: TypeError or KeyError for what is no such record."""
+def make_module_model(record: Mapping[str, Any], folder: str, revision: str) -> ModuleModel:
+    """The model of a record; folder, revision: as in the job that goes with it.
+
+    Raises: TypeError or KeyError for what is no such record; RunError where the module's code is another by now.
+    """
     values = {name: value for name, value in record.items() if name not in ("code", "entries_sha256")}
     values["arguments"] = canonical(record["arguments"])
-    return ModuleModel(**values, revision=record.get("code", ""), folder=folder)
+    made = ModuleModel(**values, revision=revision, folder=folder)
+    if made.kind == MODULE and made.code != record["code"]:
+        raise RunError(
+            f"the code of model.factory = {made.factory!r} is another ({made.code}) than weights were made with"
+            f" ({record['code']}): put it back; or, if it computes what it did, set model.revision = {record['code']!r}"
+            " in the job, and make its soups again (--again)"
+        )
+    return made
 
 
 def _make_ring(nodes: int) -> tuple[Adjacency, int]:

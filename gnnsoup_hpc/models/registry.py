@@ -39,11 +39,11 @@ def check_model(job: ModelJob) -> None:
         find_factory(job.factory, job.folder)
 
 
-def read_record(record: Mapping[str, Any], folder: str = "") -> Model:
-    """The model that a file's record describes; folder: where a factory is imported from first.
+def read_record(record: Mapping[str, Any], folder: str = "", revision: str = "") -> Model:
+    """The model that a file's record describes; folder, revision: as in the job that goes with it.
 
-    Raises: TypeError or KeyError for what is no such record.
+    Raises: TypeError or KeyError for what is no such record; RunError where a module's code is another by now.
     """
     if "arguments" in record:
-        return make_module_model(record, folder)
+        return make_module_model(record, folder, revision)
     return Architecture(**{name: record[name] for name in _OF_STACKS})

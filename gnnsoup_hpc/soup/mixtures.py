@@ -20,7 +20,7 @@ from gnnsoup_hpc.runtime.profiling import Meter
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup import mixing
 from gnnsoup_hpc.soup.mixing import ParameterMatrix
-from gnnsoup_hpc.types import Grouping, Role, State
+from gnnsoup_hpc.types import Grouping, Role, State, Statistics
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Mixtures:
         self.run, self.model, self.graph = run, model, graph
         self.settings, self.device, self.comm = settings, settings.device, settings.comm
         self.alignment: Alignment | None = None
-        self._each = settings.recompute == "each"
+        self._of_candidates: Statistics = "own" if settings.recompute == "each" else "mixed"
         self.ids = tuple(ids)
         self._matrix: ParameterMatrix | None = None
         self.clear()
@@ -84,39 +84,42 @@ class Mixtures:
         """The weights that alpha mixes."""
         return mixing.mix(self.matrix, alpha_GN.to(self.device), by)
 
-    def state(self, candidate: Candidate, recompute: bool = True) -> State | None:
+    def state(self, candidate: Candidate, statistics: Statistics = "own") -> State | None:
         """The weights of a mixture; None for an ensemble, which is no one model.
 
-        recompute: with running statistics of its own, where the model has any and this is no ingredient as it is.
+        statistics: "own": recomputed where the model has any, but those of an ingredient as it is; "anew": of it too.
         """
         if candidate.of == "predictions":
             return None
         state = self.mix(candidate.alpha, candidate.by)
         one = int((candidate.alpha != 0.0).any(0).sum()) == 1 and bool((candidate.alpha.sum(1) == 1.0).all())
-        return self.evaluator.recompute(state) if recompute and not one else state
+        as_mixed = statistics == "mixed" or (one and statistics == "own")
+        return state if as_mixed else self.evaluator.recompute(state)
 
-    def _members(self, candidate: Candidate, recompute: bool) -> Members:
-        state = self.state(candidate, recompute)
+    def _members(self, candidate: Candidate, statistics: Statistics) -> Members:
+        state = self.state(candidate, statistics)
         if state is not None:
             return [state]
         return [self.matrix.ingredient(index) for index in candidate.alpha[0].nonzero().flatten().tolist()]
 
     def metrics(self, candidates: Sequence[Candidate]) -> list[float]:
         """Exact metric of each mixture on validation nodes. Rank-collective."""
-        made = [partial(self._members, candidate, self._each) for candidate in candidates]
+        made = [partial(self._members, candidate, self._of_candidates) for candidate in candidates]
         return self.evaluator.metrics_of(made, Role.VALIDATION)
 
     def metrics_between(self, start: Tensor, end: Tensor, shares: Sequence[float]) -> list[float]:
         """Exact validation metrics of share * start + (1 - share) * end, alphas (1, N). Rank-collective."""
         mixed = [(share, Candidate(share * start + (1.0 - share) * end)) for share in shares]
-        between = [(share, partial(self._members, candidate, self._each)) for share, candidate in mixed]
+        between = [(share, partial(self._members, candidate, self._of_candidates)) for share, candidate in mixed]
         return self.evaluator.metrics_between(
             lambda: (self.mix(start, "model"), self.mix(end, "model")), between, Role.VALIDATION
         )
 
-    def predictions(self, candidate: Candidate, roles: Sequence[Role], recompute: bool = True) -> list[Predictions]:
+    def predictions(
+        self, candidate: Candidate, roles: Sequence[Role], statistics: Statistics = "own"
+    ) -> list[Predictions]:
         """Exact metrics of a mixture on the nodes of some roles, node by node. Rank-collective; no method has this.
 
-        recompute: as of `state`.
+        statistics: as of `state`.
         """
-        return self.evaluator.predictions(partial(self._members, candidate, recompute), roles)
+        return self.evaluator.predictions(partial(self._members, candidate, statistics), roles)

@@ -83,8 +83,9 @@ class SoupRunner:
         validation, test = mixtures.predictions(candidate, (Role.VALIDATION, Role.TEST))
         paired, recomputed = self._compare(test.right), None
         if mixtures.model.statistics and state is not None:
-            before = mixtures.predictions(candidate, (Role.VALIDATION, Role.TEST), recompute=False)
-            recomputed = Recomputed(seconds, *(found.metric for found in before))
+            both = Role.VALIDATION, Role.TEST
+            ways = (mixtures.predictions(candidate, both, how) for how in ("mixed", "anew"))
+            recomputed = Recomputed(seconds, *(found.metric for way in ways for found in way))
         self._clear()
         soup = Soup(
             method=method.name,

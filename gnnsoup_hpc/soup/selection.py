@@ -103,6 +103,7 @@ def select_sound(job: Job, model: Model, *_: object) -> Selection:
     def read(index: int, path: Path) -> Ingredient:
         ingredient = ingredient_store.read(path)
         states.check_shapes(path, ingredient.state, model)
+        ingredient_store.check_code(path, model)
         return ingredient
 
     selection, first = _select(job, run, read)

@@ -145,6 +145,7 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
         engine = _find_engine(job, run, model, device)
         if not _is_trained(job, run):
             _check_precision(job, engine, device)
+            _check_sampling(job, model)
         job = _within_limit(job, run, here, Sizes.of(graph, model, device), engine, log, souping)
         board = TaskBoard(run, here, log)
         context = TrainContext(job, run, model, engine, graph, here, device, log, board, opened=opened)
@@ -211,6 +212,13 @@ def _check_precision(job: Job, engine: Engine, device: torch.device) -> None:
             " and a train.engine that compiled kernels are for"
         )
     launch.check_precision("train", precision, device)
+
+
+def _check_sampling(job: Job, model: Model) -> None:
+    """Raises: JobError where samples of neighbourhoods are not all that an output depends on, or groups do not fit."""
+    model.groups("layer")
+    if job.train.batch == "neighbour" and not isinstance(model, LayeredModel) and (why := model.find_far_reach()):
+        raise JobError(f"train.batch = 'neighbour' samples a hop a layer, and {why}; use 'cluster' or 'full'")
 
 
 def _is_trained(job: Job, run: RunDir) -> bool:

@@ -17,7 +17,7 @@ from gnnsoup_hpc.config import ModelJob
 from gnnsoup_hpc.engine import TorchEngine
 from gnnsoup_hpc.engine.measure import measure_slopes
 from gnnsoup_hpc.engine.memory import Extent
-from gnnsoup_hpc.errors import JobError
+from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.graph.subgraph import Subgraph
 from gnnsoup_hpc.models.base import CountedDropout
 from gnnsoup_hpc.models.gnn import Architecture
@@ -364,3 +364,10 @@ def test_the_code_is_in_the_record_and_may_be_named(tmp_path: Path, monkeypatch:
     assert {key for key in first if first[key] != changed[key]} == {"code"}
     assert record("fourth", "# changed\n", revision=first["code"]) == first
     assert first["arguments"] == {}
+    with pytest.raises(
+        RunError, match=f"the code of model.factory = 'third:make' is another .* set model.revision = '{first['code']}'"
+    ):
+        read_record(first | {"factory": "third:make"}, str(tmp_path))
+    assert (
+        read_record(first | {"factory": "third:make"}, str(tmp_path), first["code"]).record()["code"] == first["code"]
+    )

@@ -138,19 +138,34 @@ def test_statistics_of_a_soup_are_those_of_its_weights(own: Job) -> None:
     )
     torch.testing.assert_close(found, soup.state)
     mixed = {key: means[key].to(tensor.dtype) for key, tensor in soup.state.items()}
-    assert [soup.recomputed.validation_before, soup.recomputed.test_before] == measure_alone(own, mixed)
+    assert [soup.recomputed.validation_mixed, soup.recomputed.test_mixed] == measure_alone(own, mixed)
+    assert [soup.recomputed.validation_anew, soup.recomputed.test_anew] == measure_alone(own, soup.state)
     best = soup_store.read(run.soup("best"))
     assert best.recomputed is not None
-    assert best.recomputed.test_before == best.test_accuracy  # an ingredient as it is has its own
+    assert best.state is not None
+    assert best.recomputed.test_mixed == best.test_accuracy  # an ingredient as it is has its own
+    anew = gs.recompute_statistics(
+        module, best.state, [whole], lambda each, batch: each(batch.x, batch.adjacency.edge_index)
+    )
+    assert [best.recomputed.validation_anew, best.recomputed.test_anew] == measure_alone(own, anew)
 
 
 def test_the_report_says_what_recomputing_changed(own: Job) -> None:
     text = show_run(read_contents(RunDir.of(own).root))
     assert "own_modules:make (hidden = 8), on" in text
-    assert "running statistics of batch norm, computed anew over all nodes; mixed:" in text
+    assert "running statistics of batch norm, mixed as weights are or recomputed over all nodes" in text
+    assert ("With recomputed running statistics the best ingredient alone has" in text) == is_lifted(own)
     with h5py.File(RunDir.of(own).report) as file:
         assert file["statistics/method"].asstr()[:].tolist() == [m for m in METHOD_NAMES if m != "ensemble"]
-        assert (file["statistics/seconds_recomputing"][:] >= 0).all()
+        assert (file["statistics/seconds"][:] >= 0).all()
+
+
+def is_lifted(job: Job) -> bool:
+    run = read_contents(RunDir.of(job).root)
+    best = run.soup("best")
+    assert best is not None
+    assert best.recomputed is not None
+    return best.recomputed.test_anew - best.recomputed.test_mixed > run.error_of(run.best)
 
 
 def test_candidates_may_keep_mixed_statistics(own: Job, tmp_path: Path) -> None:
@@ -166,7 +181,7 @@ def test_candidates_may_keep_mixed_statistics(own: Job, tmp_path: Path) -> None:
         calls.clear()
         with pytest.MonkeyPatch.context() as patch, runs.open_mixtures(chosen) as mixtures:
             patch.setattr(Evaluator, "recompute", counted)
-            mixtures._each = chosen.soup.recompute == "each"
+            mixtures._of_candidates = "own" if chosen.soup.recompute == "each" else "mixed"
             mixtures.metrics([Candidate(torch.full((1, 3), 1.0 / 3.0, dtype=torch.float64))] * 4)
         assert len(calls) == least
     runs.soup_run(job)
@@ -231,6 +246,7 @@ def test_a_changed_module_does_not_go_on(own: Job, tmp_path: Path) -> None:
     again = load_job(str(path), ["train.ingredients=2", "train.epochs=2"])
     with pytest.raises(RunError, match=f"model.code = '{code}'.*model.revision = '{code}'"):
         runs.train(again)
+    assert main(["diagnose", str(RunDir.of(job).root)]) == RunError.exit_code
     named = load_job(str(path), ["train.ingredients=2", "train.epochs=2", f"model.revision={code}"])
     runs.train(named)
     assert ingredient_store.origin(RunDir.of(job).ingredient(1))["model.code"] == code

@@ -13,6 +13,7 @@ import torch
 from gnnsoup_hpc.analysis.diagnosis.advice import verdict
 from gnnsoup_hpc.analysis.diagnosis.basin import COLLAPSE
 from gnnsoup_hpc.analysis.report.contents import Contents
+from gnnsoup_hpc.analysis.report.recomputed import judge_recomputed
 from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.io.records import Ingredient, Soup
 from gnnsoup_hpc.types import ByteArray
@@ -44,6 +45,7 @@ def _list_sentences(run: Contents) -> Iterator[str]:
         f"The best ingredient on validation is {best.index:04d}, with test {run.metric} {best.test_accuracy:.4f};"
         f" twice the {of} {run.test_nodes} test nodes is {error}."
     )
+    yield from judge_recomputed(run)
     yield from _judge_classes(run)
     uniform_loses = None
     for soup in run.soups:

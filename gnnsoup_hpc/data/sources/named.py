@@ -171,7 +171,7 @@ def _count_nodes(named: _Named) -> int:
 
 def _recognise(y: npt.NDArray[Any]) -> TargetKind:
     """What labels look like: whole numbers (V,) are classes; 0 and 1 (V, T), but one-hot rows, yes or no."""
-    missing = np.isnan(y) if y.dtype.kind == "f" else y < 0
+    missing = np.isnan(y) | (y == -1) if y.dtype.kind == "f" else y < 0
     if y.ndim == 1:
         return "classes" if y.dtype.kind != "f" or bool((missing | (y == np.floor(y))).all()) else "regression"
     if bool((missing | (y == 0) | (y == 1)).all()) and (y.dtype.kind == "f" or bool((y >= -1).all())):
