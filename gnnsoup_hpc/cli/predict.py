@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     device, log = launch.claim_machine(job.machine, here), Log(here.prefix, stop=here.stop)
     with graph_store.open_graph(run.graph, job, verify=True) as graph:
         outputs = graph.resolve_task(job.task).outputs
-        model = make_model(job.model, graph.features, outputs, graph.count_degrees)
+        model = make_model(job.model, graph.features, outputs, graph.count_degrees, graph.weighted)
         sizes, limit = Sizes.of(graph, model, device), Limit.of(job, here, device)
         way, least = estimate.least_inference(sizes)
         members = _list_members(found, soup)

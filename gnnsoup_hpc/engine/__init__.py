@@ -30,9 +30,10 @@ def find_engine(name: str, model: Model, device: torch.device) -> Engine:
         raise JobError(f"train.engine = {name!r} is not known here; there are: {', '.join(e.name for e in ENGINES)}")
     if not engine.supports(model, device):
         where = "GPU" if device.type == "cuda" else "CPU"
+        edges = " with weights of edges" if model.weighted else ""
         raise JobError(
-            f"train.engine = {name!r} does not compute models of kind {model.kind!r} on a {where} here; use 'auto' or"
-            " 'torch', or another machine.device"
+            f"train.engine = {name!r} does not compute models of kind {model.kind!r}{edges} on a {where} here; use"
+            " 'auto' or 'torch', or another machine.device"
         )
     return engine
 

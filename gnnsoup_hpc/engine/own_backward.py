@@ -19,13 +19,14 @@ ComputeVjp = Callable[[Mapping[str, Tensor]], tuple[Tensor, Vjp]]
 
 def knows(model: Model) -> bool:
     """Whether they have kernels for it."""
-    return isinstance(model, Architecture) and model.kind in KINDS
+    return isinstance(model, Architecture) and model.kind in KINDS and not model.weighted
 
 
 def check_model(model: Model, engine: str) -> Architecture:
     """The model. Raises: TypeError where the engine has no kernels for it."""
-    if not isinstance(model, Architecture) or model.kind not in KINDS:
-        raise TypeError(f"the {engine} engine has no model of kind {model.kind!r}")
+    if not isinstance(model, Architecture) or not knows(model):
+        edges = " with weights of edges" if model.weighted else ""
+        raise TypeError(f"the {engine} engine has no model of kind {model.kind!r}{edges}")
     return model
 
 

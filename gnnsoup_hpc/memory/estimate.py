@@ -124,7 +124,8 @@ def mixing(net: Model, ingredients: int) -> int:
 
 def reading(net: Model, extent: Extent) -> int:
     """A subgraph as it is read: features, and the entries of its rows, of which those inside it are kept in place."""
-    return FLOAT * net.features * extent.nodes + _id_bytes(extent) * extent.read + READ_NODE * extent.nodes
+    entry = _id_bytes(extent) + FLOAT * net.weighted
+    return FLOAT * net.features * extent.nodes + entry * extent.read + READ_NODE * extent.nodes
 
 
 def _id_bytes(extent: Extent) -> int:
@@ -206,7 +207,8 @@ def least_inference(sizes: Sizes) -> tuple[str, int]:
         return "accuracies layer by layer", least
     if sizes.net.find_far_reach():
         return "accuracies in memory", inference(sizes)
-    structure = (_id_bytes(sizes.whole) + FLOAT) * sizes.whole.read + READ_NODE * sizes.whole.nodes
+    entry = _id_bytes(sizes.whole) + FLOAT + FLOAT * sizes.net.weighted
+    structure = entry * sizes.whole.read + READ_NODE * sizes.whole.nodes
     return "accuracies by neighbourhoods", least + structure
 
 
@@ -257,7 +259,8 @@ def cluster_batches(sizes: Sizes, engine: Engine, clusters: int, drop_edges: boo
 def neighbour_store(sizes: Sizes) -> int:
     """What neighbour batches are drawn from: features and structure of the whole graph."""
     whole = sizes.whole
-    return FLOAT * sizes.net.features * whole.nodes + STORE_ENTRY * whole.read + PLAN_NODE * whole.nodes
+    entry = STORE_ENTRY + 2 * FLOAT * sizes.net.weighted
+    return FLOAT * sizes.net.features * whole.nodes + entry * whole.read + PLAN_NODE * whole.nodes
 
 
 def neighbour_batches(

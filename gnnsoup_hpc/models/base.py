@@ -178,6 +178,10 @@ class Model(Protocol):
         """C."""
 
     @property
+    def weighted(self) -> bool:
+        """Whether it takes weights of edges."""
+
+    @property
     def hops(self) -> int | None:
         """How many hops away nodes have a part in a node's output; None: unknown, so all may."""
 

@@ -27,7 +27,10 @@ EPS = 1e-5  # of layer norm, as in PyG's `mode="node"`
 
 @dataclass(frozen=True)
 class Architecture:
-    """A stack of one kind of convolution, which all ingredients share; a `LayeredModel`."""
+    """A stack of one kind of convolution, which all ingredients share; a `LayeredModel`.
+
+    weighted: whether its graph's edges have weights, which not all engines have kernels for.
+    """
 
     kind: str
     layers: int
@@ -36,6 +39,7 @@ class Architecture:
     classes: int
     heads: int = 1
     norm: str = "none"
+    weighted: bool = False
 
     @property
     def convolution(self) -> Convolution:
@@ -202,8 +206,8 @@ class Architecture:
         return Symmetries(layouts, tuple(carriers), matrices)
 
     def record(self) -> dict[str, Any]:
-        """Its fields."""
-        return asdict(self)
+        """Its fields; `weighted` where it is so, for older files lack it."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("weighted", False)}
 
 
 def layer_of(name: str) -> int:

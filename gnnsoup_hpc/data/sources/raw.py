@@ -20,7 +20,7 @@ from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.graph.graph import Graph, SourceFacts, SourceFile
-from gnnsoup_hpc.types import BoolArray, ByteArray, IndexArray, IntArray, Role, TargetKind, Targets
+from gnnsoup_hpc.types import BoolArray, ByteArray, Doubles, FloatArray, IndexArray, IntArray, Role, TargetKind, Targets
 from gnnsoup_hpc.utils.hashing import file_sha256, fingerprint
 from gnnsoup_hpc.utils.out_of_core import Rows, blocks
 
@@ -91,7 +91,8 @@ class RawGraph:
 
     splits: by name ("public", "stored"); None where the job asks for a random one and the source's own is unreadable.
     split_names: the arrays that are about splits. edge_values: names of arrays with values of edges, by the field of
-    [graph] that says what to do with them. `sha256` is of all that was read. inverse: the set means both directions.
+    [graph] that says what to do with them. weight (E,): of each edge, where the job uses them and there are some.
+    `sha256` is of all that was read. inverse: the set means both directions.
     """
 
     where: str
@@ -109,6 +110,7 @@ class RawGraph:
     inverse: bool = False
     targets: TargetKind = "classes"
     found: TargetKind = "classes"
+    weight: Doubles | None = None
 
 
 def simplify(name: str) -> str:
@@ -151,8 +153,13 @@ def finish(raw: RawGraph, role: ByteArray, job: GraphJob, split: str = "") -> Gr
     _check_roles(raw, role, split)
     matrix, facts = _structure(raw, job)
     identity.check_asked(facts, job, raw.where)
-    ignored = [
-        f"{name} is ignored (graph.{field} = 'ignore')" for field in raw.edge_values for name in raw.edge_values[field]
+    if job.edge_weight == "use" and raw.weight is None:
+        raise GraphError(f"{raw.where}: graph.edge_weight = 'use', and it has no weights of edges: leave the field out")
+    done = {"edge_weight": "used" if job.edge_weight == "use" else "ignored", "edge_attr": "ignored"}
+    said = [
+        f"{name} is {done[field]} (graph.{field} = {getattr(job, field)!r})"
+        for field in raw.edge_values
+        for name in raw.edge_values[field]
     ]
     return Graph(
         x=raw.x,
@@ -168,8 +175,9 @@ def finish(raw: RawGraph, role: ByteArray, job: GraphJob, split: str = "") -> Gr
         symmetric=job.undirected or facts.symmetric,
         facts=facts,
         split=split,
-        notes=(*ignored, *raw.notes, *_notes_on_labels(raw, role, classes)),
+        notes=(*said, *raw.notes, *_notes_on_labels(raw, role, classes)),
         targets=raw.targets,
+        weight=None if raw.weight is None else _merge_weights(raw, raw.weight, job, matrix),
     )
 
 
@@ -194,6 +202,29 @@ def _structure(raw: RawGraph, job: GraphJob) -> tuple[sp.csr_matrix, SourceFacts
     matrix.sum_duplicates()
     columns = None if raw.splits is None else {name: own.columns for name, own in raw.splits.items()}
     return matrix, SourceFacts(columns, duplicates, raw.edge_values, symmetric, self_loops, nodes, raw.found)
+
+
+def _merge_weights(raw: RawGraph, weight: Doubles, job: GraphJob, matrix: sp.csr_matrix) -> FloatArray:
+    """The weight of each entry of the graph's structure, (E,): the sum of its edges' in the source.
+
+    What the source does not have: a reverse edge weighs what its edge does, a self-loop 1.
+    Raises: GraphError where float32 does not hold the sum of all.
+    """
+    nodes = len(raw.y)
+    source, destination = (raw.destination, raw.source) if job.reverse else (raw.source, raw.destination)
+    kept = source != destination if job.self_loops == "remove" else slice(None)
+    row = np.repeat(np.arange(nodes), np.diff(matrix.indptr))
+    keys = row * nodes + matrix.indices
+    place = np.searchsorted(keys, destination[kept].astype(np.int64) * nodes + source[kept])
+    merged = np.bincount(place, weights=weight[kept], minlength=len(keys))
+    missing = np.flatnonzero(np.bincount(place, minlength=len(keys)) == 0)
+    column = matrix.indices[missing].astype(np.int64)
+    loops = column == row[missing]
+    back = np.searchsorted(keys, column[~loops] * nodes + row[missing[~loops]])
+    merged[missing[loops]], merged[missing[~loops]] = 1.0, merged[back]
+    if not merged.sum() < np.finfo(np.float32).max:
+        raise GraphError(f"{raw.where}: weights of edges add up to more than float32 holds: divide them by their mean")
+    return merged.astype(np.float32)
 
 
 def _check(raw: RawGraph) -> int:

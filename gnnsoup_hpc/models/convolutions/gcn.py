@@ -16,6 +16,7 @@ class Gcn(Convolution):
     """A_norm x W^T + b. Source: arXiv 1609.02907, equation 2."""
 
     aggregation = NORMALISED_SUM
+    takes_weights = True
     permutable = True
     module = "GCN"
 
