@@ -284,7 +284,7 @@ class GraphFile:
         first, last = int(bounds[0]), int(bounds[-1])
         found = np.empty(last - first, dtype=np.float32) if out is None else out
         self._dataset("edges/edge_weight").read_into(first, last, found)
-        if not ((found >= 0) & (found < np.inf)).all():
+        if len(found) and not (found.min() >= 0 and found.max() < np.inf):  # so neither is NaN
             raise FileError(f"{self.path} is damaged: of edges {first} to {last - 1} one has no weight{_ADVICE}")
         return found
 

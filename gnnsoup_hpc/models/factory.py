@@ -91,13 +91,13 @@ def make_module(factory: Factory, arguments: Mapping[str, Any], where: str) -> n
     return made
 
 
-def takes_weights(module: nn.Module) -> bool:
-    """Whether a module's forward takes `edge_weight`; PyG's classes say by themselves whether they make use of it."""
+def takes_weights(module: nn.Module, sparse: bool) -> bool:
+    """Whether a module makes use of weights of edges: PyG's classes say so; others take `edge_weight`, or a matrix."""
     known = getattr(module, "supports_edge_weight", None)
     if isinstance(known, bool):
         return known
     takes = inspect.signature(module.forward).parameters.values()
-    return any(each.name == "edge_weight" or each.kind is inspect.Parameter.VAR_KEYWORD for each in takes)
+    return sparse or any(each.name == "edge_weight" or each.kind is inspect.Parameter.VAR_KEYWORD for each in takes)
 
 
 def is_global_norm(part: nn.Module) -> bool:

@@ -178,6 +178,8 @@ class Architecture:
         """`torch_geometric.nn:name` of PyG's class, and its arguments. Raises: RunError where there is none."""
         if not self.convolution.module:
             raise RunError(f"torch_geometric.nn has no class of models of kind {self.kind!r}")
+        if self.weighted and not self.convolution.weighs_as_module:
+            raise RunError(f"torch_geometric.nn.{self.convolution.module} takes no weights of edges; this model does")
         sizes = {"in_channels": self.features, "hidden_channels": self.hidden, "num_layers": self.layers}
         norm = {"norm": "layer_norm", "norm_kwargs": {"mode": "node"}} if self.norm == "layer" else {}
         heads = {"heads": self.heads} if self.convolution.has_heads else {}

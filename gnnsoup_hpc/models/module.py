@@ -273,7 +273,7 @@ class ModuleModel:
         where = self._where
         if kept := [name for name, part in module.named_modules() if getattr(part, "cached", False) is True]:
             raise JobError(f"{where}: {kept[0]} has cached = True, and would keep its first graph: leave it out")
-        if self.weighted and self.takes != "sparse" and not factories.takes_weights(module):
+        if self.weighted and not factories.takes_weights(module, self.takes == "sparse"):
             raise JobError(
                 f"{where}: graph.edge_weight = 'use', and the module's forward takes no edge_weight: give it one, or"
                 " use 'ignore'"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,19 @@ import pytest
 import torch
 from torch_geometric.nn.models import GCN
 
+from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.analysis.report.table import show_run
 from gnnsoup_hpc.config import METHOD_NAMES, Job
 from gnnsoup_hpc.data import loader
+from gnnsoup_hpc.engine.out_of_core import layers
 from gnnsoup_hpc.engine.out_of_core.layers import GeneralLayerwise, make_layerwise
 from gnnsoup_hpc.engine.out_of_core.neighbourhoods import NeighbourhoodInference
-from gnnsoup_hpc.errors import JobError, RunError
+from gnnsoup_hpc.errors import GraphError, JobError, RunError
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.io.model import read_model
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.models.jobs import load_job
 from gnnsoup_hpc.models.registry import make_model, read_record
@@ -29,6 +33,7 @@ from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.types import Role
 from tests import runs, tiny
 from tests.comms import run_ranks
+from tests.io.test_export import predict_alone
 from tests.ranks.souping import run_case
 
 NODES, CLASSES = 600, 4
@@ -133,6 +138,15 @@ def test_layer_by_layer_is_the_whole_graph(trained: Job, memory: int, tmp_path: 
         torch.testing.assert_close(found, whole[wanted], rtol=1e-5, atol=1e-5)
 
 
+def test_looped_degrees_are_those_in_memory(trained: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "PIECE_ENTRIES", 500)
+    with open_model(trained) as (graph, _):
+        whole = loader.load_whole(graph, Role.VALIDATION).graph.adjacency
+        loops = (whole.row == whole.indices).sum()
+        assert 0 < loops < graph.nodes
+        np.testing.assert_allclose(layers.sum_looped_weights(graph), whole.with_self_loops.degree, rtol=1e-5)
+
+
 @pytest.mark.parametrize("batch", ["cluster", "neighbour"])
 def test_batches_of_parts_and_samples(batch: str, tmp_path: Path) -> None:
     """Of samples by our own sampler too."""
@@ -191,3 +205,49 @@ def test_a_job_of_other_words_is_refused_its_graph(trained: Job) -> None:
         graph_store.open_graph(RunDir.of(trained).graph, other),
     ):
         pass
+
+
+@pytest.fixture
+def souped(trained: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Job:
+    """The run with its soups, from an empty folder."""
+    runs.soup_run(trained)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.excepthook", None)
+    return trained
+
+
+def test_a_soup_predicts_what_is_reported(souped: Job) -> None:
+    arrays, path = weighted(), RunDir.of(souped).root / "soups" / "ls.h5"
+    soup = read_model(path)
+    given = arrays["x"], arrays["edge_index"]
+    assert main(["predict", str(path.parent.parent), "--method", "ls", "--to", "ls.npy"]) == 0
+    scores = soup.predict(*given, arrays["edge_weight"])
+    np.testing.assert_allclose(np.load("ls.npy"), scores, rtol=1e-3, atol=1e-3)
+    with pytest.raises(GraphError, match="give edge_weight, one of each edge"):
+        soup.predict(*given)
+    for wrong in (arrays["edge_weight"][:-1], -arrays["edge_weight"]):
+        with pytest.raises(GraphError, match="give a finite number from 0 on an edge"):
+            soup.predict(*given, wrong)
+    plain = replace(soup, architecture=replace(soup.architecture, weighted=False))
+    with pytest.raises(GraphError, match="takes no weights of edges: leave it out"):
+        plain.predict(*given, arrays["edge_weight"])
+
+
+def test_an_export_applies_them_or_is_refused(souped: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays, root = weighted(), RunDir.of(souped).root
+    words = ["export", str(root), "--method", "ls", "--to", "soup.pt"]
+    if souped.model.kind == "sage":
+        assert main(words) == 1
+        said = capsys.readouterr().err
+        assert "torch_geometric.nn.GraphSAGE takes no weights of edges; this model does" in said
+        assert list(Path().iterdir()) == []
+        return
+    assert main(words) == 0
+    given = {name: arrays[name] for name in ("x", "edge_index", "edge_weight")}
+    done = predict_alone(Path("soup.py"), **given)
+    assert (done.returncode, done.stderr) == (0, "")
+    wanted = read_model(root / "soups" / "ls.h5").predict(*given.values())
+    np.testing.assert_allclose(np.load("scores.npy"), wanted, rtol=1e-4, atol=1e-4)
+    del given["edge_weight"]
+    done = predict_alone(Path("soup.py"), **given)
+    assert (done.returncode, done.stderr) == (1, "the model takes an edge_weight, unlike this graph\n")

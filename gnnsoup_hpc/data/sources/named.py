@@ -20,6 +20,7 @@ from gnnsoup_hpc.data.sources import split
 from gnnsoup_hpc.data.sources.raw import RawGraph, SourceSplit, hash_files, show_values, simplify
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph.graph import SourceFile
+from gnnsoup_hpc.graph.weights import find_unfit
 from gnnsoup_hpc.types import Doubles, IndexArray, IntArray, TargetKind, Targets
 from gnnsoup_hpc.utils.out_of_core import Rows, SparseRows
 
@@ -314,9 +315,7 @@ def _read_weights(named: _Named, weights: dict[str, Any], edges: int) -> Doubles
     if not shaped:
         raise named.unfit(name, f"a number an edge, ({edges},)")
     found: Doubles = value.reshape(-1).astype(np.float64)
-    wrong = np.flatnonzero(~((found >= 0) & (found < np.inf)))
-    if len(wrong):
-        edge = int(wrong[0])
+    if (edge := find_unfit(found)) is not None:
         raise GraphError(
             f"{named.where}: {name} is {found[edge]} at edge {edge}; expected finite numbers from 0 on: a degree"
             " below 0 has no root, by which GCN scales, and no mean has such weights"

@@ -20,6 +20,7 @@ from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.graph.graph import Graph, SourceFacts, SourceFile
+from gnnsoup_hpc.graph.weights import merge_weights
 from gnnsoup_hpc.types import BoolArray, ByteArray, Doubles, FloatArray, IndexArray, IntArray, Role, TargetKind, Targets
 from gnnsoup_hpc.utils.hashing import file_sha256, fingerprint
 from gnnsoup_hpc.utils.out_of_core import Rows, blocks
@@ -205,23 +206,11 @@ def _structure(raw: RawGraph, job: GraphJob) -> tuple[sp.csr_matrix, SourceFacts
 
 
 def _merge_weights(raw: RawGraph, weight: Doubles, job: GraphJob, matrix: sp.csr_matrix) -> FloatArray:
-    """The weight of each entry of the graph's structure, (E,): the sum of its edges' in the source.
-
-    What the source does not have: a reverse edge weighs what its edge does, a self-loop 1.
-    Raises: GraphError where float32 does not hold the sum of all.
-    """
+    """The weight of each entry of the graph, (E,). Raises: GraphError where float32 does not hold the sum of all."""
     nodes = len(raw.y)
     source, destination = (raw.destination, raw.source) if job.reverse else (raw.source, raw.destination)
-    kept = source != destination if job.self_loops == "remove" else slice(None)
     row = np.repeat(np.arange(nodes), np.diff(matrix.indptr))
-    keys = row * nodes + matrix.indices
-    place = np.searchsorted(keys, destination[kept].astype(np.int64) * nodes + source[kept])
-    merged = np.bincount(place, weights=weight[kept], minlength=len(keys))
-    missing = np.flatnonzero(np.bincount(place, minlength=len(keys)) == 0)
-    column = matrix.indices[missing].astype(np.int64)
-    loops = column == row[missing]
-    back = np.searchsorted(keys, column[~loops] * nodes + row[missing[~loops]])
-    merged[missing[loops]], merged[missing[~loops]] = 1.0, merged[back]
+    merged = merge_weights(row, matrix.indices, source, destination, weight, nodes)
     if not merged.sum() < np.finfo(np.float32).max:
         raise GraphError(f"{raw.where}: weights of edges add up to more than float32 holds: divide them by their mean")
     return merged.astype(np.float32)

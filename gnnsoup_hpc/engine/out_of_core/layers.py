@@ -94,13 +94,10 @@ def count_looped_degrees(graph: GraphFile) -> IndexArray:
 
 def sum_looped_weights(graph: GraphFile) -> FloatArray:
     """Sum of the weights of each node's in-edges, with a self-loop of weight 1 where it has none, (V,) float32."""
-    sums = np.empty(graph.nodes, dtype=np.float32)
+    found = np.empty(graph.nodes, dtype=np.float32)
     for start, stop, indptr in cut_pieces(graph, 0, graph.nodes):
-        row = np.repeat(np.arange(stop - start), np.diff(indptr))
-        loops = row[graph.neighbours(indptr) == row + start]
-        sums[start:stop] = np.bincount(row, graph.weights(indptr), stop - start) + 1.0
-        sums[start + loops] -= 1.0
-    return sums
+        found[start:stop] = sums.sum_looped_weights(indptr, graph.neighbours(indptr), graph.weights(indptr), start)
+    return found
 
 
 def cut_spans(graph: GraphFile, needed: ByteArray, row_bytes: int, room: int) -> Iterator[tuple[int, int]]:

@@ -17,6 +17,7 @@ class Gcn(Convolution):
 
     aggregation = NORMALISED_SUM
     takes_weights = True
+    weighs_as_module = True
     permutable = True
     module = "GCN"
 
