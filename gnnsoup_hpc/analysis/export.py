@@ -1,14 +1,16 @@
-"""What an exported soup's card says: where it is from, how it was mixed, how good it is, with errors."""
+"""Export of a soup; what its card says: where it is from, how it was mixed, how good it is, with errors."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from gnnsoup_hpc.analysis.report.contents import Contents
 from gnnsoup_hpc.config.task import WORDS
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.evaluation.tasks import score
-from gnnsoup_hpc.io import files
+from gnnsoup_hpc.io import export, files
+from gnnsoup_hpc.io.model import read_model
 from gnnsoup_hpc.io.records import Soup
 
 
@@ -31,9 +33,16 @@ def choose_soup(run: Contents, method: str | None, ensembles: bool = False) -> S
     return found
 
 
+def export_soup(run: Contents, soup: Soup, to: Path) -> list[Path]:
+    """Publish a soup of a run as `io.export.write` does; the files. Raises: as that."""
+    card = make_card(run, soup)
+    return export.write(to, read_model(run.run.soup(soup.method)), card, show_card(card, to.name))
+
+
 def make_card(run: Contents, soup: Soup) -> dict[str, Any]:
     """The card but for what the weights' file itself says."""
     mixture, best = soup.mixture, run.best
+    imported = {f"{one.index:04d}": one.imported for one in run.ingredients if one.imported}
     return {
         "format": "gnnsoup_hpc/card",
         "format_version": 2,
@@ -62,6 +71,7 @@ def make_card(run: Contents, soup: Soup) -> dict[str, Any]:
             "ingredients": list(soup.ingredients),
             "alpha": mixture.alpha.tolist(),
             "aligned_by": soup.alignment.by if soup.alignment else "none",
+            **({"imported": imported} if imported else {}),
         },
         "versions": files.versions(),
     }
@@ -74,6 +84,8 @@ def show_card(card: dict[str, Any], name: str) -> str:
     best = f"{metrics['best_ingredient']}, test {named} {metrics['best_ingredient_test_accuracy']:.4f}"
     error = f"standard error {metrics['test_error']:.4f} of {metrics['test_nodes']} nodes"
     header = " | ".join(["", *mixture["ingredients"]])
+    files_of = [f"{name} from `{file}`" for name, file in mixture.get("imported", {}).items()]
+    imported = f"\n- Imported, not trained in this run: {', '.join(files_of)}" if files_of else ""
     rows = [
         " | ".join(["", group, *(f"{share:.4f}" for share in shares)]).strip() + " |"
         for group, shares in zip(mixture["groups"], mixture["alpha"], strict=True)
@@ -87,7 +99,7 @@ One model: weights in `{name}`, what is done to features and edges before it see
 - Method: {card["source"]}
 - Validation {named} {metrics["validation_accuracy"]:.4f}, by which it may have been chosen
 - Test {named} {metrics["test_accuracy"]:.4f}, {error}
-- Best ingredient on validation: {best}
+- Best ingredient on validation: {best}{imported}
 
 Shares of the ingredients:
 

@@ -28,14 +28,14 @@ COMMANDS = {
     " not.",
     "report": "Write a run's report.h5 anew and print its table; several runs are compared.",
     "export": "Write a soup's weights to a file, with a card and a script that predicts without this package.",
-    "predict": "Write a soup's scores of every node of the run's graph.",
+    "predict": "Write a soup's scores of every node of the run's graph, or of another one.",
     "bench": "Time and memory of evaluation, LS, PLS and GIS beside PyG's own classes, every cell in processes of its"
     " own.",
     "job": "Print the resolved job, every field with what it means.",
 }
 COLLECTIVE = ("soup", "run", "diagnose")
 COMPUTING = ("prepare", "train", "import", "soup", "run", "diagnose", "predict", "bench")
-OFFLINE = ("run", "prepare", "train", "import", "bench")
+OFFLINE = ("run", "prepare", "train", "import", "predict", "bench")
 BOUNDED = ("run", "train", "import", "soup", "diagnose", "predict", "job")
 AGAIN = {
     "run": "make all soups anew",
@@ -50,7 +50,8 @@ TO = {  # whose soup, and the file that it goes to
     ),
     "predict": (
         "whose soup, or the ensemble (default: the soup with the best validation metric)",
-        "a file of .npy: (V, C) float32, nodes in the source's order (default: RUN-METHOD.npy here)",
+        "a file of .npy: (V, C) float32, nodes in the source's order (default: RUN-METHOD.npy here, with the other"
+        " graph's name)",
     ),
 }
 JOB_HELP = "a job file, or the name of a bundled job (default: pubmed)"
@@ -125,6 +126,9 @@ def _add_own_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         whose, where = TO[command]
         parser.add_argument("--method", metavar="NAME", help=whose)
         parser.add_argument("--to", type=Path, metavar="FILE", help=where)
+    if command == "predict":
+        about = "another graph, as graph.source names one; it is prepared as the run's, and needs no labels"
+        parser.add_argument("--graph", metavar="SOURCE", help=about)
     if command == "status":
         about = "a line for every ingredient, however many there are"
         parser.add_argument("--all", action="store_true", help=about)

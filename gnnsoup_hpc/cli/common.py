@@ -14,9 +14,7 @@ from gnnsoup_hpc import errors
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.gpu import explain_out_of_memory
 from gnnsoup_hpc.runtime.launch import RankInfo
-from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.runtime.terminal import terminal
-from gnnsoup_hpc.utils import paths
 from gnnsoup_hpc.utils.paths import expand_home
 
 if TYPE_CHECKING:
@@ -34,9 +32,12 @@ def load_job(arguments: argparse.Namespace) -> Job:
     """The job that a command's arguments say."""
     from gnnsoup_hpc.models import jobs
 
+    return jobs.load_job(arguments.job, _list_overrides(arguments))
+
+
+def _list_overrides(arguments: argparse.Namespace) -> list[str]:
     limit = getattr(arguments, "memory_limit", None)
-    bound = [] if limit is None else [f"machine.memory_limit={limit}"]
-    return jobs.load_job(arguments.job, [*arguments.set, *bound])
+    return [*arguments.set, *([] if limit is None else [f"machine.memory_limit={limit}"])]
 
 
 def job_of_run(arguments: argparse.Namespace) -> Job:
@@ -44,14 +45,12 @@ def job_of_run(arguments: argparse.Namespace) -> Job:
 
     Raises: RunError where a folder is no run.
     """
+    from gnnsoup_hpc.models import jobs
+
     root = expand_home(arguments.job) if arguments.job else None
     if root is None or not root.is_dir():
         return load_job(arguments)
-    if not RunDir(root).job.is_file():
-        raise errors.RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
-    arguments.job = str(RunDir(root).job)
-    place = root if root.name not in ("", "..") else root.resolve()
-    return load_job(arguments).model_copy(update={"runs": paths.quote(place.parent), "name": place.name})
+    return jobs.load_job_of_run(root, _list_overrides(arguments))
 
 
 def execute(command: Callable[[RankInfo], None], collective: bool = False, computing: bool = False) -> int:

@@ -5,22 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gnnsoup_hpc.analysis.export import choose_soup, make_card, show_card
+from gnnsoup_hpc.analysis.export import choose_soup, export_soup
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.cli.common import job_of_run
-from gnnsoup_hpc.io import export
-from gnnsoup_hpc.io.model import read_model
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.run_dir import RunDir
 
 
 def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     """Write the files, and say which."""
-    folder = RunDir.of(job_of_run(arguments))
-    found = read_contents(folder.root)
+    found = read_contents(RunDir.of(job_of_run(arguments)).root)
     soup = choose_soup(found, arguments.method)
     to = arguments.to or Path(f"{found.job.name}-{soup.method}.pt")
-    card = make_card(found, soup)
-    made = export.write(to, read_model(folder.soup(soup.method)), card, show_card(card, to.name))
+    made = export_soup(found, soup, to)
     chosen = "" if arguments.method else ", the best on validation of those that are one model"
     print(f"export: the {soup.method} soup{chosen}: {', '.join(map(str, made))}", flush=True)

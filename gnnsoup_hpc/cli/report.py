@@ -18,12 +18,16 @@ from gnnsoup_hpc.runtime.run_dir import RunDir
 _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
-def report(root: Path, must_write: bool = True) -> None:
+def report(root: Path, must_write: bool = True, quiet: bool = False) -> None:
     """Write the report.h5 of the run in folder `root`, and print its table, whether it could be written or not.
 
+    quiet: nothing is printed.
     Raises: RunError where it could not; unless `must_write`, a run that may only be read is no error, but a line.
     """
     run = read_contents(root)
+    if quiet:
+        build.write(run)
+        return
     try:
         build.write(run)
     except RunError as error:

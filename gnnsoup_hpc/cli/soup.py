@@ -28,13 +28,13 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     soup(load_job(arguments), here, arguments.again)
 
 
-def soup(job: Job, here: RankInfo, again: bool = False) -> None:
+def soup(job: Job, here: RankInfo, again: bool = False, quiet: bool = False) -> None:
     """Make the job's soups. Rank-collective: every rank does the same; rank 0 alone writes, and says what is done."""
     comm = launch.connect(here)
     device = launch.claim_machine(job.machine, here)
     launch.check_precision("soup", job.soup.precision, device)
-    Log(here.prefix, stop=here.stop).say(f"soup: {launch.describe_mapping(job.machine, here, device)}")
-    log, run = Log(here.prefix, quiet=here.rank > 0, stop=here.stop), RunDir.of(job)
+    Log(here.prefix, quiet, here.stop).say(f"soup: {launch.describe_mapping(job.machine, here, device)}")
+    log, run = Log(here.prefix, quiet or here.rank > 0, here.stop), RunDir.of(job)
     with open_mixtures(job, here, comm, device, log, select_ingredients) as (job, selection, mixtures):
         if here.rank == 0:
             refuse_trials_beyond_limit(job, mixtures, here)
@@ -51,5 +51,5 @@ def soup(job: Job, here: RankInfo, again: bool = False) -> None:
         if job.sweep:
             Sweep(runner, here).run(again)
     if here.rank == 0:
-        report(run.root)
+        report(run.root, quiet=quiet)
     comm.bcast(None)  # the others wait here, and not in MPI's own end, which burns a core

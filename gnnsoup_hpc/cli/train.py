@@ -19,9 +19,9 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     train(load_job(arguments), here, arguments.offline, souping=False)
 
 
-def train(job: Job, here: RankInfo, offline: bool, souping: bool) -> None:
+def train(job: Job, here: RankInfo, offline: bool, souping: bool, quiet: bool = False) -> None:
     """Prepare the job's graph if it is not there yet, and train what is missing. souping: whether soups follow."""
-    log = Log(here.prefix, stop=here.stop)
+    log = Log(here.prefix, quiet, here.stop)
     device = launch.claim_machine(job.machine, here)
     log.say(f"train: {launch.describe_mapping(job.machine, here, device)}")
     if not is_made(job):

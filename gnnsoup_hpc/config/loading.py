@@ -5,6 +5,7 @@ An unknown key is an error that names the key and the nearest known one.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 import tomllib
@@ -22,36 +23,54 @@ from gnnsoup_hpc.utils.paths import expand_home
 SWEEP_EXAMPLES = {"seed": "[0, 1, 2]", "gis": "{}", "ls": "{}", "pls": "{ learning_rate = [0.1, 0.3], union = [4, 8] }"}
 TEXT_FIELDS = ("name", "runs", "graph.source", "graph.root", "machine.memory_limit", "model.revision", "model.folder")
 Check = Callable[[Job, str], None]
+Named = str | os.PathLike[str] | Mapping[str, Any]  # a job: its file, a bundled one, or what a file would hold
 
 
 def load(
-    text: str | None = None, overrides: Sequence[str] = (), kinds: Sequence[str] = (), check: Check | None = None
+    named: Named | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    kinds: Sequence[str] = (),
+    check: Check | None = None,
 ) -> Job:
-    """The job of a TOML file's path or a bundled job's name (default `pubmed`), with `a.b=value` overrides applied.
+    """The job of a TOML file's path or a bundled job's name (default `pubmed`), or of tables, with overrides applied.
 
-    `kinds` are those that model.kind may be, where they are given; `check` is given the job and what an error begins
-    with. models/ has both.
+    overrides: `a.b=value` each, as `--set` has them, or values by dotted names. `kinds` are those that model.kind may
+    be, where they are given; `check` is given the job and what an error begins with. models/ has both.
     Raises: JobError naming the file, the key and what is allowed.
     """
-    path = find(text or "pubmed")
+    if isinstance(named, Mapping):
+        where, tree, folder = "the job", copy.deepcopy(dict(named)), Path.cwd()
+    else:
+        path = find(os.fspath(named) if named else "pubmed")
+        where, tree, folder = str(path), _read(path), path.resolve().parent
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            _put(tree, key, copy.deepcopy(value), f"override {key!r}")
+        said = [f"{key}={value!r}" for key, value in overrides.items()]
+    else:
+        for text in overrides:
+            _override(tree, text)
+        said = list(overrides)
+    model = tree.get("model")
+    if isinstance(model, dict) and model.get("factory") and not model.get("folder"):
+        model["folder"] = str(folder)
+    where = f"{where} with {', '.join(said)}" if said else where
+    job = validate(tree, where, kinds)
+    if check is not None:
+        check(job, where)
+    return job
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The tables of a file of TOML."""
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a byte-order mark in front
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a byte-order mark in front
     except UnicodeDecodeError as error:
         raise JobError(f"{path}: not UTF-8 text (at byte {error.start}): save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise JobError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:
         raise MissingJobError(f"{path}: cannot be read: {error.strerror}") from None
-    for override in overrides:
-        _override(tree, override)
-    model = tree.get("model")
-    if isinstance(model, dict) and model.get("factory") and not model.get("folder"):
-        model["folder"] = str(path.resolve().parent)
-    where = f"{path} with {', '.join(overrides)}" if overrides else str(path)
-    job = validate(tree, where, kinds)
-    if check is not None:
-        check(job, where)
-    return job
 
 
 def validate(tree: Mapping[str, Any], where: str, kinds: Sequence[str] = ()) -> Job:
@@ -120,19 +139,25 @@ def explain(job: Job) -> str:
 
 def _override(tree: dict[str, Any], text: str) -> None:
     """Set `a.b=value` in `tree`; a value is text where it is no TOML, or the field wants text (`name=2024`)."""
-    key, equals, value = text.partition("=")
-    *tables, last = key.strip().split(".")
-    if not equals or not last:
+    key, equals, words = (part.strip() for part in text.partition("="))
+    if not equals or not key.rpartition(".")[2]:
         raise JobError(f"--set {text!r}: expected KEY=VALUE, for example soup.pls.union=8")
+    value: Any = words
+    with suppress(tomllib.TOMLDecodeError):
+        read = tomllib.loads(f"value = {words}")["value"]
+        if isinstance(read, str) or key not in TEXT_FIELDS:
+            value = read
+    _put(tree, key, value, f"--set {text!r}")
+
+
+def _put(tree: dict[str, Any], key: str, value: Any, said: str) -> None:
+    """Set the field of a dotted name, in place of what it is; `said` begins the message of an error."""
+    *tables, last = key.split(".")
     for name in tables:
         tree = tree.setdefault(name, {})
         if not isinstance(tree, dict):
-            raise JobError(f"--set {text!r}: {name!r} is a value, not a table")
-    tree[last] = value.strip()
-    with suppress(tomllib.TOMLDecodeError):
-        read = tomllib.loads(f"value = {value.strip()}")["value"]
-        if isinstance(read, str) or key.strip() not in TEXT_FIELDS:
-            tree[last] = read
+            raise JobError(f"{said}: {name!r} is a value, not a table")
+    tree[last] = value
 
 
 def _explain(item: Any) -> str:

@@ -10,6 +10,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,9 +22,9 @@ import torch
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import sources
 from gnnsoup_hpc.data.partition import cut_in_process, cut_with_metis, partition_graph
-from gnnsoup_hpc.data.sources.raw import SourceContext
-from gnnsoup_hpc.data.transforms import prepare_features
-from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.data.sources.raw import NO_LABELS, SourceContext
+from gnnsoup_hpc.data.transforms import PreparedRows, prepare_features
+from gnnsoup_hpc.errors import GraphError, RunError
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.graph.graph import Graph, Partition
 from gnnsoup_hpc.io import files
@@ -104,6 +107,49 @@ def note_job(job: Job) -> None:
     if not run.job.exists() or run.job.read_text(encoding="utf-8") != text:
         with files.publish(run.job) as private:
             private.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def open_other(
+    source: str, job: Job, own: GraphFile, folder: Path, log: Log, offline: bool = False
+) -> Iterator[GraphFile]:
+    """Yield another graph in the form of the job's `own` one: edges as [graph] says, features by its mean and scale.
+
+    source: as graph.source; labels and splits are not read. The file of one part is in a private folder beside those of
+    `folder`, gone afterwards.
+    Raises: JobError, GraphError for a source that cannot be used, or has another number of features.
+    """
+    asked = job.graph.model_copy(update={"source": source, "split": "random"})
+    with files.scratch(folder / "other") as scratch:
+        path, context = scratch / "graph.h5", SourceContext(scratch, offline, log.say, NO_LABELS)
+        _make_other(path, job.model_copy(update={"graph": asked}), own, context)
+        with graph_store.open_file(path) as found:
+            yield found
+
+
+def _make_other(path: Path, job: Job, own: GraphFile, context: SourceContext) -> None:
+    """Write the graph of a job's source in the form of another one."""
+    with Meter(torch.device("cpu")) as meter:
+        with meter.phase("graph"):
+            graph = sources.load_unlabelled(job.graph, context)
+        source, width = job.graph.source, graph.x.shape[1]
+        if width != own.features:
+            raise GraphError(
+                f"{source}: x has {width} features a node, and the run's models were trained on {own.features}: give"
+                f" raw features of shape (V, {own.features})"
+            )
+        context.say(f"predict: {source}: {graph.nodes} nodes, {len(graph.indices)} directed entries")
+        for note in graph.notes:
+            context.say(f"predict: {note}")
+        prepared = replace(graph, x=PreparedRows(graph.x, own.preparation, source))
+        graph_store.write(path, prepared, own.preparation, _leave_whole(graph), job, meter.read)
+
+
+def _leave_whole(graph: Graph) -> Partition:
+    """One part, which METIS has no part in."""
+    nodes = np.arange(graph.nodes)
+    ptr, edges = np.array([0, graph.nodes]), len(graph.indices) // 2
+    return Partition(np.zeros_like(nodes), nodes, ptr, 0, edges, 1.0, 1.0, {"parts": 1})
 
 
 def _obtain(job: Job, run: RunDir, here: RankInfo, log: Log, again: bool, offline: bool) -> None:

@@ -118,13 +118,16 @@ class _Known:
 
 
 class Evaluator:
-    """Exact metrics of states of one model on one graph. Every method is rank-collective over the settings' ranks."""
+    """Exact metrics of states of one model on one graph. Every method is rank-collective over the settings' ranks.
 
-    def __init__(self, graph: GraphFile, model: Model, settings: EvalSettings) -> None:
+    task: where it is not that of the graph, which then may have no labels.
+    """
+
+    def __init__(self, graph: GraphFile, model: Model, settings: EvalSettings, task: Task | None = None) -> None:
         self.model, self.device = model, settings.device
         self._graph, self._settings = graph, settings
         self.engine = choose_engine(model, self.device)
-        self.task = make_task(settings.task, graph)
+        self.task = task or make_task(settings.task, graph)
         self._sizes = Sizes.of(graph, model, self.device)
         # Whether the whole graph fits on one rank.
         self.fits, self._line_fits = (

@@ -181,7 +181,8 @@ def _batches(job: Job, graph: GraphFile) -> dict[str, Any]:
     if how.batch == "cluster":
         return parts | ({"train.first_hop": how.first_hop} if how.first_hop != "truncated" else {})
     drawn = {"train.batch_size": how.batch_size, "train.fanout": list(how.fanout)}
-    return parts | drawn | {"train.sampler": resolve_sampler(how.sampler)}
+    hops = {"model.hops": job.model.hops} if job.model.hops else {}  # of a module; others have one a layer
+    return parts | drawn | {"train.sampler": resolve_sampler(how.sampler)} | hops
 
 
 def resolve_job(job: Job, run: RunDir) -> Job:

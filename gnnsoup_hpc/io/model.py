@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,14 @@ from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.models.registry import read_record
-from gnnsoup_hpc.types import State
+from gnnsoup_hpc.types import Doubles, State
 
 
 @dataclass(frozen=True)
 class Trained:
     """A soup or an ingredient. `graph` is [graph] of the job: what was done to edges.
 
+    alpha: of a soup, (G, N) float64: shares of its `ingredients` in each of the `groups` of parameters; else (0, 0).
     target_mean, target_spread: of a regression, (T,): outputs times spread, plus mean, are in the source's units.
     """
 
@@ -42,6 +43,9 @@ class Trained:
     graph: GraphJob
     target_mean: tuple[float, ...] = ()
     target_spread: tuple[float, ...] = ()
+    alpha: Doubles = field(default_factory=lambda: np.empty((0, 0)))
+    groups: tuple[str, ...] = ()
+    ingredients: tuple[str, ...] = ()
 
     def as_pyg(self) -> nn.Module:
         """The module with these weights, ready to predict: of torch_geometric.nn, or the job's own."""
@@ -134,7 +138,8 @@ def read_model(path: Path) -> Trained:
     if path.parent.name == "ingredients":
         return _ingredient(path)
     with files.read_file(path, soup_store.KIND, soup_store.VERSION) as file:
-        if file["mixture"].attrs["of"] != "weights":
+        mix = file["mixture"]
+        if mix.attrs["of"] != "weights":
             raise FileError(
                 f"{path} is an ensemble, which has no weights of its own: read its ingredients, and average their"
                 " softmax outputs"
@@ -143,8 +148,9 @@ def read_model(path: Path) -> Trained:
         state = states.get_finite(path, file)
         states.check_shapes(path, state, architecture)
         seen, preparation = judged.get(file["metrics"]), graph_store.get_preparation(file)
-        scale = seen.target_mean, seen.target_spread
-        return Trained(architecture, state, preparation, _graph_job(path, file), *scale)
+        scale, names = (seen.target_mean, seen.target_spread), ("groups", "ingredients")
+        mixture = mix["alpha"][:], *(tuple(mix[name].asstr()[:]) for name in names)
+        return Trained(architecture, state, preparation, _graph_job(path, file), *scale, *mixture)
 
 
 def _ingredient(path: Path) -> Trained:

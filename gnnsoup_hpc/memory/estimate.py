@@ -7,7 +7,9 @@ R parts of a union. All figures are of host memory, above what the libraries tak
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from itertools import pairwise
 from math import prod
 
@@ -17,6 +19,7 @@ import torch
 from gnnsoup_hpc.engine import Engine, TorchEngine, choose_engine
 from gnnsoup_hpc.engine.compiled.engine import PLAN_NODE
 from gnnsoup_hpc.engine.memory import FLOAT, Extent, total
+from gnnsoup_hpc.engine.out_of_core.neighbourhoods import find_largest
 from gnnsoup_hpc.engine.torch import COPIES, STRUCTURE_ENTRY
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.base import LayeredModel, Model
@@ -49,6 +52,8 @@ class Sizes:
     device: torch.device = CPU
     part_training: IntArray | None = None  # training nodes; None: as many as seeds
     targets: int = 0  # of a node that has no class
+    # The largest neighbourhood of a node, while the graph is open; of models that are computed by neighbourhoods.
+    find_largest: Callable[[], Extent] | None = None
 
     @classmethod
     def of(cls, graph: GraphFile, net: Model, device: torch.device = CPU) -> Sizes:
@@ -58,7 +63,10 @@ class Sizes:
         training = np.array([(graph.role(*ends) == Role.TRAIN).sum() for ends in pairwise(graph.ptr.tolist())])
         seeds = graph.validation_counts
         targets = 0 if graph.targets == "classes" else graph.classes
-        return cls(net, np.diff(graph.ptr), np.diff(bounds), seeds, min(1.0, cut), device, training, targets)
+        find = None
+        if not isinstance(net, LayeredModel) and net.hops is not None:
+            find = cache(partial(find_largest, graph, net.hops))
+        return cls(net, np.diff(graph.ptr), np.diff(bounds), seeds, min(1.0, cut), device, training, targets, find)
 
     @property
     def of_training(self) -> Sizes:
@@ -205,11 +213,13 @@ def least_inference(sizes: Sizes) -> tuple[str, int]:
     least = sizes.evaluated_node * sizes.whole.nodes + LEAST_WORK
     if isinstance(sizes.net, LayeredModel):
         return "accuracies layer by layer", least
-    if sizes.net.find_far_reach():
-        return "accuracies in memory", inference(sizes)
+    if why := sizes.net.find_far_reach():
+        return f"accuracies in memory, since {why},", inference(sizes)
     entry = _id_bytes(sizes.whole) + FLOAT + FLOAT * sizes.net.weighted
     structure = entry * sizes.whole.read + READ_NODE * sizes.whole.nodes
-    return "accuracies by neighbourhoods", least + structure
+    nodes = sizes.find_largest() if sizes.find_largest else sizes.whole
+    block = sizes.engine.memory(sizes.net, nodes, mode="evaluate").total
+    return "accuracies by neighbourhoods", min(inference(sizes), least + structure + block)
 
 
 def training(sizes: Sizes, engine: Engine, extent: Extent, drop_edges: bool = False, changing: bool = True) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -111,7 +112,8 @@ def is_global_norm(part: nn.Module) -> bool:
 def describe_error(error: Exception) -> str:
     """An error of somebody else's code in one line: what, and the last line of theirs that it came from."""
     files = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    theirs = [(path, line) for path, line in files if path.is_file() and path.parent != Path(__file__).parent]
+    known = {Path(__file__).parent.parent, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib"))}
+    theirs = [(path, line) for path, line in files if path.is_file() and not known & {*path.parents}]
     place = f" ({theirs[-1][0]}, line {theirs[-1][1]})" if theirs else ""
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first}{place}"

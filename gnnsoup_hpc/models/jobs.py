@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from gnnsoup_hpc.config import Job, ModelJob, loading
-from gnnsoup_hpc.errors import JobError
+from gnnsoup_hpc.config.loading import Named
+from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.models.convolutions import find_convolution
 from gnnsoup_hpc.models.kinds import MODULE, has_heads, is_stack, list_kinds
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.utils import paths
 from gnnsoup_hpc.utils.hashing import canonical
 
 _OF_MODULES = ("factory", "hops", "revision", "folder")
+_OF_TORCH = ("takes", "groups")
 _OF_CLASSES = ("layers", "hidden", "heads", "norm")
 
 
-def load_job(text: str | None = None, overrides: Sequence[str] = ()) -> Job:
+def load_job(named: Named | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Job:
     """The job that `loading.load` finds, its model one that there is. Raises: JobError."""
-    return loading.load(text, overrides, list_kinds(), check_job)
+    return loading.load(named, overrides, list_kinds(), check_job)
+
+
+def load_job_of_run(root: Path, overrides: Sequence[str] = ()) -> Job:
+    """The job of the run in folder `root`, wherever that is now. Raises: JobError; RunError where it is no run."""
+    if not RunDir(root).job.is_file():
+        raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
+    place = root if root.name not in ("", "..") else root.resolve()
+    job = load_job(RunDir(root).job, overrides)
+    return job.model_copy(update={"runs": paths.quote(place.parent), "name": place.name})
 
 
 def check_job(job: Job, where: str) -> None:
@@ -40,6 +55,11 @@ def check_job(job: Job, where: str) -> None:
             )
     if job.graph.edge_weight == "use":
         _check_weights(job, where)
+    if job.soup.align in ("weights", "activations") and not is_stack(model):
+        raise JobError(
+            f"{where}: soup.align = {job.soup.align!r} knows the hidden units of stacks of gcn, sage and gat alone, of"
+            " plain options; use 'auto' or 'none'"
+        )
     if model.kind == MODULE:
         _check_module(job, where)
 
@@ -56,12 +76,13 @@ def _check_weights(job: Job, where: str) -> None:
 
 def _check_fields(model: ModelJob, where: str) -> None:
     """Refuse what the kind of model has no use for."""
-    unused, what = _OF_MODULES, "leave it out"
+    unused, what = _OF_MODULES + (_OF_TORCH if is_stack(model) else ()), "leave it out"
     if model.kind == MODULE:
         unused, what = _OF_CLASSES, "give it in model.arguments, by the name that the factory has"
+    plain = " of plain options" if is_stack(model) else ""
     for name in unused:
         if (value := getattr(model, name)) != ModelJob.model_fields[name].default:
-            raise JobError(f"{where}: model.{name} = {value!r} says nothing of kind = {model.kind!r}: {what}")
+            raise JobError(f"{where}: model.{name} = {value!r} says nothing of kind = {model.kind!r}{plain}: {what}")
 
 
 def _check_module(job: Job, where: str) -> None:

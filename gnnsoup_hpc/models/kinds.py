@@ -24,8 +24,7 @@ def list_kinds() -> tuple[str, ...]:
 
 def is_stack(job: ModelJob) -> bool:
     """Whether it is a stack of convolutions of ours, which fast engines compute: of plain options alone."""
-    plain = not job.arguments and not job.groups and job.takes == "edge_index"
-    if job.kind not in CONVOLUTIONS or not plain:
+    if job.kind not in CONVOLUTIONS or job.arguments:
         return False
     return job.norm == "none" or (job.norm == "layer" and find_convolution(job.kind).takes_norm)
 

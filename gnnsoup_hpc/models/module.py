@@ -31,6 +31,7 @@ from gnnsoup_hpc.models.statistics import fitting, list_statistics, recompute_st
 from gnnsoup_hpc.types import Grouping, Mode, State
 from gnnsoup_hpc.utils.hashing import canonical, fingerprint
 
+_NOT_RECORDED = ("folder", "degrees", "revision", "reach", "groups_by")
 _PROBE = 8  # nodes of the ring that a module is tried on before anything else
 
 
@@ -146,10 +147,13 @@ class ModuleModel:
         return f"layer {second}" if self.kind in PYG and first in ("convs", "norms") else f"{first}.{second}"
 
     def record(self) -> dict[str, Any]:
-        """Its fields that say something, and of a factory's code the hash, or the name that the job gives it."""
-        unsaid = {"folder", "degrees", "revision"} | (set() if self.weighted else {"weighted"})
+        """What a state is a function of, and what makes the module: its fields that outputs depend on.
+
+        Of a factory's code the hash, or the name that the job gives it.
+        """
+        unsaid = _NOT_RECORDED if self.weighted else (*_NOT_RECORDED, "weighted")
         values = {name: value for name, value in asdict(self).items() if name not in unsaid}
-        values["arguments"], values["groups_by"] = json.loads(self.arguments), list(self.groups_by)
+        values["arguments"] = json.loads(self.arguments)
         if self.kind == MODULE:
             values["code"] = self.code
         entries = {name: [str(tensor.dtype), list(tensor.shape)] for name, tensor in self._entries.items()}
@@ -336,7 +340,7 @@ def find_ties(module: nn.Module) -> dict[str, str]:
 def make_module_model(record: Mapping[str, Any], folder: str) -> ModuleModel:
     """The model of a record. Raises: TypeError or KeyError for what is no such record."""
     values = {name: value for name, value in record.items() if name not in ("code", "entries_sha256")}
-    values["arguments"], values["groups_by"] = canonical(record["arguments"]), tuple(record["groups_by"])
+    values["arguments"] = canonical(record["arguments"])
     return ModuleModel(**values, revision=record.get("code", ""), folder=folder)
 
 

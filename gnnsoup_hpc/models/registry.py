@@ -8,6 +8,7 @@ from typing import Any
 
 from gnnsoup_hpc.config import ModelJob
 from gnnsoup_hpc.models.base import Model
+from gnnsoup_hpc.models.factory import find_factory
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.models.kinds import MODULE, is_stack
 from gnnsoup_hpc.models.module import ModuleModel, make_module_model
@@ -34,6 +35,12 @@ def make_model(
         return ModuleModel(job.kind, features, outputs, **sizes, **also)
     own: dict[str, Any] = {"factory": job.factory, "revision": job.revision, "reach": job.hops, "folder": job.folder}
     return ModuleModel(job.kind, features, outputs, **own, **also)
+
+
+def check_model(job: ModelJob) -> None:
+    """See that a module's factory is there, before anything else is done. Raises: JobError."""
+    if job.kind == MODULE:
+        find_factory(job.factory, job.folder)
 
 
 def read_record(record: Mapping[str, Any], folder: str = "") -> Model:

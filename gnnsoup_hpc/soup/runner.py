@@ -140,6 +140,7 @@ class SoupRunner:
         also: dict[str, Any] = {} if precision == "float32" else {"precision": precision}  # older files know no other
         engine, first = mixtures.evaluator.engine.name, "compiled" if mixtures.device.type == "cpu" else "torch"
         also |= {} if engine == first else {"engine": engine}  # older files name none, and had but the first
+        also |= {"groups": list(self.job.model.groups)} if self.job.model.groups else {}
         also |= {"recompute": "end"} if mixtures.model.statistics and self.job.soup.recompute == "end" else {}
         also |= mixtures.graph.resolve_task(self.job.task).values
         if (alignment := mixtures.alignment) is not None:

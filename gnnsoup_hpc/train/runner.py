@@ -32,7 +32,7 @@ from gnnsoup_hpc.memory import estimate, limits
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Limit
 from gnnsoup_hpc.models.base import LayeredModel, Model
-from gnnsoup_hpc.models.registry import make_model
+from gnnsoup_hpc.models.registry import check_model, make_model
 from gnnsoup_hpc.runtime import launch, leases
 from gnnsoup_hpc.runtime.gpu import explain_out_of_memory
 from gnnsoup_hpc.runtime.launch import RankInfo, read_slurm_job
@@ -175,6 +175,7 @@ def check_machine(job: Job, device: torch.device) -> None:
     Raises: JobError or LauncherError, naming it.
     """
     if not _is_trained(job, RunDir.of(job)):
+        check_model(job.model)
         weighted = job.graph.edge_weight == "use"
         model = make_model(job.model, 1, 2, weighted=weighted)  # its kind is what matters
         engine = find_engine(job.train.engine, model, device)

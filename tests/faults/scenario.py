@@ -88,6 +88,7 @@ def _set(*overrides: str) -> tuple[str, ...]:
 
 DIVERGING = _set("name=diverging", "train.trunk_epochs=0", "train.vary.learning_rate=[0.01, 999]")
 IMPORT = ("import", "job.toml", "runs/tiny/ingredients/*.h5", *_set("name=imported"))
+OTHER = ("--graph", "synthetic:arxiv", "--to", "runs/out/scores.npy")
 SWEPT = _set('soup.methods=["gis"]', "soup.diagnose=false", "sweep.gis.granularity=[3, 4]")
 
 STEPS = (
@@ -99,6 +100,8 @@ STEPS = (
     Step("soup again what is damaged", ("soup", "job.toml"), _damage_souped),
     Step("import", IMPORT),
     Step("import again what is damaged", IMPORT, _damage_imported),
+    Step("export", ("export", "runs/tiny", "--method", "pls", "--to", "runs/out/soup.pt")),
+    Step("predict another graph", ("predict", "runs/tiny", "--method", "pls", *OTHER)),
     Step("sweep", ("soup", "job.toml", *SWEPT)),
     Step("sweep again", ("soup", "job.toml", "--again", *SWEPT)),
     Step("train one that diverges", ("train", "job.toml", *DIVERGING), ends=1),
@@ -114,8 +117,8 @@ def everything_on_disk() -> Iterator[None]:
     """
     begin = Evaluator.__init__
 
-    def tight(self: Evaluator, graph: Any, model: Any, settings: EvalSettings) -> None:
-        begin(self, graph, model, replace(settings, memory=1))
+    def tight(self: Evaluator, graph: Any, model: Any, settings: EvalSettings, task: Any = None) -> None:
+        begin(self, graph, model, replace(settings, memory=1), task)
 
     def cut(folder: Path, log: Any) -> None:
         partition.main(folder)  # in this process, which spares the start of another

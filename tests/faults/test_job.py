@@ -13,7 +13,11 @@ MISTAKES = [  # (line of the job file, what stands there instead, what the messa
     ("granularity = 5", "granularty = 5", "'soup.gis.granularty'; the nearest known one is 'soup.gis.granularity'"),
     ("parts = 8", "parts = 0", "partition.parts = 0: "),
     ("learning_rate = 0.02", "learning_rate = nan", "train.learning_rate = nan: "),
-    ('kind = "sage"', 'kind = "transformer"', "model.kind = 'transformer': input should be 'gcn', 'sage' or 'gat'"),
+    (
+        'kind = "sage"',
+        'kind = "transformer"',
+        "model.kind = 'transformer': input should be 'gcn', 'sage', 'gat', 'gatv2', 'gin'",
+    ),
     ('name = "tiny"', 'name = "../tiny"', "name = '../tiny': "),
 ]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 import torch
 
@@ -25,12 +26,17 @@ def test_the_pages_example_reads_a_run(
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "pubmed").symlink_to(run.root.resolve())
     monkeypatch.chdir(tmp_path)
-    code, _ = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S)
+    _, code, _ = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S)
     found: dict[str, Any] = {}
     exec(compile(code, str(DOCS), "exec"), found)
     assert "pls" in capsys.readouterr().out
     assert isinstance(found["model"], torch.nn.Module)
     assert not found["model"].training
+    with h5py.File(run.soup("pls")) as file:
+        soup, mixture = found["soup"], file["mixture"]
+        assert np.array_equal(soup.alpha, mixture["alpha"][:])
+        assert soup.ingredients == tuple(mixture["ingredients"].asstr()[:])
+        assert soup.groups == tuple(mixture["groups"].asstr()[:])
     with h5py.File(run.report) as file:
         tables = {name for name, each in file.items() if "columns" in each.attrs}
         tables |= {f"histories/{name}" for name in file["histories"]}

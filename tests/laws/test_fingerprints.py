@@ -27,6 +27,7 @@ TRAINED = {
     "model.hidden": "8",
     "model.heads": "4",
     "model.norm": "layer",
+    "model.arguments": "{ act = 'elu' }",
     "train.seed": "3",
     "train.batch": "cluster",
     "train.clusters": "2",
@@ -61,6 +62,8 @@ TRAINED = {
     "train.ingredients": "3",
     "train.checkpoint_seconds": "0.5",
 }
+# Of torch modules alone: tests/models/test_module.py and tests/soup/test_module_runs.py have them.
+OF_MODULES = {f"model.{name}" for name in ("factory", "takes", "hops", "groups", "revision", "folder")}
 BASES = {
     "full": ("model.kind=sage",),
     "cluster": ("model.kind=sage", "train.batch=cluster"),
@@ -87,7 +90,7 @@ def names(*sections: tuple[str, type]) -> set[str]:
 
 
 def test_every_field_is_under_the_law() -> None:
-    assert names(("model", ModelJob), ("train", TrainJob)) == set(TRAINED)
+    assert names(("model", ModelJob), ("train", TrainJob)) == set(TRAINED) | OF_MODULES
     assert names(("soup", SoupJob)) == set(SOUPED) | set(NO_METHODS)
 
 
@@ -143,6 +146,7 @@ SOUPED = {
     "soup.seed": "3",
     "soup.precision": "bfloat16",
     "soup.align": "weights",
+    "soup.recompute": "end",
     "soup.gis.granularity": "3",
     **{
         f"soup.{method}.{key}": value

@@ -13,7 +13,8 @@ from gnnsoup_hpc.models.jobs import load_job
 WRONG = [
     (["model.kind=gcnn"], r"model.kind = 'gcnn': input should be 'gcn', 'sage', 'gat', 'gatv2', .* or 'module'$"),
     (["model.kind=gcn", "model.heads=2"], r"model: heads = 2 is for kind = 'gat' or 'gatv2'; gcn has none$"),
-    (["model.factory=a:b"], r"model.factory = 'a:b' says nothing of kind = 'sage': leave it out$"),
+    (["model.factory=a:b"], r"model.factory = 'a:b' says nothing of kind = 'sage' of plain options: leave it out$"),
+    (["model.takes=sparse"], "model.takes = 'sparse' says nothing of kind = 'sage' of plain options: leave it out"),
     (["model.kind=module"], r"model.factory = '': kind = 'module' wants 'package.module:function'"),
     (["model.kind=module", "model.factory=models"], "model.factory = 'models': kind = 'module' wants"),
     (["model.kind=module", "model.factory=a:b", "model.hidden=64"], "model.hidden = 64 says nothing of kind"),
@@ -29,6 +30,10 @@ WRONG = [
     (
         ["model.kind=gat", "soup.pls.first_hop=exact"],
         "soup.pls.first_hop = 'exact' cannot be had with model.kind = 'gat'",
+    ),
+    (
+        ["model.kind=gin", "soup.align=weights"],
+        "soup.align = 'weights' knows the hidden units of stacks of gcn, sage and",
     ),
     (["model.norm=batch", "soup.pls.first_hop=exact"], "soup.pls.first_hop = 'exact' cannot be had"),
     (

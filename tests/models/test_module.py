@@ -14,7 +14,7 @@ from torch.optim.swa_utils import update_bn
 
 from gnnsoup_hpc.config import ModelJob
 from gnnsoup_hpc.engine import TorchEngine
-from gnnsoup_hpc.engine.measure import MARGIN, measure_slopes
+from gnnsoup_hpc.engine.measure import measure_slopes
 from gnnsoup_hpc.engine.memory import Extent
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.graph.subgraph import Subgraph
@@ -252,7 +252,7 @@ def test_memory_is_extrapolated_from_small_graphs(name: str, mode: Any) -> None:
     nodes, degree = 3000, 4
     found = slopes.extrapolate(Extent(nodes, nodes * degree, nodes * degree, 10))
     peak = measure._measure_peak(model, mode, nodes, degree)
-    assert peak <= sum(found.values()) <= 1.3 * MARGIN * peak
+    assert peak <= sum(found.values()) <= 1.3 * slopes.margin * peak
 
 
 WRONG = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,13 @@ from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import soup as soup_store
+from gnnsoup_hpc.memory import estimate
+from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.models.jobs import load_job
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.mixtures import Candidate
+from gnnsoup_hpc.train.loop import Training
 from gnnsoup_hpc.types import Role
 from tests import runs, tiny
 from tests.comms import run_ranks
@@ -189,11 +193,29 @@ def test_neighbourhoods_give_what_the_whole_graph_does(own: Job, tmp_path: Path)
             found.append(torch.cat([logits for _, logits in evaluator._logits([state], ROLES)]))
             assert torch.equal(evaluator.recompute(state)["head.bias"], state["head.bias"])
         torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+        way, least = estimate.least_inference(Sizes.of(graph, model))
+        assert way == "accuracies by neighbourhoods"
+        little = replace(EvalSettings(runs.CPU, least, tmp_path), memory=min(least, 20 << 20))
+        exact = ingredient_store.read(RunDir.of(own).ingredient(0))
+        enough = Evaluator(graph, model, little)
+        assert not enough.fits
+        assert enough.metrics([state], ROLES) == [exact.validation_accuracy, exact.test_accuracy]
         with pytest.raises(MemoryLimitError, match=r"the neighbourhood of one node, of \d+ nodes, does not fit"):
             Evaluator(graph, model, EvalSettings(runs.CPU, 1000, tmp_path)).metrics([state], ROLES)
         unknown = make_model(own.model.model_copy(update={"hops": 0}), graph.features, graph.classes)
         with pytest.raises(MemoryLimitError, match=r"does not say how far it reaches: give model\.hops"):
             Evaluator(graph, unknown, EvalSettings(runs.CPU, 1000, tmp_path)).metrics([state], ROLES)
+
+
+def test_other_groups_and_hops_need_no_new_ingredients(own: Job, tmp_path: Path) -> None:
+    job = runs.change_job(runs.copy_run(own, tmp_path), "model.hops=0", 'model.groups=["convs"]', "soup.methods=['ls']")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "epoch", None)  # none is trained
+        runs.train(job)
+    runs.soup_run(job)
+    soup = soup_store.read(RunDir.of(job).soup("ls"))
+    assert soup.mixture.groups == ("first", "head", "convs", "skips", "norms")
+    assert soup.options["groups"] == ["convs"]
 
 
 def test_a_changed_module_does_not_go_on(own: Job, tmp_path: Path) -> None:

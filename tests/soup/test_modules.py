@@ -287,7 +287,7 @@ class TestWhatIsNotRight:
             self.learn(**options)
 
     def test_names(self) -> None:
-        with pytest.raises(AttributeError, match=r"no attribute 'souper'; it has StateSoup, Trained, gis"):
+        with pytest.raises(AttributeError, match=r"no attribute 'souper'; it has Job, Run, StateSoup, Trained"):
             gs.souper  # type: ignore[attr-defined]  # noqa: B018
 
 
@@ -301,7 +301,7 @@ def test_an_import_loads_and_changes_nothing() -> None:
 
 def test_the_page_has_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     """Its example, on molecules, lowers the loss."""
-    _, code = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S)
+    *_, code = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S)
     found: dict[str, Any] = {}
     exec(compile(code, str(DOCS), "exec"), found)
     assert found["soup"].history[-1].loss < found["soup"].history[0].loss

@@ -223,6 +223,9 @@ def test_a_soup_predicts_what_is_reported(souped: Job) -> None:
     assert main(["predict", str(path.parent.parent), "--method", "ls", "--to", "ls.npy"]) == 0
     scores = soup.predict(*given, arrays["edge_weight"])
     np.testing.assert_allclose(np.load("ls.npy"), scores, rtol=1e-3, atol=1e-3)
+    words = ["predict", str(path.parent.parent), "--method", "ls", "--graph", souped.graph.source, "--to", "other.npy"]
+    assert main(words) == 0
+    np.testing.assert_allclose(np.load("other.npy"), scores, rtol=1e-3, atol=1e-3)
     with pytest.raises(GraphError, match="give edge_weight, one of each edge"):
         soup.predict(*given)
     for wrong in (arrays["edge_weight"][:-1], -arrays["edge_weight"]):

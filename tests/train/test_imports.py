@@ -236,8 +236,9 @@ def test_two_commands_do_not_import_at_once(
 def test_from_python_all_is_one_call(case: Case) -> None:
     import gnnsoup_hpc as gs
 
-    run = gs.import_checkpoints(case.path, [case.folder / "*.pt"], overrides=[f"runs={case.run.root.parent}"])
-    assert run == case.run.root
+    run = gs.import_checkpoints(case.job, [case.folder / "*.pt"])
+    assert run.path == case.run.root
+    assert len(run.ingredients) == 3
     assert len(imports.read(case.run.imported)) == 3
 
 

@@ -38,7 +38,7 @@ threads = 1
 """
 MODELS = {  # checkpoints of one start, and [model]
     "sage": (6, 'kind = "sage"\nlayers = 2\nhidden = 16\n'),
-    "gin": (3, 'kind = "gin"\nlayers = 2\nhidden = 16\nnorm = "batch"\narguments = { jk = "cat" }\n'),
+    "gin": (2, 'kind = "gin"\nlayers = 2\nhidden = 16\nnorm = "batch"\narguments = { jk = "cat" }\n'),
     "tuned": (
         4,
         'kind = "module"\nfactory = "tuned_gcn:make"\narguments = { hidden = 16, layers = 2, dropout = 0.3 }\n',
@@ -95,6 +95,9 @@ def test_all_is_as_the_script_measures_it(
         assert main(["export", "runs/mine", "--method", soup.removesuffix(".pt"), "--to", soup]) == 0
     found = json.loads(script(folder, "measure", name, *exported))
     assert found == {name: pytest.approx(values, abs=1e-12) for name, values in exported.items()}
+    card = json.loads(Path("pls.json").read_text())
+    assert card["mixture"]["imported"] == {f"{index:04d}": f"{index}.pt" for index in range(count)}
+    assert "\n- Imported, not trained in this run: 0000 from `0.pt`, 0001 from `1.pt`" in Path("pls.md").read_text()
     said = capsys.readouterr().out
     assert f"One basin: all {count} ingredients lie in one basin" in said
     assert ("statistics" in tables) == (name != "sage")

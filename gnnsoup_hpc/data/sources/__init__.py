@@ -7,7 +7,7 @@ from collections.abc import Callable
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.config.task import resolve_targets
 from gnnsoup_hpc.data.sources import npz, ogb, pt, pyg, synthetic
-from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext, finish
+from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext, finish, finish_unlabelled
 from gnnsoup_hpc.data.sources.split import assign_roles, describe_split
 from gnnsoup_hpc.errors import GraphError, JobError
 from gnnsoup_hpc.graph.graph import Graph
@@ -31,6 +31,11 @@ def load(job: GraphJob, context: SourceContext) -> Graph:
     if resolve_targets(context.kind, raw.found) != raw.targets:
         raise GraphError(f"task.kind = {context.kind!r}: {raw.where} has no such labels")
     return finish(raw, assign_roles(raw, job), job, describe_split(raw, job))
+
+
+def load_unlabelled(job: GraphJob, context: SourceContext) -> Graph:
+    """The same without labels and roles, which the source need not have. context.kind: NO_LABELS. Raises: likewise."""
+    return finish_unlabelled(read(job, context), job)
 
 
 def read(job: GraphJob, context: SourceContext) -> RawGraph:

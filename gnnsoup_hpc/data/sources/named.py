@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.config.task import resolve_targets
 from gnnsoup_hpc.data.sources import split
-from gnnsoup_hpc.data.sources.raw import RawGraph, SourceSplit, hash_files, show_values, simplify
+from gnnsoup_hpc.data.sources.raw import NO_LABELS, RawGraph, SourceSplit, hash_files, show_values, simplify
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph.graph import SourceFile
 from gnnsoup_hpc.graph.weights import find_unfit
@@ -86,7 +86,7 @@ def make_graph(
 ) -> RawGraph:
     """The graph of named arrays and SciPy matrices, read from `files`; its split, if any, gets the name `kind`.
 
-    task: task.kind of the job, by which y is read.
+    task: task.kind of the job, by which y is read; or NO_LABELS, and there need be none.
     Shapes: x (V, F) dense or sparse, y (V,) or (V, T), edge_index (2, E), masks (V,) or (V, n) with n splits.
     Raises: GraphError naming what is missing, does not fit, or would be passed over.
     """
@@ -139,6 +139,9 @@ def _read_splits(named: _Named, nodes: int, kind: str, job: GraphJob) -> tuple[d
 
 def _read_labels(named: _Named, kind: str) -> tuple[Targets, TargetKind, TargetKind]:
     """Labels as `Graph` has them, what they are by task.kind, and what `auto` takes them for."""
+    if kind == NO_LABELS:
+        named.unread.pop("y", None)
+        return np.full(_count_nodes(named), -1), "classes", "classes"
     y = named.take("y")
     if not isinstance(y, np.ndarray) or y.dtype.kind not in "iufb":
         text = isinstance(y, list) or (isinstance(y, np.ndarray) and y.dtype.kind in "US")
@@ -158,6 +161,14 @@ def _read_labels(named: _Named, kind: str) -> tuple[Targets, TargetKind, TargetK
         words = "one class a node, (V,); of several columns task.kind = 'multilabel' makes labels, 'regression' numbers"
         raise named.unfit("y", f"{words}{also}")
     return _read_classes(named, y), targets, found
+
+
+def _count_nodes(named: _Named) -> int:
+    """By the rows of features."""
+    if "x" not in named and "x_indptr" in named:
+        return len(named.integers("x_indptr")) - 1
+    shape: tuple[int, ...] = getattr(named.take("x"), "shape", ())
+    return shape[0] if shape else 0
 
 
 def _recognise(y: npt.NDArray[Any]) -> TargetKind:

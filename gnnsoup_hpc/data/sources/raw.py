@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,6 +25,7 @@ from gnnsoup_hpc.types import BoolArray, ByteArray, Doubles, FloatArray, IndexAr
 from gnnsoup_hpc.utils.hashing import file_sha256, fingerprint
 from gnnsoup_hpc.utils.out_of_core import Rows, blocks
 
+NO_LABELS = "none"  # in place of a task's kind: labels and splits are not read, for a model only predicts
 _LARGEST = 1e100  # of targets of a regression, whose squares are summed up
 
 
@@ -32,7 +33,7 @@ _LARGEST = 1e100  # of targets of a regression, whose squares are summed up
 class SourceContext:
     """A private folder for what does not fit memory, gone afterwards; whether downloads are allowed; where to talk.
 
-    kind: task.kind of the job, by which labels are read.
+    kind: task.kind of the job, by which labels are read; or NO_LABELS.
     """
 
     scratch: Path
@@ -145,13 +146,27 @@ def hash_files(files: Sequence[SourceFile]) -> str:
     return fingerprint(sorted([Path(file.path).name, file.sha256] for file in files))
 
 
+def finish_unlabelled(raw: RawGraph, job: GraphJob) -> Graph:
+    """The same of a graph on which a model only predicts: whatever labels and splits it has, the result has none."""
+    bare = replace(raw, y=np.full(len(raw.y), -1), targets="classes", found="classes", classes=1, splits=None)
+    _check_nodes_and_edges(bare)
+    return _make(bare, np.full(len(raw.y), Role.NONE, dtype=np.uint8), job, 1)
+
+
 def finish(raw: RawGraph, role: ByteArray, job: GraphJob, split: str = "") -> Graph:
     """The checked graph as the job wants it: edges turned, made symmetric, merged; each row's in-neighbours sorted.
 
     `split` says in words where the roles are from. Raises: GraphError saying what is wrong with the source, and where.
     """
-    classes = _check(raw)
+    _check_nodes_and_edges(raw)
+    classes = _check_classes(raw) if raw.targets == "classes" else _check_targets(raw)
     _check_roles(raw, role, split)
+    return _make(raw, role, job, classes, split, _notes_on_labels(raw, role, classes))
+
+
+def _make(
+    raw: RawGraph, role: ByteArray, job: GraphJob, classes: int, split: str = "", notes: Sequence[str] = ()
+) -> Graph:
     matrix, facts = _structure(raw, job)
     identity.check_asked(facts, job, raw.where)
     if job.edge_weight == "use" and raw.weight is None:
@@ -176,7 +191,7 @@ def finish(raw: RawGraph, role: ByteArray, job: GraphJob, split: str = "") -> Gr
         symmetric=job.undirected or facts.symmetric,
         facts=facts,
         split=split,
-        notes=(*said, *raw.notes, *_notes_on_labels(raw, role, classes)),
+        notes=(*said, *raw.notes, *notes),
         targets=raw.targets,
         weight=None if raw.weight is None else _merge_weights(raw, raw.weight, job, matrix),
     )
@@ -216,8 +231,7 @@ def _merge_weights(raw: RawGraph, weight: Doubles, job: GraphJob, matrix: sp.csr
     return merged.astype(np.float32)
 
 
-def _check(raw: RawGraph) -> int:
-    """Check what can be wrong with a source; return the number of classes, or of targets a node."""
+def _check_nodes_and_edges(raw: RawGraph) -> None:
     nodes = len(raw.y)
     if nodes == 0 or len(raw.x.shape) != 2 or raw.x.shape[0] != nodes:
         raise GraphError(f"{raw.where}: x has shape {raw.x.shape}, y has {nodes} labels; expected (V, F) and (V,)")
@@ -228,7 +242,6 @@ def _check(raw: RawGraph) -> int:
         if len(ends) and (ends.min() < 0 or ends.max() >= nodes):
             bad = int(ends.min() if ends.min() < 0 else ends.max())
             raise GraphError(f"{raw.where}: an edge's {name} is {bad}, out of range for {nodes} nodes")
-    return _check_classes(raw) if raw.targets == "classes" else _check_targets(raw)
 
 
 def find_labelled(y: Targets) -> BoolArray:

@@ -23,7 +23,18 @@ from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.types import IntArray, State
 
 _MOST_SEEDS = 4096
+_HUBS = 4
 _FOLLOWING = 2  # times what the last block took that the next one may
+
+
+def find_largest(graph: GraphFile, hops: int) -> Extent:
+    """The largest that a node's neighbourhood can be expected to be: of the nodes with the most in-neighbours."""
+    indptr = graph.bounds(0, graph.nodes)
+    sampler, generator = Sampler(indptr, graph.neighbours(indptr)), np.random.default_rng(0)
+    hubs = np.argsort(np.diff(indptr))[-_HUBS:]
+    samples = [sampler.sample(hubs[[number]], [-1] * (hops + 1), generator) for number in range(len(hubs))]
+    nodes, entries = max(len(each.nodes) for each in samples), max(len(each.indices) for each in samples)
+    return Extent(nodes, entries, entries, 1)
 
 
 class NeighbourhoodInference:
