@@ -10,7 +10,7 @@ from gnnsoup_hpc.engine.frontier import Division
 from gnnsoup_hpc.engine.torch import TorchEngine
 from gnnsoup_hpc.engine.triton.engine import TritonEngine
 from gnnsoup_hpc.errors import JobError
-from gnnsoup_hpc.models.base import Model
+from gnnsoup_hpc.models.base import Model, show_kind
 
 __all__ = ["Division", "Engine", "Plan", "TorchEngine", "UnionSource", "Vjp", "choose_engine", "find_engine"]
 
@@ -30,9 +30,8 @@ def find_engine(name: str, model: Model, device: torch.device) -> Engine:
         raise JobError(f"train.engine = {name!r} is not known here; there are: {', '.join(e.name for e in ENGINES)}")
     if not engine.supports(model, device):
         where = "GPU" if device.type == "cuda" else "CPU"
-        edges = " with weights of edges" if model.weighted else ""
         raise JobError(
-            f"train.engine = {name!r} does not compute models of kind {model.kind!r}{edges} on a {where} here; use"
+            f"train.engine = {name!r} does not compute models of {show_kind(model)} on a {where} here; use"
             " 'auto' or 'torch', or another machine.device"
         )
     return engine

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gnnsoup_hpc.engine.base import Vjp
-from gnnsoup_hpc.models.base import CountedDropout, Dropout, Model
+from gnnsoup_hpc.models.base import CountedDropout, Dropout, Model, show_kind
 from gnnsoup_hpc.models.gnn import Architecture
 
 KINDS = ("gcn", "sage", "gat")
@@ -25,8 +25,7 @@ def knows(model: Model) -> bool:
 def check_model(model: Model, engine: str) -> Architecture:
     """The model. Raises: TypeError where the engine has no kernels for it."""
     if not isinstance(model, Architecture) or not knows(model):
-        edges = " with weights of edges" if model.weighted else ""
-        raise TypeError(f"the {engine} engine has no model of kind {model.kind!r}{edges}")
+        raise TypeError(f"the {engine} engine has no model of {show_kind(model)}")
     return model
 
 

@@ -24,7 +24,7 @@ from gnnsoup_hpc.utils.out_of_core import BufferPool
 STRUCTURE_ENTRY = 28  # bytes: CSR, its transpose, both with values, and the permutation between them
 STRUCTURE_NODE = 28
 EDGE = 16  # bytes of an edge's ends, of models that take them
-WEIGHT = 8  # bytes of an entry's weight, with and without self-loops
+WEIGHT = 12  # bytes of an entry's weight, with and without self-loops, and while these are put in order
 COPIES: dict[Mode, int] = {"train": 8, "fit": 8, "evaluate": 3}  # of a layer's states, gradients included
 
 

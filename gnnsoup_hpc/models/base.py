@@ -245,6 +245,11 @@ class Model(Protocol):
         """What files keep of it, from which it is made again."""
 
 
+def show_kind(model: Model) -> str:
+    """What a model is to engines, in words: "kind 'gcn' with weights of edges"."""
+    return f"kind {model.kind!r}{' with weights of edges' if model.weighted else ''}"
+
+
 @runtime_checkable
 class LayeredModel(Model, Protocol):
     """A model whose layers can be computed one after the other, each on the rows that the next one needs."""

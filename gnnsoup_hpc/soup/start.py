@@ -22,7 +22,7 @@ from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.memory import estimate, gpu, limits
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Limit
-from gnnsoup_hpc.models.base import Model
+from gnnsoup_hpc.models.base import Model, show_kind
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.comm import Comm
@@ -52,7 +52,7 @@ def open_mixtures(
         model = make_model(job.model, graph.features, task.outputs, graph.count_degrees, graph.weighted)
         if job.soup.precision != "float32" and device.type == "cpu" and choose_engine(model, device).name == "torch":
             raise JobError(
-                f"soup.precision = {job.soup.precision!r}: models of kind {model.kind!r} are computed in float32 on a"
+                f"soup.precision = {job.soup.precision!r}: models of {show_kind(model)} are computed in float32 on a"
                 " CPU; use 'float32'"
             )
         selection = Selection({}, {})

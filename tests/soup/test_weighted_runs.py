@@ -16,6 +16,7 @@ from torch_geometric.nn.models import GCN
 from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.analysis.report.table import show_run
+from gnnsoup_hpc.bench.quality.parent import select_run
 from gnnsoup_hpc.config import METHOD_NAMES, Job
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine.out_of_core import layers
@@ -196,6 +197,11 @@ def test_what_computes_none_is_refused(kind: str, overrides: list[str], said: st
     runs.prepare(job, runs.ALONE, runs.QUIET)
     with pytest.raises(JobError, match=said):
         runs.train(job)
+
+
+def test_a_comparison_with_programs_without_weights_is_refused(trained: Job) -> None:
+    with pytest.raises(JobError, match="programs that take no weights of edges, which the run's graph has"):
+        select_run(trained, print)
 
 
 def test_a_job_of_other_words_is_refused_its_graph(trained: Job) -> None:
