@@ -179,6 +179,7 @@ class Run:
         graph: str | None = None,
         *,
         to: str | PathLike[str] | None = None,
+        overrides: Mapping[str, Any] | None = None,
         offline: bool = False,
         progress: bool = False,
     ) -> FloatArray:
@@ -186,14 +187,16 @@ class Run:
 
         method: whose soup, or the ensemble; None: the soup with the best validation metric. graph: another graph than
         the run's, as graph.source names one; labels it need not have. to: a file of .npy that takes the scores, and is
-        given as a read-only map: for those that are larger than memory.
+        given as a read-only map: for those that are larger than memory. overrides: of the run's job, as `load_config`
+        takes them: {"machine.memory_limit": "2 GiB"}.
         """
         from gnnsoup_hpc.analysis.export import choose_soup
         from gnnsoup_hpc.analysis.predict import Asked, predict, write_scores
         from gnnsoup_hpc.analysis.report.contents import read_contents
 
         found, log = read_contents(self.path), Log(quiet=not progress)
-        asked = Asked(found, choose_soup(found, method, ensembles=True), self.job, graph, offline)
+        job = load_job_of_run(self.path, overrides or {})
+        asked = Asked(found, choose_soup(found, method, ensembles=True), job, graph, offline)
         with _start() as here:
             if to is None:
                 return predict(asked, here, log)

@@ -19,7 +19,7 @@ import gnnsoup_hpc as gs
 from gnnsoup_hpc import api
 from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.errors import FileError, GraphError, JobError, LauncherError, RunError
+from gnnsoup_hpc.errors import FileError, GraphError, JobError, LauncherError, MemoryLimitError, RunError
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from tests import runs, tiny
 
@@ -130,7 +130,14 @@ class TestRuns:
                 assert isinstance(kept, np.memmap)
         wanted = run.soup("ls").predict(raw["x"], raw["edge_index"]).numpy()
         np.testing.assert_allclose(run.predict("ls", "npz:new.npz"), wanted, rtol=1e-4, atol=1e-4)
-        capsys.readouterr()
+        np.savez("new.npz", x=raw["x"], edge_index=raw["edge_index"], edge_weight=np.arange(raw["edge_index"].shape[1]))
+        with pytest.raises(GraphError, match="edge_weight"):
+            run.predict("ls", "npz:new.npz")
+        ignoring = run.predict("ls", "npz:new.npz", overrides={"graph.edge_weight": "ignore"}, progress=True)
+        np.testing.assert_allclose(ignoring, wanted, rtol=1e-4, atol=1e-4)
+        assert "predict: edge_weight is ignored" in capsys.readouterr().out
+        with pytest.raises(MemoryLimitError, match="is too little"):
+            run.predict("ls", overrides={"machine.memory_limit": "10 MiB"})
         made = run.export("soup.pt", "ls")
         assert main(["export", str(run.path), "--method", "ls", "--to", "again/soup.pt"]) == 0
         for path in made:

@@ -72,7 +72,6 @@ def predict(asked: Asked, here: RankInfo, log: Log, allocate: Allocate = allocat
         outputs = own.resolve_task(job.task).outputs
         model = make_model(job.model, own.features, outputs, own.count_degrees, own.weighted)
         if asked.source is not None:
-            limits.refuse_before_graph(Limit.of(job, here))
             graph = opened.enter_context(open_other(asked.source, job, own, place.root, log, asked.offline))
         sizes, limit = Sizes.of(graph, model, device), Limit.of(job, here, device)
         way, least = estimate.least_inference(sizes)

@@ -25,7 +25,7 @@ def load_job(named: Named | None = None, overrides: Sequence[str] | Mapping[str,
     return loading.load(named, overrides, list_kinds(), check_job)
 
 
-def load_job_of_run(root: Path, overrides: Sequence[str] = ()) -> Job:
+def load_job_of_run(root: Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Job:
     """The job of the run in folder `root`, wherever that is now. Raises: JobError; RunError where it is no run."""
     if not RunDir(root).job.is_file():
         raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")

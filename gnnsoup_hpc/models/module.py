@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.graph.sparse import Adjacency
@@ -27,7 +26,7 @@ from gnnsoup_hpc.models import factory as factories
 from gnnsoup_hpc.models.base import Dropout, Symmetries
 from gnnsoup_hpc.models.factory import Factory
 from gnnsoup_hpc.models.kinds import MODULE, PYG
-from gnnsoup_hpc.models.statistics import fitting, list_statistics, recompute_statistics
+from gnnsoup_hpc.models.statistics import call_with, find_ties, fitting, list_statistics, recompute_statistics
 from gnnsoup_hpc.types import Grouping, Mode, State
 from gnnsoup_hpc.utils.hashing import canonical, fingerprint
 
@@ -111,7 +110,7 @@ class ModuleModel:
     @cached_property
     def statistics(self) -> frozenset[str]:
         """Entries that are running statistics of batch norm."""
-        return frozenset(list_statistics(self.template))
+        return frozenset(name for name in list_statistics(self.template) if name not in self.ties)
 
     @property
     def _entries(self) -> State:
@@ -182,7 +181,7 @@ class ModuleModel:
             state = dict(state) | {name: state[name].detach().clone() for name in self.statistics}
         module = self._place(graph.x.device)
         with self._set_mode(module, mode, dropout):
-            found: Tensor = functional_call(module, dict(state), *self._list_inputs(graph))
+            found: Tensor = call_with(module, state, *self._list_inputs(graph))
         return found
 
     def recompute(self, state: Mapping[str, Tensor], graphs: Iterator[Subgraph]) -> State:
@@ -283,10 +282,10 @@ class ModuleModel:
                 " use 'ignore'"
             )
         ring, _ = _make_ring(_PROBE)
-        given, named = self._list_inputs(Subgraph(torch.zeros(_PROBE, self.features), ring))
+        given, named = self._list_inputs(Subgraph(torch.ones(_PROBE, self.features), ring))
         try:
             with torch.no_grad():
-                found = module.eval()(*given, **named)
+                found, again = module.eval()(*given, **named), module(*given, **named)
         except Exception as error:  # whatever the user's code raises
             what = f"{self.features} features, and {', '.join([self.takes, *named])}"
             raise JobError(f"{where}: the module fails on {what}: {factories.describe_error(error)}") from error
@@ -295,6 +294,11 @@ class ModuleModel:
             raise JobError(
                 f"{where}: of {_PROBE} nodes the module makes {shape}, where one tensor of shape"
                 f" {(_PROBE, self.classes)} is wanted, a score a node and output"
+            )
+        if not torch.equal(found, again):
+            raise JobError(
+                f"{where}: the module gives other scores the second time, in evaluation mode: let its dropout ask for"
+                " `training=self.training`"
             )
         for name, value in module.state_dict().items():
             if not isinstance(value, Tensor) or value.is_complex():
@@ -328,13 +332,6 @@ class ModuleModel:
             with torch.random.fork_rng(_list_gpus(module)):
                 torch.manual_seed(dropout.draw_seed())
                 yield
-
-
-def find_ties(module: nn.Module) -> dict[str, str]:
-    """Parameters that are others by another name, with the others' names."""
-    first = {id(tensor): name for name, tensor in module.named_parameters()}
-    every = module.named_parameters(remove_duplicate=False)
-    return {name: first[id(tensor)] for name, tensor in every if first[id(tensor)] != name}
 
 
 def make_module_model(record: Mapping[str, Any], folder: str) -> ModuleModel:

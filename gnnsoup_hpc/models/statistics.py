@@ -1,4 +1,4 @@
-"""Running statistics of batch norm: a mixture's are not the mean of its ingredients', so they are computed anew."""
+"""Torch modules with another state, and running statistics of batch norm, which are recomputed after mixing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,46 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 _ENTRIES = {"running_mean": 0, "running_var": 1, "num_batches_tracked": 0}  # and what each begins with
+
+
+def find_ties(module: nn.Module) -> dict[str, str]:
+    """Entries of a module's state that are others by another name, with the others' names.
+
+    Of a parameter that several parts share, and of all that a part has which is registered twice.
+    """
+    first: dict[int, str] = {}
+    ties = {}
+    for name, tensor in _list_entries(module):
+        if id(tensor) in first:
+            ties[name] = first[id(tensor)]
+        else:
+            first[id(tensor)] = name
+    return ties
+
+
+def call_with(
+    module: nn.Module, state: Mapping[str, Tensor], given: tuple[Any, ...], named: Mapping[str, Any] | None = None
+) -> Any:
+    """What a module computes with a state, whose entries stand by any of their names; it is left as it was.
+
+    Each attribute of a part is replaced once: torch's own way of tying entries replaces those of a part that is
+    registered twice a second time, and does not find back.
+    """
+    entries, places, seen = dict(state), {}, set()
+    ties = find_ties(module)
+    for name, _ in _list_entries(module):
+        tensor = entries.get(ties.get(name, name), entries.get(name))
+        owner, _, attribute = name.rpartition(".")
+        place = id(module.get_submodule(owner)), attribute
+        if tensor is not None and place not in seen:
+            places[name] = tensor
+            seen.add(place)
+    return functional_call(module, places, given, dict(named or {}), tie_weights=False)
+
+
+def _list_entries(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
 
 
 def list_statistics(module: nn.Module) -> dict[str, int]:
@@ -36,7 +76,8 @@ def recompute_statistics(
     if not norms:
         return found
     for name, value in list_statistics(module).items():
-        found[name].fill_(value)
+        if name in found:
+            found[name].fill_(value)
     momenta = {name: part.momentum for name, part in norms.items()}
     places, calling = {f"module.{name}": tensor for name, tensor in found.items()}, Calling(module, run)
     try:
@@ -44,11 +85,11 @@ def recompute_statistics(
             part.momentum = None  # a plain mean
         with fitting(module), torch.no_grad():
             for batch in batches:
-                functional_call(calling, places, (batch,), tie_weights=False)
+                call_with(calling, places, (batch,))
     finally:
         for name, part in norms.items():
             part.momentum = momenta[name]
-    return found
+    return found | {name: found[other] for name, other in find_ties(module).items() if name in found}
 
 
 class Calling(nn.Module):

@@ -14,12 +14,10 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from gnnsoup_hpc.config import GisJob, LearnedJob
 from gnnsoup_hpc.io.records import MixingWeights, Step
-from gnnsoup_hpc.models.module import find_ties
-from gnnsoup_hpc.models.statistics import Calling, fitting, recompute_statistics
+from gnnsoup_hpc.models.statistics import Calling, call_with, find_ties, fitting, recompute_statistics
 from gnnsoup_hpc.runtime.comm import SERIAL, Comm
 from gnnsoup_hpc.runtime.progress import Bar, Log
 from gnnsoup_hpc.soup import mixing
@@ -293,7 +291,7 @@ class _ModuleLosses(_OfStack):
         }
         losses = []
         for each in batch if self.whole else [batch]:
-            loss = functional_call(self.calling, places, (each,))
+            loss = call_with(self.calling, places, (each,))
             if loss.numel() != 1:
                 raise ValueError(f"the loss of a batch is one number, and this one's shape is {tuple(loss.shape)}")
             loss.backward()

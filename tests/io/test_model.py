@@ -75,7 +75,7 @@ def reported(run: Path, method: str) -> float:
 
 
 def test_the_readmes_snippet_has_the_accuracy_of_the_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(blocks("python", "soups/pls.h5"), "README.md", "exec"), {})
+    exec(compile(blocks("python", "load_soup"), "README.md", "exec"), {})
     assert float(capsys.readouterr().out) == pytest.approx(reported(run, "pls"), abs=1e-12)
 
 

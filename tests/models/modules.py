@@ -53,6 +53,35 @@ class Tied(nn.Module):
         return out
 
 
+class Twice(nn.Module):
+    """Has two of its parts by two names each."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.first, self.norm = GCNConv(in_channels, in_channels), nn.BatchNorm1d(in_channels)
+        self.again, self.other_norm = self.first, self.norm
+        self.head = nn.Linear(in_channels, out_channels)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """Scores, by the same layer twice."""
+        x = self.norm(self.first(x, edge_index)).relu()
+        out: Tensor = self.head(self.other_norm(self.again(x, edge_index)))
+        return out
+
+
+class Unsteady(nn.Module):
+    """Drops at random in evaluation too."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(in_channels, out_channels)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """Scores."""
+        out: Tensor = self.head(functional.dropout(x, 0.5))
+        return out
+
+
 class Lazy(nn.Module):
     """Learns its number of features from the first that it sees; takes a sparse matrix."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+import gnnsoup_hpc as gs
 from gnnsoup_hpc.config import ModelJob
 from gnnsoup_hpc.engine import TorchEngine
 from gnnsoup_hpc.engine.measure import measure_slopes
@@ -126,6 +127,63 @@ def test_a_state_has_each_entry_once_and_knows_what_is_trained() -> None:
         wanted = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
         torch.testing.assert_close(gradients[name], wanted.double())
     assert not gradients["scale"].any()
+
+
+def test_parts_by_two_names_are_trained_and_computed_once() -> None:
+    model, graph = module_of("Twice"), subgraph()
+    state = state_of(model)
+    assert not any(name.startswith(("again", "other")) for name in state)
+    assert {name for name in state if name.startswith("first")} <= model.parameters
+    for _ in range(2):  # the module is as it was after each call
+        plain = model.to_module()
+        plain.load_state_dict(model.complete(state), strict=True)
+        wanted = plain.eval()(graph.x, graph.adjacency.edge_index)
+        torch.testing.assert_close(model.forward(state, graph), wanted, rtol=0, atol=0)
+        with torch.no_grad():
+            torch.testing.assert_close(model.forward(state, graph), wanted, rtol=0, atol=0)
+        assert model.parameters == {name for name, _ in plain.named_parameters()}
+        assert all(isinstance(tensor, nn.Parameter) for tensor in model.template.parameters())
+    logits, vjp = TorchEngine().vjp(TorchEngine().plan(model, _batch(graph), train=True), state)
+    gradients = vjp(torch.ones_like(logits))
+    plain.train()(graph.x, graph.adjacency.edge_index).sum().backward()
+    for name, tensor in plain.named_parameters():
+        assert tensor.grad is not None
+        torch.testing.assert_close(gradients[name], tensor.grad.double(), rtol=1e-4, atol=1e-4)
+    assert gradients["first.lin.weight"].any()
+    found = model.recompute(state, iter([graph]))
+    plain.load_state_dict(model.complete(state))
+    update_bn([graph.x], _Edges(plain, graph))
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, plain.state_dict()[name])
+
+
+class _Edges(nn.Module):
+    def __init__(self, inner: nn.Module, graph: Subgraph) -> None:
+        super().__init__()
+        self.inner, self.graph = inner, graph
+
+    def forward(self, x: Tensor) -> Any:
+        return self.inner(x, self.graph.adjacency.edge_index)
+
+
+def test_soups_of_states_know_parts_by_two_names() -> None:
+    module, graph = modules.Twice(FEATURES, OUTPUTS), subgraph()
+    states = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        states.append(modules.Twice(FEATURES, OUTPUTS).state_dict())
+    targets = torch.arange(GRAPH.nodes) % OUTPUTS
+
+    def loss(each: nn.Module, batch: Subgraph) -> Tensor:
+        return nn.functional.cross_entropy(each(batch.x, batch.adjacency.edge_index), targets)
+
+    soup = gs.learned_soup(module, states, [graph], loss, epochs=6, alpha="tensor")
+    shares = dict(zip(soup.groups, soup.alpha, strict=True))
+    assert float((shares["first.lin.weight"] - 1 / 3).abs().max()) > 1e-3
+    assert torch.equal(soup.state["first.lin.weight"], soup.state["again.lin.weight"])
+    assert torch.equal(soup.state["norm.running_mean"], soup.state["other_norm.running_mean"])
+    module.load_state_dict(soup.state)
+    assert all(isinstance(tensor, nn.Parameter) for tensor in module.parameters())
 
 
 def _batch(graph: Subgraph) -> Any:
@@ -268,6 +326,7 @@ WRONG = [
     (f"{HERE}:make_pairs", "of 8 nodes the module makes tuple, where one tensor of shape"),
     (f"{HERE}:make_wide", r"of 8 nodes the module makes \(8, 4\), where one tensor of shape \(8, 3\) is wanted"),
     (f"{HERE}:make_narrow", "the module fails on 5 features, and edge_index: RuntimeError: mat1 and mat2"),
+    (f"{HERE}:Unsteady", "gives other scores the second time, in evaluation mode: let its dropout"),
     (f"{HERE}:make_complex", "'phase' of the module's state is no tensor of real numbers"),
 ]
 
