@@ -108,7 +108,8 @@ def open_mixtures(
     """
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job) as graph:
-        model = make_model(job.model, graph.features, graph.resolve_task(job.task).outputs)
+        outputs = graph.resolve_task(job.task).outputs
+        model = make_model(job.model, graph.features, outputs, weighted=graph.weighted)
         chosen = range(job.train.ingredients) if ids is None else ids
         yield Mixtures(run, model, chosen, graph, EvalSettings(CPU, memory, home or run.root, comm=comm, task=job.task))
 

@@ -70,7 +70,8 @@ def predict(asked: Asked, here: RankInfo, log: Log, allocate: Allocate = allocat
     device = launch.claim_machine(job.machine, here)
     with ExitStack() as opened:
         graph = own = opened.enter_context(graph_store.open_graph(place.graph, job, verify=True))
-        model = make_model(job.model, own.features, own.resolve_task(job.task).outputs, own.count_degrees)
+        outputs = own.resolve_task(job.task).outputs
+        model = make_model(job.model, own.features, outputs, own.count_degrees, own.weighted)
         for ingredient in asked.run.ingredients:
             ingredient_store.check_code(place.ingredient(ingredient.index), model)
         if asked.source is not None:

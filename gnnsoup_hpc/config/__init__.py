@@ -454,9 +454,9 @@ class GraphJob(Section):
     """share to validate (and soup) on; what remains is for testing"""
     features: Literal["standardise", "row-normalise", "none"] = "standardise"
     """standardise: zero mean, unit variance over all nodes; row-normalise: rows by their absolute sums"""
-    edge_weight: Literal["refuse", "ignore"] = "refuse"
-    """weights of edges, which models here take none of yet: refuse a source that has some, or ignore them, which the
-    report says"""
+    edge_weight: Literal["refuse", "ignore", "use"] = "refuse"
+    """weights of edges: refuse a source that has some; ignore them, which the report says; or compute with them: gcn as
+    in PyG, sage by weighted means, and modules that take edge_weight"""
     edge_attr: Literal["refuse", "ignore"] = "refuse"
     """features or types of edges: refuse a source that has some, or ignore them, likewise"""
     synthetic: SyntheticJob = SyntheticJob()

@@ -87,14 +87,16 @@ def _read_structure(graph: GraphFile, runs: Sequence[Span], memory: BufferPool) 
     firsts = np.concatenate([[0], np.cumsum(stops - starts)])
     bounds = [graph.bounds(start, stop) for start, stop in runs]
     entries = memory.array("entries", (sum(int(each[-1] - each[0]) for each in bounds),), graph.id_type)
+    weights = memory.array("weights", (len(entries) * graph.weighted,), np.float32)
     indptr = np.zeros(firsts[-1] + 1, dtype=index_type(len(entries)))
     read = kept = 0
     for row, each in zip(firsts[:-1].tolist(), bounds, strict=True):
         raw = entries[read : read + int(each[-1] - each[0])]
         graph.neighbours(each, raw)
+        weigh = graph.weights(each, weights[read : read + len(raw)]) if graph.weighted else weights
         read += len(raw)
-        kept = localise(each, raw, starts, stops, starts - firsts[:-1], indptr, row, entries, kept)
-    return make_adjacency(indptr, entries[:kept])
+        kept = localise(each, raw, starts, stops, starts - firsts[:-1], indptr, row, entries, kept, weigh, weights)
+    return make_adjacency(indptr, entries[:kept], weights[:kept] if graph.weighted else None)
 
 
 def _find_seeds(graph: GraphFile, runs: Sequence[Span], role: Role) -> tuple[Tensor, Tensor]:
@@ -180,8 +182,8 @@ def _make_ahead(
 
 def warm_up() -> None:
     """Compile, or load, the kernel of reading, so that the first union is not blamed for it."""
-    one, ids = np.arange(2), np.zeros(1, dtype=np.int32)
-    localise(one, ids, one[:1], one[1:], one[:1], np.zeros(2, dtype=np.int32), 0, ids, 0)
+    one, ids, none = np.arange(2), np.zeros(1, dtype=np.int32), np.zeros(0, dtype=np.float32)
+    localise(one, ids, one[:1], one[1:], one[:1], np.zeros(2, dtype=np.int32), 0, ids, 0, none, none)
 
 
 def draw_unions(validation_counts: IntArray, size: int, generator: np.random.Generator) -> Iterator[list[int]]:
@@ -193,9 +195,11 @@ def draw_unions(validation_counts: IntArray, size: int, generator: np.random.Gen
             yield sorted(int(part) for part in chosen)
 
 
-def make_adjacency(indptr: IndexArray, indices: IndexArray) -> Adjacency:
+def make_adjacency(indptr: IndexArray, indices: IndexArray, weight: FloatArray | None = None) -> Adjacency:
     """A square structure, int32 where it holds: half the memory traffic, and what the sparse libraries compute in."""
     kind = index_type(len(indices))
     return Adjacency(
-        torch.from_numpy(indptr.astype(kind, copy=False)), torch.from_numpy(indices.astype(kind, copy=False))
+        torch.from_numpy(indptr.astype(kind, copy=False)),
+        torch.from_numpy(indices.astype(kind, copy=False)),
+        weight=None if weight is None else torch.from_numpy(weight),
     )

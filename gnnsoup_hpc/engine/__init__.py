@@ -10,7 +10,7 @@ from gnnsoup_hpc.engine.frontier import Division
 from gnnsoup_hpc.engine.torch import TorchEngine
 from gnnsoup_hpc.engine.triton.engine import TritonEngine
 from gnnsoup_hpc.errors import JobError
-from gnnsoup_hpc.models.base import Model
+from gnnsoup_hpc.models.base import Model, show_kind
 
 __all__ = ["Division", "Engine", "Plan", "TorchEngine", "UnionSource", "Vjp", "choose_engine", "find_engine"]
 
@@ -31,8 +31,8 @@ def find_engine(name: str, model: Model, device: torch.device) -> Engine:
     if not engine.supports(model, device):
         where = "GPU" if device.type == "cuda" else "CPU"
         raise JobError(
-            f"train.engine = {name!r} does not compute models of kind {model.kind!r} on a {where} here; use 'auto' or"
-            " 'torch', or another machine.device"
+            f"train.engine = {name!r} does not compute models of {show_kind(model)} on a {where} here; use"
+            " 'auto' or 'torch', or another machine.device"
         )
     return engine
 

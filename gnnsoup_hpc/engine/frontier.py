@@ -101,6 +101,8 @@ def find_frontier(
     columns. name_nodes: whether the frontier says which nodes its rows are.
     """
     graph = batch.graph
+    if graph.adjacency.weight is not None:
+        raise ValueError("a frontier knows no weights of edges")
     rows_of = graph.adjacency.indptr.numpy(), graph.adjacency.indices.numpy()
     summed = aggregation is not None
     work = row_work or [ROW_WORK] * (depth + (not summed))

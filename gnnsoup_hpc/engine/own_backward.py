@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gnnsoup_hpc.engine.base import Vjp
-from gnnsoup_hpc.models.base import CountedDropout, Dropout, Model
+from gnnsoup_hpc.models.base import CountedDropout, Dropout, Model, show_kind
 from gnnsoup_hpc.models.gnn import Architecture
 
 KINDS = ("gcn", "sage", "gat")
@@ -19,13 +19,13 @@ ComputeVjp = Callable[[Mapping[str, Tensor]], tuple[Tensor, Vjp]]
 
 def knows(model: Model) -> bool:
     """Whether they have kernels for it."""
-    return isinstance(model, Architecture) and model.kind in KINDS
+    return isinstance(model, Architecture) and model.kind in KINDS and not model.weighted
 
 
 def check_model(model: Model, engine: str) -> Architecture:
     """The model. Raises: TypeError where the engine has no kernels for it."""
-    if not isinstance(model, Architecture) or model.kind not in KINDS:
-        raise TypeError(f"the {engine} engine has no model of kind {model.kind!r}")
+    if not isinstance(model, Architecture) or not knows(model):
+        raise TypeError(f"the {engine} engine has no model of {show_kind(model)}")
     return model
 
 

@@ -24,6 +24,7 @@ from gnnsoup_hpc.utils.out_of_core import BufferPool
 STRUCTURE_ENTRY = 28  # bytes: CSR, its transpose, both with values, and the permutation between them
 STRUCTURE_NODE = 28
 EDGE = 16  # bytes of an edge's ends, of models that take them
+WEIGHT = 12  # bytes of an entry's weight, with and without self-loops, and while these are put in order
 COPIES: dict[Mode, int] = {"train": 8, "fit": 8, "evaluate": 3}  # of a layer's states, gradients included
 
 
@@ -77,7 +78,8 @@ class TorchEngine(Engine):
         device = device or batch.graph.x.device
         on_host = batch.graph.x.device.type == "cpu"
         targets, size = batch.targets.to(device), batch.size
-        if train or not on_host or not isinstance(model, LayeredModel):
+        weighted = batch.graph.adjacency.weight is not None  # the frontier's kernels know no weights
+        if train or weighted or not on_host or not isinstance(model, LayeredModel):
             return TorchPlan(model, (batch.graph.to(device),), batch.seeds.to(device), targets, size, precision)
         found = find_frontier(batch, model.aggregation, model.layers)
         graphs = tuple(_make_subgraph(model, found, layer).to(device) for layer in range(model.layers))
@@ -131,12 +133,13 @@ class TorchEngine(Engine):
         self, model: Model, extent: Extent, *, mode: Mode, line: bool = False, precision: Precision = "float32"
     ) -> Memory:
         """As `Engine.memory`, on a CPU: as if all rows of all layers were computed. Of other models it is measured."""
+        weights = WEIGHT * extent.entries * model.weighted
         if not isinstance(model, LayeredModel):
-            edges = (STRUCTURE_ENTRY + EDGE) * extent.entries + STRUCTURE_NODE * extent.nodes
+            edges = (STRUCTURE_ENTRY + EDGE) * extent.entries + STRUCTURE_NODE * extent.nodes + weights
             plan = {"features": FLOAT * model.features * extent.nodes, "structure": edges}
             return Memory(plan, measure_slopes(model, mode).extrapolate(extent))
         features = FLOAT * model.features * extent.nodes * (2 if model.aggregation else 1)
-        structure = STRUCTURE_ENTRY * extent.entries + STRUCTURE_NODE * extent.nodes
+        structure = STRUCTURE_ENTRY * extent.entries + STRUCTURE_NODE * extent.nodes + weights
         widths = sum(model.widths(layer)[1] for layer in range(model.layers))
         states = FLOAT * extent.nodes * widths * COPIES[mode]
         entries = FLOAT * model.entry_values * extent.entries * model.layers

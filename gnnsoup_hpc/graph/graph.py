@@ -54,6 +54,7 @@ class Graph:
 
     Shapes: x (V, F), indptr (V + 1,), indices (E,), role (V,). y: of classes (V,) in [-1, classes) with -1 = no label;
     of other targets (V, T), NaN where one is missing, T being `classes`: float32 for yes or no, float64 for numbers.
+    weight: of each entry, (E,), finite and not negative; None where edges have none, or none that is used.
     """
 
     x: Rows
@@ -71,6 +72,7 @@ class Graph:
     split: str = ""  # which split was taken, in words: "stored masks, column 3 of 10"
     notes: tuple[str, ...] = ()  # sentences that prepare says and the report repeats
     targets: TargetKind = "classes"
+    weight: FloatArray | None = None
 
     @property
     def nodes(self) -> int:

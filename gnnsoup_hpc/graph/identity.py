@@ -62,7 +62,7 @@ def fields_used(job: Job, facts: SourceFacts) -> dict[str, Any]:
     values: dict[str, Any] = {"graph.source": name_fields(graph.source)}
     values["graph.features"] = graph.features
     values["graph.undirected"] = graph.undirected or facts.symmetric
-    if not values["graph.undirected"]:
+    if not values["graph.undirected"] or graph.edge_weight == "use":  # an edge and its reverse may weigh differently
         values["graph.reverse"] = graph.reverse
     kept = {"remove": 0, "add": facts.nodes}.get(graph.self_loops) == facts.self_loops
     values["graph.self_loops"] = "keep" if kept else graph.self_loops
@@ -73,6 +73,8 @@ def fields_used(job: Job, facts: SourceFacts) -> dict[str, Any]:
         values["graph.split_index"] = graph.split_index
     if graph.source.startswith("synthetic:"):
         values |= {f"graph.synthetic.{key}": value for key, value in graph.synthetic}
+    if graph.edge_weight == "use":
+        values["graph.edge_weight"] = "use"
     if (targets := resolve_targets(job.task.kind, facts.targets)) != "classes":
         values["task.kind"] = targets
     values["partition.parts"] = cut.parts
@@ -87,13 +89,14 @@ def check_asked(facts: SourceFacts, job: GraphJob, where: str) -> None:
         raise GraphError(
             f"{where}: {facts.duplicates} edges are duplicates, and graph.duplicates = 'refuse'; 'merge' merges them"
         )
-    meant = {"edge_weight": "weights", "edge_attr": "features or types"}
+    meant = {"edge_weight": "weights", "edge_attr": "features or types, which no model here makes use of yet"}
+    instead = {"edge_weight": ", 'use' computes with them"}
     for name, values in facts.edge_values.items():
         if getattr(job, name) == "refuse" and values:
             gives = "gives edges" if len(values) == 1 else "give edges"
             raise GraphError(
-                f"{where}: {', '.join(values)} {gives} {meant[name]}, which no model here makes use of yet:"
-                f" graph.{name} = 'ignore' goes on without"
+                f"{where}: {', '.join(values)} {gives} {meant[name]}: graph.{name} = 'ignore' goes on without"
+                f"{instead.get(name, '')}"
             )
 
 

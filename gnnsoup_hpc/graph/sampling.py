@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from gnnsoup_hpc.errors import JobError
-from gnnsoup_hpc.types import IndexArray, IntArray
+from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray
 from gnnsoup_hpc.utils.out_of_core import index_type
 
 Kind = Literal["compiled", "own", "pyg"]
@@ -32,6 +33,23 @@ class Sample:
     indptr: IntArray
     indices: IntArray
     seeds: int
+
+
+class WeightLookup:
+    """Weights of a sample's entries, found by both ends: no sampler needs to know of them."""
+
+    def __init__(self, structure: tuple[IntArray, IndexArray], weights: FloatArray) -> None:
+        """structure: (indptr (V + 1,), indices (E,)), as samplers have it; weights (E,)."""
+        indptr, indices = structure
+        nodes = len(indptr) - 1
+        self._matrix = sp.csr_matrix((weights, indices, indptr), shape=(nodes, nodes))
+
+    def find(self, sample: Sample) -> FloatArray:
+        """Of each entry of the sample, (E',) float32."""
+        row = np.repeat(sample.nodes, np.diff(sample.indptr))
+        if not len(row):  # of which SciPy makes a matrix
+            return np.empty(0, dtype=np.float32)
+        return np.asarray(self._matrix[row, sample.nodes[sample.indices]], dtype=np.float32).reshape(-1)
 
 
 def resolve_sampler(sampler: Literal["auto", "compiled", "own", "pyg"]) -> Kind:

@@ -1,8 +1,9 @@
 """Sparse products, forward and backward: the only room that knows how they are computed.
 
-An `Adjacency` is a structure without values: row = destination, entries = in-neighbours. Every sum runs along rows of a
-CSR matrix or of its transpose, in a fixed order, so results do not depend on the number of threads. No tensor of shape
-(E, channels) is ever made. Shapes: V rows, U columns (V = U in a whole graph), E entries, H heads, C channels.
+An `Adjacency` is a structure: row = destination, entries = in-neighbours, each of a constant weight where there are
+any. Every sum runs along rows of a CSR matrix or of its transpose, in a fixed order, so results do not depend on the
+number of threads. No tensor of shape (E, channels) is ever made. Shapes: V rows, U columns (V = U in a whole graph), E
+entries, H heads, C channels.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Adjacency:
 
     Shapes: indptr (V + 1,), indices (E,), both integer; entries of a row are distinct. looped_degrees (U,) float32: the
     in-degree of each column's node with one self-loop. dtype: of degrees, and of the operators made of them. symmetric:
-    whether each entry has its reverse; None: not known.
+    whether each entry has its reverse; None: not known. weight (E,) of `dtype`: of each entry, not negative; None: all
+    are 1. Where there are weights, a degree is the sum of a row's, and a self-loop that is not there weighs 1.
     """
 
     def __init__(
@@ -40,9 +42,10 @@ class Adjacency:
         looped_degrees: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
         symmetric: bool | None = None,
+        weight: Tensor | None = None,
     ) -> None:
         self.indptr, self.indices, self.offset, self.dtype = indptr, indices, offset, dtype
-        self.symmetric = symmetric
+        self.symmetric, self.weight = symmetric, weight
         self.columns = len(indptr) - 1 if columns is None else columns
         self._looped_degrees = looped_degrees
 
@@ -67,17 +70,25 @@ class Adjacency:
         return torch.stack([self.indices.long(), self.row.long() + self.offset])
 
     @cached_property
+    def values(self) -> Tensor:
+        """What each entry weighs, (E,)."""
+        if self.weight is not None:
+            return self.weight
+        return torch.ones(len(self.indices), dtype=self.dtype, device=self.indices.device)
+
+    @cached_property
     def ones(self) -> Tensor:
-        """The sparse CSR matrix (V, U) of ones with int64 indices, as PyG has the transpose of an adjacency matrix."""
+        """The sparse CSR matrix (V, U) of weights, or ones, with int64 indices, as PyG has an adjacency's transpose."""
         ends, columns = self.indptr.long(), self.indices.long()
-        values = torch.ones(len(columns), dtype=self.dtype, device=columns.device)
         size = self.nodes, self.columns
-        return torch.sparse_csr_tensor(ends, columns, values, size, check_invariants=False)
+        return torch.sparse_csr_tensor(ends, columns, self.values, size, check_invariants=False)
 
     @cached_property
     def degree(self) -> Tensor:
-        """In-degree of each node, (V,)."""
-        return self.indptr.diff().to(self.dtype)
+        """In-degree of each node, (V,): how many entries it has, or the sum of their weights."""
+        if self.weight is None:
+            return self.indptr.diff().to(self.dtype)
+        return _sum_rows(self, self.weight[:, None])[:, 0]
 
     @cached_property
     def permutation(self) -> Tensor:
@@ -93,30 +104,47 @@ class Adjacency:
 
     @cached_property
     def with_self_loops(self) -> Adjacency:
-        """The same with exactly one self-loop a node, as GCN and GAT want it."""
+        """The same with exactly one self-loop a node, as GCN and GAT want it; one that is there keeps its weight."""
         keep = self.row + self.offset != self.indices
         ids = torch.arange(self.nodes, device=self.indices.device, dtype=self.indices.dtype)
         row = torch.cat([self.row[keep], ids])
         column = torch.cat([self.indices[keep], ids + self.offset])
         order = torch.argsort(row, stable=True)
         indptr = _count_entries(row, self.indptr, self.nodes)
-        return Adjacency(indptr, column[order], self.columns, self.offset, dtype=self.dtype)
+        weight = None
+        if self.weight is not None:
+            loops = self.weight.new_ones(self.nodes)
+            loops[self.row[~keep]] = self.weight[~keep]
+            weight = torch.cat([self.weight[keep], loops])[order]
+        return Adjacency(indptr, column[order], self.columns, self.offset, dtype=self.dtype, weight=weight)
 
     @cached_property
     def mean(self) -> Operator:
-        """D^-1 A: the mean over in-neighbours, zero where there are none (arXiv 1706.02216)."""
+        """D^-1 A: the mean over in-neighbours, by weights where there are any; zero where these sum up to zero.
+
+        Source: arXiv 1706.02216, algorithm 1; of weights our own.
+        """
         # A structure of its own: one that holds an operator that holds it would live until Python looks for cycles.
         structure = Adjacency(self.indptr, self.indices, self.columns, self.offset)
+        if self.weight is not None:
+            total = self.degree
+            return Operator(structure, self.weight / total.masked_fill(total == 0.0, 1.0)[self.row])
         return Operator(structure, 1.0 / self.degree.clamp(min=1.0)[self.row])
 
     @cached_property
     def gcn(self) -> Operator:
-        """(D+I)^-1/2 (A+I) (D+I)^-1/2 with in-degrees D (arXiv 1609.02907, equation 2)."""
+        """(D+I)^-1/2 (A+I) (D+I)^-1/2 with in-degrees D (arXiv 1609.02907, equation 2).
+
+        With weights as PyG's `gcn_norm` has it: a self-loop that is there is kept, a degree of zero scales by zero.
+        """
         looped = self.with_self_loops
         degrees = looped.degree if self._looped_degrees is None else self._looped_degrees
         if len(degrees) != self.columns:
             raise ValueError(f"GCN needs the degrees of {self.columns} columns; {len(degrees)} are known")
         scale = degrees.rsqrt()
+        if looped.weight is not None:
+            scale = scale.masked_fill(degrees == 0.0, 0.0)
+            return Operator(looped, self.own(scale)[looped.row] * looped.weight * scale[looped.indices])
         return Operator(looped, self.own(scale)[looped.row] * scale[looped.indices])
 
     def to(self, device: torch.device) -> Adjacency:
@@ -132,6 +160,7 @@ class Adjacency:
             None if degrees is None else degrees.to(device, non_blocking=True),
             self.dtype,
             self.symmetric,
+            None if self.weight is None else self.weight.to(device, non_blocking=True),
         )
 
 

@@ -40,6 +40,7 @@ def write(to: Path, trained: Trained, card: Mapping[str, Any], text: str) -> lis
             "arguments": arguments,
             "takes": model.takes,
             "features": model.features,
+            **({"weighted": True} if model.weighted else {}),
         },
         "preparation": {
             "features": preparation.kind,

@@ -37,7 +37,6 @@ _ADVICE = ": run `gnnsoup prepare JOB --again`, which makes it again"
 _RESERVED = {  # what version 2 may hold, and only a later program can use
     "nodes/targets_mask": "several targets a node",
     **dict.fromkeys(("nodes/x_indptr", "nodes/x_indices", "nodes/x_values"), "sparse features"),
-    "edges/edge_weight": "weights of edges",
     "edges/edge_attr": "features of edges",
 }
 
@@ -48,6 +47,7 @@ def write(
     """Publish graph.h5, block by block; `spent` tells at the end what making it cost."""
     about = "graph, prepared and cut into contiguous parts"
     bulk = graph.x.shape[0] * (4 * graph.x.shape[1] + 17) + graph.y.nbytes + graph.indices.nbytes
+    bulk += 0 if graph.weight is None else graph.weight.nbytes
     with files.create_file(path, KIND, VERSION, about, bulk_bytes=bulk) as file:
         file.attrs["graph_sha256"] = _write_nodes_and_edges(file, graph, partition)
         _write_parts(file, graph, partition)
@@ -88,6 +88,8 @@ def _write_nodes_and_edges(file: h5py.File, graph: Graph, partition: Partition) 
     nodes = file.create_group("nodes", track_order=True)
     x = files.write_space(nodes, "x", (graph.nodes, graph.x.shape[1]), np.float32, "1", "features, prepared")
     content = Content()
+    if graph.weight is not None:
+        content.add("edge_weight", np.float32, graph.weight.shape, [graph.weight])
     indices = (graph.indices[block] for block in blocks(len(graph.indices), 8))
     content.add("indices", np.int64, graph.indices.shape, indices)
     content.add("indptr", np.int64, graph.indptr.shape, [graph.indptr])
@@ -140,24 +142,34 @@ def _write_edges(file: h5py.File, graph: Graph, order: IntArray, new_id: IntArra
     indices = files.write_space(
         edges, "indices", graph.indices.shape, index_type(graph.nodes), "1", "in-neighbours, sorted"
     )
+    weights = None
+    if graph.weight is not None:
+        about = "weight of each entry of indices"
+        weights = files.write_space(edges, "edge_weight", graph.weight.shape, np.float32, "1", about)
     start = 0
     while start < graph.nodes:
         stop = int(np.searchsorted(indptr, indptr[start] + ENTRIES, side="right")) - 1
         stop = min(graph.nodes, max(stop, start + 1))
         if indptr[start] < indptr[stop]:
-            indices[indptr[start] : indptr[stop]] = _renumber(graph, order[start:stop], new_id)
+            found, entry = _renumber(graph, order[start:stop], new_id)
+            indices[indptr[start] : indptr[stop]] = found
+            if weights is not None and graph.weight is not None:
+                weights[indptr[start] : indptr[stop]] = graph.weight[entry]
         start = stop
 
 
-def _renumber(graph: Graph, nodes: IntArray, new_id: IntArray) -> IntArray:
-    """In-neighbours of `nodes` by their new ids, sorted in each row."""
+def _renumber(graph: Graph, nodes: IntArray, new_id: IntArray) -> tuple[IntArray, IntArray]:
+    """In-neighbours of `nodes` by their new ids, sorted in each row, and with weights which entries these were."""
     counts = graph.indptr[nodes + 1] - graph.indptr[nodes]
     row = np.repeat(np.arange(len(nodes)), counts)
     ends = np.cumsum(counts)
     entry = np.arange(ends[-1]) - np.repeat(ends - counts, counts) + np.repeat(graph.indptr[nodes], counts)
     keyed = row * graph.nodes + new_id[graph.indices[entry]]  # rows are already in order, so one sort does both
+    if graph.weight is not None:
+        order = np.argsort(keyed)
+        return np.asarray(keyed[order] % graph.nodes), entry[order]
     keyed.sort()
-    return np.asarray(keyed % graph.nodes)
+    return np.asarray(keyed % graph.nodes), entry[:0]
 
 
 class GraphFile:
@@ -176,6 +188,7 @@ class GraphFile:
             self.validation_counts: IntArray = file["parts/validation"][:].astype(np.int64)  # nodes of each part, (K,)
             self.cut: dict[str, Any] = dict(file["parts"].attrs)  # METIS's options and what came of them
             self.edges = len(file["edges/indices"])  # directed entries
+            self.weighted = "edges/edge_weight" in file  # whether entries have weights
             self.id_type: Any = file["edges/indices"].dtype  # int32, or int64 from 2^31 nodes on
             # What nodes have: of classes how many there are, of other targets how many a node has.
             self.targets: TargetKind = "classes" if "nodes/y" in file else _read_target_kind(file)
@@ -261,6 +274,18 @@ class GraphFile:
         self._dataset("edges/indices").read_into(first, last, found)
         if not _are_rows(bounds, found, self.nodes):
             raise FileError(f"{self.path} is damaged: edges {first} to {last - 1} are not those of a graph{_ADVICE}")
+        return found
+
+    def weights(self, bounds: IntArray, out: FloatArray | None = None) -> FloatArray:
+        """Weights of what `neighbours` gives, as float32, of a graph that is `weighted`; in `out` where it is given.
+
+        Raises: FileError where one is no weight.
+        """
+        first, last = int(bounds[0]), int(bounds[-1])
+        found = np.empty(last - first, dtype=np.float32) if out is None else out
+        self._dataset("edges/edge_weight").read_into(first, last, found)
+        if len(found) and not (found.min() >= 0 and found.max() < np.inf):  # so neither is NaN
+            raise FileError(f"{self.path} is damaged: of edges {first} to {last - 1} one has no weight{_ADVICE}")
         return found
 
     def _dataset(self, name: str) -> DatasetRows:
@@ -356,11 +381,8 @@ def _first_difference(graph: GraphFile, job: Job) -> tuple[str, Any, Any] | None
     key = next((key for key in [*wanted, *made] if made.get(key) != wanted.get(key)), None)
     if key is None:
         return None
-    return (
-        key,
-        made.get(key, NO_TASK.get(key)),
-        job.graph.split if key == "graph.split" else wanted.get(key, NO_TASK.get(key)),
-    )
+    other = {"graph.edge_weight": "ignore"}.get(key, NO_TASK.get(key))
+    return key, made.get(key, other), job.graph.split if key == "graph.split" else wanted.get(key, other)
 
 
 def _read_target_kind(file: h5py.File) -> TargetKind:
@@ -404,7 +426,8 @@ def _list_fields(job: Job, values: Job) -> dict[str, Any]:
     A split was known by its name in the job, whatever the source had.
     """
     graph = job.graph
-    unused = {"root", "edge_weight", "edge_attr"} | (set() if graph.source.startswith("synthetic:") else {"synthetic"})
+    unused = {"root", "edge_attr"} | (set() if graph.edge_weight == "use" else {"edge_weight"})
+    unused |= set() if graph.source.startswith("synthetic:") else {"synthetic"}
     unused |= set() if graph.split in ("random", "auto") else {"split_seed", "train_share", "validation_share"}
     unused |= {"split_index"} if graph.split == "random" else set()
     known = values.model_dump(mode="json", include={"graph", "partition"})

@@ -18,6 +18,8 @@ from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.errors import FileError, GraphError
 from gnnsoup_hpc.graph.graph import Preparation
 from gnnsoup_hpc.graph.sparse import Adjacency
+from gnnsoup_hpc.graph.subgraph import Subgraph
+from gnnsoup_hpc.graph.weights import find_unfit, merge_weights
 from gnnsoup_hpc.io import files, judged, states
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
@@ -52,15 +54,21 @@ class Trained:
         return module.eval()
 
     @torch.no_grad()
-    def predict(self, x: Any, edge_index: Any) -> Tensor:
+    def predict(self, x: Any, edge_index: Any, edge_weight: Any = None) -> Tensor:
         """Scores (V, C) of every node of a graph as its source has it: features (V, F), edges (2, E). Raises: as below.
 
+        edge_weight: weights of these edges, (E,), for a model that takes some, and for no other.
         Of a regression they are in the source's units. By the module of `as_pyg`, in memory, on one thread of Python.
         """
         features = self.features(x)
         edges = self.edges(edge_index, len(features))
-        given = _make_adjacency(edges, len(features)).ones if self.architecture.takes == "sparse" else edges
-        found: Tensor = self.as_pyg()(features, given)
+        weight = self.weights(edge_index, edge_weight, edges, len(features))
+        if weight is None:
+            given = _make_adjacency(edges, len(features)).ones if self.architecture.takes == "sparse" else edges
+            found: Tensor = self.as_pyg()(features, given)
+        else:
+            graph = Subgraph(features, _make_adjacency(edges, len(features), weight))
+            found = self.architecture.forward(self.state, graph)
         if self.target_mean:
             spread, mean = (torch.tensor(each, dtype=torch.float64) for each in (self.target_spread, self.target_mean))
             found = found.double() * spread + mean
@@ -101,6 +109,25 @@ class Trained:
             ends = np.hstack([ends, np.tile(np.arange(nodes), (2, 1))])
         keys = np.unique(ends[1] * nodes + ends[0])
         return torch.from_numpy(np.stack([keys % nodes, keys // nodes]))
+
+    def weights(self, raw: Any, given: Any, edges: Tensor, nodes: int) -> Tensor | None:
+        """Weights (E,) float32 of `edges`, which `self.edges` made of `raw`, whose weights are `given`; None for none.
+
+        Raises: GraphError where the model takes weights and there are none, or the other way round, or no such ones.
+        """
+        if not self.architecture.weighted:
+            if given is not None:
+                raise GraphError("edge_weight is given, and the model takes no weights of edges: leave it out")
+            return None
+        if given is None:
+            raise GraphError("the model was trained with weights of edges: give edge_weight, one of each edge")
+        weight, ends = np.asarray(given, dtype=np.float64), np.asarray(raw)[:: -1 if self.graph.reverse else 1]
+        if weight.shape != ends.shape[1:] or find_unfit(weight) is not None:
+            raise GraphError(
+                f"edge_weight has shape {weight.shape}: give a finite number from 0 on an edge, {ends.shape[1:]}"
+            )
+        column, row = edges.numpy()
+        return torch.from_numpy(merge_weights(row, column, ends[0], ends[1], weight, nodes).astype(np.float32))
 
 
 def read_model(path: Path) -> Trained:
@@ -162,7 +189,7 @@ def _read_job(path: Path, file: h5py.File) -> dict[str, Any]:
         raise FileError(f"{path}: provenance/job is no TOML: {error}") from None
 
 
-def _make_adjacency(edges: Tensor, nodes: int) -> Adjacency:
+def _make_adjacency(edges: Tensor, nodes: int, weight: Tensor | None = None) -> Adjacency:
     """Of edges that are sorted by destination."""
     counts = torch.bincount(edges[1], minlength=nodes)
-    return Adjacency(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), edges[0])
+    return Adjacency(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), edges[0], weight=weight)

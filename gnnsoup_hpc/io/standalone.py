@@ -2,10 +2,11 @@
 
     python NAME.py GRAPH.npz SCORES.npy
 
-GRAPH.npz has x (V, F) and edge_index (2, E), as the model's graph had them before anything was done to them; the scores
-are (V, C), a row a node: logits, or the numbers of a regression. From Python: `predict(x, edge_index)`. NAME.json says
-what the model is and what is done to x and edges; NAME.pt or NAME.safetensors has its weights. It needs NumPy, PyTorch,
-PyTorch Geometric, and the module's own code where NAME.json names some.
+GRAPH.npz has x (V, F) and edge_index (2, E), as the model's graph had them before anything was done to them, and for a
+model that takes weights of edges edge_weight (E,); the scores are (V, C), a row a node: logits, or the numbers of a
+regression. From Python: `predict(x, edge_index)`. NAME.json says what the model is and what is done to x and edges;
+NAME.pt or NAME.safetensors has its weights. It needs NumPy, PyTorch, PyTorch Geometric, and the module's own code where
+NAME.json names some.
 """
 
 from __future__ import annotations
@@ -73,32 +74,58 @@ def prepare_features(raw: Any) -> Tensor:
     return torch.from_numpy(x.astype(np.float32))
 
 
-def prepare_edges(raw: Any, nodes: int) -> Tensor:
-    """Raw edges (2, E) as the model was trained on them: turned round, loops and reverse edges; each once."""
+def prepare_edges(raw: Any, nodes: int, weight: Any = None) -> dict[str, Tensor]:
+    """Raw edges (2, E) as the model was trained on them: turned round, loops and reverse edges; each once.
+
+    By the names of what the module takes; with weights (E,) of the raw ones, of which those of equal edges are summed.
+    """
     how, ends = read_card()["preparation"], np.asarray(raw).astype(np.int64)
     if ends.size and (ends.min() < 0 or ends.max() >= nodes):
         raise SystemExit(f"an edge's end is {ends.min()} or {ends.max()}, out of range for {nodes} nodes")
     ends = ends[::-1] if how["reverse"] else ends
+    given = ends[1] * nodes + ends[0]
     if how["self_loops"] != "keep":
         ends = ends[:, ends[0] != ends[1]]
     if how["undirected"]:
         ends = np.hstack([ends, ends[::-1]])
     if how["self_loops"] == "add":
         ends = np.hstack([ends, np.tile(np.arange(nodes), (2, 1))])
-    rows, columns = np.divmod(np.unique(ends[1] * nodes + ends[0]), nodes)
+    keys = np.unique(ends[1] * nodes + ends[0])
+    rows, columns = np.divmod(keys, nodes)
+    values = torch.ones(len(keys)) if weight is None else merge_weights(keys, given, weight, nodes)
     if read_card()["model"]["takes"] == "sparse":
         starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=nodes))])
-        parts = torch.from_numpy(starts), torch.from_numpy(columns), torch.ones(len(columns))
+        parts = torch.from_numpy(starts), torch.from_numpy(columns), values
         with warnings.catch_warnings(action="ignore"):  # torch says that this layout is new
-            return torch.sparse_csr_tensor(*parts, (nodes, nodes), check_invariants=True)
-    return torch.from_numpy(np.stack([columns, rows]))
+            return {"edge_index": torch.sparse_csr_tensor(*parts, (nodes, nodes), check_invariants=True)}
+    edges = {"edge_index": torch.from_numpy(np.stack([columns, rows]))}
+    return edges if weight is None else edges | {"edge_weight": values}
+
+
+def merge_weights(keys: Any, given: Any, raw: Any, nodes: int) -> Tensor:
+    """Weights of edges by their rising keys: a sum of raw ones; without any a reverse edge's, of a self-loop 1."""
+    weight = np.asarray(raw, dtype=np.float64)
+    if weight.shape != given.shape or not ((weight >= 0) & np.isfinite(weight)).all():
+        raise SystemExit(f"edge_weight has shape {weight.shape}: give a finite number from 0 on of each edge")
+    there = np.isin(given, keys)
+    place = np.searchsorted(keys, given[there])
+    merged = np.bincount(place, weights=weight[there], minlength=len(keys))
+    missing = np.flatnonzero(np.bincount(place, minlength=len(keys)) == 0)
+    rows, columns = np.divmod(keys[missing], nodes)
+    loops = rows == columns
+    merged[missing[loops]] = 1.0
+    merged[missing[~loops]] = merged[np.searchsorted(keys, (columns * nodes + rows)[~loops])]
+    return torch.from_numpy(merged.astype(np.float32))
 
 
 @torch.no_grad()
-def predict(x: Any, edge_index: Any) -> Tensor:
+def predict(x: Any, edge_index: Any, edge_weight: Any = None) -> Tensor:
     """Scores (V, C) of every node of a graph as its source has it; of a regression numbers in the source's units."""
     features, task = prepare_features(x), read_card()["task"]
-    scores: Tensor = load_model()(features, prepare_edges(edge_index, len(features)))
+    if (edge_weight is not None) != read_card()["model"].get("weighted", False):
+        raise SystemExit(f"the model takes {'no' if edge_weight is not None else 'an'} edge_weight, unlike this graph")
+    edges = prepare_edges(edge_index, len(features), edge_weight)
+    scores: Tensor = load_model()(features, edges.pop("edge_index"), **edges)
     if task["target_mean"]:
         spread, mean = (torch.tensor(task[name], dtype=torch.float64) for name in ("target_spread", "target_mean"))
         scores = scores.double() * spread + mean
@@ -108,11 +135,12 @@ def predict(x: Any, edge_index: Any) -> Tensor:
 def main() -> None:
     """From one file to the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("graph", type=Path, help="an npz file with x and edge_index")
+    parser.add_argument("graph", type=Path, help="an npz file with x, edge_index, edge_weight")
     parser.add_argument("scores", type=Path, help="where the scores go, an npy file")
     words = parser.parse_args()
     with np.load(words.graph) as graph:
-        np.save(words.scores, predict(graph["x"], graph["edge_index"]).numpy())
+        weight = graph["edge_weight"] if read_card()["model"].get("weighted") and "edge_weight" in graph else None
+        np.save(words.scores, predict(graph["x"], graph["edge_index"], weight).numpy())
 
 
 if __name__ == "__main__":

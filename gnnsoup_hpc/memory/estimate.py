@@ -132,7 +132,8 @@ def mixing(net: Model, ingredients: int) -> int:
 
 def reading(net: Model, extent: Extent) -> int:
     """A subgraph as it is read: features, and the entries of its rows, of which those inside it are kept in place."""
-    return FLOAT * net.features * extent.nodes + _id_bytes(extent) * extent.read + READ_NODE * extent.nodes
+    entry = _id_bytes(extent) + FLOAT * net.weighted
+    return FLOAT * net.features * extent.nodes + entry * extent.read + READ_NODE * extent.nodes
 
 
 def _id_bytes(extent: Extent) -> int:
@@ -214,7 +215,8 @@ def least_inference(sizes: Sizes) -> tuple[str, int]:
         return "accuracies layer by layer", least
     if why := sizes.net.find_far_reach():
         return f"accuracies in memory, since {why},", inference(sizes)
-    structure = (_id_bytes(sizes.whole) + FLOAT) * sizes.whole.read + READ_NODE * sizes.whole.nodes
+    entry = _id_bytes(sizes.whole) + FLOAT + FLOAT * sizes.net.weighted
+    structure = entry * sizes.whole.read + READ_NODE * sizes.whole.nodes
     nodes = sizes.find_largest() if sizes.find_largest else sizes.whole
     block = sizes.engine.memory(sizes.net, nodes, mode="evaluate").total
     return "accuracies by neighbourhoods", min(inference(sizes), least + structure + block)
@@ -267,7 +269,8 @@ def cluster_batches(sizes: Sizes, engine: Engine, clusters: int, drop_edges: boo
 def neighbour_store(sizes: Sizes) -> int:
     """What neighbour batches are drawn from: features and structure of the whole graph."""
     whole = sizes.whole
-    return FLOAT * sizes.net.features * whole.nodes + STORE_ENTRY * whole.read + PLAN_NODE * whole.nodes
+    entry = STORE_ENTRY + 2 * FLOAT * sizes.net.weighted
+    return FLOAT * sizes.net.features * whole.nodes + entry * whole.read + PLAN_NODE * whole.nodes
 
 
 def neighbour_batches(

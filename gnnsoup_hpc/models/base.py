@@ -178,6 +178,10 @@ class Model(Protocol):
         """C."""
 
     @property
+    def weighted(self) -> bool:
+        """Whether it takes weights of edges."""
+
+    @property
     def hops(self) -> int | None:
         """How many hops away nodes have a part in a node's output; None: unknown, so all may."""
 
@@ -239,6 +243,11 @@ class Model(Protocol):
 
     def record(self) -> dict[str, Any]:
         """What files keep of it, from which it is made again."""
+
+
+def show_kind(model: Model) -> str:
+    """What a model is to engines, in words: "kind 'gcn' with weights of edges"."""
+    return f"kind {model.kind!r}{' with weights of edges' if model.weighted else ''}"
 
 
 @runtime_checkable

@@ -92,6 +92,15 @@ def make_module(factory: Factory, arguments: Mapping[str, Any], where: str) -> n
     return made
 
 
+def takes_weights(module: nn.Module, sparse: bool) -> bool:
+    """Whether a module makes use of weights of edges: PyG's classes say so; others take `edge_weight`, or a matrix."""
+    known = getattr(module, "supports_edge_weight", None)
+    if isinstance(known, bool):
+        return known
+    takes = inspect.signature(module.forward).parameters.values()
+    return sparse or any(each.name == "edge_weight" or each.kind is inspect.Parameter.VAR_KEYWORD for each in takes)
+
+
 def is_global_norm(part: nn.Module) -> bool:
     """Whether a part of a module is a norm of PyG's that looks at all nodes of what it is given."""
     from torch_geometric.nn import norm

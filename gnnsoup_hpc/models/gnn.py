@@ -27,7 +27,10 @@ EPS = 1e-5  # of layer norm, as in PyG's `mode="node"`
 
 @dataclass(frozen=True)
 class Architecture:
-    """A stack of one kind of convolution, which all ingredients share; a `LayeredModel`."""
+    """A stack of one kind of convolution, which all ingredients share; a `LayeredModel`.
+
+    weighted: whether its graph's edges have weights, which not all engines have kernels for.
+    """
 
     kind: str
     layers: int
@@ -36,6 +39,7 @@ class Architecture:
     classes: int
     heads: int = 1
     norm: str = "none"
+    weighted: bool = False
 
     @property
     def convolution(self) -> Convolution:
@@ -174,6 +178,8 @@ class Architecture:
         """`torch_geometric.nn:name` of PyG's class, and its arguments. Raises: RunError where there is none."""
         if not self.convolution.module:
             raise RunError(f"torch_geometric.nn has no class of models of kind {self.kind!r}")
+        if self.weighted and not self.convolution.weighs_as_module:
+            raise RunError(f"torch_geometric.nn.{self.convolution.module} takes no weights of edges; this model does")
         sizes = {"in_channels": self.features, "hidden_channels": self.hidden, "num_layers": self.layers}
         norm = {"norm": "layer_norm", "norm_kwargs": {"mode": "node"}} if self.norm == "layer" else {}
         heads = {"heads": self.heads} if self.convolution.has_heads else {}
@@ -202,8 +208,8 @@ class Architecture:
         return Symmetries(layouts, tuple(carriers), matrices)
 
     def record(self) -> dict[str, Any]:
-        """Its fields."""
-        return asdict(self)
+        """Its fields; `weighted` where it is so, for older files lack it."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("weighted", False)}
 
 
 def layer_of(name: str) -> int:

@@ -2,8 +2,9 @@
 
 A state has the module's parameters and buffers, under the names of its `state_dict`, each tied one once. The module
 computes in float32, from features x (V, F) and either edges (2, E), rows source and destination, or the sparse CSR
-matrix (V, V) of ones with a row a destination. What is drawn at random, for dropout, it draws from torch's own
-generators, which are seeded for each step and put back afterwards.
+matrix (V, V) of ones with a row a destination. Weights of edges, where they are used, are its argument `edge_weight`,
+(E,), or the values of that matrix. What is drawn at random, for dropout, it draws from torch's own generators, which
+are seeded for each step and put back afterwards.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ class ModuleModel:
     kind: "module", or of one of PyG's classes, which takes `layers`, `hidden`, `heads` and `norm`. features: F;
     classes: C. arguments: of the factory, or besides of that class, as JSON. revision: name of the code, in place of
     its hash. reach: message passing layers of a module, 0 where they are not known. groups_by: beginnings of names that
-    share an alpha vector, in place of the module's children. folder: where the factory is imported from first, which
-    says nothing of the model. degrees: in-degrees of its graph, counted, for factories that take them as `deg`.
+    share an alpha vector, in place of the module's children. weighted: whether it takes weights of edges. folder: where
+    the factory is imported from first, which says nothing of the model. degrees: in-degrees of its graph, counted, for
+    factories that take them as `deg`.
     """
 
     kind: str
@@ -57,6 +59,7 @@ class ModuleModel:
     reach: int = 0
     takes: str = "edge_index"
     groups_by: tuple[str, ...] = ()
+    weighted: bool = False
     folder: str = field(default="", compare=False)
     degrees: tuple[int, ...] = field(default=(0, 1), compare=False)
 
@@ -147,7 +150,8 @@ class ModuleModel:
 
         Of a factory's code the hash, or the name that the job gives it.
         """
-        values = {name: value for name, value in asdict(self).items() if name not in _NOT_RECORDED}
+        unsaid = _NOT_RECORDED if self.weighted else (*_NOT_RECORDED, "weighted")
+        values = {name: value for name, value in asdict(self).items() if name not in unsaid}
         values["arguments"] = json.loads(self.arguments)
         if self.kind == MODULE:
             values["code"] = self.code
@@ -177,7 +181,7 @@ class ModuleModel:
             state = dict(state) | {name: state[name].detach().clone() for name in self.statistics}
         module = self._place(graph.x.device)
         with self._set_mode(module, mode, dropout):
-            found: Tensor = call_with(module, state, (graph.x, self._find_edges(graph.adjacency)))
+            found: Tensor = call_with(module, state, *self._list_inputs(graph))
         return found
 
     def recompute(self, state: Mapping[str, Tensor], graphs: Iterator[Subgraph]) -> State:
@@ -185,9 +189,12 @@ class ModuleModel:
         if not self.statistics:
             return dict(state)
         module = self._place(next(iter(state.values())).device)
-        return recompute_statistics(
-            module, state, graphs, lambda each, graph: each(graph.x, self._find_edges(graph.adjacency))
-        )
+
+        def run(each: nn.Module, graph: Subgraph) -> None:
+            given, named = self._list_inputs(graph)
+            each(*given, **named)
+
+        return recompute_statistics(module, state, graphs, run)
 
     def find_far_reach(self) -> str:
         """Why a node's output cannot be computed from the nodes within `hops` of it, in words; "" where it can.
@@ -269,13 +276,18 @@ class ModuleModel:
         where = self._where
         if kept := [name for name, part in module.named_modules() if getattr(part, "cached", False) is True]:
             raise JobError(f"{where}: {kept[0]} has cached = True, and would keep its first graph: leave it out")
+        if self.weighted and not factories.takes_weights(module, self.takes == "sparse"):
+            raise JobError(
+                f"{where}: graph.edge_weight = 'use', and the module's forward takes no edge_weight: give it one, or"
+                " use 'ignore'"
+            )
         ring, _ = _make_ring(_PROBE)
+        given, named = self._list_inputs(Subgraph(torch.ones(_PROBE, self.features), ring))
         try:
             with torch.no_grad():
-                given = torch.ones(_PROBE, self.features), self._find_edges(ring)
-                found, again = module.eval()(*given), module(*given)
+                found, again = module.eval()(*given, **named), module(*given, **named)
         except Exception as error:  # whatever the user's code raises
-            what = f"{self.features} features, and {self.takes}"
+            what = f"{self.features} features, and {', '.join([self.takes, *named])}"
             raise JobError(f"{where}: the module fails on {what}: {factories.describe_error(error)}") from error
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         if shape != (_PROBE, self.classes):
@@ -292,8 +304,13 @@ class ModuleModel:
             if not isinstance(value, Tensor) or value.is_complex():
                 raise JobError(f"{where}: {name!r} of the module's state is no tensor of real numbers: it has no mean")
 
-    def _find_edges(self, adjacency: Adjacency) -> Tensor:
-        return adjacency.ones if self.takes == "sparse" else adjacency.edge_index
+    def _list_inputs(self, graph: Subgraph) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
+        """What the module is called with, by place and by name; weights of 1 on a trial, whose graph has none."""
+        adjacency = graph.adjacency
+        if self.takes == "sparse":
+            return (graph.x, adjacency.ones), {}
+        weight = {"edge_weight": adjacency.values} if self.weighted else {}
+        return (graph.x, adjacency.edge_index), weight
 
     def _place(self, device: torch.device) -> nn.Module:
         """The template, there: buffers that are in no state lie where it computes."""

@@ -14,17 +14,21 @@ from gnnsoup_hpc.models.kinds import MODULE, is_stack
 from gnnsoup_hpc.models.module import ModuleModel, make_module_model
 from gnnsoup_hpc.utils.hashing import canonical
 
-_OF_STACKS = tuple(field.name for field in fields(Architecture))  # of a model, in files
+_OF_STACKS = tuple(field.name for field in fields(Architecture) if field.name != "weighted")  # of a model, in files
 
 
 def make_model(
-    job: ModelJob, features: int, outputs: int, count_degrees: Callable[[], tuple[int, ...]] | None = None
+    job: ModelJob,
+    features: int,
+    outputs: int,
+    count_degrees: Callable[[], tuple[int, ...]] | None = None,
+    weighted: bool = False,
 ) -> Model:
-    """The job's model for a graph with so many features and outputs a node, and such in-degrees."""
+    """The job's model for a graph with so many features and outputs a node, such in-degrees, and weights of edges."""
     if is_stack(job):
-        return Architecture(job.kind, job.layers, features, job.hidden, outputs, job.heads, job.norm)
+        return Architecture(job.kind, job.layers, features, job.hidden, outputs, job.heads, job.norm, weighted)
     degrees = (0, 1) if count_degrees is None else count_degrees()
-    also: dict[str, Any] = {"arguments": canonical(job.arguments), "takes": job.takes}
+    also: dict[str, Any] = {"arguments": canonical(job.arguments), "takes": job.takes, "weighted": weighted}
     also |= {"groups_by": job.groups, "degrees": degrees}
     if job.kind != MODULE:
         sizes: dict[str, Any] = {"layers": job.layers, "hidden": job.hidden, "heads": job.heads, "norm": job.norm}
@@ -46,4 +50,4 @@ def read_record(record: Mapping[str, Any], folder: str = "", revision: str = "")
     """
     if "arguments" in record:
         return make_module_model(record, folder, revision)
-    return Architecture(**{name: record[name] for name in _OF_STACKS})
+    return Architecture(**{name: record[name] for name in _OF_STACKS}, weighted=record.get("weighted", False))

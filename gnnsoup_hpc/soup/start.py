@@ -22,7 +22,7 @@ from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.memory import estimate, gpu, limits
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Limit
-from gnnsoup_hpc.models.base import Model
+from gnnsoup_hpc.models.base import Model, show_kind
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.comm import Comm
@@ -42,17 +42,17 @@ def open_mixtures(
     """Yield the job with what it left open, its fit ingredients and their mixtures. Rank-collective.
 
     select: rank 0's choice of ingredients, which raises RunError where none is fit.
-
     Raises: MemoryLimitError where one of the job's methods does not fit; RunError; FileError.
     """
     run, rank0 = RunDir.of(job), comm.rank == 0
     if not rank0:
         comm.bcast(None)
     with graph_store.open_graph(run.graph, job, verify=True) as graph:
-        model = make_model(job.model, graph.features, graph.resolve_task(job.task).outputs, graph.count_degrees)
+        task = graph.resolve_task(job.task)
+        model = make_model(job.model, graph.features, task.outputs, graph.count_degrees, graph.weighted)
         if job.soup.precision != "float32" and device.type == "cpu" and choose_engine(model, device).name == "torch":
             raise JobError(
-                f"soup.precision = {job.soup.precision!r}: models of kind {model.kind!r} are computed in float32 on a"
+                f"soup.precision = {job.soup.precision!r}: models of {show_kind(model)} are computed in float32 on a"
                 " CPU; use 'float32'"
             )
         selection = Selection({}, {})
@@ -69,7 +69,7 @@ def open_mixtures(
         # Bytes that metrics may fill beside the ingredients, on every rank.
         memory = min(comm.allgather(max(0, limit.room - estimate.mixing(model, job.train.ingredients))))
         there = None if limit.gpu is None else max(0, limit.gpu - gpu.mixed(model, job.train.ingredients))
-        if names := graph.resolve_task(job.task).list_unused(job.soup):
+        if names := task.list_unused(job.soup):
             log.say(f"soup: without effect on a regression, whose outputs have no temperature: {', '.join(names)}")
         way = limits.describe_evaluation(sizes, memory, comm.size, there)
         log.say(f"soup: {limits.describe(limit, demands, way)}; {sizes.engine.name} engine on {device}")

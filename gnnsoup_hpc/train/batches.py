@@ -45,7 +45,8 @@ def dropout_edge(view: Batch, rate: float, key: int) -> Batch:
     counts = torch.bincount(adjacency.row[kept], minlength=adjacency.nodes)
     indptr = torch.zeros_like(adjacency.indptr)
     torch.cumsum(counts, 0, out=indptr[1:])
-    return replace(view, graph=Subgraph(view.graph.x, Adjacency(indptr, adjacency.indices[kept])))
+    weight = None if adjacency.weight is None else adjacency.weight[kept]
+    return replace(view, graph=Subgraph(view.graph.x, Adjacency(indptr, adjacency.indices[kept], weight=weight)))
 
 
 def _hash_entries(adjacency: Adjacency, key: int) -> Tensor:
@@ -145,11 +146,17 @@ class NeighbourBatches(PartValidation):
         structure = indptr, self.graph.neighbours(indptr)
         return self.graph.x(0, nodes), torch.from_numpy(self.graph.y(0, nodes)), training, structure
 
+    @cached_property
+    def _weights(self) -> sampling.WeightLookup | None:
+        structure = self._whole[-1]
+        return sampling.WeightLookup(structure, self.graph.weights(structure[0])) if self.graph.weighted else None
+
     def epoch(self, generator: np.random.Generator, edit: Edit | None = None) -> Iterator[Plan]:
         """Batches of training nodes in random order, each with its sample."""
         x, labels, training, structure = self._whole
         for step, (sample, features) in enumerate(self._draw(x, training, structure, generator)):
-            adjacency = loader.make_adjacency(sample.indptr, sample.indices)
+            weight = None if self._weights is None else self._weights.find(sample)
+            adjacency = loader.make_adjacency(sample.indptr, sample.indices, weight)
             graph = Subgraph(torch.from_numpy(features), adjacency)
             batch = Batch(graph, torch.arange(sample.seeds), labels[sample.nodes[: sample.seeds]])
             yield self.plan(batch if edit is None else edit(batch, step))

@@ -141,7 +141,8 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
         log.say(f"train: the {len(rows)} ingredients of {run.root} were imported: nothing is trained")
         return
     with graph_store.open_graph(run.graph, job) as graph, ExitStack() as opened:
-        model = make_model(job.model, graph.features, graph.resolve_task(job.task).outputs, graph.count_degrees)
+        outputs = graph.resolve_task(job.task).outputs
+        model = make_model(job.model, graph.features, outputs, graph.count_degrees, graph.weighted)
         engine = _find_engine(job, run, model, device)
         if not _is_trained(job, run):
             _check_precision(job, engine, device)
@@ -176,7 +177,9 @@ def check_machine(job: Job, device: torch.device) -> None:
     """
     if not _is_trained(job, RunDir.of(job)):
         check_model(job.model)
-        engine = find_engine(job.train.engine, make_model(job.model, 1, 2), device)  # its kind is what matters
+        weighted = job.graph.edge_weight == "use"
+        model = make_model(job.model, 1, 2, weighted=weighted)  # its kind is what matters
+        engine = find_engine(job.train.engine, model, device)
         _check_precision(job, engine, device)
         if job.train.batch == "neighbour":
             resolve_sampler(job.train.sampler)

@@ -20,7 +20,8 @@ from gnnsoup_hpc.data.sources import split
 from gnnsoup_hpc.data.sources.raw import NO_LABELS, RawGraph, SourceSplit, hash_files, show_values, simplify
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph.graph import SourceFile
-from gnnsoup_hpc.types import IndexArray, IntArray, TargetKind, Targets
+from gnnsoup_hpc.graph.weights import find_unfit
+from gnnsoup_hpc.types import Doubles, IndexArray, IntArray, TargetKind, Targets
 from gnnsoup_hpc.utils.out_of_core import Rows, SparseRows
 
 _WEIGHTS = re.compile(r"(edge)?weights?|edgew")
@@ -101,7 +102,7 @@ def make_graph(
             raise GraphError(
                 f"{where}: {name} is {named.number(name)}, but the arrays have {have}; correct one of them"
             )
-    edge_values, notes = _find_edge_values(named, weights)
+    edge_values, weights, notes = _find_edge_values(named, weights)
     names = split.list_split_names(named.unread)
     splits, used = _read_splits(named, len(y), kind, job)
     unread = sorted(named.unread.keys() - used - set(names if job.split == "random" else ()))
@@ -121,6 +122,7 @@ def make_graph(
         notes=tuple(notes),
         targets=targets,
         found=recognised,
+        weight=_read_weights(named, weights, len(source)) if job.edge_weight == "use" else None,
     )
 
 
@@ -287,8 +289,13 @@ def _narrow(ids: npt.NDArray[Any], nodes: int) -> IndexArray:
     return ids.astype(np.int32, copy=False) if fits else ids.astype(np.int64, copy=False)
 
 
-def _find_edge_values(named: _Named, weights: dict[str, Any]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Names of arrays with values of edges, by the field of [graph] that is about them; notes on those that are 1."""
+def _find_edge_values(
+    named: _Named, weights: dict[str, Any]
+) -> tuple[dict[str, tuple[str, ...]], dict[str, Any], list[str]]:
+    """Names of arrays with values of edges, by the field of [graph] that is about them; weights; notes.
+
+    Values that are 1 for every edge are said in a note, and are weights where there are no others.
+    """
     values = {name: ("edge_weight", value) for name, value in weights.items()}
     for name, value in list(named.unread.items()):
         plain = simplify(name)
@@ -301,7 +308,30 @@ def _find_edge_values(named: _Named, weights: dict[str, Any]) -> tuple[dict[str,
         for kind in ("edge_weight", "edge_attr")
     }
     notes = [f"{name} is 1 for every edge, which says nothing" for name in ones]
-    return {kind: names for kind, names in found.items() if names}, notes
+    chosen = found["edge_weight"] or tuple(name for name in ones if values[name][0] == "edge_weight")[:1]
+    weighs = {name: values[name][1] for name in chosen}
+    return {kind: names for kind, names in found.items() if names}, weighs, notes
+
+
+def _read_weights(named: _Named, weights: dict[str, Any], edges: int) -> Doubles | None:
+    """The weight of each edge, (E,), None where there are none. Raises: GraphError for what is no such thing."""
+    if not weights:
+        return None
+    if len(weights) > 1:
+        raise GraphError(f"{named.where}: {', '.join(weights)} each give edges weights: leave all but one out")
+    ((name, value),) = weights.items()
+    if name in ("adj_t", "data", "values") and "edge_index" in named:
+        raise GraphError(f"{named.where}: {name} gives weights, in an order that edge_index has not: leave that out")
+    shaped = isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.shape in ((edges,), (edges, 1))
+    if not shaped:
+        raise named.unfit(name, f"a number an edge, ({edges},)")
+    found: Doubles = value.reshape(-1).astype(np.float64)
+    if (edge := find_unfit(found)) is not None:
+        raise GraphError(
+            f"{named.where}: {name} is {found[edge]} at edge {edge}; expected finite numbers from 0 on: a degree"
+            " below 0 has no root, by which GCN scales, and no mean has such weights"
+        )
+    return found
 
 
 def _is_ones(value: Any) -> bool:

@@ -20,7 +20,8 @@ from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.graph.graph import Graph, SourceFacts, SourceFile
-from gnnsoup_hpc.types import BoolArray, ByteArray, IndexArray, IntArray, Role, TargetKind, Targets
+from gnnsoup_hpc.graph.weights import merge_weights
+from gnnsoup_hpc.types import BoolArray, ByteArray, Doubles, FloatArray, IndexArray, IntArray, Role, TargetKind, Targets
 from gnnsoup_hpc.utils.hashing import file_sha256, fingerprint
 from gnnsoup_hpc.utils.out_of_core import Rows, blocks
 
@@ -92,7 +93,8 @@ class RawGraph:
 
     splits: by name ("public", "stored"); None where the job asks for a random one and the source's own is unreadable.
     split_names: the arrays that are about splits. edge_values: names of arrays with values of edges, by the field of
-    [graph] that says what to do with them. `sha256` is of all that was read. inverse: the set means both directions.
+    [graph] that says what to do with them. weight (E,): of each edge, where the job uses them and there are some.
+    `sha256` is of all that was read. inverse: the set means both directions.
     """
 
     where: str
@@ -110,6 +112,7 @@ class RawGraph:
     inverse: bool = False
     targets: TargetKind = "classes"
     found: TargetKind = "classes"
+    weight: Doubles | None = None
 
 
 def simplify(name: str) -> str:
@@ -166,8 +169,13 @@ def _make(
 ) -> Graph:
     matrix, facts = _structure(raw, job)
     identity.check_asked(facts, job, raw.where)
-    ignored = [
-        f"{name} is ignored (graph.{field} = 'ignore')" for field in raw.edge_values for name in raw.edge_values[field]
+    if job.edge_weight == "use" and raw.weight is None:
+        raise GraphError(f"{raw.where}: graph.edge_weight = 'use', and it has no weights of edges: leave the field out")
+    done = {"edge_weight": "used" if job.edge_weight == "use" else "ignored", "edge_attr": "ignored"}
+    said = [
+        f"{name} is {done[field]} (graph.{field} = {getattr(job, field)!r})"
+        for field in raw.edge_values
+        for name in raw.edge_values[field]
     ]
     return Graph(
         x=raw.x,
@@ -183,8 +191,9 @@ def _make(
         symmetric=job.undirected or facts.symmetric,
         facts=facts,
         split=split,
-        notes=(*ignored, *raw.notes, *notes),
+        notes=(*said, *raw.notes, *notes),
         targets=raw.targets,
+        weight=None if raw.weight is None else _merge_weights(raw, raw.weight, job, matrix),
     )
 
 
@@ -209,6 +218,17 @@ def _structure(raw: RawGraph, job: GraphJob) -> tuple[sp.csr_matrix, SourceFacts
     matrix.sum_duplicates()
     columns = None if raw.splits is None else {name: own.columns for name, own in raw.splits.items()}
     return matrix, SourceFacts(columns, duplicates, raw.edge_values, symmetric, self_loops, nodes, raw.found)
+
+
+def _merge_weights(raw: RawGraph, weight: Doubles, job: GraphJob, matrix: sp.csr_matrix) -> FloatArray:
+    """The weight of each entry of the graph, (E,). Raises: GraphError where float32 does not hold the sum of all."""
+    nodes = len(raw.y)
+    source, destination = (raw.destination, raw.source) if job.reverse else (raw.source, raw.destination)
+    row = np.repeat(np.arange(nodes), np.diff(matrix.indptr))
+    merged = merge_weights(row, matrix.indices, source, destination, weight, nodes)
+    if not merged.sum() < np.finfo(np.float32).max:
+        raise GraphError(f"{raw.where}: weights of edges add up to more than float32 holds: divide them by their mean")
+    return merged.astype(np.float32)
 
 
 def _check_nodes_and_edges(raw: RawGraph) -> None:

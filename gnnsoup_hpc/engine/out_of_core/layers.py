@@ -92,6 +92,14 @@ def count_looped_degrees(graph: GraphFile) -> IndexArray:
     return degrees
 
 
+def sum_looped_weights(graph: GraphFile) -> FloatArray:
+    """Sum of the weights of each node's in-edges, with a self-loop of weight 1 where it has none, (V,) float32."""
+    found = np.empty(graph.nodes, dtype=np.float32)
+    for start, stop, indptr in cut_pieces(graph, 0, graph.nodes):
+        found[start:stop] = sums.sum_looped_weights(indptr, graph.neighbours(indptr), graph.weights(indptr), start)
+    return found
+
+
 def cut_spans(graph: GraphFile, needed: ByteArray, row_bytes: int, room: int) -> Iterator[tuple[int, int]]:
     """Ranges of nodes whose needed rows, and their entries, fill at most `room`; at least a node each."""
     entry_bytes = np.dtype(index_type(graph.nodes)).itemsize
@@ -307,6 +315,7 @@ def stored_widths(net: Architecture) -> list[int]:
 # sums, as above, are faster.
 
 _BYTES_AN_ENTRY = 40  # of the adjacency: int64 ids as read, their columns, CSR with values
+_BYTES_A_WEIGHT = 8  # with and without self-loops
 _COPIES = 3  # of a row of states: as gathered, as multiplied, as put out
 
 
@@ -325,9 +334,10 @@ class GeneralLayerwise:
         self._spills = 2 * 4 * graph.nodes * hidden > memory // 2
         self._block_bytes = memory if self._spills else memory // 2
         self._row_bytes = 4 * max(max(each) for each in widths) * _COPIES
-        self._entry_bytes = _BYTES_AN_ENTRY + net.entry_values
+        self._entry_bytes = _BYTES_AN_ENTRY + net.entry_values + _BYTES_A_WEIGHT * graph.weighted
         loops = net.aggregation is not None and net.aggregation.loops
-        self._looped_degrees = torch.from_numpy(count_looped_degrees(graph)).float() if loops else None
+        count = sum_looped_weights if graph.weighted else count_looped_degrees
+        self._looped_degrees = torch.from_numpy(count(graph)).float() if loops else None
         self._local = np.zeros(graph.nodes, dtype=index_type(graph.nodes))
 
     @torch.no_grad()
@@ -368,22 +378,24 @@ class GeneralLayerwise:
             columns = np.flatnonzero(there)
             needed = len(columns) * self._row_bytes + len(neighbours) * self._entry_bytes
             if needed <= self._block_bytes or stop - start == 1:
-                yield start, stop, columns, self._join(start, degree, neighbours, columns)
+                yield start, stop, columns, self._join(start, stop, degree, neighbours, columns)
             else:
                 middle = (start + stop) // 2
                 spans += [(middle, stop), (start, middle)]
             del degree, neighbours, columns  # before the next are read
 
-    def _join(self, start: int, degree: IntArray, neighbours: IntArray, columns: IntArray) -> Adjacency:
+    def _join(self, start: int, stop: int, degree: IntArray, neighbours: IntArray, columns: IntArray) -> Adjacency:
         self._local[columns] = np.arange(len(columns), dtype=self._local.dtype)
-        kind = index_type(len(neighbours))
+        kind, weighted = index_type(len(neighbours)), self._graph.weighted
         indptr = np.concatenate([[0], np.cumsum(degree)]).astype(kind)
+        weight = torch.from_numpy(self._graph.weights(self._graph.bounds(start, stop))) if weighted else None
         return Adjacency(
             torch.from_numpy(indptr),
             torch.from_numpy(self._local[neighbours].astype(kind, copy=False)),
             columns=len(columns),
             offset=int(np.searchsorted(columns, start)),
             looped_degrees=None if self._looped_degrees is None else self._looped_degrees[columns],
+            weight=weight,
         )
 
 
@@ -404,6 +416,6 @@ def make_layerwise(
         if why := net.find_far_reach():
             raise MemoryLimitError(f"the whole graph does not fit, and {why}: raise machine.memory_limit")
         return NeighbourhoodInference(graph, net, memory, device, wanted)
-    if isinstance(net, Architecture) and net.kind in ("gcn", "sage") and device.type == "cpu":
+    if isinstance(net, Architecture) and net.kind in ("gcn", "sage") and device.type == "cpu" and not graph.weighted:
         return SumsLayerwise(graph, net, memory, scratch, wanted)
     return GeneralLayerwise(graph, net, memory, scratch, device, wanted)

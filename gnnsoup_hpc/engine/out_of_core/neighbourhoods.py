@@ -15,7 +15,7 @@ from torch import Tensor
 from gnnsoup_hpc.engine.memory import Extent
 from gnnsoup_hpc.engine.torch import TorchEngine
 from gnnsoup_hpc.errors import MemoryLimitError
-from gnnsoup_hpc.graph.sampling import Sample, Sampler
+from gnnsoup_hpc.graph.sampling import Sample, Sampler, WeightLookup
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.io.graph import GraphFile
@@ -46,7 +46,9 @@ class NeighbourhoodInference:
         self._graph, self._net, self._memory, self._device, self._wanted = graph, net, memory, device, wanted
         self._engine, self._fanouts = TorchEngine(), [-1] * (net.hops + 1)
         indptr = graph.bounds(0, graph.nodes)
-        self._sampler, self._generator = Sampler(indptr, graph.neighbours(indptr)), np.random.default_rng(0)
+        structure = indptr, graph.neighbours(indptr)
+        self._sampler, self._generator = Sampler(*structure), np.random.default_rng(0)
+        self._weights = WeightLookup(structure, graph.weights(indptr)) if graph.weighted else None
 
     @torch.no_grad()
     def scores(self, state: State) -> Iterator[tuple[int, Tensor]]:
@@ -65,7 +67,8 @@ class NeighbourhoodInference:
                 size = max(1, sample.seeds // 2)
                 continue
             x = torch.from_numpy(self._graph.x_of(sample.nodes))
-            adjacency = Adjacency(torch.from_numpy(sample.indptr), torch.from_numpy(sample.indices))
+            weight = None if self._weights is None else torch.from_numpy(self._weights.find(sample))
+            adjacency = Adjacency(torch.from_numpy(sample.indptr), torch.from_numpy(sample.indices), weight=weight)
             seeds = torch.arange(sample.seeds)
             plan = self._engine.plan(self._net, Batch(Subgraph(x, adjacency), seeds, seeds), device=self._device)
             yield first, self._engine.logits(plan, state)

@@ -136,6 +136,8 @@ def make_plan(net: Architecture, batch: Batch, device: torch.device, precision: 
     """The plan of a batch, whose features and structure may be on the host; waits for the device."""
     graph, seeds = batch.graph.to(device), batch.seeds.to(device)
     adjacency, aggregation = graph.adjacency, net.aggregation
+    if adjacency.weight is not None:
+        raise ValueError("a plan of the Triton engine knows no weights of edges")
     indptr, indices = adjacency.indptr, adjacency.indices
     order, counts = _find_frontiers(indptr, indices, seeds, net.layers - (aggregation is not None))
     kind = graph.x.dtype if graph.x.dtype == torch.float64 else KINDS[precision]

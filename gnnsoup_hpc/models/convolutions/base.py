@@ -35,9 +35,10 @@ class Convolution(ABC):
     module: name of the class of torch_geometric.nn that stacks it, "" where there is none. takes_norm: whether that
     class has a norm after each hidden layer. aggregation: what the first layer sums up with fixed weights, if it is one
     that engine/frontier.py has a kernel for. has_heads: whether `model.heads` says something. entry_values: numbers a
-    head and entry that autograd keeps. permutable: whether rows and columns of matrices named "...weight" carry the
-    units of this layer and of the one before, and everything else is a vector of this layer's units, so that alignment
-    may permute them; never where a layer has units within, as an MLP does.
+    head and entry that autograd keeps. takes_weights: whether it makes use of weights of edges;
+    weighs_as_module: and so does that class. permutable: whether rows and columns of matrices named "...weight" carry
+    the units of this layer and of the one before, and everything else is a vector of this layer's units, so that
+    alignment may permute them; never where a layer has units within, as an MLP does.
     """
 
     module: ClassVar[str] = ""
@@ -45,6 +46,8 @@ class Convolution(ABC):
     aggregation: ClassVar[Aggregation | None] = None
     has_heads: ClassVar[bool] = False
     entry_values: ClassVar[int] = 0
+    takes_weights: ClassVar[bool] = False
+    weighs_as_module: ClassVar[bool] = False
     permutable: ClassVar[bool] = False
 
     @abstractmethod

@@ -16,6 +16,8 @@ class Gcn(Convolution):
     """A_norm x W^T + b. Source: arXiv 1609.02907, equation 2."""
 
     aggregation = NORMALISED_SUM
+    takes_weights = True
+    weighs_as_module = True
     permutable = True
     module = "GCN"
 

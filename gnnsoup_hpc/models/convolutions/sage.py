@@ -16,6 +16,7 @@ class Sage(Convolution):
     """mean(x) L^T + b + x R^T. Source: arXiv 1706.02216, algorithm 1."""
 
     aggregation = MEAN
+    takes_weights = True
     permutable = True
     module = "GraphSAGE"
 

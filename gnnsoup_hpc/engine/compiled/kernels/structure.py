@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gnnsoup_hpc.engine.compiled.kernels.base import compile_kernel
-from gnnsoup_hpc.types import IndexArray, IntArray
+from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray
 
 
 @compile_kernel
@@ -233,12 +233,15 @@ def localise(
     row: int,
     entries: IndexArray,
     filled: int,
+    read: FloatArray,
+    weights: FloatArray,
 ) -> int:
     """Append the rows of one range of nodes, without what leads out of all ranges; how many entries there are then.
 
     Shapes: bounds (n + 1,), where each row starts in the file; neighbours (bounds[n] - bounds[0],) by their ids there.
     Node v of the range starts[r] <= v < stops[r] (R,), in rising order, is local node v - shifts[r]. Fills indptr from
     `row` + 1 on and entries from `filled` on, which may lie in the memory of `neighbours` at or before its beginning.
+    read, weights: weights of neighbours and of entries, likewise; both of length 0 where there are none.
     """
     r, last = 0, len(starts) - 1
     base = bounds[0]
@@ -251,6 +254,8 @@ def localise(
                 r -= 1
             if starts[r] <= v < stops[r]:
                 entries[filled] = v - shifts[r]
+                if len(read):
+                    weights[filled] = read[e]
                 filled += 1
         indptr[row + i + 1] = filled
     return filled

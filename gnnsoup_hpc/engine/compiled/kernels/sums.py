@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gnnsoup_hpc.engine.compiled.kernels.base import compile_kernel, compile_reassociating
-from gnnsoup_hpc.types import IndexArray, IntArray
+from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray
 
 
 @compile_kernel
@@ -98,6 +98,21 @@ def count_looped_degrees(indptr: IndexArray, indices: IndexArray, first_node: in
             count += indices[e] != r + first_node
         degree[r] = count
     return degree
+
+
+@compile_kernel
+def sum_looped_weights(indptr: IndexArray, indices: IndexArray, weights: FloatArray, first_node: int) -> FloatArray:
+    """Sums of the weights of rows, as above, (rows,): a self-loop that is there keeps its weight, another weighs 1."""
+    base = indptr[0]
+    sums = np.empty(len(indptr) - 1, dtype=np.float32)
+    for r in range(len(sums)):
+        total, missing = 0.0, 1.0
+        for e in range(indptr[r] - base, indptr[r + 1] - base):
+            total += weights[e]
+            if indices[e] == r + first_node:
+                missing = 0.0
+        sums[r] = total + missing
+    return sums
 
 
 @compile_kernel
