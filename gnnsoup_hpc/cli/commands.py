@@ -50,8 +50,8 @@ TO = {  # whose soup, and the file that it goes to
     ),
     "predict": (
         "whose soup, or the ensemble (default: the soup with the best validation metric)",
-        "a file of .npy: (V, C) float32, nodes in the source's order (default: RUN-METHOD.npy here, with the other"
-        " graph's name)",
+        "a file of .npy: (V, C) float32, logits, or of the ensemble mean probabilities, nodes in the source's order"
+        " (default: RUN-METHOD.npy here, with the other graph's name)",
     ),
 }
 JOB_HELP = "a job file, or the name of a bundled job (default: pubmed)"

@@ -295,7 +295,7 @@ class ModuleModel:
                 f"{where}: of {_PROBE} nodes the module makes {shape}, where one tensor of shape"
                 f" {(_PROBE, self.classes)} is wanted, a score a node and output"
             )
-        if not torch.equal(found, again):
+        if not torch.allclose(found, again, rtol=0.0, atol=0.0, equal_nan=True):
             raise JobError(
                 f"{where}: the module gives other scores the second time, in evaluation mode: let its dropout ask for"
                 " `training=self.training`"
