@@ -66,7 +66,7 @@ def execute(command: Callable[[RankInfo], None], collective: bool = False, compu
             launch.say_error(NOWHERE, error)
             return ours.end(error.exit_code)
         launch.show_tracebacks(here)
-        with here.stop.heard():
+        with here.stop.heard(last=True):
             return ours.end(_execute(command, here, collective, computing), here.prefix)
 
 

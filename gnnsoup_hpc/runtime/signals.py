@@ -94,18 +94,20 @@ class PreemptionHandler:
         self.check()
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
+    def heard(self, last: bool = False) -> Iterator[None]:
         """A block in which the signals are ours; the main thread's alone, for others cannot hear any.
 
-        What nohup or a shell had ignored stays ignored.
+        What nohup or a shell had ignored stays ignored. last: the process ends after it, and if by a signal, another of
+        them that comes too late must not end it with another exit code.
         """
         ignored = {number for number in _MAY_BE_IGNORED if signal.getsignal(number) is signal.SIG_IGN}
         before = {number: signal.signal(number, self._on) for number in (*HEEDED, CTRL_C) if number not in ignored}
         try:
             yield
         finally:
+            usual = signal.SIG_IGN if last and self.asked else signal.SIG_DFL
             for number, handler in before.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not Python's
+                signal.signal(number, usual if handler in (None, signal.SIG_DFL) else handler)  # None: not Python's
 
     def _on(self, number: int, frame: FrameType | None) -> None:
         """Note the first signal; those after it find it noted, and the way out is not disturbed but by Ctrl-C."""
