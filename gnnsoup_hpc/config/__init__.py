@@ -180,7 +180,7 @@ class LearnedJob(Section):
     """share of each part's validation nodes that is kept out of the loss; by them the best alpha seen is chosen; 0:
     none"""
     logit_scale: bool = True
-    """the loss is that of logits times the scale which makes it lowest, told anew each time, so that alpha is not spent
+    """the loss is that of logits times the scale which makes it lowest, fitted each time, so that alpha is not spent
     on making the soup more or less sure of itself; changes no prediction; with paper false, where the job does not
     say"""
 

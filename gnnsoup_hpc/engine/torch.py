@@ -109,8 +109,9 @@ class TorchEngine(Engine):
 
         def pull(grad: Tensor) -> dict[str, Tensor]:
             found = torch.autograd.grad(logits, list(leaves.values()), grad, materialize_grads=True)
-            grads = dict(zip(leaves, found, strict=True))
-            return {name: grads.get(name, torch.zeros_like(state[name])).double() for name in state}
+            zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items() if name not in leaves}
+            grads = zeros | dict(zip(leaves, found, strict=True))
+            return {name: grads[name].double() for name in state}
 
         return logits.detach(), pull
 
