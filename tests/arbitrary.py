@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -92,6 +93,12 @@ def in_double(subgraph: Subgraph) -> Subgraph:
     """The same in float64, with all operators that are made of its structure."""
     hop = None if subgraph.hop is None else subgraph.hop.double()
     return Subgraph(subgraph.x.double(), make_double(subgraph.adjacency), hop)
+
+
+def make_sparse(batch: Batch) -> Batch:
+    """The same, of whose features most are zero, and kept as sparse ones."""
+    x = batch.graph.x * (torch.rand(batch.graph.x.shape, generator=torch.Generator().manual_seed(9)) < 0.3)
+    return replace(batch, graph=Subgraph(sp.csr_matrix(x.numpy()), batch.graph.adjacency))
 
 
 def make_double(adjacency: Adjacency) -> Adjacency:

@@ -452,8 +452,12 @@ class GraphJob(Section):
     """share of labelled nodes to train on, in a random split"""
     validation_share: Share = 0.2
     """share to validate (and soup) on; what remains is for testing"""
-    features: Literal["standardise", "row-normalise", "none"] = "standardise"
-    """standardise: zero mean, unit variance over all nodes; row-normalise: rows by their absolute sums"""
+    features: Literal["standardise", "scale", "row-normalise", "none"] = "standardise"
+    """standardise: zero mean, unit variance over all nodes; scale: unit variance alone, which keeps zeros;
+    row-normalise: rows by their absolute sums"""
+    feature_layout: Literal["auto", "dense", "sparse"] = "auto"
+    """how features are kept and computed on; auto: sparse where at most 5 % of the values are not zero, unless they
+    are standardised, which leaves no zeros"""
     edge_weight: Literal["refuse", "ignore", "use"] = "refuse"
     """weights of edges: refuse a source that has some; ignore them, which the report says; or compute with them: gcn as
     in PyG, sage by weighted means, and modules that take edge_weight"""
@@ -466,6 +470,14 @@ class GraphJob(Section):
     def _leaves_test_nodes(self) -> Self:
         if self.split in ("random", "auto") and self.train_share + self.validation_share >= 1.0:
             raise ValueError("train_share + validation_share must stay below 1, so that test nodes remain")
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_zeros(self) -> Self:
+        if self.feature_layout == "sparse" and self.features == "standardise":
+            raise ValueError(
+                "feature_layout = 'sparse' keeps zeros, and features = 'standardise' leaves none: use 'scale'"
+            )
         return self
 
 

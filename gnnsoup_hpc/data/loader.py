@@ -42,7 +42,7 @@ def load_structure(graph: GraphFile, chosen: Sequence[int]) -> Subgraph:
 
 def share_graph(graph: GraphFile, view: Batch, role: Role) -> Batch:
     """Another role's view of the whole graph that `view` holds, sharing its features and structure."""
-    return Batch(view.graph, *_find_seeds(graph, [(0, graph.nodes)], role)).to(view.graph.x.device)
+    return Batch(view.graph, *_find_seeds(graph, [(0, graph.nodes)], role)).to(view.graph.device)
 
 
 def load_union(
@@ -63,7 +63,10 @@ def load_union(
     runs = graph.runs_of(chosen)
     memory = pool or BufferPool()
     structure = _read_structure(graph, runs, memory)
-    x = _read_features(graph.x, runs, 0 if hop is not None and hop.alone else graph.features, "x", memory)
+    if graph.sparse and hop is None:
+        x = graph.sparse_x(runs)
+    else:
+        x = _read_features(graph.x, runs, 0 if hop is not None and hop.alone else graph.features, "x", memory)
     aggregated = None if hop is None else _read_features(hop.read_into, runs, graph.features, "hop", memory)
     nodes, labels = _find_seeds(graph, runs, role)
     return Batch(Subgraph(x, structure, aggregated, pool), nodes, labels)

@@ -7,18 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
+import scipy.sparse as sp
+import torch
 
 from gnnsoup_hpc.engine.compiled.kernels import neighbours
 from gnnsoup_hpc.graph.sampling import Sample, per_hop
 from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray
 from gnnsoup_hpc.utils.out_of_core import index_type
 
-Drawn = tuple[Sample, FloatArray]
+Drawn = tuple[Sample, torch.Tensor | sp.csr_matrix]
 
 
 def draw_compiled_samples(
     structure: tuple[IntArray, IndexArray],
-    x: FloatArray,
+    x: FloatArray | sp.csr_matrix,
     nodes: IntArray,
     size: int,
     fanout: Sequence[int],
@@ -40,9 +42,12 @@ def draw_compiled_samples(
     def draw(start: int, key: np.uint64) -> Drawn:
         seeds = order[start : start + size]
         found, first, entries = neighbours.sample_neighbours(indptr, indices, seeds, fanouts, key, local)
+        sample = Sample(found, first, entries, len(seeds))
+        if not isinstance(x, np.ndarray):
+            return sample, x[found]
         out = np.empty((len(found), x.shape[1]), dtype=x.dtype)
         neighbours.gather_rows(x, found, out)
-        return Sample(found, first, entries, len(seeds)), out
+        return sample, torch.from_numpy(out)
 
     turn = zip(starts, keys, strict=True)
     with ThreadPoolExecutor(1, "samples") as thread:

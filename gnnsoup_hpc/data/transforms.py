@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gnnsoup_hpc import config
 from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.graph.graph import Graph, Preparation
 from gnnsoup_hpc.types import Doubles, FloatArray, IntArray
 from gnnsoup_hpc.utils.out_of_core import Rows, blocks
@@ -56,11 +58,17 @@ class PreparedRows:
 
 def prepare_features(graph: Graph, kind: str) -> tuple[Graph, Preparation]:
     """The graph with its features prepared, and what is done to them. Statistics are over all nodes, no label used."""
-    mean, scale, constant = _compute_moments(graph.x) if kind == "standardise" else (_NOTHING, _NOTHING, 0)
-    preparation = Preparation(kind, mean, scale)
+    mean, scale, constant = _compute_moments(graph.x) if kind in ("standardise", "scale") else (_NOTHING, _NOTHING, 0)
+    preparation = Preparation(kind, mean if kind == "standardise" else _NOTHING, scale)
     notes = graph.notes
     if constant:
-        notes += (f"features that are the same for every node, and say nothing: {constant} of {len(mean)}",)
+        notes += (f"features that are the same for every node, and say nothing: {constant} of {len(scale)}",)
+    if kind == "standardise" and graph.facts.filled is not None and graph.facts.filled <= identity.MOST_FILLED:
+        size = config.format_bytes(4 * graph.x.shape[0] * graph.x.shape[1])
+        notes += (
+            f"features: {graph.facts.filled:.2%} of the values are not zero; graph.features = 'standardise' leaves no"
+            f" zeros, so they take {size} of memory; 'scale' keeps zeros, and sparse features are computed on as such",
+        )
     return replace(graph, x=PreparedRows(graph.x, preparation, graph.source), notes=notes), preparation
 
 

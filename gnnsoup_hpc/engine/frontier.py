@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -49,15 +50,16 @@ class Division:
 class Frontier:
     """Shapes: rows (L,), those that each layer makes; targets (n, ...), of all seeds; start (R + 1,), indices (E,).
 
-    first: with an aggregation, what the first weights multiply, (rows[0], width): [mean(x) | x] of GraphSAGE, GCN's
-    normalised sum; without, the features of the first layer's columns, (U, F). start, indices: CSR, row = destination,
-    of the rows after the first layer, or without an aggregation of all. scale (U,): what a row is multiplied by; empty
-    without an aggregation. size: nodes of the subgraph. shard: which rows are this rank's. nodes: of the rows, and
-    without an aggregation of the first layer's columns, by their ids in the subgraph; empty where they are not named.
+    first: what the first weights multiply. Where the first sums are made here (`sums_first`), those, (rows[0], width):
+    [mean(x) | x] of GraphSAGE, GCN's normalised sum; else the features of the first layer's columns, (U, F), of sparse
+    ones a SciPy CSR matrix. start, indices: CSR, row = destination, of the rows after the first layer, or of all where
+    no first sums are made. scale (U,): what a row is multiplied by; empty without an aggregation. size: nodes of the
+    subgraph. shard: which rows are this rank's. nodes: those of the rows, or of the first layer's columns where their
+    features are in `first`, by their ids in the subgraph; empty where they are not named.
     """
 
     rows: tuple[int, ...]
-    first: Tensor
+    first: Tensor | sp.csr_matrix
     start: IndexArray
     indices: IndexArray
     scale: Scale
@@ -65,6 +67,7 @@ class Frontier:
     size: int
     shard: Shard
     nodes: IndexArray
+    sums_first: bool
 
     @property
     def host_targets(self) -> IntArray:
@@ -79,7 +82,7 @@ class Frontier:
 
     def columns(self, layer: int) -> int:
         """Nodes that a layer's rows sum up."""
-        return self.rows[layer - 1] if layer else len(self.first)
+        return self.rows[layer - 1] if layer else self.first.shape[0]
 
 
 def find_frontier(
@@ -91,24 +94,26 @@ def find_frontier(
     division: Division | None = None,
     row_work: Sequence[int] | None = None,
     name_nodes: bool = False,
+    keep_sparse: bool = False,
 ) -> Frontier:
     """The frontier of `depth` layers of a batch on the CPU, whose seeds rise, or of a rank's share.
 
     Nothing of the batch is kept but its targets; `first` takes its memory from the batch's pool, if it has one. Where
     the division reads rows, features of the nodes that are needed are asked of it, and the batch's are not used.
     loops: without an aggregation, whether exactly one self-loop a node is put into the structure. row_work: as in
-    `Shard.of`, from which ranks get about equal work; (depth,), or without an aggregation (depth + 1,), first of the
-    columns. name_nodes: whether the frontier says which nodes its rows are.
+    `Shard.of`, from which ranks get about equal work; (depth,), or where no first sums are made (depth + 1,), first of
+    the columns. name_nodes: whether the frontier says which nodes its rows are. keep_sparse: sparse features are given
+    as such, without first sums, which would hardly be sparse.
     """
     graph = batch.graph
     if graph.adjacency.weight is not None:
         raise ValueError("a frontier knows no weights of edges")
     rows_of = graph.adjacency.indptr.numpy(), graph.adjacency.indices.numpy()
-    summed = aggregation is not None
+    features = graph.features if keep_sparse and graph.hop is None else graph.x
+    summed = aggregation is not None and isinstance(features, Tensor)
     work = row_work or [ROW_WORK] * (depth + (not summed))
-    scale = (
-        _compute_scale(aggregation, *rows_of, graph.x.numpy().dtype) if aggregation else np.empty(0, dtype=np.float32)
-    )
+    kind = features.numpy().dtype if isinstance(features, Tensor) else features.dtype
+    scale = _compute_scale(aggregation, *rows_of, kind) if aggregation else np.empty(0, dtype=np.float32)
     comm, read_rows = (division.comm, division.read_rows) if division else (SERIAL, None)
     shard = Shard.of(rows_of, scale, batch.seeds.numpy(), work, comm.rank, comm.size, first_sums=summed)
     counts = shard.counts[::-1] if summed else shard.counts[-2::-1]
@@ -116,17 +121,21 @@ def find_frontier(
     start, indices = structure.renumber(
         shard.indptr, shard.indices, shard.order[: shard.inner], shard.place, loops=loops
     )
-    first = _aggregate(graph, aggregation, shard, read_rows) if aggregation else _gather(graph, shard, read_rows)
+    if summed and aggregation is not None:
+        first = _aggregate(graph, aggregation, shard, read_rows)
+    else:
+        first = _gather(features, shard, read_rows)
     return Frontier(
         rows=tuple(int(count) for count in counts),
         first=first,
         start=start,
         indices=indices,
-        scale=shard.scale[shard.order] if summed else scale,
+        scale=shard.scale[shard.order] if aggregation else scale,
         targets=batch.targets,
         size=graph.adjacency.nodes,
         shard=shard.bare,
         nodes=_name_nodes(shard) if name_nodes else shard.order[:0],
+        sums_first=summed,
     )
 
 
@@ -161,11 +170,12 @@ def _aggregate(graph: Subgraph, aggregation: Aggregation, shard: Shard, read_row
     return torch.from_numpy(out)
 
 
-def _gather(graph: Subgraph, shard: Shard, read_rows: ReadRows | None) -> Tensor:
+def _gather(features: Tensor | sp.csr_matrix, shard: Shard, read_rows: ReadRows | None) -> Tensor | sp.csr_matrix:
     """Features of the first layer's columns, in the frontier's order."""
     ids = _name_nodes(shard)
-    x = graph.x.numpy()[ids] if read_rows is None else read_rows(ids.astype(np.int64))
-    return torch.from_numpy(x)
+    if not isinstance(features, Tensor):
+        return features[ids]
+    return torch.from_numpy(features.numpy()[ids] if read_rows is None else read_rows(ids.astype(np.int64)))
 
 
 def _name_nodes(shard: Shard) -> IndexArray:

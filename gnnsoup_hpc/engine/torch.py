@@ -75,8 +75,8 @@ class TorchEngine(Engine):
         """As `Engine.plan`. Raises: ValueError for a division among ranks."""
         if division is not None:
             raise ValueError("the torch engine does not divide a batch among ranks")
-        device = device or batch.graph.x.device
-        on_host = batch.graph.x.device.type == "cpu"
+        device = device or batch.graph.device
+        on_host = batch.graph.device.type == "cpu"
         targets, size = batch.targets.to(device), batch.size
         weighted = batch.graph.adjacency.weight is not None  # the frontier's kernels know no weights
         if train or weighted or not on_host or not isinstance(model, LayeredModel):

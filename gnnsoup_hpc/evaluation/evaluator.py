@@ -206,11 +206,11 @@ class Evaluator:
 
     def _read(self, roles: Sequence[Role], divided: bool) -> Plan:
         settings, known = self._settings, self._known(roles)
-        if divided:
+        division = Division(settings.comm, None if self._graph.sparse else self._graph.x_of) if divided else None
+        if division and division.read_rows:
             subgraph = loader.load_structure(self._graph, range(self._graph.parts))
-            division = Division(settings.comm, self._graph.x_of)
         else:
-            subgraph, division = self._load_whole().graph, None
+            subgraph = self._load_whole().graph
         batch = Batch(subgraph, torch.from_numpy(known.nodes), torch.from_numpy(known.targets))
         return self.engine.plan(self.model, batch, device=self.device, precision=settings.precision, division=division)
 

@@ -37,6 +37,7 @@ class SourceFacts:
     edge_values: names of its arrays with values of edges, by the field of [graph] that says what to do with them.
     symmetric: it has the reverse of every edge; self_loops: nodes that have one, of `nodes`.
     targets: what its labels are taken for where the job does not say.
+    filled: the share of the values of its features that are not zero; None where an earlier version did not count them.
     """
 
     splits: Mapping[str, int] | None = field(default_factory=dict)
@@ -46,6 +47,7 @@ class SourceFacts:
     self_loops: int = 0
     nodes: int = 0
     targets: TargetKind = "classes"
+    filled: float | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What was done to the features: (x - mean) / scale, or x / row sum. Shapes: mean, scale (F,) or empty.
+    """What was done to the features: (x - mean) / scale, x / scale, or x / row sum. Shapes: mean, scale (F,) or empty.
 
     float64, in which it is computed; float32 in files of the first version.
     """
@@ -99,6 +101,8 @@ class Preparation:
         x = np.asarray(rows, dtype=np.float64)
         if self.kind == "standardise":
             x = (x - self.mean) / self.scale
+        elif self.kind == "scale":
+            x = x / self.scale
         elif self.kind == "row-normalise":
             for reduce in (np.max, np.sum):  # by the largest first, so that no sum is beyond what float64 holds
                 divisor = reduce(np.abs(x), 1, keepdims=True)

@@ -23,6 +23,7 @@ from gnnsoup_hpc.utils.hashing import file_sha256, fingerprint
 
 DATA = Path(__file__).resolve().parent.parent / "data"  # of `bundled:` sources
 NAMED_BY_PATH = ("npz", "pt")  # kinds of sources of which a job gives a file
+MOST_FILLED = 0.05  # of the values of features that are kept as sparse ones: the share that is not zero
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def fields_used(job: Job, facts: SourceFacts) -> dict[str, Any]:
         values |= {f"graph.synthetic.{key}": value for key, value in graph.synthetic}
     if graph.edge_weight == "use":
         values["graph.edge_weight"] = "use"
+    if keeps_sparse(graph, facts):
+        values["graph.feature_layout"] = "sparse"
     if (targets := resolve_targets(job.task.kind, facts.targets)) != "classes":
         values["task.kind"] = targets
     values["partition.parts"] = cut.parts
@@ -120,6 +123,13 @@ def resolve_split(job: GraphJob, splits: Collection[str] | None) -> str:
     if splits is None:
         return ""
     return next((kind for kind in ("public", "stored") if kind in splits), "random")
+
+
+def keeps_sparse(job: GraphJob, facts: SourceFacts) -> bool:
+    """Whether features are kept without their zeros."""
+    if job.feature_layout != "auto":
+        return job.feature_layout == "sparse"
+    return job.features != "standardise" and facts.filled is not None and facts.filled <= MOST_FILLED
 
 
 def name_fields(source: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -37,17 +38,29 @@ NORMALISED_SUM = Aggregation("gcn", "GCN's normalised sum of features", loops=Tr
 
 @dataclass(frozen=True)
 class Subgraph:
-    """Features and structure. Shapes: x (U, F) float32, adjacency (V, U); V = U but in a block of rows.
+    """Features and structure. Shapes: features (U, F) float32, adjacency (V, U); V = U but in a block of rows.
+
+    features: a tensor, or a SciPy CSR matrix of those that are not zero, whose `x` is made when it is asked for.
 
     The first hop of GCN and GraphSAGE does not depend on any weight, so it is computed once a subgraph, unless `hop`
     (V, F) says what it is on a graph that this is a part of; x may then be without columns where it has no other use.
     What is derived takes its memory from `pool`, if there is one.
     """
 
-    x: Tensor
+    features: Tensor | sp.csr_matrix
     adjacency: Adjacency
     hop: Tensor | None = None
     pool: BufferPool | None = None
+
+    @cached_property
+    def x(self) -> Tensor:
+        """Features with their zeros, (U, F)."""
+        return self.features if isinstance(self.features, Tensor) else torch.from_numpy(self.features.toarray())
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.adjacency.indptr.device
 
     @cached_property
     def mean_x(self) -> Tensor:
@@ -61,7 +74,7 @@ class Subgraph:
 
     def to(self, device: torch.device) -> Subgraph:
         """The same on `device`, from pinned memory where that device is a GPU."""
-        if self.x.device == device:
+        if self.device == device:
             return self
 
         def move(x: Tensor) -> Tensor:

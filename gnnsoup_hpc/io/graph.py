@@ -17,6 +17,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import scipy.sparse as sp
 
 from gnnsoup_hpc import __version__
 from gnnsoup_hpc.config import Job, TaskJob
@@ -33,10 +34,10 @@ from gnnsoup_hpc.utils.out_of_core import blocks, index_type, read_by_ids
 
 KIND, VERSION = "graph", 2
 ENTRIES = 1 << 22  # of the adjacency, renumbered or checked together
+SLAB = 16 << 20  # bytes of features that are looked at for zeros together
 _ADVICE = ": run `gnnsoup prepare JOB --again`, which makes it again"
 _RESERVED = {  # what version 2 may hold, and only a later program can use
     "nodes/targets_mask": "several targets a node",
-    **dict.fromkeys(("nodes/x_indptr", "nodes/x_indices", "nodes/x_values"), "sparse features"),
     "edges/edge_attr": "features of edges",
 }
 
@@ -46,10 +47,12 @@ def write(
 ) -> None:
     """Publish graph.h5, block by block; `spent` tells at the end what making it cost."""
     about = "graph, prepared and cut into contiguous parts"
-    bulk = graph.x.shape[0] * (4 * graph.x.shape[1] + 17) + graph.y.nbytes + graph.indices.nbytes
+    sparse = identity.keeps_sparse(job.graph, graph.facts)
+    features = round(8 * (graph.facts.filled or 0) * graph.x.shape[1]) if sparse else 4 * graph.x.shape[1]
+    bulk = graph.x.shape[0] * (features + 17) + graph.y.nbytes + graph.indices.nbytes
     bulk += 0 if graph.weight is None else graph.weight.nbytes
     with files.create_file(path, KIND, VERSION, about, bulk_bytes=bulk) as file:
-        file.attrs["graph_sha256"] = _write_nodes_and_edges(file, graph, partition)
+        file.attrs["graph_sha256"] = _write_nodes_and_edges(file, graph, partition, sparse)
         _write_parts(file, graph, partition)
         put_preparation(file, preparation)
         file.attrs.update(source=graph.source, source_sha256=graph.source_sha256, source_edges=graph.source_edges)
@@ -81,12 +84,11 @@ def get_preparation(file: h5py.File) -> Preparation:
     return Preparation(files.get_text(group, "kind"), group["mean"][:], group["scale"][:])
 
 
-def _write_nodes_and_edges(file: h5py.File, graph: Graph, partition: Partition) -> str:
+def _write_nodes_and_edges(file: h5py.File, graph: Graph, partition: Partition, sparse: bool) -> str:
     """Write nodes/ and edges/. The hash of what a model sees, in the source's node order, whatever the parts."""
     new_id = np.empty(graph.nodes, dtype=np.int64)
     new_id[partition.order] = np.arange(graph.nodes)
     nodes = file.create_group("nodes", track_order=True)
-    x = files.write_space(nodes, "x", (graph.nodes, graph.x.shape[1]), np.float32, "1", "features, prepared")
     content = Content()
     if graph.weight is not None:
         content.add("edge_weight", np.float32, graph.weight.shape, [graph.weight])
@@ -96,7 +98,11 @@ def _write_nodes_and_edges(file: h5py.File, graph: Graph, partition: Partition) 
     content.add("role", np.uint8, graph.role.shape, [graph.role])
     if graph.targets != "classes":
         content.add("targets", graph.y.dtype, graph.y.shape, [graph.y])
-    content.add("x", np.float32, graph.x.shape, _write_features(x, graph, partition, new_id))
+    if sparse:
+        _write_sparse_features(nodes, graph, partition, content)
+    else:
+        x = files.write_space(nodes, "x", (graph.nodes, graph.x.shape[1]), np.float32, "1", "features, prepared")
+        content.add("x", np.float32, graph.x.shape, _write_features(x, graph, partition, new_id))
     order = partition.order
     if graph.targets == "classes":
         content.add("y", np.int64, graph.y.shape, [graph.y])
@@ -133,6 +139,27 @@ def _write_features(x: h5py.Dataset, graph: Graph, partition: Partition, new_id:
             first = int(new_id[slab.start + mine[0]])
             x[first : first + len(mine)] = rows[mine]
         yield rows
+
+
+def _write_sparse_features(nodes: h5py.Group, graph: Graph, partition: Partition, content: Content) -> None:
+    """Put features without their zeros, which are in memory as a whole; rows as CSR, columns rising."""
+    width = graph.x.shape[1]
+    found = [sp.csr_matrix(graph.x[slab]) for slab in blocks(graph.nodes, 8 * width, SLAB)]
+    matrix = sp.vstack(found, format="csr", dtype=np.float32)
+    del found
+    content.add("x_indices", np.int64, matrix.indices.shape, [matrix.indices])
+    content.add("x_indptr", np.int64, matrix.indptr.shape, [matrix.indptr])
+    content.add("x_shape", np.int64, (2,), [np.array(matrix.shape)])
+    content.add("x_values", np.float32, matrix.data.shape, [matrix.data])
+    matrix = matrix[partition.order]
+    about = "features, prepared, without zeros: start of each node's values"
+    made = files.put(nodes, "x_indptr", matrix.indptr.astype(np.int64), "1", about)
+    made.attrs["features"] = width
+    for name, values, about in (
+        ("x_indices", matrix.indices.astype(np.int32), "feature of each value, rising within a node"),
+        ("x_values", matrix.data, "values, not zero"),
+    ):
+        files.write_space(nodes, name, values.shape, values.dtype, "1", about)[:] = values
 
 
 def _write_edges(file: h5py.File, graph: Graph, order: IntArray, new_id: IntArray) -> None:
@@ -192,7 +219,10 @@ class GraphFile:
             self.id_type: Any = file["edges/indices"].dtype  # int32, or int64 from 2^31 nodes on
             # What nodes have: of classes how many there are, of other targets how many a node has.
             self.targets: TargetKind = "classes" if "nodes/y" in file else _read_target_kind(file)
-            self.features, self.classes = int(file["nodes/x"].shape[1]), int(about["classes"])
+            self.sparse = "nodes/x_indptr" in file  # whether features are kept without zeros
+            width = file["nodes/x_indptr"].attrs["features"] if self.sparse else file["nodes/x"].shape[1]
+            self.features, self.classes = int(width), int(about["classes"])
+            self.values = len(file["nodes/x_values"]) if self.sparse else self.nodes * self.features  # of features
             self.sha256 = str(about["graph_sha256"])  # of the prepared graph, independent of the partition
             self.source = str(about["source"])  # as the job names it
             self.source_sha256 = str(about["source_sha256"])  # of its only file, or of its files' names and hashes
@@ -225,8 +255,30 @@ class GraphFile:
     def x(self, start: int, stop: int, out: FloatArray | None = None) -> FloatArray:
         """Features of nodes start to stop, (stop - start, F), in `out`, contiguous float32, where it is given."""
         found = np.empty((stop - start, self.features), dtype=np.float32) if out is None else out
-        self._dataset("nodes/x").read_into(start, stop, found)
+        if self.sparse:
+            self.sparse_x([(start, stop)]).toarray(out=found)
+        else:
+            self._dataset("nodes/x").read_into(start, stop, found)
         return found
+
+    def sparse_x(self, runs: Sequence[tuple[int, int]]) -> sp.csr_matrix:
+        """Features of ranges of nodes, one range after the other, (n, F), of a graph that is `sparse`.
+
+        Raises: FileError where a value is of no feature, or out of its row's order, as no kernel may meet it.
+        """
+        bounds = [np.asarray(self._read("nodes/x_indptr", start, stop + 1), dtype=np.int64) for start, stop in runs]
+        ends = np.cumsum([0, *(each[-1] - each[0] for each in bounds)])
+        indices, values = np.empty(ends[-1], dtype=np.int32), np.empty(ends[-1], dtype=np.float32)
+        for each, first, last in zip(bounds, ends[:-1], ends[1:], strict=True):
+            self._dataset("nodes/x_indices").read_into(int(each[0]), int(each[-1]), indices[first:last])
+            self._dataset("nodes/x_values").read_into(int(each[0]), int(each[-1]), values[first:last])
+            if (np.diff(each) < 0).any() or not _are_rows(each, indices[first:last], self.features):
+                raise FileError(
+                    f"{self.path} is damaged: values {each[0]} to {each[-1] - 1} are not those of features{_ADVICE}"
+                )
+        starts = [each[:-1] - each[0] + first for each, first in zip(bounds, ends[:-1], strict=True)]
+        indptr = np.concatenate([*starts, ends[-1:]]).astype(index_type(int(ends[-1])))
+        return sp.csr_matrix((values, indices, indptr), shape=(len(indptr) - 1, self.features), copy=False)
 
     def x_of(self, ids: IntArray) -> FloatArray:
         """Features of the nodes `ids`, (n, F)."""
@@ -393,8 +445,11 @@ def _read_target_kind(file: h5py.File) -> TargetKind:
 
 
 def _list_facts(facts: SourceFacts) -> dict[str, Any]:
-    """As JSON; without what versions that know classes alone do not know."""
-    return {key: value for key, value in asdict(facts).items() if (key, value) != ("targets", "classes")}
+    """As JSON; without what earlier versions do not know, where it changes nothing."""
+    known = {key: value for key, value in asdict(facts).items() if (key, value) != ("targets", "classes")}
+    if known["filled"] is None or known["filled"] > identity.MOST_FILLED:
+        del known["filled"]
+    return known
 
 
 def _read_facts(provenance: h5py.Group) -> SourceFacts | None:
@@ -426,7 +481,7 @@ def _list_fields(job: Job, values: Job) -> dict[str, Any]:
     A split was known by its name in the job, whatever the source had.
     """
     graph = job.graph
-    unused = {"root", "edge_attr"} | (set() if graph.edge_weight == "use" else {"edge_weight"})
+    unused = {"root", "edge_attr", "feature_layout"} | (set() if graph.edge_weight == "use" else {"edge_weight"})
     unused |= set() if graph.source.startswith("synthetic:") else {"synthetic"}
     unused |= set() if graph.split in ("random", "auto") else {"split_seed", "train_share", "validation_share"}
     unused |= {"split_index"} if graph.split == "random" else set()

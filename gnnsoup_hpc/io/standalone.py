@@ -65,6 +65,8 @@ def prepare_features(raw: Any) -> Tensor:
         raise SystemExit(f"features have shape {x.shape}: the model takes another number of them")
     if how["features"] == "standardise":
         x = (x - np.array(how["mean"])) / np.array(how["scale"])
+    elif how["features"] == "scale":
+        x = x / np.array(how["scale"])
     elif how["features"] == "row-normalise":
         for reduce in (np.max, np.sum):
             divisor = reduce(np.abs(x), 1, keepdims=True)

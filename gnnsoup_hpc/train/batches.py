@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count, pairwise
+from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -46,7 +48,8 @@ def dropout_edge(view: Batch, rate: float, key: int) -> Batch:
     indptr = torch.zeros_like(adjacency.indptr)
     torch.cumsum(counts, 0, out=indptr[1:])
     weight = None if adjacency.weight is None else adjacency.weight[kept]
-    return replace(view, graph=Subgraph(view.graph.x, Adjacency(indptr, adjacency.indices[kept], weight=weight)))
+    dropped = Adjacency(indptr, adjacency.indices[kept], weight=weight)
+    return replace(view, graph=Subgraph(view.graph.features, dropped))
 
 
 def _hash_entries(adjacency: Adjacency, key: int) -> Tensor:
@@ -138,13 +141,14 @@ class NeighbourBatches(PartValidation):
     sampler: sampling.Kind
 
     @cached_property
-    def _whole(self) -> tuple[FloatArray, Tensor, IntArray, tuple[IntArray, IndexArray]]:
-        """Features (V, F), labels (V,), training nodes, and the structure: (V + 1,) and (E,)."""
+    def _whole(self) -> tuple[Any, Tensor, IntArray, tuple[IntArray, IndexArray]]:
+        """Features (V, F), dense or sparse, labels (V,), training nodes, and the structure: (V + 1,) and (E,)."""
         nodes = self.graph.nodes
         training = np.flatnonzero(self.graph.role(0, nodes) == Role.TRAIN)
         indptr = self.graph.bounds(0, nodes)
         structure = indptr, self.graph.neighbours(indptr)
-        return self.graph.x(0, nodes), torch.from_numpy(self.graph.y(0, nodes)), training, structure
+        x = self.graph.sparse_x([(0, nodes)]) if self.graph.sparse else self.graph.x(0, nodes)
+        return x, torch.from_numpy(self.graph.y(0, nodes)), training, structure
 
     @cached_property
     def _weights(self) -> sampling.WeightLookup | None:
@@ -157,12 +161,16 @@ class NeighbourBatches(PartValidation):
         for step, (sample, features) in enumerate(self._draw(x, training, structure, generator)):
             weight = None if self._weights is None else self._weights.find(sample)
             adjacency = loader.make_adjacency(sample.indptr, sample.indices, weight)
-            graph = Subgraph(torch.from_numpy(features), adjacency)
+            graph = Subgraph(features, adjacency)
             batch = Batch(graph, torch.arange(sample.seeds), labels[sample.nodes[: sample.seeds]])
             yield self.plan(batch if edit is None else edit(batch, step))
 
     def _draw(
-        self, x: FloatArray, nodes: IntArray, structure: tuple[IntArray, IndexArray], generator: np.random.Generator
+        self,
+        x: FloatArray | sp.csr_matrix,
+        nodes: IntArray,
+        structure: tuple[IntArray, IndexArray],
+        generator: np.random.Generator,
     ) -> Iterator[Drawn]:
         """Samples, with their nodes' features."""
         how = nodes, self.size, self.fanout, self.layers, generator
@@ -171,7 +179,8 @@ class NeighbourBatches(PartValidation):
             return
         draw = sampling.draw_pyg_samples if self.sampler == "pyg" else sampling.draw_samples
         for sample in draw(structure, *how):
-            yield sample, x[sample.nodes]
+            mine = x[sample.nodes]
+            yield sample, torch.from_numpy(mine) if isinstance(mine, np.ndarray) else mine
 
 
 Batches = FullBatches | ClusterBatches | NeighbourBatches

@@ -31,6 +31,7 @@ from tests.arbitrary import (
     Structure,
     in_double,
     make_double,
+    make_sparse,
     normal,
     random_batch,
     random_state,
@@ -154,8 +155,23 @@ def test_they_are_on_any_graph(net: Architecture, way: Way, shape: Structure, se
     adjacency = shape.adjacency(data.draw(st.sampled_from([torch.int32, torch.int64]), label="ids"))
     hop = normal(seed + 1, shape.nodes, net.features) if data.draw(st.booleans(), label="hop is given") else None
     pool = data.draw(st.sampled_from([None, BufferPool(3)]), label="pool")
-    given_ = Subgraph(batch.graph.x.double(), make_double(adjacency), hop, pool)
-    assert_right(way, net, replace(batch, graph=given_), random_state(net, kind=torch.float64), 1e-9)
+    batch = replace(batch, graph=Subgraph(batch.graph.x.double(), make_double(adjacency), hop, pool))
+    if hop is None and data.draw(st.booleans(), label="features are sparse"):
+        batch = make_sparse(batch)
+    assert_right(way, net, batch, random_state(net, kind=torch.float64), 1e-9)
+
+
+@every_net
+@pytest.mark.parametrize("kind", TOLERANCE, ids=str)
+@pytest.mark.usefixtures("small_blocks")
+def test_sparse_features_are_multiplied_as_such(net: Architecture, kind: torch.dtype) -> None:
+    """Evaluated, differentiated, and trained on with masks; the plan holds nothing of their dense size."""
+    batch, state = make_sparse(batch_of(net, kind)), random_state(net, kind=kind)
+    assert_right(COMPILED, net, batch, state, TOLERANCE[kind])
+    assert_trains(TRAINING["compiled"], net, batch, state, CountedDropout(0.4, 5), 3 * TRAINED[kind])
+    bare = make_sparse(batch_of(net, kind))
+    assert COMPILED.plan(net, bare).features.nnz < 0.4 * bare.size * net.features  # type: ignore[attr-defined]
+    assert "x" not in vars(bare.graph)  # which would be made at the first look
 
 
 @every_kind
@@ -276,6 +292,7 @@ def test_it_has_on_any_graph(net: Architecture, way: Way, shape: Structure, seed
     batch = random_batch(shape, seeds, net.features, net.classes, seed)
     batch = dropout_edge(batch, data.draw(st.sampled_from([0.0, 0.5]), label="dropped edges"), seed)
     batch = replace(batch, graph=in_double(batch.graph))
+    batch = make_sparse(batch) if data.draw(st.booleans(), label="features are sparse") else batch
     dropout = CountedDropout(data.draw(st.sampled_from([0.1, 0.5, 0.9]), label="rate"), seed)
     assert_trains(way, net, batch, random_state(net, kind=torch.float64), dropout, 1e-9)
 

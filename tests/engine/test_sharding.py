@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,16 @@ from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.comm import SERIAL
 from gnnsoup_hpc.types import Precision
 from gnnsoup_hpc.utils.out_of_core import BufferPool
-from tests.arbitrary import SEEDS, Structure, normal, random_batch, random_state, random_structure, structures
+from tests.arbitrary import (
+    SEEDS,
+    Structure,
+    make_sparse,
+    normal,
+    random_batch,
+    random_state,
+    random_structure,
+    structures,
+)
 from tests.comms import CheckingComm, ThreadComm, ThreadWorld, run_ranks
 
 pytestmark = pytest.mark.usefixtures("sections_of_three_rows")
@@ -67,7 +77,8 @@ def compare(
         if row_work is None:
             return ENGINE.plan(net, batch, division=division, precision=precision)
         comm = division.comm if division else SERIAL
-        found = find_frontier(batch, net.aggregation, net.layers, loops=True, division=division, row_work=row_work)
+        how: dict[str, Any] = {"loops": True, "division": division, "row_work": row_work, "keep_sparse": True}
+        found = find_frontier(batch, net.aggregation, net.layers, **how)
         return CompiledPlan(**vars(found), net=net, workspace=BufferPool(), precision=precision, comm=comm)
 
     def rank(comm: ThreadComm) -> Computed:
@@ -104,9 +115,11 @@ def test_ranks_together_compute_what_one_does(
     classes = data.draw(st.sampled_from([CLASSES, 2 * HIDDEN]), label="classes")  # few: values are summed up in GAT
     net = replace(net, layers=layers, norm=norm, classes=classes)
     batch = random_batch(shape, seeds, FEATURES, classes, seed)
-    rising = list(range(1, layers + 1 + (net.kind == "gat")))
+    sparse = data.draw(st.booleans(), label="features are sparse")
+    rising = list(range(1, layers + 1 + (net.kind == "gat" or sparse)))
     work = data.draw(st.sampled_from([None, [1] * len(rising), rising]), label="work of a row in each layer")
-    compare(net, batch, size, data.draw(st.booleans(), label="features are read by node"), row_work=work)
+    apart = not sparse and data.draw(st.booleans(), label="features are read by node")
+    compare(net, make_sparse(batch) if sparse else batch, size, apart, row_work=work)
 
 
 @every_model
@@ -121,6 +134,7 @@ def test_larger_graphs_have_halos_of_many_rows(net: Architecture, features: int,
         assert all(len(sent) > 1 for _, sent, _ in plan.shard.states[0])
         assert sum(stop - start for start, stop in plan.shard.chunks(0)) < 2 * 200 / size
     compare(net, batch, size, apart=True)
+    compare(net, make_sparse(batch), size)
 
 
 @every_model

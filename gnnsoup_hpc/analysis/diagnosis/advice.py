@@ -126,7 +126,7 @@ def _list_remedies(found: Diagnosis, job: Job, task: Task, outside: Sequence[Bar
         )
     yield from _compare_variants(found, job, task)
     if job.graph.features != "standardise":
-        how = "as the source has them" if job.graph.features == "none" else "row-normalised"
+        how = {"none": "as the source has them", "scale": "scaled"}.get(job.graph.features, "row-normalised")
         yield (
             f"Features are {how}, not standardised, which lets ingredients drift apart: set graph.features ="
             ' "standardise", give the job a name of its own, and train again.'

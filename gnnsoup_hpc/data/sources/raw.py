@@ -149,8 +149,8 @@ def hash_files(files: Sequence[SourceFile]) -> str:
 def finish_unlabelled(raw: RawGraph, job: GraphJob) -> Graph:
     """The same of a graph on which a model only predicts: whatever labels and splits it has, the result has none."""
     bare = replace(raw, y=np.full(len(raw.y), -1), targets="classes", found="classes", classes=1, splits=None)
-    _check_nodes_and_edges(bare)
-    return _make(bare, np.full(len(raw.y), Role.NONE, dtype=np.uint8), job, 1)
+    filled = _check_nodes_and_edges(bare)
+    return _make(bare, np.full(len(raw.y), Role.NONE, dtype=np.uint8), job, 1, filled)
 
 
 def finish(raw: RawGraph, role: ByteArray, job: GraphJob, split: str = "") -> Graph:
@@ -158,16 +158,23 @@ def finish(raw: RawGraph, role: ByteArray, job: GraphJob, split: str = "") -> Gr
 
     `split` says in words where the roles are from. Raises: GraphError saying what is wrong with the source, and where.
     """
-    _check_nodes_and_edges(raw)
+    filled = _check_nodes_and_edges(raw)
     classes = _check_classes(raw) if raw.targets == "classes" else _check_targets(raw)
     _check_roles(raw, role, split)
-    return _make(raw, role, job, classes, split, _notes_on_labels(raw, role, classes))
+    return _make(raw, role, job, classes, filled, split, _notes_on_labels(raw, role, classes))
 
 
 def _make(
-    raw: RawGraph, role: ByteArray, job: GraphJob, classes: int, split: str = "", notes: Sequence[str] = ()
+    raw: RawGraph,
+    role: ByteArray,
+    job: GraphJob,
+    classes: int,
+    filled: float,
+    split: str = "",
+    notes: Sequence[str] = (),
 ) -> Graph:
     matrix, facts = _structure(raw, job)
+    facts = replace(facts, filled=filled)
     identity.check_asked(facts, job, raw.where)
     if job.edge_weight == "use" and raw.weight is None:
         raise GraphError(f"{raw.where}: graph.edge_weight = 'use', and it has no weights of edges: leave the field out")
@@ -231,17 +238,19 @@ def _merge_weights(raw: RawGraph, weight: Doubles, job: GraphJob, matrix: sp.csr
     return merged.astype(np.float32)
 
 
-def _check_nodes_and_edges(raw: RawGraph) -> None:
+def _check_nodes_and_edges(raw: RawGraph) -> float:
+    """The share of the values of features that are not zero."""
     nodes = len(raw.y)
     if nodes == 0 or len(raw.x.shape) != 2 or raw.x.shape[0] != nodes:
         raise GraphError(f"{raw.where}: x has shape {raw.x.shape}, y has {nodes} labels; expected (V, F) and (V,)")
     if raw.x.shape[1] == 0:
         raise GraphError(f"{raw.where}: x has shape {raw.x.shape}; expected at least one feature a node")
-    _check_finite(raw)
+    filled = _check_finite(raw)
     for name, ends in (("source", raw.source), ("destination", raw.destination)):
         if len(ends) and (ends.min() < 0 or ends.max() >= nodes):
             bad = int(ends.min() if ends.min() < 0 else ends.max())
             raise GraphError(f"{raw.where}: an edge's {name} is {bad}, out of range for {nodes} nodes")
+    return filled
 
 
 def find_labelled(y: Targets) -> BoolArray:
@@ -287,13 +296,18 @@ def _check_classes(raw: RawGraph) -> int:
     return classes
 
 
-def _check_finite(raw: RawGraph) -> None:
+def _check_finite(raw: RawGraph) -> float:
+    """The share of the values that are not zero."""
+    filled = 0
     for block in blocks(raw.x.shape[0], 8 * raw.x.shape[1]):
         with np.errstate(over="ignore"):  # a longdouble may be beyond float64
-            fine = np.isfinite(np.asarray(raw.x[block], dtype=np.float64)).all(1)
+            values = np.asarray(raw.x[block], dtype=np.float64)
+        filled += int(np.count_nonzero(values))
+        fine = np.isfinite(values).all(1)
         if not fine.all():
             row = block.start + int(np.flatnonzero(~fine)[0])
             raise GraphError(f"{raw.where}: x has a value that is not finite, first at node {row}; clean the features")
+    return filled / (raw.x.shape[0] * raw.x.shape[1])
 
 
 def _check_roles(raw: RawGraph, role: ByteArray, split: str) -> None:

@@ -58,8 +58,18 @@ class CompiledEngine(Engine):
         """As `Engine.plan`."""
         net = check_model(model, "compiled")
         work = _estimate_attention_work(net) if net.kind == "gat" else _estimate_row_work(net)
+        features = batch.graph.features
+        if net.kind != "gat" and not isinstance(features, Tensor) and batch.graph.hop is None:
+            work = [2 * features.nnz // max(1, features.shape[0]), 1, *work[1:]]
         found = find_frontier(
-            batch, net.aggregation, net.layers, loops=True, division=division, row_work=work, name_nodes=train
+            batch,
+            net.aggregation,
+            net.layers,
+            loops=True,
+            division=division,
+            row_work=work,
+            name_nodes=train,
+            keep_sparse=True,
         )
         comm = division.comm if division else SERIAL
         return CompiledPlan(**vars(found), net=net, workspace=workspace or BufferPool(), precision=precision, comm=comm)
@@ -87,7 +97,7 @@ class CompiledEngine(Engine):
     ) -> Iterator[Tensor]:
         """As `Engine.interpolate`: what the first weights make of the first aggregation is linear in the share."""
         plan = _check_plan(plan)
-        if plan.net.kind == "gat":  # whose first layer is not linear in the weights
+        if not plan.sums_first:  # GAT's first layer is not linear in the weights; products of sparse features are cheap
             yield from super().interpolate(plan, ends, between)
             return
         start, end = (ForwardBackward(plan, _to_arrays(plan.net, state), False).multiply_first() for state in ends)

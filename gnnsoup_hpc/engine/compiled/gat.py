@@ -22,6 +22,7 @@ import numpy as np
 from gnnsoup_hpc.engine.compiled.kernels import attention as kernels
 from gnnsoup_hpc.engine.compiled.kernels import rowwise
 from gnnsoup_hpc.engine.compiled.kernels.dropout import drop_entries, drop_states
+from gnnsoup_hpc.engine.compiled.kernels.features import add_gradients, write_products
 from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, choose_product, find_masks, sum_pieces
 from gnnsoup_hpc.engine.threads import Span, ThreadTeam, blocks
 from gnnsoup_hpc.models.base import CountedDropout
@@ -61,12 +62,16 @@ class GatLayer:
         _, self.channels, self.width = self.weight.shape
         self.attention = np.concatenate([source[0], destination[0]])  # (2 H, C)
         self.vectors = np.matmul(self.attention[:, None], np.concatenate([self.weight, self.weight]))[:, 0]
-        self.by_value = len(self.flat) < self.width
+        self.sparse = number == 0 and plan.features is not None  # whether it attends to sparse features
+        self.by_value = self.sparse or len(self.flat) < self.width
         self.norm = find_norm(state, number)
 
         columns, rows = plan.columns(number), plan.rows[number] if keep else 0
         stated = columns if keep or not self.by_value else 0
-        self.states = self.empty(stated, self.width) if number else plan.first.numpy()
+        if number or self.sparse:
+            self.states = self.empty(stated if number else 0, self.width)
+        else:
+            self.states = plan.first.numpy()
         self.scores = self.empty(columns, 2 * self.heads)
         self.values = self.empty(columns if self.by_value else 0, self.heads, self.channels)
         self.summed = self.values if self.by_value else self.states[:, None]
@@ -93,6 +98,12 @@ class GatLayer:
         np.matmul(states, self.vectors.T, out=self.scores[first:end])
         if self.by_value:
             self.multiply(states, self.flat.T, self.values[first:end].reshape(len(states), -1))
+
+    def attend_to_features(self, first: int, end: int) -> None:
+        """The same of sparse features."""
+        x = self.plan.features
+        for weights, out in ((self.vectors, self.scores), (self.flat, self.values.reshape(len(self.values), -1))):
+            write_products(first, end, x.indptr, x.indices, x.data, np.ascontiguousarray(weights.T), out)
 
     def convolve(self, first: int, sums: Dense, out: Dense) -> None:
         """The layer's rows from `first` on, (n, H, C), but for the bias; `sums` is `room_for_sums`."""
@@ -144,6 +155,8 @@ class GatLayerBackward:
         weight = {"weight": own.weight.shape}
         self.row_shapes = {"bias": own.bias.shape} | ({} if own.by_value else weight)  # of what `along_rows` finds
         self.column_shapes = {"vectors": own.vectors.shape} | (weight if own.by_value else {})
+        if own.sparse:
+            self.column_shapes = {"vectors": own.vectors.shape[::-1], "weight": own.flat.shape[::-1]}
         if before is not None and before.norm:
             self.column_shapes |= dict.fromkeys(("scale", "shift"), before.bias.shape)
 
@@ -178,11 +191,16 @@ class GatLayerBackward:
             kernels.write_placed_sums(first, end, start, ends, places, self.of_scores, mine)
             mine[: len(of_rows), own.heads :] = of_rows
             mine[len(of_rows) :, own.heads :] = 0
-            totals["vectors"] += mine.T @ states
+            if not own.sparse:
+                totals["vectors"] += mine.T @ states
             if own.number or own.by_value:
                 kernels.write_head_sums(first, end, start, ends, rows, places, own.mixing, 0, self._per_head, of_values)
             flat = of_values.reshape(len(of_values), -1)
-            if own.by_value:
+            if own.sparse:
+                x = own.plan.features
+                for grad, total in ((mine, totals["vectors"]), (flat, totals["weight"])):
+                    add_gradients(first, end, x.indptr, x.indices, x.data, grad, total)
+            elif own.by_value:
                 own.multiply(flat.T, states, product)
                 totals["weight"] += product.reshape(own.weight.shape)
             if self._before is not None:
@@ -200,6 +218,8 @@ class GatLayerBackward:
     def name_gradients(self, totals: Totals) -> Totals:
         """Gradients of parameters by their names, from the sums over all sections."""
         own, vectors, weight = self._own, totals["vectors"], totals["weight"]
+        if own.sparse:
+            vectors, weight = vectors.T, weight.T.reshape(own.weight.shape)
         for number, (attention, vector) in enumerate(zip(own.attention, vectors, strict=True)):
             weight[number % own.heads] += np.outer(attention, vector)
         weights = np.concatenate([own.weight, own.weight])
@@ -243,6 +263,9 @@ class GatForwardBackward:
         """What a layer attends to: of the features, or of rows of the layer below, which are computed here."""
 
         def chunk(start: int, stop: int) -> None:
+            if layer.sparse:
+                layer.attend_to_features(start, stop)
+                return
             sums = below.room_for_sums() if below else layer.empty(0)
             spare, room = layer.empty(ROWS, layer.width), layer.empty(ROWS, layer.width)
             for first, end in blocks(start, stop, ROWS):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from gnnsoup_hpc.engine.compiled.kernels import rowwise
+from gnnsoup_hpc.engine.compiled.kernels import features, rowwise
 from gnnsoup_hpc.engine.compiled.kernels.dropout import drop_states
 from gnnsoup_hpc.engine.compiled.kernels.sums import write_scaled_sums
 from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, choose_early, choose_product, find_masks, sum_pieces
@@ -33,6 +33,7 @@ class _Layer:
     """A layer in a pass: its parameters, and memory that has a row for each of its rows, or columns where that is said.
 
     weights: (C, in) each, of the sums and, in GraphSAGE, of a node's own state. early: whether it sums up products.
+    given: whether its sums are the plan's first ones.
     summed: what it sums up, of its columns: states, or their products. own: of an early layer of GraphSAGE, products of
     its rows' own states. sums: what it has summed up, if the backward pass needs it, which puts its gradient there.
     rows: what it has made: with a norm normalised, else activated, of the last layer scores; later the gradient of what
@@ -41,6 +42,7 @@ class _Layer:
 
     def __init__(self, net: Architecture, number: int, state: Mapping[str, Dense], early: bool) -> None:
         self.number, self.early, self.last = number, early, number == net.layers - 1
+        self.given = number == 0 and not early
         self.names, self.name_of_bias = name_weights(net, number), name_bias(net, number)
         self.names_of_norm = [f"norms.{number}.{name}" for name in ("weight", "bias")]
         self.weights, self.bias = [state[name] for name in self.names], state[self.name_of_bias]
@@ -53,7 +55,7 @@ class _Layer:
     def matrices(self) -> list[Dense]:
         """What inputs are multiplied by, (in, C) each; the first hop is one input."""
         weights = [weight.T for weight in self.weights]
-        return [np.ascontiguousarray(weight) for weight in weights] if self.number else [np.concatenate(weights)]
+        return [np.concatenate(weights)] if self.given else [np.ascontiguousarray(weight) for weight in weights]
 
 
 class ForwardBackward:
@@ -73,7 +75,8 @@ class ForwardBackward:
     ) -> None:
         self._plan, self._keep, self._first, self._dropout = plan, keep, first, dropout
         self._multiply = choose_product(plan.precision)
-        early = choose_early(plan.net, plan.shard.reach.tolist()[::-1], keep)
+        reach = plan.shard.reach.tolist()[::-1]
+        early = choose_early(plan.net, reach[plan.place(0) :], keep, plan.sums_first)
         self._layers = [_Layer(plan.net, number, state, early[number]) for number in range(plan.net.layers)]
         self._dtype = self._layers[0].bias.dtype
 
@@ -82,14 +85,31 @@ class ForwardBackward:
     def forward(self) -> Dense:
         """Class scores of this rank's seed nodes, (n, C)."""
         with ThreadTeam() as team:
+            if not self._layers[0].given:
+                self._multiply_features(team, self._layers[0])
             for layer, above in zip(self._layers, [*self._layers[1:], None], strict=True):
                 self._take_room(layer, above)
                 self._compute(team, layer, above)
                 layer.summed = layer.own = self._empty(0, 0)  # the next layers may use their memory
                 if above:
                     layer.rows = layer.rows if self._keep else layer.own
-                    self._plan.comm.exchange(above.summed, self._plan.shard.states[layer.number])
+                    self._plan.comm.exchange(above.summed, self._plan.shard.states[self._plan.place(layer.number)])
         return self._layers[-1].rows[slice(*self._plan.shard.own)]
+
+    def _multiply_features(self, team: ThreadTeam, layer: _Layer) -> None:
+        """Of sparse features, what the first layer sums up, and in GraphSAGE products of its rows' own ones."""
+        plan, made = self._plan, [self._take(self._plan.columns(0), layer.width)]
+        if len(layer.weights) > 1:
+            made.append(self._take(plan.rows[0], layer.width))
+        x, matrices = plan.features, layer.matrices
+
+        def chunk(start: int, stop: int) -> None:
+            for matrix, out in zip(matrices, made, strict=True):
+                features.write_products(start, min(stop, len(out)), x.indptr, x.indices, x.data, matrix, out)
+
+        team.each(chunk, plan.shard.chunks(0))
+        layer.summed, layer.own = made[0], made[1] if len(made) > 1 else layer.own
+        plan.comm.exchange(layer.summed, plan.shard.states[0])
 
     def _take_room(self, layer: _Layer, above: _Layer | None) -> None:
         """Memory for what a layer makes and keeps, and for what the layer above sums up."""
@@ -128,14 +148,14 @@ class ForwardBackward:
                         into = out[first:end]
                         self._multiply(states[: len(into)], matrix, into)
 
-        team.each(chunk, self._plan.shard.chunks(layer.number))
+        team.each(chunk, self._plan.shard.chunks(self._plan.place(layer.number)))
 
     def _convolve(
         self, layer: _Layer, first: int, matrices: list[Dense], block: Dense, room: tuple[Dense, Dense]
     ) -> Dense:
         """A layer's convolution of rows from `first` on, but for its bias: `block`, and what is to be added to it."""
         plan, end, (sums, other) = self._plan, first + len(block), room
-        if layer.number == 0:
+        if layer.given:
             if self._first is None:
                 self._multiply(plan.first.numpy()[first:end], matrices[0], block)
             else:
@@ -190,15 +210,16 @@ class ForwardBackward:
             while self._layers:
                 layer = self._layers.pop()
                 grads |= self._back(team, layer, above)
-                if layer.number:
+                if not layer.given:
                     of_summed = layer.rows if layer.early else layer.sums
-                    self._plan.comm.exchange(of_summed, self._plan.shard.gradients[layer.number - 1])
+                    place = self._plan.place(layer.number)
+                    self._plan.comm.exchange(of_summed, self._plan.shard.gradients[place - 1])
                 above = layer
-        return grads
+            return grads if layer.given else grads | self._back_features(team, layer)
 
     def _back(self, team: ThreadTeam, layer: _Layer, above: _Layer | None) -> dict[str, Dense]:
         """Gradients of the parameters that a layer's rows are needed for: `_name_gradients`."""
-        shapes, first_hop = self._name_gradients(layer, above), self._plan.first.numpy()
+        shapes, first_hop = self._name_gradients(layer, above), self._plan.first.numpy() if layer.given else layer.rows
         width = len(layer.bias)
 
         def section(*spans: Span) -> dict[str, Dense]:
@@ -221,17 +242,39 @@ class ForwardBackward:
                         of_norm = (totals[name] for name in layer.names_of_norm)
                         rowwise.backpropagate_norm(states, layer.norm[0], block, layer.scales[first:end], *of_norm)
                 rowwise.add_column_sums(block, totals[layer.name_of_bias])
-                if layer.number == 0:
+                if layer.given:
                     add(layer.names[0], block, first_hop[first:end])
                 elif not layer.early:
                     add(layer.names[0], block, layer.sums[first:end])
                     self._multiply(block, layer.weights[0], layer.sums[first:end])
             return totals
 
-        found = sum_pieces(shapes, team.each(section, self._plan.shard.sections_of(layer.number)))
-        if layer.number == 0:  # of the first hop's two halves in GraphSAGE
+        place = self._plan.place(layer.number)
+        found = sum_pieces(shapes, team.each(section, self._plan.shard.sections_of(place)))
+        if layer.given:  # of the first hop's two halves in GraphSAGE
             found |= dict(zip(layer.names, np.split(found[layer.names[0]], len(layer.names), 1), strict=True))
         return found
+
+    def _back_features(self, team: ThreadTeam, layer: _Layer) -> dict[str, Dense]:
+        """Gradients of the weights that multiply sparse features."""
+        plan, x = self._plan, self._plan.features
+        shapes = dict.fromkeys(layer.names, (x.shape[1], layer.width))
+        start, ends, rows, _ = plan.transposes[0]
+
+        def section(*spans: Span) -> dict[str, Dense]:
+            totals = {name: np.zeros(shape, self._dtype) for name, shape in shapes.items()}
+            room = self._empty(ROWS, layer.width)
+            for first, end in (block for span in spans for block in blocks(*span, ROWS)):
+                products, own = room[: end - first], layer.rows[first:end]  # columns after the rows are no rows
+                write_scaled_sums(
+                    first, end, start, ends, rows, plan.column_scale, plan.scale, layer.rows, products, False
+                )
+                for name, grad in zip(layer.names, (products, own), strict=False):
+                    features.add_gradients(first, first + len(grad), x.indptr, x.indices, x.data, grad, totals[name])
+            return totals
+
+        found = sum_pieces(shapes, team.each(section, plan.shard.sections_of(0)))
+        return {name: np.ascontiguousarray(grad.T) for name, grad in found.items()}
 
     def _name_gradients(self, layer: _Layer, above: _Layer | None) -> dict[str, tuple[int, ...]]:
         """Shapes of gradients by name: of bias and norm, of a weight of sums, and of those above that multiply states.
@@ -239,7 +282,7 @@ class ForwardBackward:
         The first hop is one input: of all its weights there is one gradient.
         """
         names = layer.names[: 0 if layer.early else 1]
-        width = layer.width if layer.number else self._plan.first.shape[1]
+        width = self._plan.first.shape[1] if layer.given else layer.width
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, (len(layer.bias), width))
         if above:
             shapes |= dict.fromkeys(above.names[0 if above.early else 1 :], above.weights[0].shape)

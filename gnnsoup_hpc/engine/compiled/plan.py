@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,15 @@ class CompiledPlan(Frontier):
         symmetric = self.net.aggregation is not None and self.net.aggregation.symmetric
         return self.scale if symmetric else self.scale[:0]
 
+    @property
+    def features(self) -> Any:
+        """Sparse ones of the first layer's columns, (U, F) CSR; None where they are dense."""
+        return None if isinstance(self.first, torch.Tensor) else self.first
+
+    def place(self, layer: int) -> int:
+        """Number of a layer in the shard, where features come first unless first sums are made."""
+        return layer if self.sums_first else layer + 1
+
     @cached_property
     def transposes(self) -> dict[int, Transpose]:
         """By layer, but for a first one that is in `first`: the rows that sum up each column; for gradients alone.
@@ -55,8 +65,8 @@ class CompiledPlan(Frontier):
         Shapes: start, end (columns or more,), rows, places (E,). Entries of column c are start[c] to end[c] - 1. Of GAT
         alone, places are where they stand in the structure.
         """
+        layers = range(1 if self.sums_first else 0, len(self.rows))
         attends = self.net.aggregation is None
-        layers = range(0 if attends else 1, len(self.rows))
         start, rows, places = structure.transpose(self.start, self.indices, self.columns(layers.start), attends)
         ends = [structure.find_ends_below(start, rows, self.columns(layer), self.rows[layer]) for layer in layers]
         return {layer: (start, end, rows, places) for layer, end in zip(layers, ends, strict=True)}
@@ -93,13 +103,17 @@ class CompiledPlan(Frontier):
         return out
 
 
-def choose_early(net: Architecture, reach: Sequence[tuple[int, int]], keep: bool) -> list[bool]:
+def choose_early(
+    net: Architecture, reach: Sequence[tuple[int, int]], keep: bool, sums_first: bool = True
+) -> list[bool]:
     """Of each layer, whether multiplying states before they are summed up is less work than multiplying sums.
 
     It is for layers that narrow, unless they have many more columns than rows. reach: rows of each layer and entries of
     theirs, on all ranks. keep: for gradients, where sums that are multiplied take memory, which is worth some work.
+    sums_first: whether the first layer's sums are given; else features are sparse, which products with weights are
+    not.
     """
-    found = [False]
+    found = [not sums_first]
     for layer in range(1, net.layers):
         (rows, entries), (columns, _) = reach[layer], reach[layer - 1]
         into, out = net.widths(layer)

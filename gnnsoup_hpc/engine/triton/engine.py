@@ -58,7 +58,7 @@ class TritonEngine(Engine):
 
         if division is not None:
             raise ValueError("the triton engine does not divide a batch among ranks")
-        return make_plan(check_model(model, "triton"), batch, device or batch.graph.x.device, precision)
+        return make_plan(check_model(model, "triton"), batch, device or batch.graph.device, precision)
 
     def logits(
         self, plan: Plan, state: Mapping[str, Tensor], *, mode: Mode = "evaluate", dropout: Dropout | None = None
