@@ -53,6 +53,7 @@ class Engine(ABC):
     name: str
     divides: bool  # whether ranks can compute on one batch together
     holds = False  # whether it cuts unions out of a graph
+    keeps_sparse = False  # whether it multiplies sparse features as such
 
     @abstractmethod
     def supports(self, model: Model, device: torch.device) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 Terms = Mapping[str, int]  # bytes by what they are for
 FLOAT = 4
+SPARSE_VALUE = 8  # bytes of a value that is not zero, and which one it is
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Extent:
     """A graph, the union of some of its parts, a sample, or a rank's share, in numbers.
 
     read: entries of its rows; entries: those inside it; seeds: nodes that a loss or a metric is of; crossing: entries
-    between own nodes and others', both ways.
+    between own nodes and others', both ways. values: of sparse features, those that are not zero; 0 where features are
+    dense. dense: whether features are held with their zeros.
     """
 
     nodes: int
@@ -25,6 +27,8 @@ class Extent:
     entries: int
     seeds: int
     crossing: int = 0
+    values: int = 0
+    dense: bool = True
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,11 @@ class Memory:
     def total(self) -> int:
         """Bytes of plan and states."""
         return total(self.plan, self.states)
+
+
+def hold_features(width: int, extent: Extent) -> int:
+    """Bytes of features as they are held, and as they are read where that is not the same."""
+    return FLOAT * width * extent.nodes * extent.dense + SPARSE_VALUE * extent.values
 
 
 def total(*terms: Terms) -> int:

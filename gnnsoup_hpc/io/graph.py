@@ -311,6 +311,10 @@ class GraphFile:
         """Where the in-neighbours of nodes start to stop begin, and the last ones end: (stop - start + 1,)."""
         return np.asarray(self._read("edges/indptr", start, stop + 1), dtype=np.int64)
 
+    def count_values(self, nodes: IntArray) -> IntArray:
+        """How many values the features of the nodes before each of `nodes` have, of a graph that is `sparse`."""
+        return np.asarray(self._read("nodes/x_indptr"), dtype=np.int64)[nodes]
+
     def count_degrees(self) -> tuple[int, ...]:
         """How many nodes have in-degree 0, 1, ..."""
         return tuple(np.bincount(np.diff(self.bounds(0, self.nodes))).tolist())

@@ -18,7 +18,7 @@ import torch
 
 from gnnsoup_hpc.engine import Engine, TorchEngine, choose_engine
 from gnnsoup_hpc.engine.compiled.engine import PLAN_NODE
-from gnnsoup_hpc.engine.memory import FLOAT, Extent, total
+from gnnsoup_hpc.engine.memory import FLOAT, SPARSE_VALUE, Extent, hold_features, total
 from gnnsoup_hpc.engine.out_of_core.neighbourhoods import find_largest
 from gnnsoup_hpc.engine.torch import COPIES, STRUCTURE_ENTRY
 from gnnsoup_hpc.io.graph import GraphFile
@@ -52,6 +52,7 @@ class Sizes:
     device: torch.device = CPU
     part_training: IntArray | None = None  # training nodes; None: as many as seeds
     targets: int = 0  # of a node that has no class
+    part_values: IntArray | None = None  # of sparse features, those that are not zero
     # The largest neighbourhood of a node, while the graph is open; of models that are computed by neighbourhoods.
     find_largest: Callable[[], Extent] | None = None
 
@@ -66,7 +67,9 @@ class Sizes:
         find = None
         if not isinstance(net, LayeredModel) and net.hops is not None:
             find = cache(partial(find_largest, graph, net.hops))
-        return cls(net, np.diff(graph.ptr), np.diff(bounds), seeds, min(1.0, cut), device, training, targets, find)
+        values = np.diff(graph.count_values(graph.ptr)) if graph.sparse else None
+        counts = np.diff(graph.ptr), np.diff(bounds), seeds
+        return cls(net, *counts, min(1.0, cut), device, training, targets, values, find)
 
     @property
     def of_training(self) -> Sizes:
@@ -97,7 +100,15 @@ class Sizes:
     def whole(self) -> Extent:
         """The whole graph."""
         entries = int(self.part_entries.sum())
-        return Extent(int(self.part_nodes.sum()), entries, entries, int(self.part_seeds.sum()))
+        found = Extent(int(self.part_nodes.sum()), entries, entries, int(self.part_seeds.sum()))
+        return self._add_values(found, self.parts)
+
+    def _add_values(self, extent: Extent, parts: int) -> Extent:
+        """With the values of its sparse features, of so many parts at most."""
+        if self.part_values is None:
+            return extent
+        values = int(np.sort(self.part_values)[-parts:].sum())
+        return replace(extent, values=values, dense=not self.engine.keeps_sparse)
 
     def shard(self, ranks: int) -> Extent:
         """What one of so many ranks holds of the whole graph: its own nodes and others' that are neighbours of them.
@@ -110,14 +121,15 @@ class Sizes:
         share = (own + others * -math.expm1(-leading_out / max(1.0, others))) / max(1, whole.nodes)
         entries = min(whole.entries, round((whole.entries + 2 * leading_out * ranks) / ranks))
         crossing = round(2 * leading_out)
-        return Extent(round(share * whole.nodes), whole.read, entries, round(share * whole.seeds), crossing)
+        mine = Extent(round(share * whole.nodes), whole.read, entries, round(share * whole.seeds), crossing)
+        return replace(mine, values=whole.values, dense=whole.dense)  # every rank reads all sparse features
 
     def union(self, size: int) -> Extent:
         """The largest that a union of `size` parts can be, each of its figures by itself."""
         size, counts = min(size, self.parts), (self.part_nodes, self.part_entries, self.part_seeds)
         nodes, read, seeds = (int(np.sort(each)[-size:].sum()) for each in counts)
         inside = 1 - self.cut * (1 - (size - 1) / max(1, self.parts - 1))
-        return Extent(nodes, read, round(read * inside), seeds)
+        return self._add_values(Extent(nodes, read, round(read * inside), seeds), size)
 
 
 def parameters(net: Model) -> int:
@@ -133,7 +145,12 @@ def mixing(net: Model, ingredients: int) -> int:
 def reading(net: Model, extent: Extent) -> int:
     """A subgraph as it is read: features, and the entries of its rows, of which those inside it are kept in place."""
     entry = _id_bytes(extent) + FLOAT * net.weighted
-    return FLOAT * net.features * extent.nodes + entry * extent.read + READ_NODE * extent.nodes
+    return hold_features(net.features, extent) + entry * extent.read + READ_NODE * extent.nodes
+
+
+def _make_dense(extent: Extent, engine: Engine | None = None) -> Extent:
+    """With all zeros of its features, unless the engine keeps sparse ones."""
+    return replace(extent, dense=extent.dense or engine is None or not engine.keeps_sparse)
 
 
 def _id_bytes(extent: Extent) -> int:
@@ -147,7 +164,7 @@ def _share(sizes: Sizes, ranks: int) -> tuple[Extent, int]:
         return whole, reading(net, whole)
     mine = sizes.shard(ranks)
     structure = _id_bytes(whole) * (whole.read + mine.entries) + (READ_NODE + PLAN_NODE) * whole.nodes
-    return mine, FLOAT * net.features * mine.nodes + structure
+    return mine, hold_features(net.features, mine) + structure
 
 
 def ls(sizes: Sizes, ingredients: int, ranks: int = 1) -> int:
@@ -167,6 +184,7 @@ def pls(sizes: Sizes, ingredients: int, union: int, exact: bool = False) -> int:
     exact: the whole graph's first hop is read beside the features.
     """
     net, extent = sizes.net, sizes.union(union)
+    extent = _make_dense(extent) if exact else extent
     held = mixing(net, ingredients) + reading(net, extent) + exact * FLOAT * net.features * extent.nodes
     if sizes.on_device:
         return held + reading(net, extent)
@@ -183,7 +201,7 @@ def moments(net: Model) -> int:
 
 def activations(sizes: Sizes, ingredients: int, union: int) -> int:
     """Hidden states of ingredients on unions of R parts, one layer's at a time, and sums over them in float64."""
-    net, extent = sizes.net, sizes.union(union)
+    net, extent = sizes.net, _make_dense(sizes.union(union))
     held = mixing(net, ingredients) + 8 * moments(net)
     if sizes.on_device:
         return held + reading(net, extent)
@@ -228,7 +246,7 @@ def training(sizes: Sizes, engine: Engine, extent: Extent, drop_edges: bool = Fa
     changing: whether each step has another subgraph, whose sizes leave gaps. With edge dropping, what is left of it has
     a structure and a first hop of its own, and each entry three numbers.
     """
-    net = sizes.net
+    net, extent = sizes.net, _make_dense(extent, engine)
     if sizes.on_device:
         return reading(net, extent)
     needed, dropping = engine.memory(net, extent, mode="train"), 0
@@ -262,6 +280,7 @@ def cluster_batches(sizes: Sizes, engine: Engine, clusters: int, drop_edges: boo
     exact: the whole graph's first hop is read beside the features.
     """
     extent = sizes.of_training.union(clusters)
+    extent = _make_dense(extent) if exact else extent
     reads = reading(sizes.net, extent) + exact * FLOAT * sizes.net.features * extent.nodes
     return training(sizes, engine, extent, drop_edges) + reads
 
@@ -270,7 +289,8 @@ def neighbour_store(sizes: Sizes) -> int:
     """What neighbour batches are drawn from: features and structure of the whole graph."""
     whole = sizes.whole
     entry = STORE_ENTRY + 2 * FLOAT * sizes.net.weighted
-    return FLOAT * sizes.net.features * whole.nodes + entry * whole.read + PLAN_NODE * whole.nodes
+    features = hold_features(sizes.net.features, whole) if sizes.part_values is None else SPARSE_VALUE * whole.values
+    return features + entry * whole.read + PLAN_NODE * whole.nodes
 
 
 def neighbour_batches(
@@ -278,7 +298,7 @@ def neighbour_batches(
 ) -> int:
     """Training on neighbour batches: that, a sample, and the next one as it is drawn."""
     extent = sample(sizes, batch_size, fanouts)
-    ahead = FLOAT * sizes.net.features * extent.nodes + 2 * DOUBLE * (extent.entries + extent.nodes)
+    ahead = hold_features(sizes.net.features, extent) + 2 * DOUBLE * (extent.entries + extent.nodes)
     return neighbour_store(sizes) + ahead + training(sizes, engine, extent, drop_edges)
 
 
@@ -292,4 +312,5 @@ def sample(sizes: Sizes, batch_size: int, fanouts: tuple[int, ...]) -> Extent:
         new = min(drawn, whole.nodes)
         nodes = min(whole.nodes, nodes + new)
     entries = min(entries, whole.entries)
-    return Extent(nodes, entries, entries, batch_size)
+    values = -(-whole.values * nodes // max(1, whole.nodes))
+    return Extent(nodes, entries, entries, batch_size, values=values, dense=whole.dense)

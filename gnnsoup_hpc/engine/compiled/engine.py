@@ -18,7 +18,7 @@ from gnnsoup_hpc.engine.compiled.gat import GatForwardBackward
 from gnnsoup_hpc.engine.compiled.passes import ForwardBackward
 from gnnsoup_hpc.engine.compiled.plan import CompiledPlan, choose_early
 from gnnsoup_hpc.engine.frontier import Division, find_frontier
-from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory, Terms, estimate_frontiers
+from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory, Terms, estimate_frontiers, hold_features
 from gnnsoup_hpc.engine.own_backward import check_dropout, check_model, knows, track
 from gnnsoup_hpc.engine.threads import CHUNKS
 from gnnsoup_hpc.graph.sparse import Adjacency
@@ -39,6 +39,7 @@ class CompiledEngine(Engine):
 
     name = "compiled"
     divides = True
+    keeps_sparse = True
 
     def supports(self, model: Model, device: torch.device) -> bool:
         """GCN, GraphSAGE and GAT on a CPU."""
@@ -200,9 +201,11 @@ def _estimate_plan(net: Architecture, extent: Extent, rows: list[int], keep: boo
         entries = (extent.entries + extent.nodes) * (3 if keep else 1) + net.layers * extent.crossing * keep
     else:
         later = rows[1] / max(1, extent.nodes) if net.layers > 1 else 0
+        later = later if extent.dense else rows[0] / max(1, extent.nodes)
         loops = extent.nodes if net.kind == "gcn" else 0
         entries = (2 if keep else 1) * round(later * (extent.entries + loops))
-    return {"first hop": FLOAT * width * rows[0], "structure": ids * entries + PLAN_NODE * extent.nodes}
+    first = FLOAT * width * rows[0] if extent.dense else hold_features(width, extent)
+    return {"first hop": first, "structure": ids * entries + PLAN_NODE * extent.nodes}
 
 
 def _estimate_states(net: Architecture, extent: Extent, rows: list[int], keep: bool, drops: bool) -> Terms:
@@ -216,15 +219,19 @@ def _estimate_states(net: Architecture, extent: Extent, rows: list[int], keep: b
         weights = [FLOAT * net.heads * round(share * (extent.entries + extent.nodes)) for share in shares]
         scores += 4 * FLOAT * net.heads * extent.nodes + (sum(weights) * (1 + drops) + max(weights) if keep else 0)
         scores += FLOAT * net.heads * extent.crossing  # as they are sent, or scores of halo nodes
+        scores += 0 if extent.dense else FLOAT * net.hidden * extent.nodes  # products of features
         if not keep:
             return {"states": max(a + b for a, b in zip(made, [*made[1:], 0], strict=True)) + scores}
         normed = sum(made[:-1]) if net.norm == "layer" else 0
         return {"states": sum(made) + normed + scores, "gradients": chunks}
     degree = extent.entries / max(1, extent.nodes)
     early = choose_early(net, [(count, round(degree * count)) for count in rows], keep)
+    if not extent.dense:
+        early[0], rows = True, [*rows, extent.nodes]  # whose last are read as those before the first
     narrow = [net.widths(layer)[1 if early[layer] else 0] for layer in range(net.layers)]
     # Of each layer after the first: what it sums up, of its columns; products of own states.
-    summed = [0] + [FLOAT * narrow[layer] * rows[layer - 1] for layer in range(1, net.layers)]
+    summed = [FLOAT * narrow[0] * rows[-1] * early[0]]
+    summed += [FLOAT * narrow[layer] * rows[layer - 1] for layer in range(1, net.layers)]
     own = [FLOAT * narrow[layer] * rows[layer] * (early[layer] and net.kind == "sage") for layer in range(net.layers)]
     if not keep:
         each = (summed[layer] + own[layer] for layer in range(net.layers))
