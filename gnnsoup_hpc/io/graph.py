@@ -153,8 +153,8 @@ def _write_sparse_features(nodes: h5py.Group, graph: Graph, partition: Partition
     content.add("x_values", np.float32, matrix.data.shape, [matrix.data])
     matrix = matrix[partition.order]
     about = "features, prepared, without zeros: start of each node's values"
-    made = files.put(nodes, "x_indptr", matrix.indptr.astype(np.int64), "1", about)
-    made.attrs["features"] = width
+    files.put(nodes, "x_indptr", matrix.indptr.astype(np.int64), "1", about)
+    nodes.attrs["width"] = width
     for name, values, about in (
         ("x_indices", matrix.indices.astype(np.int32), "feature of each value, rising within a node"),
         ("x_values", matrix.data, "values, not zero"),
@@ -220,7 +220,7 @@ class GraphFile:
             # What nodes have: of classes how many there are, of other targets how many a node has.
             self.targets: TargetKind = "classes" if "nodes/y" in file else _read_target_kind(file)
             self.sparse = "nodes/x_indptr" in file  # whether features are kept without zeros
-            width = file["nodes/x_indptr"].attrs["features"] if self.sparse else file["nodes/x"].shape[1]
+            width = file["nodes"].attrs["width"] if self.sparse else file["nodes/x"].shape[1]
             self.features, self.classes = int(width), int(about["classes"])
             self.values = len(file["nodes/x_values"]) if self.sparse else self.nodes * self.features  # of features
             self.sha256 = str(about["graph_sha256"])  # of the prepared graph, independent of the partition
@@ -437,7 +437,7 @@ def _first_difference(graph: GraphFile, job: Job) -> tuple[str, Any, Any] | None
     key = next((key for key in [*wanted, *made] if made.get(key) != wanted.get(key)), None)
     if key is None:
         return None
-    other = {"graph.edge_weight": "ignore"}.get(key, NO_TASK.get(key))
+    other = {"graph.edge_weight": "ignore", "graph.feature_layout": "dense"}.get(key, NO_TASK.get(key))
     return key, made.get(key, other), job.graph.split if key == "graph.split" else wanted.get(key, other)
 
 
@@ -485,7 +485,8 @@ def _list_fields(job: Job, values: Job) -> dict[str, Any]:
     A split was known by its name in the job, whatever the source had.
     """
     graph = job.graph
-    unused = {"root", "edge_attr", "feature_layout"} | (set() if graph.edge_weight == "use" else {"edge_weight"})
+    unused = {"root", "edge_attr"} | (set() if graph.edge_weight == "use" else {"edge_weight"})
+    unused |= set() if graph.feature_layout == "sparse" else {"feature_layout"}
     unused |= set() if graph.source.startswith("synthetic:") else {"synthetic"}
     unused |= set() if graph.split in ("random", "auto") else {"split_seed", "train_share", "validation_share"}
     unused |= {"split_index"} if graph.split == "random" else set()

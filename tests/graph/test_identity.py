@@ -93,6 +93,7 @@ OTHER: dict[str, Any] = {
     "graph.train_share": "0.5",
     "graph.validation_share": "0.3",
     "graph.features": "none",
+    "graph.feature_layout": "sparse",
     "graph.edge_weight": "ignore",
     "graph.edge_attr": "ignore",
     "graph.synthetic.seed": "4",
@@ -110,7 +111,7 @@ BASES = {
     "directed": ["graph.undirected=false"],
     "one part": ["partition.parts=1", "soup.pls.union=1"],
 }
-SMALL = ["graph.synthetic.scale=0.002", "partition.parts=4", "soup.pls.union=1"]
+SMALL = ["graph.synthetic.scale=0.002", "graph.features=scale", "partition.parts=4", "soup.pls.union=1"]
 
 
 def job_on(folder: Path, source: str, *overrides: str, runs: Path | None = None) -> Job:
@@ -360,7 +361,7 @@ def of_version_1(path: Path, job: Job) -> None:
     import h5py
 
     graph, cut = job.graph.model_dump(mode="json"), job.partition.model_dump(mode="json")
-    unused = {"edge_weight", "edge_attr", "root", "synthetic"}
+    unused = {"edge_weight", "edge_attr", "feature_layout", "root", "synthetic"}
     unused |= set() if job.graph.split in ("random", "auto") else {"split_seed", "train_share", "validation_share"}
     unused |= set() if job.graph.split in ("public", "auto") else {"split_index"}
     kept = {key: value for key, value in graph.items() if key not in unused}
@@ -392,8 +393,10 @@ def test_a_run_of_the_first_version_goes_on(tmp_path: Path, monkeypatch: pytest.
         shutil.move(tmp_path / "graph.npz", tmp_path / "moved.npz")
         moved = job_on(tmp_path, f"npz:{tmp_path / 'moved.npz'}", "name=old")
         room.prepare(moved, tiny_runs.ALONE, tiny_runs.QUIET)
-    with pytest.raises(RunError, match=r"graph.features = 'standardise', the job says 'none'"):
+    with pytest.raises(RunError, match=r"graph.features = 'scale', the job says 'none'"):
         room.prepare(tiny_runs.change_job(moved, "graph.features=none"), tiny_runs.ALONE, tiny_runs.QUIET)
+    with pytest.raises(RunError, match=r"graph.feature_layout = 'auto', the job says 'sparse'"):
+        room.prepare(tiny_runs.change_job(moved, "graph.feature_layout=sparse"), tiny_runs.ALONE, tiny_runs.QUIET)
     np.savez(tmp_path / "moved.npz", **arrays(seed=1))
     with pytest.raises(RunError, match=r"was not made from .*moved.npz"):
         room.prepare(moved, tiny_runs.ALONE, tiny_runs.QUIET)

@@ -185,9 +185,6 @@ def test_labels_of_two_kinds_are_refused(job: Job, copied: Path) -> None:
     ("name", "meaning"),
     [
         ("nodes/targets_mask", "several targets a node"),
-        ("nodes/x_indptr", "sparse features"),
-        ("nodes/x_indices", "sparse features"),
-        ("nodes/x_values", "sparse features"),
         ("edges/edge_attr", "features of edges"),
     ],
 )
