@@ -133,7 +133,12 @@ class Adjacency:
 
     @cached_property
     def gcn(self) -> Operator:
-        """(D+I)^-1/2 (A+I) (D+I)^-1/2 with in-degrees D (arXiv 1609.02907, equation 2).
+        """(D+I)^-1/2 (A+I) (D+I)^-1/2 with in-degrees D (arXiv 1609.02907, equation 2)."""
+        return Operator(*self.gcn_entries)
+
+    @property
+    def gcn_entries(self) -> tuple[Adjacency, Tensor]:
+        """That matrix's structure, and the values of its entries.
 
         With weights as PyG's `gcn_norm` has it: a self-loop that is there is kept, a degree of zero scales by zero.
         """
@@ -144,8 +149,8 @@ class Adjacency:
         scale = degrees.rsqrt()
         if looped.weight is not None:
             scale = scale.masked_fill(degrees == 0.0, 0.0)
-            return Operator(looped, self.own(scale)[looped.row] * looped.weight * scale[looped.indices])
-        return Operator(looped, self.own(scale)[looped.row] * scale[looped.indices])
+            return looped, self.own(scale)[looped.row] * looped.weight * scale[looped.indices]
+        return looped, self.own(scale)[looped.row] * scale[looped.indices]
 
     def to(self, device: torch.device) -> Adjacency:
         """The same structure on `device`."""

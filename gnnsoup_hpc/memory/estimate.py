@@ -19,6 +19,7 @@ import torch
 from gnnsoup_hpc.engine import Engine, TorchEngine, choose_engine
 from gnnsoup_hpc.engine.compiled.engine import PLAN_NODE
 from gnnsoup_hpc.engine.memory import FLOAT, SPARSE_VALUE, Extent, hold_features, total
+from gnnsoup_hpc.engine.out_of_core.module_layers import find_layers
 from gnnsoup_hpc.engine.out_of_core.neighbourhoods import find_largest
 from gnnsoup_hpc.engine.torch import COPIES, STRUCTURE_ENTRY
 from gnnsoup_hpc.io.graph import GraphFile
@@ -65,7 +66,7 @@ class Sizes:
         seeds = graph.validation_counts
         targets = 0 if graph.targets == "classes" else graph.classes
         find = None
-        if not isinstance(net, LayeredModel) and net.hops is not None:
+        if find_layers(net) is None and net.hops is not None:
             find = cache(partial(find_largest, graph, net.hops))
         values = np.diff(graph.count_values(graph.ptr)) if graph.sparse else None
         counts = np.diff(graph.ptr), np.diff(bounds), seeds
@@ -229,7 +230,7 @@ def least_inference(sizes: Sizes) -> tuple[str, int]:
     Of models whose layers cannot be told apart by neighbourhoods, beside the structure; or else in memory.
     """
     least = sizes.evaluated_node * sizes.whole.nodes + LEAST_WORK
-    if isinstance(sizes.net, LayeredModel):
+    if find_layers(sizes.net) is not None:
         return "accuracies layer by layer", least
     if why := sizes.net.find_far_reach():
         return f"accuracies in memory, since {why},", inference(sizes)

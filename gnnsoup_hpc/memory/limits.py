@@ -14,11 +14,11 @@ import torch
 from gnnsoup_hpc.config import Job, format_bytes, parse_bytes
 from gnnsoup_hpc.engine import Engine
 from gnnsoup_hpc.engine.out_of_core import layers as sums
+from gnnsoup_hpc.engine.out_of_core.module_layers import find_layers
 from gnnsoup_hpc.errors import MemoryLimitError
 from gnnsoup_hpc.graph.sampling import per_hop
 from gnnsoup_hpc.memory import estimate, gpu
 from gnnsoup_hpc.memory.estimate import CPU, MIB, Sizes
-from gnnsoup_hpc.models.base import LayeredModel
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.gpu import allowed_bytes
@@ -222,9 +222,11 @@ def describe_evaluation(sizes: Sizes, memory: int, ranks: int = 1, there: int | 
     if estimate.inference(sizes) <= memory and (there is None or gpu.inference(sizes) <= there):
         return "in memory"
     nodes, net = sizes.whole.nodes, sizes.net
-    if not isinstance(net, LayeredModel):
+    if find_layers(net) is None:
         return "by the neighbourhoods of nodes"
     held = [4 * nodes * width for width in sums.stored_widths(net)] if isinstance(net, Architecture) else []
+    if not held:
+        return "layer by layer"
     filled, spilled = 0, 0
     for size in held:
         stays = sums.fits_in_memory(memory, filled, size)

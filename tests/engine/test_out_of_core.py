@@ -10,16 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch_geometric.nn import GCNConv
 
+from gnnsoup_hpc.config import ModelJob
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine.out_of_core import layers
 from gnnsoup_hpc.engine.out_of_core.layers import GeneralLayerwise, Layerwise, make_layerwise
+from gnnsoup_hpc.engine.out_of_core.neighbourhoods import NeighbourhoodInference
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.memory.estimate import Sizes, inference
 from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.module import ModuleModel
+from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.types import Role
 from tests import runs, tiny
@@ -75,6 +80,42 @@ def scores(
         assert torch.isnan(out[nodes]).all(), "a node came twice"
         out[nodes] = found
     return out
+
+
+OF_PYG = {
+    "gcn with batch norm": ("gcn", "batch", {}),
+    "gcn of another scale": ("gcn", "batch", {"improved": True}),
+    "sage, sums": ("sage", "batch", {"aggr": "sum", "jk": "last"}),
+    "gat, activation first": ("gat", "batch", {"act": "elu", "act_first": True}),
+    "gatv2": ("gatv2", "layer", {}),
+    "gin": ("gin", "none", {}),
+    "pna": ("pna", "none", {"aggregators": ["mean", "max"], "scalers": ["identity", "amplification"]}),
+    "edgecnn": ("edgecnn", "batch", {}),
+    "all layers together": ("gin", "none", {"jk": "cat"}),
+}
+NEIGHBOURHOODS = ("gcn of another scale", "all layers together")
+
+
+@pytest.mark.parametrize("name", OF_PYG)
+def test_pygs_models_go_layer_by_layer(name: str, graph: GraphFile, tmp_path: Path) -> None:
+    """Where their layers can be computed one by one; with statistics that are not those at the start."""
+    kind, norm, arguments = OF_PYG[name]
+    heads = 2 if kind in ("gat", "gatv2") else 1
+    job = ModelJob(kind=kind, layers=3, hidden=8, heads=heads, norm=norm, arguments=arguments)
+    model = make_model(job, graph.features, graph.classes, graph.count_degrees)
+    assert isinstance(model, ModuleModel)
+    state = model.init_state(3)
+    for entry in model.statistics - model.integers:
+        state[entry] = torch.rand(state[entry].shape, generator=torch.Generator().manual_seed(5)) + 0.5
+    wanted = np.arange(0, graph.nodes, 3)
+    with torch.no_grad():
+        expected = model.forward(state, loader.load_whole(graph, Role.VALIDATION).graph)[wanted]
+    for memory in (20_000_000, 20_000_000 if name in NEIGHBOURHOODS else 60_000):
+        way = make_layerwise(graph, model, memory, tmp_path, runs.CPU, wanted)
+        assert isinstance(way, NeighbourhoodInference if name in NEIGHBOURHOODS else GeneralLayerwise)
+        found = torch.cat([scores for _, scores in way.scores(state)])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert all(part.normalize for part in model.template.modules() if isinstance(part, GCNConv))  # as it was
 
 
 @every_net

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gnnsoup_hpc.engine import threads
 from gnnsoup_hpc.engine.compiled.kernels import rowwise, slabs, sums
+from gnnsoup_hpc.engine.out_of_core.module_layers import ModuleLayers, find_layers
 from gnnsoup_hpc.engine.out_of_core.neighbourhoods import NeighbourhoodInference
 from gnnsoup_hpc.errors import MemoryLimitError
 from gnnsoup_hpc.graph.sparse import Adjacency
@@ -326,7 +327,13 @@ class GeneralLayerwise:
     """Inference within about `memory` bytes on one graph, for one model and set of wanted nodes (rising)."""
 
     def __init__(
-        self, graph: GraphFile, net: LayeredModel, memory: int, scratch: Path, device: torch.device, wanted: IntArray
+        self,
+        graph: GraphFile,
+        net: LayeredModel | ModuleLayers,
+        memory: int,
+        scratch: Path,
+        device: torch.device,
+        wanted: IntArray,
     ) -> None:
         self._graph, self._net, self._scratch, self._device, self._wanted = graph, net, scratch, device, wanted
         widths = [net.widths(layer) for layer in range(net.layers)]
@@ -334,6 +341,8 @@ class GeneralLayerwise:
         self._spills = 2 * 4 * graph.nodes * hidden > memory // 2
         self._block_bytes = memory if self._spills else memory // 2
         self._row_bytes = 4 * max(max(each) for each in widths) * _COPIES
+        if isinstance(net, ModuleLayers):
+            self._row_bytes = net.node_bytes
         self._entry_bytes = _BYTES_AN_ENTRY + net.entry_values + _BYTES_A_WEIGHT * graph.weighted
         loops = net.aggregation is not None and net.aggregation.loops
         count = sum_looped_weights if graph.weighted else count_looped_degrees
@@ -412,10 +421,11 @@ def make_layerwise(
     By the nodes' neighbourhoods where layers cannot be computed one by one.
     Raises: MemoryLimitError where it is not known how far these reach, or they have no end.
     """
-    if not isinstance(net, LayeredModel):
+    layers = find_layers(net)
+    if layers is None:
         if why := net.find_far_reach():
             raise MemoryLimitError(f"the whole graph does not fit, and {why}: raise machine.memory_limit")
         return NeighbourhoodInference(graph, net, memory, device, wanted)
     if isinstance(net, Architecture) and net.kind in ("gcn", "sage") and device.type == "cpu" and not graph.weighted:
         return SumsLayerwise(graph, net, memory, scratch, wanted)
-    return GeneralLayerwise(graph, net, memory, scratch, device, wanted)
+    return GeneralLayerwise(graph, layers, memory, scratch, device, wanted)
