@@ -16,7 +16,9 @@ from gnnsoup_hpc.runtime.run_dir import RunDir
 
 
 def run(arguments: argparse.Namespace, here: RankInfo) -> None:
-    """Write the scores to a file of NumPy, and say where."""
+    """Write the scores to a file of NumPy, and say where; of several ranks the first does it."""
+    if here.rank > 0:
+        return
     job, log = job_of_run(arguments), Log(here.prefix, stop=here.stop)
     found = read_contents(RunDir.of(job).root)
     soup = choose_soup(found, arguments.method, ensembles=True)

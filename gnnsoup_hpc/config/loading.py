@@ -78,7 +78,9 @@ def validate(tree: Mapping[str, Any], where: str, kinds: Sequence[str] = ()) -> 
     try:
         return Job.model_validate(tree, context=kinds)
     except ValidationError as error:
-        details = "; ".join(_explain(item) for item in error.errors())
+        items = error.errors()  # of a list whose items are wrong, what is left of it is no news
+        items = [item for item in items if not any(_is_about_an_item(other, item) for other in items)]
+        details = "; ".join(map(_explain, items))
         raise JobError(f"{where}: {details}") from None
 
 
@@ -158,6 +160,12 @@ def _put(tree: dict[str, Any], key: str, value: Any, said: str) -> None:
         if not isinstance(tree, dict):
             raise JobError(f"{said}: {name!r} is a value, not a table")
     tree[last] = value
+
+
+def _is_about_an_item(error: Any, other: Any) -> bool:
+    """Whether an error is of an item of a list that the other one is about."""
+    place = tuple(other["loc"])
+    return len(error["loc"]) > len(place) and tuple(error["loc"][: len(place)]) == place
 
 
 def _explain(item: Any) -> str:

@@ -140,7 +140,9 @@ def plan_souping(job: Job, sizes: Sizes, limit: Limit, ranks: int = 1) -> tuple[
         return max(pls(size)[0], by_states * states(size)[0]), pls(size)[1]
 
     way, least = estimate.least_inference(sizes)
-    demands = [Demand(f"{count} ingredients, and {way}", estimate.mixing(sizes.net, count) + least)]
+    demands = [
+        Demand(f"the least, {count} ingredients and {way.rstrip(',')},", estimate.mixing(sizes.net, count) + least)
+    ]
     if "ls" in methods:
         shared = ranks > 1 and sizes.engine.divides
         what = f"ls, on a share of the whole graph for each of {ranks} ranks," if shared else "ls, on the whole graph,"
@@ -236,7 +238,8 @@ def describe_evaluation(sizes: Sizes, memory: int, ranks: int = 1, there: int | 
 
 def describe(limit: Limit, demands: Sequence[Demand], accuracies: str) -> str:
     """One line on what was decided."""
-    return f"memory limit {format_bytes(limit.most)}: {_list_needs(limit, demands)}; accuracies {accuracies}"
+    needs = _list_needs(limit, demands)
+    return f"memory limit {format_bytes(limit.most)}: {needs}; here accuracies are computed {accuracies}"
 
 
 def _list_needs(limit: Limit, demands: Sequence[Demand]) -> str:

@@ -35,7 +35,7 @@ def test_a_chosen_number_stands_in_the_recipe(workdir: Workdir) -> None:
 
 def test_a_gpu_free_run_says_how_accuracies_are_told(workdir: Workdir) -> None:
     said = succeeds(workdir.gnnsoup_here("soup", "--again", "--memory-limit", "64 GiB"))
-    assert "accuracies in memory" in said
+    assert "accuracies are computed in memory" in said
     assert MARK not in said
 
 
