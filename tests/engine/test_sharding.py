@@ -145,7 +145,7 @@ def test_what_one_rank_sends_is_what_the_other_expects(
     seeds = sorted(data.draw(st.sets(st.integers(0, shape.nodes - 1), min_size=1)))
     indptr, indices = (array.astype(np.int32) for array in shape.csr)
     scale, work = np.ones(shape.nodes, dtype=np.float32), [1] * layers
-    made = [Shard.of((indptr, indices), scale, np.array(seeds), work, rank, size) for rank in range(size)]
+    made = [Shard.of((indptr, indices, scale[:0]), scale, np.array(seeds), work, rank, size) for rank in range(size)]
 
     def nodes(shard: Shard, rows: np.ndarray) -> list[int]:
         return shard.ids[shard.order[rows]].tolist()  # type: ignore[index]

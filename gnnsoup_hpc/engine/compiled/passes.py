@@ -147,7 +147,7 @@ class ForwardBackward:
             sums = layer.sums[first:end]
         elif layer.early and not beside:
             sums = block
-        of, scales = (plan.start, plan.start[1:], plan.indices), (plan.scale, plan.column_scale)
+        of, scales = (plan.start, plan.start[1:], plan.indices, plan.values), (plan.scale, plan.column_scale)
         write_scaled_sums(first, end, *of, *scales, layer.summed, sums, False)
         if layer.early:
             return sums if beside else block[:0]
@@ -252,9 +252,9 @@ class ForwardBackward:
     ) -> None:
         """The gradient of states from row `first` on, by all that the layer above makes of them; adds its weights'."""
         plan, end, (spare, products) = self._plan, first + len(states), rooms
-        start, ends, rows, _ = plan.transposes[above.number]
+        of, scales = plan.transposes[above.number], (plan.column_scale, plan.scale)
         of_summed, into = (above.rows, products) if above.early else (above.sums, grad)
-        write_scaled_sums(first, end, start, ends, rows, plan.column_scale, plan.scale, of_summed, into, False)
+        write_scaled_sums(first, end, *of, *scales, of_summed, into, False)
         if above.early:
             add(above.names[0], products, states)
             self._multiply(products, above.weights[0], grad)
