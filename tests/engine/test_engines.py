@@ -19,6 +19,7 @@ from gnnsoup_hpc.engine import ENGINES, Division, Engine, Plan, TorchEngine, cho
 from gnnsoup_hpc.engine.compiled import gat, passes
 from gnnsoup_hpc.engine.compiled.engine import CompiledEngine
 from gnnsoup_hpc.engine.memory import Extent
+from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.base import CountedDropout, DrawnDropout, Dropout, Model
 from gnnsoup_hpc.models.gnn import Architecture
@@ -177,6 +178,21 @@ def test_one_seed(net: Architecture, way: Way, edges: int) -> None:
     batch = random_batch(shape, [17], net.features, net.classes, weighted=net.weighted)
     batch = replace(batch, graph=in_double(batch.graph))
     assert_right(way, net, batch, random_state(net, kind=torch.float64), 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit"), [("gcn", 1.0), ("gcn", 1e-40), ("sage", 1.0), ("sage", 1e-40), ("sage", 1e30)]
+)
+@every_way
+def test_weights_of_any_size_are_normalised(way: Way, kind: str, unit: float) -> None:
+    """Those of a hub of 3,000 in-neighbours, and of a node whose weights are all zero, its self-loop's too."""
+    hub = (*((0, node) for node in range(1, 3001)), (1, 1), (1, 2), (2, 0), (3, 3))
+    plain, net = Structure(3001, hub).adjacency(), Architecture(kind, 2, 5, 8, 3, weighted=True)
+    weight = unit * normal(0, len(hub)).abs()
+    weight[[3000, 3001]] = 0.0
+    structure = Adjacency(plain.indptr, plain.indices, weight=weight.float())
+    batch = random_batch(Structure(3001, ()), [0, 1, 2, 3, 3000], 5, 3)
+    assert_right(way, net, replace(batch, graph=Subgraph(batch.graph.x, structure)), random_state(net), 1e-4)
 
 
 @every_kind

@@ -92,7 +92,7 @@ def test_a_block_of_rows_is_that_of_the_whole(shape: Structure, seed: int, name:
 @given(structures(), SEEDS)
 def test_a_module_gets_them_as_pyg_has_them(shape: Structure, seed: int) -> None:
     adjacency = weigh(shape.adjacency(), seed)
-    torch.testing.assert_close(adjacency.ones.to_dense(), dense(adjacency))
+    torch.testing.assert_close(adjacency.matrix.to_dense(), dense(adjacency))
 
 
 @given(structures(), SEEDS, st.sampled_from([0.0, 0.4, 1.0]))
