@@ -381,7 +381,7 @@ def _first_difference(graph: GraphFile, job: Job) -> tuple[str, Any, Any] | None
     key = next((key for key in [*wanted, *made] if made.get(key) != wanted.get(key)), None)
     if key is None:
         return None
-    other = {"graph.edge_weight": "ignore"}.get(key, NO_TASK.get(key))
+    other = {"graph.edge_weight": "ignore", "partition.edge_weight": "ignore"}.get(key, NO_TASK.get(key))
     return key, made.get(key, other), job.graph.split if key == "graph.split" else wanted.get(key, other)
 
 
