@@ -83,8 +83,9 @@ class Shard:
     def bare(self) -> Shard:
         """What a pass needs of it: the spans of rows and what is exchanged."""
         none = self.order[:0]
+        of_no_entry = np.empty(0, dtype=self.values.dtype)  # a view would keep all of them
         bare = replace(self, ids=None, indptr=none, indices=none, order=none, place=none)
-        return replace(bare, values=self.values[:0], scale=self.scale[:0])
+        return replace(bare, values=of_no_entry, scale=self.scale[:0])
 
     @classmethod
     def of(

@@ -198,7 +198,8 @@ def _estimate_plan(net: Architecture, extent: Extent, rows: list[int], keep: boo
         entries = (2 if keep else 1) * round(later * whole)
     structure = ids * entries + PLAN_NODE * extent.nodes
     if net.weighted:
-        structure += FLOAT * entries + (ids + FLOAT) * whole + WEIGHTED_NODE * extent.nodes
+        places = entries // 2 if keep else 0  # by which the transpose's values are found
+        structure += FLOAT * entries + ids * places + (ids + FLOAT) * whole + WEIGHTED_NODE * extent.nodes
     return {"first hop": FLOAT * width * rows[0], "structure": structure}
 
 
