@@ -103,7 +103,15 @@ def make_sparse(batch: Batch) -> Batch:
 
 def make_double(adjacency: Adjacency) -> Adjacency:
     """The same structure, whose operators are float64."""
-    return Adjacency(adjacency.indptr, adjacency.indices, dtype=torch.float64)
+    weight = None if adjacency.weight is None else adjacency.weight.double()
+    return Adjacency(adjacency.indptr, adjacency.indices, dtype=torch.float64, weight=weight)
+
+
+def weigh(adjacency: Adjacency, seed: int, dtype: torch.dtype = torch.float64) -> Adjacency:
+    """The structure with weights, a third of them zero and some large."""
+    generator, count = np.random.default_rng(seed), len(adjacency.indices)
+    weight = torch.from_numpy(generator.random(count) * generator.choice([0.0, 1.0, 100.0], count))
+    return Adjacency(adjacency.indptr, adjacency.indices, dtype=dtype, weight=weight.to(dtype))
 
 
 def aggregation_matrix(name: str, shape: Structure) -> Tensor:
@@ -116,9 +124,12 @@ def aggregation_matrix(name: str, shape: Structure) -> Tensor:
     return scale[:, None] * matrix * scale
 
 
-def random_batch(shape: Structure, seeds: Sequence[int], features: int, classes: int, seed: int = 0) -> Batch:
-    """A batch with normal features and random targets."""
-    graph = Subgraph(normal(seed, shape.nodes, features, kind=torch.float32), shape.adjacency())
+def random_batch(
+    shape: Structure, seeds: Sequence[int], features: int, classes: int, seed: int = 0, weighted: bool = False
+) -> Batch:
+    """A batch with normal features and random targets, and weights of edges if it is `weighted`."""
+    structure = weigh(shape.adjacency(), seed, torch.float32) if weighted else shape.adjacency()
+    graph = Subgraph(normal(seed, shape.nodes, features, kind=torch.float32), structure)
     targets = torch.randint(classes, (len(seeds),), generator=torch.Generator().manual_seed(seed))
     return Batch(graph, torch.tensor(seeds), targets)
 

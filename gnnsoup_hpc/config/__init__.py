@@ -490,6 +490,8 @@ class PartitionJob(Section):
     """METIS's seed"""
     imbalance: int = Field(30, ge=1, le=1000)
     """allowed excess of a part's weight in thousandths (ufactor)"""
+    edge_weight: Literal["ignore", "use"] = "ignore"
+    """METIS cuts few edges, or with "use" edges of little weight, where graph.edge_weight = "use" (docs/graphs.md)"""
 
 
 class ModelJob(Section):
@@ -655,6 +657,11 @@ class Job(Section):
             raise ValueError(
                 "soup.pls.optimiser = 'lbfgs' compares losses on one union: give soup.pls.reuse, the evaluations"
                 " on each, for example 6"
+            )
+        if self.partition.edge_weight == "use" and self.graph.edge_weight != "use":
+            raise ValueError(
+                "partition.edge_weight = 'use' cuts by weights of edges, and graph.edge_weight ="
+                f" {self.graph.edge_weight!r} leaves the graph without: set that to 'use' too"
             )
         if self.train.batch != "full" and clusters > parts:
             raise ValueError(f"train.clusters = {clusters} is more than partition.parts = {parts} (K)")

@@ -5,8 +5,9 @@ noticed. Large graphs are cut in a process of its own, which also gives its memo
 travel as files, nothing is forked.
 
 Validation nodes are what a step of PLS learns from, so they are weighed such that all of them together weigh as much as
-all nodes do; METIS then balances the sum of both, for pymetis passes one weight a node. Source: arXiv 2503.11612,
-section on Partition Learned Souping; Karypis and Kumar, SIAM J. Sci. Comput. 20(1), 1998.
+all nodes do; METIS then balances the sum of both, for pymetis passes one weight a node. Edges weigh 1 each, or, with
+partition.edge_weight = "use", what their two entries weigh. Source: arXiv 2503.11612, section on Partition Learned
+Souping; Karypis and Kumar, SIAM J. Sci. Comput. 20(1), 1998.
 """
 
 from __future__ import annotations
@@ -36,34 +37,42 @@ from gnnsoup_hpc.types import IndexArray, IntArray, Role
 from gnnsoup_hpc.utils.out_of_core import blocks, save, save_text
 
 SECONDS_BETWEEN_LINES = 30.0
+UNIT = 1000  # what an edge of mean weight weighs, where METIS is given weights of edges: whole numbers
+_ARRAYS = ("indptr", "indices", "weights_of_edges", "weights")  # files that they travel as
 COMMAND = (sys.executable, "-m", "gnnsoup_hpc.data.partition")  # of the process that runs METIS
 
-# (indptr, indices, weights, job) -> part of each node
-Cut = Callable[[IntArray, IndexArray, IntArray, PartitionJob], IntArray]
+Edges = tuple[IntArray, IndexArray, IntArray]  # symmetric CSR without loops, and METIS's weights, empty for 1 each
+Cut = Callable[[Edges, IntArray, PartitionJob], IntArray]  # (edges, weights of nodes, job) -> part of each node
 
 
-def cut_with_metis(indptr: IntArray, indices: IndexArray, weights: IntArray, job: PartitionJob) -> IntArray:
-    """Part of each node, (n,), by METIS in this process. indptr, indices: a symmetric CSR structure without loops."""
+def cut_with_metis(edges: Edges, weights: IntArray, job: PartitionJob) -> IntArray:
+    """Part of each node, (n,), by METIS in this process."""
+    indptr, indices, weights_of_edges = edges
     adjacency = pymetis.CSRAdjacency(indptr.astype(np.int64, copy=False), indices.astype(np.int64, copy=False))
     options = pymetis.Options(seed=job.seed, ufactor=job.imbalance)
     with redirect_to_stderr():
         _, found = pymetis.part_graph(
-            job.parts, adjacency=adjacency, vweights=weights, recursive=False, options=options
+            job.parts,
+            adjacency=adjacency,
+            vweights=weights,
+            eweights=weights_of_edges if len(weights_of_edges) else None,
+            recursive=False,
+            options=options,
         )
     return np.asarray(found, dtype=np.int64)
 
 
 def cut_in_process(
-    folder: Path, meter: Meter, log: Log, indptr: IntArray, indices: IndexArray, weights: IntArray, job: PartitionJob
+    folder: Path, meter: Meter, log: Log, edges: Edges, weights: IntArray, job: PartitionJob
 ) -> IntArray:
     """The same by METIS in a process of its own, whose peak memory is booked on `meter`; arrays go through `folder`.
 
     Raises: PartError where the child fails, for want of memory as a rule.
     """
-    for name, array in (("indptr", indptr), ("indices", indices), ("weights", weights)):
+    for name, array in zip(_ARRAYS, (*edges, weights), strict=True):
         save(folder / f"{name}.npy", array)
     save_text(folder / "job.json", job.model_dump_json())
-    log.say(f"prepare: METIS cuts {len(indptr) - 1} nodes, {len(indices) // 2} edges into {job.parts} parts")
+    log.say(f"prepare: METIS cuts {len(edges[0]) - 1} nodes, {len(edges[1]) // 2} edges into {job.parts} parts")
     run_metis(folder, log)
     meter.book_child(json.loads((folder / "peak.json").read_text(encoding="utf-8")))
     part: IntArray = np.load(folder / "part.npy")
@@ -93,7 +102,7 @@ def partition_graph(graph: Graph, job: PartitionJob, cut: Cut = cut_with_metis) 
     """Cut `graph` into K parts, none of them empty; within a part nodes keep their order.
 
     `cut` is how METIS is called: in this process, or for a large graph in one of its own.
-    Raises: PartError for more parts than nodes.
+    Raises: PartError for more parts than nodes, or weights of edges that the graph has not.
     """
     if job.parts > graph.nodes:
         raise PartError(f"partition.parts = {job.parts} (K) is more than the graph's {graph.nodes} nodes")
@@ -101,7 +110,8 @@ def partition_graph(graph: Graph, job: PartitionJob, cut: Cut = cut_with_metis) 
     part = np.zeros(graph.nodes, dtype=np.int64)
     indptr, indices = _make_undirected(graph)
     if job.parts > 1:
-        part = _fill_empty(_cut_linked(indptr, indices, weights, job, cut), weights, job.parts)
+        edges = weigh_edges(graph) if job.edge_weight == "use" else (indptr, indices, np.zeros(0, dtype=np.int64))
+        part = _fill_empty(_cut_linked(edges, weights, job, cut), weights, job.parts)
     sizes = np.bincount(part, minlength=job.parts)
     validation = np.bincount(part[graph.role == Role.VALIDATION], minlength=job.parts)
     return Partition(
@@ -112,7 +122,8 @@ def partition_graph(graph: Graph, job: PartitionJob, cut: Cut = cut_with_metis) 
         edges=len(indices) // 2,
         balance=float(sizes.max() / sizes.mean()),
         validation_balance=float(validation.max() / validation.mean()),
-        options={"parts": job.parts, "seed": job.seed, "ufactor": job.imbalance},
+        options={"parts": job.parts, "seed": job.seed, "ufactor": job.imbalance}
+        | ({"weights_of_edges": UNIT} if job.edge_weight == "use" else {}),
     )
 
 
@@ -123,8 +134,26 @@ def weigh_nodes(graph: Graph) -> IntArray:
     return np.where(validation, 1 + extra, 1).astype(np.int64)
 
 
-def _cut_linked(indptr: IntArray, indices: IndexArray, weights: IntArray, job: PartitionJob, cut: Cut) -> IntArray:
+def weigh_edges(graph: Graph) -> Edges:
+    """Edges whose weight is not zero, with METIS's weight of each: UNIT times its share of the mean, at least 1.
+
+    An edge weighs what its two entries, there and back, do together: what a cut would lose. Their sum is at most
+    (UNIT + 1) E, however unlike the weights are, so that no sum of METIS's runs over.
+    """
+    if graph.weight is None:
+        raise PartError("partition.edge_weight = 'use', and the graph has no weights of edges: use 'ignore'")
+    entries = graph.weight.astype(np.float64), graph.indices, graph.indptr
+    matrix = sp.csr_matrix(entries, shape=(graph.nodes, graph.nodes))
+    matrix = matrix + matrix.T
+    matrix = (matrix - sp.diags(matrix.diagonal(), format="csr")).tocsr()
+    matrix.eliminate_zeros()
+    share = matrix.data / matrix.data.mean() if matrix.nnz else matrix.data
+    return matrix.indptr, matrix.indices, np.maximum(np.rint(UNIT * share), 1).astype(np.int64)
+
+
+def _cut_linked(edges: Edges, weights: IntArray, job: PartitionJob, cut: Cut) -> IntArray:
     """Part of each node, (V,). Nodes without an edge are left out of METIS; the lightest parts take them."""
+    indptr, indices, weights_of_edges = edges
     degrees = np.diff(indptr)
     linked, alone = np.flatnonzero(degrees > 0), np.flatnonzero(degrees == 0)
     part = np.zeros(len(weights), dtype=np.int64)
@@ -132,7 +161,7 @@ def _cut_linked(indptr: IntArray, indices: IndexArray, weights: IntArray, job: P
         if len(alone):
             new_id = np.cumsum(degrees > 0) - 1
             indptr, indices = np.concatenate([[0], np.cumsum(degrees[linked])]), new_id[indices]
-        part[linked] = cut(indptr, indices, weights[linked], job)
+        part[linked] = cut((indptr, indices, weights_of_edges), weights[linked], job)
     load = np.bincount(part[linked], weights=weights[linked], minlength=job.parts).astype(np.float64)
     part[alone] = _fill_lightest(load, weights[alone])
     return part
@@ -188,8 +217,8 @@ def _fill_empty(part: IntArray, weights: IntArray, parts: int) -> IntArray:
 def main(folder: Path) -> None:
     """The child: cut what lies in `folder`, leave part.npy and peak.json there."""
     job = PartitionJob.model_validate_json((folder / "job.json").read_text(encoding="utf-8"))
-    indptr, indices, weights = (np.load(folder / f"{name}.npy") for name in ("indptr", "indices", "weights"))
-    save(folder / "part.npy", cut_with_metis(indptr, indices, weights, job))
+    *edges, weights = (np.load(folder / f"{name}.npy") for name in _ARRAYS)
+    save(folder / "part.npy", cut_with_metis((edges[0], edges[1], edges[2]), weights, job))
     save_text(folder / "peak.json", json.dumps(host_bytes("VmHWM")))
 
 

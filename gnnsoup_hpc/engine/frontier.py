@@ -22,8 +22,10 @@ from gnnsoup_hpc.engine.compiled.kernels import structure
 from gnnsoup_hpc.engine.compiled.kernels.sums import (
     copy_side_by_side,
     count_looped_degrees,
+    sum_looped_weights,
     write_means_beside_own,
     write_normalised_sums,
+    write_weighted_sums,
 )
 from gnnsoup_hpc.engine.sharding import Scale, Shard
 from gnnsoup_hpc.engine.threads import ROW_WORK, Span, ThreadTeam
@@ -33,6 +35,7 @@ from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray
 from gnnsoup_hpc.utils.out_of_core import BufferPool
 
 ReadRows = Callable[[IntArray], FloatArray]  # features of the nodes of some ids
+_Entries = tuple[IndexArray, IndexArray, Scale]  # CSR, and values of its entries, of length 0 where they have none
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,18 @@ class Frontier:
     first: what the first weights multiply. Where the first sums are made here (`sums_first`), those, (rows[0], width):
     [mean(x) | x] of GraphSAGE, GCN's normalised sum; else the features of the first layer's columns, (U, F), of sparse
     ones a SciPy CSR matrix. start, indices: CSR, row = destination, of the rows after the first layer, or of all where
-    no first sums are made. scale (U,): what a row is multiplied by; empty without an aggregation. size: nodes of the
-    subgraph. shard: which rows are this rank's. nodes: those of the rows, or of the first layer's columns where their
-    features are in `first`, by their ids in the subgraph; empty where they are not named.
+    no first sums are made. scale (U,): what a row is multiplied by; empty without an aggregation. values (E,): where
+    edges have weights, what an entry is multiplied by, self-loops of the aggregation among them; scale is empty then;
+    else empty. size: nodes of the subgraph. shard: which rows are this rank's. nodes: those of the rows, or of the
+    first layer's columns where their features are in `first`, by their ids in the subgraph; empty where they are not
+    named.
     """
 
     rows: tuple[int, ...]
     first: Tensor | sp.csr_matrix
     start: IndexArray
     indices: IndexArray
+    values: Scale
     scale: Scale
     targets: Tensor
     size: int
@@ -104,22 +110,19 @@ def find_frontier(
     `Shard.of`, from which ranks get about equal work; (depth,), or where no first sums are made (depth + 1,), first of
     the columns. name_nodes: whether the frontier says which nodes its rows are. keep_sparse: sparse features are given
     as such, without first sums, which would hardly be sparse.
+    Raises: ValueError for weights of edges without an aggregation.
     """
     graph = batch.graph
-    if graph.adjacency.weight is not None:
-        raise ValueError("a frontier knows no weights of edges")
-    rows_of = graph.adjacency.indptr.numpy(), graph.adjacency.indices.numpy()
     features = graph.features if keep_sparse and graph.hop is None else graph.x
-    summed = aggregation is not None and isinstance(features, Tensor)
+    summed, weighted = aggregation is not None and isinstance(features, Tensor), graph.adjacency.weight is not None
+    rows_of, scale = _normalise(graph, aggregation) if weighted else _scale(graph, aggregation)
     work = row_work or [ROW_WORK] * (depth + (not summed))
-    kind = features.numpy().dtype if isinstance(features, Tensor) else features.dtype
-    scale = _compute_scale(aggregation, *rows_of, kind) if aggregation else np.empty(0, dtype=np.float32)
     comm, read_rows = (division.comm, division.read_rows) if division else (SERIAL, None)
     shard = Shard.of(rows_of, scale, batch.seeds.numpy(), work, comm.rank, comm.size, first_sums=summed)
     counts = shard.counts[::-1] if summed else shard.counts[-2::-1]
-    loops = aggregation.loops if aggregation else loops
-    start, indices = structure.renumber(
-        shard.indptr, shard.indices, shard.order[: shard.inner], shard.place, loops=loops
+    loops = (aggregation.loops if aggregation else loops) and not weighted  # whose loops are there
+    start, indices, values = structure.renumber(
+        shard.indptr, shard.indices, shard.values, shard.order[: shard.inner], shard.place, loops
     )
     if summed and aggregation is not None:
         first = _aggregate(graph, aggregation, shard, read_rows)
@@ -130,7 +133,8 @@ def find_frontier(
         first=first,
         start=start,
         indices=indices,
-        scale=shard.scale[shard.order] if aggregation else scale,
+        values=values,
+        scale=shard.scale[shard.order] if len(scale) else scale,
         targets=batch.targets,
         size=graph.adjacency.nodes,
         shard=shard.bare,
@@ -139,13 +143,46 @@ def find_frontier(
     )
 
 
-def _compute_scale(aggregation: Aggregation, indptr: IndexArray, indices: IndexArray, dtype: Any) -> Scale:
-    """What a row is multiplied by, (V,): 1 / degree, or 1 / sqrt(degree with the loop)."""
+def _scale(graph: Subgraph, aggregation: Aggregation | None) -> tuple[_Entries, Scale]:
+    """The structure, and what a row is multiplied by, (V,): 1 / degree, or 1 / sqrt(degree with the loop)."""
+    indptr, indices = graph.adjacency.indptr.numpy(), graph.adjacency.indices.numpy()
+    none: Scale = np.empty(0, dtype=_find_type(graph))
+    if aggregation is None:
+        return (indptr, indices, none), none
     degree = count_looped_degrees(indptr, indices, 0) if aggregation.loops else np.maximum(np.diff(indptr), 1)
-    root: Scale = degree.astype(dtype)
+    root: Scale = degree.astype(none.dtype)
     if aggregation.symmetric:
         np.sqrt(root, out=root)
-    return np.divide(1, root, out=root)
+    return (indptr, indices, none), np.divide(1, root, out=root)
+
+
+def _normalise(graph: Subgraph, aggregation: Aggregation | None) -> tuple[_Entries, Scale]:
+    """Of edges with weights: the structure with self-loops, and what its entries are multiplied by; rows by nothing."""
+    adjacency = graph.adjacency
+    if aggregation is None or adjacency.weight is None:
+        raise ValueError("a frontier without an aggregation knows no weights of edges")
+    kind, nodes = _find_type(graph), adjacency.nodes
+    indptr, indices = adjacency.indptr.numpy(), adjacency.indices.numpy()
+    weights = adjacency.weight.numpy().astype(kind, copy=False)
+    start, entries = np.zeros_like(indptr), np.empty(len(indices) + aggregation.loops * nodes, dtype=indices.dtype)
+    values: Scale = np.empty(len(entries), dtype=kind)
+    everyone = np.ones(nodes, dtype=np.uint8)
+    structure.gather(indptr, indices, weights, everyone, 0, indices[:0], aggregation.loops, 0, start, entries, values)
+    none: Scale = np.empty(0, dtype=kind)
+    scale = invert_roots(sum_looped_weights(indptr, indices, weights, 0)) if aggregation.symmetric else none
+    structure.normalise(start, entries, np.arange(nodes), scale, values)
+    return (start, entries[: start[-1]], values[: start[-1]]), none
+
+
+def _find_type(graph: Subgraph) -> Any:
+    """Of its features' numbers."""
+    return graph.features.numpy().dtype if isinstance(graph.features, Tensor) else graph.features.dtype
+
+
+def invert_roots(degree: Scale) -> Scale:
+    """1 / sqrt(degree), (n,); 0 where that is 0."""
+    root = np.sqrt(degree)
+    return np.divide(1, root, out=np.zeros_like(root), where=root > 0)
 
 
 def _aggregate(graph: Subgraph, aggregation: Aggregation, shard: Shard, read_rows: ReadRows | None) -> Tensor:
@@ -158,12 +195,15 @@ def _aggregate(graph: Subgraph, aggregation: Aggregation, shard: Shard, read_row
     out = (graph.pool or BufferPool()).array("first", shape, shard.scale.dtype)
     own = x if aggregation.beside_own else np.empty((len(x), 0), dtype=x.dtype)
     kernel = write_means_beside_own if aggregation.beside_own else write_normalised_sums
+    entries = shard.order, shard.indptr, shard.indices
 
     def fill(first: int, last: int) -> None:
-        if hop is None:
-            kernel(first, last, shard.order, shard.indptr, shard.indices, shard.scale, x, out)
-        else:
+        if hop is not None:
             copy_side_by_side(first, last, shard.order, hop, own, out)
+        elif graph.adjacency.weight is not None:
+            write_weighted_sums(first, last, *entries, shard.values, x, out)
+        else:
+            kernel(first, last, *entries, shard.scale, x, out)
 
     with ThreadTeam() as team:
         team.each(fill, [span for spans in shard.sections for span in spans])

@@ -18,8 +18,10 @@ ComputeVjp = Callable[[Mapping[str, Tensor]], tuple[Tensor, Vjp]]
 
 
 def knows(model: Model) -> bool:
-    """Whether they have kernels for it."""
-    return isinstance(model, Architecture) and model.kind in KINDS and not model.weighted
+    """Whether they have kernels for it; of weights of edges, which attention takes none of, the compiled engine has."""
+    if not isinstance(model, Architecture) or model.kind not in KINDS:
+        return False
+    return not model.weighted or model.convolution.takes_weights
 
 
 def check_model(model: Model, engine: str) -> Architecture:

@@ -24,7 +24,7 @@ from gnnsoup_hpc.engine.threads import CHUNKS, Span
 from gnnsoup_hpc.runtime.comm import Moves
 from gnnsoup_hpc.types import BoolArray, ByteArray, IndexArray, IntArray
 
-Scale = npt.NDArray[Any]  # (n,), or empty for 1 everywhere
+Scale = npt.NDArray[Any]  # of nodes or entries, (n,), or empty for 1 everywhere
 SECTION_ROWS = 2048  # at least: fewer are not worth a product of their own in each layer
 _NEVER = 255  # more than any class
 
@@ -34,11 +34,12 @@ class Shard:
     """A rank's part of a subgraph; all of it where there is one rank.
 
     Shapes: ids (n,): its nodes, own ones and others', by their ids in the subgraph, rising; None for all. indptr,
-    indices: rows of own nodes, and what others' have of own ones, in places in `ids`. scale (n,). order: places in
-    `ids` of nodes that the seeds depend on, those of the same distance together, each distance's rising; place
-    (n,): where they are there, or -1. counts (depth,): how many lie within 0, 1, ... hops. sections: of each, its rows'
-    span in each distance's part of `order`. seeds: which of all seeds, in their order, are this rank's. reach: nodes
-    within 0, 1, ... hops on all ranks, and entries of their rows: (depth, 2).
+    indices: rows of own nodes, and what others' have of own ones, in places in `ids`; values: what these entries are
+    multiplied by, empty for 1 everywhere. scale (n,). order: places in `ids` of nodes that the seeds depend on, those
+    of the same distance together, each distance's rising; place (n,): where they are there, or -1. counts (depth,): how
+    many lie within 0, 1, ... hops. sections: of each, its rows' span in each distance's part of `order`. seeds: which
+    of all seeds, in their order, are this rank's. reach: nodes within 0, 1, ... hops on all ranks, and entries of their
+    rows: (depth, 2).
 
     What is exchanged with each other rank, in places in `order`: states[l]: rows of layer l's output, before layer
     l + 1 sums them up; gradients[l]: of what layer l + 1 has aggregated, before layer l sums these up.
@@ -47,6 +48,7 @@ class Shard:
     ids: IntArray | None
     indptr: IndexArray
     indices: IndexArray
+    values: Scale
     scale: Scale
     order: IndexArray
     place: IndexArray
@@ -81,12 +83,14 @@ class Shard:
     def bare(self) -> Shard:
         """What a pass needs of it: the spans of rows and what is exchanged."""
         none = self.order[:0]
-        return replace(self, ids=None, indptr=none, indices=none, scale=self.scale[:0], order=none, place=none)
+        of_no_entry = np.empty(0, dtype=self.values.dtype)  # a view would keep all of them
+        bare = replace(self, ids=None, indptr=none, indices=none, order=none, place=none)
+        return replace(bare, values=of_no_entry, scale=self.scale[:0])
 
     @classmethod
     def of(
         cls,
-        structure_of: tuple[IndexArray, IndexArray],
+        structure_of: tuple[IndexArray, IndexArray, Scale],
         scale: Scale,
         nodes: IntArray,
         row_work: Sequence[int],
@@ -96,11 +100,12 @@ class Shard:
     ) -> Shard:
         """The shard of one of some ranks; `nodes`, rising, are the seeds.
 
-        row_work (depth,): what a row's dense products cost in each layer, in entries that are summed up. first_sums:
-        whether the first layer's rows are sums too, for which neighbours outside of `order` are held.
+        structure_of: CSR, and values of its entries. row_work (depth,): what a row's dense products cost in each layer,
+        in entries that are summed up. first_sums: whether the first layer's rows are sums too, for which neighbours
+        outside of `order` are held.
         """
         depth = len(row_work)
-        indptr, indices = structure_of
+        indptr, indices, values = structure_of
         order = np.empty(len(indptr) - 1, dtype=indices.dtype)
         place = np.full(len(order), -1, dtype=indices.dtype)
         counts = structure.find_frontiers(indptr, indices, nodes, depth - 1, order, place)
@@ -112,6 +117,7 @@ class Shard:
             ids=None,
             indptr=indptr,
             indices=indices,
+            values=values,
             scale=scale,
             order=order,
             place=place,
@@ -157,8 +163,8 @@ def _cut_part(every: Shard, rank: int, ranks: int, cuts: IntArray, held: int) ->
     ids = np.flatnonzero(flag)
     local = np.full(len(flag), -1, dtype=every.indices.dtype)
     local[ids] = np.arange(len(ids))
-    indptr, indices = structure.cut_out(
-        every.indptr, every.indices, ids, local, every.place, every.inner, held, first, last
+    indptr, indices, values = structure.cut_out(
+        every.indptr, every.indices, every.values, ids, local, every.place, every.inner, held, first, last
     )
     kept = flag[every.order]
     order = local[every.order[kept]]
@@ -172,6 +178,7 @@ def _cut_part(every: Shard, rank: int, ranks: int, cuts: IntArray, held: int) ->
         ids=ids,
         indptr=indptr,
         indices=indices,
+        values=values,
         scale=every.scale[ids] if len(every.scale) else every.scale,
         order=order,
         place=place,

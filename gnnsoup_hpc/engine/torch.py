@@ -78,7 +78,7 @@ class TorchEngine(Engine):
         device = device or batch.graph.device
         on_host = batch.graph.device.type == "cpu"
         targets, size = batch.targets.to(device), batch.size
-        weighted = batch.graph.adjacency.weight is not None  # the frontier's kernels know no weights
+        weighted = batch.graph.adjacency.weight is not None  # which layers normalise, by degrees of whole rows
         if train or weighted or not on_host or not isinstance(model, LayeredModel):
             return TorchPlan(model, (batch.graph.to(device),), batch.seeds.to(device), targets, size, precision)
         found = find_frontier(batch, model.aggregation, model.layers)

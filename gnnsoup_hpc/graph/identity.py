@@ -83,6 +83,7 @@ def fields_used(job: Job, facts: SourceFacts) -> dict[str, Any]:
     values["partition.parts"] = cut.parts
     if cut.parts > 1:
         values |= {"partition.seed": cut.seed, "partition.imbalance": cut.imbalance}
+        values |= {"partition.edge_weight": "use"} if cut.edge_weight == "use" else {}
     return values
 
 

@@ -77,7 +77,7 @@ class Adjacency:
         return torch.ones(len(self.indices), dtype=self.dtype, device=self.indices.device)
 
     @cached_property
-    def ones(self) -> Tensor:
+    def matrix(self) -> Tensor:
         """The sparse CSR matrix (V, U) of weights, or ones, with int64 indices, as PyG has an adjacency's transpose."""
         ends, columns = self.indptr.long(), self.indices.long()
         size = self.nodes, self.columns

@@ -437,7 +437,8 @@ def _first_difference(graph: GraphFile, job: Job) -> tuple[str, Any, Any] | None
     key = next((key for key in [*wanted, *made] if made.get(key) != wanted.get(key)), None)
     if key is None:
         return None
-    other = {"graph.edge_weight": "ignore", "graph.feature_layout": "dense"}.get(key, NO_TASK.get(key))
+    without = {"graph.edge_weight": "ignore", "partition.edge_weight": "ignore", "graph.feature_layout": "dense"}
+    other = without.get(key, NO_TASK.get(key))
     return key, made.get(key, other), job.graph.split if key == "graph.split" else wanted.get(key, other)
 
 

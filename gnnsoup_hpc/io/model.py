@@ -64,7 +64,7 @@ class Trained:
         edges = self.edges(edge_index, len(features))
         weight = self.weights(edge_index, edge_weight, edges, len(features))
         if weight is None:
-            given = _make_adjacency(edges, len(features)).ones if self.architecture.takes == "sparse" else edges
+            given = _make_adjacency(edges, len(features)).matrix if self.architecture.takes == "sparse" else edges
             found: Tensor = self.as_pyg()(features, given)
         else:
             graph = Subgraph(features, _make_adjacency(edges, len(features), weight))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from gnnsoup_hpc.engine import Engine, TorchEngine, choose_engine
-from gnnsoup_hpc.engine.compiled.engine import PLAN_NODE
+from gnnsoup_hpc.engine.compiled.engine import PLAN_NODE, WEIGHTED_NODE
 from gnnsoup_hpc.engine.memory import FLOAT, SPARSE_VALUE, Extent, hold_features, total
 from gnnsoup_hpc.engine.out_of_core.module_layers import find_layers
 from gnnsoup_hpc.engine.out_of_core.neighbourhoods import find_largest
@@ -164,7 +164,10 @@ def _share(sizes: Sizes, ranks: int) -> tuple[Extent, int]:
     if ranks == 1 or not sizes.engine.divides:
         return whole, reading(net, whole)
     mine = sizes.shard(ranks)
-    structure = _id_bytes(whole) * (whole.read + mine.entries) + (READ_NODE + PLAN_NODE) * whole.nodes
+    entry = _id_bytes(whole) + FLOAT * net.weighted
+    structure = entry * (whole.read + mine.entries) + (READ_NODE + PLAN_NODE) * whole.nodes
+    if net.weighted:  # whose values are made of the whole structure
+        structure += entry * (whole.read + whole.nodes) + WEIGHTED_NODE * whole.nodes
     return mine, hold_features(net.features, mine) + structure
 
 
@@ -252,7 +255,7 @@ def training(sizes: Sizes, engine: Engine, extent: Extent, drop_edges: bool = Fa
         return reading(net, extent)
     needed, dropping = engine.memory(net, extent, mode="train"), 0
     if drop_edges:
-        dropping = (STRUCTURE_ENTRY + 3 * DOUBLE) * extent.entries
+        dropping = (STRUCTURE_ENTRY + FLOAT * net.weighted + 3 * DOUBLE) * extent.entries
     if not isinstance(engine, TorchEngine):
         return BASE + reading(net, extent) + dropping + needed.total + 6 * FLOAT * parameters(net)
     features, structure, states = needed.plan["features"], needed.plan["structure"], needed.states["states"]

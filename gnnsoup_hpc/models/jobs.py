@@ -53,8 +53,10 @@ def check_job(job: Job, where: str) -> None:
                 f"{where}: {name}.first_hop = 'exact' cannot be had with model.kind = {model.kind!r}: its first layer"
                 " has no sum that is the same for all weights, so there is no first hop to keep; use 'truncated'"
             )
-    if job.graph.edge_weight == "use":
-        _check_weights(job, where)
+    if job.graph.edge_weight == "use" and is_stack(model) and not find_convolution(model.kind).takes_weights:
+        raise JobError(
+            f"{where}: graph.edge_weight = 'use': model.kind = {model.kind!r} takes no weights; use 'ignore'"
+        )
     if job.soup.align in ("weights", "activations") and not is_stack(model):
         raise JobError(
             f"{where}: soup.align = {job.soup.align!r} knows the hidden units of stacks of gcn, sage and gat alone, of"
@@ -62,16 +64,6 @@ def check_job(job: Job, where: str) -> None:
         )
     if model.kind == MODULE:
         _check_module(job, where)
-
-
-def _check_weights(job: Job, where: str) -> None:
-    """Refuse what makes no use of weights of edges."""
-    if is_stack(job.model) and not find_convolution(job.model.kind).takes_weights:
-        kind = job.model.kind
-        raise JobError(f"{where}: graph.edge_weight = 'use': model.kind = {kind!r} takes no weights; use 'ignore'")
-    for name, first_hop in (("train", job.train.first_hop), ("soup.pls", job.soup.pls.first_hop)):
-        if first_hop == "exact":
-            raise JobError(f"{where}: {name}.first_hop = 'exact' knows no weights of edges: use 'truncated'")
 
 
 def _check_fields(model: ModelJob, where: str) -> None:

@@ -1,10 +1,10 @@
 """Any torch module as a function of its state: PyG's own models, and those that a function of the user's makes.
 
 A state has the module's parameters and buffers, under the names of its `state_dict`, each tied one once. The module
-computes in float32, from features x (V, F) and either edges (2, E), rows source and destination, or the sparse CSR
-matrix (V, V) of ones with a row a destination. Weights of edges, where they are used, are its argument `edge_weight`,
-(E,), or the values of that matrix. What is drawn at random, for dropout, it draws from torch's own generators, which
-are seeded for each step and put back afterwards.
+computes in float32, from features x (V, F) and either edges (2, E), rows source and destination, or a sparse CSR
+matrix (V, V), a row a destination. Weights of edges, where they are used, are its argument `edge_weight`, (E,), or the
+values of that matrix, which are else 1. What is drawn at random, for dropout, it draws from torch's own generators,
+which are seeded for each step and put back afterwards.
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ class ModuleModel:
         """What the module is called with, by place and by name; weights of 1 on a trial, whose graph has none."""
         adjacency = graph.adjacency
         if self.takes == "sparse":
-            return (graph.x, adjacency.ones), {}
+            return (graph.x, adjacency.matrix), {}
         weight = {"edge_weight": adjacency.values} if self.weighted else {}
         return (graph.x, adjacency.edge_index), weight
 

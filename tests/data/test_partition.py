@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gnnsoup_hpc.config import GraphJob, PartitionJob
-from gnnsoup_hpc.data.partition import partition_graph, weigh_nodes
+from gnnsoup_hpc.config import GraphJob, PartitionJob, loading
+from gnnsoup_hpc.data import partition
+from gnnsoup_hpc.data.partition import cut_in_process, partition_graph, weigh_edges, weigh_nodes
 from gnnsoup_hpc.data.sources import named
 from gnnsoup_hpc.data.sources.raw import finish
-from gnnsoup_hpc.errors import PartError
+from gnnsoup_hpc.errors import JobError, PartError
 from gnnsoup_hpc.graph.graph import Graph, Partition
+from gnnsoup_hpc.runtime.profiling import Meter
+from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.types import Role
 from tests import arbitrary, tiny
 from tests.arbitrary import graph, graphs, structure
@@ -124,3 +132,60 @@ def test_direction_is_no_matter_to_the_parts() -> None:
     roles = [Role.VALIDATION] * 40
     one, other = (partition_graph(graph(s, roles), PartitionJob(parts=4)) for s in (shape, backwards))
     assert np.array_equal(one.part, other.part)
+
+
+def weighed(graph: Graph, seed: int, across: float = 0.0) -> Graph:
+    """The graph with weights; between nodes of unlike parity times `across`."""
+    row = np.repeat(np.arange(graph.nodes), np.diff(graph.indptr))
+    weight = np.random.default_rng(seed).uniform(0.5, 1.0, len(row))
+    weight[row % 2 != graph.indices % 2] *= across
+    return replace(graph, weight=weight.astype(np.float32))
+
+
+def dense_weights(graph: Graph) -> np.ndarray:
+    matrix = np.zeros((graph.nodes, graph.nodes))
+    matrix[np.repeat(np.arange(graph.nodes), np.diff(graph.indptr)), graph.indices] = graph.weight
+    return matrix
+
+
+@given(graphs(), st.sampled_from([0.0, 1e-6, 1e30]), arbitrary.SEEDS)
+def test_metis_gets_the_weight_of_both_directions(graph: Graph, across: float, seed: int) -> None:
+    graph = weighed(graph, seed, across)
+    wanted = dense_weights(graph)
+    wanted += wanted.T
+    np.fill_diagonal(wanted, 0.0)
+    indptr, indices, weights = weigh_edges(graph)
+    row = np.repeat(np.arange(graph.nodes), np.diff(indptr))
+    assert set(zip(row.tolist(), indices.tolist(), strict=True)) == set(zip(*map(list, wanted.nonzero()), strict=True))
+    assert weights.min(initial=1) >= 1
+    if len(weights):
+        share = wanted[row, indices] / wanted[wanted > 0].mean()
+        np.testing.assert_allclose(weights, np.maximum(1000 * share, 1), atol=0.5, rtol=1e-6)
+
+
+def test_what_weighs_little_is_cut(planted: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between nodes of unlike parity: as good as nothing of the weight. METIS in a process of its own cuts the same."""
+    graph = weighed(planted, 0, 1e-4)
+    plain, job = PartitionJob(parts=2), PartitionJob(parts=2, edge_weight="use")
+    cuts = {each.edge_weight: partition_graph(graph, each) for each in (plain, job)}
+    assert np.array_equal(cuts["ignore"].part, partition_graph(planted, plain).part)
+    weights = dense_weights(graph)
+    lost = {way: weights[cut.part[:, None] != cut.part].sum() / weights.sum() for way, cut in cuts.items()}
+    assert lost["use"] < 0.01 < 0.1 < lost["ignore"]
+    check(graph, cuts["use"], 2)
+    monkeypatch.setattr(partition, "run_metis", lambda folder, log: partition.main(folder))
+    with Meter(torch.device("cpu")) as meter:
+        apart = partition_graph(graph, job, partial(cut_in_process, tmp_path, meter, Log(quiet=True)))
+    assert np.array_equal(apart.part, cuts["use"].part)
+
+
+def test_weights_that_are_all_zero_bind_nothing(planted: Graph) -> None:
+    graph = replace(planted, weight=np.zeros(len(planted.indices), dtype=np.float32))
+    check(graph, partition_graph(graph, PartitionJob(parts=8, edge_weight="use")), 8)
+
+
+def test_a_graph_without_weights_is_not_cut_by_them(planted: Graph) -> None:
+    with pytest.raises(PartError, match=r"partition.edge_weight = 'use', and the graph has no weights of edges"):
+        partition_graph(planted, PartitionJob(parts=2, edge_weight="use"))
+    with pytest.raises(JobError, match=r"partition.edge_weight = 'use' .*graph.edge_weight = 'refuse' leaves"):
+        loading.load("pubmed", ["partition.edge_weight=use"])

@@ -39,7 +39,10 @@ ENGINE = CompiledEngine()
 FEATURES, HIDDEN, CLASSES = 5, 6, 3
 KINDS = [("gcn", 1), ("sage", 1), ("gat", 1), ("gat", 2), ("gat", 3)]
 MODELS = [Architecture(kind, 3, FEATURES, HIDDEN, CLASSES, heads, "layer") for kind, heads in KINDS]
-every_model = pytest.mark.parametrize("net", MODELS, ids=lambda net: f"{net.kind}-{net.heads}")
+MODELS += [replace(net, weighted=True) for net in MODELS if net.kind != "gat"]
+every_model = pytest.mark.parametrize(
+    "net", MODELS, ids=lambda net: f"{net.kind}-{net.heads}{'-weighted' if net.weighted else ''}"
+)
 Computed = tuple[tuple[int, int], Tensor, dict[str, Tensor]]  # local seeds, their logits both ways, gradients
 
 
@@ -114,7 +117,7 @@ def test_ranks_together_compute_what_one_does(
     layers, norm = data.draw(st.integers(1, 4), label="layers"), data.draw(st.sampled_from(["none", "layer"]))
     classes = data.draw(st.sampled_from([CLASSES, 2 * HIDDEN]), label="classes")  # few: values are summed up in GAT
     net = replace(net, layers=layers, norm=norm, classes=classes)
-    batch = random_batch(shape, seeds, FEATURES, classes, seed)
+    batch = random_batch(shape, seeds, FEATURES, classes, seed, net.weighted)
     sparse = data.draw(st.booleans(), label="features are sparse")
     rising = list(range(1, layers + 1 + (net.kind == "gat" or sparse)))
     work = data.draw(st.sampled_from([None, [1] * len(rising), rising]), label="work of a row in each layer")
@@ -127,7 +130,7 @@ def test_ranks_together_compute_what_one_does(
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_larger_graphs_have_halos_of_many_rows(net: Architecture, features: int, size: int) -> None:
     net = replace(net, features=features)
-    batch = random_batch(random_structure(200, 900), list(range(0, 200, 3)), features, CLASSES, 3)
+    batch = random_batch(random_structure(200, 900), list(range(0, 200, 3)), features, CLASSES, 3, net.weighted)
     for plan in plan_all(net, batch, size):
         if net.kind == "gat":
             assert all(len(entries) > 1 for _, *both in plan.crossing[0] for entries in both)
@@ -140,14 +143,14 @@ def test_larger_graphs_have_halos_of_many_rows(net: Architecture, features: int,
 @every_model
 def test_more_ranks_than_sections_leave_some_without_rows(net: Architecture) -> None:
     net = replace(net, layers=2)
-    batch = random_batch(random_structure(8, 20), [1, 4], FEATURES, CLASSES)
+    batch = random_batch(random_structure(8, 20), [1, 4], FEATURES, CLASSES, weighted=net.weighted)
     assert any(not plan.shard.chunks(0) for plan in plan_all(net, batch, 5))
     assert 0 in compare(net, batch, 5)
 
 
 @every_model
 def test_they_do_in_bfloat16(net: Architecture) -> None:
-    batch = random_batch(random_structure(60, 300), list(range(60)), FEATURES, CLASSES, 1)
+    batch = random_batch(random_structure(60, 300), list(range(60)), FEATURES, CLASSES, 1, net.weighted)
     compare(net, batch, 3, precision="bfloat16")
 
 
@@ -159,7 +162,7 @@ def test_what_one_rank_sends_is_what_the_other_expects(
     seeds = sorted(data.draw(st.sets(st.integers(0, shape.nodes - 1), min_size=1)))
     indptr, indices = (array.astype(np.int32) for array in shape.csr)
     scale, work = np.ones(shape.nodes, dtype=np.float32), [1] * layers
-    made = [Shard.of((indptr, indices), scale, np.array(seeds), work, rank, size) for rank in range(size)]
+    made = [Shard.of((indptr, indices, scale[:0]), scale, np.array(seeds), work, rank, size) for rank in range(size)]
 
     def nodes(shard: Shard, rows: np.ndarray) -> list[int]:
         return shard.ids[shard.order[rows]].tolist()  # type: ignore[index]

@@ -101,6 +101,7 @@ OTHER: dict[str, Any] = {
     "partition.parts": "5",
     "partition.seed": "2",
     "partition.imbalance": "400",
+    "partition.edge_weight": None,  # which these sources have not: test_weights_cut_another_way, below
 }
 # What only checks: edges that the source has twice, and a column that it has not.
 REFUSED = {(name, "graph.duplicates") for name in ("npz", "npz_without_split", "pt_of_ten_splits", "synthetic")}
@@ -161,6 +162,23 @@ def test_a_field_changes_the_key_exactly_if_it_changes_what_is_read(name: str, b
             continue
         other_key, *other = made(job)
         assert (other_key == key) == (other == content), (field, value)
+
+
+def test_weights_cut_another_way(tmp_path: Path) -> None:
+    edges = arrays()["edge_index"]
+    weight = np.where(edges[0] % 2 == edges[1] % 2, 1.0, 0.001)
+    np.savez(tmp_path / "weighted.npz", **arrays(), **ids(), weight=weight)
+    source, use = f"npz:{tmp_path / 'weighted.npz'}", "graph.edge_weight=use"
+    plain, by_weights = (made(job_on(tmp_path, source, use, f"partition.edge_weight={v}")) for v in ("ignore", "use"))
+    assert plain[0] != by_weights[0]
+    assert plain[1] == by_weights[1]
+    assert plain[2] != by_weights[2]
+    job, one = job_on(tmp_path, source, use), ("partition.parts=1", "partition.edge_weight=use")
+    assert made(job_on(tmp_path, source, use, *one))[0] == made(job_on(tmp_path, source, use, one[0]))[0]
+    room.prepare(job, tiny_runs.ALONE, tiny_runs.QUIET)
+    other = job_on(tmp_path, source, use, "partition.edge_weight=use")
+    with pytest.raises(RunError, match=r"made with partition.edge_weight = 'ignore', the job says 'use'.* cut it anew"):
+        room.prepare(other, tiny_runs.ALONE, tiny_runs.QUIET)
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if name != "synthetic"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,9 @@ from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.train.batches import dropout_edge
-from tests.arbitrary import SEEDS, Structure, normal, random_structure, structures
+from tests.arbitrary import SEEDS, Structure, normal, random_structure, structures, weigh
 
 CPU = torch.device("cpu")
-
-
-def weigh(shape: Structure, seed: int, dtype: torch.dtype = torch.float64) -> Adjacency:
-    """The structure with weights, a third of them zero and some tiny or large."""
-    generator = np.random.default_rng(seed)
-    weight = generator.random(len(shape.entries)) * generator.choice([0.0, 1.0, 100.0], len(shape.entries))
-    plain = shape.adjacency()
-    return Adjacency(plain.indptr, plain.indices, dtype=dtype, weight=torch.from_numpy(weight).to(dtype))
 
 
 def dense(adjacency: Adjacency) -> Tensor:
@@ -59,7 +52,7 @@ every_operator = pytest.mark.parametrize("name", OPERATORS)
 @every_operator
 @given(shape=structures(), seed=SEEDS)
 def test_operators_are_dense_ones(shape: Structure, seed: int, name: str) -> None:
-    adjacency = weigh(shape, seed)
+    adjacency = weigh(shape.adjacency(), seed)
     x = normal(seed, shape.nodes, 3).requires_grad_()
     operator = getattr(adjacency, name)
     torch.testing.assert_close(operator @ x, OPERATORS[name](adjacency) @ x, rtol=1e-10, atol=1e-10)
@@ -78,7 +71,7 @@ def test_weights_of_one_are_none(shape: Structure, seed: int, name: str) -> None
 @every_operator
 @given(shape=structures(), seed=SEEDS, data=st.data())
 def test_a_block_of_rows_is_that_of_the_whole(shape: Structure, seed: int, name: str, data: st.DataObject) -> None:
-    whole = weigh(shape, seed)
+    whole = weigh(shape.adjacency(), seed)
     start = data.draw(st.integers(0, shape.nodes - 1))
     stop = data.draw(st.integers(start + 1, shape.nodes))
     first, last = int(whole.indptr[start]), int(whole.indptr[stop])
@@ -98,13 +91,13 @@ def test_a_block_of_rows_is_that_of_the_whole(shape: Structure, seed: int, name:
 
 @given(structures(), SEEDS)
 def test_a_module_gets_them_as_pyg_has_them(shape: Structure, seed: int) -> None:
-    adjacency = weigh(shape, seed)
-    torch.testing.assert_close(adjacency.ones.to_dense(), dense(adjacency))
+    adjacency = weigh(shape.adjacency(), seed)
+    torch.testing.assert_close(adjacency.matrix.to_dense(), dense(adjacency))
 
 
 @given(structures(), SEEDS, st.sampled_from([0.0, 0.4, 1.0]))
 def test_edges_that_are_left_keep_theirs(shape: Structure, seed: int, rate: float) -> None:
-    adjacency = weigh(shape, seed)
+    adjacency = weigh(shape.adjacency(), seed)
     nodes = torch.arange(shape.nodes)
     view = Batch(Subgraph(normal(0, shape.nodes, 2), adjacency), nodes, nodes)
     left = dropout_edge(view, rate, seed).graph.adjacency
@@ -121,7 +114,7 @@ def view_without_weights(view: Batch, rate: float, seed: int) -> Adjacency:
 
 @given(structures(), SEEDS)
 def test_a_sample_has_those_of_its_entries(shape: Structure, seed: int) -> None:
-    adjacency = weigh(shape, seed, torch.float32)
+    adjacency = weigh(shape.adjacency(), seed, torch.float32)
     assert adjacency.weight is not None
     sample = Sampler(*shape.csr).sample(np.array([shape.nodes - 1]), [2, -1], np.random.default_rng(seed))
     found = WeightLookup(shape.csr, adjacency.weight.numpy()).find(sample)
@@ -133,7 +126,7 @@ def test_a_sample_has_those_of_its_entries(shape: Structure, seed: int) -> None:
 def make_batch(nodes: int = 60, entries: int = 240) -> Batch:
     shape = random_structure(nodes, entries)
     seeds = torch.arange(0, nodes, 3)
-    return Batch(Subgraph(normal(1, nodes, 5), weigh(shape, 2)), seeds, seeds % 3)
+    return Batch(Subgraph(normal(1, nodes, 5), weigh(shape.adjacency(), 2)), seeds, seeds % 3)
 
 
 def to_double(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -174,14 +167,15 @@ def test_sage_is_a_dense_weighted_mean() -> None:
 
 
 @pytest.mark.parametrize("kind", ["gcn", "sage"])
-def test_no_engine_passes_over_them(kind: str) -> None:
+def test_engines_without_kernels_for_them_are_passed_over(kind: str) -> None:
     plain, net = (Architecture(kind, 2, 5, 8, 4, weighted=weighted) for weighted in (False, True))
-    assert choose_engine(plain, CPU).name == "compiled"
-    assert choose_engine(net, CPU).name == "torch"
-    with pytest.raises(TypeError, match=r"no model of kind .* with weights of edges"):
-        CompiledEngine().plan(net, make_batch())
+    gpu = torch.device("cuda")
+    assert [choose_engine(model, CPU).name for model in (plain, net)] == ["compiled", "compiled"]
+    assert [choose_engine(model, gpu).name for model in (plain, net)] == ["triton", "torch"]
+    attention = Architecture("gat", 2, 5, 8, 4)
+    assert not CompiledEngine().supports(replace(attention, weighted=True), CPU)
     with pytest.raises(ValueError, match="knows no weights"):
-        CompiledEngine().plan(plain, make_batch())
+        CompiledEngine().plan(attention, make_batch())
 
 
 def test_records_have_them_where_there_are_any() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.engine import ENGINES, TorchEngine
-from gnnsoup_hpc.engine.compiled.engine import PLAN_NODE, CompiledEngine
+from gnnsoup_hpc.engine.compiled.engine import PLAN_NODE, WEIGHTED_NODE, CompiledEngine
 from gnnsoup_hpc.engine.memory import Extent, Memory, estimate_frontiers, total
 from gnnsoup_hpc.engine.torch import STRUCTURE_ENTRY, STRUCTURE_NODE
 from gnnsoup_hpc.io import graph as graph_store
@@ -138,6 +138,21 @@ def test_the_compiled_engine_on_a_small_case() -> None:
     assert fit(one, TWO).plan["structure"] == nodes  # the first aggregation needs no entry any more
     gat = replace(SMALL, kind="gat", hidden=4, heads=2)
     assert fit(gat, TWO).plan["structure"] == 3 * 4 * (3 + 2) + nodes
+
+
+def test_weights_of_edges_are_counted() -> None:
+    """Beside each entry, of the transpose too, which has places; and a copy of the structure while they are made."""
+    for kind, loops in (("sage", 0), ("gcn", 2)):
+        plain = replace(SMALL, kind=kind)
+        net, entries = replace(plain, weighted=True), 3 + loops
+        copy = (4 + 4) * entries + WEIGHTED_NODE * 2
+        assert estimate.reading(net, TWO) == estimate.reading(plain, TWO) + 4 * 4
+        assert fit(net, TWO).plan["structure"] == fit(plain, TWO).plan["structure"] + (4 + 4 + 4) * entries + copy
+        assert evaluate(net, TWO).plan["structure"] == evaluate(plain, TWO).plan["structure"] + 4 * entries + copy
+        assert fit(net, TWO).states == fit(plain, TWO).states
+    weighted = grown(PRODUCTS, weighted=True)
+    for ranks in (1, 4):
+        assert estimate.ls(weighted, 8, ranks) > estimate.ls(PRODUCTS, 8, ranks) + 4 * PRODUCTS.whole.entries
 
 
 def test_only_gradients_need_the_transpose() -> None:

@@ -81,7 +81,7 @@ def test_pygs_classes_compute_what_they_do_alone(options: dict[str, Any]) -> Non
     graph, state = subgraph(), state_of(model)
     plain = model.to_module()
     plain.load_state_dict(state, strict=True)
-    given = graph.adjacency.ones if options.get("takes") else graph.adjacency.edge_index
+    given = graph.adjacency.matrix if options.get("takes") else graph.adjacency.edge_index
     wanted = plain.eval()(graph.x, given)
     torch.testing.assert_close(model.forward(state, graph), wanted, rtol=0, atol=0)
     assert wanted.isfinite().all()

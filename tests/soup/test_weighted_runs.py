@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +19,10 @@ from gnnsoup_hpc.analysis.report.table import show_run
 from gnnsoup_hpc.bench.quality.parent import select_run
 from gnnsoup_hpc.config import METHOD_NAMES, Job
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.engine.out_of_core import layers
-from gnnsoup_hpc.engine.out_of_core.layers import GeneralLayerwise, make_layerwise
-from gnnsoup_hpc.engine.out_of_core.neighbourhoods import NeighbourhoodInference
+from gnnsoup_hpc.engine.out_of_core import first_aggregation, layers
+from gnnsoup_hpc.engine.out_of_core.layers import GeneralLayerwise, Layerwise, SumsLayerwise, make_layerwise
 from gnnsoup_hpc.errors import GraphError, JobError, RunError
+from gnnsoup_hpc.graph.subgraph import MEAN, NORMALISED_SUM
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.graph import GraphFile
@@ -31,6 +31,7 @@ from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.models.jobs import load_job
 from gnnsoup_hpc.models.registry import make_model, read_record
 from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.soup.methods.learned import PartitionLearned
 from gnnsoup_hpc.types import Role
 from tests import runs, tiny
 from tests.comms import run_ranks
@@ -86,7 +87,7 @@ def test_a_run_is_souped_and_reported(trained: Job, capsys: pytest.CaptureFixtur
     assert "edge_weight is used (graph.edge_weight = 'use')" in show_run(found)
     origin = ingredient_store.origin(RunDir.of(trained).ingredient(0))
     assert origin["model.weighted"]
-    assert "train.engine" not in origin  # which is torch's
+    assert origin["train.engine"] == "compiled"
 
 
 def test_an_ingredient_is_pygs_model(trained: Job) -> None:
@@ -129,14 +130,39 @@ def test_ranks_make_what_one_makes(trained: Job, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("memory", [1 << 30, 100_000, 1], ids=["plenty", "some", "none"])
-def test_layer_by_layer_is_the_whole_graph(trained: Job, memory: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", [make_layerwise, GeneralLayerwise], ids=["chosen", "general"])
+def test_layer_by_layer_is_the_whole_graph(
+    trained: Job, way: Callable[..., Layerwise], memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "SLAB_BYTES", (4000, 1 << 26))
+    monkeypatch.setattr(layers, "PIECE_ENTRIES", 500)
     with open_model(trained) as (graph, net):
         state, wanted = net.init_state(3), np.arange(0, graph.nodes, 2)
-        ways = make_layerwise(graph, net, memory, tmp_path, runs.CPU, wanted)
-        assert isinstance(ways, GeneralLayerwise)
+        ways = way(graph, net, memory, tmp_path, runs.CPU, wanted)
+        assert isinstance(ways, SumsLayerwise if way is make_layerwise else GeneralLayerwise)
         found = torch.cat([scores for _, scores in ways.scores(state)])
         whole = net.forward(state, loader.load_whole(graph, Role.VALIDATION).graph)
         torch.testing.assert_close(found, whole[wanted], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 30_000], ids=["plenty", "little"])
+def test_the_first_hop_of_the_whole_graph_has_them(trained: Job, memory: int) -> None:
+    aggregation = {"gcn": NORMALISED_SUM, "sage": MEAN}[trained.model.kind]
+    with open_model(trained) as (graph, _):
+        blocks = [rows for _, rows in first_aggregation.compute(graph, aggregation, memory)]
+        assert (len(blocks) == 1) == (memory == 1 << 30)
+        subgraph = loader.load_whole(graph, Role.VALIDATION).graph
+        wanted = subgraph.gcn_x if aggregation.symmetric else subgraph.mean_x
+        torch.testing.assert_close(torch.from_numpy(np.concatenate(blocks)), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_of_all_parts_exact_is_truncated(trained: Job) -> None:
+    options = trained.soup.pls.model_copy(update={"union": trained.partition.parts, "epochs": 3})
+    truncated, exact = (
+        runs.run_method(PartitionLearned(options.model_copy(update={"first_hop": hop})), trained).alpha
+        for hop in ("truncated", "exact")
+    )
+    torch.testing.assert_close(truncated, exact, atol=1e-5, rtol=1e-5)
 
 
 def test_looped_degrees_are_those_in_memory(trained: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +178,8 @@ def test_looped_degrees_are_those_in_memory(trained: Job, monkeypatch: pytest.Mo
 def test_batches_of_parts_and_samples(batch: str, tmp_path: Path) -> None:
     """Of samples by our own sampler too."""
     also = ["train.sampler=own", "train.fanout=[5]", "train.batch_size=100"] if batch == "neighbour" else []
-    how = (f"train.batch={batch}", "train.ingredients=1", "train.drop_edges=0.1", *also)
+    exact = ["train.first_hop=exact", "train.engine=torch"] if batch == "cluster" else ["train.drop_edges=0.1"]
+    how = (f"train.batch={batch}", "train.ingredients=1", *exact, *also)
     job = train_run(tmp_path, "sage", *how)
     assert ingredient_store.read(RunDir.of(job).ingredient(0)).validation_accuracy > 0.6
 
@@ -165,8 +192,8 @@ def test_a_class_of_pygs_gets_them(tmp_path: Path) -> None:
         assert net.kind == "gcn"
         assert read_record(net.record()) == net
         state, wanted = net.init_state(3), np.arange(0, graph.nodes, 2)
-        ways = make_layerwise(graph, net, 3_000_000, tmp_path, runs.CPU, wanted)
-        assert isinstance(ways, NeighbourhoodInference)
+        ways = make_layerwise(graph, net, 100_000, tmp_path, runs.CPU, wanted)
+        assert isinstance(ways, GeneralLayerwise)
         found = torch.cat([scores for _, scores in ways.scores(state)])
         whole = net.forward(state, loader.load_whole(graph, Role.VALIDATION).graph)
         torch.testing.assert_close(found, whole[wanted], rtol=1e-5, atol=1e-5)
@@ -174,7 +201,6 @@ def test_a_class_of_pygs_gets_them(tmp_path: Path) -> None:
 
 REFUSED: dict[str, tuple[str, tuple[str, ...], str]] = {
     "gat": ("gat", (), "graph.edge_weight = 'use': model.kind = 'gat' takes no weights; use 'ignore'"),
-    "exact": ("gcn", ("soup.pls.first_hop=exact",), "soup.pls.first_hop = 'exact' knows no weights of edges"),
 }
 
 
@@ -187,7 +213,7 @@ def test_what_takes_none_is_refused(kind: str, overrides: tuple[str, ...], said:
 @pytest.mark.parametrize(
     ("kind", "overrides", "said"),
     [
-        ("gcn", ["train.engine=compiled"], "models of kind 'gcn' with weights of edges on a CPU here"),
+        ("gcn", ["train.engine=triton"], "models of kind 'gcn' with weights of edges on a CPU here"),
         ("gin", [], "the module's forward takes no edge_weight: give it one, or use 'ignore'"),
         ("sage", ["model.norm=batch"], "the module's forward takes no edge_weight"),
     ],

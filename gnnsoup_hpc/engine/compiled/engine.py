@@ -30,6 +30,7 @@ from gnnsoup_hpc.types import Dense, Mode, Precision, State
 from gnnsoup_hpc.utils.out_of_core import BufferPool, index_type
 
 PLAN_NODE = 28  # bytes a node of a plan: its order, its place there, its scale, where its entries start, both ways
+WEIGHTED_NODE = 20  # and while weights of edges are normalised: where entries start, its id, its degree's root
 _ENTRY_WORK = 8  # of an entry's channel, forward and backward, in products that take as long
 _HEAD_WORK = 24  # of an entry's weight, in channels that take as long to sum up
 
@@ -123,10 +124,12 @@ class CompiledEngine(Engine):
     def warm_up(self, model: Model) -> None:
         """As `Engine.warm_up`."""
         kind = check_model(model, "compiled").kind
-        structure = Adjacency(torch.arange(5, dtype=torch.int32), torch.arange(4, dtype=torch.int32).roll(1))
+        weight = torch.ones(4) if model.weighted else None
+        ids = torch.arange(5, dtype=torch.int32)
+        structure = Adjacency(ids, ids[:4].roll(1), weight=weight)
         batch = Batch(Subgraph(torch.ones(4, 4), structure), torch.tensor([0]), torch.tensor([0]))
         for norm in ("none", "layer"):
-            net = Architecture(kind, layers=3, features=4, hidden=4, classes=2, norm=norm)
+            net = Architecture(kind, layers=3, features=4, hidden=4, classes=2, norm=norm, weighted=model.weighted)
             state = {name: tensor.requires_grad_() for name, tensor in net.init_state(0).items()}
             plan, dropout = self.plan(net, batch, train=True), CountedDropout(0.5, 0)
             self.logits(plan, state, mode="train", dropout=dropout).sum().backward()  # type: ignore[no-untyped-call]
@@ -193,19 +196,24 @@ def _estimate_plan(net: Architecture, extent: Extent, rows: list[int], keep: boo
     """The first aggregation (of GAT the features), and the structure, with its transpose for a backward pass.
 
     GCN and GraphSAGE need only the entries of rows after the first layer; GAT's transpose has the places of its
-    entries, and each layer those that cross to other ranks.
+    entries, and each layer those that cross to other ranks. Where edges have weights, each entry has a value, and there
+    is a copy of the whole structure while these are made.
     """
     width = net.features * (2 if net.kind == "sage" else 1)
     ids = np.dtype(index_type(extent.read)).itemsize
+    whole = extent.entries + (0 if net.kind == "sage" else extent.nodes)  # self-loops among them
     if net.kind == "gat":
-        entries = (extent.entries + extent.nodes) * (3 if keep else 1) + net.layers * extent.crossing * keep
+        entries = whole * (3 if keep else 1) + net.layers * extent.crossing * keep
     else:
         later = rows[1] / max(1, extent.nodes) if net.layers > 1 else 0
         later = later if extent.dense else rows[0] / max(1, extent.nodes)
-        loops = extent.nodes if net.kind == "gcn" else 0
-        entries = (2 if keep else 1) * round(later * (extent.entries + loops))
+        entries = (2 if keep else 1) * round(later * whole)
+    structure = ids * entries + PLAN_NODE * extent.nodes
+    if net.weighted:
+        places = entries // 2 if keep else 0  # by which the transpose's values are found
+        structure += FLOAT * entries + ids * places + (ids + FLOAT) * whole + WEIGHTED_NODE * extent.nodes
     first = FLOAT * width * rows[0] if extent.dense else hold_features(width, extent)
-    return {"first hop": first, "structure": ids * entries + PLAN_NODE * extent.nodes}
+    return {"first hop": first, "structure": structure}
 
 
 def _estimate_states(net: Architecture, extent: Extent, rows: list[int], keep: bool, drops: bool) -> Terms:

@@ -167,7 +167,7 @@ class ForwardBackward:
             sums = layer.sums[first:end]
         elif layer.early and not beside:
             sums = block
-        of, scales = (plan.start, plan.start[1:], plan.indices), (plan.scale, plan.column_scale)
+        of, scales = (plan.start, plan.start[1:], plan.indices, plan.values), (plan.scale, plan.column_scale)
         write_scaled_sums(first, end, *of, *scales, layer.summed, sums, False)
         if layer.early:
             return sums if beside else block[:0]
@@ -259,16 +259,14 @@ class ForwardBackward:
         """Gradients of the weights that multiply sparse features."""
         plan, x = self._plan, self._plan.features
         shapes = dict.fromkeys(layer.names, (x.shape[1], layer.width))
-        start, ends, rows, _ = plan.transposes[0]
+        of, scales = plan.transposes[0], (plan.column_scale, plan.scale)
 
         def section(*spans: Span) -> dict[str, Dense]:
             totals = {name: np.zeros(shape, self._dtype) for name, shape in shapes.items()}
             room = self._empty(ROWS, layer.width)
             for first, end in (block for span in spans for block in blocks(*span, ROWS)):
                 products, own = room[: end - first], layer.rows[first:end]  # columns after the rows are no rows
-                write_scaled_sums(
-                    first, end, start, ends, rows, plan.column_scale, plan.scale, layer.rows, products, False
-                )
+                write_scaled_sums(first, end, *of, *scales, layer.rows, products, False)
                 for name, grad in zip(layer.names, (products, own), strict=False):
                     features.add_gradients(first, first + len(grad), x.indptr, x.indices, x.data, grad, totals[name])
             return totals
@@ -295,9 +293,9 @@ class ForwardBackward:
     ) -> None:
         """The gradient of states from row `first` on, by all that the layer above makes of them; adds its weights'."""
         plan, end, (spare, products) = self._plan, first + len(states), rooms
-        start, ends, rows, _ = plan.transposes[above.number]
+        of, scales = plan.transposes[above.number], (plan.column_scale, plan.scale)
         of_summed, into = (above.rows, products) if above.early else (above.sums, grad)
-        write_scaled_sums(first, end, start, ends, rows, plan.column_scale, plan.scale, of_summed, into, False)
+        write_scaled_sums(first, end, *of, *scales, of_summed, into, False)
         if above.early:
             add(above.names[0], products, states)
             self._multiply(products, above.weights[0], grad)

@@ -26,7 +26,7 @@ _ENTRY_WORK = 12  # of an entry's channel, in multiplications of a product that 
 _WORTH = 1.1
 
 
-Transpose = tuple[IndexArray, IndexArray, IndexArray, IndexArray]  # start, end, rows, places
+Transpose = tuple[IndexArray, IndexArray, IndexArray, Any]  # start, end, rows, places or values
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ class CompiledPlan(Frontier):
     """workspace: for hidden states, kept from pass to pass. precision: of dense products. comm: ranks that share it.
 
     Of GCN and GraphSAGE each layer after the first is a product with diag(scale) A diag(column_scale), A the first rows
-    of the structure. Of GAT each layer is one with weights of its own in A, exactly one self-loop a node included; its
-    precision is not that of the products that scores come from, and it takes nothing from the workspace.
+    of the structure, with `values` in it where edges have weights. Of GAT each layer is one with weights of its own in
+    A, exactly one self-loop a node included; its precision is not that of the products that scores come from, and it
+    takes nothing from the workspace.
     """
 
     net: Architecture
@@ -62,14 +63,16 @@ class CompiledPlan(Frontier):
     def transposes(self) -> dict[int, Transpose]:
         """By layer, but for a first one that is in `first`: the rows that sum up each column; for gradients alone.
 
-        Shapes: start, end (columns or more,), rows, places (E,). Entries of column c are start[c] to end[c] - 1. Of GAT
-        alone, places are where they stand in the structure.
+        Shapes: start, end (columns or more,), rows (E,). Entries of column c are start[c] to end[c] - 1. Last come, of
+        GAT, the places in the structure where they stand, (E,); of others their values, as in the structure.
         """
+        attends, weighted = self.net.aggregation is None, len(self.values) > 0
         layers = range(1 if self.sums_first else 0, len(self.rows))
-        attends = self.net.aggregation is None
-        start, rows, places = structure.transpose(self.start, self.indices, self.columns(layers.start), attends)
+        columns = self.columns(layers.start)
+        start, rows, places = structure.transpose(self.start, self.indices, columns, attends or weighted)
         ends = [structure.find_ends_below(start, rows, self.columns(layer), self.rows[layer]) for layer in layers]
-        return {layer: (start, end, rows, places) for layer, end in zip(layers, ends, strict=True)}
+        last = places if attends else self.values[places]
+        return {layer: (start, end, rows, last) for layer, end in zip(layers, ends, strict=True)}
 
     @cached_property
     def crossing(self) -> tuple[Moves, ...]:

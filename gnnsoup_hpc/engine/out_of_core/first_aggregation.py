@@ -10,11 +10,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from gnnsoup_hpc.engine.compiled.kernels.slabs import add
 from gnnsoup_hpc.engine.compiled.kernels.sums import add_slab_sums
-from gnnsoup_hpc.engine.out_of_core.layers import count_looped_degrees, cut_spans, read_slabs
+from gnnsoup_hpc.engine.out_of_core.layers import (
+    count_looped_degrees,
+    cut_spans,
+    find_scale,
+    read_block,
+    read_slabs,
+)
 from gnnsoup_hpc.engine.threads import ThreadTeam, cut_chunks
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.graph.subgraph import Aggregation
@@ -22,6 +30,7 @@ from gnnsoup_hpc.io import first_aggregation as store
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.types import BoolArray, FloatArray, IntArray
+from gnnsoup_hpc.utils.out_of_core import index_type
 
 MEMORY = 1 << 30  # bytes that are of use at most: more would save few passes over the features
 _ROW_BYTES = 32  # a row beside its sums and entries: cursor, end, degree
@@ -48,6 +57,9 @@ def open_first_aggregation(
 
 def compute(graph: GraphFile, aggregation: Aggregation, memory: int) -> Iterator[tuple[int, FloatArray]]:
     """Blocks (first node, rows (n, F)) of the first hop, in order, within about `memory` bytes and 16 a node."""
+    if graph.weighted:
+        yield from _compute_weighted(graph, aggregation, memory)
+        return
     bounds = graph.bounds(0, graph.nodes)
     degree = count_looped_degrees(graph) if aggregation.loops else np.maximum(np.diff(bounds), 1)
     loopless = degree > np.diff(bounds) if aggregation.loops else np.zeros(0, dtype=np.bool_)
@@ -76,3 +88,18 @@ def _block(
             out[own - start] += scale[own, None] * x[own - low]
     out *= scale[start:stop, None]
     return out
+
+
+def _compute_weighted(graph: GraphFile, aggregation: Aggregation, memory: int) -> Iterator[tuple[int, FloatArray]]:
+    """The same where edges have weights."""
+    everyone, by_id = np.ones(graph.nodes, dtype=np.uint8), np.empty(0, dtype=index_type(graph.nodes))
+    scale = find_scale(graph) if aggregation.symmetric else np.empty(0, dtype=np.float32)
+    with ThreadTeam() as team:
+        for span in cut_spans(graph, everyone, 4 * graph.features + _ROW_BYTES, memory // 2):
+            first, nodes, _, start, entries, values = read_block(graph, span, everyone, by_id, aggregation.loops, scale)
+            out = np.zeros((len(nodes), graph.features), dtype=np.float32)
+            rows: dict[str, Any] = {"cursor": start[:-1].copy(), "end": start[1:], "total": out}
+            for low, high, x in read_slabs(graph, memory // 4):
+                step = partial(add, entries=entries, values=values, scale=scale, low=low, high=high, x=x, **rows)
+                team.each(step, cut_chunks(start))
+            yield first, out

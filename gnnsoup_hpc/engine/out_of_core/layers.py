@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.engine import threads
-from gnnsoup_hpc.engine.compiled.kernels import rowwise, slabs, sums
+from gnnsoup_hpc.engine.compiled.kernels import rowwise, slabs, structure, sums
+from gnnsoup_hpc.engine.frontier import invert_roots
 from gnnsoup_hpc.engine.out_of_core.module_layers import ModuleLayers, find_layers
 from gnnsoup_hpc.engine.out_of_core.neighbourhoods import NeighbourhoodInference
 from gnnsoup_hpc.errors import MemoryLimitError
@@ -56,9 +57,10 @@ def read_slabs(graph: GraphFile, slab_bytes: int) -> Iterator[Slab]:
 
 PIECE_ENTRIES = 1 << 22  # of the adjacency, read together
 _PIECE_NODES = 1 << 18
+WEIGHT = 4  # bytes of what an entry is multiplied by, where edges have weights
 
 Piece = tuple[int, int, IntArray]  # first node, node after the last, where their entries start
-RowBlock = tuple[int, IntArray, IndexArray, IntArray, IndexArray]  # as `read_block` says
+RowBlock = tuple[int, IntArray, IndexArray, IntArray, IndexArray, FloatArray]  # as `read_block` says
 
 
 def cut_pieces(graph: GraphFile, start: int, stop: int) -> Iterator[Piece]:
@@ -101,9 +103,15 @@ def sum_looped_weights(graph: GraphFile) -> FloatArray:
     return found
 
 
+def find_scale(graph: GraphFile) -> FloatArray:
+    """What GCN multiplies columns and rows by, 1 / sqrt(degree with the loop), (V,) float32."""
+    degrees = sum_looped_weights(graph) if graph.weighted else count_looped_degrees(graph)
+    return invert_roots(degrees.astype(np.float32, copy=False))
+
+
 def cut_spans(graph: GraphFile, needed: ByteArray, row_bytes: int, room: int) -> Iterator[tuple[int, int]]:
     """Ranges of nodes whose needed rows, and their entries, fill at most `room`; at least a node each."""
-    entry_bytes = np.dtype(index_type(graph.nodes)).itemsize
+    entry_bytes = np.dtype(index_type(graph.nodes)).itemsize + WEIGHT * graph.weighted
     first, used = 0, 0
     for start, stop, indptr in cut_pieces(graph, 0, graph.nodes):
         cost = np.cumsum((row_bytes + (np.diff(indptr) + 1) * entry_bytes) * needed[start:stop])
@@ -121,25 +129,34 @@ def cut_spans(graph: GraphFile, needed: ByteArray, row_bytes: int, room: int) ->
         yield first, graph.nodes
 
 
-def read_block(graph: GraphFile, span: tuple[int, int], needed: ByteArray, rank: IndexArray, loops: bool) -> RowBlock:
+def read_block(
+    graph: GraphFile, span: tuple[int, int], needed: ByteArray, rank: IndexArray, loops: bool, scale: FloatArray
+) -> RowBlock:
     """The needed rows of a range of nodes; rank (V,): places in what the layer before has made, empty = node ids.
 
     They are: the place of the first among the layer's rows; their nodes (n,), rising; own (n,), the nodes as rows of
-    what the layer before has made; start (n + 1,), entries (E,): their in-neighbours as such rows.
+    what the layer before has made; start (n + 1,), entries (E,): their in-neighbours as such rows; values (E,): what
+    these are multiplied by, of length 0 where edges have no weights.
+    scale: of such rows, by which weights are normalised; of length 0: they are divided by their row's sum.
     """
     first = int(np.count_nonzero(needed[: span[0]]))
     nodes = np.flatnonzero(needed[span[0] : span[1]]) + span[0]
     rows = list(cut_pieces(graph, *span))
     count = sum(int(np.diff(indptr)[needed[low:high] > 0].sum()) for low, high, indptr in rows)
     entries = np.empty(count + loops * len(nodes), dtype=index_type(graph.nodes))
+    values = np.empty(len(entries) * graph.weighted, dtype=np.float32)
     start = np.zeros(len(nodes) + 1, dtype=np.int64)
     filled = 0
     for low, high, indptr in rows:
         if needed[low:high].any():
-            mine = needed[low:high]
-            filled = slabs.gather(indptr, graph.neighbours(indptr), mine, low, rank, loops, filled, start, entries)
+            mine, weights = needed[low:high], graph.weights(indptr) if graph.weighted else values
+            filled = structure.gather(
+                *(indptr, graph.neighbours(indptr), weights, mine, low, rank, loops, filled, start, entries, values)
+            )
     own = rank[nodes] if len(rank) else nodes.astype(entries.dtype)
-    return first, nodes, own, start, entries[: start[-1]]
+    if graph.weighted:
+        structure.normalise(start, entries, own, scale, values)
+    return first, nodes, own, start, entries[: start[-1]], values[: start[-1]]
 
 
 # ---- dense
@@ -168,8 +185,9 @@ class DenseLayer:
         self.out = [matrix.shape[1] for matrix in self.handed] or [out]
 
     def finish(self, total: FloatArray, scale: FloatArray, outs: Sequence[FloatArray]) -> None:
-        """Of a block's sums (n, ·), the first `width` columns still without their scale (n,), all of `outs`."""
-        total[:, : self.width] *= scale[:, None]
+        """Of a block's sums (n, ·), the first `width` columns still without their scale (n,), if any, all of `outs`."""
+        if len(scale):
+            total[:, : self.width] *= scale[:, None]
         states = np.empty((len(total), len(self.bias)), dtype=np.float32) if self.handed else outs[0]
         made = np.empty_like(states) if self.norm else states
         more = made[:0]
@@ -215,8 +233,7 @@ class SumsLayerwise:
         self._needed = find_needed_rows(graph, wanted, net.layers)
         self._loops = net.kind == "gcn"
         self._parts = 2 if net.kind == "sage" else 1  # of a row's sums: GraphSAGE has the node's own row beside them
-        degrees = count_looped_degrees(graph) if self._loops else np.empty(0)
-        self._scale = np.asarray(1 / np.sqrt(degrees.astype(np.float32)), dtype=np.float32)
+        self._scale = find_scale(graph) if self._loops else np.empty(0, dtype=np.float32)
         self._slab = min(max(memory // 16, SLAB_BYTES[0]), SLAB_BYTES[1])
 
     @torch.no_grad()
@@ -264,20 +281,24 @@ class SumsLayerwise:
         row_bytes = 4 * (how.width * self._parts + sum(how.out)) + ROW_BYTES
         for span in cut_spans(self._graph, needed, row_bytes, room):
             if needed[span[0] : span[1]].any():  # a block has no name here, or two would be there while one is read
-                yield self._compute(how, read_block(self._graph, span, needed, place, self._loops), below, scale, team)
+                how_read = needed, place, self._loops, scale
+                yield self._compute(how, read_block(self._graph, span, *how_read), below, scale, team)
 
     def _compute(
         self, how: DenseLayer, block: RowBlock, below: Sequence[Matrix], scale: FloatArray, team: threads.ThreadTeam
     ) -> tuple[int, list[FloatArray]]:
-        place, nodes, own, start, entries = block
+        place, nodes, own, start, entries, values = block
         total = np.zeros((len(nodes), how.width * self._parts), dtype=np.float32)
         outs = [np.empty((len(nodes), width), dtype=np.float32) for width in how.out]
         cursor, chunks = start[:-1].copy(), threads.cut_chunks(start)
-        rows = self._scale[nodes] if self._loops else (1 / np.maximum(np.diff(start), 1)).astype(np.float32)
+        if self._graph.weighted:
+            rows = self._scale[:0]
+        else:
+            rows = self._scale[nodes] if self._loops else (1 / np.maximum(np.diff(start), 1)).astype(np.float32)
 
         def add(first: int, last: int, slab: Slab, x_own: FloatArray) -> None:
             low, high, x = slab
-            slabs.add(first, last, cursor, start[1:], entries, scale, low, high, x, total)
+            slabs.add(first, last, cursor, start[1:], entries, values, scale, low, high, x, total)
             if self._parts == 2:
                 here = slice(*(first + np.searchsorted(own[first:last], [low, high])))
                 total[here, x.shape[1] :] = x_own[own[here] - low]
@@ -426,6 +447,6 @@ def make_layerwise(
         if why := net.find_far_reach():
             raise MemoryLimitError(f"the whole graph does not fit, and {why}: raise machine.memory_limit")
         return NeighbourhoodInference(graph, net, memory, device, wanted)
-    if isinstance(net, Architecture) and net.kind in ("gcn", "sage") and device.type == "cpu" and not graph.weighted:
+    if isinstance(net, Architecture) and net.kind in ("gcn", "sage") and device.type == "cpu":
         return SumsLayerwise(graph, net, memory, scratch, wanted)
     return GeneralLayerwise(graph, layers, memory, scratch, device, wanted)

@@ -38,8 +38,8 @@ class TritonEngine(Engine):
     holds = True
 
     def supports(self, model: Model, device: torch.device) -> bool:
-        """GCN, GraphSAGE and GAT on a GPU, where Triton is installed."""
-        known = knows(model)
+        """GCN, GraphSAGE and GAT on a GPU, where Triton is installed; not on graphs whose edges have weights."""
+        known = knows(model) and not model.weighted
         return known and device.type == "cuda" and find_spec("triton") is not None
 
     def plan(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gnnsoup_hpc.engine.compiled.kernels.base import compile_kernel
-from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray
+from gnnsoup_hpc.types import ByteArray, FloatArray, IndexArray, IntArray
 
 
 @compile_kernel
@@ -70,29 +70,33 @@ def find_frontiers(
 
 @compile_kernel
 def renumber(
-    indptr: IndexArray, indices: IndexArray, order: IndexArray, local: IndexArray, loops: bool = False
-) -> tuple[IndexArray, IndexArray]:
-    """CSR of the rows `order`, their entries in the ids of `local`, in the order in which they were.
+    indptr: IndexArray, indices: IndexArray, values: Any, order: IndexArray, local: IndexArray, loops: bool
+) -> tuple[IndexArray, IndexArray, Any]:
+    """CSR of the rows `order`, their entries in the ids of `local`, in the order in which they were, with their values.
 
-    With `loops`, exactly one self-loop a row stands at its end; any other is left out.
+    With `loops`, exactly one self-loop a row stands at its end; any other is left out. values: of length 0 where
+    entries have none; with `loops` they have none.
     """
     most = 0
     for i in range(len(order)):
         most += indptr[order[i] + 1] - indptr[order[i]] + loops
     start = np.empty(len(order) + 1, dtype=indptr.dtype)
     entries = np.empty(most, dtype=indices.dtype)
+    kept = np.empty(most if len(values) > 0 else 0, dtype=values.dtype)
     start[0] = at = 0
     for i in range(len(order)):
         v = order[i]
         for e in range(indptr[v], indptr[v + 1]):
             if not loops or indices[e] != v:
                 entries[at] = local[indices[e]]
+                if len(values) > 0:
+                    kept[at] = values[e]
                 at += 1
         if loops:
             entries[at] = i
             at += 1
         start[i + 1] = at
-    return start, entries[:at]
+    return start, entries[:at], kept[:at]
 
 
 @compile_kernel
@@ -109,6 +113,88 @@ def find_ends_below(start: IndexArray, indices: IndexArray, rows: int, bound: in
                 high = middle
         end[r] = low
     return end
+
+
+# ---- rows
+# Rows that are needed, whole, and what their entries weigh.
+
+
+@compile_kernel
+def holds(indices: IndexArray, start: int, stop: int, node: int) -> bool:
+    """Whether one of the entries start to stop - 1 is `node`."""
+    found = False
+    for e in range(start, stop):
+        found |= indices[e] == node
+    return found
+
+
+@compile_kernel
+def gather(
+    indptr: IndexArray,
+    indices: IndexArray,
+    weights: Any,
+    needed: ByteArray,
+    base: int,
+    rank: IndexArray,
+    loops: bool,
+    row: int,
+    start: IndexArray,
+    entries: IndexArray,
+    values: Any,
+) -> int:
+    """Append the needed rows of a piece to a CSR structure that has `row` rows so far; the rows that it has then.
+
+    Entry c becomes rank[c] (c itself where rank is empty), in the same order. With `loops` a row that has no entry of
+    its own node, base + its number in the piece, gets one, before the first that is greater. weights, values: of
+    entries of the piece and of the structure, both of length 0 where there are none; an entry that `loops` adds weighs
+    1.
+    """
+    at = start[row]
+    for r in range(len(needed)):
+        if not needed[r]:
+            continue
+        own = base + r
+        owed = loops and not holds(indices, indptr[r] - indptr[0], indptr[r + 1] - indptr[0], own)
+        for e in range(indptr[r] - indptr[0], indptr[r + 1] - indptr[0]):
+            c = indices[e]
+            if owed and c > own:
+                entries[at] = rank[own] if len(rank) > 0 else own
+                if len(values) > 0:
+                    values[at] = 1
+                at += 1
+                owed = False
+            entries[at] = rank[c] if len(rank) > 0 else c
+            if len(values) > 0:
+                values[at] = weights[e]
+            at += 1
+        if owed:
+            entries[at] = rank[own] if len(rank) > 0 else own
+            if len(values) > 0:
+                values[at] = 1
+            at += 1
+        row += 1
+        start[row] = at
+    return row
+
+
+@compile_kernel
+def normalise(start: IndexArray, entries: IndexArray, own: IndexArray, scale: Any, values: Any) -> None:
+    """Multiply values (E,) by the scale of both ends, in place; divide them by their row's sum where scale is empty.
+
+    Shapes: own (rows,): which column a row's node is; scale (columns,). A row whose sum is zero stays as it is.
+    """
+    for r in range(len(start) - 1):
+        if len(scale) > 0:
+            factor = scale[own[r]]
+            for e in range(start[r], start[r + 1]):
+                values[e] = values[e] * factor * scale[entries[e]]
+        else:
+            total = 0.0
+            for e in range(start[r], start[r + 1]):
+                total += values[e]
+            if total > 0.0:
+                for e in range(start[r], start[r + 1]):
+                    values[e] /= total
 
 
 # ---- shards
@@ -149,6 +235,7 @@ def mark_needed(
 def cut_out(
     indptr: IndexArray,
     indices: IndexArray,
+    values: Any,
     ids: Any,
     local: IndexArray,
     place: IndexArray,
@@ -156,13 +243,17 @@ def cut_out(
     held: int,
     first: int,
     last: int,
-) -> tuple[IndexArray, IndexArray]:
-    """CSR over the nodes `ids`, entries in the ids of `local`: whole own rows, and own entries of other inner rows."""
+) -> tuple[IndexArray, IndexArray, Any]:
+    """CSR over the nodes `ids`, entries in the ids of `local`: whole own rows, and own entries of other inner rows.
+
+    Last come the entries' values, of length 0 where `values` is.
+    """
     most = 0
     for i in range(len(ids)):
         most += indptr[ids[i] + 1] - indptr[ids[i]]
     start = np.empty(len(ids) + 1, dtype=indptr.dtype)
     entries = np.empty(most, dtype=indices.dtype)
+    kept = np.empty(most if len(values) > 0 else 0, dtype=values.dtype)
     start[0] = at = 0
     for i in range(len(ids)):
         v = ids[i]
@@ -171,9 +262,11 @@ def cut_out(
             for e in range(indptr[v], indptr[v + 1]):
                 if own or first <= indices[e] < last:
                     entries[at] = local[indices[e]]
+                    if len(values) > 0:
+                        kept[at] = values[e]
                     at += 1
         start[i + 1] = at
-    return start, entries[:at].copy()
+    return start, entries[:at].copy(), kept[:at].copy()
 
 
 @compile_kernel

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from gnnsoup_hpc.engine.compiled.kernels.base import compile_kernel, compile_reassociating
-from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray
+from gnnsoup_hpc.engine.compiled.kernels.structure import holds
+from gnnsoup_hpc.types import IndexArray, IntArray
 
 
 @compile_kernel
@@ -17,6 +18,7 @@ def write_scaled_sums(
     start: IndexArray,
     end: IndexArray,
     indices: IndexArray,
+    values: Any,
     row_scale: Any,
     column_scale: Any,
     x: Any,
@@ -26,17 +28,19 @@ def write_scaled_sums(
     """out[r - first] = row_scale[r] * sum over entries e of row r of column_scale[c] * x[c], with c = indices[e].
 
     The entries of row r are start[r] to end[r] - 1. A scale of length 0 is 1 everywhere.
+    values: of each entry, in place of column_scale; of length 0 where entries have none.
     `add` adds to what is there; where rows are scaled, that is too.
     """
-    weighted = len(column_scale) > 0
     for r in range(first, last):
         total = out[r - first]
         if not add:
             for j in range(len(total)):
                 total[j] = 0
-        # Two kernels, not one scale that is 1 or not: a choice inside the loop over entries made it 1.4 times as slow.
-        if weighted:
-            _add_weighted_row(start[r], end[r], indices, column_scale, x, total)
+        # Three kernels, and no factor that may be 1: a choice inside the loop over entries made it 1.4 times as slow.
+        if len(values) > 0:
+            _add_weighted_row(start[r], end[r], indices, values, x, total)
+        elif len(column_scale) > 0:
+            _add_scaled_row(start[r], end[r], indices, column_scale, x, total)
         else:
             _add_row(start[r], end[r], indices, x, total)
         if len(row_scale) > 0:
@@ -63,18 +67,38 @@ def _add_row(start: int, end: int, indices: IndexArray, x: Any, total: Any) -> N
 
 
 @compile_kernel
-def _add_weighted_row(start: int, end: int, indices: IndexArray, weights: Any, x: Any, total: Any) -> None:
+def _add_scaled_row(start: int, end: int, indices: IndexArray, scale: Any, x: Any, total: Any) -> None:
+    """The same of rows times their scale."""
     width = x.shape[1]
     e = start
     while e + 4 <= end:
         a, b, c, d = indices[e], indices[e + 1], indices[e + 2], indices[e + 3]
-        p, q, s, t = weights[a], weights[b], weights[c], weights[d]
+        p, q, s, t = scale[a], scale[b], scale[c], scale[d]
         for j in range(width):
             total[j] += ((p * x[a, j] + q * x[b, j]) + s * x[c, j]) + t * x[d, j]
         e += 4
     while e < end:
         a = indices[e]
-        p = weights[a]
+        p = scale[a]
+        for j in range(width):
+            total[j] += p * x[a, j]
+        e += 1
+
+
+@compile_kernel
+def _add_weighted_row(start: int, end: int, indices: IndexArray, values: Any, x: Any, total: Any) -> None:
+    """The same of rows times their entry's value."""
+    width = x.shape[1]
+    e = start
+    while e + 4 <= end:
+        a, b, c, d = indices[e], indices[e + 1], indices[e + 2], indices[e + 3]
+        p, q, s, t = values[e], values[e + 1], values[e + 2], values[e + 3]
+        for j in range(width):
+            total[j] += ((p * x[a, j] + q * x[b, j]) + s * x[c, j]) + t * x[d, j]
+        e += 4
+    while e < end:
+        a = indices[e]
+        p = values[e]
         for j in range(width):
             total[j] += p * x[a, j]
         e += 1
@@ -101,10 +125,10 @@ def count_looped_degrees(indptr: IndexArray, indices: IndexArray, first_node: in
 
 
 @compile_kernel
-def sum_looped_weights(indptr: IndexArray, indices: IndexArray, weights: FloatArray, first_node: int) -> FloatArray:
+def sum_looped_weights(indptr: IndexArray, indices: IndexArray, weights: Any, first_node: int) -> Any:
     """Sums of the weights of rows, as above, (rows,): a self-loop that is there keeps its weight, another weighs 1."""
     base = indptr[0]
-    sums = np.empty(len(indptr) - 1, dtype=np.float32)
+    sums = np.empty(len(indptr) - 1, dtype=weights.dtype)
     for r in range(len(sums)):
         total, missing = 0.0, 1.0
         for e in range(indptr[r] - base, indptr[r + 1] - base):
@@ -150,14 +174,6 @@ def copy_side_by_side(first: int, last: int, order: IndexArray, left: Any, right
 
 
 @compile_kernel
-def _holds(indices: IndexArray, start: int, stop: int, node: int) -> bool:
-    found = False
-    for e in range(start, stop):
-        found |= indices[e] == node
-    return found
-
-
-@compile_kernel
 def write_normalised_sums(
     first: int, last: int, order: IndexArray, indptr: IndexArray, indices: IndexArray, scale: Any, x: Any, out: Any
 ) -> None:
@@ -167,12 +183,28 @@ def write_normalised_sums(
         v = order[i]
         total = out[i]
         factor = scale[v]
-        own = not _holds(indices, indptr[v], indptr[v + 1], v)  # or it comes with the entries
+        own = not holds(indices, indptr[v], indptr[v + 1], v)  # or it comes with the entries
         for j in range(width):
             total[j] = factor * x[v, j] if own else 0
-        _add_weighted_row(indptr[v], indptr[v + 1], indices, scale, x, total)
+        _add_scaled_row(indptr[v], indptr[v + 1], indices, scale, x, total)
         for j in range(width):
             total[j] *= factor
+
+
+@compile_kernel
+def write_weighted_sums(
+    first: int, last: int, order: IndexArray, indptr: IndexArray, indices: IndexArray, values: Any, x: Any, out: Any
+) -> None:
+    """out[i] = sum over entries e of v of values[e] * x[indices[e]], v = order[i]; beside it x[v], if there is room."""
+    width = x.shape[1]
+    for i in range(first, last):
+        v = order[i]
+        total = out[i]
+        for j in range(width):
+            total[j] = 0
+        _add_weighted_row(indptr[v], indptr[v + 1], indices, values, x, total)
+        for j in range(out.shape[1] - width):
+            total[width + j] = x[v, j]
 
 
 @compile_kernel
