@@ -71,7 +71,7 @@ def predict(asked: Asked, here: RankInfo, log: Log, allocate: Allocate = allocat
     with ExitStack() as opened:
         graph = own = opened.enter_context(graph_store.open_graph(place.graph, job, verify=True))
         outputs = own.resolve_task(job.task).outputs
-        model = make_model(job.model, own.features, outputs, own.count_degrees, own.weighted)
+        model = make_model(job.model, own.features, outputs, own.count_degrees, own.weighted, own.edge_features)
         for ingredient in asked.run.ingredients:
             ingredient_store.check_code(place.ingredient(ingredient.index), model)
         if asked.source is not None:

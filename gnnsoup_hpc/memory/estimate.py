@@ -132,12 +132,17 @@ def mixing(net: Model, ingredients: int) -> int:
 
 def reading(net: Model, extent: Extent) -> int:
     """A subgraph as it is read: features, and the entries of its rows, of which those inside it are kept in place."""
-    entry = _id_bytes(extent) + FLOAT * net.weighted
+    entry = _id_bytes(extent) + FLOAT * (net.weighted + net.edge_features)
     return FLOAT * net.features * extent.nodes + entry * extent.read + READ_NODE * extent.nodes
 
 
 def _id_bytes(extent: Extent) -> int:
     return int(np.dtype(index_type(extent.read)).itemsize)
+
+
+def _lookup(net: Model, extent: Extent) -> int:
+    """Bytes an entry of what finds the values of a sample's entries."""
+    return _id_bytes(extent) * (net.weighted or net.edge_features > 0)
 
 
 def _share(sizes: Sizes, ranks: int) -> tuple[Extent, int]:
@@ -215,7 +220,7 @@ def least_inference(sizes: Sizes) -> tuple[str, int]:
         return "accuracies layer by layer", least
     if why := sizes.net.find_far_reach():
         return f"accuracies in memory, since {why},", inference(sizes)
-    entry = _id_bytes(sizes.whole) + FLOAT + FLOAT * sizes.net.weighted
+    entry = _id_bytes(sizes.whole) + FLOAT + FLOAT * sizes.net.weighted + _lookup(sizes.net, sizes.whole)
     structure = entry * sizes.whole.read + READ_NODE * sizes.whole.nodes
     nodes = sizes.find_largest() if sizes.find_largest else sizes.whole
     block = sizes.engine.memory(sizes.net, nodes, mode="evaluate").total
@@ -268,9 +273,9 @@ def cluster_batches(sizes: Sizes, engine: Engine, clusters: int, drop_edges: boo
 
 def neighbour_store(sizes: Sizes) -> int:
     """What neighbour batches are drawn from: features and structure of the whole graph."""
-    whole = sizes.whole
-    entry = STORE_ENTRY + 2 * FLOAT * sizes.net.weighted
-    return FLOAT * sizes.net.features * whole.nodes + entry * whole.read + PLAN_NODE * whole.nodes
+    net, whole = sizes.net, sizes.whole
+    entry = STORE_ENTRY + FLOAT * (net.weighted + net.edge_features) + _lookup(net, whole)
+    return FLOAT * net.features * whole.nodes + entry * whole.read + PLAN_NODE * whole.nodes
 
 
 def neighbour_batches(

@@ -23,13 +23,17 @@ def make_model(
     outputs: int,
     count_degrees: Callable[[], tuple[int, ...]] | None = None,
     weighted: bool = False,
+    edge_features: int = 0,
 ) -> Model:
-    """The job's model for a graph with so many features and outputs a node, such in-degrees, and weights of edges."""
-    if is_stack(job):
+    """The job's model for a graph with so many features and outputs a node, and such in-degrees.
+
+    weighted: whether its edges have weights; edge_features: how many features each has.
+    """
+    if is_stack(job, edge_features > 0):
         return Architecture(job.kind, job.layers, features, job.hidden, outputs, job.heads, job.norm, weighted)
     degrees = (0, 1) if count_degrees is None else count_degrees()
     also: dict[str, Any] = {"arguments": canonical(job.arguments), "takes": job.takes, "weighted": weighted}
-    also |= {"groups_by": job.groups, "degrees": degrees}
+    also |= {"groups_by": job.groups, "degrees": degrees, "edge_features": edge_features}
     if job.kind != MODULE:
         sizes: dict[str, Any] = {"layers": job.layers, "hidden": job.hidden, "heads": job.heads, "norm": job.norm}
         return ModuleModel(job.kind, features, outputs, **sizes, **also)

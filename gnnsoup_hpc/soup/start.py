@@ -49,7 +49,9 @@ def open_mixtures(
         comm.bcast(None)
     with graph_store.open_graph(run.graph, job, verify=True) as graph:
         task = graph.resolve_task(job.task)
-        model = make_model(job.model, graph.features, task.outputs, graph.count_degrees, graph.weighted)
+        model = make_model(
+            job.model, graph.features, task.outputs, graph.count_degrees, graph.weighted, graph.edge_features
+        )
         if job.soup.precision != "float32" and device.type == "cpu" and choose_engine(model, device).name == "torch":
             raise JobError(
                 f"soup.precision = {job.soup.precision!r}: models of {show_kind(model)} are computed in float32 on a"

@@ -92,7 +92,9 @@ def import_files(job: Job, paths: Sequence[Path], key: str, here: RankInfo, devi
             if ours:
                 with graph_store.open_graph(run.graph, job) as graph:
                     outputs = graph.resolve_task(job.task).outputs
-                    model = make_model(job.model, graph.features, outputs, graph.count_degrees, graph.weighted)
+                    model = make_model(
+                        job.model, graph.features, outputs, graph.count_degrees, graph.weighted, graph.edge_features
+                    )
                     Importer(job, run, model, graph, here, device, log, key).run_all(paths)
                 break
         if not said:

@@ -142,7 +142,7 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
         return
     with graph_store.open_graph(run.graph, job) as graph, ExitStack() as opened:
         outputs = graph.resolve_task(job.task).outputs
-        model = make_model(job.model, graph.features, outputs, graph.count_degrees, graph.weighted)
+        model = make_model(job.model, graph.features, outputs, graph.count_degrees, graph.weighted, graph.edge_features)
         engine = _find_engine(job, run, model, device)
         if not _is_trained(job, run):
             _check_precision(job, engine, device)
@@ -177,8 +177,8 @@ def check_machine(job: Job, device: torch.device) -> None:
     """
     if not _is_trained(job, RunDir.of(job)):
         check_model(job.model)
-        weighted = job.graph.edge_weight == "use"
-        model = make_model(job.model, 1, 2, weighted=weighted)  # its kind is what matters
+        weighted, edge_attr = job.graph.edge_weight == "use", job.graph.edge_attr == "use"
+        model = make_model(job.model, 1, 2, None, weighted, int(edge_attr))  # its kind is what matters
         engine = find_engine(job.train.engine, model, device)
         _check_precision(job, engine, device)
         if job.train.batch == "neighbour":

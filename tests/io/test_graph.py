@@ -188,7 +188,6 @@ def test_labels_of_two_kinds_are_refused(job: Job, copied: Path) -> None:
         ("nodes/x_indptr", "sparse features"),
         ("nodes/x_indices", "sparse features"),
         ("nodes/x_values", "sparse features"),
-        ("edges/edge_attr", "features of edges"),
     ],
 )
 def test_what_is_reserved_for_later_is_refused(job: Job, copied: Path, name: str, meaning: str) -> None:
