@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -109,7 +110,8 @@ def open_mixtures(
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job) as graph:
         outputs = graph.resolve_task(job.task).outputs
-        model = make_model(job.model, graph.features, outputs, weighted=graph.weighted)
+        edges: dict[str, Any] = {"weighted": graph.weighted, "edge_features": graph.edge_features}
+        model = make_model(job.model, graph.features, outputs, **edges)
         chosen = range(job.train.ingredients) if ids is None else ids
         yield Mixtures(run, model, chosen, graph, EvalSettings(CPU, memory, home or run.root, comm=comm, task=job.task))
 

@@ -4,9 +4,9 @@
 
 GRAPH.npz has x (V, F) and edge_index (2, E), as the model's graph had them before anything was done to them, and what
 else the model takes: edge_weight (E,), weights of edges, and edge_attr (E, D), their features. The scores are (V, C), a
-row a node: logits, or the numbers of a regression. From Python: `predict(x, edge_index)`. NAME.json says what the model is and what is done to x and edges;
-NAME.pt or NAME.safetensors has its weights. It needs NumPy, PyTorch, PyTorch Geometric, and the module's own code where
-NAME.json names some.
+row a node: logits, or the numbers of a regression. From Python: `predict(x, edge_index)`. NAME.json says what the model
+is and what is done to x and edges; NAME.pt or NAME.safetensors has its weights. It needs NumPy, PyTorch, PyTorch
+Geometric, and the module's own code where NAME.json names some.
 """
 
 from __future__ import annotations

@@ -70,7 +70,8 @@ def train_run(folder: Path, kind: str, *overrides: str) -> Job:
 @contextmanager
 def open_model(job: Job) -> Iterator[tuple[GraphFile, Model]]:
     with graph_store.open_graph(RunDir.of(job).graph, job) as graph:
-        yield graph, make_model(job.model, graph.features, graph.classes, graph.count_degrees, graph.weighted)
+        shape = graph.features, graph.classes, graph.count_degrees, graph.weighted, graph.edge_features
+        yield graph, make_model(job.model, *shape)
 
 
 @pytest.fixture(scope="module", params=["gcn", "sage"])
