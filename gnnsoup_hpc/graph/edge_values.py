@@ -23,16 +23,24 @@ def find_edges(
     """
     keys = row * nodes + column
     wanted = destination.astype(np.int64) * nodes + source
-    place = np.searchsorted(keys, wanted)
+    place = _search(keys, wanted)
     edges = np.flatnonzero(np.append(keys, -1)[place] == wanted)
     ones = np.ones(len(edges), dtype=np.int8)
     found = sp.csr_matrix((ones, (place[edges], edges)), shape=(len(keys), len(wanted)))
     missing = np.flatnonzero(np.diff(found.indptr) == 0)
     if len(missing):
         origin = np.arange(len(keys))
-        origin[missing] = np.searchsorted(keys, column[missing].astype(np.int64) * nodes + row[missing])
+        origin[missing] = _search(keys, column[missing].astype(np.int64) * nodes + row[missing])
         found = found[origin]
     return found
+
+
+def _search(keys: IntArray, wanted: IntArray) -> IntArray:
+    """As np.searchsorted, of millions many times as fast: in rising order each is found near the one before."""
+    order = np.argsort(wanted)
+    place = np.empty_like(order)
+    place[order] = np.searchsorted(keys, wanted[order])
+    return place
 
 
 def merge_weights(edges: sp.csr_matrix, weight: Doubles) -> Doubles:
