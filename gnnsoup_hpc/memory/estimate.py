@@ -238,7 +238,7 @@ def training(sizes: Sizes, engine: Engine, extent: Extent, drop_edges: bool = Fa
         return reading(net, extent)
     needed, dropping = engine.memory(net, extent, mode="train"), 0
     if drop_edges:
-        dropping = (STRUCTURE_ENTRY + 3 * DOUBLE) * extent.entries
+        dropping = (STRUCTURE_ENTRY + 3 * DOUBLE + FLOAT * net.edge_features) * extent.entries
     if not isinstance(engine, TorchEngine):
         return BASE + reading(net, extent) + dropping + needed.total + 6 * FLOAT * parameters(net)
     features, structure, states = needed.plan["features"], needed.plan["structure"], needed.states["states"]

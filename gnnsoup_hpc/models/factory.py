@@ -106,6 +106,12 @@ def takes_values(module: nn.Module, name: str, sparse: bool) -> bool:
     return any(each.name == name or each.kind is inspect.Parameter.VAR_KEYWORD for each in takes)
 
 
+def lacks_edge_dim(module: nn.Module) -> bool:
+    """Whether it is one of PyG's models whose layers could take features of edges, and were made to take none."""
+    takes = getattr(module, "supports_edge_attr", None) is True
+    return takes and not any(getattr(part, "edge_dim", None) for part in module.modules())
+
+
 def is_global_norm(part: nn.Module) -> bool:
     """Whether a part of a module is a norm of PyG's that looks at all nodes of what it is given."""
     from torch_geometric.nn import norm

@@ -43,7 +43,7 @@ class ModuleModel:
     classes: C. arguments: of the factory, or besides of that class, as JSON. revision: name of the code, in place of
     its hash. reach: message passing layers of a module, 0 where they are not known. groups_by: beginnings of names that
     share an alpha vector, in place of the module's children. weighted: whether it takes weights of edges;
-    edge_features: D, how many features of an edge it takes; degrees and D are known to its factory. folder: where
+    edge_features: D, how many features of an edge it takes, which factories know as `edge_dim`. folder: where
     the factory is imported from first, which says nothing of the model. degrees: in-degrees of its graph, counted, for
     factories that take them as `deg`.
     """
@@ -286,6 +286,11 @@ class ModuleModel:
                     f"{where}: graph.{name} = 'use', and the module's forward takes no {name}: give it one, or use"
                     " 'ignore'"
                 )
+        if self.edge_features and factories.lacks_edge_dim(module):
+            raise JobError(
+                f"{where}: graph.edge_attr = 'use', and {type(module).__name__} passes over edge_attr without edge_dim:"
+                f" make it with edge_dim = {self.edge_features}, or use 'ignore'"
+            )
         ring, _ = _make_ring(_PROBE, self.edge_features)
         given, named = self._list_inputs(Subgraph(torch.ones(_PROBE, self.features), ring))
         try:

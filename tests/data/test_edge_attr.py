@@ -96,9 +96,15 @@ def test_numbers_of_any_type_are_features(kind: str, values: np.ndarray) -> None
     np.testing.assert_allclose(dense(plain), wanted, rtol=1e-6)
 
 
+def test_a_graph_without_edges_has_loops_alone() -> None:
+    arrays = MASKS | {"edge_index": np.zeros((2, 0), dtype=np.int64), "edge_attr": np.zeros((0, 2))}
+    assert graph("npz", arrays, **USE).edge_attr.shape == (0, 2)
+    assert not graph("npz", arrays, **USE, self_loops="add").edge_attr[:].any()
+
+
 BEYOND = np.where(np.arange(2 * E).reshape(E, 2) == 9, 1e39, 1.0)
 WRONG = {
-    "none": ({}, "graph.edge_attr = 'use', and it has no features of edges: leave the field out"),
+    "none": ({}, "graph.edge_attr = 'use', and it gives no features of edges: leave the field out"),
     "two": (
         {"edge_attr": ATTR, "edge_type": np.arange(E)},
         "edge_attr, edge_type each give edges features: leave all but one out",

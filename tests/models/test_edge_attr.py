@@ -53,6 +53,11 @@ class Plain(nn.Linear):
         return super().forward(x)
 
 
+def make_gat(in_channels: int, out_channels: int) -> nn.Module:
+    """Without edge_dim PyG ignores what it is given."""
+    return pyg.GAT(in_channels, 4, 2, out_channels)
+
+
 JOBS: dict[str, dict[str, Any]] = {
     "gat": {"kind": "gat", "layers": 2, "hidden": 8, "heads": 2},
     "gat with layer norm": {"kind": "gat", "layers": 3, "hidden": 8, "norm": "layer"},
@@ -125,6 +130,7 @@ def test_kinds_that_take_them_are_those_of_pyg() -> None:
     [
         ({"factory": f"{__name__}:Plain", "arguments": {"in_features": F, "out_features": C}}, "takes no edge_attr"),
         ({"factory": "torch_geometric.nn:GIN", "arguments": {"hidden_channels": 4, "num_layers": 2}}, "unexpected"),
+        ({"factory": f"{__name__}:make_gat"}, "GAT passes over edge_attr without edge_dim: make it with edge_dim = 5"),
         ({"factory": HERE, "arguments": {"edge_dim": D + 1}}, "the module fails on 3 features, and edge_index, edge_a"),
     ],
 )

@@ -341,15 +341,15 @@ def _read_edge_attr(named: _Named, arrays: dict[str, Any], edges: int) -> npt.ND
     if not arrays:
         return None
     name, value = _take_one(named, arrays, "features")
-    numbers = isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.ndim in (1, 2) and value.size > 0
-    if not numbers or len(value) != edges:
+    found: Any = value[:, None] if isinstance(value, np.ndarray) and value.ndim == 1 else value
+    numbers = isinstance(found, np.ndarray) and found.dtype.kind in "fiub" and found.ndim == 2
+    if not numbers or len(found) != edges or found.shape[1] == 0:
         raise named.unfit(name, f"numbers of shape ({edges}, D), D features an edge")
-    found: npt.NDArray[Any] = value.reshape(edges, -1)
     if (edge := find_unfit_features(found)) is not None:
         raise GraphError(
             f"{named.where}: {name} is {found[edge].tolist()} at edge {edge}; expected finite numbers, as float32 has"
         )
-    return found
+    return np.asarray(found)
 
 
 def _take_one(named: _Named, arrays: dict[str, Any], what: str) -> tuple[str, Any]:

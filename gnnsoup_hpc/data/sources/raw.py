@@ -175,7 +175,7 @@ def _make(
     said, done = [], {"use": "used", "ignore": "ignored"}
     for key, values, what in (("edge_weight", raw.weight, "weights"), ("edge_attr", raw.edge_attr, "features")):
         if (way := getattr(job, key)) == "use" and values is None:
-            raise GraphError(f"{raw.where}: graph.{key} = 'use', and it has no {what} of edges: leave the field out")
+            raise GraphError(f"{raw.where}: graph.{key} = 'use', and it gives no {what} of edges: leave the field out")
         said += [f"{name} is {done[way]} (graph.{key} = {way!r})" for name in raw.edge_values.get(key, ())]
     weight, edge_attr = _merge_values(raw, job, matrix)
     return Graph(
