@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, Protocol
 
 from gnnsoup_hpc.config import ModelJob
 from gnnsoup_hpc.models.base import Model
@@ -39,6 +39,22 @@ def make_model(
         return ModuleModel(job.kind, features, outputs, **sizes, **also)
     own: dict[str, Any] = {"factory": job.factory, "revision": job.revision, "reach": job.hops, "folder": job.folder}
     return ModuleModel(job.kind, features, outputs, **own, **also)
+
+
+class ModelledGraph(Protocol):
+    """What a model must know of a graph: features of nodes and of edges, whether these have weights, in-degrees."""
+
+    features: int
+    edge_features: int
+    weighted: bool
+
+    def count_degrees(self) -> tuple[int, ...]:
+        """How many nodes have in-degree 0, 1, ..."""
+
+
+def make_model_for(graph: ModelledGraph, job: ModelJob, outputs: int) -> Model:
+    """The job's model for a graph that is there."""
+    return make_model(job, graph.features, outputs, graph.count_degrees, graph.weighted, graph.edge_features)
 
 
 def check_model(job: ModelJob) -> None:

@@ -32,7 +32,7 @@ from gnnsoup_hpc.memory import estimate, limits
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Limit
 from gnnsoup_hpc.models.base import LayeredModel, Model
-from gnnsoup_hpc.models.registry import check_model, make_model
+from gnnsoup_hpc.models.registry import check_model, make_model, make_model_for
 from gnnsoup_hpc.runtime import launch, leases
 from gnnsoup_hpc.runtime.gpu import explain_out_of_memory
 from gnnsoup_hpc.runtime.launch import RankInfo, read_slurm_job
@@ -141,8 +141,7 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
         log.say(f"train: the {len(rows)} ingredients of {run.root} were imported: nothing is trained")
         return
     with graph_store.open_graph(run.graph, job) as graph, ExitStack() as opened:
-        outputs = graph.resolve_task(job.task).outputs
-        model = make_model(job.model, graph.features, outputs, graph.count_degrees, graph.weighted, graph.edge_features)
+        model = make_model_for(graph, job.model, graph.resolve_task(job.task).outputs)
         engine = _find_engine(job, run, model, device)
         if not _is_trained(job, run):
             _check_precision(job, engine, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from gnnsoup_hpc.engine.memory import Extent
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
+from gnnsoup_hpc.memory import estimate
+from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.models.kinds import PYG, WITH_EDGE_ATTR
 from gnnsoup_hpc.models.module import ModuleModel
 from gnnsoup_hpc.models.registry import make_model, read_record
@@ -146,6 +149,23 @@ def test_memory_counts_them() -> None:
         less, more = (TorchEngine().memory(model, extent, mode=mode) for model in (few, many))  # type: ignore[arg-type]
         assert more.plan["structure"] - less.plan["structure"] == 4 * 49 * 9000
         assert more.states["entries"] > less.states["entries"] + 4 * 49 * 7000  # PyG copies them beside self-loops
+
+
+PHASES: dict[str, Callable[[Sizes], int]] = {
+    "full": lambda sizes: estimate.full_batches(sizes, TorchEngine()),
+    "cluster": lambda sizes: estimate.cluster_batches(sizes, TorchEngine(), 4),
+    "store": estimate.neighbour_store,
+    "ls": lambda sizes: estimate.ls(sizes, 2),
+    "pls": lambda sizes: estimate.pls(sizes, 2, 4),
+    "in memory": estimate.inference,
+}
+
+
+@pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES)
+def test_every_phase_has_room_for_them(phase: Callable[[Sizes], int]) -> None:
+    parts = np.full(4, 100), np.full(4, 800), np.full(4, 10)
+    few, many = (phase(Sizes(make("gat", width), *parts, 0.2)) for width in (1, 50))
+    assert many - few >= 4 * 49 * 4 * 800
 
 
 def test_edges_that_are_left_keep_theirs() -> None:
