@@ -21,7 +21,7 @@ from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import states
 from gnnsoup_hpc.io.records import MixingWeights
-from gnnsoup_hpc.models.registry import make_model
+from gnnsoup_hpc.models.registry import make_model_for
 from gnnsoup_hpc.runtime.comm import SERIAL, Comm
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
@@ -108,8 +108,7 @@ def open_mixtures(
     """
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job) as graph:
-        outputs = graph.resolve_task(job.task).outputs
-        model = make_model(job.model, graph.features, outputs, weighted=graph.weighted)
+        model = make_model_for(graph, job.model, graph.resolve_task(job.task).outputs)
         chosen = range(job.train.ingredients) if ids is None else ids
         yield Mixtures(run, model, chosen, graph, EvalSettings(CPU, memory, home or run.root, comm=comm, task=job.task))
 

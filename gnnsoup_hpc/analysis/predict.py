@@ -23,7 +23,7 @@ from gnnsoup_hpc.io.records import Soup
 from gnnsoup_hpc.memory import estimate, limits
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Demand, Limit
-from gnnsoup_hpc.models.registry import make_model
+from gnnsoup_hpc.models.registry import make_model_for
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
@@ -70,8 +70,7 @@ def predict(asked: Asked, here: RankInfo, log: Log, allocate: Allocate = allocat
     device = launch.claim_machine(job.machine, here)
     with ExitStack() as opened:
         graph = own = opened.enter_context(graph_store.open_graph(place.graph, job, verify=True))
-        outputs = own.resolve_task(job.task).outputs
-        model = make_model(job.model, own.features, outputs, own.count_degrees, own.weighted)
+        model = make_model_for(own, job.model, own.resolve_task(job.task).outputs)
         for ingredient in asked.run.ingredients:
             ingredient_store.check_code(place.ingredient(ingredient.index), model)
         if asked.source is not None:

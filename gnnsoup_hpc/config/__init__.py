@@ -461,8 +461,9 @@ class GraphJob(Section):
     edge_weight: Literal["refuse", "ignore", "use"] = "refuse"
     """weights of edges: refuse a source that has some; ignore them, which the report says; or compute with them: gcn as
     in PyG, sage by weighted means, and modules that take edge_weight"""
-    edge_attr: Literal["refuse", "ignore"] = "refuse"
-    """features or types of edges: refuse a source that has some, or ignore them, likewise"""
+    edge_attr: Literal["refuse", "ignore", "use"] = "refuse"
+    """features or types of edges: refuse a source that has some; ignore them, likewise; or compute with them: gat,
+    gatv2 and pna as in PyG, and modules that take edge_attr"""
     synthetic: SyntheticJob = SyntheticJob()
     """the generated graph"""
 

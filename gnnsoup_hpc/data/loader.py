@@ -91,15 +91,20 @@ def _read_structure(graph: GraphFile, runs: Sequence[Span], memory: BufferPool) 
     bounds = [graph.bounds(start, stop) for start, stop in runs]
     entries = memory.array("entries", (sum(int(each[-1] - each[0]) for each in bounds),), graph.id_type)
     weights = memory.array("weights", (len(entries) * graph.weighted,), np.float32)
+    features = memory.array("edge_attr", (len(entries), graph.edge_features), np.float32)
     indptr = np.zeros(firsts[-1] + 1, dtype=index_type(len(entries)))
     read = kept = 0
     for row, each in zip(firsts[:-1].tolist(), bounds, strict=True):
-        raw = entries[read : read + int(each[-1] - each[0])]
+        first, last = int(each[0]), int(each[-1])
+        span = slice(read, read + last - first)
+        raw, read = entries[span], span.stop
         graph.neighbours(each, raw)
-        weigh = graph.weights(each, weights[read : read + len(raw)]) if graph.weighted else weights
-        read += len(raw)
-        kept = localise(each, raw, starts, stops, starts - firsts[:-1], indptr, row, entries, kept, weigh, weights)
-    return make_adjacency(indptr, entries[:kept], weights[:kept] if graph.weighted else None)
+        weigh = graph.weights(each, weights[span]) if graph.weighted else weights
+        found = graph.edge_attr(first, last, features[span])
+        where = starts, stops, starts - firsts[:-1], indptr, row
+        kept = localise(each, raw, *where, entries, kept, weigh, weights, found, features)
+    values = weights[:kept] if graph.weighted else None, features[:kept] if graph.edge_features else None
+    return make_adjacency(indptr, entries[:kept], *values)
 
 
 def _find_seeds(graph: GraphFile, runs: Sequence[Span], role: Role) -> tuple[Tensor, Tensor]:
@@ -185,8 +190,9 @@ def _make_ahead(
 
 def warm_up() -> None:
     """Compile, or load, the kernel of reading, so that the first union is not blamed for it."""
-    one, ids, none = np.arange(2), np.zeros(1, dtype=np.int32), np.zeros(0, dtype=np.float32)
-    localise(one, ids, one[:1], one[1:], one[:1], np.zeros(2, dtype=np.int32), 0, ids, 0, none, none)
+    one, ids, none = np.arange(2), np.zeros(1, dtype=np.int32), np.zeros((1, 0), dtype=np.float32)
+    where = one[:1], one[1:], one[:1], np.zeros(2, dtype=np.int32), 0
+    localise(one, ids, *where, ids, 0, none[0], none[0], none, none)
 
 
 def draw_unions(validation_counts: IntArray, size: int, generator: np.random.Generator) -> Iterator[list[int]]:
@@ -198,11 +204,14 @@ def draw_unions(validation_counts: IntArray, size: int, generator: np.random.Gen
             yield sorted(int(part) for part in chosen)
 
 
-def make_adjacency(indptr: IndexArray, indices: IndexArray, weight: FloatArray | None = None) -> Adjacency:
+def make_adjacency(
+    indptr: IndexArray, indices: IndexArray, weight: FloatArray | None = None, edge_attr: FloatArray | None = None
+) -> Adjacency:
     """A square structure, int32 where it holds: half the memory traffic, and what the sparse libraries compute in."""
     kind = index_type(len(indices))
     return Adjacency(
         torch.from_numpy(indptr.astype(kind, copy=False)),
         torch.from_numpy(indices.astype(kind, copy=False)),
         weight=None if weight is None else torch.from_numpy(weight),
+        edge_attr=None if edge_attr is None else torch.from_numpy(edge_attr),
     )

@@ -138,6 +138,11 @@ def _make_other(path: Path, job: Job, own: GraphFile, context: SourceContext) ->
                 f"{source}: x has {width} features a node, and the run's models were trained on {own.features}: give"
                 f" raw features of shape (V, {own.features})"
             )
+        if graph.edge_attr is not None and graph.edge_attr.shape[1] != own.edge_features:
+            raise GraphError(
+                f"{source}: {graph.edge_attr.shape[1]} features an edge, and the run's models were trained on"
+                f" {own.edge_features}: give features of edges of shape (E, {own.edge_features})"
+            )
         context.say(f"predict: {source}: {graph.nodes} nodes, {len(graph.indices)} directed entries")
         for note in graph.notes:
             context.say(f"predict: {note}")

@@ -75,9 +75,11 @@ def _measure_peak(model: Model, mode: Mode, nodes: int, degree: int) -> int:
     indices = (torch.arange(nodes)[:, None] + torch.arange(1, degree + 1)).remainder(nodes).sort(1).values
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(nodes, model.features, generator=generator)
-    graph, state = Subgraph(x, Adjacency(indptr, indices.int().flatten())), model.init_state(0)
+    attr = torch.ones(len(indices) * degree, model.edge_features) if model.edge_features else None
+    graph = Subgraph(x, Adjacency(indptr, indices.int().flatten(), edge_attr=attr))
+    state = model.init_state(0)
     model.forward(state, graph)  # what is made once a graph, and once a process
-    held = [x, *state.values(), graph.adjacency.edge_index]
+    held = [x, *state.values(), graph.adjacency.edge_index, *([] if attr is None else [attr])]
     dropout, backward = DrawnDropout(0.5, generator) if mode == "train" else None, mode != "evaluate"
     for name in model.parameters if backward else ():
         state[name].requires_grad_()

@@ -135,8 +135,9 @@ class TorchEngine(Engine):
     ) -> Memory:
         """As `Engine.memory`, on a CPU: as if all rows of all layers were computed. Of other models it is measured."""
         weights = WEIGHT * extent.entries * model.weighted
+        attr = FLOAT * model.edge_features * extent.read  # what is left of it lies in the memory that it was read to
         if not isinstance(model, LayeredModel):
-            edges = (STRUCTURE_ENTRY + EDGE) * extent.entries + STRUCTURE_NODE * extent.nodes + weights
+            edges = (STRUCTURE_ENTRY + EDGE) * extent.entries + STRUCTURE_NODE * extent.nodes + weights + attr
             plan = {"features": FLOAT * model.features * extent.nodes, "structure": edges}
             return Memory(plan, measure_slopes(model, mode).extrapolate(extent))
         features = FLOAT * model.features * extent.nodes * (2 if model.aggregation else 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +57,8 @@ class Graph:
 
     Shapes: x (V, F), indptr (V + 1,), indices (E,), role (V,). y: of classes (V,) in [-1, classes) with -1 = no label;
     of other targets (V, T), NaN where one is missing, T being `classes`: float32 for yes or no, float64 for numbers.
-    weight: of each entry, (E,), finite and not negative; None where edges have none, or none that is used.
+    weight: of each entry, (E,), finite and not negative; None where edges have none, or none that is used. edge_attr:
+    features of each entry, (E, D) float32, likewise.
     """
 
     x: Rows
@@ -75,11 +77,18 @@ class Graph:
     notes: tuple[str, ...] = ()  # sentences that prepare says and the report repeats
     targets: TargetKind = "classes"
     weight: FloatArray | None = None
+    edge_attr: Rows | None = None
 
     @property
     def nodes(self) -> int:
         """|V|."""
         return len(self.y)
+
+    @property
+    def edge_values(self) -> dict[str, Any]:
+        """What entries have, (E, …), by the names that files have for it, in their order."""
+        both = {"edge_attr": self.edge_attr, "edge_weight": self.weight}
+        return {name: values for name, values in both.items() if values is not None}
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from gnnsoup_hpc.utils.hashing import file_sha256, fingerprint
 DATA = Path(__file__).resolve().parent.parent / "data"  # of `bundled:` sources
 NAMED_BY_PATH = ("npz", "pt")  # kinds of sources of which a job gives a file
 MOST_FILLED = 0.05  # of the values of features that are kept as sparse ones: the share that is not zero
+EDGE_VALUES = ("edge_weight", "edge_attr")  # fields of [graph] about what edges may have
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def fields_used(job: Job, facts: SourceFacts) -> dict[str, Any]:
     values: dict[str, Any] = {"graph.source": name_fields(graph.source)}
     values["graph.features"] = graph.features
     values["graph.undirected"] = graph.undirected or facts.symmetric
-    if not values["graph.undirected"] or graph.edge_weight == "use":  # an edge and its reverse may weigh differently
+    used = {f"graph.{name}": "use" for name in EDGE_VALUES if getattr(graph, name) == "use"}
+    if not values["graph.undirected"] or used:  # an edge's values and its reverse's may differ
         values["graph.reverse"] = graph.reverse
     kept = {"remove": 0, "add": facts.nodes}.get(graph.self_loops) == facts.self_loops
     values["graph.self_loops"] = "keep" if kept else graph.self_loops
@@ -74,8 +76,7 @@ def fields_used(job: Job, facts: SourceFacts) -> dict[str, Any]:
         values["graph.split_index"] = graph.split_index
     if graph.source.startswith("synthetic:"):
         values |= {f"graph.synthetic.{key}": value for key, value in graph.synthetic}
-    if graph.edge_weight == "use":
-        values["graph.edge_weight"] = "use"
+    values |= used
     if keeps_sparse(graph, facts):
         values["graph.feature_layout"] = "sparse"
     if (targets := resolve_targets(job.task.kind, facts.targets)) != "classes":
@@ -93,21 +94,20 @@ def check_asked(facts: SourceFacts, job: GraphJob, where: str) -> None:
         raise GraphError(
             f"{where}: {facts.duplicates} edges are duplicates, and graph.duplicates = 'refuse'; 'merge' merges them"
         )
-    meant = {"edge_weight": "weights", "edge_attr": "features or types, which no model here makes use of yet"}
-    instead = {"edge_weight": ", 'use' computes with them"}
+    meant = {"edge_weight": "weights", "edge_attr": "features or types"}
     for name, values in facts.edge_values.items():
         if getattr(job, name) == "refuse" and values:
             gives = "gives edges" if len(values) == 1 else "give edges"
             raise GraphError(
-                f"{where}: {', '.join(values)} {gives} {meant[name]}: graph.{name} = 'ignore' goes on without"
-                f"{instead.get(name, '')}"
+                f"{where}: {', '.join(values)} {gives} {meant[name]}: graph.{name} = 'ignore' goes on without,"
+                " 'use' computes with them"
             )
 
 
 def without_effect(job: Job, facts: SourceFacts) -> Iterator[str]:
     """Fields of [graph] and [partition] that the job sets to other than their defaults, and that change nothing."""
     known = fields_used(job, facts)
-    checks = {"source", "duplicates", "edge_weight", "edge_attr", "split"}
+    checks = {"source", "duplicates", *EDGE_VALUES, "split"}
     checks |= {"root"} if job.graph.source.startswith(("ogb:", "pyg:")) else set()
     sections = {"graph": job.graph, "graph.synthetic": job.graph.synthetic, "partition": job.partition}
     for table, section in sections.items():

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 import torch
 
 from gnnsoup_hpc.errors import JobError
-from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray
+from gnnsoup_hpc.types import IndexArray, IntArray
 from gnnsoup_hpc.utils.out_of_core import index_type
 
 Kind = Literal["compiled", "own", "pyg"]
@@ -35,21 +35,21 @@ class Sample:
     seeds: int
 
 
-class WeightLookup:
-    """Weights of a sample's entries, found by both ends: no sampler needs to know of them."""
+class EntryLookup:
+    """Where entries of samples stand in the whole structure, found by both ends: no sampler needs to know of it."""
 
-    def __init__(self, structure: tuple[IntArray, IndexArray], weights: FloatArray) -> None:
-        """structure: (indptr (V + 1,), indices (E,)), as samplers have it; weights (E,)."""
+    def __init__(self, structure: tuple[IntArray, IndexArray]) -> None:
+        """structure: (indptr (V + 1,), indices (E,)), as samplers have it."""
         indptr, indices = structure
-        nodes = len(indptr) - 1
-        self._matrix = sp.csr_matrix((weights, indices, indptr), shape=(nodes, nodes))
+        nodes, places = len(indptr) - 1, np.arange(len(indices), dtype=index_type(len(indices)))
+        self._matrix = sp.csr_matrix((places, indices, indptr), shape=(nodes, nodes))
 
-    def find(self, sample: Sample) -> FloatArray:
-        """Of each entry of the sample, (E',) float32."""
+    def find(self, sample: Sample) -> IntArray:
+        """The place of each entry of the sample, (E',)."""
         row = np.repeat(sample.nodes, np.diff(sample.indptr))
         if not len(row):  # of which SciPy makes a matrix
-            return np.empty(0, dtype=np.float32)
-        return np.asarray(self._matrix[row, sample.nodes[sample.indices]], dtype=np.float32).reshape(-1)
+            return np.empty(0, dtype=np.int64)
+        return np.asarray(self._matrix[row, sample.nodes[sample.indices]], dtype=np.int64).reshape(-1)
 
 
 def resolve_sampler(sampler: Literal["auto", "compiled", "own", "pyg"]) -> Kind:

@@ -31,6 +31,7 @@ class Adjacency:
     in-degree of each column's node with one self-loop. dtype: of degrees, and of the operators made of them. symmetric:
     whether each entry has its reverse; None: not known. weight (E,) of `dtype`: of each entry, not negative; None: all
     are 1. Where there are weights, a degree is the sum of a row's, and a self-loop that is not there weighs 1.
+    edge_attr (E, D): features of each entry, for modules that take them; nothing that is derived has them.
     """
 
     def __init__(
@@ -43,9 +44,10 @@ class Adjacency:
         dtype: torch.dtype = torch.float32,
         symmetric: bool | None = None,
         weight: Tensor | None = None,
+        edge_attr: Tensor | None = None,
     ) -> None:
         self.indptr, self.indices, self.offset, self.dtype = indptr, indices, offset, dtype
-        self.symmetric, self.weight = symmetric, weight
+        self.symmetric, self.weight, self.edge_attr = symmetric, weight, edge_attr
         self.columns = len(indptr) - 1 if columns is None else columns
         self._looped_degrees = looped_degrees
 
@@ -166,6 +168,7 @@ class Adjacency:
             self.dtype,
             self.symmetric,
             None if self.weight is None else self.weight.to(device, non_blocking=True),
+            None if self.edge_attr is None else self.edge_attr.to(device, non_blocking=True),
         )
 
 

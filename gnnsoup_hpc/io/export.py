@@ -41,6 +41,7 @@ def write(to: Path, trained: Trained, card: Mapping[str, Any], text: str) -> lis
             "takes": model.takes,
             "features": model.features,
             **({"weighted": True} if model.weighted else {}),
+            **({"edge_features": model.edge_features} if model.edge_features else {}),
         },
         "preparation": {
             "features": preparation.kind,

@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,6 @@ SLAB = 16 << 20  # bytes of features that are looked at for zeros together
 _ADVICE = ": run `gnnsoup prepare JOB --again`, which makes it again"
 _RESERVED = {  # what version 2 may hold, and only a later program can use
     "nodes/targets_mask": "several targets a node",
-    "edges/edge_attr": "features of edges",
 }
 
 
@@ -50,7 +50,7 @@ def write(
     sparse = identity.keeps_sparse(job.graph, graph.facts)
     features = round(8 * (graph.facts.filled or 0) * graph.x.shape[1]) if sparse else 4 * graph.x.shape[1]
     bulk = graph.x.shape[0] * (features + 17) + graph.y.nbytes + graph.indices.nbytes
-    bulk += 0 if graph.weight is None else graph.weight.nbytes
+    bulk += sum(4 * prod(values.shape) for values in graph.edge_values.values())
     with files.create_file(path, KIND, VERSION, about, bulk_bytes=bulk) as file:
         file.attrs["graph_sha256"] = _write_nodes_and_edges(file, graph, partition, sparse)
         _write_parts(file, graph, partition)
@@ -90,8 +90,8 @@ def _write_nodes_and_edges(file: h5py.File, graph: Graph, partition: Partition, 
     new_id[partition.order] = np.arange(graph.nodes)
     nodes = file.create_group("nodes", track_order=True)
     content = Content()
-    if graph.weight is not None:
-        content.add("edge_weight", np.float32, graph.weight.shape, [graph.weight])
+    for name, values in graph.edge_values.items():
+        content.add(name, np.float32, values.shape, (values[block] for block in _list_blocks(values)))
     indices = (graph.indices[block] for block in blocks(len(graph.indices), 8))
     content.add("indices", np.int64, graph.indices.shape, indices)
     content.add("indptr", np.int64, graph.indptr.shape, [graph.indptr])
@@ -169,10 +169,11 @@ def _write_edges(file: h5py.File, graph: Graph, order: IntArray, new_id: IntArra
     indices = files.write_space(
         edges, "indices", graph.indices.shape, index_type(graph.nodes), "1", "in-neighbours, sorted"
     )
-    weights = None
-    if graph.weight is not None:
-        about = "weight of each entry of indices"
-        weights = files.write_space(edges, "edge_weight", graph.weight.shape, np.float32, "1", about)
+    meant = {"edge_weight": "weight", "edge_attr": "features"}
+    stored = {
+        name: files.write_space(edges, name, values.shape, np.float32, "1", f"{meant[name]} of each entry of indices")
+        for name, values in graph.edge_values.items()
+    }
     start = 0
     while start < graph.nodes:
         stop = int(np.searchsorted(indptr, indptr[start] + ENTRIES, side="right")) - 1
@@ -180,19 +181,26 @@ def _write_edges(file: h5py.File, graph: Graph, order: IntArray, new_id: IntArra
         if indptr[start] < indptr[stop]:
             found, entry = _renumber(graph, order[start:stop], new_id)
             indices[indptr[start] : indptr[stop]] = found
-            if weights is not None and graph.weight is not None:
-                weights[indptr[start] : indptr[stop]] = graph.weight[entry]
+            for name, values in graph.edge_values.items():
+                for block in _list_blocks(values, len(entry)):
+                    place = indptr[start] + block.start
+                    stored[name][place : indptr[start] + block.stop] = values[entry[block]]
         start = stop
 
 
+def _list_blocks(values: Any, count: int | None = None) -> Iterator[slice]:
+    """Of so many of the entries whose values these are, or of all."""
+    return blocks(values.shape[0] if count is None else count, 8 * prod(values.shape[1:]))
+
+
 def _renumber(graph: Graph, nodes: IntArray, new_id: IntArray) -> tuple[IntArray, IntArray]:
-    """In-neighbours of `nodes` by their new ids, sorted in each row, and with weights which entries these were."""
+    """In-neighbours of `nodes` by their new ids, sorted in each row; which entries these were, if they have values."""
     counts = graph.indptr[nodes + 1] - graph.indptr[nodes]
     row = np.repeat(np.arange(len(nodes)), counts)
     ends = np.cumsum(counts)
     entry = np.arange(ends[-1]) - np.repeat(ends - counts, counts) + np.repeat(graph.indptr[nodes], counts)
     keyed = row * graph.nodes + new_id[graph.indices[entry]]  # rows are already in order, so one sort does both
-    if graph.weight is not None:
+    if graph.edge_values:
         order = np.argsort(keyed)
         return np.asarray(keyed[order] % graph.nodes), entry[order]
     keyed.sort()
@@ -216,6 +224,7 @@ class GraphFile:
             self.cut: dict[str, Any] = dict(file["parts"].attrs)  # METIS's options and what came of them
             self.edges = len(file["edges/indices"])  # directed entries
             self.weighted = "edges/edge_weight" in file  # whether entries have weights
+            self.edge_features = _read_width(file, "edges/edge_attr")  # how many features an entry has
             self.id_type: Any = file["edges/indices"].dtype  # int32, or int64 from 2^31 nodes on
             # What nodes have: of classes how many there are, of other targets how many a node has.
             self.targets: TargetKind = "classes" if "nodes/y" in file else _read_target_kind(file)
@@ -344,6 +353,17 @@ class GraphFile:
             raise FileError(f"{self.path} is damaged: of edges {first} to {last - 1} one has no weight{_ADVICE}")
         return found
 
+    def edge_attr(self, first: int, last: int, out: FloatArray | None = None) -> FloatArray:
+        """Features of entries first to last - 1 of edges/indices, (last - first, D) float32, in `out` where given."""
+        found = np.empty((last - first, self.edge_features), dtype=np.float32) if out is None else out
+        if self.edge_features:
+            self._dataset("edges/edge_attr").read_into(first, last, found)
+        return found
+
+    def edge_attr_of(self, entries: IntArray) -> FloatArray:
+        """Features of the entries of those places in edges/indices, (n, D)."""
+        return read_by_ids(self.edge_attr, (self.edges, self.edge_features), np.float32, entries)
+
     def _dataset(self, name: str) -> DatasetRows:
         if name not in self._open:
             with files.explain_damage(self.path, _ADVICE):
@@ -437,9 +457,16 @@ def _first_difference(graph: GraphFile, job: Job) -> tuple[str, Any, Any] | None
     key = next((key for key in [*wanted, *made] if made.get(key) != wanted.get(key)), None)
     if key is None:
         return None
-    without = {"graph.edge_weight": "ignore", "partition.edge_weight": "ignore", "graph.feature_layout": "dense"}
+    without = {f"graph.{name}": "ignore" for name in identity.EDGE_VALUES}
+    without |= {"partition.edge_weight": "ignore", "graph.feature_layout": "dense"}
     other = without.get(key, NO_TASK.get(key))
     return key, made.get(key, other), job.graph.split if key == "graph.split" else wanted.get(key, other)
+
+
+def _read_width(file: h5py.File, name: str) -> int:
+    """Columns of a matrix, 0 where it is not there. Raises: ValueError where it is none."""
+    _, width = file[name].shape if name in file else (0, 0)
+    return int(width)
 
 
 def _read_target_kind(file: h5py.File) -> TargetKind:
@@ -486,7 +513,7 @@ def _list_fields(job: Job, values: Job) -> dict[str, Any]:
     A split was known by its name in the job, whatever the source had.
     """
     graph = job.graph
-    unused = {"root", "edge_attr"} | (set() if graph.edge_weight == "use" else {"edge_weight"})
+    unused = {"root"} | {name for name in identity.EDGE_VALUES if getattr(graph, name) != "use"}
     unused |= set() if graph.feature_layout == "sparse" else {"feature_layout"}
     unused |= set() if graph.source.startswith("synthetic:") else {"synthetic"}
     unused |= set() if graph.split in ("random", "auto") else {"split_seed", "train_share", "validation_share"}

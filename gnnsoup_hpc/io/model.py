@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.errors import FileError, GraphError
+from gnnsoup_hpc.graph.edge_values import MergedFeatures, find_edges, find_unfit, find_unfit_features, merge_weights
 from gnnsoup_hpc.graph.graph import Preparation
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Subgraph
-from gnnsoup_hpc.graph.weights import find_unfit, merge_weights
 from gnnsoup_hpc.io import files, judged, states
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
@@ -54,21 +54,22 @@ class Trained:
         return module.eval()
 
     @torch.no_grad()
-    def predict(self, x: Any, edge_index: Any, edge_weight: Any = None) -> Tensor:
+    def predict(self, x: Any, edge_index: Any, edge_weight: Any = None, edge_attr: Any = None) -> Tensor:
         """Scores (V, C) of every node of a graph as its source has it: features (V, F), edges (2, E). Raises: as below.
 
-        edge_weight: weights of these edges, (E,), for a model that takes some, and for no other.
+        edge_weight: weights of these edges, (E,), for a model that takes some, and for no other; edge_attr: their
+        features, (E, D), likewise.
         Of a regression they are in the source's units. By the module of `as_pyg`, in memory, on one thread of Python.
         """
         features = self.features(x)
         edges = self.edges(edge_index, len(features))
-        weight = self.weights(edge_index, edge_weight, edges, len(features))
-        if weight is None:
-            given = _make_adjacency(edges, len(features)).matrix if self.architecture.takes == "sparse" else edges
+        weight, attr = self.edge_values(edge_index, edge_weight, edge_attr, edges, len(features))
+        adjacency = _make_adjacency(edges, len(features), weight, attr)
+        if weight is None and attr is None:
+            given = adjacency.matrix if self.architecture.takes == "sparse" else edges
             found: Tensor = self.as_pyg()(features, given)
         else:
-            graph = Subgraph(features, _make_adjacency(edges, len(features), weight))
-            found = self.architecture.forward(self.state, graph)
+            found = self.architecture.forward(self.state, Subgraph(features, adjacency))
         if self.target_mean:
             spread, mean = (torch.tensor(each, dtype=torch.float64) for each in (self.target_spread, self.target_mean))
             found = found.double() * spread + mean
@@ -110,24 +111,36 @@ class Trained:
         keys = np.unique(ends[1] * nodes + ends[0])
         return torch.from_numpy(np.stack([keys % nodes, keys // nodes]))
 
-    def weights(self, raw: Any, given: Any, edges: Tensor, nodes: int) -> Tensor | None:
-        """Weights (E,) float32 of `edges`, which `self.edges` made of `raw`, whose weights are `given`; None for none.
+    def edge_values(
+        self, raw: Any, edge_weight: Any, edge_attr: Any, edges: Tensor, nodes: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Weights (E,) and features (E, D), float32, of `edges`, which `self.edges` made of `raw`; None for none.
 
-        Raises: GraphError where the model takes weights and there are none, or the other way round, or no such ones.
+        edge_weight, edge_attr: those of `raw`.
+        Raises: GraphError where the model takes some and there are none, or the other way round, or no such ones.
         """
-        if not self.architecture.weighted:
-            if given is not None:
-                raise GraphError("edge_weight is given, and the model takes no weights of edges: leave it out")
-            return None
-        if given is None:
-            raise GraphError("the model was trained with weights of edges: give edge_weight, one of each edge")
-        weight, ends = np.asarray(given, dtype=np.float64), np.asarray(raw)[:: -1 if self.graph.reverse else 1]
-        if weight.shape != ends.shape[1:] or find_unfit(weight) is not None:
-            raise GraphError(
-                f"edge_weight has shape {weight.shape}: give a finite number from 0 on an edge, {ends.shape[1:]}"
-            )
+        ends, width = np.asarray(raw)[:: -1 if self.graph.reverse else 1], self.architecture.edge_features
+        _check_given("edge_weight", edge_weight, "weights", self.architecture.weighted)
+        _check_given("edge_attr", edge_attr, "features", width > 0)
+        if edge_weight is None and edge_attr is None:
+            return None, None
         column, row = edges.numpy()
-        return torch.from_numpy(merge_weights(row, column, ends[0], ends[1], weight, nodes).astype(np.float32))
+        made, weight, attr = find_edges(row, column, ends[0], ends[1], nodes), None, None
+        if edge_weight is not None:
+            values = np.asarray(edge_weight, dtype=np.float64)
+            if values.shape != ends.shape[1:] or find_unfit(values) is not None:
+                raise GraphError(
+                    f"edge_weight has shape {values.shape}: give a finite number from 0 on an edge, {ends.shape[1:]}"
+                )
+            weight = torch.from_numpy(merge_weights(made, values).astype(np.float32))
+        if edge_attr is not None:
+            values = np.asarray(edge_attr)
+            values = values.reshape(len(values), -1) if values.ndim == 1 else values
+            wanted = ends.shape[1], width
+            if values.shape != wanted or values.dtype.kind not in "fiub" or find_unfit_features(values) is not None:
+                raise GraphError(f"edge_attr has shape {values.shape}: give {width} finite numbers an edge, {wanted}")
+            attr = torch.from_numpy(MergedFeatures(made, row, values)[:])
+        return weight, attr
 
 
 def read_model(path: Path) -> Trained:
@@ -189,7 +202,16 @@ def _read_job(path: Path, file: h5py.File) -> dict[str, Any]:
         raise FileError(f"{path}: provenance/job is no TOML: {error}") from None
 
 
-def _make_adjacency(edges: Tensor, nodes: int, weight: Tensor | None = None) -> Adjacency:
+def _check_given(name: str, given: Any, what: str, taken: bool) -> None:
+    """Raises: GraphError where a model takes such values of edges and there are none, or the other way round."""
+    if given is not None and not taken:
+        raise GraphError(f"{name} is given, and the model takes no {what} of edges: leave it out")
+    if given is None and taken:
+        raise GraphError(f"the model was trained with {what} of edges: give {name}, one of each edge")
+
+
+def _make_adjacency(edges: Tensor, nodes: int, weight: Tensor | None, edge_attr: Tensor | None) -> Adjacency:
     """Of edges that are sorted by destination."""
     counts = torch.bincount(edges[1], minlength=nodes)
-    return Adjacency(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), edges[0], weight=weight)
+    start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return Adjacency(start, edges[0], weight=weight, edge_attr=edge_attr)

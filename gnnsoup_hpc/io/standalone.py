@@ -2,11 +2,11 @@
 
     python NAME.py GRAPH.npz SCORES.npy
 
-GRAPH.npz has x (V, F) and edge_index (2, E), as the model's graph had them before anything was done to them, and for a
-model that takes weights of edges edge_weight (E,); the scores are (V, C), a row a node: logits, or the numbers of a
-regression. From Python: `predict(x, edge_index)`. NAME.json says what the model is and what is done to x and edges;
-NAME.pt or NAME.safetensors has its weights. It needs NumPy, PyTorch, PyTorch Geometric, and the module's own code where
-NAME.json names some.
+GRAPH.npz has x (V, F) and edge_index (2, E), as the model's graph had them before anything was done to them, and what
+else the model takes: edge_weight (E,), weights of edges, and edge_attr (E, D), their features. The scores are (V, C), a
+row a node: logits, or the numbers of a regression. From Python: `predict(x, edge_index)`. NAME.json says what the model
+is and what is done to x and edges; NAME.pt or NAME.safetensors has its weights. It needs NumPy, PyTorch, PyTorch
+Geometric, and the module's own code where NAME.json names some.
 """
 
 from __future__ import annotations
@@ -76,10 +76,11 @@ def prepare_features(raw: Any) -> Tensor:
     return torch.from_numpy(x.astype(np.float32))
 
 
-def prepare_edges(raw: Any, nodes: int, weight: Any = None) -> dict[str, Tensor]:
+def prepare_edges(raw: Any, nodes: int, weight: Any = None, attr: Any = None) -> dict[str, Tensor]:
     """Raw edges (2, E) as the model was trained on them: turned round, loops and reverse edges; each once.
 
-    By the names of what the module takes; with weights (E,) of the raw ones, of which those of equal edges are summed.
+    By the names of what the module takes; with weights (E,) of the raw ones, of which those of equal edges are summed,
+    and features (E, D), of which the mean is taken.
     """
     how, ends = read_card()["preparation"], np.asarray(raw).astype(np.int64)
     if ends.size and (ends.min() < 0 or ends.max() >= nodes):
@@ -95,12 +96,13 @@ def prepare_edges(raw: Any, nodes: int, weight: Any = None) -> dict[str, Tensor]
     keys = np.unique(ends[1] * nodes + ends[0])
     rows, columns = np.divmod(keys, nodes)
     values = torch.ones(len(keys)) if weight is None else merge_weights(keys, given, weight, nodes)
+    features = {} if attr is None else {"edge_attr": merge_features(keys, given, attr, nodes)}
     if read_card()["model"]["takes"] == "sparse":
         starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=nodes))])
         parts = torch.from_numpy(starts), torch.from_numpy(columns), values
         with warnings.catch_warnings(action="ignore"):  # torch says that this layout is new
             return {"edge_index": torch.sparse_csr_tensor(*parts, (nodes, nodes), check_invariants=True)}
-    edges = {"edge_index": torch.from_numpy(np.stack([columns, rows]))}
+    edges = {"edge_index": torch.from_numpy(np.stack([columns, rows]))} | features
     return edges if weight is None else edges | {"edge_weight": values}
 
 
@@ -109,24 +111,50 @@ def merge_weights(keys: Any, given: Any, raw: Any, nodes: int) -> Tensor:
     weight = np.asarray(raw, dtype=np.float64)
     if weight.shape != given.shape or not ((weight >= 0) & np.isfinite(weight)).all():
         raise SystemExit(f"edge_weight has shape {weight.shape}: give a finite number from 0 on of each edge")
-    there = np.isin(given, keys)
-    place = np.searchsorted(keys, given[there])
-    merged = np.bincount(place, weights=weight[there], minlength=len(keys))
-    missing = np.flatnonzero(np.bincount(place, minlength=len(keys)) == 0)
-    rows, columns = np.divmod(keys[missing], nodes)
-    loops = rows == columns
-    merged[missing[loops]] = 1.0
-    merged[missing[~loops]] = merged[np.searchsorted(keys, (columns * nodes + rows)[~loops])]
+    merged, counts = sum_equal(keys, given, weight[:, None], nodes)
+    return torch.from_numpy(np.where(counts == 0, 1.0, merged[:, 0]).astype(np.float32))
+
+
+def merge_features(keys: Any, given: Any, raw: Any, nodes: int) -> Tensor:
+    """Features of edges likewise: a mean of raw ones, of a self-loop without any that of the node's other edges."""
+    attr = np.asarray(raw, dtype=np.float64)
+    attr = attr[:, None] if attr.ndim == 1 else attr
+    if attr.shape != (len(given), read_card()["model"]["edge_features"]) or not np.isfinite(attr).all():
+        raise SystemExit(f"edge_attr has shape {attr.shape}: give as many finite numbers an edge as the model takes")
+    merged, counts = sum_equal(keys, given, attr, nodes)
+    merged /= np.maximum(counts, 1)[:, None]
+    rows, bare = keys // nodes, counts == 0
+    others = np.bincount(rows[~bare], minlength=nodes)[:, None]
+    total = np.stack([np.bincount(rows, weights=column, minlength=nodes) for column in merged.T], 1)
+    merged[bare] = (total / np.maximum(others, 1))[rows[bare]]
     return torch.from_numpy(merged.astype(np.float32))
 
 
+def sum_equal(keys: Any, given: Any, values: Any, nodes: int) -> tuple[Any, Any]:
+    """Sums of raw edges' values (E, D) by their rising keys, and how many these are; without any a reverse edge's."""
+    there = np.isin(given, keys)
+    place = np.searchsorted(keys, given[there])
+    sums = np.stack([np.bincount(place, weights=column, minlength=len(keys)) for column in values[there].T], 1)
+    counts = np.bincount(place, minlength=len(keys))
+    rows, columns = np.divmod(keys, nodes)
+    origin = np.where(counts == 0, np.searchsorted(keys, columns * nodes + rows), np.arange(len(keys)))
+    return sums[origin], counts[origin]
+
+
+def list_taken() -> list[str]:
+    """Values of edges that the model takes, by their names."""
+    keys = {"edge_weight": "weighted", "edge_attr": "edge_features"}
+    return [name for name, key in keys.items() if read_card()["model"].get(key)]
+
+
 @torch.no_grad()
-def predict(x: Any, edge_index: Any, edge_weight: Any = None) -> Tensor:
+def predict(x: Any, edge_index: Any, edge_weight: Any = None, edge_attr: Any = None) -> Tensor:
     """Scores (V, C) of every node of a graph as its source has it; of a regression numbers in the source's units."""
     features, task = prepare_features(x), read_card()["task"]
-    if (edge_weight is not None) != read_card()["model"].get("weighted", False):
-        raise SystemExit(f"the model takes {'no' if edge_weight is not None else 'an'} edge_weight, unlike this graph")
-    edges = prepare_edges(edge_index, len(features), edge_weight)
+    for name, values in (("edge_weight", edge_weight), ("edge_attr", edge_attr)):
+        if (values is not None) != (name in list_taken()):
+            raise SystemExit(f"the model takes {'no' if values is not None else 'an'} {name}, unlike this graph")
+    edges = prepare_edges(edge_index, len(features), edge_weight, edge_attr)
     scores: Tensor = load_model()(features, edges.pop("edge_index"), **edges)
     if task["target_mean"]:
         spread, mean = (torch.tensor(task[name], dtype=torch.float64) for name in ("target_spread", "target_mean"))
@@ -137,12 +165,12 @@ def predict(x: Any, edge_index: Any, edge_weight: Any = None) -> Tensor:
 def main() -> None:
     """From one file to the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("graph", type=Path, help="an npz file with x, edge_index, edge_weight")
+    parser.add_argument("graph", type=Path, help="an npz file with x, edge_index, edge_weight, edge_attr")
     parser.add_argument("scores", type=Path, help="where the scores go, an npy file")
     words = parser.parse_args()
     with np.load(words.graph) as graph:
-        weight = graph["edge_weight"] if read_card()["model"].get("weighted") and "edge_weight" in graph else None
-        np.save(words.scores, predict(graph["x"], graph["edge_index"], weight).numpy())
+        values = {name: graph[name] for name in list_taken() if name in graph}
+        np.save(words.scores, predict(graph["x"], graph["edge_index"], **values).numpy())
 
 
 if __name__ == "__main__":

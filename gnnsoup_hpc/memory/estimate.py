@@ -145,7 +145,7 @@ def mixing(net: Model, ingredients: int) -> int:
 
 def reading(net: Model, extent: Extent) -> int:
     """A subgraph as it is read: features, and the entries of its rows, of which those inside it are kept in place."""
-    entry = _id_bytes(extent) + FLOAT * net.weighted
+    entry = _id_bytes(extent) + FLOAT * (net.weighted + net.edge_features)
     return hold_features(net.features, extent) + entry * extent.read + READ_NODE * extent.nodes
 
 
@@ -156,6 +156,11 @@ def _make_dense(extent: Extent, engine: Engine | None = None) -> Extent:
 
 def _id_bytes(extent: Extent) -> int:
     return int(np.dtype(index_type(extent.read)).itemsize)
+
+
+def _lookup(net: Model, extent: Extent) -> int:
+    """Bytes an entry of what finds the values of a sample's entries."""
+    return _id_bytes(extent) * (net.weighted or net.edge_features > 0)
 
 
 def _share(sizes: Sizes, ranks: int) -> tuple[Extent, int]:
@@ -237,7 +242,7 @@ def least_inference(sizes: Sizes) -> tuple[str, int]:
         return "accuracies layer by layer", least
     if why := sizes.net.find_far_reach():
         return f"accuracies in memory, since {why},", inference(sizes)
-    entry = _id_bytes(sizes.whole) + FLOAT + FLOAT * sizes.net.weighted
+    entry = _id_bytes(sizes.whole) + FLOAT + FLOAT * sizes.net.weighted + _lookup(sizes.net, sizes.whole)
     structure = entry * sizes.whole.read + READ_NODE * sizes.whole.nodes
     nodes = sizes.find_largest() if sizes.find_largest else sizes.whole
     block = sizes.engine.memory(sizes.net, nodes, mode="evaluate").total
@@ -255,7 +260,7 @@ def training(sizes: Sizes, engine: Engine, extent: Extent, drop_edges: bool = Fa
         return reading(net, extent)
     needed, dropping = engine.memory(net, extent, mode="train"), 0
     if drop_edges:
-        dropping = (STRUCTURE_ENTRY + FLOAT * net.weighted + 3 * DOUBLE) * extent.entries
+        dropping = (STRUCTURE_ENTRY + FLOAT * (net.weighted + net.edge_features) + 3 * DOUBLE) * extent.entries
     if not isinstance(engine, TorchEngine):
         return BASE + reading(net, extent) + dropping + needed.total + 6 * FLOAT * parameters(net)
     features, structure, states = needed.plan["features"], needed.plan["structure"], needed.states["states"]
@@ -291,9 +296,9 @@ def cluster_batches(sizes: Sizes, engine: Engine, clusters: int, drop_edges: boo
 
 def neighbour_store(sizes: Sizes) -> int:
     """What neighbour batches are drawn from: features and structure of the whole graph."""
-    whole = sizes.whole
-    entry = STORE_ENTRY + 2 * FLOAT * sizes.net.weighted
-    features = hold_features(sizes.net.features, whole) if sizes.part_values is None else SPARSE_VALUE * whole.values
+    net, whole = sizes.net, sizes.whole
+    entry = STORE_ENTRY + FLOAT * (net.weighted + net.edge_features) + _lookup(net, whole)
+    features = hold_features(net.features, whole) if sizes.part_values is None else SPARSE_VALUE * whole.values
     return features + entry * whole.read + PLAN_NODE * whole.nodes
 
 

@@ -182,6 +182,10 @@ class Model(Protocol):
         """Whether it takes weights of edges."""
 
     @property
+    def edge_features(self) -> int:
+        """D, features of an edge that it takes; 0: none."""
+
+    @property
     def hops(self) -> int | None:
         """How many hops away nodes have a part in a node's output; None: unknown, so all may."""
 
@@ -247,7 +251,9 @@ class Model(Protocol):
 
 def show_kind(model: Model) -> str:
     """What a model is to engines, in words: "kind 'gcn' with weights of edges"."""
-    return f"kind {model.kind!r}{' with weights of edges' if model.weighted else ''}"
+    values = [what for what, taken in (("weights", model.weighted), ("features", model.edge_features)) if taken]
+    also = f" with {' and '.join(values)} of edges" if values else ""
+    return f"kind {model.kind!r}{also}"
 
 
 @runtime_checkable

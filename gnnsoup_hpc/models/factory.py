@@ -76,7 +76,7 @@ def list_taken(factory: Factory, known: Mapping[str, Any]) -> dict[str, Any]:
     takes = inspect.signature(factory).parameters.values()
     names = {parameter.name for parameter in takes}
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes):
-        names |= {"in_channels", "out_channels"}
+        names |= {"in_channels", "out_channels", "edge_dim"}
     return {name: value for name, value in known.items() if name in names}
 
 
@@ -92,13 +92,24 @@ def make_module(factory: Factory, arguments: Mapping[str, Any], where: str) -> n
     return made
 
 
-def takes_weights(module: nn.Module, sparse: bool) -> bool:
-    """Whether a module makes use of weights of edges: PyG's classes say so; others take `edge_weight`, or a matrix."""
-    known = getattr(module, "supports_edge_weight", None)
+def takes_values(module: nn.Module, name: str, sparse: bool) -> bool:
+    """Whether a module makes use of `edge_weight` or `edge_attr`: PyG's classes say so; others take that name.
+
+    sparse: it is given a matrix, whose values are the weights.
+    """
+    known = getattr(module, f"supports_{name}", None)
     if isinstance(known, bool):
         return known
+    if sparse:
+        return name == "edge_weight"
     takes = inspect.signature(module.forward).parameters.values()
-    return sparse or any(each.name == "edge_weight" or each.kind is inspect.Parameter.VAR_KEYWORD for each in takes)
+    return any(each.name == name or each.kind is inspect.Parameter.VAR_KEYWORD for each in takes)
+
+
+def lacks_edge_dim(module: nn.Module) -> bool:
+    """Whether it is one of PyG's models whose layers could take features of edges, and were made to take none."""
+    takes = getattr(module, "supports_edge_attr", None) is True
+    return takes and not any(getattr(part, "edge_dim", None) for part in module.modules())
 
 
 def is_global_norm(part: nn.Module) -> bool:

@@ -52,6 +52,11 @@ class Architecture:
         return self.classes
 
     @property
+    def edge_features(self) -> int:
+        """None: where edges have some, PyG's class computes."""
+        return 0
+
+    @property
     def hops(self) -> int:
         """One a layer."""
         return self.layers

@@ -10,7 +10,7 @@ from gnnsoup_hpc.config import Job, ModelJob, loading
 from gnnsoup_hpc.config.loading import Named
 from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.models.convolutions import find_convolution
-from gnnsoup_hpc.models.kinds import MODULE, has_heads, is_stack, list_kinds
+from gnnsoup_hpc.models.kinds import MODULE, WITH_EDGE_ATTR, has_heads, is_stack, list_kinds
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.utils import paths
 from gnnsoup_hpc.utils.hashing import canonical
@@ -36,8 +36,8 @@ def load_job_of_run(root: Path, overrides: Sequence[str] | Mapping[str, Any] = (
 
 def check_job(job: Job, where: str) -> None:
     """See that a job has what its kind of model takes; `where` begins the message of a JobError."""
-    model = job.model
-    _check_fields(model, where)
+    model, stack = job.model, is_stack(job.model, job.graph.edge_attr == "use")
+    _check_fields(model, stack, where)
     if model.heads != 1 and not has_heads(model.kind):
         having = " or ".join(repr(kind) for kind in list_kinds() if has_heads(kind))
         raise JobError(f"{where}: model: heads = {model.heads} is for kind = {having}; {model.kind} has none")
@@ -48,30 +48,46 @@ def check_job(job: Job, where: str) -> None:
             f"{where}: model.arguments = {model.arguments}: give numbers, text, true, false, lists and tables"
         ) from None
     for name, first_hop in (("train", job.train.first_hop), ("soup.pls", job.soup.pls.first_hop)):
-        if first_hop == "exact" and (not is_stack(model) or find_convolution(model.kind).aggregation is None):
+        if first_hop == "exact" and (not stack or find_convolution(model.kind).aggregation is None):
             raise JobError(
                 f"{where}: {name}.first_hop = 'exact' cannot be had with model.kind = {model.kind!r}: its first layer"
                 " has no sum that is the same for all weights, so there is no first hop to keep; use 'truncated'"
             )
-    if job.graph.edge_weight == "use" and is_stack(model) and not find_convolution(model.kind).takes_weights:
+    if job.graph.edge_weight == "use" and stack and not find_convolution(model.kind).takes_weights:
         raise JobError(
             f"{where}: graph.edge_weight = 'use': model.kind = {model.kind!r} takes no weights; use 'ignore'"
         )
-    if job.soup.align in ("weights", "activations") and not is_stack(model):
+    if job.graph.edge_attr == "use":
+        _check_edge_attr(model, where)
+    if job.soup.align in ("weights", "activations") and not stack:
         raise JobError(
             f"{where}: soup.align = {job.soup.align!r} knows the hidden units of stacks of gcn, sage and gat alone, of"
-            " plain options; use 'auto' or 'none'"
+            " plain options and without features of edges; use 'auto' or 'none'"
         )
     if model.kind == MODULE:
         _check_module(job, where)
 
 
-def _check_fields(model: ModelJob, where: str) -> None:
+def _check_edge_attr(model: ModelJob, where: str) -> None:
+    """Refuse what makes no use of features of edges."""
+    if model.kind not in (*WITH_EDGE_ATTR, MODULE):
+        raise JobError(
+            f"{where}: graph.edge_attr = 'use': model.kind = {model.kind!r} takes no features of edges, which"
+            f" {', '.join(WITH_EDGE_ATTR)} and modules do; use 'ignore'"
+        )
+    if model.takes == "sparse":
+        raise JobError(
+            f"{where}: graph.edge_attr = 'use': model.takes = 'sparse' gives a matrix, which has no features of edges;"
+            " use 'edge_index'"
+        )
+
+
+def _check_fields(model: ModelJob, stack: bool, where: str) -> None:
     """Refuse what the kind of model has no use for."""
-    unused, what = _OF_MODULES + (_OF_TORCH if is_stack(model) else ()), "leave it out"
+    unused, what = _OF_MODULES + (_OF_TORCH if stack else ()), "leave it out"
     if model.kind == MODULE:
         unused, what = _OF_CLASSES, "give it in model.arguments, by the name that the factory has"
-    plain = " of plain options" if is_stack(model) else ""
+    plain = " of plain options" if stack else ""
     for name in unused:
         if (value := getattr(model, name)) != ModelJob.model_fields[name].default:
             raise JobError(f"{where}: model.{name} = {value!r} says nothing of kind = {model.kind!r}{plain}: {what}")

@@ -14,6 +14,7 @@ PYG = {  # kind in [model]: class of torch_geometric.nn.models
     "pna": "PNA",
     "edgecnn": "EdgeCNN",
 }
+WITH_EDGE_ATTR = ("gat", "gatv2", "pna")  # those whose classes make use of features of edges
 MODULE = "module"  # what model.factory makes
 
 
@@ -22,9 +23,12 @@ def list_kinds() -> tuple[str, ...]:
     return *CONVOLUTIONS, *(kind for kind in PYG if kind not in CONVOLUTIONS), MODULE
 
 
-def is_stack(job: ModelJob) -> bool:
-    """Whether it is a stack of convolutions of ours, which fast engines compute: of plain options alone."""
-    if job.kind not in CONVOLUTIONS or job.arguments:
+def is_stack(job: ModelJob, edge_attr: bool = False) -> bool:
+    """Whether it is a stack of convolutions of ours, which fast engines compute: of plain options alone.
+
+    edge_attr: whether it computes with features of edges, which these stacks do not.
+    """
+    if job.kind not in CONVOLUTIONS or job.arguments or edge_attr:
         return False
     return job.norm == "none" or (job.norm == "layer" and find_convolution(job.kind).takes_norm)
 

@@ -3,8 +3,8 @@
 A state has the module's parameters and buffers, under the names of its `state_dict`, each tied one once. The module
 computes in float32, from features x (V, F) and either edges (2, E), rows source and destination, or a sparse CSR
 matrix (V, V), a row a destination. Weights of edges, where they are used, are its argument `edge_weight`, (E,), or the
-values of that matrix, which are else 1. What is drawn at random, for dropout, it draws from torch's own generators,
-which are seeded for each step and put back afterwards.
+values of that matrix, which are else 1; features of edges are its argument `edge_attr`, (E, D). What is drawn at
+random, for dropout, it draws from torch's own generators, which are seeded for each step and put back afterwards.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from gnnsoup_hpc.types import Grouping, Mode, State
 from gnnsoup_hpc.utils.hashing import canonical, fingerprint
 
 _NOT_RECORDED = ("folder", "degrees", "revision", "reach", "groups_by")
+_IF_USED = ("weighted", "edge_features")  # which older files lack
 _PROBE = 8  # nodes of the ring that a module is tried on before anything else
 
 
@@ -41,7 +42,8 @@ class ModuleModel:
     kind: "module", or of one of PyG's classes, which takes `layers`, `hidden`, `heads` and `norm`. features: F;
     classes: C. arguments: of the factory, or besides of that class, as JSON. revision: name of the code, in place of
     its hash. reach: message passing layers of a module, 0 where they are not known. groups_by: beginnings of names that
-    share an alpha vector, in place of the module's children. weighted: whether it takes weights of edges. folder: where
+    share an alpha vector, in place of the module's children. weighted: whether it takes weights of edges;
+    edge_features: D, how many features of an edge it takes, which factories know as `edge_dim`. folder: where
     the factory is imported from first, which says nothing of the model. degrees: in-degrees of its graph, counted, for
     factories that take them as `deg`.
     """
@@ -60,6 +62,7 @@ class ModuleModel:
     takes: str = "edge_index"
     groups_by: tuple[str, ...] = ()
     weighted: bool = False
+    edge_features: int = 0
     folder: str = field(default="", compare=False)
     degrees: tuple[int, ...] = field(default=(0, 1), compare=False)
 
@@ -150,8 +153,8 @@ class ModuleModel:
 
         Of a factory's code the hash, or the name that the job gives it.
         """
-        unsaid = _NOT_RECORDED if self.weighted else (*_NOT_RECORDED, "weighted")
-        values = {name: value for name, value in asdict(self).items() if name not in unsaid}
+        values = {name: value for name, value in asdict(self).items() if name not in _NOT_RECORDED}
+        values = {name: value for name, value in values.items() if value or name not in _IF_USED}
         values["arguments"] = json.loads(self.arguments)
         if self.kind == MODULE:
             values["code"] = self.code
@@ -208,7 +211,7 @@ class ModuleModel:
     @cached_property
     def _far_reach(self) -> str:
         hops, state = self.hops or 0, self.init_state(0)
-        ring, nodes = _make_ring(2 * hops + 4)
+        ring, nodes = _make_ring(2 * hops + 4, self.edge_features)
         x = torch.randn(nodes, self.features, generator=torch.Generator().manual_seed(0))
         other = x.clone()
         other[hops + 1 : nodes - hops] += 1.0
@@ -251,7 +254,8 @@ class ModuleModel:
     def _arguments(self) -> dict[str, Any]:
         """All that the factory, or the class, is called with; `deg` as numbers."""
         own: dict[str, Any] = json.loads(self.arguments)
-        known = {"in_channels": self.features, "out_channels": self.classes, "deg": self.degrees}
+        known: dict[str, Any] = {"in_channels": self.features, "out_channels": self.classes, "deg": self.degrees}
+        known |= {"edge_dim": self.edge_features} if self.edge_features else {}
         taken = factories.list_taken(self._factory, known)
         if self.kind == MODULE:
             return taken | own
@@ -276,12 +280,18 @@ class ModuleModel:
         where = self._where
         if kept := [name for name, part in module.named_modules() if getattr(part, "cached", False) is True]:
             raise JobError(f"{where}: {kept[0]} has cached = True, and would keep its first graph: leave it out")
-        if self.weighted and not factories.takes_weights(module, self.takes == "sparse"):
+        for name, used in (("edge_weight", self.weighted), ("edge_attr", self.edge_features)):
+            if used and not factories.takes_values(module, name, self.takes == "sparse"):
+                raise JobError(
+                    f"{where}: graph.{name} = 'use', and the module's forward takes no {name}: give it one, or use"
+                    " 'ignore'"
+                )
+        if self.edge_features and factories.lacks_edge_dim(module):
             raise JobError(
-                f"{where}: graph.edge_weight = 'use', and the module's forward takes no edge_weight: give it one, or"
-                " use 'ignore'"
+                f"{where}: graph.edge_attr = 'use', and {type(module).__name__} passes over edge_attr without edge_dim:"
+                f" make it with edge_dim = {self.edge_features}, or use 'ignore'"
             )
-        ring, _ = _make_ring(_PROBE)
+        ring, _ = _make_ring(_PROBE, self.edge_features)
         given, named = self._list_inputs(Subgraph(torch.ones(_PROBE, self.features), ring))
         try:
             with torch.no_grad():
@@ -309,8 +319,12 @@ class ModuleModel:
         adjacency = graph.adjacency
         if self.takes == "sparse":
             return (graph.x, adjacency.matrix), {}
-        weight = {"edge_weight": adjacency.values} if self.weighted else {}
-        return (graph.x, adjacency.edge_index), weight
+        values = {"edge_weight": adjacency.values} if self.weighted else {}
+        if self.edge_features:
+            if adjacency.edge_attr is None:
+                raise ValueError("the model takes features of edges, and the graph has none")
+            values["edge_attr"] = adjacency.edge_attr
+        return (graph.x, adjacency.edge_index), values
 
     def _place(self, device: torch.device) -> nn.Module:
         """The template, there: buffers that are in no state lie where it computes."""
@@ -351,11 +365,12 @@ def make_module_model(record: Mapping[str, Any], folder: str, revision: str) -> 
     return made
 
 
-def _make_ring(nodes: int) -> tuple[Adjacency, int]:
-    """Each node's neighbours are the one before and the one after it."""
+def _make_ring(nodes: int, edge_features: int) -> tuple[Adjacency, int]:
+    """Each node's neighbours are the one before and the one after it; features of edges are 1."""
     ids = torch.arange(nodes)
     ends = torch.stack([ids.roll(1), ids.roll(-1)], 1).sort(1).values
-    return Adjacency(torch.arange(0, 2 * nodes + 1, 2, dtype=torch.int32), ends.int().flatten()), nodes
+    start, attr = torch.arange(0, 2 * nodes + 1, 2, dtype=torch.int32), torch.ones(2 * nodes, edge_features)
+    return Adjacency(start, ends.int().flatten(), edge_attr=attr if edge_features else None), nodes
 
 
 def _read_state(module: nn.Module) -> State:

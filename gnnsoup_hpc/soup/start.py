@@ -23,7 +23,7 @@ from gnnsoup_hpc.memory import estimate, gpu, limits
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Limit
 from gnnsoup_hpc.models.base import Model, show_kind
-from gnnsoup_hpc.models.registry import make_model
+from gnnsoup_hpc.models.registry import make_model_for
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.comm import Comm
 from gnnsoup_hpc.runtime.launch import RankInfo
@@ -49,7 +49,7 @@ def open_mixtures(
         comm.bcast(None)
     with graph_store.open_graph(run.graph, job, verify=True) as graph:
         task = graph.resolve_task(job.task)
-        model = make_model(job.model, graph.features, task.outputs, graph.count_degrees, graph.weighted)
+        model = make_model_for(graph, job.model, task.outputs)
         if job.soup.precision != "float32" and device.type == "cpu" and choose_engine(model, device).name == "torch":
             raise JobError(
                 f"soup.precision = {job.soup.precision!r}: models of {show_kind(model)} are computed in float32 on a"

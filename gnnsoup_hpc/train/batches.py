@@ -47,9 +47,9 @@ def dropout_edge(view: Batch, rate: float, key: int) -> Batch:
     counts = torch.bincount(adjacency.row[kept], minlength=adjacency.nodes)
     indptr = torch.zeros_like(adjacency.indptr)
     torch.cumsum(counts, 0, out=indptr[1:])
-    weight = None if adjacency.weight is None else adjacency.weight[kept]
-    dropped = Adjacency(indptr, adjacency.indices[kept], weight=weight)
-    return replace(view, graph=Subgraph(view.graph.features, dropped))
+    weight, edge_attr = (None if each is None else each[kept] for each in (adjacency.weight, adjacency.edge_attr))
+    left = Adjacency(indptr, adjacency.indices[kept], weight=weight, edge_attr=edge_attr)
+    return replace(view, graph=Subgraph(view.graph.features, left))
 
 
 def _hash_entries(adjacency: Adjacency, key: int) -> Tensor:
@@ -151,16 +151,23 @@ class NeighbourBatches(PartValidation):
         return x, torch.from_numpy(self.graph.y(0, nodes)), training, structure
 
     @cached_property
-    def _weights(self) -> sampling.WeightLookup | None:
-        structure = self._whole[-1]
-        return sampling.WeightLookup(structure, self.graph.weights(structure[0])) if self.graph.weighted else None
+    def _values(self) -> tuple[FloatArray | None, FloatArray | None]:
+        """Weights (E,) and features (E, D) of entries, as far as there are any."""
+        graph, (indptr, indices) = self.graph, self._whole[-1]
+        weights = graph.weights(indptr) if graph.weighted else None
+        return weights, graph.edge_attr(0, len(indices)) if graph.edge_features else None
+
+    @cached_property
+    def _lookup(self) -> sampling.EntryLookup | None:
+        return sampling.EntryLookup(self._whole[-1]) if self.graph.weighted or self.graph.edge_features else None
 
     def epoch(self, generator: np.random.Generator, edit: Edit | None = None) -> Iterator[Plan]:
         """Batches of training nodes in random order, each with its sample."""
         x, labels, training, structure = self._whole
         for step, (sample, features) in enumerate(self._draw(x, training, structure, generator)):
-            weight = None if self._weights is None else self._weights.find(sample)
-            adjacency = loader.make_adjacency(sample.indptr, sample.indices, weight)
+            places = None if self._lookup is None else self._lookup.find(sample)
+            values = (None if each is None else each[places] for each in self._values)
+            adjacency = loader.make_adjacency(sample.indptr, sample.indices, *values)
             graph = Subgraph(features, adjacency)
             batch = Batch(graph, torch.arange(sample.seeds), labels[sample.nodes[: sample.seeds]])
             yield self.plan(batch if edit is None else edit(batch, step))

@@ -31,7 +31,7 @@ from gnnsoup_hpc.memory import estimate, limits
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Demand, Limit
 from gnnsoup_hpc.models.base import Model
-from gnnsoup_hpc.models.registry import make_model
+from gnnsoup_hpc.models.registry import make_model_for
 from gnnsoup_hpc.runtime import launch, leases
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.leases import LeaseMonitor
@@ -91,8 +91,7 @@ def import_files(job: Job, paths: Sequence[Path], key: str, here: RankInfo, devi
         with leases.hold(lease, launch.describe(here), monitor) as ours:
             if ours:
                 with graph_store.open_graph(run.graph, job) as graph:
-                    outputs = graph.resolve_task(job.task).outputs
-                    model = make_model(job.model, graph.features, outputs, graph.count_degrees, graph.weighted)
+                    model = make_model_for(graph, job.model, graph.resolve_task(job.task).outputs)
                     Importer(job, run, model, graph, here, device, log, key).run_all(paths)
                 break
         if not said:

@@ -32,7 +32,7 @@ from gnnsoup_hpc.memory import estimate, limits
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.memory.limits import Limit
 from gnnsoup_hpc.models.base import LayeredModel, Model
-from gnnsoup_hpc.models.registry import check_model, make_model
+from gnnsoup_hpc.models.registry import check_model, make_model, make_model_for
 from gnnsoup_hpc.runtime import launch, leases
 from gnnsoup_hpc.runtime.gpu import explain_out_of_memory
 from gnnsoup_hpc.runtime.launch import RankInfo, read_slurm_job
@@ -141,8 +141,7 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
         log.say(f"train: the {len(rows)} ingredients of {run.root} were imported: nothing is trained")
         return
     with graph_store.open_graph(run.graph, job) as graph, ExitStack() as opened:
-        outputs = graph.resolve_task(job.task).outputs
-        model = make_model(job.model, graph.features, outputs, graph.count_degrees, graph.weighted)
+        model = make_model_for(graph, job.model, graph.resolve_task(job.task).outputs)
         engine = _find_engine(job, run, model, device)
         if not _is_trained(job, run):
             _check_precision(job, engine, device)
@@ -177,8 +176,8 @@ def check_machine(job: Job, device: torch.device) -> None:
     """
     if not _is_trained(job, RunDir.of(job)):
         check_model(job.model)
-        weighted = job.graph.edge_weight == "use"
-        model = make_model(job.model, 1, 2, weighted=weighted)  # its kind is what matters
+        weighted, edge_attr = job.graph.edge_weight == "use", job.graph.edge_attr == "use"
+        model = make_model(job.model, 1, 2, None, weighted, int(edge_attr))  # its kind is what matters
         engine = find_engine(job.train.engine, model, device)
         _check_precision(job, engine, device)
         if job.train.batch == "neighbour":

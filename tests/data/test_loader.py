@@ -175,7 +175,7 @@ def test_the_compiled_union_is_the_dense_submatrix_with_entries_in_their_order(
     pieces = [
         graph.indices[graph.indptr[start] : graph.indptr[stop]] for start, stop in zip(starts, stops, strict=True)
     ]
-    none = np.zeros(0, dtype=np.float32)
+    none = np.zeros((len(graph.indices), 0), dtype=np.float32)
     memory, read, kept = np.concatenate(pieces).astype(data.draw(st.sampled_from([np.int32, np.int64]))), 0, 0
     for start, stop, piece in zip(starts, stops, pieces, strict=True):
         raw = memory[read : read + len(piece)]
@@ -190,6 +190,8 @@ def test_the_compiled_union_is_the_dense_submatrix_with_entries_in_their_order(
             start - shifts[runs_before(starts, start)],
             memory,
             kept,
+            none.reshape(-1),
+            none.reshape(-1),
             none,
             none,
         )

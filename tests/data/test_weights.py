@@ -100,7 +100,7 @@ def test_weights_of_one_are_weights(kind: str) -> None:
 
 
 WRONG = {
-    "none": ({}, "graph.edge_weight = 'use', and it has no weights of edges"),
+    "none": ({}, "graph.edge_weight = 'use', and it gives no weights of edges"),
     "two": (
         {"weight": np.arange(E), "edge_w": np.arange(E)[::-1]},
         "weight, edge_w each give edges weights: leave all",

@@ -430,7 +430,7 @@ class SumOfNeighbours:
     """A model that no engine knows: what in-neighbours have, times a matrix."""
 
     kind, features, outputs, hops, symmetries = "sum", 5, 3, 1, None
-    weighted = False
+    weighted, edge_features = False, 0
     integers, statistics, parameters = frozenset[str](), frozenset[str](), frozenset(["weight"])
     ties, takes = MappingProxyType[str, str]({}), "edge_index"
 

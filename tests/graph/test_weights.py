@@ -17,7 +17,7 @@ from torch_geometric.nn.models import GCN
 
 from gnnsoup_hpc.engine import TorchEngine, choose_engine
 from gnnsoup_hpc.engine.compiled.engine import CompiledEngine
-from gnnsoup_hpc.graph.sampling import Sampler, WeightLookup
+from gnnsoup_hpc.graph.sampling import EntryLookup, Sampler
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.models.gnn import Architecture
@@ -117,7 +117,7 @@ def test_a_sample_has_those_of_its_entries(shape: Structure, seed: int) -> None:
     adjacency = weigh(shape.adjacency(), seed, torch.float32)
     assert adjacency.weight is not None
     sample = Sampler(*shape.csr).sample(np.array([shape.nodes - 1]), [2, -1], np.random.default_rng(seed))
-    found = WeightLookup(shape.csr, adjacency.weight.numpy()).find(sample)
+    found = adjacency.weight.numpy()[EntryLookup(shape.csr).find(sample)]
     row = np.repeat(sample.nodes, np.diff(sample.indptr))
     wanted = dense(adjacency).numpy()[row, sample.nodes[sample.indices]]
     np.testing.assert_array_equal(found, wanted.astype(np.float32))

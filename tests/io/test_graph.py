@@ -185,7 +185,6 @@ def test_labels_of_two_kinds_are_refused(job: Job, copied: Path) -> None:
     ("name", "meaning"),
     [
         ("nodes/targets_mask", "several targets a node"),
-        ("edges/edge_attr", "features of edges"),
     ],
 )
 def test_what_is_reserved_for_later_is_refused(job: Job, copied: Path, name: str, meaning: str) -> None:

@@ -29,7 +29,7 @@ from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.model import read_model
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.models.jobs import load_job
-from gnnsoup_hpc.models.registry import make_model, read_record
+from gnnsoup_hpc.models.registry import make_model_for, read_record
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.methods.learned import PartitionLearned
 from gnnsoup_hpc.types import Role
@@ -71,7 +71,7 @@ def train_run(folder: Path, kind: str, *overrides: str) -> Job:
 @contextmanager
 def open_model(job: Job) -> Iterator[tuple[GraphFile, Model]]:
     with graph_store.open_graph(RunDir.of(job).graph, job) as graph:
-        yield graph, make_model(job.model, graph.features, graph.classes, graph.count_degrees, graph.weighted)
+        yield graph, make_model_for(graph, job.model, graph.classes)
 
 
 @pytest.fixture(scope="module", params=["gcn", "sage"])

@@ -61,8 +61,11 @@ def select_run(job: Job, say: Callable[[str], None]) -> Subject:
         if values := graph.resolve_task(job.task).values:
             said = ", ".join(f"{name} = {value!r}" for name, value in values.items())
             raise JobError(f"--quality compares accuracies of classes, and the run has {said}")
-        if graph.weighted:
-            raise JobError("--quality compares with programs that take no weights of edges, which the run's graph has")
+        for there, what in ((graph.weighted, "weights"), (graph.edge_features, "features")):
+            if there:
+                raise JobError(
+                    f"--quality compares with programs that take no {what} of edges, which the run's graph has"
+                )
         net = make_model(job.model, graph.features, graph.classes)
         chosen = select_ingredients(job, net, graph, Log(quiet=True))
         about = {

@@ -19,8 +19,8 @@ from gnnsoup_hpc.config.task import resolve_targets
 from gnnsoup_hpc.data.sources import split
 from gnnsoup_hpc.data.sources.raw import NO_LABELS, RawGraph, SourceSplit, hash_files, show_values, simplify
 from gnnsoup_hpc.errors import GraphError
+from gnnsoup_hpc.graph.edge_values import find_unfit, find_unfit_features
 from gnnsoup_hpc.graph.graph import SourceFile
-from gnnsoup_hpc.graph.weights import find_unfit
 from gnnsoup_hpc.types import Doubles, IndexArray, IntArray, TargetKind, Targets
 from gnnsoup_hpc.utils.out_of_core import Rows, SparseRows
 
@@ -102,7 +102,7 @@ def make_graph(
             raise GraphError(
                 f"{where}: {name} is {named.number(name)}, but the arrays have {have}; correct one of them"
             )
-    edge_values, weights, notes = _find_edge_values(named, weights)
+    edge_values, given, notes = _find_edge_values(named, weights)
     names = split.list_split_names(named.unread)
     splits, used = _read_splits(named, len(y), kind, job)
     unread = sorted(named.unread.keys() - used - set(names if job.split == "random" else ()))
@@ -122,7 +122,8 @@ def make_graph(
         notes=tuple(notes),
         targets=targets,
         found=recognised,
-        weight=_read_weights(named, weights, len(source)) if job.edge_weight == "use" else None,
+        weight=_read_weights(named, given["edge_weight"], len(source)) if job.edge_weight == "use" else None,
+        edge_attr=_read_edge_attr(named, given["edge_attr"], len(source)) if job.edge_attr == "use" else None,
     )
 
 
@@ -291,10 +292,10 @@ def _narrow(ids: npt.NDArray[Any], nodes: int) -> IndexArray:
 
 def _find_edge_values(
     named: _Named, weights: dict[str, Any]
-) -> tuple[dict[str, tuple[str, ...]], dict[str, Any], list[str]]:
-    """Names of arrays with values of edges, by the field of [graph] that is about them; weights; notes.
+) -> tuple[dict[str, tuple[str, ...]], dict[str, dict[str, Any]], list[str]]:
+    """Names of arrays with values of edges, by the field of [graph] that is about them; such arrays; notes.
 
-    Values that are 1 for every edge are said in a note, and are weights where there are no others.
+    Values that are 1 for every edge are said in a note, and are among the arrays where there are no others.
     """
     values = {name: ("edge_weight", value) for name, value in weights.items()}
     for name, value in list(named.unread.items()):
@@ -308,18 +309,16 @@ def _find_edge_values(
         for kind in ("edge_weight", "edge_attr")
     }
     notes = [f"{name} is 1 for every edge, which says nothing" for name in ones]
-    chosen = found["edge_weight"] or tuple(name for name in ones if values[name][0] == "edge_weight")[:1]
-    weighs = {name: values[name][1] for name in chosen}
-    return {kind: names for kind, names in found.items() if names}, weighs, notes
+    chosen = {kind: names or tuple(n for n in ones if values[n][0] == kind)[:1] for kind, names in found.items()}
+    given = {kind: {name: values[name][1] for name in names} for kind, names in chosen.items()}
+    return {kind: names for kind, names in found.items() if names}, given, notes
 
 
 def _read_weights(named: _Named, weights: dict[str, Any], edges: int) -> Doubles | None:
     """The weight of each edge, (E,), None where there are none. Raises: GraphError for what is no such thing."""
     if not weights:
         return None
-    if len(weights) > 1:
-        raise GraphError(f"{named.where}: {', '.join(weights)} each give edges weights: leave all but one out")
-    ((name, value),) = weights.items()
+    name, value = _take_one(named, weights, "weights")
     if name in ("adj_t", "data", "values") and "edge_index" in named:
         raise GraphError(f"{named.where}: {name} gives weights, in an order that edge_index has not: leave that out")
     shaped = isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.shape in ((edges,), (edges, 1))
@@ -332,6 +331,32 @@ def _read_weights(named: _Named, weights: dict[str, Any], edges: int) -> Doubles
             " below 0 has no root, by which GCN scales, and no mean has such weights"
         )
     return found
+
+
+def _read_edge_attr(named: _Named, arrays: dict[str, Any], edges: int) -> npt.NDArray[Any] | None:
+    """Features of each edge, (E, D), in the source's own type of number, None where there are none.
+
+    Raises: GraphError for what is no such thing.
+    """
+    if not arrays:
+        return None
+    name, value = _take_one(named, arrays, "features")
+    found: Any = value[:, None] if isinstance(value, np.ndarray) and value.ndim == 1 else value
+    numbers = isinstance(found, np.ndarray) and found.dtype.kind in "fiub" and found.ndim == 2
+    if not numbers or len(found) != edges or found.shape[1] == 0:
+        raise named.unfit(name, f"numbers of shape ({edges}, D), D features an edge")
+    if (edge := find_unfit_features(found)) is not None:
+        raise GraphError(
+            f"{named.where}: {name} is {found[edge].tolist()} at edge {edge}; expected finite numbers, as float32 has"
+        )
+    return np.asarray(found)
+
+
+def _take_one(named: _Named, arrays: dict[str, Any], what: str) -> tuple[str, Any]:
+    """Name and value of the only array. Raises: GraphError where there are several."""
+    if len(arrays) > 1:
+        raise GraphError(f"{named.where}: {', '.join(arrays)} each give edges {what}: leave all but one out")
+    return next(iter(arrays.items()))
 
 
 def _is_ones(value: Any) -> bool:

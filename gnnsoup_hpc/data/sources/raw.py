@@ -14,13 +14,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph import identity
+from gnnsoup_hpc.graph.edge_values import MergedFeatures, find_edges, merge_weights
 from gnnsoup_hpc.graph.graph import Graph, SourceFacts, SourceFile
-from gnnsoup_hpc.graph.weights import merge_weights
 from gnnsoup_hpc.types import BoolArray, ByteArray, Doubles, FloatArray, IndexArray, IntArray, Role, TargetKind, Targets
 from gnnsoup_hpc.utils.hashing import file_sha256, fingerprint
 from gnnsoup_hpc.utils.out_of_core import Rows, blocks
@@ -93,7 +94,8 @@ class RawGraph:
 
     splits: by name ("public", "stored"); None where the job asks for a random one and the source's own is unreadable.
     split_names: the arrays that are about splits. edge_values: names of arrays with values of edges, by the field of
-    [graph] that says what to do with them. weight (E,): of each edge, where the job uses them and there are some.
+    [graph] that says what to do with them. weight (E,), edge_attr (E, D): of each edge, where the job uses them and
+    there are some.
     `sha256` is of all that was read. inverse: the set means both directions.
     """
 
@@ -113,6 +115,7 @@ class RawGraph:
     targets: TargetKind = "classes"
     found: TargetKind = "classes"
     weight: Doubles | None = None
+    edge_attr: npt.NDArray[Any] | None = None
 
 
 def simplify(name: str) -> str:
@@ -176,14 +179,12 @@ def _make(
     matrix, facts = _structure(raw, job)
     facts = replace(facts, filled=filled)
     identity.check_asked(facts, job, raw.where)
-    if job.edge_weight == "use" and raw.weight is None:
-        raise GraphError(f"{raw.where}: graph.edge_weight = 'use', and it has no weights of edges: leave the field out")
-    done = {"edge_weight": "used" if job.edge_weight == "use" else "ignored", "edge_attr": "ignored"}
-    said = [
-        f"{name} is {done[field]} (graph.{field} = {getattr(job, field)!r})"
-        for field in raw.edge_values
-        for name in raw.edge_values[field]
-    ]
+    said, done = [], {"use": "used", "ignore": "ignored"}
+    for key, values, what in (("edge_weight", raw.weight, "weights"), ("edge_attr", raw.edge_attr, "features")):
+        if (way := getattr(job, key)) == "use" and values is None:
+            raise GraphError(f"{raw.where}: graph.{key} = 'use', and it gives no {what} of edges: leave the field out")
+        said += [f"{name} is {done[way]} (graph.{key} = {way!r})" for name in raw.edge_values.get(key, ())]
+    weight, edge_attr = _merge_values(raw, job, matrix)
     return Graph(
         x=raw.x,
         y=raw.y,
@@ -200,7 +201,8 @@ def _make(
         split=split,
         notes=(*said, *raw.notes, *notes),
         targets=raw.targets,
-        weight=None if raw.weight is None else _merge_weights(raw, raw.weight, job, matrix),
+        weight=weight,
+        edge_attr=edge_attr,
     )
 
 
@@ -227,15 +229,24 @@ def _structure(raw: RawGraph, job: GraphJob) -> tuple[sp.csr_matrix, SourceFacts
     return matrix, SourceFacts(columns, duplicates, raw.edge_values, symmetric, self_loops, nodes, raw.found)
 
 
-def _merge_weights(raw: RawGraph, weight: Doubles, job: GraphJob, matrix: sp.csr_matrix) -> FloatArray:
-    """The weight of each entry of the graph, (E,). Raises: GraphError where float32 does not hold the sum of all."""
+def _merge_values(
+    raw: RawGraph, job: GraphJob, matrix: sp.csr_matrix
+) -> tuple[FloatArray | None, MergedFeatures | None]:
+    """Weights (E,) and features (E, D) of the graph's entries, as far as there are any.
+
+    Raises: GraphError where float32 does not hold the sum of all weights.
+    """
+    if raw.weight is None and raw.edge_attr is None:
+        return None, None
     nodes = len(raw.y)
     source, destination = (raw.destination, raw.source) if job.reverse else (raw.source, raw.destination)
     row = np.repeat(np.arange(nodes), np.diff(matrix.indptr))
-    merged = merge_weights(row, matrix.indices, source, destination, weight, nodes)
-    if not merged.sum() < np.finfo(np.float32).max:
+    edges = find_edges(row, matrix.indices, source, destination, nodes)
+    weight = None if raw.weight is None else merge_weights(edges, raw.weight)
+    if weight is not None and not weight.sum() < np.finfo(np.float32).max:
         raise GraphError(f"{raw.where}: weights of edges add up to more than float32 holds: divide them by their mean")
-    return merged.astype(np.float32)
+    edge_attr = None if raw.edge_attr is None else MergedFeatures(edges, row, raw.edge_attr)
+    return None if weight is None else weight.astype(np.float32), edge_attr
 
 
 def _check_nodes_and_edges(raw: RawGraph) -> float:

@@ -365,6 +365,7 @@ class GeneralLayerwise:
         if isinstance(net, ModuleLayers):
             self._row_bytes = net.node_bytes
         self._entry_bytes = _BYTES_AN_ENTRY + net.entry_values + _BYTES_A_WEIGHT * graph.weighted
+        self._entry_bytes += 2 * 4 * graph.edge_features
         loops = net.aggregation is not None and net.aggregation.loops
         count = sum_looped_weights if graph.weighted else count_looped_degrees
         self._looped_degrees = torch.from_numpy(count(graph)).float() if loops else None
@@ -418,7 +419,11 @@ class GeneralLayerwise:
         self._local[columns] = np.arange(len(columns), dtype=self._local.dtype)
         kind, weighted = index_type(len(neighbours)), self._graph.weighted
         indptr = np.concatenate([[0], np.cumsum(degree)]).astype(kind)
-        weight = torch.from_numpy(self._graph.weights(self._graph.bounds(start, stop))) if weighted else None
+        bounds = self._graph.bounds(start, stop)
+        weight = torch.from_numpy(self._graph.weights(bounds)) if weighted else None
+        edge_attr = None
+        if self._graph.edge_features:
+            edge_attr = torch.from_numpy(self._graph.edge_attr(int(bounds[0]), int(bounds[-1])))
         return Adjacency(
             torch.from_numpy(indptr),
             torch.from_numpy(self._local[neighbours].astype(kind, copy=False)),
@@ -426,6 +431,7 @@ class GeneralLayerwise:
             offset=int(np.searchsorted(columns, start)),
             looped_degrees=None if self._looped_degrees is None else self._looped_degrees[columns],
             weight=weight,
+            edge_attr=edge_attr,
         )
 
 

@@ -86,7 +86,8 @@ class ModuleLayers:
     def _convolve(self, convolution: nn.Module, x: Tensor, graph: Subgraph) -> Tensor:
         """Outputs of all columns, of which those that are rows are right."""
         if not isinstance(convolution, GCNConv):
-            found: Tensor = convolution(x, graph.adjacency.edge_index)
+            given: dict[str, Any] = {"edge_attr": graph.adjacency.edge_attr} if self.model.edge_features else {}
+            found: Tensor = convolution(x, graph.adjacency.edge_index, **given)
             return found
         looped, values = graph.adjacency.gcn_entries
         with _as_given(convolution):

@@ -15,7 +15,7 @@ from torch import Tensor
 from gnnsoup_hpc.engine.memory import Extent
 from gnnsoup_hpc.engine.torch import TorchEngine
 from gnnsoup_hpc.errors import MemoryLimitError
-from gnnsoup_hpc.graph.sampling import Sample, Sampler, WeightLookup
+from gnnsoup_hpc.graph.sampling import EntryLookup, Sample, Sampler
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.io.graph import GraphFile
@@ -48,7 +48,8 @@ class NeighbourhoodInference:
         indptr = graph.bounds(0, graph.nodes)
         structure = indptr, graph.neighbours(indptr)
         self._sampler, self._generator = Sampler(*structure), np.random.default_rng(0)
-        self._weights = WeightLookup(structure, graph.weights(indptr)) if graph.weighted else None
+        self._weights = graph.weights(indptr) if graph.weighted else None
+        self._lookup = EntryLookup(structure) if graph.weighted or graph.edge_features else None
 
     @torch.no_grad()
     def scores(self, state: State) -> Iterator[tuple[int, Tensor]]:
@@ -67,13 +68,22 @@ class NeighbourhoodInference:
                 size = max(1, sample.seeds // 2)
                 continue
             x = torch.from_numpy(self._graph.x_of(sample.nodes))
-            weight = None if self._weights is None else torch.from_numpy(self._weights.find(sample))
-            adjacency = Adjacency(torch.from_numpy(sample.indptr), torch.from_numpy(sample.indices), weight=weight)
             seeds = torch.arange(sample.seeds)
-            plan = self._engine.plan(self._net, Batch(Subgraph(x, adjacency), seeds, seeds), device=self._device)
+            batch = Batch(Subgraph(x, self._make_adjacency(sample)), seeds, seeds)
+            plan = self._engine.plan(self._net, batch, device=self._device)
             yield first, self._engine.logits(plan, state)
             first += sample.seeds
             size = min(_MOST_SEEDS, 2 * size if _FOLLOWING * needed < self._memory else size)
+
+    def _make_adjacency(self, sample: Sample) -> Adjacency:
+        """The sample's structure, with its entries' values: weights are in memory, features are read."""
+        weight = edge_attr = None
+        if self._lookup is not None:
+            places = self._lookup.find(sample)
+            weight = None if self._weights is None else torch.from_numpy(self._weights[places])
+            edge_attr = torch.from_numpy(self._graph.edge_attr_of(places)) if self._graph.edge_features else None
+        ends = torch.from_numpy(sample.indptr), torch.from_numpy(sample.indices)
+        return Adjacency(*ends, weight=weight, edge_attr=edge_attr)
 
     def _estimate(self, sample: Sample) -> int:
         nodes, entries = len(sample.nodes), len(sample.indices)

@@ -298,9 +298,8 @@ def test_facts_do_not_depend_on_the_job(kind: str) -> None:
         {"self_loops": "remove"},
         {"split": "random"},
     ]
-    assert [graph(kind, arrays, **job).facts for job in jobs] == [SourceFacts({"stored": 1}, 1, {}, True, 1, 20)] * len(
-        jobs
-    )
+    facts = SourceFacts({"stored": 1}, 1, {}, True, 1, 20, filled=1.0)
+    assert [graph(kind, arrays, **job).facts for job in jobs] == [facts] * len(jobs)
     assert "1 edges are duplicates" in refusal(kind, arrays, duplicates="refuse")
 
 

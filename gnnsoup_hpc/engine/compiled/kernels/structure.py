@@ -326,15 +326,18 @@ def localise(
     row: int,
     entries: IndexArray,
     filled: int,
-    read: FloatArray,
+    weight_read: FloatArray,
     weights: FloatArray,
+    features_read: FloatArray,
+    features: FloatArray,
 ) -> int:
     """Append the rows of one range of nodes, without what leads out of all ranges; how many entries there are then.
 
     Shapes: bounds (n + 1,), where each row starts in the file; neighbours (bounds[n] - bounds[0],) by their ids there.
     Node v of the range starts[r] <= v < stops[r] (R,), in rising order, is local node v - shifts[r]. Fills indptr from
     `row` + 1 on and entries from `filled` on, which may lie in the memory of `neighbours` at or before its beginning.
-    read, weights: weights of neighbours and of entries, likewise; both of length 0 where there are none.
+    Weights (n,) and features (n, D) of neighbours, as read, become those of entries likewise; of length or D 0 where
+    there are none.
     """
     r, last = 0, len(starts) - 1
     base = bounds[0]
@@ -347,8 +350,10 @@ def localise(
                 r -= 1
             if starts[r] <= v < stops[r]:
                 entries[filled] = v - shifts[r]
-                if len(read):
-                    weights[filled] = read[e]
+                if len(weight_read):
+                    weights[filled] = weight_read[e]
+                for c in range(features_read.shape[1]):
+                    features[filled, c] = features_read[e, c]
                 filled += 1
         indptr[row + i + 1] = filled
     return filled
