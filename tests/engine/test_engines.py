@@ -381,7 +381,7 @@ def test_plans_in_turn_may_share_a_workspace(net: Architecture, engine: Engine) 
     if net.weighted and engine.name == "triton":
         pytest.skip("it has no kernels for weights of edges")
     workspace, state = BufferPool(), random_state(net)
-    batches = [batch_of(net, shape=random_structure(nodes, 5 * nodes)) for nodes in (40, 20, 60)]
+    batches = [batch_of(net, shape=random_structure(nodes, 3 * nodes)) for nodes in (24, 12, 36)]
     shared = [engine.vjp(engine.plan(net, batch, workspace=workspace), state) for batch in batches]
     found = [(logits, pull(torch.ones_like(logits))) for logits, pull in shared[-1:]]
     for batch, (logits, _) in zip(batches, shared, strict=True):

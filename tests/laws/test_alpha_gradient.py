@@ -85,6 +85,7 @@ def test_gradient_is_what_central_differences_say(
     raw = normal(3, len(matrix.groups(by)), INGREDIENTS)
     alpha = raw.softmax(1).requires_grad_()
     close: dict[str, Any] = {"eps": 1e-6, "atol": 1e-7, "rtol": 1e-5}
+    close["fast_mode"] = engine.name == "triton"  # along one random direction, for the interpreter is slow
     assert gradcheck(lambda a: Loss.apply(a, of), (alpha,), **close)
     assert gradcheck(lambda r: Loss.apply(r.softmax(1), of), (raw.requires_grad_(),), **close)
 
