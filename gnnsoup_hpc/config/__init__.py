@@ -396,7 +396,7 @@ class SweepJob(Section):
     pls: dict[str, Values] = Field(default_factory=dict)
     """values for fields of soup.pls, a list each: learning_rate = [0.1, 0.3]"""
     train: dict[str, Values] = Field(default_factory=dict)
-    """values for fields of train, a list each: ingredients are trained with every combination, also of those of model"""
+    """values for fields of train, a list each; ingredients are trained with every combination of these and model's"""
     model: dict[str, Values] = Field(default_factory=dict)
     """values for fields of model, a list each; ingredients of equal models are souped together"""
 

@@ -52,6 +52,12 @@ class GridGroup:
     job: Job
     runs: tuple[GridRun, ...]
 
+    def count_ingredients(self) -> Job:
+        """The job with as many ingredients as all of its runs together, if none is left out."""
+        count = sum(run.job.train.ingredients for run in self.runs)
+        train = self.job.train.model_copy(update={"ingredients": count})
+        return self.job.model_copy(update={"train": train})
+
 
 def expand_grid(job: Job, kinds: Sequence[str] = ()) -> tuple[GridRun, ...]:
     """All combinations of what [sweep] lists of train and model, the last key's values changing fastest.
@@ -63,7 +69,7 @@ def expand_grid(job: Job, kinds: Sequence[str] = ()) -> tuple[GridRun, ...]:
         return ()
     for table in ("train", "model"):
         check_keys(table, getattr(job.sweep, table), getattr(job, table))
-    lists = {f"{table}.{key}": of for table in ("train", "model") for key, of in getattr(job.sweep, table).items()}
+    lists = {f"{table}.{key}": of for table in ("model", "train") for key, of in getattr(job.sweep, table).items()}
     for name, why in _NOT_SWEPT.items():
         if name in lists:
             raise ValueError(f"sweep.{name} has no meaning: {why}")
