@@ -273,7 +273,7 @@ def test_ingredients_of_other_runs_keep_what_is_known_of_them(case: Case, capsys
     assert found.measurement == pytest.approx(before.measurement, nan_ok=True)
     assert (found.history, found.engine) == (before.history, before.engine)
     assert (found.best_epoch, found.stopped) == (before.best_epoch, before.stopped)
-    assert (found.index, found.imported) == (0, "0001.h5")
+    assert (found.index, found.imported) == (0, "tiny/0001.h5")
     assert "another graph" not in capsys.readouterr().out
     run = read_contents(RunDir.of(runs.soup_run(case.job)).root)
     assert (

@@ -1,0 +1,43 @@
+"""Ingredients of a sweep's runs, put together in a run of their own: copies, in the order of the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config.grid import GridGroup
+from gnnsoup_hpc.data.prepare import lend_graph
+from gnnsoup_hpc.io import files, imports
+from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.models.registry import make_model
+from gnnsoup_hpc.runtime.launch import RankInfo
+from gnnsoup_hpc.runtime.progress import Log
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.soup.selection import select_across
+from gnnsoup_hpc.train.imports import import_files
+
+
+def gather_group(job: Job, group: GridGroup, here: RankInfo, device: torch.device, log: Log) -> None:
+    """Import the fit ingredients of a group's runs to its own. job: that of the sweep. By one rank.
+
+    What is there of the same ingredients is kept; else all of it is imported again, for it costs little.
+    Raises: RunError where one is not fit and the job says to refuse, or none is.
+    """
+    run = RunDir.of(group.job)
+    lend_graph(job, [group.job], log)
+    with graph_store.open_graph(run.graph, group.job) as graph:
+        outputs = graph.resolve_task(job.task).outputs
+        model = make_model(group.job.model, graph.features, outputs, graph.count_degrees, graph.weighted)
+        chosen = select_across(group, model, graph, log)
+    rows = files.read_kept(run.imported, imports.read_sound, log, "soup") or ()
+    if not is_of(rows, (sha256 for _, sha256 in chosen)):
+        for path in (*run.ingredients.glob("*.h5"), run.imported):
+            path.unlink(missing_ok=True)
+    import_files(group.job, [path for path, _ in chosen], "", here, device, log)
+
+
+def is_of(rows: Iterable[imports.ImportedFile], hashes: Iterable[str]) -> bool:
+    """Whether files are those of weights with such hashes, of which equal ones are imported once."""
+    return [row.state_sha256 for row in rows] == list(dict.fromkeys(hashes))
