@@ -6,7 +6,7 @@ The runs of a sweep of training are shared all together: no rank waits for one o
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -202,23 +202,36 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
         begun = [context for context in contexts if Work(context, None) not in failed]
         missing = [work for context in begun for work in context.works if _find_fault(work)]
         if here.rank == 0:
-            for each in (*([job] if groups else []), *(context.job for context in contexts)):
-                note_job(each)
-            lend_graph(job, (context.job for context in contexts if groups), log)
+            _note_jobs(job, contexts)
         _describe_work(contexts, len(missing))
         failed |= _share(missing)
         for context in begun:
             _finish(context, failed, any(work.context is context for work in missing))
     if failed:
-        works = [work for context in contexts for work in (Work(context, None), *context.works)]
-        lost = [work for work in works if work in failed]
-        count = sum(len(work.context.works) if work.index is None else 1 for work in lost)
-        names = ", ".join(work.context.label + work.name.removeprefix("ingredient-") for work in lost)
-        raise IngredientsError(
-            f"{count} of {sum(len(context.works) for context in contexts)} ingredients failed, all others are there:"
-            f" {names}. The first: {failed[lost[0]]}. The same command tries them again; `gnnsoup status` says why of"
-            " each"
-        )
+        raise _describe_failed(contexts, failed)
+
+
+def _note_jobs(job: Job, contexts: Sequence[TrainContext]) -> None:
+    """Keep the resolved job with each run; of a sweep's with the sweep's too, whose graph they are given."""
+    jobs, log = [context.job for context in contexts], contexts[0].log
+    for each in jobs:
+        note_job(each)
+    if job.sweep.trains:
+        note_job(job)
+        lend_graph(job, jobs, log)
+        _describe_former_runs(contexts)
+
+
+def _describe_failed(contexts: Sequence[TrainContext], failed: Mapping[Work, str]) -> IngredientsError:
+    """What could not be trained, and why the first could not."""
+    works = [work for context in contexts for work in (Work(context, None), *context.works)]
+    lost = [work for work in works if work in failed]
+    count = sum(len(work.context.works) if work.index is None else 1 for work in lost)
+    names = ", ".join(work.context.label + work.name.removeprefix("ingredient-") for work in lost)
+    return IngredientsError(
+        f"{count} of {sum(len(context.works) for context in contexts)} ingredients failed, all others are there:"
+        f" {names}. The first: {failed[lost[0]]}. The same command tries them again; `gnnsoup status` says why of each"
+    )
 
 
 def _open_context(
@@ -351,6 +364,14 @@ def _describe_work(contexts: Sequence[TrainContext], missing: int) -> None:
             "train: nothing makes the ingredients differ, so all will be equal and no soup can gain: set train.dropout,"
             " train.drop_edges or train.vary, take mini-batches, or name less in train.shared_draws"
         )
+
+
+def _describe_former_runs(contexts: Sequence[TrainContext]) -> None:
+    """Say which runs lie beside those of a sweep: values may have been taken out of the job."""
+    runs, folder = {context.run.root for context in contexts}, contexts[0].run.root.parent
+    if more := sorted(path.name for path in folder.iterdir() if path not in runs and path.name[0] != "."):
+        are = "is" if len(more) == 1 else "are"
+        contexts[0].log.say(f"train: {', '.join(more)} {are} in {folder} too, and not of this sweep: not souped")
 
 
 def _describe_more(context: TrainContext) -> None:
