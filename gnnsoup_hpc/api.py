@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.config.grid import expand_grid, list_groups
+from gnnsoup_hpc.config.grid import expand_grid, list_joint_runs
 from gnnsoup_hpc.config.loading import Named
 from gnnsoup_hpc.errors import LauncherError
 from gnnsoup_hpc.io import report
@@ -117,7 +117,7 @@ def import_checkpoints(
 def make_soups(config: Config, *, again: bool = False, progress: bool = False) -> Run:
     """Mix the job's ingredients, which are there, by all its methods, and write the report, as `gnnsoup soup` does.
 
-    Of a sweep of training they are those of the run's `groups`. again: make all soups anew.
+    Of a sweep of training they are those of the run's `joint_runs`. again: make all soups anew.
     Raises: errors.RunError where there are no ingredients.
     """
     from gnnsoup_hpc.cli.soup import soup
@@ -179,9 +179,9 @@ class Run:
         return {each.job.name: Run.of(each.job) for each in expand_grid(self.job)}
 
     @property
-    def groups(self) -> dict[str, Run]:
-        """Of a sweep of training, the run of all ingredients of each model, by its name; else none."""
-        return {group.job.name: Run.of(group.job) for group in list_groups(self.job)}
+    def joint_runs(self) -> dict[str, Run]:
+        """Of a sweep of training, the joint run of each model, by its name; else none."""
+        return {joint.job.name: Run.of(joint.job) for joint in list_joint_runs(self.job)}
 
     def export(self, to: str | PathLike[str], method: str | None = None) -> list[Path]:
         """Write a soup's weights to a file of .pt or .safetensors, card and script beside it: `export`."""

@@ -54,13 +54,13 @@ def job_of_run(arguments: argparse.Namespace) -> Job:
 
 
 def job_of_souped_run(arguments: argparse.Namespace) -> Job:
-    """The same of what is souped: of the run of a sweep of training, its one group of runs.
+    """The same of what is souped: of the run of a sweep of training, its one joint run.
 
-    Raises: RunError where there are several groups.
+    Raises: RunError where there are several.
     """
-    from gnnsoup_hpc.config.grid import choose_group
+    from gnnsoup_hpc.config.grid import choose_joint_run
 
-    return choose_group(job_of_run(arguments))
+    return choose_joint_run(job_of_run(arguments))
 
 
 def execute(command: Callable[[RankInfo], None], collective: bool = False, computing: bool = False) -> int:

@@ -10,7 +10,7 @@ from gnnsoup_hpc.analysis.diagnosis.runner import diagnose
 from gnnsoup_hpc.cli.common import load_job
 from gnnsoup_hpc.cli.report import report
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.config.grid import list_groups
+from gnnsoup_hpc.config.grid import list_joint_runs
 from gnnsoup_hpc.data.prepare import note_job
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.comm import Comm
@@ -19,7 +19,7 @@ from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.alignment import align_ingredients
-from gnnsoup_hpc.soup.groups import gather_group
+from gnnsoup_hpc.soup.joint import gather_joint_run
 from gnnsoup_hpc.soup.runner import SoupRunner
 from gnnsoup_hpc.soup.selection import select_ingredients
 from gnnsoup_hpc.soup.start import open_mixtures
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
 
 
 def soup(job: Job, here: RankInfo, again: bool = False, quiet: bool = False) -> None:
-    """Make the job's soups, of a sweep of training those of each group of runs. Rank-collective.
+    """Make the job's soups, of a sweep of training those of each joint run. Rank-collective.
 
     Every rank does the same; rank 0 alone writes, and says what is done.
     """
@@ -40,19 +40,19 @@ def soup(job: Job, here: RankInfo, again: bool = False, quiet: bool = False) -> 
     device = launch.claim_machine(job.machine, here)
     launch.check_precision("soup", job.soup.precision, device)
     Log(here.prefix, quiet, here.stop).say(f"soup: {launch.describe_mapping(job.machine, here, device)}")
-    log, groups = Log(here.prefix, quiet or here.rank > 0, here.stop), list_groups(job)
-    for group in groups:
-        log.say(f"soup: {RunDir.of(group.job).root}: ingredients of {len(group.runs)} runs")
+    log, joint_runs = Log(here.prefix, quiet or here.rank > 0, here.stop), list_joint_runs(job)
+    for joint in joint_runs:
+        log.say(f"soup: {RunDir.of(joint.job).root}: ingredients of {len(joint.runs)} runs")
         if here.rank == 0:
-            gather_group(job, group, here, device, log)
+            gather_joint_run(job, joint, here, device, log)
         comm.bcast(None)
-        _make_soups(group.job, here, comm, device, log, again)
-    if not groups:
+        _make_soups(joint.job, here, comm, device, log, again)
+    if not joint_runs:
         _make_soups(job, here, comm, device, log, again)
     if here.rank == 0:
-        if groups:
+        if joint_runs:
             note_job(job)
-        for each in (*(group.job for group in groups), job):
+        for each in (*(joint.job for joint in joint_runs), job):
             report(RunDir.of(each).root, quiet=quiet)
     comm.bcast(None)  # the others wait here, and not in MPI's own end, which burns a core
 

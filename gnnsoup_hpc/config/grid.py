@@ -13,7 +13,7 @@ from gnnsoup_hpc.config import MOST_CELLS, Job, TrainJob, check_keys, put_values
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.utils.hashing import fingerprint
 
-ALL = "all"  # the one group of a grid of one model
+ALL = "all"  # the joint run of a grid of one model
 _PLAIN = re.compile(r"[A-Za-z0-9.+-]{1,32}")
 _LONGEST = 120  # of a name made of values
 _NOT_SWEPT = {
@@ -43,10 +43,10 @@ class GridRun:
 
 
 @dataclass(frozen=True)
-class GridGroup:
-    """Runs of a grid whose models are equal, so that their ingredients are souped together.
+class JointRun:
+    """The run in which the ingredients of all runs of a grid with equal models are souped together.
 
-    job: that of a run of its own, whose ingredients are theirs; [train] has no effect in it.
+    [train] of its job has no effect.
     """
 
     job: Job
@@ -83,15 +83,15 @@ def expand_grid(job: Job, kinds: Sequence[str] = ()) -> tuple[GridRun, ...]:
     return found
 
 
-def list_groups(job: Job) -> tuple[GridGroup, ...]:
-    """The grid's runs by their models, in the order of the lists; none without a sweep of training."""
-    groups: dict[str, list[GridRun]] = {}
+def list_joint_runs(job: Job) -> tuple[JointRun, ...]:
+    """The joint runs of a grid, in the order of the models in its lists; none without a sweep of training."""
+    found: dict[str, list[GridRun]] = {}
     for run in expand_grid(job):
         name = _name({key: value for key, value in run.values.items() if key.startswith("model.")})
-        groups.setdefault(name, []).append(run)
+        found.setdefault(name, []).append(run)
     return tuple(
-        GridGroup(_place(runs[0].job.model_copy(update={"train": TrainJob()}), job, "groups", name), tuple(runs))
-        for name, runs in groups.items()
+        JointRun(_place(runs[0].job.model_copy(update={"train": TrainJob()}), job, "joint", name), tuple(runs))
+        for name, runs in found.items()
     )
 
 
@@ -100,16 +100,16 @@ def list_jobs(job: Job) -> tuple[Job, ...]:
     return tuple(run.job for run in expand_grid(job)) or (job,)
 
 
-def choose_group(job: Job) -> Job:
-    """The job whose ingredients are souped: of a sweep of training that of its one group; else the job itself.
+def choose_joint_run(job: Job) -> Job:
+    """The job whose ingredients are souped: of a sweep of training that of its one joint run; else the job itself.
 
     Raises: RunError where there are several.
     """
-    groups = list_groups(job)
-    if len(groups) > 1:
-        folders = ", ".join(f"{group.job.runs}/{group.job.name}" for group in groups)
+    joint_runs = list_joint_runs(job)
+    if len(joint_runs) > 1:
+        folders = ", ".join(f"{joint.job.runs}/{joint.job.name}" for joint in joint_runs)
         raise RunError(f"the models of {job.name}'s sweep are souped apart: name the folder of one of them, {folders}")
-    return groups[0].job if groups else job
+    return joint_runs[0].job if joint_runs else job
 
 
 def _make_run(job: Job, values: Mapping[str, Any], kinds: Sequence[str]) -> GridRun:

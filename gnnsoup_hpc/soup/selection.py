@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.config.grid import GridGroup
+from gnnsoup_hpc.config.grid import JointRun
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError, advise
 from gnnsoup_hpc.evaluation.tasks import Task, rank_by_score, score
 from gnnsoup_hpc.io import imports, states
@@ -64,13 +64,13 @@ def select_ingredients(job: Job, model: Model, graph: GraphFile, log: Log) -> Se
     return selection
 
 
-def select_across(group: GridGroup, model: Model, graph: GraphFile, log: Log) -> list[tuple[Path, str]]:
-    """Files of the fit ingredients of a group's runs, in their order, and hashes of their weights.
+def select_across(joint: JointRun, model: Model, graph: GraphFile, log: Log) -> list[tuple[Path, str]]:
+    """Files of the fit ingredients of a joint run's runs, in their order, and hashes of their weights.
 
     Raises: RunError where none is fit, or one is not and the job says to refuse.
     """
     found = list[tuple[Path, str]]()
-    for job in (each.job for each in group.runs):
+    for job in (each.job for each in joint.runs):
         run = RunDir.of(job)
         try:
             selection = select_ingredients(ingredient_store.resolve_job(job, run), model, graph, log)
@@ -81,7 +81,7 @@ def select_across(group: GridGroup, model: Model, graph: GraphFile, log: Log) ->
             continue
         found += [(run.ingredient(index), sha256) for index, sha256 in selection.fit.items()]
     if not found:
-        raise RunError(f"none of the runs in {group.runs[0].job.runs} has a fit ingredient: run `gnnsoup train JOB`")
+        raise RunError(f"none of the runs in {joint.runs[0].job.runs} has a fit ingredient: run `gnnsoup train JOB`")
     return found
 
 

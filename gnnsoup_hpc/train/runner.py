@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.config.grid import list_groups, list_jobs
+from gnnsoup_hpc.config.grid import list_jobs, list_joint_runs
 from gnnsoup_hpc.config.turns import without_effect
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.data.prepare import lend_graph, note_job
@@ -183,18 +183,18 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
         imports.check_count(job, run, len(rows))
         log.say(f"train: the {len(rows)} ingredients of {run.root} were imported: nothing is trained")
         return
-    groups = list_groups(job)
-    if groups and (run.initial.exists() or run.ingredients.exists()):
+    joint_runs = list_joint_runs(job)
+    if joint_runs and (run.initial.exists() or run.ingredients.exists()):
         raise RunError(
             f"{run.root} has ingredients of a job that does not sweep training: give the job a name of its own (--set"
             " name=…)"
         )
-    souped = {each.job.name: group.count_ingredients() for group in groups for each in group.runs} or {job.name: job}
+    souped = {each.job.name: joint.count_ingredients() for joint in joint_runs for each in joint.runs}
     with graph_store.open_graph(run.graph, job) as graph, ExitStack() as opened:
-        contexts = [_open_context(each, graph, here, device, log, swept=bool(groups)) for each in list_jobs(job)]
-        for line in dict.fromkeys(_plan(each, souped[each.job.name] if souping else None) for each in contexts):
-            if line:
-                log.say(line)
+        contexts = [_open_context(each, graph, here, device, log, swept=bool(joint_runs)) for each in list_jobs(job)]
+        plans = (_plan(each, souped.get(each.job.name, job) if souping else None) for each in contexts)
+        for line in dict.fromkeys(filter(None, plans)):
+            log.say(line)
         for context in contexts:
             opened.callback(context.release)
             context.initial_sha256 = _load_initial(context)

@@ -1,4 +1,4 @@
-"""[sweep] of training: its combinations are ordinary jobs, by models in groups; its mistakes."""
+"""[sweep] of training: its combinations are ordinary jobs, by models in joint runs; its mistakes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config import loading as jobs
-from gnnsoup_hpc.config.grid import choose_group, expand_grid, list_groups, list_jobs
+from gnnsoup_hpc.config.grid import choose_joint_run, expand_grid, list_jobs, list_joint_runs
 from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.models.jobs import load_job
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -43,21 +43,21 @@ def test_a_combination_is_the_ordinary_job_with_its_values() -> None:
     assert list_jobs(wanted) == (wanted,)
 
 
-def test_combinations_of_equal_models_are_a_group() -> None:
-    groups = list_groups(swept(*SWEEP))
-    assert [(RunDir.of(group.job).root.name, len(group.runs)) for group in groups] == [
+def test_combinations_of_equal_models_are_souped_in_a_joint_run() -> None:
+    joint_runs = list_joint_runs(swept(*SWEEP))
+    assert [(RunDir.of(joint.job).root.name, len(joint.runs)) for joint in joint_runs] == [
         ("hidden-8", 2),
         ("hidden-16", 2),
     ]
-    assert [group.job.model.hidden for group in groups] == [8, 16]
-    assert not groups[0].job.sweep
-    assert groups[0].count_ingredients().train.ingredients == 2 * swept().train.ingredients
-    (alone,) = list_groups(swept(*SWEEP[::2]))
-    assert RunDir.of(alone.job).root == Path("runs/pubmed/groups/all")
-    assert choose_group(swept(*SWEEP[::2])) == alone.job
-    assert choose_group(swept()) == swept()
-    with pytest.raises(RunError, match="name the folder of one of them, runs/pubmed/groups/hidden-8, runs/pubmed/gr"):
-        choose_group(swept(*SWEEP))
+    assert [joint.job.model.hidden for joint in joint_runs] == [8, 16]
+    assert not joint_runs[0].job.sweep
+    assert joint_runs[0].count_ingredients().train.ingredients == 2 * swept().train.ingredients
+    (alone,) = list_joint_runs(swept(*SWEEP[::2]))
+    assert RunDir.of(alone.job).root == Path("runs/pubmed/joint/all")
+    assert choose_joint_run(swept(*SWEEP[::2])) == alone.job
+    assert choose_joint_run(swept()) == swept()
+    with pytest.raises(RunError, match="name the folder of one of them, runs/pubmed/joint/hidden-8, runs/pubmed/jo"):
+        choose_joint_run(swept(*SWEEP))
 
 
 def test_values_that_make_no_name_are_hashed() -> None:

@@ -19,7 +19,7 @@ from gnnsoup_hpc.analysis.status.read import read_status
 from gnnsoup_hpc.analysis.status.table import show_status
 from gnnsoup_hpc.cli.report import report
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.config.grid import expand_grid, list_groups
+from gnnsoup_hpc.config.grid import expand_grid, list_joint_runs
 from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.errors import DivergedError, IngredientsError, JobError, MemoryLimitError, Preempted, RunError
 from gnnsoup_hpc.io import imports, states
@@ -27,6 +27,7 @@ from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import report as report_store
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io.records import Trunk
+from gnnsoup_hpc.memory import limits
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -70,7 +71,7 @@ def copy(souped: Job, tmp_path: Path) -> Job:
 def prepared(souped: Job, tmp_path: Path) -> Job:
     """The same before any training."""
     job = runs.copy_run(souped, tmp_path)
-    for folder in ("grid", "groups"):
+    for folder in ("grid", "joint"):
         shutil.rmtree(RunDir.of(job).root / folder)
     return job
 
@@ -121,14 +122,10 @@ def test_two_ranks_share_all_runs_and_go_on_where_one_was_stopped(
 
 def test_ingredients_of_one_model_are_souped_across_runs(souped: Job) -> None:
     """As copies with the metrics that they were trained to, of one initial state."""
-    for group in list_groups(souped):
-        run, of = (
-            RunDir.of(group.job),
-            [ingredient_store.read(RunDir.of(each.job).ingredient(0)) for each in group.runs],
-        )
-        assert [Path(row.file) for row in imports.read(run.imported)] == [
-            RunDir.of(each.job).ingredient(0).absolute() for each in group.runs
-        ]
+    for joint in list_joint_runs(souped):
+        run, paths = RunDir.of(joint.job), [RunDir.of(each.job).ingredient(0) for each in joint.runs]
+        assert [row.file for row in imports.read(run.imported)] == [str(path) for path in paths]
+        of = [ingredient_store.read(path) for path in paths]
         found = [ingredient_store.read(run.ingredient(index)) for index in range(2)]
         assert [states.sha256(one.state) for one in found] == [states.sha256(one.state) for one in of]
         for name in ("validation_accuracy", "test_accuracy", "history", "hyperparameters", "best_epoch", "engine"):
@@ -160,16 +157,16 @@ def test_what_a_report_says_is_what_the_files_hold(souped: Job, capsys: pytest.C
     smoothed = [(60 * one.test_accuracy + 2) / 64 for one in made]  # of 60 test nodes
     assert list(grid["test_error"]) == pytest.approx([(share * (1 - share) / 60) ** 0.5 for share in smoothed])
     across = tables["across"]
-    assert list(zip(across["group"], across["method"], strict=True)) == [
-        (name, method) for name in run.groups for method in souped.soup.methods
+    assert list(zip(across["run"], across["method"], strict=True)) == [
+        (name, method) for name in run.joint_runs for method in souped.soup.methods
     ]
     files = [
-        RunDir(run.groups[name].path).soup(method)
-        for name, method in zip(across["group"], across["method"], strict=True)
+        RunDir(run.joint_runs[name].path).soup(method)
+        for name, method in zip(across["run"], across["method"], strict=True)
     ]
     assert list(across["test_accuracy"]) == [soup_store.read(path).test_accuracy for path in files]
     assert len(run.ingredients) == 4
-    assert len(run.groups["hidden-8"].ingredients) == 2
+    assert len(run.joint_runs["hidden-8"].ingredients) == 2
     report(RunDir.of(souped).root)
     said = capsys.readouterr().out
     assert f"{RunDir.of(souped).root}: 4 combinations, on npz:" in said
@@ -182,13 +179,13 @@ def test_status_has_all_runs_under_one_name(souped: Job, copy: Job) -> None:
     found = read_status(souped, RunDir.of(souped))
     assert [task.work for task in found.ingredients] == [f"{name}/ingredient-0000" for name in NAMES]
     assert {task.state for task in found.ingredients} == {"finished"}
-    assert [[soup.made for soup in group.soups] for group in found.groups] == [[True] * 3] * 2
+    assert [[soup.made for soup in joint.soups] for joint in found.joint_runs] == [[True] * 3] * 2
     assert found.report == "there"
     assert found.estimate.why == "all ingredients are there"
     ingredients(copy)[2].unlink()
     text = show_status(read_status(copy, RunDir.of(copy)))
     assert "\ningredients    4: 3 finished, 1 waiting\n" in text
-    assert "soups          hidden-8: 3 of 3 made; validation best" in text
+    assert "soups          joint/hidden-8: 3 of 3 made; validation best" in text
     assert f"\n{NAMES[2]}  1: 1 waiting\n" in text
 
 
@@ -217,7 +214,7 @@ def test_a_combination_that_fails_stops_no_other(
     assert f"soup: left out: {first.parent}" in said
     assert "there is one ingredient, so there is nothing to mix" in said
     assert list(report_store.read_tables(RunDir.of(lenient).report)["grid"]["ingredients"]) == [0, 1]
-    assert len(imports.read(RunDir.of(list_groups(wild)[0].job).imported)) == 1
+    assert len(imports.read(RunDir.of(list_joint_runs(wild)[0].job).imported)) == 1
 
 
 def test_souped_ingredients_follow_the_runs(copy: Job, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,12 +228,26 @@ def test_souped_ingredients_follow_the_runs(copy: Job, capsys: pytest.CaptureFix
     report(RunDir.of(more).root)
     assert "its soups are of other ingredients than are there now: run `gnnsoup soup JOB`" in capsys.readouterr().out
     runs.soup_run(more)
-    (group,) = list_groups(more)
-    files = [RunDir.of(each.job).ingredient(0) for each in group.runs]
-    assert [row.file for row in imports.read(RunDir.of(group.job).imported)] == [str(path) for path in files]
+    (joint,) = list_joint_runs(more)
+    files = [RunDir.of(each.job).ingredient(0) for each in joint.runs]
+    assert [row.file for row in imports.read(RunDir.of(joint.job).imported)] == [str(path) for path in files]
     shutil.copy(files[0], files[1])
     with pytest.raises(RunError, match=r"is of another recipe: train.learning_rate was 0.03, the job says 0.02"):
         runs.soup_run(more)
+
+
+def test_memory_is_asked_for_all_ingredients_that_are_souped_together(
+    copy: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, plan = list[tuple[int, int]](), limits.plan_souping
+
+    def noted(job: Job, *others: Any) -> Any:
+        asked.append((job.model.hidden, job.train.ingredients))
+        return plan(job, *others)
+
+    monkeypatch.setattr(limits, "plan_souping", noted)
+    train_all(copy, runs.ALONE, runs.CPU, runs.QUIET, souping=True)
+    assert asked == [(8, 2), (8, 2), (16, 2), (16, 2)]
 
 
 def test_what_a_sweep_of_training_cannot_do_is_refused(
@@ -245,7 +256,7 @@ def test_what_a_sweep_of_training_cannot_do_is_refused(
     root = RunDir.of(souped).root
     for command in ("export", "predict", "diagnose"):
         assert main([command, str(root)]) == 1
-        assert f"name the folder of one of them, {root}/groups/hidden-8, {root}/" in capsys.readouterr().err
+        assert f"name the folder of one of them, {root}/joint/hidden-8, {root}/" in capsys.readouterr().err
     with pytest.raises(
         RunError, match=r"is the run of a sweep of training, whose soups lie in .*hidden-8, .*: name one"
     ):
@@ -262,7 +273,7 @@ def test_what_a_sweep_of_training_cannot_do_is_refused(
     assert not ingredients(copy)[0].exists()
 
 
-def test_one_group_need_not_be_named(copy: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_joint_run_need_not_be_named(copy: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = runs.change_job(copy, "sweep={ train = { learning_rate = [0.02] }, model = { hidden = [8] } }")
     runs.train(one)
     runs.soup_run(one)

@@ -14,7 +14,7 @@ import numpy as np
 
 from gnnsoup_hpc.config import Job, Trial, expand_grids
 from gnnsoup_hpc.config import loading as jobs
-from gnnsoup_hpc.config.grid import list_groups
+from gnnsoup_hpc.config.grid import list_joint_runs
 from gnnsoup_hpc.config.task import WORDS
 from gnnsoup_hpc.errors import RunError, advise
 from gnnsoup_hpc.evaluation.tasks import Task, make_task, score
@@ -121,7 +121,7 @@ def read_contents(root: Path) -> Contents:
         raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
     job = jobs.load(str(run.job))
     if job.sweep.trains:
-        folders = ", ".join(str(root / "groups" / group.job.name) for group in list_groups(job))
+        folders = ", ".join(str(root / "joint" / joint.job.name) for joint in list_joint_runs(job))
         raise RunError(f"{root} is the run of a sweep of training, whose soups lie in {folders}: name one of these")
     with advise("run `gnnsoup soup JOB`, which makes it again"):
         soups = tuple(soup_store.read(run.soup(name)) for name in job.soup.methods if run.soup(name).exists())

@@ -1,4 +1,4 @@
-"""The report of a sweep of training: a row a combination, and the soups of each group of runs."""
+"""The report of a sweep of training: a row a combination, and the soups of each joint run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from gnnsoup_hpc.analysis.report.build import Column, fill_column, tabulate
 from gnnsoup_hpc.analysis.report.contents import Contents, compute_spread, describe_graph, read_contents
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.config.grid import GridGroup, GridRun, expand_grid, list_groups
+from gnnsoup_hpc.config.grid import GridRun, JointRun, expand_grid, list_joint_runs
 from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.evaluation.tasks import Task, score
 from gnnsoup_hpc.io import files, imports
@@ -26,7 +26,7 @@ from gnnsoup_hpc.io.report import KIND, VERSION
 from gnnsoup_hpc.models.kinds import describe_model
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime.run_dir import RunDir
-from gnnsoup_hpc.soup.groups import is_of
+from gnnsoup_hpc.soup.joint import is_of
 from gnnsoup_hpc.soup.selection import select_present
 from gnnsoup_hpc.types import Doubles
 from gnnsoup_hpc.utils.text_table import align_columns, show_number
@@ -52,10 +52,10 @@ class TrainedRun:
 
 
 @dataclass(frozen=True)
-class SoupedGroup:
-    """A group of runs with equal models, and its report; None where it has no soups of these ingredients, and `why`."""
+class SoupedRun:
+    """A joint run, and its report; None where it has no soups of these ingredients, and `why`."""
 
-    group: GridGroup
+    joint: JointRun
     contents: Contents | None
     why: str = ""
 
@@ -70,7 +70,7 @@ class GridContents:
     test_nodes: int
     task: Task
     rows: tuple[TrainedRun, ...]
-    groups: tuple[SoupedGroup, ...]
+    joint_runs: tuple[SoupedRun, ...]
 
     def error_of(self, made: Ingredient | Soup) -> float:
         """Standard error of a test metric."""
@@ -88,36 +88,36 @@ def read_grid(job: Job) -> GridContents:
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job) as graph:
         facts = describe_graph(job, graph)
-        found = [_read_group(group, graph, facts["task"]) for group in list_groups(job)]
-    rows = {row.run.job.name: row for of_group, _ in found for row in of_group}
-    order = [each.job.name for each in expand_grid(job)]
+        found = [_read_joint_run(joint, graph, facts["task"]) for joint in list_joint_runs(job)]
+    by_name = {row.run.job.name: row for trained, _ in found for row in trained}
+    rows, souped = (by_name[each.job.name] for each in expand_grid(job)), (each for _, each in found)
     about = {name: facts[name] for name in ("graph", "test_nodes", "task")}
-    return GridContents(run, job, rows=tuple(rows[name] for name in order), groups=tuple(g for _, g in found), **about)
+    return GridContents(run, job, rows=tuple(rows), joint_runs=tuple(souped), **about)
 
 
-def _read_group(group: GridGroup, graph: GraphFile, task: Task) -> tuple[list[TrainedRun], SoupedGroup]:
-    outputs = graph.resolve_task(group.job.task).outputs
-    model = make_model(group.job.model, graph.features, outputs, graph.count_degrees, graph.weighted)
+def _read_joint_run(joint: JointRun, graph: GraphFile, task: Task) -> tuple[list[TrainedRun], SoupedRun]:
+    outputs = graph.resolve_task(joint.job.task).outputs
+    model = make_model(joint.job.model, graph.features, outputs, graph.count_degrees, graph.weighted)
     rows, hashes = list[TrainedRun](), list[str]()
-    for each in group.runs:
+    for each in joint.runs:
         fit = select_present(each.job, model, graph).fit
         read = (ingredient_store.read(RunDir.of(each.job).ingredient(index)) for index in fit)
         rows.append(TrainedRun(each, tuple(replace(one, state={}) for one in read), task))
         hashes += fit.values()
-    return rows, _read_soups(group, hashes)
+    return rows, _read_soups(joint, hashes)
 
 
-def _read_soups(group: GridGroup, hashes: Sequence[str]) -> SoupedGroup:
-    """The group's report, if its soups are of ingredients with these hashes of weights."""
-    run, again = RunDir.of(group.job), "run `gnnsoup soup JOB`"
+def _read_soups(joint: JointRun, hashes: Sequence[str]) -> SoupedRun:
+    """The report of a joint run, if its soups are of ingredients with these hashes of weights."""
+    run, again = RunDir.of(joint.job), "run `gnnsoup soup JOB`"
     if not run.job.exists():
-        return SoupedGroup(group, None, f"not souped yet: {again}")
+        return SoupedRun(joint, None, f"not souped yet: {again}")
     try:
         if not is_of(imports.read(run.imported), hashes):
-            return SoupedGroup(group, None, f"its soups are of other ingredients than are there now: {again}")
-        return SoupedGroup(group, read_contents(run.root))
+            return SoupedRun(joint, None, f"its soups are of other ingredients than are there now: {again}")
+        return SoupedRun(joint, read_contents(run.root))
     except (RunError, FileError) as error:
-        return SoupedGroup(group, None, str(error))
+        return SoupedRun(joint, None, str(error))
 
 
 # ---- for people
@@ -135,9 +135,9 @@ def show_grid(found: GridContents) -> str:
         "validation, test: mean ± standard deviation over ingredients; best: the best on validation, * of all runs;",
         "±: standard error of its test metric. seconds: sums over ingredients.",
     ]
-    for each in found.groups:
-        runs, place = len(each.group.runs), RunDir.of(each.group.job).root
-        lines += ["", f"soups across {runs} runs, {describe_model(each.group.job.model)}: {place}"]
+    for each in found.joint_runs:
+        runs, place = len(each.joint.runs), RunDir.of(each.joint.job).root
+        lines += ["", f"soups across {runs} runs, {describe_model(each.joint.job.model)}: {place}"]
         lines += list(_list_soups(each.contents)) if each.contents else [each.why]
     return "\n".join(lines)
 
@@ -179,9 +179,10 @@ def write_grid(found: GridContents) -> None:
     with files.create_file(found.run.report, KIND, VERSION, f"report of the sweep {found.job.name}") as file:
         file.attrs.update(graph=found.graph, metric=found.task.name)
         files.put_table(file, "grid", _grid_columns(found), "one row a combination")
-        soups = [(each, each.contents, soup) for each in found.groups if each.contents for soup in each.contents.soups]
+        there = [(each, each.contents) for each in found.joint_runs if each.contents]
+        soups = [(each, contents, soup) for each, contents in there for soup in contents.soups]
         if soups:
-            files.put_table(file, "across", tabulate(soups, _ACROSS_COLUMNS), "one row a group of runs and a method")
+            files.put_table(file, "across", tabulate(soups, _ACROSS_COLUMNS), "one row a joint run and a method")
         files.put_provenance(file, found.job.to_toml())
 
 
@@ -213,10 +214,10 @@ def _grid_columns(found: GridContents) -> Columns:
     return columns
 
 
-_ACROSS_COLUMNS: tuple[Column[tuple[SoupedGroup, Contents, Soup]], ...] = (
-    ("group", lambda row: row[0].group.job.name, "1", "name of its folder in groups/"),
+_ACROSS_COLUMNS: tuple[Column[tuple[SoupedRun, Contents, Soup]], ...] = (
+    ("run", lambda row: row[0].joint.job.name, "1", "name of its folder in joint/"),
     ("method", lambda row: row[2].method, "1", "souping method"),
-    ("ingredients", lambda row: len(row[1].ingredients), "1", "of all runs of the group"),
+    ("ingredients", lambda row: len(row[1].ingredients), "1", "of all runs that it joins"),
     ("validation_accuracy", lambda row: row[2].validation_accuracy, "1", "exact, on validation nodes"),
     ("test_accuracy", lambda row: row[2].test_accuracy, "1", "exact, on test nodes"),
     ("test_error", lambda row: row[1].error_of(row[2]), "1", "standard error of test_accuracy"),

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any, Literal
 
 from gnnsoup_hpc.config import Job, expand_grids
-from gnnsoup_hpc.config.grid import expand_grid, list_groups
+from gnnsoup_hpc.config.grid import expand_grid, list_joint_runs
 from gnnsoup_hpc.config.turns import hyperparameters
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.graph import identity
@@ -223,8 +223,8 @@ class SoupStatus:
 class Status:
     """How a run stands. graph: finished, running (being prepared), damaged or waiting; trunk: None, not asked for.
 
-    Of a sweep of training, grid: how each of its runs stands, and groups: each run of souped ingredients; ingredients
-    are those of all runs, trunk is one that is not finished, and soups and cells are the groups'.
+    Of a sweep of training, grid: how each of its runs stands, and joint_runs: those that are souped; ingredients
+    are those of all runs, trunk is one that is not finished, and cells are those of joint runs.
     """
 
     root: str
@@ -239,7 +239,7 @@ class Status:
     now: float
     own_clock: bool
     grid: tuple[Status, ...] = ()
-    groups: tuple[Status, ...] = ()
+    joint_runs: tuple[Status, ...] = ()
 
     @property
     def name(self) -> str:
@@ -335,8 +335,8 @@ def _read_grid(job: Job, run: RunDir) -> Status:
     """How a sweep of training stands, all of its runs together."""
     graph, sizes = _read_graph(job, TaskReader.of(run))
     grid = tuple(read_status(each.job, RunDir.of(each.job)) for each in expand_grid(job))
-    asked = [group.count_ingredients() for group in list_groups(job)]
-    groups = tuple(read_status(each, RunDir.of(each)) for each in asked)
+    asked = [joint.count_ingredients() for joint in list_joint_runs(job)]
+    joint_runs = tuple(read_status(each, RunDir.of(each)) for each in asked)
     ingredients = tuple(replace(task, work=f"{each.name}/{task.work}") for each in grid for task in each.ingredients)
     trunks = [replace(each.trunk, work=f"{each.name}/{each.trunk.work}") for each in grid if each.trunk]
     trunk = next((task for task in trunks if task.state != "finished"), trunks[0] if trunks else None)
@@ -347,11 +347,11 @@ def _read_grid(job: Job, run: RunDir) -> Status:
         trunk=trunk,
         ingredients=ingredients,
         soups=(),
-        cells=tuple(task for each in groups for task in each.cells),
+        cells=tuple(task for each in joint_runs for task in each.cells),
         report=_describe_report(run, [RunDir.of(each).soup(method) for each in asked for method in each.soup.methods]),
         estimate=estimate_end(ingredients, trunk),
         now=max(each.now for each in grid),
         own_clock=any(each.own_clock for each in grid if any(task.heartbeat_seconds for task in each.ingredients)),
         grid=grid,
-        groups=groups,
+        joint_runs=joint_runs,
     )

@@ -30,8 +30,8 @@ def show_status(status: Status, everything: bool = False) -> str:
         ("graph", _describe_graph(status)),
         *([("trunk", _describe_trunk(status))] if status.trunk else []),
         ("ingredients", _describe_counts(status)),
-        *(("soups", f"{group.name}: {_describe_soups(group.soups)}") for group in status.groups),
-        *([] if status.groups else [("soups", _describe_soups(status.soups))]),
+        *(("soups", f"joint/{joint.name}: {_describe_soups(joint.soups)}") for joint in status.joint_runs),
+        *([] if status.joint_runs else [("soups", _describe_soups(status.soups))]),
         ("report", status.report),
         ("training ends", _describe_end(status)),
     ]

@@ -1,4 +1,4 @@
-"""Ingredients of a sweep's runs, put together in a run of their own: copies, in the order of the runs."""
+"""Joint runs of a sweep of training: copies of its runs' ingredients, in the order of the runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.config.grid import GridGroup
+from gnnsoup_hpc.config.grid import JointRun
 from gnnsoup_hpc.data.prepare import lend_graph
 from gnnsoup_hpc.io import files, imports
 from gnnsoup_hpc.io import graph as graph_store
@@ -19,23 +19,23 @@ from gnnsoup_hpc.soup.selection import select_across
 from gnnsoup_hpc.train.imports import import_files
 
 
-def gather_group(job: Job, group: GridGroup, here: RankInfo, device: torch.device, log: Log) -> None:
-    """Import the fit ingredients of a group's runs to its own. job: that of the sweep. By one rank.
+def gather_joint_run(job: Job, joint: JointRun, here: RankInfo, device: torch.device, log: Log) -> None:
+    """Import the fit ingredients of a grid's runs to their joint run. job: that of the sweep. By one rank.
 
     What is there of the same ingredients is kept; else all of it is imported again, for it costs little.
     Raises: RunError where one is not fit and the job says to refuse, or none is.
     """
-    run = RunDir.of(group.job)
-    lend_graph(job, [group.job], log)
-    with graph_store.open_graph(run.graph, group.job) as graph:
+    run = RunDir.of(joint.job)
+    lend_graph(job, [joint.job], log)
+    with graph_store.open_graph(run.graph, joint.job) as graph:
         outputs = graph.resolve_task(job.task).outputs
-        model = make_model(group.job.model, graph.features, outputs, graph.count_degrees, graph.weighted)
-        chosen = select_across(group, model, graph, log)
+        model = make_model(joint.job.model, graph.features, outputs, graph.count_degrees, graph.weighted)
+        chosen = select_across(joint, model, graph, log)
     rows = files.read_kept(run.imported, imports.read_sound, log, "soup") or ()
     if not is_of(rows, (sha256 for _, sha256 in chosen)):
         for path in (*run.ingredients.glob("*.h5"), run.imported):
             path.unlink(missing_ok=True)
-    import_files(group.job, [path for path, _ in chosen], "", here, device, log)
+    import_files(joint.job, [path for path, _ in chosen], "", here, device, log)
 
 
 def is_of(rows: Iterable[imports.ImportedFile], hashes: Iterable[str]) -> bool:
