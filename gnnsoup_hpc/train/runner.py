@@ -173,8 +173,9 @@ class Work:
 def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping: bool = False) -> None:
     """Return when every ingredient of the job is there, having trained those that no one else did.
 
-    With `souping` to follow, what that needs is asked too before anything is trained.
-    Raises: RunError where the run holds an initial state, a trunk or ingredients of another recipe; DivergedError where
+    Of a sweep of training those of all its runs. With `souping` to follow, what that needs is asked too before anything
+    is trained.
+    Raises: RunError where a run holds an initial state, a trunk or ingredients of another recipe; DivergedError where
     the trunk cannot be trained; MemoryLimitError where something does not fit; IngredientsError where some cannot be
     trained, once all others are there.
     """
@@ -212,7 +213,7 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
 
 
 def _note_jobs(job: Job, contexts: Sequence[TrainContext]) -> None:
-    """Keep the resolved job with each run; of a sweep's with the sweep's too, whose graph they are given."""
+    """Keep the resolved job with each run; of a sweep that too, and its graph with each of its runs."""
     jobs, log = [context.job for context in contexts], contexts[0].log
     for each in jobs:
         note_job(each)
