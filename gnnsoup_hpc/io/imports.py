@@ -38,8 +38,12 @@ class ImportedFile:
     @property
     def name(self) -> str:
         """The file's name; of an ingredient of another run with that run's before it."""
-        path = Path(self.file)
-        return f"{path.parent.parent.name}/{path.name}" if path.parent.name == "ingredients" else path.name
+        return name_source(Path(self.file))
+
+
+def name_source(path: Path) -> str:
+    """The name that a file which is imported is known by."""
+    return f"{path.parent.parent.name}/{path.name}" if path.parent.name == "ingredients" else path.name
 
 
 def write(path: Path, rows: Sequence[ImportedFile], job: Job) -> None:

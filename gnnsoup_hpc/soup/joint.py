@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -11,6 +12,7 @@ from gnnsoup_hpc.config.grid import JointRun
 from gnnsoup_hpc.data.prepare import lend_graph
 from gnnsoup_hpc.io import files, imports
 from gnnsoup_hpc.io import graph as graph_store
+from gnnsoup_hpc.io.imports import ImportedFile
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
@@ -32,12 +34,14 @@ def gather_joint_run(job: Job, joint: JointRun, here: RankInfo, device: torch.de
         model = make_model(joint.job.model, graph.features, outputs, graph.count_degrees, graph.weighted)
         chosen = select_across(joint, model, graph, log)
     rows = files.read_kept(run.imported, imports.read_sound, log, "soup") or ()
-    if not is_of(rows, (sha256 for _, sha256 in chosen)):
+    if not is_of(rows, chosen):
         for path in (*run.ingredients.glob("*.h5"), run.imported):
             path.unlink(missing_ok=True)
     import_files(joint.job, [path for path, _ in chosen], "", here, device, log)
 
 
-def is_of(rows: Iterable[imports.ImportedFile], hashes: Iterable[str]) -> bool:
-    """Whether files are those of weights with such hashes, of which equal ones are imported once."""
-    return [row.state_sha256 for row in rows] == list(dict.fromkeys(hashes))
+def is_of(rows: Sequence[ImportedFile], chosen: Sequence[tuple[Path, str]]) -> bool:
+    """Whether what is imported is of these files, with such hashes of weights; of equal weights the first is."""
+    first = {sha256: imports.name_source(path) for path, sha256 in reversed(chosen)}
+    wanted = [(first[sha256], sha256) for sha256 in dict.fromkeys(sha256 for _, sha256 in chosen)]
+    return [(row.name, row.state_sha256) for row in rows] == wanted

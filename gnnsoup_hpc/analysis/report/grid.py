@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import nan
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,22 +99,23 @@ def read_grid(job: Job) -> GridContents:
 def _read_joint_run(joint: JointRun, graph: GraphFile, task: Task) -> tuple[list[TrainedRun], SoupedRun]:
     outputs = graph.resolve_task(joint.job.task).outputs
     model = make_model(joint.job.model, graph.features, outputs, graph.count_degrees, graph.weighted)
-    rows, hashes = list[TrainedRun](), list[str]()
+    rows, chosen = list[TrainedRun](), list[tuple[Path, str]]()
     for each in joint.runs:
-        fit = select_present(each.job, model, graph).fit
-        read = (ingredient_store.read(RunDir.of(each.job).ingredient(index)) for index in fit)
+        run, fit = RunDir.of(each.job), select_present(each.job, model, graph).fit
+        found = [(run.ingredient(index), sha256) for index, sha256 in fit.items()]
+        read = (ingredient_store.read(path) for path, _ in found)
         rows.append(TrainedRun(each, tuple(replace(one, state={}) for one in read), task))
-        hashes += fit.values()
-    return rows, _read_soups(joint, hashes)
+        chosen += found
+    return rows, _read_soups(joint, chosen)
 
 
-def _read_soups(joint: JointRun, hashes: Sequence[str]) -> SoupedRun:
-    """The report of a joint run, if its soups are of ingredients with these hashes of weights."""
+def _read_soups(joint: JointRun, chosen: Sequence[tuple[Path, str]]) -> SoupedRun:
+    """The report of a joint run, if its soups are of these ingredients, files with hashes of weights."""
     run, again = RunDir.of(joint.job), "run `gnnsoup soup JOB`"
     if not run.job.exists():
         return SoupedRun(joint, None, f"not souped yet: {again}")
     try:
-        if not is_of(imports.read(run.imported), hashes):
+        if not is_of(imports.read(run.imported), chosen):
             return SoupedRun(joint, None, f"its soups are of other ingredients than are there now: {again}")
         return SoupedRun(joint, read_contents(run.root))
     except (RunError, FileError) as error:
