@@ -28,8 +28,8 @@ def gather_joint_run(job: Job, joint: JointRun, here: RankInfo, device: torch.de
     Raises: RunError where one is not fit and the job says to refuse, or none is.
     """
     run = RunDir.of(joint.job)
-    lend_graph(job, [joint.job], log)
-    with graph_store.open_graph(run.graph, joint.job) as graph:
+    with graph_store.open_graph(RunDir.of(job).graph, job) as graph:
+        lend_graph(job, [joint.job], log)
         outputs = graph.resolve_task(job.task).outputs
         model = make_model(joint.job.model, graph.features, outputs, graph.count_degrees, graph.weighted)
         chosen = select_across(joint, model, graph, log)

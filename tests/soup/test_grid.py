@@ -175,6 +175,17 @@ def test_what_a_report_says_is_what_the_files_hold(souped: Job, capsys: pytest.C
     assert [row[-2:] for row in rows] == [["8", "0.02"], ["8", "0.05"], ["16", "0.02"], ["16", "0.05"]]
 
 
+def test_values_that_are_no_numbers_are_tabulated_as_text(copy: Job) -> None:
+    run = gs.Run.of(copy)
+    RunDir(run.path).job.write_text(runs.change_job(copy, "sweep.train.fanout=[[3], [2, 2]]").to_toml())
+    report(run.path)
+    grid = run.report()["grid"]
+    assert list(grid["train.fanout"]) == ["[3]", "[2, 2]"] * 4
+    assert list(grid["ingredients"]) == [0] * 8
+    assert grid["test_best"].isna().all()
+    assert "across" not in run.report()
+
+
 def test_status_has_all_runs_under_one_name(souped: Job, copy: Job) -> None:
     found = read_status(souped, RunDir.of(souped))
     assert [task.work for task in found.ingredients] == [f"{name}/ingredient-0000" for name in NAMES]

@@ -197,7 +197,7 @@ def _trial_columns(rows: Sequence[TriedTrial]) -> Columns:
 
 def fill_column(values: Sequence[Any]) -> Any:
     """A column of numbers, or of texts where one of the values is no number."""
-    if any(isinstance(value, str) for value in values):
+    if not all(isinstance(value, int | float | None) for value in values):
         return ["" if value is None else str(value) for value in values]
     return np.array([nan if value is None else float(value) for value in values])
 
