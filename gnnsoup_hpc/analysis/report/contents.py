@@ -27,6 +27,7 @@ from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io.alignment import AlignmentRecord
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import Diagnosis, Ingredient, Soup
+from gnnsoup_hpc.models.jobs import load_job_of_run
 from gnnsoup_hpc.runtime.profiling import Measurement, subtract_baseline
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.types import Role
@@ -121,7 +122,8 @@ def read_contents(root: Path) -> Contents:
         raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
     job = jobs.load(str(run.job))
     if job.sweep.trains:
-        folders = ", ".join(str(root / "joint" / joint.job.name) for joint in list_joint_runs(job))
+        joint_runs = list_joint_runs(load_job_of_run(root))
+        folders = ", ".join(str(RunDir.of(joint.job).root) for joint in joint_runs)
         raise RunError(f"{root} is the run of a sweep of training, whose soups lie in {folders}: name one of these")
     with advise("run `gnnsoup soup JOB`, which makes it again"):
         soups = tuple(soup_store.read(run.soup(name)) for name in job.soup.methods if run.soup(name).exists())
