@@ -290,3 +290,20 @@ def test_one_joint_run_need_not_be_named(copy: Job, tmp_path: Path, capsys: pyte
     runs.soup_run(one)
     assert main(["predict", str(RunDir.of(one).root), "--to", str(tmp_path / "scores.npy")]) == 0
     assert "of 300 nodes" in capsys.readouterr().out
+
+
+@pytest.mark.mpi
+def test_ranks_of_mpi_make_what_one_makes(souped: Job, tmp_path: Path) -> None:
+    workdir = kit.make_workdir(tmp_path)
+    words = [word for override in SWEEP for word in ("--set", override)]
+    said = kit.succeeds(workdir.gnnsoup("run", *words, ranks=2))
+    assert said.count("ingredient 0000 done") == 4
+    made = [workdir.root / path.relative_to(RunDir.of(souped).root) for path in ingredients(souped)]
+    assert [kit.content(path) for path in made] == [kit.content(path) for path in ingredients(souped)]
+    for joint in list_joint_runs(souped):
+        ours = RunDir.of(joint.job)
+        theirs = RunDir(workdir.root / ours.root.relative_to(RunDir.of(souped).root))
+        for method in souped.soup.methods:
+            found, wanted = (soup_store.read(run.soup(method)) for run in (theirs, ours))
+            assert (found.mixture.alpha == wanted.mixture.alpha).all()
+            assert found.test_accuracy == wanted.test_accuracy
