@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config.grid import expand_grid, list_joint_runs
 from gnnsoup_hpc.config.loading import Named
 from gnnsoup_hpc.errors import LauncherError
 from gnnsoup_hpc.io import report
@@ -116,7 +117,8 @@ def import_checkpoints(
 def make_soups(config: Config, *, again: bool = False, progress: bool = False) -> Run:
     """Mix the job's ingredients, which are there, by all its methods, and write the report, as `gnnsoup soup` does.
 
-    again: make all soups anew. Raises: errors.RunError where there are no ingredients.
+    Of a sweep of training they are those of the run's `joint_runs`. again: make all soups anew.
+    Raises: errors.RunError where there are no ingredients.
     """
     from gnnsoup_hpc.cli.soup import soup
 
@@ -165,9 +167,21 @@ class Run:
 
     @property
     def ingredients(self) -> list[Trained]:
-        """The job's ingredients that are there, in their order, all in memory."""
+        """The job's ingredients that are there, in their order, all in memory; of a sweep of training its runs'."""
+        if grid := self.grid:
+            return [ingredient for run in grid.values() for ingredient in run.ingredients]
         run, count = RunDir(self.path), self.job.train.ingredients
         return [read_model(path) for path in map(run.ingredient, range(count)) if path.exists()]
+
+    @property
+    def grid(self) -> dict[str, Run]:
+        """Of a sweep of training, the run of each combination by its name; else none."""
+        return {each.job.name: Run.of(each.job) for each in expand_grid(self.job)}
+
+    @property
+    def joint_runs(self) -> dict[str, Run]:
+        """Of a sweep of training, the joint run of each model, by its name; else none."""
+        return {joint.job.name: Run.of(joint.job) for joint in list_joint_runs(self.job)}
 
     def export(self, to: str | PathLike[str], method: str | None = None) -> list[Path]:
         """Write a soup's weights to a file of .pt or .safetensors, card and script beside it: `export`."""

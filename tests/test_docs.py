@@ -80,6 +80,7 @@ def test_jobs_that_are_shown_are_jobs(page: Path) -> None:
 def test_keys_that_are_overridden_are_keys(page: Path) -> None:
     known = set(dict(jobs.fields()))
     known |= {key.replace("soup", "sweep", 1) for key in known if key.startswith("soup.")}
+    known |= {f"sweep.{key}" for key in known if key.startswith(("train.", "model."))}
     keys = re.findall(r"--set [\"']?([a-z_.]+)=", text(page))
     assert [key for key in keys if key not in known] == []
 

@@ -53,6 +53,16 @@ def job_of_run(arguments: argparse.Namespace) -> Job:
     return jobs.load_job_of_run(root, _list_overrides(arguments))
 
 
+def job_of_souped_run(arguments: argparse.Namespace) -> Job:
+    """The same of what is souped: of the run of a sweep of training, its one joint run.
+
+    Raises: RunError where there are several.
+    """
+    from gnnsoup_hpc.config.grid import choose_joint_run
+
+    return choose_joint_run(job_of_run(arguments))
+
+
 def execute(command: Callable[[RankInfo], None], collective: bool = False, computing: bool = False) -> int:
     """Run a command; its exit code. An error that a user can meet is one line; any other ends all ranks.
 

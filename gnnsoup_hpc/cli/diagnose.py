@@ -7,7 +7,7 @@ import argparse
 from gnnsoup_hpc.analysis.diagnosis.advice import verdict
 from gnnsoup_hpc.analysis.diagnosis.basin import list_midpoints
 from gnnsoup_hpc.analysis.diagnosis.runner import diagnose
-from gnnsoup_hpc.cli.common import job_of_run
+from gnnsoup_hpc.cli.common import job_of_souped_run
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
@@ -18,7 +18,7 @@ from gnnsoup_hpc.soup.start import open_mixtures
 
 def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     """Diagnose the run of a job, and print. Rank-collective, as souping is."""
-    asked = job_of_run(arguments)
+    asked = job_of_souped_run(arguments)
     # Metrics alone are computed, so only what they need is asked of the memory limit.
     soup = asked.soup.model_copy(update={"methods": ("best",), "precision": "float32"})
     job = asked.model_copy(update={"soup": soup})

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import errno
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from gnnsoup_hpc.analysis.report import build
 from gnnsoup_hpc.analysis.report.compare import compare_runs
 from gnnsoup_hpc.analysis.report.contents import read_contents
+from gnnsoup_hpc.analysis.report.grid import read_grid, show_grid, write_grid
 from gnnsoup_hpc.analysis.report.table import show_run
+from gnnsoup_hpc.config import loading
 from gnnsoup_hpc.errors import RunError
-from gnnsoup_hpc.models.jobs import load_job
+from gnnsoup_hpc.models.jobs import load_job, load_job_of_run
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.run_dir import RunDir
 
@@ -24,20 +28,31 @@ def report(root: Path, must_write: bool = True, quiet: bool = False) -> None:
     quiet: nothing is printed.
     Raises: RunError where it could not; unless `must_write`, a run that may only be read is no error, but a line.
     """
-    run = read_contents(root)
+    write, show = _read(root)
+    path = RunDir(root).report
     if quiet:
-        build.write(run)
+        write()
         return
     try:
-        build.write(run)
+        write()
     except RunError as error:
-        print(f"\n{show_run(run)}", flush=True)
+        print(f"\n{show()}", flush=True)
         cause = error.__cause__
         if must_write or not (isinstance(cause, OSError) and cause.errno in _READ_ONLY):
             raise
-        print(f"{run.run.report} is not written: the run may only be read here ({cause.strerror})", flush=True)
+        print(f"{path} is not written: the run may only be read here ({cause.strerror})", flush=True)
         return
-    print(f"\n{show_run(run)}\n-> {run.run.report}", flush=True)
+    print(f"\n{show()}\n-> {path}", flush=True)
+
+
+def _read(root: Path) -> tuple[Callable[[], None], Callable[[], str]]:
+    """What writes the report of a run, and what gives its text."""
+    path = RunDir(root).job
+    if path.is_file() and loading.load(str(path)).sweep.trains:
+        swept = read_grid(load_job_of_run(root))
+        return partial(write_grid, swept), partial(show_grid, swept)
+    found = read_contents(root)
+    return partial(build.write, found), partial(show_run, found)
 
 
 def run(arguments: argparse.Namespace, here: RankInfo) -> None:

@@ -10,13 +10,16 @@ from gnnsoup_hpc.analysis.diagnosis.runner import diagnose
 from gnnsoup_hpc.cli.common import load_job
 from gnnsoup_hpc.cli.report import report
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config.grid import list_joint_runs
 from gnnsoup_hpc.data.prepare import note_job
 from gnnsoup_hpc.runtime import launch
+from gnnsoup_hpc.runtime.comm import Comm
 from gnnsoup_hpc.runtime.gpu import explain_out_of_memory
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.alignment import align_ingredients
+from gnnsoup_hpc.soup.joint import gather_joint_run
 from gnnsoup_hpc.soup.runner import SoupRunner
 from gnnsoup_hpc.soup.selection import select_ingredients
 from gnnsoup_hpc.soup.start import open_mixtures
@@ -29,18 +32,41 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
 
 
 def soup(job: Job, here: RankInfo, again: bool = False, quiet: bool = False) -> None:
-    """Make the job's soups. Rank-collective: every rank does the same; rank 0 alone writes, and says what is done."""
+    """Make the job's soups, of a sweep of training those of each joint run. Rank-collective.
+
+    Every rank does the same; rank 0 alone writes, and says what is done.
+    """
     comm = launch.connect(here)
     device = launch.claim_machine(job.machine, here)
     launch.check_precision("soup", job.soup.precision, device)
     Log(here.prefix, quiet, here.stop).say(f"soup: {launch.describe_mapping(job.machine, here, device)}")
-    log, run = Log(here.prefix, quiet or here.rank > 0, here.stop), RunDir.of(job)
+    log, joint_runs = Log(here.prefix, quiet or here.rank > 0, here.stop), list_joint_runs(job)
+    for joint in joint_runs:
+        log.say(f"soup: {RunDir.of(joint.job).root}: ingredients of {len(joint.runs)} runs")
+        if here.rank == 0:
+            gather_joint_run(job, joint, here, device, log)
+        comm.bcast(None)
+        _make_soups(joint.job, here, comm, device, log, again)
+    if not joint_runs:
+        _make_soups(job, here, comm, device, log, again)
+    if here.rank == 0:
+        if joint_runs:
+            note_job(job)
+        for each in (*(joint.job for joint in joint_runs), job):
+            report(RunDir.of(each).root, quiet=quiet)
+    comm.bcast(None)  # the others wait here, and not in MPI's own end, which burns a core
+
+
+def _make_soups(job: Job, here: RankInfo, comm: Comm, device: torch.device, log: Log, again: bool) -> None:
+    """Make the soups of one run."""
     with open_mixtures(job, here, comm, device, log, select_ingredients) as (job, selection, mixtures):
         if here.rank == 0:
             refuse_trials_beyond_limit(job, mixtures, here)
             note_job(job)
-        threads = torch.get_num_threads()
-        log.say(f"soup: {len(mixtures.ids)} ingredients, {comm.size} ranks, device {device}, {threads} threads")
+        threads, count = torch.get_num_threads(), len(mixtures.ids)
+        log.say(f"soup: {count} ingredients, {comm.size} ranks, device {device}, {threads} threads")
+        if count == 1:
+            log.say("soup: there is one ingredient, so there is nothing to mix: every soup is that ingredient")
         with explain_out_of_memory("soup: comparing ingredients"):
             align_ingredients(job, mixtures, selection, log, again)
         runner = SoupRunner(job, selection, mixtures, log)
@@ -50,6 +76,3 @@ def soup(job: Job, here: RankInfo, again: bool = False, quiet: bool = False) -> 
                 diagnose(job, selection, mixtures, log)
         if job.sweep:
             Sweep(runner, here).run(again)
-    if here.rank == 0:
-        report(run.root, quiet=quiet)
-    comm.bcast(None)  # the others wait here, and not in MPI's own end, which burns a core

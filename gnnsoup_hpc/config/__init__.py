@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
 from math import prod
+from operator import getitem
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import tomli_w
@@ -383,7 +385,7 @@ Values = Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
 
 
 class SweepJob(Section):
-    """Lists of values; a method is made with each combination of its own."""
+    """Lists of values; a method is made with each combination of its own, and ingredients with each of theirs."""
 
     seed: tuple[Seed, ...] = Field((), min_length=1, strict=False)
     """seeds to make each combination of ls and pls with, for soup.seed"""
@@ -393,8 +395,12 @@ class SweepJob(Section):
     """values for fields of soup.ls, a list each"""
     pls: dict[str, Values] = Field(default_factory=dict)
     """values for fields of soup.pls, a list each: learning_rate = [0.1, 0.3]"""
+    train: dict[str, Values] = Field(default_factory=dict)
+    """values for fields of train, a list each; ingredients are trained with every combination of these and model's"""
+    model: dict[str, Values] = Field(default_factory=dict)
+    """values for fields of model, a list each; ingredients of equal models are souped together"""
 
-    @field_validator("seed", "gis", "ls", "pls")
+    @field_validator("seed", "gis", "ls", "pls", "train", "model")
     @classmethod
     def _each_once(cls, given: Any) -> Any:
         lists = given if isinstance(given, dict) else {"seed": given}
@@ -410,7 +416,12 @@ class SweepJob(Section):
 
     def __bool__(self) -> bool:
         """Whether anything is swept."""
-        return bool(self.seed or self.gis or self.ls or self.pls)
+        return bool(self.seed or self.gis or self.ls or self.pls or self.trains)
+
+    @property
+    def trains(self) -> bool:
+        """Whether values of training are swept (config/grid.py)."""
+        return bool(self.train or self.model)
 
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -627,8 +638,8 @@ class Job(Section):
     machine: MachineJob = MachineJob()
     """threads and device"""
     sweep: SweepJob = SweepJob()
-    """lists of values for methods' fields: each combination is made, and the one with the best validation metric
-    is the method's soup (docs/methods.md)"""
+    """lists of values. Of methods' fields: each combination is made, and the one with the best validation metric is the
+    method's soup. Of train and model: ingredients are trained with each, and souped together (docs/methods.md)"""
 
     @model_validator(mode="before")
     @classmethod
@@ -715,27 +726,41 @@ def expand_grids(job: Job) -> dict[SweptName, tuple[Trial, ...]]:
 def _lists(job: Job, method: SweptName) -> dict[str, tuple[Any, ...]]:
     """What is swept of a method: its seeds, then its own fields."""
     own: dict[str, tuple[Any, ...]] = getattr(job.sweep, method)
-    known = type(getattr(job.soup, method)).model_fields
-    for key in own:
-        if key not in known:
-            near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)[0]
-            raise ValueError(f"unknown key 'sweep.{method}.{key}'; the nearest known one is 'sweep.{method}.{near}'")
+    check_keys(method, own, getattr(job.soup, method))
     if method == "pls" and 0 in own.get("union", ()):
         raise ValueError("sweep.pls.union = 0 would leave a value to the memory limit: name each")
     seeds = method in SEEDED and job.sweep.seed and method in job.soup.methods
     return ({"seed": job.sweep.seed} if seeds else {}) | own
 
 
+def check_keys(table: str, lists: Mapping[str, Any], section: Section) -> None:
+    """See that the lists of [sweep.TABLE] are of fields of a section. Raises: ValueError naming the nearest one."""
+    known = list(type(section).model_fields)
+    for key in lists:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"unknown key 'sweep.{table}.{key}'; the nearest known one is 'sweep.{table}.{near}'")
+
+
 def _job(job: Job, method: SweptName, values: Mapping[str, Any]) -> Job:
     """The job with a combination in place. Raises: ValueError where that is no valid job."""
+    own = {f"soup.{method}.{key}": value for key, value in values.items() if key != "seed"}
+    return put_values(job, own | ({"soup.seed": values["seed"]} if "seed" in values else {}))
+
+
+def put_values(job: Job, values: Mapping[str, Any], kinds: Sequence[str] = ()) -> Job:
+    """The job with values by their dotted names, and without a sweep; `kinds` are those that model.kind may be.
+
+    Raises: ValueError where that is no valid job.
+    """
     tree = job.model_dump(exclude={"sweep"})
-    own = {key: value for key, value in values.items() if key != "seed"}
-    tree["soup"][method] |= own
-    tree["soup"]["seed"] = values.get("seed", job.soup.seed)
+    for name, value in values.items():
+        *tables, key = name.split(".")
+        reduce(getitem, tables, tree)[key] = value
     try:
-        return Job.model_validate(tree)
+        return Job.model_validate(tree, context=kinds)
     except ValidationError as error:
         first = error.errors()[0]
         message = str(first["msg"]).removeprefix("Value error, ")
-        told = ", ".join(f"sweep.{method}.{key} = {value!r}" for key, value in own.items())
+        told = ", ".join(f"sweep.{name.removeprefix('soup.')} = {value!r}" for name, value in values.items())
         raise ValueError(f"with {told}: {message[0].lower()}{message[1:]}") from None

@@ -20,7 +20,14 @@ from gnnsoup_hpc.config import Job, Section
 from gnnsoup_hpc.errors import JobError, MissingJobError
 from gnnsoup_hpc.utils.paths import expand_home
 
-SWEEP_EXAMPLES = {"seed": "[0, 1, 2]", "gis": "{}", "ls": "{}", "pls": "{ learning_rate = [0.1, 0.3], union = [4, 8] }"}
+SWEEP_EXAMPLES = {
+    "seed": "[0, 1, 2]",
+    "gis": "{}",
+    "ls": "{}",
+    "pls": "{ learning_rate = [0.1, 0.3], union = [4, 8] }",
+    "train": "{ learning_rate = [0.01, 0.005], seed = [0, 1] }",
+    "model": "{ hidden = [64, 128] }",
+}
 TEXT_FIELDS = ("name", "runs", "graph.source", "graph.root", "machine.memory_limit", "model.revision", "model.folder")
 Check = Callable[[Job, str], None]
 Named = str | os.PathLike[str] | Mapping[str, Any]  # a job: its file, a bundled one, or what a file would hold
@@ -122,7 +129,9 @@ def fields(section: type[Section] = Job, prefix: str = "") -> Iterator[tuple[str
 def explain(job: Job) -> str:
     """The resolved job as TOML, each field's description as a comment above it."""
     about, table, lines = dict(fields()), "", []
-    about = {name.replace("soup", "sweep", 1): text for name, text in about.items()} | about
+    swept = {name: name.replace("soup", "sweep", 1) for name in about if name.startswith("soup")}
+    swept |= {name: f"sweep.{name}" for name in about if name.startswith(("train.", "model."))}
+    about = {swept[name]: text for name, text in about.items() if name in swept} | about
     for line in job.to_toml().split("\n"):
         if line.startswith("["):
             table = line.strip("[]") + "."

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -107,6 +107,14 @@ def note_job(job: Job) -> None:
     if not run.job.exists() or run.job.read_text(encoding="utf-8") != text:
         with files.publish(run.job) as private:
             private.write_text(text, encoding="utf-8")
+
+
+def lend_graph(job: Job, jobs: Iterable[Job], log: Log) -> None:
+    """Give the graph of a job's run to the runs of other jobs too, which lie inside it."""
+    graph = RunDir.of(job).graph
+    for other in (RunDir.of(each).graph for each in jobs):
+        if not other.exists() or files.read_seal(other) != files.read_seal(graph):
+            _link(graph, other, log)
 
 
 @contextmanager

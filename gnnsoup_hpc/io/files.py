@@ -232,6 +232,12 @@ def explain_damage(
         raise FileError(f"{path} is damaged or incomplete: {error}{advice}") from error
 
 
+def read_seal(path: Path) -> bytes:
+    """What a file begins with, which is the same of files with the same content. Raises: OSError."""
+    with path.open("rb") as file:
+        return file.read(USER_BLOCK)
+
+
 def _check_seal(path: Path, verify: bool) -> None:
     """Raise FileError where there is no seal, or (`verify`) it is wrong; only a newline MAY follow its digits."""
     try:

@@ -35,6 +35,16 @@ class ImportedFile:
         """The ingredient's number."""
         return int(self.ingredient)
 
+    @property
+    def name(self) -> str:
+        """The file's name; of an ingredient of another run with that run's before it."""
+        return name_source(Path(self.file))
+
+
+def name_source(path: Path) -> str:
+    """The name that a file which is imported is known by."""
+    return f"{path.parent.parent.name}/{path.name}" if path.parent.name == "ingredients" else path.name
+
 
 def write(path: Path, rows: Sequence[ImportedFile], job: Job) -> None:
     """Publish what all ingredients of a run are imported from, in their order."""

@@ -112,7 +112,7 @@ class Origin:
 class ImportedOrigin:
     """Where an imported ingredient comes from: the graph it was measured on, the model, and a file.
 
-    trained: what an ingredient of another run says of its own training, `train.` and more by name; else empty.
+    trained: what an ingredient of another run says of its own training, `train.` and what it started from; else empty.
     """
 
     graph_sha256: str
@@ -132,7 +132,7 @@ class ImportedOrigin:
     def values(self) -> dict[str, Any]:
         """Everything, flat."""
         row = self.row
-        file = {"file": Path(row.file).name, "sha256": row.file_sha256, "key": row.key, "prefix": row.prefix}
+        file = {"file": row.name, "sha256": row.file_sha256, "key": row.key, "prefix": row.prefix}
         return dict(self.trained) | self.wanted | {"imported": file}
 
     @property

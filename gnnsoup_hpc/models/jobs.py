@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gnnsoup_hpc.config import Job, ModelJob, loading
+from gnnsoup_hpc.config.grid import expand_grid
 from gnnsoup_hpc.config.loading import Named
 from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.models.convolutions import find_convolution
@@ -35,7 +36,20 @@ def load_job_of_run(root: Path, overrides: Sequence[str] | Mapping[str, Any] = (
 
 
 def check_job(job: Job, where: str) -> None:
-    """See that a job has what its kind of model takes; `where` begins the message of a JobError."""
+    """See that a job, and each of a sweep of training, has what its kind of model takes.
+
+    `where` begins the message of a JobError.
+    """
+    try:
+        runs = expand_grid(job, list_kinds())
+    except ValueError as error:
+        raise JobError(f"{where}: {error}") from None
+    _check_model(job, where)
+    for run in runs:
+        _check_model(run.job, f"{where}: with {run.text}")
+
+
+def _check_model(job: Job, where: str) -> None:
     model, stack = job.model, is_stack(job.model, job.graph.edge_attr == "use")
     _check_fields(model, stack, where)
     if model.heads != 1 and not has_heads(model.kind):

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 class RunDir:
-    """The folder runs/NAME of one job. A work is an ingredient, the trunk, or a trial of a sweep."""
+    """The folder runs/NAME of one job. A work is an ingredient, the trunk, or a trial of a sweep.
+
+    In that of a sweep of training, grid/NAME and joint/NAME are runs again (config/grid.py).
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -59,7 +59,8 @@ def align_ingredients(job: Job, mixtures: Mixtures, selection: Selection, log: L
     comm, run, starts, record = mixtures.comm, mixtures.run, [], None
     if comm.rank == 0:
         origins = (ingredient_store.origin(run.ingredient(index)) for index in selection.fit)
-        starts = [str(origin.get("initial_sha256", "")) for origin in origins]  # not known of imported ones
+        starts = [str(origin.get("initial_sha256", "")) for origin in origins]
+        starts = starts if all(starts) else [""] * len(starts)  # not known of what other programs trained
         record = None if again else files.read_kept(run.alignment, alignment_store.read, log, "soup")
     starts, record = comm.bcast((starts, record))
     recipe = _hash_inputs(job, mixtures, selection, starts)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config.grid import JointRun
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError, advise
 from gnnsoup_hpc.evaluation.tasks import Task, rank_by_score, score
 from gnnsoup_hpc.io import imports, states
@@ -60,9 +61,38 @@ def select_ingredients(job: Job, model: Model, graph: GraphFile, log: Log) -> Se
         raise RunError(f"{first}{more}: {advice}, or leave such ones out with --set 'soup.unfit=leave out'")
     for reason in selection.unfit.values():
         log.say(f"soup: left out: {reason}")
-    if len(selection.fit) == 1:
-        log.say("soup: there is one ingredient, so there is nothing to mix: every soup is that ingredient")
     return selection
+
+
+def select_across(joint: JointRun, model: Model, graph: GraphFile, log: Log) -> list[tuple[Path, str]]:
+    """Files of the fit ingredients of a joint run's runs, in their order, and hashes of their weights.
+
+    Raises: RunError where none is fit, or one is not and the job says to refuse.
+    """
+    found = list[tuple[Path, str]]()
+    for job in (each.job for each in joint.runs):
+        run = RunDir.of(job)
+        try:
+            selection = select_ingredients(ingredient_store.resolve_job(job, run), model, graph, log)
+        except RunError as error:
+            if job.soup.unfit == "refuse":
+                raise
+            log.say(f"soup: left out: {error}")
+            continue
+        found += [(run.ingredient(index), sha256) for index, sha256 in selection.fit.items()]
+    if not found:
+        raise RunError(f"none of the runs in {joint.runs[0].job.runs} has a fit ingredient: run `gnnsoup train JOB`")
+    return found
+
+
+def select_present(job: Job, model: Model, graph: GraphFile) -> Selection:
+    """The fit ingredients of a job's run, which need not be begun."""
+    run = RunDir.of(job)
+    job = ingredient_store.resolve_job(job, run)
+    try:
+        return _select(job, run, _read_trained(job, run, model, graph))[0]
+    except RunError as error:
+        return Selection({}, dict.fromkeys(range(job.train.ingredients), str(error)))
 
 
 def _read_trained(job: Job, run: RunDir, model: Model, graph: GraphFile) -> Read:

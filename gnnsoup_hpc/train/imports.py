@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.config.task import WORDS
+from gnnsoup_hpc.config.task import NO_TASK, WORDS
 from gnnsoup_hpc.data.prepare import is_made, note_job, prepare
-from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError
+from gnnsoup_hpc.errors import FileError, ForeignFileError, JobError, RunError
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator, note_judgement
 from gnnsoup_hpc.evaluation.tasks import Task, score
 from gnnsoup_hpc.io import checkpoint_files, files, imports, states
@@ -66,8 +66,10 @@ def find_files(words: Sequence[str]) -> list[Path]:
 def import_all(job: Job, words: Sequence[str], key: str, here: RankInfo, log: Log, offline: bool = False) -> None:
     """Prepare the job's graph if it is not there yet, and import the files that paths and patterns name. On rank 0.
 
-    Raises: as `find_files`, `prepare` and `import_files` do.
+    Raises: JobError for a sweep of training; as `find_files`, `prepare` and `import_files` do.
     """
+    if job.sweep.trains:
+        raise JobError(f"{job.name} sweeps training, and takes no ingredients from elsewhere: leave [sweep] out")
     if here.rank > 0:
         return
     paths, device = find_files(words), launch.claim_machine(job.machine, here)
@@ -135,7 +137,8 @@ class Importer:
             self.log.say(f"import: {len(rows) - len(faults)} of {len(rows)} ingredients are there already")
         if evaluator is not None:
             made = [self._import(row, sources[row.ingredient], evaluator) for row in faults]
-            self._compare_with_baseline(evaluator.task, [one.validation_accuracy for one in made])
+            foreign = [one.validation_accuracy for one in made if one.hyperparameters is None]
+            self._compare_with_baseline(evaluator.task, foreign)
         self._gather(rows)
 
     def _read_known(self) -> list[ImportedFile]:
@@ -229,25 +232,24 @@ class Importer:
         return ""
 
     def _import(self, row: ImportedFile, source: Path, evaluator: Evaluator) -> Ingredient:
-        """Measure a state, and publish it."""
+        """Measure a state, and publish it. What this package measured on this very graph holds."""
         path = self.run.ingredient(row.index)
         if path.exists():
             self.log.say(f"import: {path} is damaged: set aside as {files.set_aside(path).name}, and imported again")
         found, fitted = self._read(source)
         if fitted.differences or states.sha256(fitted.state) != row.state_sha256:
             raise FileError(f"{source} changed while it was imported: give the same command again")
-        members = [{name: tensor.to(self.device) for name, tensor in fitted.state.items()}]
-        validation, test = evaluator.predictions(lambda: members, (Role.VALIDATION, Role.TEST))
-        base, trained = self._read_training(found, row)
-        made = replace(
-            base,
-            index=row.index,
-            state=fitted.state,
-            validation_accuracy=validation.metric,
-            test_accuracy=test.metric,
-            judged=note_judgement(evaluator.task, validation, test),
-            imported=Path(row.file).name,
-        )
+        made, trained = self._read_training(found, row)
+        made = replace(made, index=row.index, state=fitted.state, imported=row.name)
+        if not self._is_judged(found, row):
+            members = [{name: tensor.to(self.device) for name, tensor in fitted.state.items()}]
+            validation, test = evaluator.predictions(lambda: members, (Role.VALIDATION, Role.TEST))
+            made = replace(
+                made,
+                validation_accuracy=validation.metric,
+                test_accuracy=test.metric,
+                judged=note_judgement(evaluator.task, validation, test),
+            )
         about = {"rank": self.here.rank, "threads": torch.get_num_threads(), "device": str(self.device)}
         ingredient_store.write(path, made, replace(self._origin(row), trained=trained), self.job, **about)
         taken = [found.key, fitted.prefix and f"without {fitted.prefix}", ", ".join(fitted.types)]
@@ -255,6 +257,14 @@ class Importer:
         reached = f"validation {made.validation_accuracy:.4f}, test {made.test_accuracy:.4f}"
         self.log.say(f"import: {row.ingredient} from {source}{how}: {reached}")
         return made
+
+    def _is_judged(self, found: ForeignState, row: ImportedFile) -> bool:
+        """Whether a file is an ingredient of this package, measured on the run's graph, by its task, as its model."""
+        if found.made is None:
+            return False
+        wanted = NO_TASK | self._origin(row).wanted | {"index": found.made[0].index}
+        was = NO_TASK | dict(found.made[1])
+        return all(was.get(name) == value for name, value in wanted.items())
 
     def _read_training(self, found: ForeignState, row: ImportedFile) -> tuple[Ingredient, dict[str, Any]]:
         """What is known of an ingredient's training, and by what values: nothing but of one of another run."""
@@ -266,7 +276,8 @@ class Importer:
                 f"import: {found.path} is of another graph, or another split, than the run's: it may have been trained"
                 " on nodes that it is tested on here"
             )
-        return made, {name: value for name, value in origin.items() if name.startswith("train.")}
+        kept = "initial_sha256", "trunk_sha256"
+        return made, {name: value for name, value in origin.items() if name.startswith("train.") or name in kept}
 
     def _make_evaluator(self) -> Evaluator:
         """What measures, within the memory limit. Raises: MemoryLimitError."""
@@ -280,7 +291,7 @@ class Importer:
         """Say where checkpoints are of no use here: they may have been trained on features in another form."""
         labels = self.graph.y(0, self.graph.nodes)[self.graph.role(0, self.graph.nodes) == Role.VALIDATION]
         baseline = task.baseline(labels)
-        if max(score(task, each) for each in found) <= score(task, baseline):
+        if found and max(score(task, each) for each in found) <= score(task, baseline):
             self.log.say(
                 f"import: no validation {WORDS[task.name]} is better than that of {task.guess_words} ({baseline:.4f}):"
                 " see that [graph] and [task] prepare features, edges and labels as they were when the checkpoints were"

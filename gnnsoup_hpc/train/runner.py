@@ -1,9 +1,12 @@
-"""Training for a run: its initial state, its trunk, and its ingredients, shared among ranks and jobs by leases."""
+"""Training for a run: its initial state, its trunk, and its ingredients, shared among ranks and jobs by leases.
+
+The runs of a sweep of training are shared all together: no rank waits for one of them while another has work.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -12,9 +15,10 @@ from pathlib import Path
 import torch
 
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config.grid import list_jobs, list_joint_runs
 from gnnsoup_hpc.config.turns import without_effect
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.data.prepare import note_job
+from gnnsoup_hpc.data.prepare import lend_graph, note_job
 from gnnsoup_hpc.engine import Engine, choose_engine, find_engine
 from gnnsoup_hpc.engine.out_of_core.first_aggregation import open_first_aggregation
 from gnnsoup_hpc.errors import DivergedError, FileError, ForeignFileError, IngredientsError, JobError, RunError
@@ -50,11 +54,13 @@ from gnnsoup_hpc.utils.out_of_core import BufferPool
 POLL_SECONDS = 1.0
 
 
-@dataclass
+@dataclass(eq=False)
 class TrainContext:
-    """A rank's place at a run; what it trains on is read when it is first asked for.
+    """A rank's place at a run; what it trains on is read when it is first asked for, and given back by `release`.
 
-    initial: what ingredients start from; trunk: the state that all branch from, where the job asks for one.
+    graph: the run's, or that of the sweep whose run it is. label: begins the names of its works in what is said, in a
+    sweep. initial_sha256: hash of what ingredients start from; trunk_sha256: of the state that all branch from, where
+    the job asks for one and it is there.
     """
 
     job: Job
@@ -66,9 +72,10 @@ class TrainContext:
     device: torch.device
     log: Log
     board: TaskBoard
-    initial: State = field(default_factory=dict)
-    trunk: State | None = None
-    opened: ExitStack = field(default_factory=ExitStack)  # files, closed once all is trained
+    label: str = ""
+    initial_sha256: str = ""
+    trunk_sha256: str = ""
+    opened: ExitStack = field(default_factory=ExitStack)  # files that `data` reads
 
     @property
     def provenance(self) -> dict[str, object]:
@@ -111,11 +118,20 @@ class TrainContext:
             batches = NeighbourBatches(*where, how.batch_size, how.fanout, hops, sampler, device=self.device)
         return TrainData(self.model, self.engine, batches, evaluator, self.device)
 
+    def release(self) -> None:
+        """Give back what it trains on."""
+        self.opened.close()
+        self.__dict__.pop("data", None)
+
+    def read_initial(self) -> State:
+        """The run's initial state, which is there."""
+        return ingredient_store.read_initial(self.run.initial, self.model, self.job.train.seed)
+
     def start_of(self, index: int | None) -> State:
         """What ingredient `index`, or the trunk, is trained from."""
         if index is not None and self.job.train.start == "own":
             return ingredient_store.make_own_start(self.model, self.job.train.seed, index)
-        return self.initial if self.trunk is None else self.trunk
+        return ingredient_store.read_trunk(self.run.trunk).state if self.trunk_sha256 else self.read_initial()
 
     def origin_of(self, index: int | None) -> Origin:
         """What ingredient `index`, or the trunk, is a function of if it is trained here."""
@@ -123,50 +139,124 @@ class TrainContext:
 
     def accepted_of(self, index: int | None) -> Origin:
         """The same as the job has it, which may leave the engine open."""
-        trunk = "" if self.trunk is None else states.sha256(self.trunk)
-        return Origin.of(self.job, self.model, self.graph, states.sha256(self.initial), index, trunk)
+        return Origin.of(self.job, self.model, self.graph, self.initial_sha256, index, self.trunk_sha256)
+
+    @property
+    def works(self) -> list[Work]:
+        """Its ingredients."""
+        return [Work(self, index) for index in range(self.job.train.ingredients)]
+
+
+@dataclass(frozen=True)
+class Work:
+    """An ingredient of a run by its index, or its trunk as None."""
+
+    context: TrainContext
+    index: int | None
+
+    @property
+    def name(self) -> str:
+        """In names of files."""
+        return "trunk" if self.index is None else f"ingredient-{self.index:04d}"
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.context.run.trunk if self.index is None else self.context.run.ingredient(self.index)
+
+    @property
+    def lease(self) -> Path:
+        """The lease on it."""
+        return self.context.run.lease(self.name)
 
 
 def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping: bool = False) -> None:
     """Return when every ingredient of the job is there, having trained those that no one else did.
 
-    With `souping` to follow, what that needs is asked too before anything is trained.
-    Raises: RunError where the run holds an initial state, a trunk or ingredients of another recipe; DivergedError where
+    Of a sweep of training those of all its runs. With `souping` to follow, what that needs is asked too before anything
+    is trained.
+    Raises: RunError where a run holds an initial state, a trunk or ingredients of another recipe; DivergedError where
     the trunk cannot be trained; MemoryLimitError where something does not fit; IngredientsError where some cannot be
     trained, once all others are there.
     """
-    run, everyone = RunDir.of(job), range(job.train.ingredients)
+    run = RunDir.of(job)
     if rows := imports.read(run.imported):
         imports.check_count(job, run, len(rows))
         log.say(f"train: the {len(rows)} ingredients of {run.root} were imported: nothing is trained")
         return
-    with graph_store.open_graph(run.graph, job) as graph, ExitStack() as opened:
-        model = make_model_for(graph, job.model, graph.resolve_task(job.task).outputs)
-        engine = _find_engine(job, run, model, device)
-        if not _is_trained(job, run):
-            _check_precision(job, engine, device)
-            _check_sampling(job, model)
-        job = _within_limit(job, run, here, Sizes.of(graph, model, device), engine, log, souping)
-        board = TaskBoard(run, here, log)
-        context = TrainContext(job, run, model, engine, graph, here, device, log, board, opened=opened)
-        context.initial = _load_initial(context)
-        context.trunk = _load_trunk(context) if job.train.trunk_epochs else None
-        missing = [index for index in everyone if _find_fault(context, index)]
-        if here.rank == 0:
-            note_job(job)
-        _describe_work(context, len(missing))
-        failed = _share(context, missing) if missing else {}
-    if here.rank == 0:
-        remove_leftovers(run, {"trunk", *map(_work, everyone)} - failed.keys())
-    if failed:
-        names = ", ".join(work.removeprefix("ingredient-") for work in sorted(failed))
-        raise IngredientsError(
-            f"{len(failed)} of {len(everyone)} ingredients failed, all others are there: {names}. The first:"
-            f" {failed[min(failed)]}. The same command tries them again; `gnnsoup status` says why of each"
+    joint_runs = list_joint_runs(job)
+    if joint_runs and (run.initial.exists() or run.ingredients.exists()):
+        raise RunError(
+            f"{run.root} has ingredients of a job that does not sweep training: give the job a name of its own (--set"
+            " name=…)"
         )
-    paths = [run.ingredient(index) for index in everyone]
-    if missing or gathered.names(run.gathered) != [path.stem for path in paths]:
-        gathered.gather(run.gathered, paths, context.initial, job)
+    souped = {each.job.name: joint.count_ingredients() for joint in joint_runs for each in joint.runs}
+    with graph_store.open_graph(run.graph, job) as graph, ExitStack() as opened:
+        contexts = [_open_context(each, graph, here, device, log, swept=bool(joint_runs)) for each in list_jobs(job)]
+        plans = (_plan(each, souped.get(each.job.name, job) if souping else None) for each in contexts)
+        for line in dict.fromkeys(filter(None, plans)):
+            log.say(line)
+        for context in contexts:
+            opened.callback(context.release)
+            context.initial_sha256 = _load_initial(context)
+        failed = _train_trunks(contexts)
+        begun = [context for context in contexts if Work(context, None) not in failed]
+        missing = [work for context in begun for work in context.works if _find_fault(work)]
+        if here.rank == 0:
+            _note_jobs(job, contexts)
+        _describe_work(contexts, len(missing))
+        failed |= _share(missing)
+        for context in begun:
+            _finish(context, failed, any(work.context is context for work in missing))
+    if failed:
+        raise _describe_failed(contexts, failed)
+
+
+def _note_jobs(job: Job, contexts: Sequence[TrainContext]) -> None:
+    """Keep the resolved job with each run; of a sweep that too, and its graph with each of its runs."""
+    jobs, log = [context.job for context in contexts], contexts[0].log
+    for each in jobs:
+        note_job(each)
+    if job.sweep.trains:
+        note_job(job)
+        lend_graph(job, jobs, log)
+        _describe_former_runs(contexts)
+
+
+def _describe_failed(contexts: Sequence[TrainContext], failed: Mapping[Work, str]) -> IngredientsError:
+    """What could not be trained, and why the first could not."""
+    works = [work for context in contexts for work in (Work(context, None), *context.works)]
+    lost = [work for work in works if work in failed]
+    count = sum(len(work.context.works) if work.index is None else 1 for work in lost)
+    names = ", ".join(work.context.label + work.name.removeprefix("ingredient-") for work in lost)
+    return IngredientsError(
+        f"{count} of {sum(len(context.works) for context in contexts)} ingredients failed, all others are there:"
+        f" {names}. The first: {failed[lost[0]]}. The same command tries them again; `gnnsoup status` says why of each"
+    )
+
+
+def _open_context(
+    job: Job, graph: GraphFile, here: RankInfo, device: torch.device, log: Log, swept: bool
+) -> TrainContext:
+    """A rank's place at the run of a job. swept: it is one of several."""
+    run = RunDir.of(job)
+    model = make_model_for(graph, job.model, graph.resolve_task(job.task).outputs)
+    engine = _find_engine(job, run, model, device)
+    if not _is_trained(job, run):
+        _check_precision(job, engine, device)
+        _check_sampling(job, model)
+    label = f"{job.name}/" if swept else ""
+    return TrainContext(job, run, model, engine, graph, here, device, log, TaskBoard(run, here, log), label)
+
+
+def _finish(context: TrainContext, failed: Container[Work], trained: bool) -> None:
+    """What is left to do for a run once its ingredients are there, or have failed."""
+    run, works = context.run, context.works
+    done = [work for work in works if work not in failed]
+    if context.here.rank == 0:
+        remove_leftovers(run, ["trunk", *(work.name for work in done)])
+    if done == works and (trained or gathered.names(run.gathered) != [work.path.stem for work in works]):
+        gathered.gather(run.gathered, [work.path for work in works], context.read_initial(), context.job)
 
 
 def check_machine(job: Job, device: torch.device) -> None:
@@ -174,14 +264,15 @@ def check_machine(job: Job, device: torch.device) -> None:
 
     Raises: JobError or LauncherError, naming it.
     """
-    if not _is_trained(job, RunDir.of(job)):
-        check_model(job.model)
-        weighted, edge_attr = job.graph.edge_weight == "use", job.graph.edge_attr == "use"
-        model = make_model(job.model, 1, 2, None, weighted, int(edge_attr))  # its kind is what matters
-        engine = find_engine(job.train.engine, model, device)
-        _check_precision(job, engine, device)
-        if job.train.batch == "neighbour":
-            resolve_sampler(job.train.sampler)
+    for each in list_jobs(job):
+        if not _is_trained(each, RunDir.of(each)):
+            check_model(each.model)
+            weighted, edge_attr = each.graph.edge_weight == "use", each.graph.edge_attr == "use"
+            model = make_model(each.model, 1, 2, None, weighted, int(edge_attr))  # its kind is what matters
+            engine = find_engine(each.train.engine, model, device)
+            _check_precision(each, engine, device)
+            if each.train.batch == "neighbour":
+                resolve_sampler(each.train.sampler)
 
 
 def _find_engine(job: Job, run: RunDir, model: Model, device: torch.device) -> Engine:
@@ -229,23 +320,24 @@ def _is_trained(job: Job, run: RunDir) -> bool:
     return there and (run.trunk.exists() or not job.train.trunk_epochs)
 
 
-def _within_limit(job: Job, run: RunDir, here: RankInfo, sizes: Sizes, engine: Engine, log: Log, souping: bool) -> Job:
-    """The job with train.clusters chosen; said and refused only where something is left to be trained or souped."""
-    limit, job = Limit.of(job, here, sizes.device), ingredient_store.resolve_job(job, run)
-    resolved_job, training = limits.plan_training(job, sizes, limit, engine)
-    souped = limits.plan_souping(job, sizes, limit, here.size)[1] if souping else []
+def _plan(context: TrainContext, souped: Job | None) -> str:
+    """Choose train.clusters, and refuse what does not fit, if anything is left to be trained; a line on that.
+
+    souped: the job whose soups follow, which must fit too.
+    """
+    run, device = context.run, context.device
+    job = ingredient_store.resolve_job(context.job, run)
+    sizes, limit = Sizes.of(context.graph, context.model, device), Limit.of(job, context.here, device)
+    context.job, training = limits.plan_training(job, sizes, limit, context.engine)
+    souping = limits.plan_souping(souped, sizes, limit, context.here.size)[1] if souped else []
     if _is_trained(job, run):
-        limits.refuse(limit, souped)
-        return resolved_job
-    limits.refuse(limit, [*training, *souped])
+        limits.refuse(limit, souping)
+        return ""
+    limits.refuse(limit, [*training, *souping])
+    memory = _evaluation_bytes(context.job, sizes, limit)
     full = job.train.batch == "full"
-    way = (
-        "in memory"
-        if full
-        else limits.describe_evaluation(sizes, _evaluation_bytes(resolved_job, sizes, limit), there=limit.gpu)
-    )
-    log.say(f"train: {limits.describe(limit, training, way)}; {engine.name} engine on {sizes.device}")
-    return resolved_job
+    way = "in memory" if full else limits.describe_evaluation(sizes, memory, there=limit.gpu)
+    return f"train: {limits.describe(limit, training, way)}; {context.engine.name} engine on {device}"
 
 
 def _evaluation_bytes(job: Job, sizes: Sizes, limit: Limit) -> int:
@@ -253,59 +345,82 @@ def _evaluation_bytes(job: Job, sizes: Sizes, limit: Limit) -> int:
     return max(0, limit.room - (estimate.neighbour_store(sizes) if job.train.batch == "neighbour" else 0))
 
 
-def _describe_work(context: TrainContext, missing: int) -> None:
-    """Say what is there, what the job sets in vain, and what is odd about it."""
-    job, here, log, count = context.job, context.here, context.log, context.job.train.ingredients
+def _describe_work(contexts: Sequence[TrainContext], missing: int) -> None:
+    """Say what is there, what the jobs set in vain, and what is odd about them."""
+    here, log, count = contexts[0].here, contexts[0].log, sum(len(context.works) for context in contexts)
     if here.rank == 0:
-        if names := ", ".join(without_effect(job)):
+        unused = (", ".join(without_effect(context.job)) for context in contexts)
+        for names in dict.fromkeys(filter(None, unused)):
             log.say(f"train: without effect on these ingredients: {names}")
-        there = [path.stem for path in context.run.ingredients.glob("*.h5") if path.stem.isdecimal()]
-        if more := sorted(name for name in there if int(name) >= count):
-            are = "is" if len(more) == 1 else "are"
-            log.say(f"train: {', '.join(more)} {are} there too, and beyond train.ingredients = {count}: not souped")
+        for context in contexts:
+            _describe_more(context)
     if missing < count:
         log.say(f"train: {count - missing} of {count} ingredients are there already")
     idle = here.size - missing
     if missing and idle > 0 and here.rank == 0:
         have, what = "has" if idle == 1 else "have", "ingredient" if missing == 1 else "ingredients"
         log.say(f"train: {idle} of {here.size} ranks {have} nothing to train: {missing} {what}")
-    if missing and count > 1 and not job.train.differ:
+    if missing and any(len(context.works) > 1 and not context.job.train.differ for context in contexts):
         log.say(
             "train: nothing makes the ingredients differ, so all will be equal and no soup can gain: set train.dropout,"
             " train.drop_edges or train.vary, take mini-batches, or name less in train.shared_draws"
         )
 
 
+def _describe_former_runs(contexts: Sequence[TrainContext]) -> None:
+    """Say which runs lie beside those of a sweep: values may have been taken out of the job."""
+    runs, folder = {context.run.root for context in contexts}, contexts[0].run.root.parent
+    if more := sorted(path.name for path in folder.iterdir() if path not in runs and path.name[0] != "."):
+        are = "is" if len(more) == 1 else "are"
+        contexts[0].log.say(f"train: {', '.join(more)} {are} in {folder} too, and not of this sweep: not souped")
+
+
+def _describe_more(context: TrainContext) -> None:
+    """Say what a run has beyond the ingredients of its job."""
+    count = len(context.works)
+    there = [path.stem for path in context.run.ingredients.glob("*.h5") if path.stem.isdecimal()]
+    if more := sorted(context.label + name for name in there if int(name) >= count):
+        are = "is" if len(more) == 1 else "are"
+        context.log.say(f"train: {', '.join(more)} {are} there too, and beyond train.ingredients = {count}: not souped")
+
+
 # ---- what ingredients start from
 
 
-def _load_initial(context: TrainContext) -> State:
-    """The run's initial state; whoever comes first saves it, and all read what is saved.
+def _load_initial(context: TrainContext) -> str:
+    """Hash of the run's initial state; whoever comes first saves it, and all read what is saved.
 
     It is a function of the job, so two that come first together replace equals by equals, and a damaged one is made
     again.
     """
     path, model, seed = context.run.initial, context.model, context.job.train.seed
     read = partial(ingredient_store.read_initial, architecture=model, seed=seed)
-    if (kept := files.read_kept(path, read, context.log, "train")) is not None:
-        return kept
-    ingredient_store.write_initial(path, model.init_state(seed), model, context.job)
-    return read(path)
+    if (kept := files.read_kept(path, read, context.log, "train")) is None:
+        ingredient_store.write_initial(path, model.init_state(seed), model, context.job)
+        kept = read(path)
+    return states.sha256(kept)
 
 
-def _load_trunk(context: TrainContext) -> State:
-    """The run's trunk: one rank trains it under a lease while the others wait; a damaged one is made again.
+def _train_trunks(contexts: Sequence[TrainContext]) -> dict[Work, str]:
+    """The trunks of those runs that have one: one rank trains each under a lease; a damaged one is made again.
 
-    Raises: RunError for a sound one of another recipe; DivergedError where it cannot be trained.
+    Which cannot be trained, and why; of a run alone that is an error.
+    Raises: RunError for a sound one of another recipe; DivergedError.
     """
-    if _find_fault(context, None) and (failed := _share(context, [None])):
-        raise DivergedError(failed["trunk"])
-    return ingredient_store.read_trunk(context.run.trunk).state
+    works = [Work(context, None) for context in contexts if context.job.train.trunk_epochs]
+    failed = _share([work for work in works if _find_fault(work)])
+    if failed and len(contexts) == 1:
+        raise DivergedError(failed[works[0]])
+    for work in works:
+        if work not in failed:
+            work.context.trunk_sha256 = states.sha256(ingredient_store.read_trunk(work.path).state)
+    return failed
 
 
 def _open_first_hop(context: TrainContext) -> AbstractContextManager[FirstAggregationFile]:
     """The whole graph's first sums: one rank makes the file where it is not there, under a lease, others wait."""
-    run, graph, model, log, monitor = context.run, context.graph, context.model, context.log, LeaseMonitor()
+    run, graph, model = RunDir(context.graph.path.parent), context.graph, context.model
+    log, monitor = context.log, LeaseMonitor()
     if not isinstance(model, LayeredModel) or model.aggregation is None:
         raise ValueError(f"a model of kind {model.kind!r} has no first aggregation")
     path, memory = run.first_hop(model.aggregation.name), Limit.of(context.job, context.here).room
@@ -321,26 +436,18 @@ def _open_first_hop(context: TrainContext) -> AbstractContextManager[FirstAggreg
         time.sleep(POLL_SECONDS)
 
 
-# ---- works: ingredients by their index, and the trunk as None
+# ---- works
 
 
-def _work(index: int | None) -> str:
-    return "trunk" if index is None else f"ingredient-{index:04d}"
-
-
-def _path(context: TrainContext, index: int | None) -> Path:
-    return context.run.trunk if index is None else context.run.ingredient(index)
-
-
-def _find_fault(context: TrainContext, index: int | None) -> str:
+def _find_fault(work: Work) -> str:
     """What is wrong with the file of a work, which may be missing or damaged; empty if it is there and right.
 
     Raises: RunError for a sound one of another recipe: it is somebody's work, and not ours to replace.
     """
-    path = _path(context, index)
-    read = ingredient_store.read_trunk if index is None else ingredient_store.read
+    path = work.path
+    read = ingredient_store.read_trunk if work.index is None else ingredient_store.read
     try:
-        read(path, context.accepted_of(index))
+        read(path, work.context.accepted_of(work.index))
     except ForeignFileError as error:
         raise RunError(f"{error}: give the job a name of its own (--set name=…), or move {path} away") from None
     except FileError as error:
@@ -348,63 +455,76 @@ def _find_fault(context: TrainContext, index: int | None) -> str:
     return ""
 
 
-def _share(context: TrainContext, works: Sequence[int | None]) -> dict[str, str]:
+def _share(works: Sequence[Work]) -> dict[Work, str]:
     """Train what is missing, one lease after the other; wait for what others hold, and take over what they drop.
 
     Ranks begin at different works, so that they rarely ask for the same lease. What failed is not tried again: which
-    did, and why.
+    did, and why. What one run trains on is given back before another's is read.
     """
-    first = context.here.rank % len(works)
-    todo, monitor, failed, waiting = [*works[first:], *works[:first]], LeaseMonitor(), dict[str, str](), False
+    if not works:
+        return {}
+    here, log, monitor = works[0].context.here, works[0].context.log, LeaseMonitor()
+    first, failed, waiting = here.rank * len(works) // here.size, dict[Work, str](), False
+    todo, last = [*works[first:], *works[:first]], works[first].context
     while todo:
         held_by_others = []
-        for index in todo:
-            work = _work(index)
-            lease = context.run.lease(work)
-            try:
-                # Signals to stop come once the lease is given up.
-                with context.here.stop.later(), leases.hold(lease, launch.describe(context.here), monitor) as ours:
-                    if not ours:
-                        held_by_others.append(index)
-                    elif (fault := _find_fault(context, index)) and (why := _train_one(context, index, fault, ours)):
-                        failed[work] = why
-            except OvertakenError:
-                context.log.say(f"train: {work} was taken over by {leases.describe_holder(lease)} while we were away")
-                held_by_others.append(index)
+        for work in todo:
+            if work.context is not last:
+                last.release()
+                last = work.context
+            if not _settle(work, monitor, failed):
+                held_by_others.append(work)
         if held_by_others == todo:
-            if todo == [None] and not waiting:
-                context.log.say(f"train: waiting for {leases.describe_holder(lease)}, who trains the trunk")
+            if todo[0].index is None and not waiting:
+                log.say(f"train: waiting for {leases.describe_holder(todo[0].lease)}, who trains the trunk")
                 waiting = True
             time.sleep(POLL_SECONDS)
         todo = held_by_others
     return failed
 
 
-def _train_one(context: TrainContext, index: int | None, fault: str, lease: Lease) -> str:
+def _settle(work: Work, monitor: LeaseMonitor, failed: dict[Work, str]) -> bool:
+    """Whether a work is there, or has `failed`, by now; not, where somebody else is at it."""
+    context = work.context
+    try:
+        # Signals to stop come once the lease is given up.
+        with context.here.stop.later(), leases.hold(work.lease, launch.describe(context.here), monitor) as ours:
+            if ours and (fault := _find_fault(work)) and (why := _train_one(work, fault, ours)):
+                failed[work] = why
+            return ours is not None
+    except OvertakenError:
+        holder = leases.describe_holder(work.lease)
+        context.log.say(f"train: {context.label}{work.name} was taken over by {holder} while we were away")
+        return False
+
+
+def _train_one(work: Work, fault: str, lease: Lease) -> str:
     """Train and publish one work; an ingredient's file, which has a fault, is set aside first.
 
     Why it cannot be trained, as found now or before by this command; empty once it is there.
     """
-    job, board, log, work, path = context.job, context.board, context.log, _work(index), _path(context, index)
-    if why := board.failed(work):
+    context, index, path = work.context, work.index, work.path
+    job, board, log = context.job, context.board, context.log
+    if why := board.failed(work.name):
         return why
     if path.exists():
         then = "made again" if index is None else f"set aside as {files.set_aside(path).name}, and trained again"
         log.say(f"train: {fault}; {then}")
-    origin, title, provenance = context.origin_of(index), work.replace("-", " "), context.provenance
+    origin, provenance = context.origin_of(index), context.provenance
+    title = context.label + work.name.replace("-", " ")
     how, start, seed = origin.hyperparameters, context.start_of(index), job.train.seed
-    named = "the trunk" if index is None else title
-    checkpoints = CheckpointManager(context.run.checkpoint(work), named, origin, job, lease, log, provenance)
+    named = "the trunk" if title == "trunk" else title
+    checkpoints = CheckpointManager(context.run.checkpoint(work.name), named, origin, job, lease, log, provenance)
     made: Trunk | Ingredient
     try:
-        with board.watch(work, title, how.epochs) as bar, explain_out_of_memory(f"train: {named}"):
+        with board.watch(work.name, title, how.epochs) as bar, explain_out_of_memory(f"train: {named}"):
             if index is None:
                 made = train_trunk(context.data, start, how, seed, bar, checkpoints)
             else:
                 made = train(context.data, start, how, seed, index, bar, checkpoints)
     except DivergedError as error:
-        if index is not None:
-            log.say(f"train: {error}; the others are trained all the same")
+        if index is not None or context.label:
+            log.say(f"train: {context.label}{error}; the others are trained all the same")
         return str(error)
     if isinstance(made, Trunk):
         ingredient_store.write_trunk(path, made, origin, job, **provenance)
@@ -415,6 +535,6 @@ def _train_one(context: TrainContext, index: int | None, fault: str, lease: Leas
         reached = f"validation {made.validation_accuracy:.4f} (epoch {made.best_epoch}), {made.stopped}"
     with suppress(OSError):  # it is of no use any more, nor of harm
         checkpoints.path.unlink(missing_ok=True)
-    board.forget_failure(work)
+    board.forget_failure(work.name)
     log.say(f"train: {title} done in {made.measurement['seconds']:.1f} s, {reached}")
     return ""

@@ -273,7 +273,7 @@ def test_ingredients_of_other_runs_keep_what_is_known_of_them(case: Case, capsys
     assert found.measurement == pytest.approx(before.measurement, nan_ok=True)
     assert (found.history, found.engine) == (before.history, before.engine)
     assert (found.best_epoch, found.stopped) == (before.best_epoch, before.stopped)
-    assert (found.index, found.imported) == (0, "0001.h5")
+    assert (found.index, found.imported) == (0, "tiny/0001.h5")
     assert "another graph" not in capsys.readouterr().out
     run = read_contents(RunDir.of(runs.soup_run(case.job)).root)
     assert (
@@ -285,11 +285,17 @@ def test_ingredients_of_other_runs_keep_what_is_known_of_them(case: Case, capsys
 
 
 def test_an_ingredient_of_another_split_is_said_to_be(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
-    """It may have been trained on what are test nodes here."""
-    job = case.change("graph.split_seed=1", "name=other")
-    runs.prepare(job, runs.ALONE, runs.QUIET)
-    import_files(job, [case.trained.ingredient(0)], "", runs.ALONE, runs.CPU, SAYS)
+    """It may have been trained on what are test nodes here; its metrics are those of here, as of another program's."""
+    found = []
+    for name, file in (("own", case.trained.ingredient(0)), ("foreign", *case.files("a"))):
+        job = case.change("graph.split_seed=1", f"name={name}")
+        runs.prepare(job, runs.ALONE, runs.QUIET)
+        import_files(job, [file], "", runs.ALONE, runs.CPU, SAYS)
+        found.append(ingredient_store.read(RunDir.of(job).ingredient(0)))
     assert "0000.h5 is of another graph, or another split, than the run's" in capsys.readouterr().out
+    assert len({(one.validation_accuracy, one.test_accuracy) for one in found}) == 1
+    before = ingredient_store.read(case.trained.ingredient(0))
+    assert (found[0].validation_accuracy, found[0].test_accuracy) != (before.validation_accuracy, before.test_accuracy)
 
 
 def test_a_report_of_imported_ingredients_invents_nothing(case: Case) -> None:

@@ -122,7 +122,7 @@ def _list_remedies(found: Diagnosis, job: Job, task: Task, outside: Sequence[Bar
         yield (
             f"They started from {starts} different initial states, so their hidden units are in different orders:"
             f' {matching} before mixing (soup.align = "weights"), or train from one initial state (train.start ='
-            ' "shared").'
+            ' "shared", and one train.seed).'
         )
     yield from _compare_variants(found, job, task)
     if job.graph.features != "standardise":

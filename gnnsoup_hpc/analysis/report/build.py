@@ -30,11 +30,17 @@ Column = tuple[str, Callable[[Row], Any], str, str]
 def write(run: Contents) -> None:
     """Publish the run's report.h5: facts as root attributes, tables, each method's steps, sentences."""
     tables: dict[str, tuple[Columns, str]] = {
-        "methods": (_columns(run.soups, _method_columns(run)), "one row a method"),
-        "ingredients": (_columns(run.ingredients, _ingredient_columns(run)), "one row an ingredient that was souped"),
-        "phases": (_columns(run.phases, _PHASE_COLUMNS), "one row a phase"),
+        "methods": (tabulate(run.soups, _method_columns(run)), "one row a method"),
+        "ingredients": (
+            tabulate(run.ingredients, _ingredient_columns(run)),
+            "one row an ingredient that was souped",
+        ),
+        "phases": (tabulate(run.phases, _PHASE_COLUMNS), "one row a phase"),
     }
-    tables["baseline"] = (_columns([run], _BASELINE_COLUMNS), "one row: what a prediction reaches that sees no node")
+    tables["baseline"] = (
+        tabulate([run], _BASELINE_COLUMNS),
+        "one row: what a prediction reaches that sees no node",
+    )
     if run.trials:
         tables["cells"] = (_trial_columns(run.trials), "one row a combination of a sweep")
     seeds = [
@@ -42,7 +48,7 @@ def write(run: Contents) -> None:
         for key, soups in contents.group_by_seeds(run.trials).items()
     ]
     if seeds:
-        tables["seeds"] = (_columns(seeds, _SEED_COLUMNS), "one row a combination that was made with several seeds")
+        tables["seeds"] = (tabulate(seeds, _SEED_COLUMNS), "one row a combination that was made with several seeds")
     if (recomputed := make_recomputed_columns(run)) is not None:
         tables["statistics"] = (recomputed, "one row a soup whose running statistics were computed anew")
     if run.diagnosis is not None:
@@ -64,7 +70,8 @@ def write(run: Contents) -> None:
         files.put_provenance(file, run.job.to_toml())
 
 
-def _columns(rows: Sequence[Row], columns: Sequence[Column[Row]]) -> Columns:
+def tabulate(rows: Sequence[Row], columns: Sequence[Column[Row]]) -> Columns:
+    """A table's columns, each taken from every row."""
     taken = {name: [take(row) for row in rows] for name, take, _, _ in columns}
     return {
         name: (taken[name] if isinstance(taken[name][0], str) else np.array(taken[name]), unit, meaning)
@@ -179,7 +186,7 @@ def _trial_columns(rows: Sequence[TriedTrial]) -> Columns:
     selected = np.array([row.selected for row in rows], dtype=np.uint8)
     return {
         "method": ([row.trial.method for row in rows], "1", "souping method"),
-        **{key: (_fill([row.values.get(key) for row in rows]), "1", f"value of soup.{key}") for key in swept},
+        **{key: (fill_column([row.values.get(key) for row in rows]), "1", f"value of soup.{key}") for key in swept},
         **{
             name: (np.array([take(row.soup) if row.soup else nan for row in rows]), unit, about)
             for name, take, unit, about in _TRIAL_COLUMNS
@@ -188,9 +195,9 @@ def _trial_columns(rows: Sequence[TriedTrial]) -> Columns:
     }
 
 
-def _fill(values: Sequence[Any]) -> Any:
-    """Numbers, or text where one of the values is none."""
-    if any(isinstance(value, str) for value in values):
+def fill_column(values: Sequence[Any]) -> Any:
+    """A column of numbers, or of texts where one of the values is no number."""
+    if not all(isinstance(value, int | float | None) for value in values):
         return ["" if value is None else str(value) for value in values]
     return np.array([nan if value is None else float(value) for value in values])
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from gnnsoup_hpc.config import Job, Trial, expand_grids
 from gnnsoup_hpc.config import loading as jobs
+from gnnsoup_hpc.config.grid import list_joint_runs
 from gnnsoup_hpc.config.task import WORDS
 from gnnsoup_hpc.errors import RunError, advise
 from gnnsoup_hpc.evaluation.tasks import Task, make_task, score
@@ -26,6 +27,7 @@ from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io.alignment import AlignmentRecord
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import Diagnosis, Ingredient, Soup
+from gnnsoup_hpc.models.jobs import load_job_of_run
 from gnnsoup_hpc.runtime.profiling import Measurement, subtract_baseline
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.types import Role
@@ -119,6 +121,10 @@ def read_contents(root: Path) -> Contents:
     if not run.job.is_file():
         raise RunError(f"{root} is not the folder of a run (it has no job.toml): run `gnnsoup run JOB` first")
     job = jobs.load(str(run.job))
+    if job.sweep.trains:
+        joint_runs = list_joint_runs(load_job_of_run(root))
+        folders = ", ".join(str(RunDir.of(joint.job).root) for joint in joint_runs)
+        raise RunError(f"{root} is the run of a sweep of training, whose soups lie in {folders}: name one of these")
     with advise("run `gnnsoup soup JOB`, which makes it again"):
         soups = tuple(soup_store.read(run.soup(name)) for name in job.soup.methods if run.soup(name).exists())
     if not soups:
@@ -132,7 +138,7 @@ def read_contents(root: Path) -> Contents:
     with graph_store.open_graph(run.graph, job) as graph:
         _check_ingredients(run, graph, weights, soups)
         prepared = graph.measurement
-        facts = _describe_graph(job, graph)
+        facts = describe_graph(job, graph)
         diagnosis = _read_diagnosis(run, graph, weights)
     if diagnosis is not None and diagnosis.metric != facts["task"].name:
         diagnosis = None
@@ -150,7 +156,7 @@ def read_contents(root: Path) -> Contents:
     )
 
 
-def _describe_graph(job: Job, graph: GraphFile) -> dict[str, Any]:
+def describe_graph(job: Job, graph: GraphFile) -> dict[str, Any]:
     """What a report says of the graph, as fields of `Contents`."""
     y, roles, task = graph.y(0, graph.nodes), graph.role(0, graph.nodes), make_task(job.task, graph)
     labels = y[roles == Role.TEST]
@@ -262,9 +268,9 @@ def group_by_seeds(rows: Sequence[TriedTrial]) -> dict[tuple[str, str], list[Sou
     return groups
 
 
-def compute_spread(soups: Sequence[Soup], role: str) -> tuple[float, float]:
+def compute_spread(made: Sequence[Soup] | Sequence[Ingredient], role: str) -> tuple[float, float]:
     """Mean and sample standard deviation of the accuracies in a role; NaN where there are too few."""
-    values: list[float] = [getattr(soup, f"{role}_accuracy") for soup in soups]
+    values: list[float] = [getattr(each, f"{role}_accuracy") for each in made]
     return (mean(values) if values else nan, stdev(values) if len(values) > 1 else nan)
 
 

@@ -62,11 +62,13 @@ def _list_sentences(run: Contents) -> Iterator[str]:
 
 def _describe_imported(run: Contents) -> Iterator[str]:
     count, imported = len(run.ingredients), sum(bool(one.imported) for one in run.ingredients)
-    if imported:
-        unknown = sum(one.hyperparameters is None for one in run.ingredients)
+    unknown = sum(one.hyperparameters is None for one in run.ingredients)
+    if imported and not unknown:
+        yield f"{imported} of {count} ingredients are those of other runs."
+    elif imported:
         which = "them" if unknown == count else f"{unknown} of them"
-        cost = f"; what it cost to train {which} is not known" if unknown else ""
-        yield f"{imported} of {count} ingredients were imported, and their accuracies measured here{cost}."
+        cost = f"what it cost to train {which} is not known"
+        yield f"{imported} of {count} ingredients were imported, and their accuracies measured here; {cost}."
 
 
 def _judge_classes(run: Contents) -> Iterator[str]:

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any, Literal
 
 from gnnsoup_hpc.config import Job, expand_grids
+from gnnsoup_hpc.config.grid import expand_grid, list_joint_runs
 from gnnsoup_hpc.config.turns import hyperparameters
 from gnnsoup_hpc.errors import FileError
 from gnnsoup_hpc.graph import identity
@@ -220,7 +221,11 @@ class SoupStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """How a run stands. graph: finished, running (being prepared), damaged or waiting; trunk: None, not asked for."""
+    """How a run stands. graph: finished, running (being prepared), damaged or waiting; trunk: None, not asked for.
+
+    Of a sweep of training, grid: how each of its runs stands, and joint_runs: those that are souped; ingredients
+    are those of all runs, trunk is one that is not finished, and cells are those of joint runs.
+    """
 
     root: str
     graph: TaskStatus
@@ -233,10 +238,19 @@ class Status:
     estimate: Estimate
     now: float
     own_clock: bool
+    grid: tuple[Status, ...] = ()
+    joint_runs: tuple[Status, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """That of the run's folder."""
+        return Path(self.root).name
 
 
 def read_status(job: Job, run: RunDir) -> Status:
     """How the run stands now. Nothing is locked, and a file that vanishes meanwhile is taken for missing."""
+    if job.sweep.trains:
+        return _read_grid(job, run)
     reader, rows = TaskReader.of(run), imports.read(run.imported)
     if rows:
         job = imports.set_count(job, len(rows))
@@ -254,7 +268,7 @@ def read_status(job: Job, run: RunDir) -> Status:
         ingredients=ingredients,
         soups=tuple(_read_soups(job, run)),
         cells=reader.read_trials(),
-        report=_describe_report(job, run),
+        report=_describe_report(run, [run.soup(method) for method in job.soup.methods]),
         estimate=_judge_import(reader, ingredients) if rows else estimate_end(ingredients, trunk),
         now=reader.now,
         own_clock=reader.ahead is None,
@@ -309,9 +323,35 @@ def _read_soups(job: Job, run: RunDir) -> Iterator[SoupStatus]:
         yield replace(found, validation=seen.validation_accuracy, test=seen.test_accuracy, metric=seen.metric)
 
 
-def _describe_report(job: Job, run: RunDir) -> str:
+def _describe_report(run: RunDir, soups: Sequence[Path]) -> str:
     written = _read_mtime(run.report)
     if written is None:
         return "not there"
-    newest = max((_read_mtime(run.soup(method)) or 0.0 for method in job.soup.methods), default=0.0)
+    newest = max((_read_mtime(path) or 0.0 for path in soups), default=0.0)
     return "older than the soups" if newest > written else "there"
+
+
+def _read_grid(job: Job, run: RunDir) -> Status:
+    """How a sweep of training stands, all of its runs together."""
+    graph, sizes = _read_graph(job, TaskReader.of(run))
+    grid = tuple(read_status(each.job, RunDir.of(each.job)) for each in expand_grid(job))
+    asked = [joint.count_ingredients() for joint in list_joint_runs(job)]
+    joint_runs = tuple(read_status(each, RunDir.of(each)) for each in asked)
+    ingredients = tuple(replace(task, work=f"{each.name}/{task.work}") for each in grid for task in each.ingredients)
+    trunks = [replace(each.trunk, work=f"{each.name}/{each.trunk.work}") for each in grid if each.trunk]
+    trunk = next((task for task in trunks if task.state != "finished"), trunks[0] if trunks else None)
+    return Status(
+        root=str(run.root),
+        graph=graph,
+        sizes=sizes,
+        trunk=trunk,
+        ingredients=ingredients,
+        soups=(),
+        cells=tuple(task for each in joint_runs for task in each.cells),
+        report=_describe_report(run, [RunDir.of(each).soup(method) for each in asked for method in each.soup.methods]),
+        estimate=estimate_end(ingredients, trunk),
+        now=max(each.now for each in grid),
+        own_clock=any(each.own_clock for each in grid if any(task.heartbeat_seconds for task in each.ingredients)),
+        grid=grid,
+        joint_runs=joint_runs,
+    )

@@ -26,16 +26,18 @@ def show_status(status: Status, everything: bool = False) -> str:
     """How the run stands; `everything`: each ingredient a line, however many there are."""
     everything |= len(status.ingredients) <= FEW
     listed = [task for task in status.ingredients if everything or task.state not in _COUNTED]
-    counts = ", ".join(f"{count} {state}" for state, count in _count_states(status).items() if count)
     summary = [
         ("graph", _describe_graph(status)),
-        *([("trunk", _describe_task(status.trunk))] if status.trunk else []),
-        ("ingredients", f"{len(status.ingredients)}: {counts}"),
-        ("soups", _describe_soups(status.soups)),
+        *([("trunk", _describe_trunk(status))] if status.trunk else []),
+        ("ingredients", _describe_counts(status)),
+        *(("soups", f"joint/{joint.name}: {_describe_soups(joint.soups)}") for joint in status.joint_runs),
+        *([] if status.joint_runs else [("soups", _describe_soups(status.soups))]),
         ("report", status.report),
         ("training ends", _describe_end(status)),
     ]
     lines = [status.root, *map(str.rstrip, align_columns(summary, left=None))]
+    if runs := _list_runs(status, everything):
+        lines += ["", *map(str.rstrip, align_columns([("run", "ingredients"), *runs], left=None))]
     for head, tasks in (("ingredient", listed), ("cell", status.cells)):
         if tasks:
             rows = align_columns([(head, *_HEAD), *(_make_row(status, task) for task in tasks)], left=None)
@@ -48,6 +50,30 @@ def show_status(status: Status, everything: bool = False) -> str:
 
 def _count_states(status: Status) -> dict[str, int]:
     return {state: sum(task.state == state for task in status.ingredients) for state in _ORDER}
+
+
+def _describe_counts(status: Status) -> str:
+    counts = ", ".join(f"{count} {state}" for state, count in _count_states(status).items() if count)
+    return f"{len(status.ingredients)}: {counts}"
+
+
+def _list_runs(status: Status, everything: bool) -> list[tuple[str, str]]:
+    """A row a run of a sweep of training; of many those that are begun and not finished."""
+    everything |= len(status.grid) <= FEW
+    states = {each.name: {task.state for task in each.ingredients} for each in status.grid}
+    listed = [each for each in status.grid if everything or states[each.name] not in ({"finished"}, {"waiting"})]
+    return [(each.name, _describe_counts(each)) for each in listed]
+
+
+def _describe_trunk(status: Status) -> str:
+    """The trunk; of a sweep how many are finished, and one that is not."""
+    task = status.trunk
+    if task is None or not status.grid:
+        return _describe_task(task) if task else ""
+    trunks = [each.trunk for each in status.grid if each.trunk]
+    finished = sum(each.state == "finished" for each in trunks)
+    other = "" if task.state == "finished" else f"; {task.work}: {_describe_task(task)}"
+    return f"{finished} of {len(trunks)} finished{other}"
 
 
 def _describe_graph(status: Status) -> str:
@@ -90,7 +116,7 @@ def _describe_end(status: Status) -> str:
 def _make_row(status: Status, task: TaskStatus) -> tuple[str, ...]:
     done = task.epochs if task.state == "finished" else task.epoch
     return (
-        task.title if task.work.startswith("cell-") else task.work.removeprefix("ingredient-"),
+        task.title if task.work.startswith("cell-") else task.work.replace("ingredient-", ""),
         task.state,
         _describe_place(task),
         "-" if not task.epochs else f"{'-' if done is None else done}/{task.epochs}",

@@ -11,6 +11,7 @@ from gnnsoup_hpc.bench.arguments import Options
 from gnnsoup_hpc.bench.process import Figures
 from gnnsoup_hpc.bench.task import LEARNED, PLAIN, Passing, QualityOrder, count_evaluations
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config.grid import choose_joint_run
 from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.models.jobs import load_job
@@ -38,16 +39,16 @@ class Subject:
 def find_job(text: str) -> Job:
     """The job of a run's folder, or that `load_job` finds, its run's folder absolute.
 
-    Raises: RunError for a folder that is no run; JobError where there is no such job.
+    Raises: RunError for a folder that is no run, or the sweep's of several models; JobError where there is no such job.
     """
     folder = expand_home(text)
     if not folder.is_dir():
-        job = load_job(text)
+        job = choose_joint_run(load_job(text))
         return job.model_copy(update={"runs": paths.quote(RunDir.of(job).root.parent.absolute())})
     if not (folder / "job.toml").is_file():
         raise RunError(f"{folder} has no job.toml, so it is no run: name the folder of a run, or a job")
     job, folder = load_job(str(folder / "job.toml")), folder.resolve()
-    return job.model_copy(update={"runs": paths.quote(folder.parent), "name": folder.name})
+    return choose_joint_run(job.model_copy(update={"runs": paths.quote(folder.parent), "name": folder.name}))
 
 
 def select_run(job: Job, say: Callable[[str], None]) -> Subject:

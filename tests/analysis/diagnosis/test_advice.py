@@ -60,7 +60,7 @@ def test_shared_starts_are_told_from_different_ones() -> None:
     apart = replace(found, ingredients=(first, replace(second, initial_sha256="t" * 64)))
     assert "They started from 2 different initial states" in said(apart)
     assert 'soup.align = "weights"' in said(apart)
-    assert 'train.start = "shared"' in said(apart)
+    assert 'train.start = "shared", and one train.seed' in said(apart)
     assert "They share" not in said(apart)
 
 
