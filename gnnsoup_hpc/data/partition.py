@@ -137,8 +137,8 @@ def weigh_nodes(graph: Graph) -> IntArray:
 def weigh_edges(graph: Graph) -> Edges:
     """Edges whose weight is not zero, with METIS's weight of each: UNIT times its share of the mean, at least 1.
 
-    An edge weighs what its two entries, there and back, do together: what a cut would lose. Their sum is at most
-    (UNIT + 1) E, however unlike the weights are, so that no sum of METIS's runs over.
+    An edge weighs what its two entries, there and back, do together: what a cut would lose. Of E entries all weigh at
+    most (UNIT + 1) E, however unlike they are, so that no sum of METIS's, in 64 bits, runs over.
     """
     if graph.weight is None:
         raise PartError("partition.edge_weight = 'use', and the graph has no weights of edges: use 'ignore'")

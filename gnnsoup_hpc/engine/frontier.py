@@ -115,7 +115,7 @@ def find_frontier(
     graph = batch.graph
     features = graph.features if keep_sparse and graph.hop is None else graph.x
     summed, weighted = aggregation is not None and isinstance(features, Tensor), graph.adjacency.weight is not None
-    rows_of, scale = _normalise(graph, aggregation) if weighted else _scale(graph, aggregation)
+    rows_of, scale = _normalise(graph, aggregation) if weighted else _find_scale(graph, aggregation)
     work = row_work or [ROW_WORK] * (depth + (not summed))
     comm, read_rows = (division.comm, division.read_rows) if division else (SERIAL, None)
     shard = Shard.of(rows_of, scale, batch.seeds.numpy(), work, comm.rank, comm.size, first_sums=summed)
@@ -143,7 +143,7 @@ def find_frontier(
     )
 
 
-def _scale(graph: Subgraph, aggregation: Aggregation | None) -> tuple[_Entries, Scale]:
+def _find_scale(graph: Subgraph, aggregation: Aggregation | None) -> tuple[_Entries, Scale]:
     """The structure, and what a row is multiplied by, (V,): 1 / degree, or 1 / sqrt(degree with the loop)."""
     indptr, indices = graph.adjacency.indptr.numpy(), graph.adjacency.indices.numpy()
     none: Scale = np.empty(0, dtype=_find_type(graph))

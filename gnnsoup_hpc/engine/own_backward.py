@@ -18,7 +18,7 @@ ComputeVjp = Callable[[Mapping[str, Tensor]], tuple[Tensor, Vjp]]
 
 
 def knows(model: Model) -> bool:
-    """Whether they have kernels for it; of weights of edges, which attention takes none of, the compiled engine has."""
+    """Whether they have kernels for it; attention takes no weights of edges."""
     if not isinstance(model, Architecture) or model.kind not in KINDS:
         return False
     return not model.weighted or model.convolution.takes_weights

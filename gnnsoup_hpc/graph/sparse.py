@@ -173,21 +173,24 @@ class Adjacency:
 
 
 class Operator:
-    """A constant sparse matrix that multiplies dense ones, differentiably: its transpose is kept for the backward."""
+    """A constant sparse matrix that multiplies dense ones, differentiably: its transpose is kept for the backward.
+
+    values (E,): of the entries of the adjacency, whose weights have no part in it.
+    """
 
     def __init__(self, adjacency: Adjacency, values: Tensor) -> None:
-        self._adjacency = adjacency
-        self._values = values
+        self.adjacency = adjacency
+        self.values = values
 
     @cached_property
     def matrix(self) -> Tensor:
         """The (V, U) sparse CSR matrix."""
-        return _make_csr(self._adjacency, self._values)
+        return _make_csr(self.adjacency, self.values)
 
     @cached_property
     def transpose(self) -> Tensor:
         """The (U, V) sparse CSR transpose."""
-        return _make_csr(self._adjacency.transpose, self._values[self._adjacency.permutation])
+        return _make_csr(self.adjacency.transpose, self.values[self.adjacency.permutation])
 
     def __matmul__(self, x_UC: Tensor) -> Tensor:
         """The product with x (U, C), shape (V, C)."""

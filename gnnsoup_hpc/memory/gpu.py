@@ -14,6 +14,7 @@ from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.types import Mode, Precision
 
 WORKSPACE = 64 * MIB  # cuBLAS's own, and blocks that rows are divided into
+CUT_WEIGHT = 36  # bytes of an entry that is read, while weights of a union are cut out: places, ids, what is kept
 ADAM = 6  # copies of the parameters: moments, gradients, the best epoch
 
 
@@ -50,14 +51,16 @@ def pls(sizes: Sizes, ingredients: int, union: int, precision: Precision) -> int
 
 
 def _ahead(sizes: Sizes, extent: Extent, needed: Memory) -> int:
-    """A union's plan and states, and the next one's plan with what it is made of."""
-    return needed.total + total(needed.plan) + _features(sizes, extent)
+    """A union's plan and states, and the next one's plan with what it is made of; weights are cut out before."""
+    weights = CUT_WEIGHT * extent.read * sizes.net.weighted
+    return needed.total + max(total(needed.plan), weights) + _features(sizes, extent)
 
 
 def resident(sizes: Sizes) -> int:
     """The whole graph, to cut unions out of it: features, structure, roles and targets, and where each node is."""
     whole = sizes.whole
-    return _features(sizes, whole) + FLOAT * (whole.nodes + whole.read) + 2 * DOUBLE * whole.nodes
+    entry = FLOAT * (2 if sizes.net.weighted else 1)
+    return _features(sizes, whole) + FLOAT * whole.nodes + entry * whole.read + 2 * DOUBLE * whole.nodes
 
 
 def inference(sizes: Sizes, precision: Precision = "float32", line: bool = False) -> int:

@@ -29,7 +29,7 @@ EPS = 1e-5  # of layer norm, as in PyG's `mode="node"`
 class Architecture:
     """A stack of one kind of convolution, which all ingredients share; a `LayeredModel`.
 
-    weighted: whether its graph's edges have weights, which not all engines have kernels for.
+    weighted: whether its graph's edges have weights, which it takes.
     """
 
     kind: str

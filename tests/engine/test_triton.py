@@ -168,6 +168,21 @@ def test_logits_and_gradients_are_the_models(net: Architecture, symmetric: bool,
     assert_trains(ENGINE, net, batch, state, CountedDropout(0.4, 5), 1e-9)
 
 
+@pytest.mark.parametrize("net", NETS[:3:2], ids=lambda net: net.kind)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_they_are_of_edges_with_weights(net: Architecture, symmetric: bool) -> None:
+    """Which differ there and back; with edges dropped, and a first aggregation that is given."""
+    shape = random_structure(9, 24)
+    shape = make_symmetric(shape) if symmetric else shape
+    net = replace(net, layers=3 if symmetric else 2, weighted=True)
+    batch = random_batch(shape, [0, 4, 8], net.features, net.classes, 3, weighted=True)
+    batch, state = replace(batch, graph=in_double(batch.graph)), random_state(net, kind=torch.float64)
+    assert_right(ENGINE, net, batch, state, 1e-9)
+    dropped = dropout_edge(batch, 0.2, 1)
+    given_ = replace(dropped.graph, hop=normal(2, 9, net.features)) if symmetric else dropped.graph
+    assert_trains(ENGINE, net, replace(dropped, graph=given_), state, CountedDropout(0.4, 5), 1e-9)
+
+
 @every_net
 @settings(max_examples=4)
 @given(shape=structures(6), seed=SEEDS, data=st.data())
@@ -238,16 +253,18 @@ def test_a_union_that_is_cut_out_is_the_induced_subgraph(shape: Structure, seed:
     every = list(pairwise(cuts))
     runs = sorted(data.draw(st.sets(st.sampled_from(every), min_size=1)))
     seeds = sorted(data.draw(st.sets(st.integers(0, shape.nodes - 1), min_size=1)))
-    batch = random_batch(shape, seeds, 3, 4, seed)
+    batch = random_batch(shape, seeds, 3, 4, seed, weighted=data.draw(st.booleans(), label="weighted"))
     found = HeldGraph.of(batch, torch.device("cpu"), resident=False).cut(runs)
     ids = [node for run in runs for node in range(*run)]
     assert torch.equal(found.graph.x, batch.graph.x[ids])
-    wanted = shape.dense[ids][:, ids]
+    whole = torch.full((shape.nodes, shape.nodes), -1.0)
+    whole[batch.graph.adjacency.row.long(), batch.graph.adjacency.indices.long()] = batch.graph.adjacency.values
     adjacency = found.graph.adjacency
-    dense = torch.zeros(len(ids), len(ids), dtype=torch.float64)
+    dense = torch.full((len(ids), len(ids)), -1.0)
     for row in range(len(ids)):
-        dense[row, adjacency.indices[adjacency.indptr[row] : adjacency.indptr[row + 1]].long()] = 1.0
-    assert torch.equal(dense, wanted)
+        mine = slice(adjacency.indptr[row], adjacency.indptr[row + 1])
+        dense[row, adjacency.indices[mine].long()] = adjacency.values[mine]
+    assert torch.equal(dense, whole[ids][:, ids])
     assert [ids[seed] for seed in found.seeds.tolist()] == [node for node in ids if node in seeds]
     labels = dict(zip(seeds, batch.targets.tolist(), strict=True))
     assert found.targets.tolist() == [labels[ids[seed]] for seed in found.seeds.tolist()]

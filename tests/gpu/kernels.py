@@ -63,13 +63,20 @@ def batch_of(net: Architecture, nodes: int = 30_000) -> Batch:
     x = torch.randn(nodes, net.features, generator=generator, dtype=torch.float64)
     seeds = torch.arange(0, nodes, 11)
     targets = torch.randint(net.classes, (len(seeds),), generator=generator)
-    return Batch(Subgraph(x, Adjacency(indptr, indices, dtype=torch.float64)), seeds, targets)
+    weight = torch.rand(len(indices), generator=generator, dtype=torch.float64) if net.weighted else None
+    return Batch(Subgraph(x, Adjacency(indptr, indices, dtype=torch.float64, weight=weight)), seeds, targets)
 
 
 def in_float(batch: Batch) -> Batch:
     """The same in float32."""
-    graph = batch.graph
-    return replace(batch, graph=Subgraph(graph.x.float(), Adjacency(graph.adjacency.indptr, graph.adjacency.indices)))
+    graph, of = batch.graph, batch.graph.adjacency
+    weight = None if of.weight is None else of.weight.float()
+    return replace(batch, graph=Subgraph(graph.x.float(), Adjacency(of.indptr, of.indices, weight=weight)))
+
+
+def describe(net: Architecture) -> str:
+    """What is compared."""
+    return f"{net.kind}{' of weighted edges' if net.weighted else ''}, {net.heads} heads, norm {net.norm}"
 
 
 def check_engine(net: Architecture) -> None:
@@ -81,7 +88,7 @@ def check_engine(net: Architecture) -> None:
         for name, tensor in state.items()
     }
     exact = {name: tensor.double().requires_grad_() for name, tensor in state.items()}
-    label = f"{net.kind}, {net.heads} heads, norm {net.norm}"
+    label = describe(net)
     for rate in (0.0, 0.5):
         dropout = CountedDropout(rate, 12345)
         wanted = CompiledEngine().logits(
@@ -123,7 +130,7 @@ def check_replays(net: Architecture) -> None:
     """What a CUDA graph computes has the bits of passes that are launched one by one, whatever state and masks."""
     batch, engine = in_float(batch_of(net)), TritonEngine()
     plan = engine.plan(net, batch, train=True, device=GPU)
-    label, same, generator = f"{net.kind}, {net.heads} heads, norm {net.norm}", True, torch.Generator().manual_seed(6)
+    label, same, generator = describe(net), True, torch.Generator().manual_seed(6)
     for rate in (0.0, 0.5):
         for turn in range(7):
             state = {
@@ -147,10 +154,13 @@ def main() -> None:
     """All of it."""
     torch.backends.cuda.matmul.allow_tf32 = False
     attempt("sums of rows", check_sums)
-    for kind, heads, norm in (("sage", 1, "layer"), ("gcn", 1, "none"), ("gat", 1, "layer"), ("gat", 4, "none")):
-        net = Architecture(kind, 3, 50, 64, 19, heads, norm)
-        attempt(f"engine of {kind}", lambda net=net: check_engine(net))
-        attempt(f"replays of {kind}", lambda net=net: check_replays(net))
+    nets = [
+        Architecture(kind, 3, 50, 64, 19, heads, norm)
+        for kind, heads, norm in (("sage", 1, "layer"), ("gcn", 1, "none"), ("gat", 1, "layer"), ("gat", 4, "none"))
+    ]
+    for net in [*nets, *(replace(net, weighted=True) for net in nets[:2])]:
+        attempt(f"engine of {describe(net)}", lambda net=net: check_engine(net))
+        attempt(f"replays of {describe(net)}", lambda net=net: check_replays(net))
 
 
 if __name__ == "__main__":

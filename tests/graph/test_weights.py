@@ -15,8 +15,7 @@ from torch.autograd import gradcheck
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from torch_geometric.nn.models import GCN
 
-from gnnsoup_hpc.engine import TorchEngine, choose_engine
-from gnnsoup_hpc.engine.compiled.engine import CompiledEngine
+from gnnsoup_hpc.engine import ENGINES, Engine, TorchEngine, choose_engine
 from gnnsoup_hpc.graph.sampling import EntryLookup, Sampler
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
@@ -166,16 +165,13 @@ def test_sage_is_a_dense_weighted_mean() -> None:
     torch.testing.assert_close(found, x[batch.seeds], rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", ["gcn", "sage"])
-def test_engines_without_kernels_for_them_are_passed_over(kind: str) -> None:
-    plain, net = (Architecture(kind, 2, 5, 8, 4, weighted=weighted) for weighted in (False, True))
-    gpu = torch.device("cuda")
-    assert [choose_engine(model, CPU).name for model in (plain, net)] == ["compiled", "compiled"]
-    assert [choose_engine(model, gpu).name for model in (plain, net)] == ["triton", "torch"]
+@pytest.mark.parametrize("engine", ENGINES[:2], ids=lambda engine: engine.name)
+def test_attention_takes_none(engine: Engine) -> None:
     attention = Architecture("gat", 2, 5, 8, 4)
-    assert not CompiledEngine().supports(replace(attention, weighted=True), CPU)
+    for device in (CPU, torch.device("cuda")):
+        assert choose_engine(replace(attention, weighted=True), device).name == "torch"
     with pytest.raises(ValueError, match="knows no weights"):
-        CompiledEngine().plan(attention, make_batch())
+        engine.plan(attention, make_batch())
 
 
 def test_records_have_them_where_there_are_any() -> None:

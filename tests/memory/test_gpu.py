@@ -78,6 +78,17 @@ def test_what_is_counted_is_what_is_allocated(kind: str, norm: str, mode: Mode) 
     assert 0.85 <= needed.total / allocated.most <= 1.15
 
 
+@pytest.mark.parametrize("kind", ["gcn", "sage"])
+def test_what_weights_of_edges_take_is_counted(kind: str) -> None:
+    """Beside the batch itself, which is on the GPU too: the most is held while they are normalised."""
+    shape, net = random_structure(60, 1000), Architecture(kind, 2, 4, 4, 4, weighted=True)
+    batch, engine, entries = random_batch(shape, [0], 4, 4, weighted=True), TritonEngine(), len(shape.entries)
+    with torch.no_grad(), Allocations() as allocated:
+        engine.plan(net, batch)
+    needed = engine.memory(net, Extent(60, entries, entries, 1), mode="evaluate")
+    assert allocated.most <= needed.total - needed.plan["structure"] <= 2 * allocated.most
+
+
 def limit(there: int) -> Limit:
     return Limit(100 * GIB, 100 * GIB, 512 * MIB, "machine.memory_limit = '100 GiB'", there)
 

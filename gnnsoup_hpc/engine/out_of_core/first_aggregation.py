@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gnnsoup_hpc.engine.compiled.kernels.slabs import add
+from gnnsoup_hpc.engine.compiled.kernels import slabs
 from gnnsoup_hpc.engine.compiled.kernels.sums import add_slab_sums
 from gnnsoup_hpc.engine.out_of_core.layers import (
     count_looped_degrees,
@@ -100,6 +100,6 @@ def _compute_weighted(graph: GraphFile, aggregation: Aggregation, memory: int) -
             out = np.zeros((len(nodes), graph.features), dtype=np.float32)
             rows: dict[str, Any] = {"cursor": start[:-1].copy(), "end": start[1:], "total": out}
             for low, high, x in read_slabs(graph, memory // 4):
-                step = partial(add, entries=entries, values=values, scale=scale, low=low, high=high, x=x, **rows)
+                step = partial(slabs.add, entries=entries, values=values, scale=scale, low=low, high=high, x=x, **rows)
                 team.each(step, cut_chunks(start))
             yield first, out

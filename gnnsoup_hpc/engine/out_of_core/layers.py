@@ -281,8 +281,8 @@ class SumsLayerwise:
         row_bytes = 4 * (how.width * self._parts + sum(how.out)) + ROW_BYTES
         for span in cut_spans(self._graph, needed, row_bytes, room):
             if needed[span[0] : span[1]].any():  # a block has no name here, or two would be there while one is read
-                how_read = needed, place, self._loops, scale
-                yield self._compute(how, read_block(self._graph, span, *how_read), below, scale, team)
+                rows = needed, place, self._loops, scale
+                yield self._compute(how, read_block(self._graph, span, *rows), below, scale, team)
 
     def _compute(
         self, how: DenseLayer, block: RowBlock, below: Sequence[Matrix], scale: FloatArray, team: threads.ThreadTeam

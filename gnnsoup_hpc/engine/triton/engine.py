@@ -38,8 +38,8 @@ class TritonEngine(Engine):
     holds = True
 
     def supports(self, model: Model, device: torch.device) -> bool:
-        """GCN, GraphSAGE and GAT on a GPU, where Triton is installed; not on graphs whose edges have weights."""
-        known = knows(model) and not model.weighted
+        """GCN, GraphSAGE and GAT on a GPU, where Triton is installed."""
+        known = knows(model)
         return known and device.type == "cuda" and find_spec("triton") is not None
 
     def plan(
@@ -121,7 +121,9 @@ class TritonEngine(Engine):
         from gnnsoup_hpc.engine.triton.plan import KINDS
 
         net, device = check_model(model, "triton"), torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        structure = Adjacency(torch.arange(5, dtype=torch.int32), torch.arange(4, dtype=torch.int32).roll(1))
+        weight = torch.ones(4) if net.weighted else None
+        ids = torch.arange(5, dtype=torch.int32)
+        structure = Adjacency(ids, ids[:4].roll(1), weight=weight)
         batch = Batch(Subgraph(torch.ones(4, net.features), structure), torch.tensor([0]), torch.tensor([0]))
         modes: tuple[Mode, ...] = ("train", "evaluate")
         for precision, mode in product(KINDS, modes):

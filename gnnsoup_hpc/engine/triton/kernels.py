@@ -175,6 +175,16 @@ def count_entries(rows: Tensor, indptr: Tensor, indices: Tensor, loops: bool) ->
     return out.to(indptr.dtype)
 
 
+def list_entries(rows: Tensor, indptr: Tensor) -> Tensor:
+    """Where the entries of some rows stand, row after row, (n,) int64; waits for the device."""
+    rows = rows.long()
+    first = indptr[rows].long()
+    counts = indptr[rows + 1].long() - first
+    ends = counts.cumsum(0)
+    shift = (first + counts - ends).repeat_interleave(counts)
+    return shift.add_(torch.arange(len(shift), device=rows.device))
+
+
 def renumber(
     rows: Tensor, indptr: Tensor, indices: Tensor, place: Tensor, loops: bool, below: int | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -10,13 +10,14 @@ from math import prod
 
 import numpy as np
 
-from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory, Terms, estimate_frontiers
+from gnnsoup_hpc.engine.memory import FLOAT, Extent, Memory, Terms, estimate_frontiers, total
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.types import Mode, Precision
 from gnnsoup_hpc.utils.out_of_core import index_type
 
 STATE: dict[Precision, int] = {"float32": FLOAT, "bfloat16": 2}  # bytes of a number of a state
 SHARE = 4  # weights of attention are kept that take no more than one over this of what the values take
+NORMALISED = {"gcn": 40, "sage": 16}  # bytes of an entry while weights are normalised; GCN sorts self-loops in
 LONG = 8  # bytes of an id that PyTorch gathers by, and of a target
 
 
@@ -55,6 +56,9 @@ def estimate(net: Architecture, extent: Extent, mode: Mode, precision: Precision
     plan = _count_plan(net, extent, counts, size)
     if mode != "evaluate":
         plan = {**plan, "transposes": _count_transposes(net, counts)}
+    if net.weighted:  # all of whose weights are normalised before there are any states
+        before = NORMALISED[net.kind] * (extent.entries + extent.nodes)
+        plan = {**plan, "normalised": max(0, before - total(states) - plan.get("transposes", 0))}
     return Memory(plan, states)
 
 
@@ -63,11 +67,12 @@ def _count_plan(net: Architecture, extent: Extent, counts: Counts, size: int) ->
     inner = net.aggregation is not None  # the first layer's sums are there, and need no structure
     listed = counts.rows[inner] if len(counts.rows) > inner else 0
     entries = counts.entries[inner] if len(counts.rows) > inner else 0
-    ids = counts.id_bytes
+    ids, weight = counts.id_bytes, FLOAT * net.weighted
+    scales = inner * FLOAT * counts.columns
     return {
         "features": size * counts.columns * net.features * (2 if beside else 1),
-        "structure": ids * (extent.nodes + extent.entries),
-        "rows": ids * (listed + entries + counts.columns + extent.nodes) + inner * FLOAT * counts.columns,
+        "structure": ids * (extent.nodes + extent.entries) + weight * extent.entries,
+        "rows": ids * (listed + entries + counts.columns + extent.nodes) + weight * entries + scales,
         "seeds": 2 * LONG * extent.seeds,
     }
 
@@ -95,11 +100,11 @@ def _count_parameters(net: Architecture, keep: bool) -> int:
 
 
 def _count_transposes(net: Architecture, counts: Counts) -> int:
-    """Those of GAT and of graphs that are no transpose of themselves are sorted; both are cut to a layer's rows."""
+    """Those of GAT, and of weights, which differ there and back, are sorted; all are cut to a layer's rows."""
     first = 0 if net.aggregation is None else 1
     layers = range(first, net.layers)
     columns = [counts.rows[layer - 1] if layer else counts.columns for layer in layers]
-    if net.aggregation is not None:
+    if net.aggregation is not None and not net.weighted:
         return counts.id_bytes * sum(each + counts.entries[layer] for each, layer in zip(columns, layers, strict=True))
     sorted_ = max((counts.entries[layer] for layer in layers), default=0)
     ends = 2 * counts.id_bytes * sum(columns)

@@ -81,7 +81,14 @@ class TritonForwardBackward:
             rows = plan.rows[layer]
             aggregated = below.new_empty(rows, below.shape[1])
             structure = plan.structures[layer]
-            sum_rows(structure, below, aggregated, row_scale=plan.scale, column_scale=plan.column_scale)
+            sum_rows(
+                structure,
+                below,
+                aggregated,
+                weights=plan.weights(),
+                row_scale=plan.scale,
+                column_scale=plan.column_scale,
+            )
             if self.keep:
                 self._aggregated.append(aggregated)
             weights = self._matrices(layer)
@@ -134,6 +141,7 @@ class TritonForwardBackward:
             plan.transposes[layer],
             aggregated,
             torch.empty_like(below),
+            weights=plan.weights(transposed=True),
             row_scale=plan.column_scale,
             column_scale=plan.scale,
             own=own,

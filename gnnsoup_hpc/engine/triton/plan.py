@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.engine.threads import Span
-from gnnsoup_hpc.engine.triton.kernels import Csr, count_entries, is_symmetric, mark_neighbours, renumber, sum_rows
+from gnnsoup_hpc.engine.triton.kernels import (
+    Csr,
+    Weights,
+    count_entries,
+    is_symmetric,
+    list_entries,
+    mark_neighbours,
+    renumber,
+    sum_rows,
+)
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Aggregation, Batch, Subgraph
 from gnnsoup_hpc.models.gnn import Architecture
@@ -30,8 +39,9 @@ class TritonPlan:
 
     Shapes: rows (L,), those that each layer makes; first (rows[0], width), what the first weights multiply, of GAT (U,
     F), features of the first layer's columns; start (R + 1,), indices (E,), CSR of the rows after the first layer, of
-    GAT of all; scale (rows[0],), empty for GAT; nodes: of rows and columns, by their ids in the batch's graph; place
-    (V,): of the graph's nodes among them, -1 of others; graph: its structure.
+    GAT of all; scale (rows[0],), None for GAT, and where edges have weights: values (E, 1) are what entries are
+    multiplied by then, self-loops of the aggregation among them, else None; nodes: of rows and columns, by their ids in
+    the batch's graph; place (V,): of the graph's nodes among them, -1 of others; graph: its structure.
     """
 
     net: Architecture
@@ -39,7 +49,8 @@ class TritonPlan:
     first: Tensor
     start: Tensor
     indices: Tensor
-    scale: Tensor
+    scale: Tensor | None
+    values: Tensor | None
     targets: Tensor
     size: int
     nodes: Tensor
@@ -91,15 +102,23 @@ class TritonPlan:
     @cached_property
     def transposes(self) -> dict[int, Csr]:
         """By layer: of each of its columns, the layer's rows that sum it up; for gradients alone."""
+        if self.values is not None:  # which differ there and back
+            return self._sorted[0]
         if self.graph.symmetric is None:
             self.graph.symmetric = is_symmetric(self.graph.indptr, self.graph.indices)
         if self.net.aggregation is not None and self.graph.symmetric:
             return {layer: self._cut_transpose(layer) for layer in self.summing}
         return self._sorted[0]
 
+    def weights(self, transposed: bool = False) -> Weights | None:
+        """Values of the structure's entries, or the transposes', as sums take them."""
+        if self.values is None:
+            return None
+        return Weights(self.values, self.places if transposed else None)
+
     @property
     def places(self) -> Tensor:
-        """Where entries of the transposes stand in the structure, (E,); of GAT alone."""
+        """Where entries of the transposes stand in the structure, (E,); of GAT, and where entries have values."""
         return self._sorted[1]
 
     def _cut_transpose(self, layer: int) -> Csr:
@@ -136,28 +155,36 @@ def make_plan(net: Architecture, batch: Batch, device: torch.device, precision: 
     """The plan of a batch, whose features and structure may be on the host; waits for the device."""
     graph, seeds = batch.graph.to(device), batch.seeds.to(device)
     adjacency, aggregation = graph.adjacency, net.aggregation
-    if adjacency.weight is not None:
-        raise ValueError("a plan of the Triton engine knows no weights of edges")
-    indptr, indices = adjacency.indptr, adjacency.indices
+    structure, values = (adjacency, None) if adjacency.weight is None else _normalise(adjacency, aggregation)
+    indptr, indices = structure.indptr, structure.indices
     order, counts = _find_frontiers(indptr, indices, seeds, net.layers - (aggregation is not None))
     kind = graph.x.dtype if graph.x.dtype == torch.float64 else KINDS[precision]
     if aggregation is None:
-        first, rows, scale, inner = (
-            graph.x[order.long()].to(kind),
-            counts[-2::-1],
-            graph.x[:0, :0].flatten(),
-            counts[-2],
-        )
+        first, rows, scale, inner = graph.x[order.long()].to(kind), counts[-2::-1], None, counts[-2]
     else:
-        scale = _compute_scale(aggregation, graph)
-        first, rows = _aggregate(graph, aggregation, order, scale, kind), counts[::-1]
-        scale, inner = scale[order.long()], counts[-2] if len(counts) > 1 else 0
+        scale = _compute_scale(aggregation, graph) if values is None else None
+        first, rows = _aggregate(graph, structure, values, aggregation, order, scale, kind), counts[::-1]
+        scale, inner = None if scale is None else scale[order.long()], counts[-2] if len(counts) > 1 else 0
+    if values is not None:
+        values = values[list_entries(order[:inner], indptr)]
     place = torch.full((adjacency.nodes,), -1, dtype=indices.dtype, device=device)
     place[order.long()] = torch.arange(len(order), dtype=indices.dtype, device=device)
     loops = aggregation is None or aggregation.loops
     start, entries = renumber(order[:inner], indptr, indices, place, loops)
     targets, size = batch.targets.to(device), adjacency.nodes
-    return TritonPlan(net, tuple(rows), first, start, entries, scale, targets, size, order, place, adjacency, precision)
+    return TritonPlan(
+        *(net, tuple(rows), first, start, entries, scale, values, targets, size, order, place, adjacency, precision)
+    )
+
+
+def _normalise(adjacency: Adjacency, aggregation: Aggregation | None) -> tuple[Adjacency, Tensor]:
+    """Of edges with weights: the structure, self-loops last in their rows, and what its entries are multiplied by."""
+    if aggregation is None:
+        raise ValueError("a plan without an aggregation knows no weights of edges")
+    # One of its own: the batch's would keep what is derived of it.
+    weighted = Adjacency(adjacency.indptr, adjacency.indices, dtype=adjacency.dtype, weight=adjacency.weight)
+    operator = weighted.gcn if aggregation.symmetric else weighted.mean
+    return operator.adjacency, operator.values[:, None]
 
 
 def _find_frontiers(indptr: Tensor, indices: Tensor, seeds: Tensor, hops: int) -> tuple[Tensor, list[int]]:
@@ -184,22 +211,36 @@ def _compute_scale(aggregation: Aggregation, graph: Subgraph) -> Tensor:
     return 1 / (root.sqrt() if aggregation.symmetric else root)
 
 
-def _aggregate(graph: Subgraph, aggregation: Aggregation, order: Tensor, scale: Tensor, kind: torch.dtype) -> Tensor:
+def _aggregate(
+    graph: Subgraph,
+    structure: Adjacency,
+    values: Tensor | None,
+    aggregation: Aggregation,
+    order: Tensor,
+    scale: Tensor | None,
+    kind: torch.dtype,
+) -> Tensor:
     """The first sums of the nodes in that order, with their own features where the layer takes them."""
-    adjacency, x, ids = graph.adjacency, graph.x, order.long()
+    x, ids = graph.x, order.long()
     width = (x if graph.hop is None else graph.hop).shape[1]
     out = torch.empty(len(order), 2 * width if aggregation.beside_own else width, dtype=kind, device=x.device)
     if graph.hop is not None:
         out[:, :width] = graph.hop[ids]
     else:
-        if aggregation.loops:
-            every = torch.arange(adjacency.nodes, dtype=order.dtype, device=order.device)
-            start, entries = renumber(order, adjacency.indptr, adjacency.indices, every, True)
+        if aggregation.loops and values is None:
+            every = torch.arange(structure.nodes, dtype=order.dtype, device=order.device)
+            start, entries = renumber(order, structure.indptr, structure.indices, every, True)
             csr = Csr.of(start[:-1], start[1:], entries)
         else:
-            csr = Csr.of(adjacency.indptr[ids], adjacency.indptr[ids + 1], adjacency.indices)
-        columns = scale if aggregation.symmetric else None
-        sum_rows(csr, x, out[:, :width], row_scale=scale[ids], column_scale=columns)
+            csr = Csr.of(structure.indptr[ids], structure.indptr[ids + 1], structure.indices)
+        sum_rows(
+            csr,
+            x,
+            out[:, :width],
+            weights=None if values is None else Weights(values),
+            row_scale=None if scale is None else scale[ids],
+            column_scale=scale if aggregation.symmetric else None,
+        )
     if aggregation.beside_own:
         out[:, width:] = x[ids]
     return out

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.engine.threads import Span
-from gnnsoup_hpc.engine.triton.kernels import is_symmetric, renumber
+from gnnsoup_hpc.engine.triton.kernels import is_symmetric, list_entries, renumber
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.types import IntArray
@@ -54,25 +54,34 @@ class HeldGraph:
         else:
             of = local, *self._fetch_rows(runs, device)
         start, kept = renumber(*of, place, False, below=len(ids))
+        weight = None
+        if structure.weight is not None:
+            at = list_entries(of[0], of[1])
+            there = structure.weight.device == device
+            weights = structure.weight if there else _fetch(structure.weight, self._spans(runs), device)
+            weight = weights[at[place[of[2][at].long()] >= 0]]
 
         def read(of: Tensor) -> Tensor:
             return of[ids] if of.device == device else _fetch(of, runs, device)
 
         hop = None if self.graph.hop is None else read(self.graph.hop)
         seeds = self.flag[ids].nonzero()[:, 0]
-        cut = Subgraph(read(self.graph.x), Adjacency(start, kept, symmetric=structure.symmetric or None), hop)
+        adjacency = Adjacency(start, kept, symmetric=structure.symmetric or None, weight=weight)
+        cut = Subgraph(read(self.graph.x), adjacency, hop)
         return Batch(cut, seeds, self.targets[ids[seeds]])
 
     def _fetch_rows(self, runs: Sequence[Span], device: torch.device) -> tuple[Tensor, Tensor]:
         """The structure of ranges of rows alone, by ids of the whole graph."""
         structure, read = self.graph.adjacency, 0
-        starts, spans = [structure.indptr.new_zeros(1, device=device)], []
-        for first, last in runs:
-            begin, end = int(self.bounds[first]), int(self.bounds[last])
-            spans.append((begin, end))
+        starts = [structure.indptr.new_zeros(1, device=device)]
+        for (first, last), (begin, end) in zip(runs, self._spans(runs), strict=True):
             starts.append(_fetch(structure.indptr, [(first + 1, last + 1)], device) + (read - begin))
             read += end - begin
-        return torch.cat(starts), _fetch(structure.indices, spans, device)
+        return torch.cat(starts), _fetch(structure.indices, self._spans(runs), device)
+
+    def _spans(self, runs: Sequence[Span]) -> list[Span]:
+        """Where the entries of ranges of rows stand."""
+        return [(int(self.bounds[first]), int(self.bounds[last])) for first, last in runs]
 
 
 def _fetch(of: Tensor, spans: Sequence[Span], device: torch.device) -> Tensor:
@@ -85,5 +94,7 @@ def _pin(graph: Subgraph, device: torch.device) -> Subgraph:
     if device.type != "cuda":
         return graph
     structure = graph.adjacency
-    pinned = Adjacency(structure.indptr.pin_memory(), structure.indices.pin_memory(), symmetric=structure.symmetric)
+    weight = None if structure.weight is None else structure.weight.pin_memory()
+    ends, entries = structure.indptr.pin_memory(), structure.indices.pin_memory()
+    pinned = Adjacency(ends, entries, symmetric=structure.symmetric, weight=weight)
     return Subgraph(graph.x.pin_memory(), pinned, None if graph.hop is None else graph.hop.pin_memory())
