@@ -36,7 +36,7 @@ def find_edges(
 
 
 def _search(keys: IntArray, wanted: IntArray) -> IntArray:
-    """As np.searchsorted, of millions many times as fast: in rising order each is found near the one before."""
+    """As np.searchsorted, for millions many times as fast: in rising order each is found near the one before."""
     order = np.argsort(wanted)
     place = np.empty_like(order)
     place[order] = np.searchsorted(keys, wanted[order])
