@@ -571,6 +571,8 @@ class SoupJob(Section):
     little less exact. The accuracies that are reported are those of float32"""
     unfit: Literal["refuse", "leave out"] = "refuse"
     """what to do about an ingredient that is missing, damaged, foreign or not finite"""
+    leave_out: tuple[Natural, ...] = Field((), strict=False)
+    """numbers of ingredients that are neither mixed nor diagnosed"""
     align: Literal["none", "weights", "activations", "auto"] = "auto"
     """put ingredients' hidden units in the order of the best one's first, matched by weights or by what they do on
     validation nodes; changes no ingredient's outputs; auto: by weights where that lifts the mean of all by more than

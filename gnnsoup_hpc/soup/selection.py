@@ -52,7 +52,8 @@ def select_ingredients(job: Job, model: Model, graph: GraphFile, log: Log) -> Se
     read = _read_imported(job, rows, model, graph) if rows else _read_trained(job, run, model, graph)
     selection, first = _select(job, run, read)
     if first and (job.soup.unfit == "refuse" or not selection.fit):
-        more = f" (and {len(selection.unfit) - 1} more)" if len(selection.unfit) > 1 else ""
+        others = len(selection.unfit) - len(set(job.soup.leave_out)) - 1
+        more = f" (and {others} more)" if others else ""
         if isinstance(first, ForeignFileError):
             again = imports.AGAIN if rows else "run `gnnsoup train JOB`"
             advice = f"give the job a name of its own (--set name=…), or move the file away and {again}"
@@ -73,7 +74,9 @@ def select_across(joint: JointRun, model: Model, graph: GraphFile, log: Log) -> 
     for job in (each.job for each in joint.runs):
         run = RunDir.of(job)
         try:
-            selection = select_ingredients(ingredient_store.resolve_job(job, run), model, graph, log)
+            soup = job.soup.model_copy(update={"leave_out": ()})  # whose numbers are the joint run's
+            every = job.model_copy(update={"soup": soup})
+            selection = select_ingredients(ingredient_store.resolve_job(every, run), model, graph, log)
         except RunError as error:
             if job.soup.unfit == "refuse":
                 raise
@@ -144,9 +147,20 @@ def select_sound(job: Job, model: Model, *_: object) -> Selection:
 
 
 def _select(job: Job, run: RunDir, read: Read) -> tuple[Selection, FileError | None]:
-    """The ingredients that `read` gives, what is wrong with the others, and the first error of these."""
+    """The ingredients that `read` gives, what is wrong with the others, and the first error of these.
+
+    Raises: RunError where soup.leave_out names one that there is not, or all.
+    """
+    count, left_out = job.train.ingredients, set(job.soup.leave_out)
+    if wrong := [index for index in job.soup.leave_out if index >= count]:
+        raise RunError(f"soup.leave_out names ingredient {wrong[0]}, and there are {count}, numbered from 0")
+    if len(left_out) == count:
+        raise RunError("soup.leave_out names all ingredients: leave one in")
     selection, first = Selection({}, {}), None
-    for index in range(job.train.ingredients):
+    for index in range(count):
+        if index in left_out:
+            selection.unfit[index] = f"{run.ingredient(index).name} (soup.leave_out)"
+            continue
         try:
             ingredient = read(index, run.ingredient(index))
         except FileError as error:

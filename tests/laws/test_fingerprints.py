@@ -141,7 +141,7 @@ def test_another_graph_or_other_parts_of_mini_batches_are_other_ingredients(prep
 
 
 # Another value of every field of [soup], but for those that say which soups there are.
-NO_METHODS = {"soup.methods", "soup.unfit", "soup.diagnose"}
+NO_METHODS = {"soup.methods", "soup.unfit", "soup.leave_out", "soup.diagnose"}
 SOUPED = {
     "soup.seed": "3",
     "soup.precision": "bfloat16",

@@ -69,6 +69,17 @@ def test_an_unfit_ingredient_is_refused_or_left_out(job: Job, hurt: object, reas
     assert reason in selection.unfit[1]
 
 
+def test_ingredients_are_left_out_by_their_numbers(job: Job) -> None:
+    RunDir.of(job).ingredient(1).unlink()
+    selection = select(job, "soup.leave_out=[1]")  # whether it is fit or not
+    assert list(selection.fit) == [0, 2]
+    assert selection.unfit == {1: "0001.h5 (soup.leave_out)"}
+    with pytest.raises(RunError, match=r"^soup.leave_out names ingredient 3, and there are 3, numbered from 0$"):
+        select(job, "soup.leave_out=[1, 3]")
+    with pytest.raises(RunError, match=r"soup.leave_out names all ingredients: leave one in"):
+        select(job, "soup.leave_out=[2, 1, 0]")
+
+
 def test_ingredients_of_another_recipe_are_unfit(job: Job) -> None:
     with pytest.raises(
         RunError, match=r"0000.h5 is of another recipe: train.epochs was 12, the job says 13 \(and 2 more"

@@ -101,19 +101,21 @@ def _list_unfit(found: Diagnosis, task: Task) -> Iterator[str]:
             yield (
                 f"Ingredient {each.ingredient} alone is {task.show(below)} {_compare_words(True, task)} the best"
                 f" one{how}: it has not learned what the others have;{' train it again, or' if known else ''} leave it"
-                " out."
+                f" out (soup.leave_out = [{int(each.ingredient)}])."
             )
 
 
 def _list_remedies(found: Diagnosis, job: Job, task: Task, outside: Sequence[Barrier]) -> Iterator[str]:
     """What to do about ingredients in several basins, the likeliest cause first."""
+    numbers = [int(barrier.name) for barrier in outside]
     starts = len({ingredient.initial_sha256 for ingredient in found.ingredients})
     if not all(ingredient.initial_sha256 for ingredient in found.ingredients):
         matching = "the job matches units" if job.soup.align == "weights" else "match units"
         yield (
             "They were imported, so what they started from is not known. Barriers like these are those of different"
             f' initial states, or of training that drove them apart: {matching} before mixing (soup.align = "weights"),'
-            " or import those that are in one basin alone, to a run of another name."
+            " or leave out those that are not in one basin with the best"
+            f"{f' (soup.leave_out = {numbers})' if numbers else ''}: LS and PLS may else end below it."
         )
         yield from _compare_variants(found, job, task)
         return

@@ -22,7 +22,7 @@ SEEDS = ("train.seed", "soup.seed", "graph.split_seed", "graph.split_index", "pa
 # Fields that no accuracy of a method depends on. A source is known by its content, not by its place.
 _WITHOUT_EFFECT = (
     *("name", "runs", "graph.source", "graph.root", "train.checkpoint_seconds"),
-    *("soup.methods", "soup.unfit", "soup.diagnose"),
+    *("soup.methods", "soup.unfit", "soup.leave_out", "soup.diagnose"),
 )
 _EQUAL = 1e-9  # differences of accuracies that are equal but for rounding
 FEWEST_RUNS = 3  # of which a mean difference is judged
