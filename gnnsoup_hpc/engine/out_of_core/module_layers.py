@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
-from torch_geometric.nn import GCNConv
 
 from gnnsoup_hpc.engine.measure import Slopes, measure_slopes
 from gnnsoup_hpc.graph.subgraph import NORMALISED_SUM, Aggregation, Subgraph
@@ -85,7 +84,7 @@ class ModuleLayers:
 
     def _convolve(self, convolution: nn.Module, x: Tensor, graph: Subgraph) -> Tensor:
         """Outputs of all columns, of which those that are rows are right."""
-        if not isinstance(convolution, GCNConv):
+        if self.model.kind != "gcn":
             given: dict[str, Any] = {"edge_attr": graph.adjacency.edge_attr} if self.model.edge_features else {}
             found: Tensor = convolution(x, graph.adjacency.edge_index, **given)
             return found
@@ -96,8 +95,8 @@ class ModuleLayers:
 
 
 @contextmanager
-def _as_given(convolution: GCNConv) -> Iterator[None]:
-    """Its sums are of the edges that it is given, by their weights."""
+def _as_given(convolution: Any) -> Iterator[None]:
+    """A GCNConv whose sums are of the edges that it is given, by their weights."""
     convolution.normalize = False
     try:
         yield
