@@ -22,7 +22,7 @@ import torch
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import sources
 from gnnsoup_hpc.data.partition import cut_in_process, cut_with_metis, partition_graph
-from gnnsoup_hpc.data.sources.raw import NO_LABELS, SourceContext
+from gnnsoup_hpc.data.sources.raw import NO_LABELS, SourceContext, list_few
 from gnnsoup_hpc.data.transforms import PreparedRows, prepare_features
 from gnnsoup_hpc.errors import GraphError, RunError
 from gnnsoup_hpc.graph import identity
@@ -73,6 +73,12 @@ def check_source(job: Job, graph: GraphFile, log: Log) -> None:
     if graph.facts is not None:
         identity.check_asked(graph.facts, job.graph, job.graph.source)
     found = identity.find(job.graph, graph.source_files, graph.source_sha256)
+    known = {Path(file.path).name for file in graph.source_files}
+    if found.gone and known and job.graph.source.startswith(("npz:", "pt:")) and found.gone.name not in known:
+        raise RunError(
+            f"there is no file {found.gone}, and {graph.path} was made from {list_few(sorted(known))}: correct"
+            " graph.source, or give the job a name of its own (--set name=…)"
+        )
     if found.gone:
         log.say(f"prepare: {found.gone} is not there; {graph.path}, which was made from it, is used as it is")
     if graph.facts is None and job.graph.source.startswith(("npz:", "pt:")):

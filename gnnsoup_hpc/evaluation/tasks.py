@@ -184,11 +184,14 @@ class Multiclass:
 
     def predict(self, outputs: Tensor, members: int = 1) -> Tensor:
         """The class of the highest score, of equals the first, NO_CLASS where scores are not finite; or scores."""
+        import torch
+
         finite = outputs.isfinite().all(1)
         if self.name in _OF_LABELS:
             return outputs.argmax(1).where(finite, NO_CLASS)
-        if self.outputs == 2:
-            return (outputs[:, 1] - outputs[:, 0]).where(finite, np.nan)
+        if self.outputs == 2:  # one score, in which what is nearly certain has no ties
+            both = outputs if members == 1 else outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
+            return (both[:, 1] - both[:, 0]).where(finite, np.nan)
         scores = outputs.softmax(1) if members == 1 else outputs / members
         return scores.where(finite[:, None], np.nan)
 

@@ -165,6 +165,17 @@ def test_an_ensemble_predicts_from_the_mean(task: Multiclass, width: int) -> Non
         assert mixed.tolist() == (likeliest[:, 0] if width == 1 else likeliest).tolist()
 
 
+def test_an_ensemble_of_two_classes_ranks_what_is_nearly_certain() -> None:
+    """By the log odds of the mean, where differences of probabilities are rounded to -1 and 1."""
+    task = Multiclass(2, name="roc_auc")
+    for most in (-30.0, 30.0):
+        members = [normal(seed, NODES, 2, kind=torch.float32) + torch.tensor([0.0, most]) for seed in (1, 2)]
+        found = task.predict(task.average(members[0]) + task.average(members[1]), 2)
+        assert found.unique().numel() == NODES
+        log_both = torch.stack([each.double().log_softmax(1) for each in members]).logsumexp(0)
+        torch.testing.assert_close(found.double(), log_both[:, 1] - log_both[:, 0], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("bad", [inf, -inf, torch.nan])
 def test_a_model_with_an_output_that_is_not_finite_is_the_worst(bad: float) -> None:
     cases: list[tuple[Multiclass, Tensor, float]] = [

@@ -89,6 +89,8 @@ def _set(*overrides: str) -> tuple[str, ...]:
 DIVERGING = _set("name=diverging", "train.trunk_epochs=0", "train.vary.learning_rate=[0.01, 999]")
 IMPORT = ("import", "job.toml", "runs/tiny/ingredients/*.h5", *_set("name=imported"))
 OTHER = ("--graph", "synthetic:arxiv", "--to", "runs/out/scores.npy")
+GRID = _set("name=grid", "train.trunk_epochs=0", "train.ingredients=1", "train.epochs=1", 'train.batch="full"')
+GRID += _set('soup.methods=["uniform"]', "soup.diagnose=false", 'soup.align="none"')
 SWEPT = _set('soup.methods=["gis"]', "soup.diagnose=false", "sweep.gis.granularity=[3, 4]")
 
 STEPS = (
@@ -104,6 +106,9 @@ STEPS = (
     Step("predict another graph", ("predict", "runs/tiny", "--method", "pls", *OTHER)),
     Step("sweep", ("soup", "job.toml", *SWEPT)),
     Step("sweep again", ("soup", "job.toml", "--again", *SWEPT)),
+    Step("train a sweep of training", ("train", "job.toml", *GRID, *_set("sweep.train.seed=[0, 1]"))),
+    Step("soup across its runs", ("soup", "job.toml", *GRID, *_set("sweep.train.seed=[0, 1]"))),
+    Step("soup fewer of its runs", ("soup", "job.toml", *GRID, *_set("sweep.train.seed=[1]"))),
     Step("train one that diverges", ("train", "job.toml", *DIVERGING), ends=1),
     Step("status", ("status", "runs/diverging"), _lease_elsewhere),
 )
