@@ -233,10 +233,11 @@ def _make(job: Job, run: RunDir, log: Log, again: bool, offline: bool) -> Path:
 
 
 def _describe_graph(job: Job, graph: Graph, partition: Partition, log: Log) -> None:
+    kept = ", kept sparse" if identity.keeps_sparse(job.graph, graph.facts) else ""
     labels = "classes" if graph.targets == "classes" else f"target{'s' if graph.classes > 1 else ''} a node"
     log.say(
         f"prepare: {graph.nodes} nodes, {graph.source_edges} edges in the source, {len(graph.indices)} directed"
-        f" entries, {graph.x.shape[1]} features ({job.graph.features}), {graph.classes} {labels}"
+        f" entries, {graph.x.shape[1]} features ({job.graph.features}{kept}), {graph.classes} {labels}"
     )
     log.say(
         f"prepare: {partition.parts} parts, {partition.edge_cut} of {partition.edges} edges cut"

@@ -69,7 +69,8 @@ def _check_model(job: Job, where: str) -> None:
             )
     if job.graph.edge_weight == "use" and stack and not find_convolution(model.kind).takes_weights:
         raise JobError(
-            f"{where}: graph.edge_weight = 'use': model.kind = {model.kind!r} takes no weights; use 'ignore'"
+            f"{where}: graph.edge_weight = 'use': model.kind = {model.kind!r} takes no weights, which gcn, sage and"
+            " modules do; use 'ignore'"
         )
     if job.graph.edge_attr == "use":
         _check_edge_attr(model, where)

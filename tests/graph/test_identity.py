@@ -310,7 +310,7 @@ def test_a_run_goes_on_where_its_source_is_not(tmp_path: Path) -> None:
     room.prepare(job, tiny_runs.ALONE, log)
     assert any("graph.npz is not there" in line and "used as it is" in line for line in said)
     mistyped = job_on(tmp_path, f"npz:{tmp_path / 'grpah.npz'}")
-    with pytest.raises(RunError, match=r"there is no file .*grpah.npz, and .*graph.h5 was made from graph.npz: correct"):
+    with pytest.raises(RunError, match=r"no file .*grpah.npz, and .*graph.h5 was made from graph.npz: correct graph"):
         room.prepare(mistyped, tiny_runs.ALONE, tiny_runs.QUIET)
     with pytest.raises(GraphError, match=r"there is no file .*graph.npz"):
         room.prepare(job.model_copy(update={"name": "new"}), tiny_runs.ALONE, tiny_runs.QUIET)

@@ -200,7 +200,7 @@ def test_a_class_of_pygs_gets_them(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "gat": ("gat", (), "graph.edge_weight = 'use': model.kind = 'gat' takes no weights; use 'ignore'"),
+    "gat": ("gat", (), "graph.edge_weight = 'use': model.kind = 'gat' takes no weights, which gcn, sage and modules"),
 }
 
 
