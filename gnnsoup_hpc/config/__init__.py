@@ -30,7 +30,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from gnnsoup_hpc.config.methods import METHOD_NAMES, MethodName
+from gnnsoup_hpc.config.methods import DEFAULT, MethodName
+from gnnsoup_hpc.config.methods import METHOD_NAMES as METHOD_NAMES
 from gnnsoup_hpc.types import (
     Average,
     Draw,
@@ -247,6 +248,32 @@ class PartitionLearnedJob(LearnedJob):
                 "holdout needs one course of alpha, and optimiser = 'lbfgs' searches anew on each union: use 'adam'"
             )
         return self
+
+
+class DistilJob(Section):
+    """One model, trained to give what all ingredients give together."""
+
+    start: Literal["scratch", "uniform"] = "uniform"
+    """the student begins at the uniform soup, of ingredients in one order (soup.align), or from scratch"""
+    epochs: Count = 100
+    """most passes over all parts; the weights of the best validation epoch are kept"""
+    union: Natural = 4
+    """parts whose union makes one step's subgraph, at most partition.parts; 0: as many as fit in machine.memory_limit,
+    at most 8"""
+    learning_rate: Rate = 0.003
+    """Adam's learning rate"""
+    schedule: Schedule = "cosine"
+    """of the learning rate: constant, or cosine: it falls along half a cosine to the last epoch"""
+    weight_decay: Decay = 0.0
+    """Adam's weight decay (L2)"""
+    dropout: Fraction = 0.5
+    """dropout after each hidden layer of the student; for GAT on attention too"""
+    temperature: Rate = 1.0
+    """teacher's and student's logits are divided by it; a regression has none"""
+    label_share: Fraction = 0.0
+    """share of the ordinary loss on training labels in the loss; the rest is the distance to the teacher"""
+    patience: Natural = 0
+    """it is done after so many epochs without a better validation metric; 0: after all epochs"""
 
 
 # ---- training
@@ -562,8 +589,8 @@ class GisJob(Section):
 class SoupJob(Section):
     """Which soups are made, and how."""
 
-    methods: tuple[MethodName, ...] = Field(METHOD_NAMES, min_length=1, strict=False)
-    """methods, in this order"""
+    methods: tuple[MethodName, ...] = Field(DEFAULT, min_length=1, strict=False)
+    """methods, in this order; distil, which trains a model, only where it is named"""
     seed: Seed = 0
     """seed of alpha's start and of the drawn unions"""
     precision: Precision = "float32"
@@ -589,6 +616,8 @@ class SoupJob(Section):
     """options of LS"""
     pls: PartitionLearnedJob = PartitionLearnedJob()
     """options of PLS"""
+    distil: DistilJob = DistilJob()
+    """options of distil"""
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -671,6 +700,10 @@ class Job(Section):
             raise ValueError(
                 "soup.pls.optimiser = 'lbfgs' compares losses on one union: give soup.pls.reuse, the evaluations"
                 " on each, for example 6"
+            )
+        if self.soup.distil.union > parts:
+            raise ValueError(
+                f"soup.distil.union = {self.soup.distil.union} parts cannot be drawn from partition.parts = {parts} (K)"
             )
         if self.partition.edge_weight == "use" and self.graph.edge_weight != "use":
             raise ValueError(

@@ -26,6 +26,7 @@ from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray, Role
 from gnnsoup_hpc.utils.out_of_core import BufferPool, index_type
 
 Made = TypeVar("Made")
+FindSeeds = Callable[[GraphFile, Sequence[Span]], tuple[Tensor, Tensor]]  # seeds of ranges of nodes, and their targets
 CPU = torch.device("cpu")
 
 
@@ -48,11 +49,13 @@ def share_graph(graph: GraphFile, view: Batch, role: Role) -> Batch:
 def load_union(
     graph: GraphFile,
     chosen: Sequence[int],
-    role: Role,
+    role: Role | FindSeeds,
     pool: BufferPool | None = None,
     hop: FirstAggregationFile | None = None,
 ) -> Batch:
     """Subgraph induced by the union of `chosen` parts as `role` sees it; cut edges between them are kept.
+
+    role: whose nodes are seeds, with their labels, or a function that finds seeds and targets.
 
     Large arrays come from `pool`. With `hop`, the first hop is the whole graph's, and features that it replaces are not
     read.
@@ -68,8 +71,8 @@ def load_union(
     else:
         x = _read_features(graph.x, runs, 0 if hop is not None and hop.alone else graph.features, "x", memory)
     aggregated = None if hop is None else _read_features(hop.read_into, runs, graph.features, "hop", memory)
-    nodes, labels = _find_seeds(graph, runs, role)
-    return Batch(Subgraph(x, structure, aggregated, pool), nodes, labels)
+    nodes, targets = _find_seeds(graph, runs, role) if isinstance(role, Role) else role(graph, runs)
+    return Batch(Subgraph(x, structure, aggregated, pool), nodes, targets)
 
 
 def _read_features(
@@ -121,7 +124,7 @@ def _find_seeds(graph: GraphFile, runs: Sequence[Span], role: Role) -> tuple[Ten
 def stream_unions(
     graph: GraphFile,
     drawn: Iterable[Sequence[int]],
-    role: Role,
+    role: Role | FindSeeds,
     ready: Callable[[Batch], Made],
     prefetch: bool = True,
     hop: FirstAggregationFile | None = None,

@@ -87,9 +87,12 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def vjp(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Vjp]:
-        """Outputs of this rank's seed nodes, (n, C), without dropout, and the function that pulls gradients back.
+    def vjp(
+        self, plan: Plan, state: Mapping[str, Tensor], *, mode: Mode = "fit", dropout: Dropout | None = None
+    ) -> tuple[Tensor, Vjp]:
+        """Outputs of this rank's seed nodes, (n, C), and the function that pulls gradients back.
 
+        mode: "fit" without dropout, or "train" with it, as for `logits`.
         That function takes the outputs' gradient (n, C) to those of all parameters, in float64: a vector-Jacobian
         product. Of a divided plan these are what this rank's rows add to the gradients; both are rank-collective.
         """

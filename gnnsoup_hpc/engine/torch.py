@@ -100,12 +100,14 @@ class TorchEngine(Engine):
                 return x[plan.seeds].to(kind)
             return plan.model.forward(state, plan.graphs[0], dropout, mode)[plan.seeds].to(x.dtype)
 
-    def vjp(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Vjp]:
+    def vjp(
+        self, plan: Plan, state: Mapping[str, Tensor], *, mode: Mode = "fit", dropout: Dropout | None = None
+    ) -> tuple[Tensor, Vjp]:
         """As `Engine.vjp`."""
         trained = _check_plan(plan).model.parameters
         leaves = {name: state[name].detach().requires_grad_() for name in state if name in trained}
         with torch.enable_grad():
-            logits = self.logits(plan, dict(state) | leaves, mode="fit")
+            logits = self.logits(plan, dict(state) | leaves, mode=mode, dropout=dropout)
 
         def pull(grad: Tensor) -> dict[str, Tensor]:
             found = torch.autograd.grad(logits, list(leaves.values()), grad, materialize_grads=True)

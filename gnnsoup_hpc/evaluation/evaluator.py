@@ -232,9 +232,13 @@ class Evaluator:
 
     def scores(self, members: Members) -> Iterator[tuple[IntArray, Tensor]]:
         """(ids in the source, outputs (n, C)) of all nodes, by one model or as the mean of several; by this rank."""
-        for first, outputs in self._logits(members, tuple(Role)):
+        for first, outputs in self.outputs(members):
             ids = self._graph.original_ids(first, first + len(outputs))
             yield ids, (outputs / len(members) if len(members) > 1 else outputs).cpu()
+
+    def outputs(self, members: Members) -> Iterator[tuple[int, Tensor]]:
+        """(first node, logits (n, C) from there on) of all nodes, or of several models the sum of what is averaged."""
+        yield from self._logits(members, tuple(Role))
 
     def metrics_of(self, models: Sequence[MakeMembers], role: Role) -> list[float]:
         """The metric of each of several models on the nodes of a role."""

@@ -67,6 +67,16 @@ class Task(Protocol):
         train: of what ingredients are trained by, with label smoothing where there is some.
         """
 
+    def imitation_loss(self, logits: Tensor, outputs: Tensor, temperature: float) -> Tensor:
+        """Mean distance of logits, divided by a temperature, to what `average` made of others', (n, C), differentiable.
+
+        0 where they are alike; times the temperature squared, so that gradients do not fade with it (arXiv 1503.02531,
+        section 2).
+        """
+
+    def unpack(self, labels: Tensor) -> Tensor:
+        """Targets as losses take them, of labels as numbers, (n, T)."""
+
     def losses(self, logits: Tensor, targets: Tensor) -> Doubles:
         """The loss of each known target, (k,) float64, unweighted; in nats but for a regression."""
 
@@ -160,6 +170,18 @@ class Multiclass:
             return functional.cross_entropy(scaled, targets)
         weight = _as_tensor(self.weights, logits) if self.weights else None
         return functional.cross_entropy(scaled, targets, weight, label_smoothing=self.smoothing if train else 0.0)
+
+    def imitation_loss(self, logits: Tensor, outputs: Tensor, temperature: float) -> Tensor:
+        """Mean Kullback-Leibler divergence from the outputs, each node's made to add up to 1."""
+        from torch.nn import functional
+
+        shares = outputs / outputs.sum(1, keepdim=True)
+        found = functional.kl_div((logits / temperature).log_softmax(1), shares, reduction="batchmean")
+        return found * temperature**2
+
+    def unpack(self, labels: Tensor) -> Tensor:
+        """Classes, (n,)."""
+        return labels[:, 0].long()
 
     def losses(self, logits: Tensor, targets: Tensor) -> Doubles:
         """Cross-entropies in nats."""
@@ -357,6 +379,14 @@ class Binary(Multiclass):
         wanted = self._labels(targets)
         return _average_binary_cross_entropy(logits * scale, wanted, self._weigh(wanted))
 
+    def imitation_loss(self, logits: Tensor, outputs: Tensor, temperature: float) -> Tensor:
+        """Mean over nodes and labels of the divergence of two Bernoulli distributions."""
+        from torch.nn import functional
+
+        least = functional.binary_cross_entropy(outputs, outputs)
+        found = functional.binary_cross_entropy_with_logits(logits / temperature, outputs)
+        return (found - least) * temperature**2
+
     def losses(self, logits: Tensor, targets: Tensor) -> Doubles:
         """Of known labels alone."""
         from torch.nn import functional
@@ -418,6 +448,10 @@ class Multilabel(Binary):
     def _flat(self) -> bool:
         return False
 
+    def unpack(self, labels: Tensor) -> Tensor:
+        """Labels as they are, (n, T)."""
+        return labels
+
     def _labels(self, targets: Tensor) -> Tensor:
         return targets
 
@@ -458,6 +492,14 @@ class Regression(Multiclass):
     def loss(self, logits: Tensor, targets: Tensor, *, scale: float | Tensor = 1.0, train: bool = False) -> Tensor:
         """Mean squared error in squares of `spread`."""
         return self._squares(logits, targets).nanmean()
+
+    def imitation_loss(self, logits: Tensor, outputs: Tensor, temperature: float) -> Tensor:
+        """Mean squared distance."""
+        return (logits - outputs).square().mean()
+
+    def unpack(self, labels: Tensor) -> Tensor:
+        """Numbers as they are, (n, T)."""
+        return labels
 
     def losses(self, logits: Tensor, targets: Tensor) -> Doubles:
         """Squared errors of known targets."""

@@ -95,7 +95,8 @@ class Step:
 class MixingWeights:
     """What a method returns. alpha (G, N) float64, a row a group of parameters; rows sum to 1 but for "free" weights.
 
-    `by` says how parameters are grouped (layer, tensor, model), `of` what is mixed: weights or predictions.
+    `by` says how parameters are grouped (layer, tensor, model), `of` what is mixed: weights, predictions, or of a
+    "distilled" model those that it was taught; then `state` is the model.
     """
 
     alpha: Tensor
@@ -103,6 +104,7 @@ class MixingWeights:
     by: Grouping = "model"
     history: tuple[Step, ...] = ()
     of: str = "weights"
+    state: State | None = None
 
 
 @dataclass(frozen=True)

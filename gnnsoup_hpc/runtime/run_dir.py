@@ -28,6 +28,7 @@ class RunDir:
         self.imported = root / "imported.h5"  # which files the ingredients were imported from, if they were
         self.gathered = root / "ingredients.h5"  # virtual dataset over all ingredients
         self.alignment = root / "alignment.h5"  # orders of the ingredients' hidden units
+        self.teacher = root / "teacher.h5"  # mean outputs of all ingredients, which distil imitates
         self.soups = root / "soups"
         self.diagnosis = root / "diagnosis.h5"  # whether the ingredients lie in one basin
         self.report = root / "report.h5"
@@ -54,6 +55,10 @@ class RunDir:
     def ingredient(self, index: int) -> Path:
         """File of ingredient `index`."""
         return self.ingredients / f"{index:04d}.h5"
+
+    def outputs(self, name: str) -> Path:
+        """One ingredient's outputs, while what distil imitates is made of them."""
+        return self.root / "outputs" / f"{name}.h5"
 
     def soup(self, method: str) -> Path:
         """File of one method's soup."""

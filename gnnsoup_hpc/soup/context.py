@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from gnnsoup_hpc.config import DistilJob
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import Division, Plan
 from gnnsoup_hpc.engine.out_of_core import first_aggregation
@@ -23,13 +24,15 @@ from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
+from gnnsoup_hpc.io.records import Step
 from gnnsoup_hpc.models.base import LayeredModel
 from gnnsoup_hpc.runtime.comm import Comm
 from gnnsoup_hpc.runtime.profiling import COUNTS
 from gnnsoup_hpc.runtime.progress import Bar, Log
 from gnnsoup_hpc.soup import mixing
+from gnnsoup_hpc.soup.distillation import Distillation
 from gnnsoup_hpc.soup.mixtures import Candidate, Mixtures
-from gnnsoup_hpc.types import Grouping, Role
+from gnnsoup_hpc.types import Grouping, Role, State
 from gnnsoup_hpc.utils.out_of_core import BufferPool
 from gnnsoup_hpc.utils.rng import numpy_generator
 
@@ -277,6 +280,17 @@ class SoupContext:
         if self._division is not None:
             gradient = torch.from_numpy(comm.sum_in_order(gradient.numpy()))
         return LossResult(float(loss), gradient.to(alpha_GN), metric, float(held_out))
+
+    def distil(self, options: DistilJob) -> tuple[State, tuple[Step, ...]]:
+        """A model that was trained to give all ingredients' mean outputs, and its epochs. Rank-collective.
+
+        Raises: DivergedError.
+        """
+        mixtures, start = self._mixtures, None
+        if options.start == "uniform":
+            start = mixtures.state(Candidate(torch.full((1, self.size), 1.0 / self.size, dtype=torch.float64)))
+        work = Distillation(mixtures, options, self.seed, self.counts, self._timed)
+        return work.run(start, self.bar(options.epochs, "distil"))
 
     def bar(self, total: int, title: str) -> Bar:
         """Progress of the method."""

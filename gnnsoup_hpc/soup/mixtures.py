@@ -25,11 +25,15 @@ from gnnsoup_hpc.types import Grouping, Role, State, Statistics
 
 @dataclass(frozen=True)
 class Candidate:
-    """A mixture whose metric is asked for. alpha (G, N); `of` weights, or of predictions (an ensemble)."""
+    """A mixture whose metric is asked for. alpha (G, N); `of` weights, or of predictions (an ensemble).
+
+    state: the model itself, where it was distilled.
+    """
 
     alpha: Tensor
     by: Grouping = "model"
     of: str = "weights"
+    state: State | None = None
 
 
 class Mixtures:
@@ -91,6 +95,9 @@ class Mixtures:
         """
         if candidate.of == "predictions":
             return None
+        if candidate.state is not None:
+            state = {name: tensor.to(self.device) for name, tensor in candidate.state.items()}
+            return state if statistics == "mixed" else self.evaluator.recompute(state)
         state = self.mix(candidate.alpha, candidate.by)
         one = int((candidate.alpha != 0.0).any(0).sum()) == 1 and bool((candidate.alpha.sum(1) == 1.0).all())
         as_mixed = statistics == "mixed" or (one and statistics == "own")

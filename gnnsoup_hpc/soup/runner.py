@@ -74,7 +74,7 @@ class SoupRunner:
         context = SoupContext(mixtures, self.job.soup.seed, self.log)
         with mixtures.meter as meter:
             weights = mixtures.comm.bcast(method.run(context))
-            candidate = Candidate(weights.alpha, weights.by, weights.of)
+            candidate = Candidate(weights.alpha, weights.by, weights.of, weights.state)
             start = time.perf_counter()
             state = mixtures.state(candidate)
             seconds = time.perf_counter() - start

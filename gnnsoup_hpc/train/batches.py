@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count, pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gnnsoup_hpc.data import loader
+from gnnsoup_hpc.data.loader import FindSeeds
 from gnnsoup_hpc.data.sampling import Drawn, draw_compiled_samples
 from gnnsoup_hpc.engine import Plan
 from gnnsoup_hpc.graph import sampling
@@ -32,6 +33,16 @@ MakePlan = Callable[[Batch], Plan]
 Edit = Callable[[Batch, int], Batch]  # what a step, counted from 0 in each epoch, makes of its batch
 CPU = torch.device("cpu")
 _BITS = 31
+
+
+class Batches(Protocol):
+    """What is trained on and validated on, one batch at a time in memory."""
+
+    def epoch(self, generator: np.random.Generator, edit: Edit | None = None) -> Iterator[Plan | None]:
+        """The batches of an epoch's steps; None where another rank has it."""
+
+    def validation(self) -> Iterator[Plan]:
+        """Batches that hold all validation nodes."""
 
 
 def dropout_edge(view: Batch, rate: float, key: int) -> Batch:
@@ -98,8 +109,10 @@ class PartValidation:
         """Nearly exact: edges between unions are left out."""
         return self._unions(np.arange(self.graph.parts), self.graph.validation_counts, Role.VALIDATION)
 
-    def _unions(self, order: IntArray, counts: IntArray, role: Role, edit: Edit | None = None) -> Iterator[Plan]:
-        """Unions of parts in that order. counts: how many nodes of the role each part has; a union needs one."""
+    def _unions(
+        self, order: IntArray, counts: IntArray, role: Role | FindSeeds, edit: Edit | None = None
+    ) -> Iterator[Plan]:
+        """Unions of parts in that order. counts: how many seeds each part has; a union needs one."""
         drawn = (order[first : first + self.clusters] for first in range(0, len(order), self.clusters))
         steps = count()
 
@@ -188,6 +201,3 @@ class NeighbourBatches(PartValidation):
         for sample in draw(structure, *how):
             mine = x[sample.nodes]
             yield sample, torch.from_numpy(mine) if isinstance(mine, np.ndarray) else mine
-
-
-Batches = FullBatches | ClusterBatches | NeighbourBatches

@@ -22,7 +22,7 @@ from gnnsoup_hpc.evaluation.tasks import Predicted, score
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io.ingredient import BestEpoch, Checkpoint
 from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk
-from gnnsoup_hpc.models.base import Model
+from gnnsoup_hpc.models.base import Dropout, Model
 from gnnsoup_hpc.runtime.profiling import Measurement, Meter, combine
 from gnnsoup_hpc.runtime.progress import Bar
 from gnnsoup_hpc.train.averages import WeightAverage
@@ -34,13 +34,38 @@ from gnnsoup_hpc.utils.rng import TRUNK, derive_seed, numpy_generator
 
 @dataclass(frozen=True)
 class TrainData:
-    """What ingredients of a run are trained and judged on, and the engine that computes them."""
+    """What models are trained and judged on, and the engine that computes them."""
 
     model: Model
     engine: Engine
     batches: Batches
     evaluator: Evaluator
     device: torch.device
+
+    def differentiate(self, plan: Plan | None, state: State, dropout: Dropout) -> tuple[float, int]:
+        """Put a step's gradients into the parameters of `state`; the mean loss on the batch's seed nodes, their number.
+
+        They have none before.
+        """
+        if plan is None:
+            raise ValueError("a batch that no rank computes on")
+        logits = self.engine.logits(plan, state, mode="train", dropout=dropout)
+        loss = self.evaluator.task.loss(logits, plan.targets, train=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach()), len(plan.targets)
+
+    @torch.no_grad()
+    def validate(self, state: Mapping[str, Tensor]) -> float:
+        """The metric over the validation batches' nodes; NaN where a logit is not finite."""
+        task, predicted, targets = self.evaluator.task, list[Predicted](), list[Targets]()
+        for plan in self.batches.validation():
+            logits = self.engine.logits(plan, state)
+            targets.append(plan.targets.cpu().numpy())
+            del plan  # before the next one is read
+            if not bool(logits.isfinite().all()):
+                return math.nan
+            predicted.append(task.predict(logits).cpu().numpy())
+        return task.metric(np.concatenate(predicted), np.concatenate(targets))
 
 
 def train(
@@ -182,7 +207,7 @@ class Training:
         if judged:
             if self._average.state and self._data.model.statistics:  # an average's are not the average of theirs
                 self._average.state = self._data.evaluator.recompute(self._average.state)
-            reached = self._validate()
+            reached = self._data.validate(self.judged)
         self.diverged = not finite or (judged and math.isnan(reached))
         epoch = Epoch(number, loss, reached, time.perf_counter() - start)
         if not self.diverged:
@@ -249,28 +274,12 @@ class Training:
         """What edge dropping leaves of a step's batch."""
         return dropout_edge(batch, self._how.drop_edges, derive_seed(self._seed, self._stream("edges"), epoch, step))
 
-    def _step(self, epoch: int, plan: Plan, step: int) -> tuple[float, int]:
+    def _step(self, epoch: int, plan: Plan | None, step: int) -> tuple[float, int]:
         """One step; the mean loss on the batch's seed nodes, and their number."""
         self._adam.zero_grad(set_to_none=True)
-        dropout = self._dropout.at(epoch, step)
-        logits = self._data.engine.logits(plan, self.state, mode="train", dropout=dropout)
-        loss = self._task.loss(logits, plan.targets, train=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        found = self._data.differentiate(plan, self.state, self._dropout.at(epoch, step))
         if self._how.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self._how.clip_norm)
         self._adam.step()
         self._average.note_step(self.state)
-        return float(loss.detach()), len(plan.targets)
-
-    @torch.no_grad()
-    def _validate(self) -> float:
-        """The metric over the validation batches' nodes; NaN where a logit is not finite."""
-        predicted, targets = list[Predicted](), list[Targets]()
-        for plan in self._data.batches.validation():
-            logits = self._data.engine.logits(plan, self.judged)
-            targets.append(plan.targets.cpu().numpy())
-            del plan  # before the next one is read
-            if not bool(logits.isfinite().all()):
-                return math.nan
-            predicted.append(self._task.predict(logits).cpu().numpy())
-        return self._task.metric(np.concatenate(predicted), np.concatenate(targets))
+        return found

@@ -8,6 +8,7 @@ import torch
 # Where a key has an ingredient's number, these stand for what is no ingredient.
 TRUNK = 2**32 - 1
 START = 2**32 - 2
+DISTIL = 2**32 - 3
 
 
 def derive_seed(*key: int) -> int:

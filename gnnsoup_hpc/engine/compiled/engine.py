@@ -90,9 +90,12 @@ class CompiledEngine(Engine):
             return track(partial(_compute_vjp, plan, dropout=drop), names, state)
         return torch.from_numpy(_begin(plan, state, False, drop).forward())
 
-    def vjp(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Vjp]:
-        """As `Engine.vjp`."""
-        return _compute_vjp(_check_plan(plan), state)
+    def vjp(
+        self, plan: Plan, state: Mapping[str, Tensor], *, mode: Mode = "fit", dropout: Dropout | None = None
+    ) -> tuple[Tensor, Vjp]:
+        """As `Engine.vjp`. Raises: as `logits`."""
+        plan = _check_plan(plan)
+        return _compute_vjp(plan, state, _check_dropout(plan, dropout) if mode == "train" else None)
 
     def interpolate(
         self, plan: Plan, ends: tuple[State, State], between: Iterable[tuple[float, State]]

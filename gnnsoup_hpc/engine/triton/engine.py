@@ -73,11 +73,14 @@ class TritonEngine(Engine):
             return track(partial(compute_vjp, plan, dropout=drop), names, state)
         return compute_logits(plan, state, drop)
 
-    def vjp(self, plan: Plan, state: Mapping[str, Tensor]) -> tuple[Tensor, Vjp]:
-        """As `Engine.vjp`."""
+    def vjp(
+        self, plan: Plan, state: Mapping[str, Tensor], *, mode: Mode = "fit", dropout: Dropout | None = None
+    ) -> tuple[Tensor, Vjp]:
+        """As `Engine.vjp`. Raises: as `logits`."""
         from gnnsoup_hpc.engine.triton.capture import compute_vjp
 
-        return compute_vjp(_check_plan(plan), state)
+        drop = check_dropout(dropout, self.name) if mode == "train" else None
+        return compute_vjp(_check_plan(plan), state, dropout=drop)
 
     def interpolate(
         self, plan: Plan, ends: tuple[State, State], between: Iterable[tuple[float, State]]

@@ -1,0 +1,278 @@
+"""Distillation: one model is trained to give what all ingredients give together, on unions of parts streamed as in PLS.
+
+The mean outputs of all ingredients on all nodes are computed once, exactly, into a file of the run, from which a step
+reads the rows of its own union; so memory holds a union, the next one as it is read, and no output of any other node.
+Training itself is that of ingredients (train/loop.py).
+
+Sources: Hinton, Vinyals, Dean, arXiv 1503.02531; of graphs: Yang, Liu, Shi, WWW 2021, arXiv 2103.02885, who distil into
+students of another kind.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import repeat
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnnsoup_hpc.config import DistilJob
+from gnnsoup_hpc.config.turns import Hyperparameters
+from gnnsoup_hpc.engine import Division, Plan
+from gnnsoup_hpc.engine.memory import FLOAT
+from gnnsoup_hpc.engine.threads import Span
+from gnnsoup_hpc.errors import DivergedError
+from gnnsoup_hpc.io import states
+from gnnsoup_hpc.io import teacher as teacher_store
+from gnnsoup_hpc.io.graph import GraphFile
+from gnnsoup_hpc.io.ingredient import BestEpoch
+from gnnsoup_hpc.io.records import Step
+from gnnsoup_hpc.io.teacher import TeacherFile, TeacherRecipe
+from gnnsoup_hpc.models.base import Dropout
+from gnnsoup_hpc.runtime.comm import Comm
+from gnnsoup_hpc.runtime.progress import Bar
+from gnnsoup_hpc.soup.mixtures import Mixtures
+from gnnsoup_hpc.train.batches import Edit, PartValidation
+from gnnsoup_hpc.train.loop import TrainData, Training
+from gnnsoup_hpc.types import Doubles, FloatArray, Role, State
+from gnnsoup_hpc.utils.out_of_core import BufferPool, blocks
+from gnnsoup_hpc.utils.rng import DISTIL, derive_seed
+
+# ---- what is imitated
+
+
+@contextmanager
+def open_teacher(mixtures: Mixtures, temperature: float) -> Iterator[TeacherFile]:
+    """Yield the mean outputs of all ingredients, which are made where they are not there. Rank-collective.
+
+    Each rank computes some ingredients' outputs, each into a file of its own, so that what is done stays done; they
+    are removed once their mean is there, which does not depend on the number of ranks.
+    Raises: RunError where there is no room for them.
+    """
+    run, comm, graph, ids = mixtures.run, mixtures.comm, mixtures.graph, mixtures.ids
+    recipe = _make_recipe(mixtures, temperature)
+    if not comm.bcast(comm.rank == 0 and teacher_store.is_there(run.teacher, recipe)):
+        for index in ids[comm.rank :: comm.size]:
+            name = f"{index:04d}"
+            path, own = run.outputs(name), recipe.of(name)
+            if not teacher_store.is_there(path, own):
+                outputs = _compute_outputs(mixtures, index, temperature)
+                teacher_store.write(path, own, graph, mixtures.model.outputs, outputs)
+        comm.allgather(None)
+        if comm.rank == 0:
+            _merge(mixtures, recipe)
+    comm.allgather(None)
+    with teacher_store.open_file(run.teacher, recipe) as teacher:
+        yield teacher
+
+
+def _make_recipe(mixtures: Mixtures, temperature: float) -> TeacherRecipe:
+    graph, engine = mixtures.graph, mixtures.evaluator.engine
+    return TeacherRecipe(
+        graph_sha256=graph.sha256,
+        part_sha256=str(graph.cut["part_sha256"]),
+        ingredients={f"{index:04d}": states.sha256(mixtures.matrix.ingredient(index)) for index in mixtures.ids},
+        kind=type(mixtures.evaluator.task).__name__.lower(),
+        temperature=temperature,
+        engine=engine.name,
+    )
+
+
+def _compute_outputs(mixtures: Mixtures, index: int, temperature: float) -> Iterator[tuple[int, FloatArray]]:
+    """An ingredient's outputs, softened by the temperature, block after block."""
+    evaluator, state = mixtures.evaluator, mixtures.matrix.ingredient(index)
+    for first, logits in evaluator.outputs([state]):
+        yield first, evaluator.task.average(logits / temperature).cpu().numpy()
+
+
+def _merge(mixtures: Mixtures, recipe: TeacherRecipe) -> None:
+    """The mean of all ingredients' outputs, in their order, in float64."""
+    run, width = mixtures.run, mixtures.model.outputs
+    with ExitStack() as stack:
+        each = [
+            stack.enter_context(teacher_store.open_file(run.outputs(name), recipe.of(name), verify=False))
+            for name in recipe.ingredients
+        ]
+        means = _average(each, mixtures.graph.nodes, width)
+        teacher_store.write(run.teacher, recipe, mixtures.graph, width, means)
+    shutil.rmtree(run.outputs("").parent)
+
+
+def _average(each: Sequence[TeacherFile], nodes: int, width: int) -> Iterator[tuple[int, FloatArray]]:
+    for span in blocks(nodes, len(each) * width * FLOAT):
+        mean: Doubles = np.mean([one.read(span.start, span.stop) for one in each], 0, dtype=np.float64)
+        yield span.start, mean.astype(np.float32)
+
+
+# ---- what is trained on
+
+
+@dataclass(frozen=True)
+class TeacherBatches(PartValidation):
+    """Unions of random parts, of which all nodes are seeds; an epoch goes once over all parts.
+
+    Targets are (n, C + T): the teacher's outputs, and labels, NaN but of training nodes. A rank that does not compute
+    has as many batches, with nothing in them.
+    """
+
+    teacher: TeacherFile
+    computes: bool = field(default=True, kw_only=True)
+    timed: Callable[[Iterator[Plan]], Iterator[Plan]] = field(kw_only=True)
+
+    def epoch(self, generator: np.random.Generator, edit: Edit | None = None) -> Iterator[Plan | None]:
+        """Unions in random order."""
+        order, counts = generator.permutation(self.graph.parts), np.diff(self.graph.ptr)
+        if not self.computes:
+            return repeat(None, -(-self.graph.parts // self.clusters))
+        return self.timed(self._unions(order, counts, self._find_seeds, edit))
+
+    def _find_seeds(self, graph: GraphFile, runs: Sequence[Span]) -> tuple[Tensor, Tensor]:
+        pieces = []
+        for start, stop in runs:
+            own = torch.from_numpy(graph.y(start, stop)).float().view(stop - start, -1)
+            training = torch.from_numpy(graph.role(start, stop) == Role.TRAIN)
+            own[~training] = torch.nan
+            pieces.append(torch.cat([torch.from_numpy(self.teacher.read(start, stop)), own], 1))
+        targets = torch.cat(pieces)
+        return torch.arange(len(targets)), targets
+
+
+@dataclass(frozen=True)
+class DistilData(TrainData):
+    """As for training, but the loss is the distance to the teacher's outputs, and ranks compute each step together."""
+
+    options: DistilJob
+    comm: Comm
+    counts: dict[str, int]
+    nodes: int
+
+    def differentiate(self, plan: Plan | None, state: State, dropout: Dropout) -> tuple[float, int]:
+        """As `TrainData.differentiate`, at rank 0's state, so that unlike processors cannot drift apart."""
+        for tensor in state.values() if self.comm.size > 1 else ():
+            tensor.data.copy_(self.comm.bcast(tensor.detach()))
+        names = [name for name, tensor in state.items() if tensor.requires_grad]
+        found = None if plan is None else self._compute(plan, state, dropout)
+        divided = self.engine.divides
+        found = found if divided else self.comm.bcast(found)
+        if found is None:
+            raise ValueError("a batch that no rank computes on")
+        loss, nodes, grads = found
+        if divided and self.comm.size > 1:
+            flat = np.concatenate([[loss], *(grads[name].numpy().ravel() for name in names)])
+            summed = torch.from_numpy(self.comm.sum_in_order(flat))
+            pieces = torch.split(summed[1:], [grads[name].numel() for name in names])
+            loss, grads = float(summed[0]), {n: piece.view_as(grads[n]) for n, piece in zip(names, pieces, strict=True)}
+        for name in names:
+            state[name].grad = grads[name].to(state[name])
+        return loss, nodes
+
+    def _compute(self, plan: Plan, state: State, dropout: Dropout) -> tuple[float, int, Mapping[str, Tensor]]:
+        """This rank's share of the loss and of its gradient, and the number of all nodes."""
+        logits, vjp = self.engine.vjp(plan, state, mode="train", dropout=dropout)
+        leaf = logits.detach().requires_grad_()
+        loss = self._share_of_loss(leaf, plan)
+        (grad,) = torch.autograd.grad(loss, leaf)
+        for kind in ("forward", "backward"):
+            self.counts[f"{kind}_{'whole' if plan.size == self.nodes else 'union'}"] += 1
+        return float(loss.detach()), len(plan.targets), vjp(grad.contiguous())
+
+    def _share_of_loss(self, logits: Tensor, plan: Plan) -> Tensor:
+        """What this rank's nodes add to the mean over all of the union."""
+        task, share, width = self.evaluator.task, self.options.label_share, self.model.outputs
+        targets = plan.targets[slice(*plan.local)]
+        total = logits.sum() * 0.0
+        if len(targets):
+            away = task.imitation_loss(logits, targets[:, :width], self.options.temperature)
+            total = total + (1.0 - share) * away * (len(targets) / len(plan.targets))
+        if not share:
+            return total
+        known, count = (~each[:, width:].isnan().all(1) for each in (targets, plan.targets))
+        if bool(known.any()):
+            own = task.loss(logits[known], task.unpack(targets[known, width:]), train=True)
+            total = total + share * own * (int(known.sum()) / int(count.sum()))
+        return total
+
+    @torch.no_grad()
+    def validate(self, state: Mapping[str, Tensor]) -> float:
+        """As `TrainData.validate`."""
+        task, comm = self.evaluator.task, self.comm
+        divided = self.engine.divides
+        computes = divided or comm.rank == 0
+        predicted, targets = [], []
+        for plan in self.batches.validation() if computes else ():
+            predicted.append(task.predict(self.engine.logits(plan, state)).cpu().numpy())
+            targets.append(plan.targets.cpu().numpy())
+        if divided:
+            predicted = [piece for union in zip(*comm.allgather(predicted), strict=True) for piece in union]
+        reached = task.metric(np.concatenate(predicted), np.concatenate(targets)) if computes else 0.0
+        return comm.bcast(reached)
+
+
+# ---- the course
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What a model is distilled with. counts: of passes; timed: a stream of batches whose reading is booked."""
+
+    mixtures: Mixtures
+    options: DistilJob
+    seed: int
+    counts: dict[str, int]
+    timed: Callable[[Iterator[Plan]], Iterator[Plan]]
+
+    def run(self, start: State | None, bar: Bar) -> tuple[State, tuple[Step, ...]]:
+        """The state of the best validation epoch, and what each epoch came to. Rank-collective.
+
+        start: which counts as epoch 0; None: from scratch. Raises: DivergedError.
+        """
+        options, model = self.options, self.mixtures.model
+        how = Hyperparameters(
+            epochs=options.epochs,
+            learning_rate=options.learning_rate,
+            weight_decay=options.weight_decay,
+            dropout=options.dropout,
+            schedule=options.schedule,
+            patience=options.patience,
+        )
+        with open_teacher(self.mixtures, options.temperature) as teacher:
+            data = self._prepare(teacher)
+            first = model.init_state(derive_seed(self.seed, DISTIL)) if start is None else start
+            training, steps = Training(data, first, how, self.seed, DISTIL), list[Step]()
+            if start is not None:
+                training.best = BestEpoch(0, data.validate(start), start)
+            while len(steps) < how.epochs and not training.is_spent:
+                found = training.epoch()
+                if training.diverged:
+                    break
+                rate = how.compute_rate(found.epoch)
+                steps.append(Step(found.epoch, found.loss, found.validation_accuracy, rate, found.seconds))
+                bar.advance(f"loss {found.loss:.4f}, validation {found.validation_accuracy:.4f}")
+        bar.close()
+        if training.best is None:
+            rate = options.learning_rate
+            raise DivergedError(f"distil diverged in its first epoch: lower soup.distil.learning_rate = {rate:g}")
+        return training.best.state, tuple(steps)
+
+    def _prepare(self, teacher: TeacherFile) -> DistilData:
+        mixtures, evaluator, comm = self.mixtures, self.mixtures.evaluator, self.mixtures.comm
+        engine, device = evaluator.engine, mixtures.device
+        plan = partial(
+            engine.plan,
+            mixtures.model,
+            train=True,
+            device=device,
+            precision=mixtures.settings.precision,
+            division=Division(comm) if engine.divides and comm.size > 1 else None,
+            workspace=BufferPool(),
+        )
+        computes = engine.divides or comm.rank == 0
+        where = mixtures.graph, self.options.union, plan, teacher
+        batches = TeacherBatches(*where, device=device, computes=computes, timed=self.timed)
+        also = self.options, comm, self.counts, mixtures.graph.nodes
+        return DistilData(mixtures.model, engine, batches, evaluator, device, *also)
