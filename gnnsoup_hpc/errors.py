@@ -45,6 +45,10 @@ class FileError(SoupError):
     """A file of the run is missing, truncated, damaged, foreign, incomplete, or from a newer version."""
 
 
+class MissingFileError(FileError):
+    """A file of the run is not there."""
+
+
 class ForeignFileError(FileError):
     """A file of the run is sound, but belongs to another job."""
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gnnsoup_hpc.config.methods import METHOD_NAMES
+
 JOB_FILE = "tiny.toml"
 NODES, FEATURES, CLASSES = 300, 12, 3
 
@@ -29,12 +31,17 @@ norm = "{norm}"
 ingredients = {ingredients}
 epochs = 12
 learning_rate = 0.02
+[soup]
+methods = {methods}
 [soup.gis]
 granularity = 5
 [soup.ls]
 epochs = 6
 [soup.pls]
 epochs = 6
+union = 3
+[soup.distil]
+epochs = 4
 union = 3
 [machine]
 threads = 1
@@ -56,7 +63,8 @@ def write_job(folder: Path, kind: str = "sage", heads: int = 1, norm: str = "non
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "tiny.npz", **planted())
     path = folder / JOB_FILE
-    path.write_text(JOB.format(npz=folder / "tiny.npz", kind=kind, heads=heads, norm=norm, ingredients=ingredients))
+    shape = {"kind": kind, "heads": heads, "norm": norm, "ingredients": ingredients}
+    path.write_text(JOB.format(npz=folder / "tiny.npz", methods=list(METHOD_NAMES), **shape))
     return path
 
 

@@ -66,6 +66,7 @@ def make_card(run: Contents, soup: Soup) -> dict[str, Any]:
             "target_spread": list(soup.judged.target_spread),
         },
         "mixture": {
+            "of": mixture.of,
             "by": mixture.by,
             "groups": list(mixture.groups),
             "ingredients": list(soup.ingredients),
@@ -90,7 +91,12 @@ def show_card(card: dict[str, Any], name: str) -> str:
         " | ".join(["", group, *(f"{share:.4f}" for share in shares)]).strip() + " |"
         for group, shares in zip(mixture["groups"], mixture["alpha"], strict=True)
     ]
-    return f"""# {card["method"]} soup of {len(mixture["ingredients"])} ingredients of the run {card["run"]}
+    distilled = mixture["of"] == "distilled"
+    what = "model distilled from" if distilled else f"{card['method']} soup of"
+    shares_of = (
+        "Shares of the ingredients in the mean outputs that it was taught" if distilled else "Shares of the ingredients"
+    )
+    return f"""# {what} {len(mixture["ingredients"])} ingredients of the run {card["run"]}
 
 One model: weights in `{name}`, what is done to features and edges before it sees them in `{stem}.json`.
 `python {stem}.py GRAPH.npz SCORES.npy` predicts without gnnsoup_hpc, where what makes the model can be imported.
@@ -101,7 +107,7 @@ One model: weights in `{name}`, what is done to features and edges before it see
 - Test {named} {metrics["test_accuracy"]:.4f}, {error}
 - Best ingredient on validation: {best}{imported}
 
-Shares of the ingredients:
+{shares_of}:
 
 | parameters {header} |
 |{"---|" * (len(mixture["ingredients"]) + 1)}

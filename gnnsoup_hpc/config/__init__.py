@@ -30,7 +30,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from gnnsoup_hpc.config.methods import DEFAULT, MethodName
+from gnnsoup_hpc.config.methods import DEFAULT_METHODS, MethodName
 from gnnsoup_hpc.config.methods import METHOD_NAMES as METHOD_NAMES
 from gnnsoup_hpc.types import (
     Average,
@@ -589,7 +589,7 @@ class GisJob(Section):
 class SoupJob(Section):
     """Which soups are made, and how."""
 
-    methods: tuple[MethodName, ...] = Field(DEFAULT, min_length=1, strict=False)
+    methods: tuple[MethodName, ...] = Field(DEFAULT_METHODS, min_length=1, strict=False)
     """methods, in this order; distil, which trains a model, only where it is named"""
     seed: Seed = 0
     """seed of alpha's start and of the drawn unions"""

@@ -15,7 +15,9 @@ METHODS = {  # name in soup.methods and in file names: module and class in soup/
     "distil": "distil.Distil",
 }
 METHOD_NAMES: tuple[str, ...] = tuple(METHODS)
-DEFAULT = tuple(name for name in METHODS if name != "distil")  # which trains, and so takes as long as an ingredient
+DEFAULT_METHODS = tuple(
+    name for name in METHODS if name != "distil"
+)  # which trains, and so takes as long as an ingredient
 
 if TYPE_CHECKING:
     MethodName = str

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gnnsoup_hpc import __version__
-from gnnsoup_hpc.errors import FileError, RunError
+from gnnsoup_hpc.errors import FileError, MissingFileError, RunError
 from gnnsoup_hpc.runtime import processes
 from gnnsoup_hpc.runtime.profiling import QUANTITIES, Measurement
 from gnnsoup_hpc.utils.hashing import canonical, file_sha256
@@ -244,7 +244,7 @@ def _check_seal(path: Path, verify: bool) -> None:
         with path.open("rb") as file:
             head = file.read(USER_BLOCK)
     except FileNotFoundError:
-        raise FileError(f"{path} does not exist") from None
+        raise MissingFileError(f"{path} does not exist") from None
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror}") from None
     if not head.startswith(_SEAL):

@@ -152,7 +152,7 @@ def read_model(path: Path) -> Trained:
         return _ingredient(path)
     with files.read_file(path, soup_store.KIND, soup_store.VERSION) as file:
         mix = file["mixture"]
-        if mix.attrs["of"] != "weights":
+        if mix.attrs["of"] == "predictions":
             raise FileError(
                 f"{path} is an ensemble, which has no weights of its own: read its ingredients, and average their"
                 " softmax outputs"

@@ -39,6 +39,8 @@ EVALUATED_TARGET = 24  # bytes a node and target beside that: targets as read, s
 EVALUATED_NODE = 64  # bytes a node of the whole graph while accuracies are told: roles, labels, places, predictions
 LEAST_WORK = 96 * MIB  # of inference layer by layer: a piece of the structure, two slabs, a block worth the reading
 MOST_PARTS = 8  # that are ever chosen for a union
+HALF = 2  # bytes of a number of the teacher's outputs as it is read
+COPIES_OF_TARGETS = 6  # as read, with labels, of the next union too; logits, their divergence and its gradient
 
 
 @dataclass(frozen=True)
@@ -292,6 +294,15 @@ def cluster_batches(sizes: Sizes, engine: Engine, clusters: int, drop_edges: boo
     extent = _make_dense(extent) if exact else extent
     reads = reading(sizes.net, extent) + exact * FLOAT * sizes.net.features * extent.nodes
     return training(sizes, engine, extent, drop_edges) + reads
+
+
+def distil(sizes: Sizes, ingredients: int, union: int) -> int:
+    """A step of distil on unions of R parts, of which all nodes are seeds, with the teacher's outputs of them."""
+    extent = sizes.union(union)
+    extent = replace(extent, seeds=extent.nodes)
+    targets = extent.nodes * (sizes.net.outputs + max(1, sizes.targets))
+    taught = (COPIES_OF_TARGETS * FLOAT + HALF) * targets
+    return mixing(sizes.net, ingredients) + training(sizes, sizes.engine, extent) + reading(sizes.net, extent) + taught
 
 
 def neighbour_store(sizes: Sizes) -> int:

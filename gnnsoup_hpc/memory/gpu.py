@@ -92,5 +92,15 @@ def mini_batches(sizes: Sizes, engine: Engine, extent: Extent, precision: Precis
     return WORKSPACE + _trained(sizes) + _ahead(sizes, extent, needed)
 
 
+def distil(sizes: Sizes, ingredients: int, union: int, precision: Precision = "float32") -> int:
+    """A step of distil: as of training, with all nodes for seeds, and the ingredients beside it."""
+    if not is_known(sizes):
+        return 0
+    extent = sizes.union(union)
+    extent = replace(extent, seeds=extent.nodes)
+    targets = 4 * FLOAT * extent.nodes * (sizes.net.outputs + max(1, sizes.targets))
+    return mixed(sizes.net, ingredients) + mini_batches(sizes, sizes.engine, extent, precision) + targets
+
+
 def _trained(sizes: Sizes) -> int:
     return ADAM * FLOAT * parameters(sizes.net)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gnnsoup_hpc.config import Job, format_bytes, parse_bytes
+from gnnsoup_hpc.config import DistilJob, Job, LearnedJob, format_bytes, parse_bytes
 from gnnsoup_hpc.engine import Engine
 from gnnsoup_hpc.engine.out_of_core import layers as sums
 from gnnsoup_hpc.engine.out_of_core.module_layers import find_layers
@@ -159,8 +159,24 @@ def plan_souping(job: Job, sizes: Sizes, limit: Limit, ranks: int = 1) -> tuple[
         fewer = _suggest_fewer("soup.pls.union", limit, states, union)
         what = f"alignment by activations on unions of {union} of {sizes.parts} parts"
         demands.append(Demand(what, states(union)[0], fewer))
-    chosen = job.soup.pls.model_copy(update={"union": union})
-    return job.model_copy(update={"soup": job.soup.model_copy(update={"pls": chosen})}), demands
+    chosen: dict[str, LearnedJob | DistilJob] = {"pls": job.soup.pls.model_copy(update={"union": union})}
+    if "distil" in methods:
+        chosen["distil"], more = _plan_distil(job, sizes, limit)
+        demands.append(more)
+    return job.model_copy(update={"soup": job.soup.model_copy(update=chosen)}), demands
+
+
+def _plan_distil(job: Job, sizes: Sizes, limit: Limit) -> tuple[DistilJob, Demand]:
+    options, count, precision = job.soup.distil, job.train.ingredients, job.soup.precision
+
+    def needed(size: int) -> tuple[int, int]:
+        return estimate.distil(sizes, count, size), gpu.distil(sizes, count, size, precision)
+
+    union = options.union or _choose_union(sizes, limit, needed)
+    fewer = _suggest_fewer("soup.distil.union", limit, needed, union)
+    work, there = needed(union)
+    what = f"distil on unions of {union} of {sizes.parts} parts"
+    return options.model_copy(update={"union": union}), Demand(what, work, fewer, there)
 
 
 Need = Callable[[int], tuple[int, int]]  # of a union of so many parts: bytes above the libraries, and of the GPU

@@ -10,9 +10,8 @@ students of another kind.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
@@ -26,7 +25,7 @@ from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.engine import Division, Plan
 from gnnsoup_hpc.engine.memory import FLOAT
 from gnnsoup_hpc.engine.threads import Span
-from gnnsoup_hpc.errors import DivergedError
+from gnnsoup_hpc.errors import DivergedError, MissingFileError, RunError
 from gnnsoup_hpc.io import states
 from gnnsoup_hpc.io import teacher as teacher_store
 from gnnsoup_hpc.io.graph import GraphFile
@@ -51,22 +50,19 @@ def open_teacher(mixtures: Mixtures, temperature: float) -> Iterator[TeacherFile
     """Yield the mean outputs of all ingredients, which are made where they are not there. Rank-collective.
 
     Each rank computes some ingredients' outputs, each into a file of its own, so that what is done stays done; they
-    are removed once their mean is there, which does not depend on the number of ranks.
-    Raises: RunError where there is no room for them.
+    are removed once their mean is there, which does not depend on the number of ranks. Another command that makes the
+    same may remove them first: then their mean is there.
+    Raises: RunError where there is no room for them, or an output is not finite.
     """
-    run, comm, graph, ids = mixtures.run, mixtures.comm, mixtures.graph, mixtures.ids
+    run, comm, ids = mixtures.run, mixtures.comm, mixtures.ids
     recipe = _make_recipe(mixtures, temperature)
-    if not comm.bcast(comm.rank == 0 and teacher_store.is_there(run.teacher, recipe)):
+    while not comm.bcast(comm.rank == 0 and teacher_store.is_there(run.teacher, recipe)):
         for index in ids[comm.rank :: comm.size]:
-            name = f"{index:04d}"
-            path, own = run.outputs(name), recipe.of(name)
-            if not teacher_store.is_there(path, own):
-                outputs = _compute_outputs(mixtures, index, temperature)
-                teacher_store.write(path, own, graph, mixtures.model.outputs, outputs)
+            _write_outputs(mixtures, index, recipe)
         comm.allgather(None)
         if comm.rank == 0:
-            _merge(mixtures, recipe)
-    comm.allgather(None)
+            with suppress(MissingFileError):
+                _merge(mixtures, recipe)
     with teacher_store.open_file(run.teacher, recipe) as teacher:
         yield teacher
 
@@ -83,10 +79,27 @@ def _make_recipe(mixtures: Mixtures, temperature: float) -> TeacherRecipe:
     )
 
 
+def _write_outputs(mixtures: Mixtures, index: int, recipe: TeacherRecipe) -> None:
+    """An ingredient's outputs, unless they are there."""
+    name = f"{index:04d}"
+    path, own = mixtures.run.outputs(name), recipe.of(name)
+    if not teacher_store.is_there(path, own):
+        outputs = _compute_outputs(mixtures, index, recipe.temperature)
+        teacher_store.write(path, own, mixtures.graph, mixtures.model.outputs, outputs)
+
+
 def _compute_outputs(mixtures: Mixtures, index: int, temperature: float) -> Iterator[tuple[int, FloatArray]]:
-    """An ingredient's outputs, softened by the temperature, block after block."""
+    """An ingredient's outputs, softened by the temperature, block after block.
+
+    Raises: RunError where one is not finite.
+    """
     evaluator, state = mixtures.evaluator, mixtures.matrix.ingredient(index)
     for first, logits in evaluator.outputs([state]):
+        if not bool(logits.isfinite().all()):
+            raise RunError(
+                f"ingredient {index:04d} has outputs that are not finite, which nothing can imitate: leave it out"
+                f" (--set soup.leave_out = [{index}])"
+            )
         yield first, evaluator.task.average(logits / temperature).cpu().numpy()
 
 
@@ -100,7 +113,10 @@ def _merge(mixtures: Mixtures, recipe: TeacherRecipe) -> None:
         ]
         means = _average(each, mixtures.graph.nodes, width)
         teacher_store.write(run.teacher, recipe, mixtures.graph, width, means)
-    shutil.rmtree(run.outputs("").parent)
+    with suppress(OSError):  # what another command makes there stays
+        for name in recipe.ingredients:
+            run.outputs(name).unlink(missing_ok=True)
+        run.outputs("").parent.rmdir()
 
 
 def _average(each: Sequence[TeacherFile], nodes: int, width: int) -> Iterator[tuple[int, FloatArray]]:

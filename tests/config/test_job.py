@@ -133,7 +133,7 @@ WRONG = [
     ({"partition": {"parts": 4}, "soup": {"pls": {"union": 5}}}, r"soup.pls.union = 5 parts \(R\) cannot be drawn"),
     ({"soup": {"methods": []}}, "soup.methods"),
     ({"soup": {"methods": ["ls", "ls"]}}, "names a method twice"),
-    ({"soup": {"methods": ["sl"]}}, "soup.methods.0 = 'sl': input should be 'best', .* or 'ensemble'$"),
+    ({"soup": {"methods": ["sl"]}}, "soup.methods.0 = 'sl': input should be 'best', .* or 'distil'$"),
     ({"soup": {"gis": {"granularity": 1}}}, "soup.gis.granularity = 1"),
     ({"soup": {"ls": {"momentum": 1.0}}}, "soup.ls.momentum = 1.0"),
     ({"machine": {"threads": -1}}, "machine.threads = -1"),

@@ -171,6 +171,21 @@ SOUPED = {
     "soup.pls.union": "1",
     "soup.pls.first_hop": "exact",
     "soup.pls.prefetch": "false",
+    **{
+        f"soup.distil.{key}": value
+        for key, value in {
+            "start": "scratch",
+            "epochs": "3",
+            "union": "1",
+            "learning_rate": "0.05",
+            "schedule": "constant",
+            "weight_decay": "0.1",
+            "dropout": "0.2",
+            "temperature": "3.0",
+            "label_share": "0.5",
+            "patience": "1",
+        }.items()
+    },
 }
 
 
@@ -210,6 +225,7 @@ def make_soups(job: Job, method: str, *overrides: str) -> tuple[str, str]:
     [
         *(("gis", ()), ("ls", ()), ("pls", ()), ("ls", ("soup.ls.optimiser=paper",))),
         *(("pls", ("soup.pls.optimiser=paper",)), ("uniform", ()), ("greedy", ())),
+        ("distil", ()),
     ],
 )
 def test_a_field_that_changes_a_soup_changes_its_fingerprint(
@@ -224,7 +240,7 @@ def test_a_field_that_changes_a_soup_changes_its_fingerprint(
         if section != method and method != "gis":  # once is enough
             continue
         # What the optimiser of the other methods has not is refused, and says nothing of this one.
-        also = [f"soup.{section}.optimiser=paper"] if section != method and section != "gis" else []
+        also = [f"soup.{section}.optimiser=paper"] if section in ("ls", "pls") and section != method else []
         if also and field.endswith((".optimiser", ".holdout", ".reuse")):
             continue
         other, found = make_soups(trained_run, method, *base, *also, f"{field}={value}")

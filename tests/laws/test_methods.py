@@ -68,7 +68,7 @@ def ingredients(job: Job) -> list[dict[str, Tensor]]:
 
 
 def candidate_of(weights: MixingWeights) -> Candidate:
-    return Candidate(weights.alpha, weights.by, weights.of)
+    return Candidate(weights.alpha, weights.by, weights.of, weights.state)
 
 
 def metric_of_each(mixtures: Mixtures) -> list[float]:
@@ -85,7 +85,14 @@ def twins(trained: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
     return job
 
 
-@every_case
+mixed_case = pytest.mark.parametrize(
+    ("name", "way"),
+    [case for case in CASES.values() if case[0] != "distil"],
+    ids=[key for key in CASES if key != "distil"],
+)
+
+
+@mixed_case
 def test_a_soup_of_copies_is_the_model(name: str, way: str, twins: Job) -> None:
     with runs.open_mixtures(twins) as mixtures:
         candidate = candidate_of(by_way(name, way, twins).run(runs.make_context(mixtures)))
@@ -118,7 +125,17 @@ def test_shares_stay_shares_at_the_highest_rate(name: str, trained: Job) -> None
     torch.testing.assert_close(alpha.sum(1), torch.ones(2, dtype=torch.float64))
 
 
-@every_case
+def test_what_is_distilled_of_copies_is_no_worse_than_the_model(twins: Job) -> None:
+    """It is trained on, and its start counts; its alpha is its teacher's."""
+    whole = method("distil", twins, union=twins.partition.parts)
+    with runs.open_mixtures(twins) as mixtures:
+        found = whole.run(runs.make_context(mixtures))
+        (metric,), own = mixtures.metrics([candidate_of(found)]), metric_of_each(mixtures)[0]
+    assert metric >= own
+    assert torch.equal(found.alpha, torch.full((1, 3), 1 / 3, dtype=torch.float64))
+
+
+@mixed_case
 def test_a_soup_of_one_ingredient_is_that_ingredient(name: str, way: str, trained: Job) -> None:
     with runs.open_mixtures(trained, ids=[1]) as mixtures:
         found = by_way(name, way, trained).run(runs.make_context(mixtures))
@@ -262,6 +279,7 @@ PASSES = {  # of three ingredients, granularity 5, six steps: (forward whole, fo
     "ls": (6, 0, 6, 0),
     "pls": (0, 6, 0, 6),
     "ensemble": (0, 0, 0, 0),
+    "distil": (0, 12, 0, 12),
 }
 
 

@@ -28,7 +28,7 @@ from gnnsoup_hpc.soup.mixtures import Candidate
 from gnnsoup_hpc.soup.runner import SoupRunner
 from gnnsoup_hpc.soup.selection import select_ingredients
 from gnnsoup_hpc.soup.start import open_mixtures
-from gnnsoup_hpc.types import Role
+from gnnsoup_hpc.types import Role, State
 from tests import runs
 from tests.comms import CheckingComm
 
@@ -40,6 +40,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {  # method, options beside the j
     **{f"ls-{way}": ("ls", _FULL | {"optimiser": way, "holdout": 0.3}) for way in ("lbfgs", "adam", "eg", "paper")},
     **{f"pls-{way}": ("pls", _FULL | _UNIONS | {"optimiser": way, "holdout": 0.3}) for way in ("adam", "eg", "paper")},
     "pls-lbfgs": ("pls", _FULL | _UNIONS | {"optimiser": "lbfgs"}),
+    "distil-scratch": ("distil", {"start": "scratch", "epochs": 3, "union": 5, "label_share": 0.2}),
     "pls-exact": ("pls", _UNIONS | {"first_hop": "exact", "prefetch": False}),
 }
 
@@ -50,6 +51,7 @@ class Outcome:
 
     alpha: np.ndarray
     groups: tuple[str, ...]
+    state: State | None
     history: np.ndarray
     metrics: tuple[float, ...]
     right: tuple[np.ndarray, ...]
@@ -69,11 +71,12 @@ def run_case(comm: Comm, job: Job, case: str, **mixtures: Any) -> Outcome:
     with runs.open_mixtures(job, comm=comm, **mixtures) as ours:
         context = runs.make_context(ours)
         found = make_method(job, case).run(context)
-        marks = ours.predictions(Candidate(found.alpha, found.by, found.of), ROLES)
+        marks = ours.predictions(Candidate(found.alpha, found.by, found.of, found.state), ROLES)
         counts = dict(context.counts)
     return Outcome(
         alpha=found.alpha.numpy(),
         groups=found.groups,
+        state=found.state,
         history=np.array([(s.step, s.loss, s.accuracy, s.learning_rate) for s in found.history]).reshape(-1, 4),
         metrics=tuple(mark.metric for mark in marks),
         right=tuple(mark.right for mark in marks),
@@ -82,9 +85,12 @@ def run_case(comm: Comm, job: Job, case: str, **mixtures: Any) -> Outcome:
 
 
 def assert_same(found: Outcome, wanted: Outcome, close: float = 0.0) -> None:
-    """The same outcome, but for what an ulp in a sum can move alpha and losses; counts are rank 0's to tell."""
+    """The same outcome, but for what an ulp in a sum can move alpha, weights, losses; counts are rank 0's to tell."""
     np.testing.assert_allclose(found.alpha, wanted.alpha, atol=close, rtol=0.0)
     assert found.groups == wanted.groups
+    assert (found.state is None) == (wanted.state is None)
+    for name, tensor in (found.state or {}).items():
+        torch.testing.assert_close(tensor, (wanted.state or {})[name], atol=1e-6 if close else 0.0, rtol=0.0)
     assert found.history.shape == wanted.history.shape
     np.testing.assert_array_equal(found.history[:, [0, 2, 3]], wanted.history[:, [0, 2, 3]])
     np.testing.assert_allclose(found.history[:, 1], wanted.history[:, 1], atol=max(close, 1e-6 if close else 0.0))

@@ -56,12 +56,17 @@ hidden = 8
 ingredients = 3
 epochs = 10
 learning_rate = 0.02
+[soup]
+methods = ["best", "uniform", "greedy", "gis", "ls", "pls", "ensemble", "distil"]
 [soup.gis]
 granularity = 4
 [soup.ls]
 epochs = 5
 [soup.pls]
 epochs = 5
+union = 3
+[soup.distil]
+epochs = 4
 union = 3
 [machine]
 threads = 1

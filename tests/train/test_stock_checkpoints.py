@@ -30,8 +30,13 @@ name = "mine"
 source = "pt:graph.pt"
 split = "stored"
 features = "none"
+[soup]
+methods = ["best", "uniform", "greedy", "gis", "ls", "pls", "ensemble", "distil"]
 [soup.gis]
 granularity = 3
+[soup.distil]
+epochs = 3
+union = 8
 [machine]
 threads = 1
 [model]

@@ -196,4 +196,5 @@ def _find_right_of_best(run: Contents) -> ByteArray | None:
 
 
 def _name_soup(soup: Soup) -> str:
-    return "The ensemble" if soup.mixture.of == "predictions" else f"The {soup.method} soup"
+    named = {"predictions": "The ensemble", "distilled": "The distilled model"}
+    return named.get(soup.mixture.of, f"The {soup.method} soup")

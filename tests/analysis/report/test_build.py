@@ -82,13 +82,13 @@ def test_phases_add_up(report: h5py.File) -> None:
 
 
 def test_histories_are_the_soups(report: h5py.File, finished: Job) -> None:
-    assert set(report["histories"]) == {"greedy", "gis", "ls", "pls"}
+    assert set(report["histories"]) == {"greedy", "gis", "ls", "pls", "distil"}
     for name, group in report["histories"].items():
         history = soup_store.read(RunDir.of(finished).soup(name)).mixture.history
         rows = table(group)
         assert [row["step"] for row in rows] == [step.step for step in history]
         np.testing.assert_equal([row["loss"] for row in rows], [step.loss for step in history])
-        assert all(math.isfinite(row["loss"]) == (name in {"ls", "pls"}) for row in rows)
+        assert all(math.isfinite(row["loss"]) == (name in {"ls", "pls", "distil"}) for row in rows)
 
 
 def test_every_dataset_says_its_unit_and_meaning(report: h5py.File) -> None:

@@ -164,7 +164,7 @@ def test_methods_that_some_runs_lack_are_in_no_mean_and_it_is_said(run: Contents
     text = compare_runs([run, other])
     heads = [line.split()[0] for line in text.splitlines() if line]
     assert heads[1:4] == ["validation", "mean", "gis"]
-    assert "Not in all of these runs, and so in no mean: best, greedy, ls, pls, uniform." in text
+    assert "Not in all of these runs, and so in no mean: best, distil, greedy, ls, pls, uniform." in text
     assert averaged(compare_runs([run, fewer(other, "ensemble")])) == [f"2 runs: {run.run.root}, runs/a"]
     nothing = compare_runs([fewer(run, "gis"), fewer(other, "ensemble")])
     assert "mean ingredient" in nothing

@@ -198,7 +198,8 @@ def test_what_was_left_out_is_said_first(run: Contents) -> None:
 def test_every_method_but_the_best_gets_a_verdict(run: Contents) -> None:
     said = verdicts(replace(run, diagnosis=None))[1:-1]
     assert len(said) == len(METHOD_NAMES) - 1
-    assert said[-1].startswith("The ensemble ")
+    assert said[-2].startswith("The ensemble ")
+    assert said[-1].startswith("The distilled model ")
 
 
 def test_the_diagnosis_comes_last_and_its_lack_is_said(run: Contents) -> None:

@@ -43,7 +43,7 @@ def test_many_ingredients_are_counted_and_those_in_trouble_listed(root: Path, ca
     assert "0008" not in listed
     assert "rank 2, n1" in listed["0007"]
     assert "3 times: it diverged" in listed["0007"]
-    assert "7 of 7 made" in listed["soups"]
+    assert "8 of 8 made" in listed["soups"]
 
 
 def test_all_lists_everything(root: Path, capsys: Captured) -> None:

@@ -1,0 +1,233 @@
+"""distil: its teacher is the ensemble, its steps are those of plain PyG, and what is there is gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.data import loader
+from gnnsoup_hpc.errors import DivergedError, RunError
+from gnnsoup_hpc.evaluation import tasks
+from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io import teacher as teacher_store
+from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.soup.distillation import open_teacher
+from gnnsoup_hpc.soup.methods import make_methods
+from gnnsoup_hpc.soup.mixtures import Candidate, Mixtures
+from gnnsoup_hpc.types import Role, State
+from tests import runs
+
+THIRDS = torch.full((1, 3), 1 / 3, dtype=torch.float64)
+
+
+@pytest.fixture
+def job(trained: Job, tmp_path: Path) -> Job:
+    job = runs.copy_run(trained, tmp_path)
+    RunDir.of(job).teacher.unlink(missing_ok=True)
+    return job
+
+
+def read_teacher(mixtures: Mixtures, temperature: float = 1.0) -> np.ndarray:
+    with open_teacher(mixtures, temperature) as teacher:
+        return teacher.read(0, mixtures.graph.nodes)
+
+
+def all_logits(mixtures: Mixtures) -> list[torch.Tensor]:
+    """Of each ingredient on all nodes, by the layers of the torch engine."""
+    graph = loader.load_whole(mixtures.graph, Role.VALIDATION).graph
+    states = (mixtures.matrix.ingredient(index) for index in mixtures.ids)
+    return [mixtures.model.forward(state, graph) for state in states]
+
+
+def distil(mixtures: Mixtures, **options: object) -> tuple[State, list[float]]:
+    settings = {"epochs": 3, "union": 8, "dropout": 0.0, "schedule": "constant"} | options
+    job = Job(name="x", soup={"distil": settings})
+    found = make_methods(job.soup)["distil"].run(runs.make_context(mixtures))
+    assert found.state is not None
+    return found.state, [step.loss for step in found.history]
+
+
+# ---- the teacher
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_the_teacher_is_the_mean_of_all_ingredients(job: Job, temperature: float) -> None:
+    with runs.open_mixtures(job) as mixtures, torch.no_grad():
+        found = read_teacher(mixtures, temperature)
+        wanted = torch.stack([(logits / temperature).softmax(1) for logits in all_logits(mixtures)]).mean(0)
+    np.testing.assert_allclose(found, wanted.numpy(), atol=2e-3 / 4)
+    assert not RunDir.of(job).outputs("").parent.exists()
+
+
+def test_the_teacher_is_computed_layer_by_layer_where_memory_is_short(job: Job) -> None:
+    with runs.open_mixtures(job) as mixtures:
+        wanted = read_teacher(mixtures)
+    RunDir.of(job).teacher.unlink()
+    with runs.open_mixtures(job, memory=1) as mixtures:
+        assert not mixtures.evaluator.fits
+        found = read_teacher(mixtures)
+    np.testing.assert_allclose(found, wanted, atol=2**-11)
+
+
+def test_what_is_there_of_the_teacher_is_not_made_again(job: Job) -> None:
+    """A command that was killed leaves the outputs of some ingredients; one that is damaged is made again."""
+    run = RunDir.of(job)
+    with runs.open_mixtures(job) as mixtures:
+        wanted = read_teacher(mixtures)
+        read_teacher(mixtures)  # is there already
+        kept = run.teacher.stat().st_mtime_ns
+        read_teacher(mixtures)
+        assert run.teacher.stat().st_mtime_ns == kept
+        run.teacher.write_bytes(run.teacher.read_bytes()[:-100] + bytes(100))
+        assert np.array_equal(read_teacher(mixtures), wanted)
+
+
+def test_outputs_that_a_killed_command_left_are_used(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    write = teacher_store.write
+
+    def stop_at_the_second(path: Path, *what: object) -> None:
+        if path.stem == "0001" and not written.count("0001"):
+            written.append("0001")
+            raise KeyboardInterrupt
+        written.append(path.stem)
+        write(path, *what)
+
+    monkeypatch.setattr(teacher_store, "write", stop_at_the_second)
+    with runs.open_mixtures(job) as mixtures:
+        with pytest.raises(KeyboardInterrupt):
+            read_teacher(mixtures)
+        read_teacher(mixtures)
+    assert written == ["0000", "0001", "0001", "0002", "teacher"]
+
+
+def test_another_ingredient_or_temperature_is_another_teacher(job: Job) -> None:
+    with runs.open_mixtures(job) as mixtures:
+        found = [read_teacher(mixtures), read_teacher(mixtures, 2.0)]
+    with runs.open_mixtures(job, ids=[0, 1]) as mixtures:
+        found.append(read_teacher(mixtures))
+    assert not np.allclose(found[0], found[1])
+    assert not np.allclose(found[0], found[2])
+
+
+# ---- steps
+
+
+def test_steps_are_those_of_a_plain_loop(job: Job) -> None:
+    """On the whole graph without dropout, by autograd, Adam and torch's own divergence."""
+    with runs.open_mixtures(job) as mixtures:
+        state, losses = distil(mixtures, learning_rate=0.01)
+        teacher = torch.from_numpy(read_teacher(mixtures))
+        graph = loader.load_whole(mixtures.graph, Role.VALIDATION).graph
+        start = mixtures.mix(THIRDS, "model")
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
+        adam = torch.optim.Adam(leaves.values(), lr=0.01)
+        best, wanted, found = mixtures.evaluator.metrics([start], [Role.VALIDATION])[0], start, []
+        for _ in range(3):
+            adam.zero_grad()
+            shares = teacher / teacher.sum(1, keepdim=True)
+            loss = functional.kl_div(
+                mixtures.model.forward(leaves, graph).log_softmax(1), shares, reduction="batchmean"
+            )
+            loss.backward()
+            adam.step()
+            found.append(float(loss.detach()))
+            now = {name: tensor.detach().clone() for name, tensor in leaves.items()}
+            reached = mixtures.evaluator.metrics([now], [Role.VALIDATION])[0]
+            if reached > best:
+                best, wanted = reached, now
+    assert losses == pytest.approx(found, rel=1e-4)
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(state[name], tensor, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.9])
+def test_labels_have_their_share_of_the_loss(job: Job, share: float) -> None:
+    with runs.open_mixtures(job) as mixtures:
+        (plain, *_), (mixed, *_) = (distil(mixtures, label_share=part)[1] for part in (0.0, share))
+        view = loader.load_whole(mixtures.graph, Role.TRAIN)
+        logits = mixtures.model.forward(mixtures.mix(THIRDS, "model"), view.graph)[view.seeds]
+    own = float(functional.cross_entropy(logits, view.targets))
+    assert mixed == pytest.approx((1 - share) * plain + share * own, rel=1e-4)
+
+
+def test_it_never_falls_below_its_start_on_validation(job: Job) -> None:
+    with runs.open_mixtures(job) as mixtures:
+        state, _ = distil(mixtures, learning_rate=10.0)
+        uniform, found = mixtures.metrics([Candidate(THIRDS), Candidate(THIRDS, of="distilled", state=state)])
+    assert found >= uniform
+
+
+def test_from_scratch_it_learns_what_the_ensemble_knows(job: Job) -> None:
+    with runs.open_mixtures(job) as mixtures:
+        state, losses = distil(mixtures, start="scratch", epochs=60, union=3, learning_rate=0.02, dropout=0.3)
+        found, ensemble = mixtures.metrics(
+            [Candidate(THIRDS, of="distilled", state=state), Candidate(THIRDS, of="predictions")]
+        )
+    assert losses[-1] < 0.2 * losses[0]
+    assert found > ensemble - 0.05
+
+
+def test_what_diverges_is_one_clear_line(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    init = Architecture.init_state
+    monkeypatch.setattr(Architecture, "init_state", lambda *k: {n: t * torch.inf for n, t in init(*k).items()})
+    with (
+        runs.open_mixtures(job) as mixtures,
+        pytest.raises(DivergedError, match=r"distil diverged in its first epoch: lower soup\.distil\.learning_rate"),
+    ):
+        distil(mixtures, start="scratch")
+
+
+def test_outputs_that_are_not_finite_are_nothing_to_imitate(job: Job) -> None:
+    run = RunDir.of(job)
+    with runs.open_mixtures(job) as mixtures:
+        origin = ingredient_store.Origin.of(job, mixtures.model, mixtures.graph, "0" * 64, 1)
+    made = ingredient_store.read(run.ingredient(1))
+    huge = replace(made, state={name: 1e25 * tensor for name, tensor in made.state.items()})
+    ingredient_store.write(run.ingredient(1), huge, origin, job)
+    with (
+        runs.open_mixtures(job) as mixtures,
+        pytest.raises(RunError, match=r"ingredient 0001 .* not finite.* soup\.leave_out = \[1\]"),
+    ):
+        distil(mixtures, start="scratch")
+    assert not run.teacher.exists()
+
+
+# ---- losses of tasks
+
+
+def make_tasks() -> Iterator[tuple[tasks.Task, int]]:
+    yield tasks.Multiclass(3), 3
+    yield tasks.Binary(1), 1
+    yield tasks.Multilabel(4), 4
+    yield tasks.Regression(2, name="r2", mean=(1.0, 2.0), spread=(2.0, 0.5)), 2
+
+
+@pytest.mark.parametrize(("task", "width"), list(make_tasks()), ids=lambda found: type(found).__name__)
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_imitation_is_nearest_at_the_teacher_itself(task: tasks.Task, width: int, temperature: float) -> None:
+    if isinstance(task, tasks.Regression):
+        temperature = 1.0
+    draw = torch.Generator().manual_seed(0)
+    own, other = (torch.randn(50, width, generator=draw, dtype=torch.float64) for _ in range(2))
+    outputs = task.average(own / temperature)
+    assert float(task.imitation_loss(own, outputs, temperature)) == pytest.approx(0.0, abs=1e-12)
+    leaf = other.requires_grad_()
+    loss = task.imitation_loss(leaf, outputs, temperature)
+    assert float(loss.detach()) > 0.01
+    assert torch.autograd.gradcheck(lambda z: task.imitation_loss(z, outputs, temperature), leaf)
+    half = task.average(replace_shares(own))
+    assert bool(torch.isfinite(task.imitation_loss(leaf, half, temperature)))
+
+
+def replace_shares(logits: torch.Tensor) -> torch.Tensor:
+    """So sure that shares are 0 and 1."""
+    return 1e4 * logits
