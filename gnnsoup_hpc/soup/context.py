@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.config import DistilJob
+from gnnsoup_hpc.config import DistilJob, Job
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import Division, Plan
 from gnnsoup_hpc.engine.out_of_core import first_aggregation
@@ -27,7 +27,7 @@ from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.io.records import Step
 from gnnsoup_hpc.models.base import LayeredModel
 from gnnsoup_hpc.runtime.comm import Comm
-from gnnsoup_hpc.runtime.profiling import COUNTS
+from gnnsoup_hpc.runtime.profiling import COUNTS, Measurement
 from gnnsoup_hpc.runtime.progress import Bar, Log
 from gnnsoup_hpc.soup import mixing
 from gnnsoup_hpc.soup.distillation import Distillation
@@ -109,11 +109,22 @@ class SoupContext:
     """One method's context on this rank; it counts forward and backward passes and books the time of reading.
 
     size: N; ids: of the ingredients, (N,); parts: K; comm: the ranks that run the method together; device: where alpha
-    is; task: what loss and metric mean. trace: gets alpha (G, N) after each step of a learned method.
+    is; task: what loss and metric mean. trace: gets alpha (G, N) after each step of a learned method. job: whose
+    checkpoints are kept of what takes long; None: there are none. spent: what a method cost that may have begun
+    before this command; else None.
     """
 
-    def __init__(self, mixtures: Mixtures, seed: int, log: Log, trace: Trace = lambda number, alpha: None) -> None:
-        self._mixtures, self._log = mixtures, log
+    spent: Measurement | None = None
+
+    def __init__(
+        self,
+        mixtures: Mixtures,
+        seed: int,
+        log: Log,
+        trace: Trace = lambda number, alpha: None,
+        job: Job | None = None,
+    ) -> None:
+        self._mixtures, self._log, self._job = mixtures, log, job
         self.seed, self.trace = seed, trace
         self.ids, self.size, self.parts = mixtures.ids, len(mixtures.ids), mixtures.graph.parts
         self.comm, self.device = mixtures.comm, mixtures.device
@@ -289,8 +300,9 @@ class SoupContext:
         mixtures, start = self._mixtures, None
         if options.start == "uniform":
             start = mixtures.state(Candidate(torch.full((1, self.size), 1.0 / self.size, dtype=torch.float64)))
-        work = Distillation(mixtures, options, self.seed, self.counts, self._timed)
-        return work.run(start, self.bar(options.epochs, "distil"))
+        work = Distillation(mixtures, options, self.seed, self.counts, self._timed, self._log, self._job)
+        state, steps, self.spent = work.run(start)
+        return state, steps
 
     def bar(self, total: int, title: str) -> Bar:
         """Progress of the method."""

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnnsoup_hpc.config import DistilJob
+from gnnsoup_hpc.config import DistilJob, Job
 from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.engine import Division, Plan
 from gnnsoup_hpc.engine.memory import FLOAT
@@ -29,14 +29,16 @@ from gnnsoup_hpc.errors import DivergedError, MissingFileError, RunError
 from gnnsoup_hpc.io import states
 from gnnsoup_hpc.io import teacher as teacher_store
 from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.io.ingredient import BestEpoch
+from gnnsoup_hpc.io.ingredient import BestEpoch, Origin
 from gnnsoup_hpc.io.records import Step
 from gnnsoup_hpc.io.teacher import TeacherFile, TeacherRecipe
 from gnnsoup_hpc.models.base import Dropout
 from gnnsoup_hpc.runtime.comm import Comm
-from gnnsoup_hpc.runtime.progress import Bar
+from gnnsoup_hpc.runtime.profiling import Measurement
+from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.soup.mixtures import Mixtures
 from gnnsoup_hpc.train.batches import Edit, PartValidation
+from gnnsoup_hpc.train.checkpointing import CheckpointManager, SharedCheckpoints
 from gnnsoup_hpc.train.loop import TrainData, Training
 from gnnsoup_hpc.types import Doubles, FloatArray, Role, State
 from gnnsoup_hpc.utils.out_of_core import BufferPool, blocks
@@ -234,20 +236,25 @@ class DistilData(TrainData):
 
 @dataclass(frozen=True)
 class Distillation:
-    """What a model is distilled with. counts: of passes; timed: a stream of batches whose reading is booked."""
+    """What a model is distilled with. counts: of passes; timed: a stream of batches whose reading is booked.
+
+    job: whose checkpoints are kept; None: there are none.
+    """
 
     mixtures: Mixtures
     options: DistilJob
     seed: int
     counts: dict[str, int]
     timed: Callable[[Iterator[Plan]], Iterator[Plan]]
+    log: Log
+    job: Job | None = None
 
-    def run(self, start: State | None, bar: Bar) -> tuple[State, tuple[Step, ...]]:
-        """The state of the best validation epoch, and what each epoch came to. Rank-collective.
+    def run(self, start: State | None) -> tuple[State, tuple[Step, ...], Measurement]:
+        """The state of the best validation epoch, each epoch, and what all cost, before a checkpoint too.
 
-        start: which counts as epoch 0; None: from scratch. Raises: DivergedError.
+        start: which counts as epoch 0; None: from scratch. Rank-collective. Raises: DivergedError; Preempted.
         """
-        options, model = self.options, self.mixtures.model
+        options, mixtures = self.options, self.mixtures
         how = Hyperparameters(
             epochs=options.epochs,
             learning_rate=options.learning_rate,
@@ -256,24 +263,47 @@ class Distillation:
             schedule=options.schedule,
             patience=options.patience,
         )
-        with open_teacher(self.mixtures, options.temperature) as teacher:
+        with open_teacher(mixtures, options.temperature) as teacher, self.log.stop.later():
             data = self._prepare(teacher)
-            first = model.init_state(derive_seed(self.seed, DISTIL)) if start is None else start
-            training, steps = Training(data, first, how, self.seed, DISTIL), list[Step]()
+            first = mixtures.model.init_state(derive_seed(self.seed, DISTIL)) if start is None else start
+            training = Training(data, first, how, self.seed, DISTIL)
             if start is not None:
                 training.best = BestEpoch(0, data.validate(start), start)
-            while len(steps) < how.epochs and not training.is_spent:
-                found = training.epoch()
-                if training.diverged:
-                    break
-                rate = how.compute_rate(found.epoch)
-                steps.append(Step(found.epoch, found.loss, found.validation_accuracy, rate, found.seconds))
-                bar.advance(f"loss {found.loss:.4f}, validation {found.validation_accuracy:.4f}")
+            checkpoints, bar = self._keep_checkpoints(how, first), self.log.bar(how.epochs, "distil")
+            diverged, spent = training.run_within(mixtures.meter, bar, checkpoints)
         bar.close()
         if training.best is None:
-            rate = options.learning_rate
-            raise DivergedError(f"distil diverged in its first epoch: lower soup.distil.learning_rate = {rate:g}")
-        return training.best.state, tuple(steps)
+            raise DivergedError(f"distil {diverged}: lower soup.distil.learning_rate = {options.learning_rate:g}")
+        steps = [
+            Step(each.epoch, each.loss, each.validation_accuracy, how.compute_rate(each.epoch), each.seconds)
+            for each in training.history
+        ]
+        return training.best.state, tuple(steps), spent
+
+    def _keep_checkpoints(self, how: Hyperparameters, first: State) -> SharedCheckpoints | None:
+        mixtures, comm = self.mixtures, self.mixtures.comm
+        if self.job is None:
+            return None
+        if comm.rank > 0:
+            return SharedCheckpoints(None, comm, self.log)
+        teacher = _make_recipe(mixtures, self.options.temperature)
+        origin = Origin(
+            graph_sha256=mixtures.graph.sha256,
+            initial_sha256=states.sha256(first),
+            architecture=mixtures.model,
+            batch="distil",
+            seed=self.seed,
+            index=DISTIL,
+            hyperparameters=how,
+            batches={f"soup.distil.{name}": value for name, value in self.options.model_dump(mode="json").items()}
+            | {"teacher": teacher.sha256, "soup.precision": mixtures.settings.precision},
+            engine=mixtures.evaluator.engine.name,
+            task=mixtures.graph.resolve_task(self.job.task).values,
+        )
+        where = {"ranks": comm.size, "threads": torch.get_num_threads(), "device": str(mixtures.device)}
+        path = mixtures.run.checkpoint("distil")
+        manager = CheckpointManager(path, "distil", origin, self.job, None, self.log, where, "soup")
+        return SharedCheckpoints(manager, comm, self.log)
 
     def _prepare(self, teacher: TeacherFile) -> DistilData:
         mixtures, evaluator, comm = self.mixtures, self.mixtures.evaluator, self.mixtures.comm

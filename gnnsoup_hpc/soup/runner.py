@@ -6,6 +6,7 @@ Every rank runs the same; rank 0 alone looks at files, writes them and says what
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class SoupRunner:
         mixtures, fingerprint = self.mixtures, self.fingerprint(name)
         method = make_methods(self.job.soup)[name]
         self._clear()
-        context = SoupContext(mixtures, self.job.soup.seed, self.log)
+        context = SoupContext(mixtures, self.job.soup.seed, self.log, job=self.job)
         with mixtures.meter as meter:
             weights = mixtures.comm.bcast(method.run(context))
             candidate = Candidate(weights.alpha, weights.by, weights.of, weights.state)
@@ -98,7 +99,7 @@ class SoupRunner:
             state=state,
             validation_accuracy=validation.metric,
             test_accuracy=test.metric,
-            measurement=meter.measurement,
+            measurement=context.spent or meter.measurement,
             counts=context.counts,
             alignment=mixtures.alignment,
             test_right=None if test.right is None else np.packbits(test.right),
@@ -108,6 +109,8 @@ class SoupRunner:
         )
         if mixtures.comm.rank == 0:
             soup_store.write(path, soup, fingerprint, mixtures.model, mixtures.graph.preparation, self.job)
+            with suppress(OSError):  # it is of no use any more, nor of harm
+                mixtures.run.checkpoint(name).unlink(missing_ok=True)
         return soup
 
     def _compare(self, right: BoolArray | None) -> Paired | None:

@@ -27,7 +27,7 @@ from gnnsoup_hpc.runtime.profiling import Measurement, Meter, combine
 from gnnsoup_hpc.runtime.progress import Bar
 from gnnsoup_hpc.train.averages import WeightAverage
 from gnnsoup_hpc.train.batches import Batches, dropout_edge
-from gnnsoup_hpc.train.checkpointing import CheckpointManager
+from gnnsoup_hpc.train.checkpointing import CheckpointManager, Checkpoints
 from gnnsoup_hpc.types import Draw, Role, State, Targets
 from gnnsoup_hpc.utils.rng import TRUNK, derive_seed, numpy_generator
 
@@ -154,36 +154,40 @@ class Training:
         self.best: BestEpoch | None = None
         self.diverged = False
 
-    def run(self, bar: Bar, checkpoints: CheckpointManager | None) -> tuple[str, Measurement]:
+    def run(self, bar: Bar, checkpoints: Checkpoints | None) -> tuple[str, Measurement]:
         """All epochs, the first that diverges being the last; which one did, in words; and what all of it cost."""
         with (meter := Meter(self._data.device)):
-            before = None
-            if checkpoints and (found := checkpoints.find(self._data.device)):
-                self.restore(found)
-                before = found.measurement
-                del found  # or its best state would be held twice for as long as this one trains
-            bar.begin(len(self.history))
+            return self.run_within(meter, bar, checkpoints)
 
-            def measure() -> Measurement:
-                return meter.read() if before is None else combine(before, meter.read())
+    def run_within(self, meter: Meter, bar: Bar, checkpoints: Checkpoints | None) -> tuple[str, Measurement]:
+        """The same; what it cost is all that the meter has measured since it began, and before by the checkpoint."""
+        before = None
+        if checkpoints and (found := checkpoints.find(self._data.device)):
+            self.restore(found)
+            before = found.measurement
+            del found  # or its best state would be held twice for as long as this one trains
+        bar.begin(len(self.history))
 
-            def check() -> None:
-                if checkpoints:
-                    done = len(self.history)
-                    over = done == self._how.epochs or self.is_spent
-                    checkpoints.check(done, over, lambda: self.checkpoint(measure()))
+        def measure() -> Measurement:
+            return meter.read() if before is None else combine(before, meter.read())
 
+        def check() -> None:
+            if checkpoints:
+                done = len(self.history)
+                over = done == self._how.epochs or self.is_spent
+                checkpoints.check(done, over, lambda: self.checkpoint(measure()))
+
+        check()
+        while len(self.history) < self._how.epochs and not self.is_spent:
+            epoch = self.epoch()
+            loss, reached = epoch.loss, epoch.validation_accuracy
+            if self.diverged:
+                return f"diverged in epoch {epoch.epoch} (loss {loss:g})", measure()
+            judged = {} if math.isnan(reached) else {"validation": reached}
+            text = f"loss {loss:.4f}" + "".join(f", {name} {value:.4f}" for name, value in judged.items())
+            bar.advance(text, epoch=epoch.epoch, loss=loss, **judged)
             check()
-            while len(self.history) < self._how.epochs and not self.is_spent:
-                epoch = self.epoch()
-                loss, reached = epoch.loss, epoch.validation_accuracy
-                if self.diverged:
-                    return f"diverged in epoch {epoch.epoch} (loss {loss:g})", measure()
-                judged = {} if math.isnan(reached) else {"validation": reached}
-                text = f"loss {loss:.4f}" + "".join(f", {name} {value:.4f}" for name, value in judged.items())
-                bar.advance(text, epoch=epoch.epoch, loss=loss, **judged)
-                check()
-            return "", measure()
+        return "", measure()
 
     @property
     def is_spent(self) -> bool:

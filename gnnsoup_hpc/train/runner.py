@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Container, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -533,8 +533,7 @@ def _train_one(work: Work, fault: str, lease: Lease) -> str:
     else:
         ingredient_store.write(path, made, origin, job, **provenance)
         reached = f"validation {made.validation_accuracy:.4f} (epoch {made.best_epoch}), {made.stopped}"
-    with suppress(OSError):  # it is of no use any more, nor of harm
-        checkpoints.path.unlink(missing_ok=True)
+    checkpoints.forget()
     board.forget_failure(work.name)
     log.say(f"train: {title} done in {made.measurement['seconds']:.1f} s, {reached}")
     return ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +14,29 @@ from torch.nn import functional
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.data import loader
-from gnnsoup_hpc.errors import DivergedError, RunError
+from gnnsoup_hpc.errors import DivergedError, Preempted, RunError
 from gnnsoup_hpc.evaluation import tasks
 from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io import teacher as teacher_store
+from gnnsoup_hpc.io.ingredient import Checkpoint
 from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.runtime.comm import SERIAL, Comm
+from gnnsoup_hpc.runtime.launch import RankInfo
+from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.runtime.signals import PreemptionHandler
+from gnnsoup_hpc.soup import distillation
 from gnnsoup_hpc.soup.distillation import open_teacher
 from gnnsoup_hpc.soup.methods import make_methods
 from gnnsoup_hpc.soup.mixtures import Candidate, Mixtures
+from gnnsoup_hpc.soup.runner import SoupRunner
+from gnnsoup_hpc.soup.selection import select_ingredients
+from gnnsoup_hpc.soup.start import open_mixtures
+from gnnsoup_hpc.train.checkpointing import SharedCheckpoints
 from gnnsoup_hpc.types import Role, State
 from tests import runs
+from tests.comms import WorldError, run_ranks
 
 THIRDS = torch.full((1, 3), 1 / 3, dtype=torch.float64)
 
@@ -181,7 +194,7 @@ def test_what_diverges_is_one_clear_line(job: Job, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Architecture, "init_state", lambda *k: {n: t * torch.inf for n, t in init(*k).items()})
     with (
         runs.open_mixtures(job) as mixtures,
-        pytest.raises(DivergedError, match=r"distil diverged in its first epoch: lower soup\.distil\.learning_rate"),
+        pytest.raises(DivergedError, match=r"distil diverged in epoch 1 .*: lower soup\.distil\.learning_rate"),
     ):
         distil(mixtures, start="scratch")
 
@@ -199,6 +212,47 @@ def test_outputs_that_are_not_finite_are_nothing_to_imitate(job: Job) -> None:
     ):
         distil(mixtures, start="scratch")
     assert not run.teacher.exists()
+
+
+# ---- checkpoints
+
+
+class Stopping(SharedCheckpoints):
+    """Hears a signal after so many epochs."""
+
+    after = 2
+
+    def check(self, epoch: int, last: bool, checkpoint: Callable[[], Checkpoint]) -> None:
+        if epoch == self.after:
+            signal.raise_signal(signal.SIGTERM)
+        super().check(epoch, last, checkpoint)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_it_goes_on_after_a_signal_to_the_same_bits(job: Job, monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+    run = RunDir.of(job)
+    job = runs.change_job(job, "soup.methods=['distil']", "soup.diagnose=false")
+
+    def soup(comm: Comm, stop: PreemptionHandler) -> None:
+        here = RankInfo(comm.rank, comm.size, comm.rank, comm.size, "here")
+        with open_mixtures(job, here, comm, runs.CPU, runs.QUIET, select_ingredients) as (found, selection, mixtures):
+            SoupRunner(found, selection, mixtures, Log(quiet=True, stop=stop)).run_all(True)
+
+    run_ranks(ranks, lambda comm: soup(comm, PreemptionHandler()))
+    wanted = soup_store.read(run.soup("distil"))
+    assert not run.checkpoint("distil").exists()
+    with monkeypatch.context() as patch, (stop := PreemptionHandler()).heard():
+        patch.setattr(distillation, "SharedCheckpoints", Stopping)
+        with pytest.raises((Preempted, WorldError), match=r"distil is kept after epoch 2 in .*/distil\.h5"):
+            run_ranks(ranks, lambda comm: soup(comm, stop)) if ranks > 1 else soup(SERIAL, stop)
+    assert run.checkpoint("distil").exists()
+    run_ranks(ranks, lambda comm: soup(comm, PreemptionHandler()))
+    found = soup_store.read(run.soup("distil"))
+    assert [step.loss for step in found.mixture.history] == [step.loss for step in wanted.mixture.history]
+    assert found.state is not None
+    assert wanted.state is not None
+    assert all(torch.equal(tensor, wanted.state[name]) for name, tensor in found.state.items())
+    assert not run.checkpoint("distil").exists()
 
 
 # ---- losses of tasks

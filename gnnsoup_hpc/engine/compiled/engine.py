@@ -159,7 +159,7 @@ def _check_plan(plan: Plan) -> CompiledPlan:
 
 def _check_dropout(plan: CompiledPlan, dropout: Dropout | None) -> CountedDropout | None:
     counted = check_dropout(dropout, "compiled")
-    if counted is not None and not len(plan.nodes):
+    if counted is not None and plan.rows[0] and not len(plan.nodes):
         raise ValueError("this plan is not for training")
     return counted
 
