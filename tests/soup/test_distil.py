@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -225,7 +226,7 @@ class Stopping(SharedCheckpoints):
 
     def check(self, epoch: int, last: bool, checkpoint: Callable[[], Checkpoint]) -> None:
         if epoch == self.after:
-            signal.raise_signal(signal.SIGTERM)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
             while not self.log.stop.asked:  # the main thread hears it
                 time.sleep(0.001)
         super().check(epoch, last, checkpoint)
