@@ -62,6 +62,22 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
+# ---- what was meant by a word that is not known
+
+
+def find_nearest(word: str, known: Sequence[str], least: float = 0.0) -> str:
+    """The end of a message that names the known word most like `word`; "" where none is `least` alike, from 0 to 1."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=least)
+    return f"; the nearest known one is {near[0]!r}" if near else ""
+
+
+def find_nearest_value(error: Any) -> str:
+    """The same of a validation error that lists what is allowed, and of no other; where the value is much like one."""
+    if error["type"] != "literal_error" or not isinstance(error["input"], str):
+        return ""
+    return find_nearest(error["input"], re.findall(r"'(.*?)'", error["msg"]), least=0.6)
+
+
 # ---- memory sizes as people write them
 
 AUTO = "auto"
@@ -740,8 +756,8 @@ def check_keys(table: str, lists: Mapping[str, Any], section: Section) -> None:
     known = list(type(section).model_fields)
     for key in lists:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"unknown key 'sweep.{table}.{key}'; the nearest known one is 'sweep.{table}.{near}'")
+            near = find_nearest(f"sweep.{table}.{key}", [f"sweep.{table}.{name}" for name in known])
+            raise ValueError(f"unknown key 'sweep.{table}.{key}'{near}")
 
 
 def _job(job: Job, method: SweptName, values: Mapping[str, Any]) -> Job:
@@ -765,4 +781,4 @@ def put_values(job: Job, values: Mapping[str, Any], kinds: Sequence[str] = ()) -
         first = error.errors()[0]
         message = str(first["msg"]).removeprefix("Value error, ")
         told = ", ".join(f"sweep.{name.removeprefix('soup.')} = {value!r}" for name, value in values.items())
-        raise ValueError(f"with {told}: {message[0].lower()}{message[1:]}") from None
+        raise ValueError(f"with {told}: {message[0].lower()}{message[1:]}{find_nearest_value(first)}") from None

@@ -1,12 +1,11 @@
 """Job files: found, read, overridden, and explained. One TOML file is one complete, named experiment.
 
-An unknown key is an error that names the key and the nearest known one.
+An unknown key is an error that names the key and the nearest known one; so is a text that is none of those allowed.
 """
 
 from __future__ import annotations
 
 import copy
-import difflib
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gnnsoup_hpc.config import Job, Section
+from gnnsoup_hpc.config import Job, Section, find_nearest, find_nearest_value
 from gnnsoup_hpc.errors import JobError, MissingJobError
 from gnnsoup_hpc.utils.paths import expand_home
 
@@ -178,11 +177,10 @@ def _is_about_an_item(error: Any, other: Any) -> bool:
 
 
 def _explain(item: Any) -> str:
-    """One validation error as `key: what is wrong`, with the nearest known key for an unknown one."""
+    """One validation error as `key: what is wrong`, with the nearest known key, or value, for an unknown one."""
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, [name for name, _ in fields()], n=1, cutoff=0.0)
-        return f"unknown key {key!r}; the nearest known one is {near[0]!r}"
+        return f"unknown key {key!r}{find_nearest(key, [name for name, _ in fields()])}"
     if item["type"] == "missing":
         return f"the key {key!r} is missing"
     message = str(item["msg"]).removeprefix("Value error, ").replace("a valid tuple", "a list")
@@ -193,4 +191,5 @@ def _explain(item: Any) -> str:
         return f"{key}: {message}" if key else message
     if item["type"] == "tuple_type" and isinstance(item["input"], str):
         message += """, as in '["ls", "pls"]' or '[0.1, 0.3]'"""
+    message += find_nearest_value(item)
     return f"{key} = {item['input']!r}: {message[0].lower()}{message[1:]}"

@@ -90,6 +90,7 @@ def test_a_resolved_sweep_of_training_loads_to_an_equal_job() -> None:
         ("sweep.train.epochs=['x']", "with sweep.train.epochs = 'x': input should be a valid integer"),
         ("sweep.train.warmup_epochs=[0, 999]", "with sweep.train.warmup_epochs = 999: warmup_epochs = 999 leaves none"),
         ("sweep.model.kind=['gat', 'gnn']", "with sweep.model.kind = 'gnn': input should be 'gcn'"),
+        ("sweep.model.kind=['gcm']", "'edgecnn' or 'module'; the nearest known one is 'gcn'"),
         ("sweep.model.heads=[1, 2]", "with model.heads = 2: model: heads = 2 is for kind = 'gat' or 'gatv2'"),
         ("sweep.train.learning_rate=[1, 1.0]", "the sweep of training lists a value twice"),
         ("sweep.train.seed=[1, 1]", "lists a value twice"),
