@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
@@ -400,6 +400,15 @@ MOST_CELLS = 10_000
 Values = Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
 
 
+def _make_hashable(value: Any) -> Any:
+    """What is equal for equal values of TOML, and can be looked up."""
+    if isinstance(value, dict):
+        return frozenset((key, _make_hashable(each)) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(_make_hashable, value))
+    return value if isinstance(value, Hashable) else repr(value)
+
+
 class SweepJob(Section):
     """Lists of values; a method is made with each combination of its own, and ingredients with each of theirs."""
 
@@ -421,7 +430,7 @@ class SweepJob(Section):
     def _each_once(cls, given: Any) -> Any:
         lists = given if isinstance(given, dict) else {"seed": given}
         for key, values in lists.items():
-            if any(type(a) is type(b) and a == b for n, a in enumerate(values) for b in values[:n]):
+            if len({(type(value), _make_hashable(value)) for value in values}) < len(values):
                 raise ValueError(f"{key} = {list(values)} lists a value twice")
         return given
 
