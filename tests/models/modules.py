@@ -163,4 +163,10 @@ def fail(in_channels: int, out_channels: int) -> nn.Module:
     raise RuntimeError("of the user's own\nin two lines")
 
 
+def fail_without_words(in_channels: int, out_channels: int) -> nn.Module:
+    """Raises."""
+    assert in_channels < 0
+    return nn.Linear(in_channels, out_channels)
+
+
 NUMBER = 3
