@@ -15,7 +15,7 @@ from gnnsoup_hpc.config.grid import choose_joint_run
 from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.models.jobs import load_job
-from gnnsoup_hpc.models.registry import make_model
+from gnnsoup_hpc.models.registry import make_model_for
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.selection import select_ingredients
@@ -67,7 +67,7 @@ def select_run(job: Job, say: Callable[[str], None]) -> Subject:
                 raise JobError(
                     f"--quality compares with programs that take no {what} of edges, which the run's graph has"
                 )
-        net = make_model(job.model, graph.features, graph.classes)
+        net = make_model_for(graph, job.model, graph.classes)
         chosen = select_ingredients(job, net, graph, Log(quiet=True))
         about = {
             "job": job.name,
