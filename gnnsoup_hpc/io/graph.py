@@ -431,7 +431,10 @@ def open_graph(path: Path, job: Job, verify: bool = False) -> Iterator[GraphFile
     Raises: RunError where it is missing, damaged, or was made from another [graph] or [partition].
     """
     if not path.exists():
-        raise RunError(f"{path} does not exist yet: run `gnnsoup train JOB` first, which prepares the graph")
+        raise RunError(
+            f"{path} does not exist yet: run `gnnsoup train JOB` first, or `gnnsoup import JOB FILES`; both prepare the"
+            " graph"
+        )
     with ExitStack() as stack:
         try:
             graph = stack.enter_context(open_file(path, verify))

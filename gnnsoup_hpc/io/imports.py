@@ -16,6 +16,7 @@ from gnnsoup_hpc.io import files
 from gnnsoup_hpc.runtime.run_dir import RunDir
 
 KIND, VERSION = "imported", 1
+MAKE = "run `gnnsoup train JOB` first, or `gnnsoup import JOB FILES` where they are trained elsewhere"
 AGAIN = "give the same `gnnsoup import JOB FILES` again"
 
 
