@@ -112,7 +112,11 @@ def merge_weights(keys: Any, given: Any, raw: Any, nodes: int) -> Tensor:
     if weight.shape != given.shape or not ((weight >= 0) & np.isfinite(weight)).all():
         raise SystemExit(f"edge_weight has shape {weight.shape}: give a finite number from 0 on of each edge")
     merged, counts = sum_equal(keys, given, weight[:, None], nodes)
-    return torch.from_numpy(np.where(counts == 0, 1.0, merged[:, 0]).astype(np.float32))
+    merged = np.where(counts == 0, 1.0, merged[:, 0])
+    large = np.bincount(keys // nodes, weights=merged) >= np.finfo(np.float32).max
+    if large.any():
+        raise SystemExit(f"edge_weight: those of edges to node {large.argmax()} add up to more than float32 holds")
+    return torch.from_numpy(merged.astype(np.float32))
 
 
 def merge_features(keys: Any, given: Any, raw: Any, nodes: int) -> Tensor:
