@@ -28,6 +28,7 @@ def choose_soup(run: Contents, method: str | None, ensembles: bool = False) -> S
     found = run.soup(method)
     if found is None or (found.state is None and not ensembles):
         why = "it is not one model" if found else "the run has no such soup"
+        why = "the run's job does not list it (soup.methods)" if method in run.unlisted else why
         there = run.soups if ensembles else single
         raise RunError(f"--method {method}: {why}; there are: {', '.join(soup.method for soup in there)}")
     return found
