@@ -236,6 +236,7 @@ def test_a_run_is_named_by_its_folder_or_its_job(trained: Job, tmp_path: Path, m
     assert RunDir.of(found).root == RunDir.of(moved).root
     (tmp_path / "job.toml").write_text(trained.model_copy(update={"runs": "there"}).to_toml(), encoding="utf-8")
     assert RunDir.of(parent.find_job("job.toml")).root == tmp_path / "there" / "tiny"
+    assert parent.find_job("job.toml", ["soup.seed=3"]).soup.seed == 3
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -36,18 +36,18 @@ class Subject:
     about: dict[str, Any]
 
 
-def find_job(text: str) -> Job:
-    """The job of a run's folder, or that `load_job` finds, its run's folder absolute.
+def find_job(text: str, overrides: Sequence[str] = ()) -> Job:
+    """The job of a run's folder, or that `load_job` finds, with overrides, its run's folder absolute.
 
     Raises: RunError for a folder that is no run, or the sweep's of several models; JobError where there is no such job.
     """
     folder = expand_home(text)
     if not folder.is_dir():
-        job = choose_joint_run(load_job(text))
+        job = choose_joint_run(load_job(text, overrides))
         return job.model_copy(update={"runs": paths.quote(RunDir.of(job).root.parent.absolute())})
     if not (folder / "job.toml").is_file():
         raise RunError(f"{folder} has no job.toml, so it is no run: name the folder of a run, or a job")
-    job, folder = load_job(str(folder / "job.toml")), folder.resolve()
+    job, folder = load_job(str(folder / "job.toml"), overrides), folder.resolve()
     return choose_joint_run(job.model_copy(update={"runs": paths.quote(folder.parent), "name": folder.name}))
 
 
