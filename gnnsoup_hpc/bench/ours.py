@@ -106,7 +106,8 @@ class Ours:
         leaf = logits.requires_grad_()
         loss = self._task.loss(leaf, plan.targets)
         (grad,) = torch.autograd.grad(loss, leaf)
-        alpha.backward(mixing.gradient(self._matrix, vjp(grad), "layer").to(alpha))  # type: ignore[no-untyped-call]
+        pulled = (alpha * mixing.gradient(self._matrix, vjp(grad), "layer").to(alpha)).sum()
+        pulled.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         return float(loss.detach())
 

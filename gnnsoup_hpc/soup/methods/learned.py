@@ -162,7 +162,7 @@ class _Objective:
             penalty = options.regularise * squared_distance_to_uniform(alpha)
             total += float(penalty.detach())
             pulled = pulled + penalty
-        (gradient,) = torch.autograd.grad(pulled, point)  # of a number: a tensor's would import SymPy, 0.4 s
+        (gradient,) = torch.autograd.grad(pulled, point)  # of a number, for to pull a tensor back torch imports SymPy
         self.tracker.note_loss(alpha.detach(), found.held_out if options.holdout else total)
         seconds = time.perf_counter() - start
         self.history.append(Step(len(self.history) + 1, found.loss, found.metric, rate, seconds))
