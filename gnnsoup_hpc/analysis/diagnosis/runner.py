@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import nan
 from pathlib import Path
 
+from gnnsoup_hpc.alignment.symmetry import unit_layouts
 from gnnsoup_hpc.analysis.diagnosis.advice import verdict
 from gnnsoup_hpc.analysis.diagnosis.basin import compute_errors, is_one_basin, make_columns
 from gnnsoup_hpc.config import Job
@@ -26,9 +27,9 @@ def diagnose(job: Job, selection: Selection, mixtures: Mixtures, log: Log, again
     """The diagnosis of these ingredients: that of diagnosis.h5, or (`again`, always) a new one. Rank-collective.
 
     Of the fit ingredients of a selection: N alone; of a way to align them, N - 1 midpoints and the mean of all. Other
-    ways than "as trained" are measured where that one shows that something is wrong. Running statistics of batch norm
-    are recomputed of all alike, and the best is that of ingredients with their own, N evaluations more, as greedy and
-    GIS have it. Rank 0 alone reads and writes files.
+    ways than "as trained" are measured where that one shows that something is wrong, and the model says which units may
+    be permuted. Running statistics of batch norm are recomputed of all alike, and the best is that of ingredients with
+    their own, N evaluations more, as greedy and GIS have it. Rank 0 alone reads and writes files.
     """
     path, comm, task = mixtures.run.diagnosis, mixtures.comm, mixtures.evaluator.task
     weights = {f"{index:04d}": sha256 for index, sha256 in selection.fit.items()}
@@ -71,7 +72,8 @@ def _measure(selection: Selection, mixtures: Mixtures) -> Diagnosis:
     about = described, left_out, (), 0.0, evaluator.task.name, evaluator.recomputes
     found = Diagnosis(mixtures.graph.sha256, nodes, f"{best:04d}", *about)
     by_name = {f"{index:04d}": result for index, result in zip(ids, alone, strict=True)}
-    for variant, setting in VARIANTS.items() if others else ():
+    ways = [*VARIANTS.items()] if unit_layouts(mixtures.model) else [*VARIANTS.items()][:1]
+    for variant, setting in ways if others else ():
         groups = [*((best, other) for other in others), (best, *others)]
         *halfway, mean = evaluate_averages(run, evaluator, groups, align=bool(setting))
         named = {f"{other:04d}": result for other, result in zip(others, halfway, strict=True)}
