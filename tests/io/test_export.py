@@ -103,6 +103,8 @@ def test_what_cannot_be_exported_is_one_line(
     assert "--method ensemble: it is not one model; there are: pls" in fails("--method", "ensemble")
     assert "--method lsp: the run has no such soup" in fails("--method", "lsp")
     assert "a file of .pt or .safetensors" in fails("--to", "soup.h5")
+    assert "there is no folder" in fails("--to", "new/soup.pt")
+    assert not (tmp_path / "new").exists()
     other = tmp_path / "other"
     shutil.copytree(here, other)
     (other / "soups" / "pls.h5").unlink()
