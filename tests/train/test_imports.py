@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from gnnsoup_hpc.alignment.symmetry import permute
+from gnnsoup_hpc.analysis.export import make_card, show_card
 from gnnsoup_hpc.analysis.report.compare import compare_runs
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.analysis.report.table import show_run
@@ -296,6 +297,28 @@ def test_an_ingredient_of_another_split_is_said_to_be(case: Case, capsys: pytest
     assert len({(one.validation_accuracy, one.test_accuracy) for one in found}) == 1
     before = ingredient_store.read(case.trained.ingredient(0))
     assert (found[0].validation_accuracy, found[0].test_accuracy) != (before.validation_accuracy, before.test_accuracy)
+
+
+def test_a_card_tells_files_of_one_name_apart(case: Case) -> None:
+    other = case.folder / "other"
+    other.mkdir()
+    case.files("b")[0].rename(other / "a.pt")
+    job = case.change("soup.methods=['uniform']", "soup.diagnose=false")
+    import_files(job, [*case.files("ac"), other / "a.pt"], "", runs.ALONE, runs.CPU, SAYS)
+    runs.soup_run(job)
+    run = read_contents(case.run.root)
+    card = make_card(run, run.soups[0])
+    assert card["mixture"]["imported"] == {"0000": "checkpoints/a.pt", "0001": "c.pt", "0002": "other/a.pt"}
+    assert "0002 from `other/a.pt`" in show_card(card, "soup.pt")
+
+
+def test_names_have_as_many_folders_as_tell_them_apart() -> None:
+    paths = [
+        Path(f"/x/{place}") for place in ("a/ck/0.pt", "b/ck/0.pt", "1.pt", "r/ingredients/1.h5", "s/ingredients/1.h5")
+    ]
+    assert imports.name_apart(paths) == ["a/ck/0.pt", "b/ck/0.pt", "1.pt", "r/1.h5", "s/1.h5"]
+    assert imports.name_apart([Path("/0.pt")] * 2) == ["//0.pt"] * 2  # one file twice
+    assert imports.name_apart([]) == []
 
 
 def test_a_report_of_imported_ingredients_invents_nothing(case: Case) -> None:
