@@ -95,7 +95,8 @@ def show_card(card: dict[str, Any], name: str) -> str:
     return f"""# {card["method"]} soup of {len(mixture["ingredients"])} ingredients of the run {card["run"]}
 
 One model: weights in `{name}`, what is done to features and edges before it sees them in `{stem}.json`.
-`python {stem}.py GRAPH.npz SCORES.npy` predicts without gnnsoup_hpc, where what makes the model can be imported.
+`python {stem}.py GRAPH SCORES.npy` predicts without gnnsoup_hpc, where what makes the model can be imported; GRAPH is a
+file of .npz, or of torch.save, as sources of runs are.
 
 - Graph: {card["graph"]["about"]}. {card["graph"]["split"]}
 - Method: {card["source"]}
