@@ -374,7 +374,7 @@ def test_states_of_another_basin_are_told_by_the_barrier(case: Case) -> None:
     text = show_run(read_contents(case.run.root))
     assert "Not one basin as trained" in text
     assert "They were imported, so what they started from is not known" in text
-    assert 'match units before mixing (soup.align = "weights")' in text
+    assert 'match the units before mixing (soup.align = "weights"), or leave out' in text
     assert "share their initial state" not in text
 
 
@@ -390,7 +390,18 @@ def test_a_shared_start_is_not_claimed(case: Case) -> None:
 def test_checkpoints_of_other_features_are_said_to_be_of_no_use(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({name: torch.zeros_like(tensor) for name, tensor in case.states[0].items()}, case.folder / "d.pt")
     case.bring("d")
-    assert "import: no validation accuracy is better than that of" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "is hardly better than that of majority class" in said
+    assert (
+        "see that the checkpoints were trained on what this job makes of features and edges (graph.features ="
+        ' "standardise", graph.undirected = true), and on labels in the same order' in said
+    )
+    case.bring("ad")
+    assert "hardly better" not in capsys.readouterr().out  # one that has learned is enough
+    raw = case.change("name=raw", "graph.features=none", "graph.undirected=false")
+    runs.prepare(raw, runs.ALONE, runs.QUIET)
+    import_files(raw, case.files("d"), "", runs.ALONE, runs.CPU, SAYS)
+    assert "trained on these features and edges, and on labels in the same order" in capsys.readouterr().out
 
 
 def test_paths_and_patterns_name_files_once_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
