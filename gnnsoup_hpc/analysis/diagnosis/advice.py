@@ -154,7 +154,7 @@ def _list_remedies(
         return
     if starts > 1:
         shared = "one train.seed" if job.train.start == "shared" else 'train.start = "shared", and one train.seed'
-        yield (f"{_describe_starts(found).removesuffix('. ')}: {matching}train from one initial state ({shared}).")
+        yield f"{_describe_starts(found).removesuffix('. ')}: {matching}train from one initial state ({shared})."
     yield from _compare_variants(found, job, task)
     if job.graph.features != "standardise":
         how = {"none": "as the source has them", "scale": "scaled"}.get(job.graph.features, "row-normalised")
@@ -180,8 +180,8 @@ def _count_starts(found: Diagnosis) -> int:
 
 
 def _describe_starts(found: Diagnosis) -> str:
-    """A sentence where ingredients started from several states."""
-    starts = _count_starts(found)
+    """A sentence where ingredients are known to have started from several states."""
+    starts = _count_starts(found) if all(each.initial_sha256 for each in found.ingredients) else 1
     orders = "so their hidden units are in different orders"
     return f"They started from {starts} different initial states, {orders}. " if starts > 1 else ""
 
@@ -206,7 +206,8 @@ def _describe_rates(found: Diagnosis, outside: Sequence[int], rates: Sequence[fl
     """Of learning rates that are high: what others show of lower ones, where those are in the basin."""
     high = f"A learning rate of {', '.join(f'{rate:g}' for rate in rates)} is high for Adam"
     calm = [each.learning_rate for each in found.ingredients if int(each.ingredient) not in outside]
-    if outside and len(calm) > 1 and max(calm) < min(rates):
+    fast = [each.learning_rate for each in found.ingredients if int(each.ingredient) in outside]
+    if fast and len(calm) > 1 and max(calm) < min(fast):
         return (
             f"{high}, and those of {max(calm):g} or less are in one basin: leave the others out"
             f"{_name_left_out(outside)}, or train them at such a rate."

@@ -168,6 +168,8 @@ def test_a_lower_learning_rate_that_is_there_is_not_advised() -> None:
     fast = replace(found, ingredients=(first, replace(outside, learning_rate=0.05), inside))
     assert "those of 0.005 or less are in one basin: leave the others out (soup.leave_out = [1])" in said(fast)
     assert "lower" not in said(fast)
+    both = replace(diagnosis(0.5, 0.9, 0.5), ingredients=(*fast.ingredients, replace(inside, ingredient="0003")))
+    assert "lower it to 0.005 or less" in said(both)  # one of a low rate is not in the basin either
     assert "fewer epochs or at a lower learning rate" in said(found)
     slow = replace(found, ingredients=tuple(replace(each, learning_rate=0.001) for each in found.ingredients))
     assert "train fewer epochs, or branch" in said(slow)
