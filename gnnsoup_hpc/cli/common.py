@@ -57,11 +57,19 @@ def job_of_run(arguments: argparse.Namespace) -> Job:
 def job_of_souped_run(arguments: argparse.Namespace) -> Job:
     """The same of what is souped: of the run of a sweep of training, its one joint run.
 
-    Raises: RunError where there are several.
+    Raises: RunError where there are several, or one is not there yet, as of a sweep that was stopped.
     """
-    from gnnsoup_hpc.config.grid import choose_joint_run
+    from gnnsoup_hpc.config.grid import choose_joint_run, list_joint_runs
+    from gnnsoup_hpc.runtime.run_dir import RunDir
 
-    return choose_joint_run(job_of_run(arguments))
+    job = job_of_run(arguments)
+    roots = [RunDir.of(joint.job).root for joint in list_joint_runs(job)]
+    if missing := [root for root in roots if not root.is_dir()]:
+        raise errors.RunError(
+            f"the sweep of training {job.name} is not souped yet ({missing[0]} is not there): give the same"
+            " `gnnsoup run JOB` again, which goes on with it"
+        )
+    return choose_joint_run(job)
 
 
 def say_overruled(overrides: Sequence[str], asked: Job) -> None:

@@ -605,7 +605,7 @@ class SoupJob(Section):
     recompute: Recompute = "each"
     """of models with batch norm: the running statistics of every candidate that greedy and gis score are computed anew,
     which costs a pass over the graph each; or, with end, only those of each method's soup, while candidates have mixed
-    ones"""
+    ones; or, with none, no mixture's"""
     diagnose: bool = True
     """end with a diagnosis: are the ingredients in one basin? Costs two evaluations an ingredient"""
     gis: GisJob = GisJob()

@@ -47,6 +47,17 @@ def name_source(path: Path) -> str:
     return f"{path.parent.parent.name}/{path.name}" if path.parent.name == "ingredients" else path.name
 
 
+def name_apart(paths: Sequence[Path]) -> list[str]:
+    """The same of several files, equal ones with as many of their folders as tell them apart."""
+    names = [name_source(path) for path in paths]
+    for count in range(2, max((len(path.parts) for path in paths), default=0) + 1):
+        several = {name for name in names if names.count(name) > 1}
+        names = [
+            "/".join(path.parts[-count:]) if name in several else name for path, name in zip(paths, names, strict=True)
+        ]
+    return names
+
+
 def write(path: Path, rows: Sequence[ImportedFile], job: Job) -> None:
     """Publish what all ingredients of a run are imported from, in their order."""
     with files.create_file(path, KIND, VERSION, "files that the ingredients were imported from") as file:

@@ -60,7 +60,8 @@ def _list_sentences(run: Contents) -> Iterator[str]:
     if run.diagnosis is None:
         yield f"Whether the ingredients lie in one basin is not known: run `gnnsoup diagnose {run.run.root}`."
     else:
-        yield from verdict(run.diagnosis, run.job, run.task, uniform_loses)
+        aligned = run.alignment.alignment.by if run.alignment else None
+        yield from verdict(run.diagnosis, run.job, run.task, uniform_loses, aligned)
 
 
 def _describe_imported(run: Contents) -> Iterator[str]:
