@@ -32,7 +32,9 @@ TrainOptimiser = Literal["adam", "adamw"]
 Schedule = Literal["constant", "cosine"]  # of the learning rate over epochs
 Average = Literal["none", "ema", "swa"]  # of weights over steps, or over epochs
 Align = Literal["none", "weights", "activations"]  # how ingredients' units are matched
-Recompute = Literal["each", "end"]  # whose running statistics are recomputed: every candidate's, or a method's soup's
+Recompute = Literal[
+    "each", "end", "none"
+]  # whose running statistics are recomputed: each candidate's, a soup's, none's
 Statistics = Literal["mixed", "own", "anew"]  # a mixture's: as weights are; recomputed but of an ingredient; always
 Mode = Literal["train", "fit", "evaluate"]  # how an engine computes logits
 TaskKind = Literal["multiclass", "binary", "multilabel", "regression"]

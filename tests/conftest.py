@@ -26,6 +26,11 @@ settings.register_profile(
 settings.load_profile("steady")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A long file that comes late by its name comes first, or its worker would be at it when the others are done."""
+    items.sort(key=lambda item: item.path.name != "test_stock_checkpoints.py")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     """One thread for everything, unless a test is about threads."""

@@ -56,6 +56,11 @@ def prepare_run(folder: Path, *overrides: str, **shape: object) -> Job:
     return job
 
 
+def begin_to_train(job: Job) -> None:
+    """From then on something depends on the run's graph."""
+    RunDir.of(job).initial.write_bytes(b"an initial state")
+
+
 def train_run(folder: Path, *overrides: str, **shape: object) -> Job:
     """The tiny job with its graph.h5 and all its ingredients."""
     job = prepare_run(folder, *overrides, **shape)

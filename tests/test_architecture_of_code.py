@@ -46,7 +46,7 @@ ONLY_USERS = {
     "triton": {"engine.triton"},
     "threadpoolctl": {"engine.threads"},
     "mpi4py": {"runtime"},
-    "torch_geometric": {"models", "data.sources", "graph.sampling", "bench"},
+    "torch_geometric": {"models", "data.sources", "graph.sampling", "bench", "io.standalone"},  # the last: for exports
     "ogb": {"data.sources"},
     "pandas": {"api", "data.sources"},
 }

@@ -9,7 +9,7 @@ from gnnsoup_hpc.analysis.report.contents import Contents
 from gnnsoup_hpc.config.task import WORDS
 from gnnsoup_hpc.errors import RunError
 from gnnsoup_hpc.evaluation.tasks import score
-from gnnsoup_hpc.io import export, files
+from gnnsoup_hpc.io import export, files, imports
 from gnnsoup_hpc.io.model import read_model
 from gnnsoup_hpc.io.records import Soup
 
@@ -28,6 +28,7 @@ def choose_soup(run: Contents, method: str | None, ensembles: bool = False) -> S
     found = run.soup(method)
     if found is None or (found.state is None and not ensembles):
         why = "it is not one model" if found else "the run has no such soup"
+        why = "the run's job does not list it (soup.methods)" if method in run.unlisted else why
         there = run.soups if ensembles else single
         raise RunError(f"--method {method}: {why}; there are: {', '.join(soup.method for soup in there)}")
     return found
@@ -42,7 +43,9 @@ def export_soup(run: Contents, soup: Soup, to: Path) -> list[Path]:
 def make_card(run: Contents, soup: Soup) -> dict[str, Any]:
     """The card but for what the weights' file itself says."""
     mixture, best = soup.mixture, run.best
-    imported = {f"{one.index:04d}": one.imported for one in run.ingredients if one.imported}
+    rows = [row for row in imports.read(run.run.imported) if row.ingredient in soup.ingredients]
+    names = imports.name_apart([Path(row.file) for row in rows])
+    imported = {row.ingredient: name for row, name in zip(rows, names, strict=True)}
     return {
         "format": "gnnsoup_hpc/card",
         "format_version": 2,
@@ -99,7 +102,8 @@ def show_card(card: dict[str, Any], name: str) -> str:
     return f"""# {what} {len(mixture["ingredients"])} ingredients of the run {card["run"]}
 
 One model: weights in `{name}`, what is done to features and edges before it sees them in `{stem}.json`.
-`python {stem}.py GRAPH.npz SCORES.npy` predicts without gnnsoup_hpc, where what makes the model can be imported.
+`python {stem}.py GRAPH SCORES.npy` predicts without gnnsoup_hpc, where what makes the model can be imported; GRAPH is a
+file of .npz, or of torch.save, as sources of runs are.
 
 - Graph: {card["graph"]["about"]}. {card["graph"]["split"]}
 - Method: {card["source"]}

@@ -35,7 +35,7 @@ _OF_THE_GRID = (
     "repeats",
     "rounds",
 )
-_OF_QUALITY = ("methods", "seeds", "sample_evaluations", "judge_every")
+_OF_QUALITY = ("set", "methods", "seeds", "sample_evaluations", "judge_every")
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,8 @@ def _add_grid(group: argparse._ArgumentGroup) -> None:
 def _add_quality(group: argparse._ArgumentGroup) -> None:
     about = "measure the time to GIS's accuracy on this run's trained ingredients"
     group.add_argument("--quality", metavar="RUN_OR_JOB", help=about)
+    about = "override one field of that job, for example soup.pls.union=8; may be repeated"
+    group.add_argument("--set", action="append", metavar="KEY=VALUE", help=about)
     group.add_argument("--methods", type=_methods, metavar="M,M", help=f"of {','.join(METHODS)} (default: all)")
     group.add_argument("--seeds", type=count, metavar="S", help="repeat LS and PLS with that many seeds (default: 1)")
     about = "of plain GIS time M evaluations and multiply; 0: run it in full (default: as the graph's size suggests)"

@@ -21,6 +21,7 @@ from gnnsoup_hpc.soup.mixing import ParameterMatrix
 from gnnsoup_hpc.train.batches import Batches, ClusterBatches, FullBatches, MakePlan, NeighbourBatches
 from gnnsoup_hpc.train.loop import TrainData, Training
 from gnnsoup_hpc.types import Role, State
+from gnnsoup_hpc.utils.optimisers import SGD
 from gnnsoup_hpc.utils.out_of_core import BufferPool
 
 _CPU = torch.device("cpu")
@@ -97,7 +98,7 @@ class Ours:
         return self._step(self._whole) if self._cell.task == "ls_epoch" else self._gis(self._whole)
 
     def _step(self, plan: Plan) -> float:
-        optimiser = torch.optim.SGD([self._raw], lr=tasks.LEARNING_RATE)
+        optimiser = SGD([self._raw], lr=tasks.LEARNING_RATE)
         optimiser.zero_grad(set_to_none=True)
         alpha = self._raw.softmax(1)
         state = mixing.mix(self._matrix, alpha.detach(), "layer")
@@ -105,7 +106,8 @@ class Ours:
         leaf = logits.requires_grad_()
         loss = self._task.loss(leaf, plan.targets)
         (grad,) = torch.autograd.grad(loss, leaf)
-        alpha.backward(mixing.gradient(self._matrix, vjp(grad), "layer").to(alpha))  # type: ignore[no-untyped-call]
+        pulled = (alpha * mixing.gradient(self._matrix, vjp(grad), "layer").to(alpha)).sum()
+        pulled.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         return float(loss.detach())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     if arguments.quality is None:
         results, text, failure = _measure_grid(arguments, options, here)
     else:
-        results, text, failure = _measure_quality(arguments.quality, options)
+        results, text, failure = _measure_quality(arguments.quality, arguments.set or (), options)
     if arguments.output is not None:
         with files.publish(arguments.output) as private:
             private.write_text(json.dumps(results, indent=1, allow_nan=False), encoding="utf-8")
@@ -65,9 +66,9 @@ def _measure_grid(arguments: argparse.Namespace, options: Options, here: RankInf
     return results, table.show_document(results), failure
 
 
-def _measure_quality(run: str, options: Options) -> tuple[dict[str, Any], str, str]:
+def _measure_quality(run: str, overrides: Sequence[str], options: Options) -> tuple[dict[str, Any], str, str]:
     """The same of the time to quality."""
-    subject = parent.select_run(parent.find_job(run), _say)
+    subject = parent.select_run(parent.find_job(run, overrides), _say)
     found = parent.run_orders(list(parent.list_orders(subject, options)), options.timeout, _say)
     results = quality_results.make_document(subject.about, table.describe_machine(options.threads), found)
     failed = [what for what, figures in found.items() if figures.errors and what != PLAIN]

@@ -91,8 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
         arguments.add(parser)
     elif command == "report":
-        about = "folders of runs (default: that of pubmed)"
-        parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help=about)
+        about = f"folders of runs, or {JOB_HELP}"
+        parser.add_argument("runs", nargs="*", metavar="RUN", help=about)
     else:
         about, called = JOB_HELP, "JOB"
         if command in ("status", "diagnose", "export", "predict"):
@@ -100,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         if command == "import":
             about = JOB_HELP.partition(" (")[0]
         parser.add_argument("job", nargs=None if command == "import" else "?", metavar=called, help=about)
+    if command != "bench":
         about = "override one field of the job, for example soup.pls.union=8; may be repeated"
         parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=about)
     if command in OFFLINE:

@@ -7,8 +7,8 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from gnnsoup_hpc import errors
 from gnnsoup_hpc.runtime import launch
@@ -24,6 +24,7 @@ NOWHERE = RankInfo(0, 1, 0, 1, "")  # of a process whose launcher cannot be unde
 # Of what rank 0 alone speaks: what is wrong on every rank, and what ranks of a world find together.
 WRONG_ALIKE = (errors.JobError, errors.IngredientsError, errors.MismatchError)
 FOUND_TOGETHER = (errors.DivergedError, errors.MemoryLimitError, errors.LauncherError)
+_OF_PLACES = ("name", "runs", "graph.root")  # fields that say where a run and its source are
 GRACE_SECONDS = 5.0
 PREEMPTED_SECONDS = 20.0  # for the other ranks' checkpoints; Slurm kills 30 s after SIGTERM
 
@@ -56,11 +57,44 @@ def job_of_run(arguments: argparse.Namespace) -> Job:
 def job_of_souped_run(arguments: argparse.Namespace) -> Job:
     """The same of what is souped: of the run of a sweep of training, its one joint run.
 
-    Raises: RunError where there are several.
+    Raises: RunError where there are several, or one is not there yet, as of a sweep that was stopped.
     """
-    from gnnsoup_hpc.config.grid import choose_joint_run
+    from gnnsoup_hpc.config.grid import choose_joint_run, list_joint_runs
+    from gnnsoup_hpc.runtime.run_dir import RunDir
 
-    return choose_joint_run(job_of_run(arguments))
+    job = job_of_run(arguments)
+    roots = [RunDir.of(joint.job).root for joint in list_joint_runs(job)]
+    if missing := [root for root in roots if not root.is_dir()]:
+        raise errors.RunError(
+            f"the sweep of training {job.name} is not souped yet ({missing[0]} is not there): give the same"
+            " `gnnsoup run JOB` again, which goes on with it"
+        )
+    return choose_joint_run(job)
+
+
+def say_overruled(overrides: Sequence[str], asked: Job) -> None:
+    """Say which values of `--set` a run was not made with, where its results are read as they are."""
+    from gnnsoup_hpc.config import loading
+    from gnnsoup_hpc.runtime.run_dir import RunDir
+
+    run = RunDir.of(asked)
+    if not run.job.is_file():
+        return
+    made, wanted = (job.model_dump(mode="json") for job in (loading.load(run.job), asked))
+    for key in (text.partition("=")[0].strip() for text in overrides):
+        was, value = _look_up(made, key), _look_up(wanted, key)
+        if was != value and key not in _OF_PLACES and not key.startswith("machine."):
+            print(
+                f"{run.root} was made with {key} = {was!r}, and is read as it is: --set {key} changes nothing",
+                flush=True,
+            )
+
+
+def _look_up(tree: Any, key: str) -> Any:
+    """The value of a dotted name in tables; None where there is none."""
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
 
 
 def execute(command: Callable[[RankInfo], None], collective: bool = False, computing: bool = False) -> int:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 from gnnsoup_hpc.analysis.export import choose_soup, export_soup
 from gnnsoup_hpc.analysis.report.contents import read_contents
-from gnnsoup_hpc.cli.common import job_of_souped_run
+from gnnsoup_hpc.cli.common import job_of_souped_run, say_overruled
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.run_dir import RunDir
 
 
 def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     """Write the files, and say which."""
-    found = read_contents(RunDir.of(job_of_souped_run(arguments)).root)
+    job = job_of_souped_run(arguments)
+    say_overruled(arguments.set, job)
+    found = read_contents(RunDir.of(job).root)
     soup = choose_soup(found, arguments.method)
     to = arguments.to or Path(f"{found.job.name}-{soup.method}.pt")
     made = export_soup(found, soup, to)

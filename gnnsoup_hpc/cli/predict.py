@@ -9,7 +9,7 @@ from pathlib import Path
 from gnnsoup_hpc.analysis.export import choose_soup
 from gnnsoup_hpc.analysis.predict import Asked, write_scores
 from gnnsoup_hpc.analysis.report.contents import read_contents
-from gnnsoup_hpc.cli.common import job_of_souped_run
+from gnnsoup_hpc.cli.common import job_of_souped_run, say_overruled
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -20,6 +20,7 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     if here.rank > 0:
         return
     job, log = job_of_souped_run(arguments), Log(here.prefix, stop=here.stop)
+    say_overruled(arguments.set, job)
     found = read_contents(RunDir.of(job).root)
     soup = choose_soup(found, arguments.method, ensembles=True)
     asked = Asked(found, soup, job, arguments.graph, arguments.offline)

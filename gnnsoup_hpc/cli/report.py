@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +13,13 @@ from gnnsoup_hpc.analysis.report.compare import compare_runs
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.analysis.report.grid import read_grid, show_grid, write_grid
 from gnnsoup_hpc.analysis.report.table import show_run
+from gnnsoup_hpc.cli.common import say_overruled
 from gnnsoup_hpc.config import loading
-from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.errors import JobError, MissingJobError, RunError
 from gnnsoup_hpc.models.jobs import load_job, load_job_of_run
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.utils.paths import expand_home
 
 _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
@@ -55,10 +57,27 @@ def _read(root: Path) -> tuple[Callable[[], None], Callable[[], str]]:
     return partial(build.write, found), partial(show_run, found)
 
 
+def _find_root(text: str, overrides: Sequence[str]) -> Path:
+    """The folder of a run: the one that is named, or that of the job. Raises: JobError for a folder with overrides."""
+    folder = expand_home(text)
+    if folder.is_dir():
+        if overrides:
+            raise JobError(
+                f"--set {overrides[0]!r}: {text} is the folder of a run, which is reported as it was made: leave --set"
+                " out, or give the job in place of the folder"
+            )
+        return folder
+    try:
+        job = load_job(text, overrides)
+    except MissingJobError:
+        return folder  # that it is no run is said by whoever reads it
+    say_overruled(overrides, job)
+    return RunDir.of(job).root
+
+
 def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     """Report each run; where there are several, compare them too."""
-    roots = [RunDir.of(load_job(str(run))).root if run.is_file() else run for run in arguments.runs]
-    roots = roots or [RunDir.of(load_job()).root]
+    roots = [_find_root(text, arguments.set) for text in arguments.runs or ("pubmed",)]
     for root in roots:
         report(root, must_write=False)
     if len(roots) > 1:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
@@ -61,6 +61,22 @@ class Section(BaseModel):
     """A table of the job file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+# ---- what was meant by a word that is not known
+
+
+def find_nearest(word: str, known: Sequence[str], least: float = 0.0) -> str:
+    """The end of a message that names the known word most like `word`; "" where none is `least` alike, from 0 to 1."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=least)
+    return f"; the nearest known one is {near[0]!r}" if near else ""
+
+
+def find_nearest_value(error: Any) -> str:
+    """The same of a validation error that lists what is allowed, and of no other; where the value is much like one."""
+    if error["type"] != "literal_error" or not isinstance(error["input"], str):
+        return ""
+    return find_nearest(error["input"], re.findall(r"'(.*?)'", error["msg"]), least=0.6)
 
 
 # ---- memory sizes as people write them
@@ -411,6 +427,15 @@ MOST_CELLS = 10_000
 Values = Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
 
 
+def _make_hashable(value: Any) -> Any:
+    """What is equal for equal values of TOML, and can be looked up."""
+    if isinstance(value, dict):
+        return frozenset((key, _make_hashable(each)) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(_make_hashable, value))
+    return value if isinstance(value, Hashable) else repr(value)
+
+
 class SweepJob(Section):
     """Lists of values; a method is made with each combination of its own, and ingredients with each of theirs."""
 
@@ -432,7 +457,7 @@ class SweepJob(Section):
     def _each_once(cls, given: Any) -> Any:
         lists = given if isinstance(given, dict) else {"seed": given}
         for key, values in lists.items():
-            if any(type(a) is type(b) and a == b for n, a in enumerate(values) for b in values[:n]):
+            if len({(type(value), _make_hashable(value)) for value in values}) < len(values):
                 raise ValueError(f"{key} = {list(values)} lists a value twice")
         return given
 
@@ -607,7 +632,7 @@ class SoupJob(Section):
     recompute: Recompute = "each"
     """of models with batch norm: the running statistics of every candidate that greedy and gis score are computed anew,
     which costs a pass over the graph each; or, with end, only those of each method's soup, while candidates have mixed
-    ones"""
+    ones; or, with none, no mixture's"""
     diagnose: bool = True
     """end with a diagnosis: are the ingredients in one basin? Costs two evaluations an ingredient"""
     gis: GisJob = GisJob()
@@ -773,8 +798,8 @@ def check_keys(table: str, lists: Mapping[str, Any], section: Section) -> None:
     known = list(type(section).model_fields)
     for key in lists:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"unknown key 'sweep.{table}.{key}'; the nearest known one is 'sweep.{table}.{near}'")
+            near = find_nearest(f"sweep.{table}.{key}", [f"sweep.{table}.{name}" for name in known])
+            raise ValueError(f"unknown key 'sweep.{table}.{key}'{near}")
 
 
 def _job(job: Job, method: SweptName, values: Mapping[str, Any]) -> Job:
@@ -798,4 +823,4 @@ def put_values(job: Job, values: Mapping[str, Any], kinds: Sequence[str] = ()) -
         first = error.errors()[0]
         message = str(first["msg"]).removeprefix("Value error, ")
         told = ", ".join(f"sweep.{name.removeprefix('soup.')} = {value!r}" for name, value in values.items())
-        raise ValueError(f"with {told}: {message[0].lower()}{message[1:]}") from None
+        raise ValueError(f"with {told}: {message[0].lower()}{message[1:]}{find_nearest_value(first)}") from None

@@ -1,13 +1,13 @@
 """Job files: found, read, overridden, and explained. One TOML file is one complete, named experiment.
 
-An unknown key is an error that names the key and the nearest known one.
+An unknown key is an error that names the key and the nearest known one; so is a text that is none of those allowed.
 """
 
 from __future__ import annotations
 
 import copy
-import difflib
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gnnsoup_hpc.config import Job, Section
+from gnnsoup_hpc.config import Job, Section, SweepJob, find_nearest, find_nearest_value
 from gnnsoup_hpc.errors import JobError, MissingJobError
 from gnnsoup_hpc.utils.paths import expand_home
 
@@ -29,6 +29,8 @@ SWEEP_EXAMPLES = {
     "model": "{ hidden = [64, 128] }",
 }
 TEXT_FIELDS = ("name", "runs", "graph.source", "graph.root", "machine.memory_limit", "model.revision", "model.folder")
+# A text without quotes, as far as a comma, a bracket or the end: gin, pt:graph.pt, 2 GiB.
+_BARE_WORD = re.compile(r"""(?<!["'\w])(?:[\d.]+\s*)?[A-Za-z~/$][^"',=\[\]{}]*?(?=\s*(?:[,\]}]|$))""")
 Check = Callable[[Job, str], None]
 Named = str | os.PathLike[str] | Mapping[str, Any]  # a job: its file, a bundled one, or what a file would hold
 
@@ -70,14 +72,33 @@ def load(
 
 def _read(path: Path) -> dict[str, Any]:
     """The tables of a file of TOML."""
+    text = ""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a byte-order mark in front
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a byte-order mark in front
+        return tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise JobError(f"{path}: not UTF-8 text (at byte {error.start}): save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        raise JobError(f"{path}: not valid TOML: {error}") from None
+        raise JobError(f"{path}: not valid TOML: {error}{_show_quoted(text, error)}") from None
     except OSError as error:
         raise MissingJobError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _show_quoted(text: str, error: tomllib.TOMLDecodeError) -> str:
+    """The line that an error of TOML is at with its words in quotes, if that is right; else ""."""
+    found = re.search(r"at line (\d+)", str(error))
+    key, equals, value = (text.split("\n")[int(found[1]) - 1] if found else "").partition("#")[0].partition("=")
+    line = f"{key.strip()} = {_BARE_WORD.sub(_quote, value.strip())}"
+    try:
+        tomllib.loads(line)
+    except tomllib.TOMLDecodeError:
+        return ""
+    return f": text stands in quotes, true and false in small letters: {line}" if equals else ""
+
+
+def _quote(word: re.Match[str]) -> str:
+    """A bare word as TOML wants it."""
+    return word[0].lower() if word[0].lower() in ("true", "false") else f'"{word[0]}"'
 
 
 def validate(tree: Mapping[str, Any], where: str, kinds: Sequence[str] = ()) -> Job:
@@ -178,11 +199,16 @@ def _is_about_an_item(error: Any, other: Any) -> bool:
 
 
 def _explain(item: Any) -> str:
-    """One validation error as `key: what is wrong`, with the nearest known key for an unknown one."""
+    """One validation error as `key: what is wrong`, with the nearest known key, or value, for an unknown one."""
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, [name for name, _ in fields()], n=1, cutoff=0.0)
-        return f"unknown key {key!r}; the nearest known one is {near[0]!r}"
+        if item["loc"][0] == "sweep" and item["loc"][1:] in [(name,) for name in Job.model_fields]:
+            return (
+                f"{key} cannot be swept: [sweep] has lists for {', '.join(SweepJob.model_fields)}; give each value of"
+                f" {key.removeprefix('sweep.')} a job of its own (--set name=…), and compare them by `gnnsoup report"
+                " RUN RUN`"
+            )
+        return f"unknown key {key!r}{find_nearest(key, [name for name, _ in fields()])}"
     if item["type"] == "missing":
         return f"the key {key!r} is missing"
     message = str(item["msg"]).removeprefix("Value error, ").replace("a valid tuple", "a list")
@@ -193,4 +219,5 @@ def _explain(item: Any) -> str:
         return f"{key}: {message}" if key else message
     if item["type"] == "tuple_type" and isinstance(item["input"], str):
         message += """, as in '["ls", "pls"]' or '[0.1, 0.3]'"""
+    message += find_nearest_value(item)
     return f"{key} = {item['input']!r}: {message[0].lower()}{message[1:]}"

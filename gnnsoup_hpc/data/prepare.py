@@ -2,7 +2,8 @@
 
 A prepared graph is kept once in `.graphs/` beside the runs, under the hash of all that it is a function of
 (graph/identity.py). The graph.h5 of a run is another name (a hard link) of the same file, so jobs that want the same
-graph share its making and its disk space, and removing a run removes nothing of the others.
+graph share its making and its disk space, and removing a run removes nothing of the others. A graph.h5 that a
+mistaken job left behind, and that nothing was computed on, gives way to the job's own.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ import numpy as np
 import torch
 
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config.task import resolve_task
 from gnnsoup_hpc.data import sources
 from gnnsoup_hpc.data.partition import cut_in_process, cut_with_metis, partition_graph
 from gnnsoup_hpc.data.sources.raw import NO_LABELS, SourceContext, list_few
 from gnnsoup_hpc.data.transforms import PreparedRows, prepare_features
-from gnnsoup_hpc.errors import GraphError, RunError
+from gnnsoup_hpc.errors import FileError, GraphError, RunError
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.graph.graph import Graph, Partition
 from gnnsoup_hpc.io import files
@@ -47,7 +49,8 @@ def prepare(job: Job, here: RankInfo, log: Log, again: bool = False, offline: bo
 
     Every rank sees that the whole file is as it was written: what it computes on carries no other checksums.
 
-    Raises: RunError where it was made from another [graph] or [partition]; GraphError for a source that cannot be used.
+    Raises: RunError where it was made from another source, [graph] or [partition], and the run has results; GraphError
+    for a source that cannot be used; JobError for a task that means nothing on it.
     """
     run = RunDir.of(job)
     if again and here.rank > 0:
@@ -103,7 +106,7 @@ def check_source(job: Job, graph: GraphFile, log: Log) -> None:
 def is_made(job: Job) -> bool:
     """Whether the job's graph is there, in its run or among those that runs share, so that preparing is but a link."""
     run = RunDir.of(job)
-    return run.graph.exists() or graph_store.find_graph(job, run.shared_graphs) is not None
+    return _is_settled(job, run) or graph_store.find_graph(job, run.shared_graphs) is not None
 
 
 def note_job(job: Job) -> None:
@@ -175,19 +178,46 @@ def _obtain(job: Job, run: RunDir, here: RankInfo, log: Log, again: bool, offlin
     """Return when graph.h5 is there, made or linked by us or by whoever was first."""
     lease = run.graph_lease(identity.request_key(job))
     monitor, said = LeaseMonitor(), False
-    while again or not run.graph.exists():
+    while again or not _is_settled(job, run):
         with leases.hold(lease, describe(here), monitor) as ours:
             if ours:
                 shared = None if again else graph_store.find_graph(job, run.shared_graphs)
                 if shared is None or not _is_whole(shared, job, log):
                     shared = _make(job, run, log, again, offline)
-                if again or not run.graph.exists():
+                if other := _find_replaceable(job, run):
+                    log.say(f"prepare: {other}; nothing was computed on it, so the job's graph takes its place")
+                if again or other or not run.graph.exists():
                     _link(shared, run.graph, log)
                 return
         if not said:
             log.say(f"prepare: waiting for {leases.describe_holder(lease)}, who prepares {job.graph.source}")
             said = True
         time.sleep(POLL_SECONDS)
+
+
+def _is_settled(job: Job, run: RunDir) -> bool:
+    """Whether the run has a graph.h5 that stays, be it the job's or one that the job is refused for."""
+    return run.graph.exists() and not _find_replaceable(job, run)
+
+
+def _find_replaceable(job: Job, run: RunDir) -> str:
+    """How the run's graph.h5 differs from the job's, if nothing is lost without it; else "".
+
+    Nothing is where the run has no results, and the file has another name among the graphs that runs share.
+    """
+    if not run.graph.exists() or run.has_results():
+        return ""
+    if not any(path.samefile(run.graph) for path in run.shared_graphs.glob("*.h5")):
+        return ""
+    try:
+        with graph_store.open_file(run.graph) as graph:
+            if (difference := graph_store.find_difference(graph, job)) is not None:
+                key, made, wanted = difference
+                return f"{run.graph} was made with {key} = {made!r}, the job says {wanted!r}"
+            changed = identity.find(job.graph, graph.source_files, graph.source_sha256).changed
+            return f"{run.graph} was made from other content than {changed} holds now" if changed else ""
+    except FileError:  # whoever opens it says what is wrong with it
+        return ""
 
 
 def _is_whole(shared: Path, job: Job, log: Log) -> bool:
@@ -221,6 +251,7 @@ def _make(job: Job, run: RunDir, log: Log, again: bool, offline: bool) -> Path:
         shared = run.shared_graph(identity.graph_key(job, raw.facts, raw.source_sha256))
         if shared.exists() and not again and _is_whole(shared, job, log):
             return shared
+        resolve_task(job.task, raw.targets, raw.classes, raw.source)  # refused before anything is made for it
         graph, preparation = prepare_features(raw, job.graph.features)
         apart = len(graph.indices) > ENTRIES_TO_CUT_APART
         cut = partial(cut_in_process, folder, meter, log) if apart else cut_with_metis

@@ -110,7 +110,9 @@ class TorchEngine(Engine):
             logits = self.logits(plan, dict(state) | leaves, mode=mode, dropout=dropout)
 
         def pull(grad: Tensor) -> dict[str, Tensor]:
-            found = torch.autograd.grad(logits, list(leaves.values()), grad, materialize_grads=True)
+            with torch.enable_grad():  # of a number, for to pull a tensor back torch imports SymPy
+                weighed = (logits * grad).sum()
+            found = torch.autograd.grad(weighed, list(leaves.values()), materialize_grads=True)
             zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items() if name not in leaves}
             grads = zeros | dict(zip(leaves, found, strict=True))
             return {name: grads[name].double() for name in state}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,19 +22,27 @@ VARIANTS = {"as trained": "", "units matched by weights": 'soup.align = "weights
 
 
 def evaluate_averages(
-    run: RunDir, evaluator: Evaluator, groups: Sequence[tuple[int, ...]], align: bool = False
+    run: RunDir,
+    evaluator: Evaluator,
+    groups: Sequence[tuple[int, ...]],
+    align: bool = False,
+    statistics: Literal["mixed", "anew"] = "anew",
 ) -> list[EvalResult]:
     """Metric and loss of the mean of each group of ingredients, with `align` matched by weights with its first one.
 
-    Of one ingredient, exactly its own, but for running statistics of batch norm, which are recomputed of all alike.
+    statistics: of batch norm; recomputed of all alike, of one ingredient too, unless soup.recompute = "none"; or mixed,
+    so that one ingredient has exactly its own.
     Rank-collective: each is one rank's work. Of ingredients as trained at most three states are in memory; to align
     them takes all that are to be mixed.
     """
-    return evaluator.results([partial(_average, run, evaluator, group, align) for group in groups], Role.VALIDATION)
+    make = partial(_average, run, evaluator, align=align, statistics=statistics)
+    return evaluator.results([partial(make, group) for group in groups], Role.VALIDATION)
 
 
 @torch.no_grad()
-def _average(run: RunDir, evaluator: Evaluator, group: tuple[int, ...], align: bool) -> Members:
+def _average(
+    run: RunDir, evaluator: Evaluator, group: tuple[int, ...], align: bool, statistics: Literal["mixed", "anew"]
+) -> Members:
     states: Iterable[State] = (ingredient_store.read(run.ingredient(index)).state for index in group)
     if align:
         states = align_states(evaluator.model, list(states))
@@ -44,4 +53,4 @@ def _average(run: RunDir, evaluator: Evaluator, group: tuple[int, ...], align: b
             kinds[name] = tensor.dtype
             total[name] = total[name] + tensor.double() if name in total else tensor.double()
     mean = {name: (tensor / len(group)).to(kinds[name]).to(evaluator.device) for name, tensor in total.items()}
-    return [evaluator.recompute(mean)]
+    return [mean if statistics == "mixed" else evaluator.recompute(mean)]

@@ -76,6 +76,14 @@ class Predictions:
     others: Mapping[MetricName, float] = field(default_factory=dict)
 
 
+def compute_paired_error(task: Task, one: Predictions, other: Predictions) -> float:
+    """Standard error of the difference of two models' metrics on the same nodes; inf where it is not known."""
+    if one.right is None or other.right is None:
+        return task.paired_spread(one.draws, other.draws)
+    only = (int((one.right & ~other.right).sum()), int((other.right & ~one.right).sum()))
+    return task.paired_error(*only, len(one.right))
+
+
 def note_judgement(task: Task, validation: Predictions, test: Predictions) -> Judged:
     """What a file says of how its model was judged."""
     mean, spread = task.target_scale
@@ -178,13 +186,18 @@ class Evaluator:
         where = "the graph on the GPU" if resident else "the graph in pinned memory"
         return where, self.engine.hold(whole, self.device, resident)
 
+    @property
+    def recomputes(self) -> bool:
+        """Whether mixtures get running statistics of their own: the model has any, and the settings allow it."""
+        return bool(self.model.statistics) and self._settings.recompute != "none"
+
     @torch.no_grad()
     def recompute(self, state: State) -> State:
-        """The state with running statistics of its own, over all nodes; this rank alone does it.
+        """The state with running statistics of its own, over all nodes, or as it is; this rank alone does it.
 
         Of one pass over the whole graph where it is in memory, else over its parts, one after the other.
         """
-        if not self.model.statistics:
+        if not self.recomputes:
             return state
         if self.fits or self._whole is not None:
             with self._settings.timed("graph"):

@@ -94,6 +94,15 @@ def find_unfit(weight: Doubles) -> int | None:
     return int(wrong[0]) if len(wrong) else None
 
 
+def find_overflow(weight: Doubles, row: IntArray) -> int | None:
+    """The first node to which the weights (E,) of edges add up to more than float32 holds: GCN would scale it by 0.
+
+    row (E,): the node that each edge leads to.
+    """
+    wrong = np.flatnonzero(~(np.bincount(row, weights=weight) < np.finfo(np.float32).max))
+    return int(wrong[0]) if len(wrong) else None
+
+
 def find_unfit_features(raw: npt.NDArray[Any]) -> int | None:
     """The first edge of (E, D) with a feature that is not finite, or beyond what float32 holds."""
     for block in blocks(len(raw), 8 * raw.shape[1]):

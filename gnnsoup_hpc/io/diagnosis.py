@@ -25,11 +25,14 @@ def fingerprint_of(
     weights: Mapping[str, str],
     left_out: Sequence[str],
     variants: Sequence[str],
-    task: Mapping[str, Any] | None = None,
+    also: Mapping[str, Any] | None = None,
 ) -> str:
-    """Hash of what a diagnosis is a function of: graph, hash of each ingredient's weights by its name, ways, task."""
+    """Hash of what a diagnosis is a function of: graph, hash of each ingredient's weights by its name, ways.
+
+    also: fields of the job that matter, where they are not what older files had: of [task], soup.recompute.
+    """
     of = [graph_sha256, dict(weights), list(left_out), list(variants)]
-    return fingerprint([*of, dict(task)] if task else of)
+    return fingerprint([*of, dict(also)] if also else of)
 
 
 def write(path: Path, found: Diagnosis, midpoints: Columns, words: Sequence[str], made_by: str, job: Job) -> None:
@@ -37,7 +40,7 @@ def write(path: Path, found: Diagnosis, midpoints: Columns, words: Sequence[str]
     with files.create_file(path, KIND, VERSION, "whether ingredients lie in one basin") as file:
         file.attrs["recipe"] = made_by
         file.attrs["graph_sha256"] = found.graph_sha256
-        file.attrs.update(best=found.best, metric=found.metric)
+        file.attrs.update(best=found.best, metric=found.metric, recomputed=found.recomputed)
         files.put(file, "nodes", found.nodes, "1", "validation nodes")
         files.put(file, "seconds", found.seconds, "s", "wall time of the diagnosis")
         files.put(file, "left_out", list(found.left_out), "1", "why other ingredients are not in the diagnosis")
@@ -66,6 +69,7 @@ def read(path: Path) -> Diagnosis:
             variants=tuple(_read_variants(file["midpoints"])),
             seconds=float(file["seconds"][()]),
             metric=files.get_text(file, "metric", "accuracy"),
+            recomputed=bool(file.attrs.get("recomputed", False)),
         )
 
 

@@ -26,7 +26,8 @@ def write(to: Path, trained: Trained, card: Mapping[str, Any], text: str) -> lis
 
     card: but for weights, model and preparation. Files of that content that are there already are left as they are, so
     the same command completes what another did not.
-    Raises: RunError for a suffix that is none of these, a file of other content, or a library that is not installed.
+    Raises: RunError for a suffix that is none of these, a folder that is not there or may not be written to, a file of
+    other content, or a library that is not installed.
     """
     if to.suffix not in SUFFIXES:
         raise RunError(f"{to}: an export is a file of {' or '.join(SUFFIXES)}")
@@ -58,6 +59,8 @@ def write(to: Path, trained: Trained, card: Mapping[str, Any], text: str) -> lis
         to.with_suffix(".md"): text.encode(),
         to.with_suffix(".py"): SCRIPT.read_bytes(),
     }
+    for path in contents:
+        files.check_writable(path)
     there = {path for path in contents if path.exists()}
     if other := [path for path in contents if path in there and path.read_bytes() != contents[path]]:
         raise RunError(f"{other[0]} is there already, and another: remove it, or export to another name")

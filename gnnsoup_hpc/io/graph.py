@@ -406,6 +406,24 @@ def open_file(path: Path, verify: bool = False) -> Iterator[GraphFile]:
         yield GraphFile(path, file)
 
 
+def find_difference(graph: GraphFile, job: Job) -> tuple[str, Any, Any] | None:
+    """The first field in which a job asks for another graph: its name, its value in the file, that in the job."""
+    made = graph.made_with
+    if graph.facts is not None:
+        wanted = identity.fields_used(job, graph.facts)
+    else:
+        wanted = _list_fields(job, job)
+        # A field that an older version did not know had the effect of what is its default now.
+        made = {key: made.get(key, default) for key, default in _list_fields(job, Job(name="any")).items()}
+    key = next((key for key in [*wanted, *made] if made.get(key) != wanted.get(key)), None)
+    if key is None:
+        return None
+    without = {f"graph.{name}": "ignore" for name in identity.EDGE_VALUES}
+    without |= {"partition.edge_weight": "ignore", "graph.feature_layout": "dense"}
+    other = without.get(key, NO_TASK.get(key))
+    return key, made.get(key, other), job.graph.split if key == "graph.split" else wanted.get(key, other)
+
+
 @contextmanager
 def open_graph(path: Path, job: Job, verify: bool = False) -> Iterator[GraphFile]:
     """Yield the graph of a run, once it has shown to be the one that `job` describes.
@@ -413,13 +431,16 @@ def open_graph(path: Path, job: Job, verify: bool = False) -> Iterator[GraphFile
     Raises: RunError where it is missing, damaged, or was made from another [graph] or [partition].
     """
     if not path.exists():
-        raise RunError(f"{path} does not exist yet: run `gnnsoup train JOB` first, which prepares the graph")
+        raise RunError(
+            f"{path} does not exist yet: run `gnnsoup train JOB` first, or `gnnsoup import JOB FILES`; both prepare the"
+            " graph"
+        )
     with ExitStack() as stack:
         try:
             graph = stack.enter_context(open_file(path, verify))
         except FileError as error:
             raise RunError(f"{str(error).removesuffix(_ADVICE)}{_ADVICE}") from None
-        if (other := _first_difference(graph, job)) is not None:
+        if (other := find_difference(graph, job)) is not None:
             key, made, wanted = other
             cut_anew = "or `gnnsoup prepare JOB --again` to cut it anew (ingredients stay valid)"
             raise RunError(
@@ -443,24 +464,6 @@ def find_graph(job: Job, folder: Path) -> Path | None:
         except RunError:
             continue
     return None
-
-
-def _first_difference(graph: GraphFile, job: Job) -> tuple[str, Any, Any] | None:
-    """The first field in which a job asks for another graph: its name, its value in the file, that in the job."""
-    made = graph.made_with
-    if graph.facts is not None:
-        wanted = identity.fields_used(job, graph.facts)
-    else:
-        wanted = _list_fields(job, job)
-        # A field that an older version did not know had the effect of what is its default now.
-        made = {key: made.get(key, default) for key, default in _list_fields(job, Job(name="any")).items()}
-    key = next((key for key in [*wanted, *made] if made.get(key) != wanted.get(key)), None)
-    if key is None:
-        return None
-    without = {f"graph.{name}": "ignore" for name in identity.EDGE_VALUES}
-    without |= {"partition.edge_weight": "ignore", "graph.feature_layout": "dense"}
-    other = without.get(key, NO_TASK.get(key))
-    return key, made.get(key, other), job.graph.split if key == "graph.split" else wanted.get(key, other)
 
 
 def _read_width(file: h5py.File, name: str) -> int:

@@ -16,6 +16,7 @@ from gnnsoup_hpc.io import files
 from gnnsoup_hpc.runtime.run_dir import RunDir
 
 KIND, VERSION = "imported", 1
+MAKE = "run `gnnsoup train JOB` first, or `gnnsoup import JOB FILES` where they are trained elsewhere"
 AGAIN = "give the same `gnnsoup import JOB FILES` again"
 
 
@@ -44,6 +45,17 @@ class ImportedFile:
 def name_source(path: Path) -> str:
     """The name that a file which is imported is known by."""
     return f"{path.parent.parent.name}/{path.name}" if path.parent.name == "ingredients" else path.name
+
+
+def name_apart(paths: Sequence[Path]) -> list[str]:
+    """The same of several files, equal ones with as many of their folders as tell them apart."""
+    names = [name_source(path) for path in paths]
+    for count in range(2, max((len(path.parts) for path in paths), default=0) + 1):
+        several = {name for name in names if names.count(name) > 1}
+        names = [
+            "/".join(path.parts[-count:]) if name in several else name for path, name in zip(paths, names, strict=True)
+        ]
+    return names
 
 
 def write(path: Path, rows: Sequence[ImportedFile], job: Job) -> None:

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.errors import FileError, GraphError
-from gnnsoup_hpc.graph.edge_values import MergedFeatures, find_edges, find_unfit, find_unfit_features, merge_weights
+from gnnsoup_hpc.graph.edge_values import (
+    MergedFeatures,
+    find_edges,
+    find_overflow,
+    find_unfit,
+    find_unfit_features,
+    merge_weights,
+)
 from gnnsoup_hpc.graph.graph import Preparation
 from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Subgraph
@@ -132,7 +139,13 @@ class Trained:
                 raise GraphError(
                     f"edge_weight has shape {values.shape}: give a finite number from 0 on an edge, {ends.shape[1:]}"
                 )
-            weight = torch.from_numpy(merge_weights(made, values).astype(np.float32))
+            merged = merge_weights(made, values)
+            if (node := find_overflow(merged, row)) is not None:
+                raise GraphError(
+                    f"edge_weight: those of edges to node {node} add up to more than float32 holds: give weights of the"
+                    " size that the model was trained with"
+                )
+            weight = torch.from_numpy(merged.astype(np.float32))
         if edge_attr is not None:
             values = np.asarray(edge_attr)
             values = values.reshape(len(values), -1) if values.ndim == 1 else values

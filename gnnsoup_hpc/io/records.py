@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import nan
 from typing import TYPE_CHECKING, Annotated, Any
 
 from gnnsoup_hpc.config.turns import Hyperparameters
@@ -139,6 +140,7 @@ class Recomputed:
     """Of a soup's running statistics: seconds of recomputing them, mixing included, and metrics with both kinds.
 
     mixed: as weights are; anew: recomputed, also where the soup is an ingredient, which keeps its own.
+    validation_error: standard error of their difference on the validation nodes; NaN of a file that does not tell it.
     """
 
     seconds: float
@@ -146,6 +148,7 @@ class Recomputed:
     test_mixed: float
     validation_anew: float
     test_anew: float
+    validation_error: float = nan
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,11 @@ class Midpoints:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Whether ingredients lie in one basin of the loss, on validation nodes. `best` names the best one."""
+    """Whether ingredients lie in one basin of the loss, on validation nodes. `best` names the best one.
+
+    recomputed: whether all were measured with recomputed running statistics of batch norm, ingredients too; the best
+    one is that of ingredients with their own.
+    """
 
     graph_sha256: str
     nodes: int
@@ -235,6 +242,7 @@ class Diagnosis:
     variants: tuple[Midpoints, ...]
     seconds: float
     metric: str = "accuracy"
+    recomputed: bool = False
 
     def named(self, name: str) -> Diagnosed:
         """The ingredient of that name."""

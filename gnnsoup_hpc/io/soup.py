@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,8 @@ def write(
                 files.put(metrics, name, getattr(found, name), "1", "with mixed running statistics")
             for name in ("validation_anew", "test_anew"):
                 files.put(metrics, name, getattr(found, name), "1", "with recomputed ones, of an ingredient too")
+            about = "standard error of validation_anew - validation_mixed"
+            files.put(metrics, "validation_error", found.validation_error, "1", about)
         passes = file.create_group("passes", track_order=True)
         for name, count in soup.counts.items():
             files.put(passes, name, count, "1", COUNTS[name])
@@ -129,8 +132,8 @@ def read(path: Path) -> Soup:
         recomputed = None
         if "seconds_recomputing" in metrics:
             figures = "validation_mixed", "test_mixed", "validation_anew", "test_anew"
-            names = "seconds_recomputing", *figures
-            recomputed = Recomputed(*(float(metrics[name][()]) for name in names))
+            names = "seconds_recomputing", *figures, "validation_error"  # which files of older versions lack
+            recomputed = Recomputed(*(float(metrics[name][()]) if name in metrics else nan for name in names))
         return Soup(
             method=str(file.attrs["method"]),
             source=str(file.attrs["source"]),

@@ -1,20 +1,23 @@
 """Predict with the model that gnnsoup_hpc wrote beside this file, without gnnsoup_hpc.
 
-    python NAME.py GRAPH.npz SCORES.npy
+    python NAME.py GRAPH SCORES.npy
 
-GRAPH.npz has x (V, F) and edge_index (2, E), as the model's graph had them before anything was done to them, and what
-else the model takes: edge_weight (E,), weights of edges, and edge_attr (E, D), their features. The scores are (V, C), a
-row a node: logits, or the numbers of a regression. From Python: `predict(x, edge_index)`. NAME.json says what the model
-is and what is done to x and edges; NAME.pt or NAME.safetensors has its weights. It needs NumPy, PyTorch, PyTorch
-Geometric, and the module's own code where NAME.json names some.
+GRAPH is a file of .npz, or of torch.save (.pt, .pth) with a Data of PyTorch Geometric or a dict of tensors. It has x
+(V, F) and edge_index (2, E), as the model's graph had them before anything was done to them, and what else the model
+takes: edge_weight (E,), weights of edges, and edge_attr (E, D), their features. The scores are (V, C), a row a node:
+logits, or the numbers of a regression. From Python: `predict(x, edge_index)`. NAME.json says what the model is and what
+is done to x and edges; NAME.pt or NAME.safetensors has its weights. It needs NumPy, PyTorch, PyTorch Geometric, and the
+module's own code where NAME.json names some.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import sys
 import warnings
+import zipfile
 from functools import cache, reduce
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 HERE = Path(__file__)
+GIVE = "give a file of .npz, or torch.save({'x': x, 'edge_index': edge_index}, PATH)"
 
 
 @cache
@@ -112,7 +116,11 @@ def merge_weights(keys: Any, given: Any, raw: Any, nodes: int) -> Tensor:
     if weight.shape != given.shape or not ((weight >= 0) & np.isfinite(weight)).all():
         raise SystemExit(f"edge_weight has shape {weight.shape}: give a finite number from 0 on of each edge")
     merged, counts = sum_equal(keys, given, weight[:, None], nodes)
-    return torch.from_numpy(np.where(counts == 0, 1.0, merged[:, 0]).astype(np.float32))
+    merged = np.where(counts == 0, 1.0, merged[:, 0])
+    large = np.bincount(keys // nodes, weights=merged) >= np.finfo(np.float32).max
+    if large.any():
+        raise SystemExit(f"edge_weight: those of edges to node {large.argmax()} add up to more than float32 holds")
+    return torch.from_numpy(merged.astype(np.float32))
 
 
 def merge_features(keys: Any, given: Any, raw: Any, nodes: int) -> Tensor:
@@ -162,15 +170,56 @@ def predict(x: Any, edge_index: Any, edge_weight: Any = None, edge_attr: Any = N
     return scores
 
 
+def load_graph(path: Path) -> dict[str, Any]:
+    """What x, edge_index and other values of a graph's file are, by their names, as arrays."""
+    try:
+        found = load_npz(path) if path.suffix == ".npz" else load_saved(path)
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise SystemExit(f"{path} is no graph that can be read ({type(error).__name__}); {GIVE}") from None
+    names = ["x", "edge_index", *list_taken()]
+    if missing := [name for name in names[:2] if found.get(name) is None]:
+        raise SystemExit(f"{path} has no {' and no '.join(missing)}; it has: {', '.join(sorted(map(str, found)))}")
+    return {name: to_array(found[name]) for name in names if found.get(name) is not None}
+
+
+def load_npz(path: Path) -> dict[str, Any]:
+    """The arrays of a file."""
+    with np.load(path) as found:
+        return dict(found)
+
+
+def load_saved(path: Path) -> dict[str, Any]:
+    """The tensors of a Data, a dict, or a dataset's only graph; nothing else is unpickled."""
+    from torch_geometric.data import Data
+    from torch_geometric.data.data import DataEdgeAttr, DataTensorAttr
+    from torch_geometric.data.storage import GlobalStorage
+
+    with torch.serialization.safe_globals([Data, DataEdgeAttr, DataTensorAttr, GlobalStorage]):
+        found = torch.load(path, weights_only=True, map_location="cpu")
+    if isinstance(found, tuple) and len(found) > 1 and found[1] is None:
+        found = found[0]
+    if isinstance(found, Data):
+        found = found.to_dict()
+    if not isinstance(found, dict):
+        raise SystemExit(f"{path} holds a {type(found).__name__}; {GIVE}")
+    return found
+
+
+def to_array(value: Any) -> Any:
+    """A tensor, dense or sparse, as an array, of a type that NumPy has."""
+    if not isinstance(value, Tensor):
+        return np.asarray(value)
+    dense = value.detach().to_dense()
+    return (dense.double() if dense.is_floating_point() else dense).numpy()
+
+
 def main() -> None:
     """From one file to the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("graph", type=Path, help="an npz file with x, edge_index, edge_weight, edge_attr")
+    parser.add_argument("graph", type=Path, help="a file of .npz or .pt with x, edge_index, edge_weight, edge_attr")
     parser.add_argument("scores", type=Path, help="where the scores go, an npy file")
     words = parser.parse_args()
-    with np.load(words.graph) as graph:
-        values = {name: graph[name] for name in list_taken() if name in graph}
-        np.save(words.scores, predict(graph["x"], graph["edge_index"], **values).numpy())
+    np.save(words.scores, predict(**load_graph(words.graph)).numpy())
 
 
 if __name__ == "__main__":

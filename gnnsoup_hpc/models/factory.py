@@ -121,12 +121,18 @@ def is_global_norm(part: nn.Module) -> bool:
 
 
 def describe_error(error: Exception) -> str:
-    """An error of somebody else's code in one line: what, and the last line of theirs that it came from."""
-    files = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    """An error of somebody else's code in one line: what, and the last line of theirs that it came from.
+
+    Of an error without words, as of a bare `assert`, that is the line that raised it, with what stands there.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    files = [(Path(frame.filename), frame.lineno) for frame in frames]
     known = {Path(__file__).parent.parent, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib"))}
     theirs = [(path, line) for path, line in files if path.is_file() and not known & {*path.parents}]
-    place = f" ({theirs[-1][0]}, line {theirs[-1][1]})" if theirs else ""
     first = (str(error).strip().splitlines() or [""])[0]
+    if not first and frames:
+        first, theirs = frames[-1].line or "", files[-1:]
+    place = f" ({theirs[-1][0]}, line {theirs[-1][1]})" if theirs else ""
     return f"{type(error).__name__}: {first}{place}"
 
 

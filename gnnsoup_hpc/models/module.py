@@ -270,7 +270,9 @@ class ModuleModel:
 
     @property
     def _where(self) -> str:
-        return f"model.factory = {self.factory!r}" if self.kind == MODULE else f"model.kind = {self.kind!r}"
+        if self.kind == MODULE:
+            return f"model.factory = {self.factory!r}"
+        return f"model.kind = {self.kind!r} (PyG's {PYG[self.kind]})"
 
     def _try(self, module: nn.Module) -> None:
         """See that a module computes on a ring of nodes, which gives what is lazy in it its shape.

@@ -106,16 +106,18 @@ class Meter:
 def warm_up(device: torch.device) -> None:
     """Pay what a process pays once before anything is measured, or the first to need it would be blamed for it.
 
-    The first use of an optimiser imports tens of megabytes of modules; the first products start threads and buffers.
+    The first step of an optimiser and its schedule imports modules; the first products start threads and buffers.
     """
     import torch
+
+    from gnnsoup_hpc.utils.optimisers import SGD, Adam
 
     x = torch.ones(512, 512, device=device, requires_grad=True)
     rows = torch.arange(513, device=device, dtype=torch.int32)
     sparse = torch.sparse_csr_tensor(
         rows, rows[:-1], torch.ones(512, device=device), (512, 512), check_invariants=False
     )
-    for optimiser in (torch.optim.SGD([x], lr=0.1), torch.optim.Adam([x], lr=0.1)):
+    for optimiser in (SGD([x], lr=0.1), Adam([x], lr=0.1)):
         schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimiser, 1)
         (x @ x + sparse @ x.detach()).log_softmax(1).sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -40,6 +40,11 @@ class RunDir:
         """The run of `job`."""
         return cls(paths.expand(job.runs, "runs") / job.name)
 
+    def has_results(self) -> bool:
+        """Whether more is in the folder than the graph, the job, logs and notes of what failed: results, leases."""
+        there = set(self.root.glob("[!.]*")) - {self.graph, self.job, self.logs, self.failures}
+        return any(not path.is_dir() or any(path.iterdir()) for path in there)
+
     def first_hop(self, kind: str) -> Path:
         """The first aggregation of a kind of model on the whole graph."""
         return self.root / f"first-hop-{kind}.h5"

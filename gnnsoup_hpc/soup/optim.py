@@ -11,11 +11,12 @@ import numpy as np
 import scipy.optimize
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, CosineAnnealingWarmRestarts, LRScheduler
 
 from gnnsoup_hpc.config import LearnedJob
 from gnnsoup_hpc.runtime.comm import SERIAL, Comm
+from gnnsoup_hpc.utils.optimisers import SGD, Adam
 from gnnsoup_hpc.utils.rng import torch_generator
 
 _CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from gnnsoup_hpc.config import Job, expand_grids
-from gnnsoup_hpc.evaluation.evaluator import note_judgement
+from gnnsoup_hpc.evaluation.evaluator import compute_paired_error, note_judgement
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import files
 from gnnsoup_hpc.io import soup as soup_store
@@ -83,10 +83,8 @@ class SoupRunner:
         # Test labels are seen here and in _compare alone.
         validation, test = mixtures.predictions(candidate, (Role.VALIDATION, Role.TEST))
         paired, recomputed = self._compare(test.right), None
-        if mixtures.model.statistics and state is not None:
-            both = Role.VALIDATION, Role.TEST
-            ways = (mixtures.predictions(candidate, both, how) for how in ("mixed", "anew"))
-            recomputed = Recomputed(seconds, *(found.metric for way in ways for found in way))
+        if mixtures.evaluator.recomputes and state is not None:
+            recomputed = self._compare_statistics(candidate, seconds)
         self._clear()
         soup = Soup(
             method=method.name,
@@ -112,6 +110,13 @@ class SoupRunner:
             with suppress(OSError):  # it is of no use any more, nor of harm
                 mixtures.run.checkpoint(name).unlink(missing_ok=True)
         return soup
+
+    def _compare_statistics(self, candidate: Candidate, seconds: float) -> Recomputed:
+        """What recomputing running statistics, in so many seconds, changed. Of a mixture of weights."""
+        both = Role.VALIDATION, Role.TEST
+        mixed, anew = (self.mixtures.predictions(candidate, both, how) for how in ("mixed", "anew"))
+        error = compute_paired_error(self.mixtures.evaluator.task, anew[0], mixed[0])
+        return Recomputed(*(seconds, *(found.metric for found in (*mixed, *anew)), error))
 
     def _compare(self, right: BoolArray | None) -> Paired | None:
         """A soup's right test nodes against those of the best ingredient, which is the one that a report compares with.
@@ -145,7 +150,8 @@ class SoupRunner:
         engine, first = mixtures.evaluator.engine.name, "compiled" if mixtures.device.type == "cpu" else "torch"
         also |= {} if engine == first else {"engine": engine}  # older files name none, and had but the first
         also |= {"groups": list(self.job.model.groups)} if self.job.model.groups else {}
-        also |= {"recompute": "end"} if mixtures.model.statistics and self.job.soup.recompute == "end" else {}
+        recompute = self.job.soup.recompute
+        also |= {"recompute": recompute} if mixtures.model.statistics and recompute != "each" else {}
         also |= mixtures.graph.resolve_task(self.job.task).values
         if (alignment := mixtures.alignment) is not None:
             also |= {"align": alignment.by, "alignment_sha256": alignment_store.sha256(alignment)}

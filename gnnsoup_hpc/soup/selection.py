@@ -101,7 +101,7 @@ def select_present(job: Job, model: Model, graph: GraphFile) -> Selection:
 def _read_trained(job: Job, run: RunDir, model: Model, graph: GraphFile) -> Read:
     """Reads ingredients that were trained by the job. Raises: RunError where there is none."""
     if not any(run.ingredient(index).exists() for index in range(job.train.ingredients)):
-        raise RunError(f"{run.ingredients} holds no ingredient of this job: run `gnnsoup train JOB` first")
+        raise RunError(f"{run.ingredients} holds no ingredient of this job: {imports.MAKE}")
     with advise("run `gnnsoup train JOB`, which makes it again"):
         initial = states.sha256(ingredient_store.read_initial(run.initial, model, job.train.seed))
     trunk = _trunk_sha256(job, run, model, graph, initial)
@@ -141,7 +141,7 @@ def select_sound(job: Job, model: Model, *_: object) -> Selection:
 
     selection, first = _select(job, run, read)
     if not selection.fit:
-        make = imports.AGAIN if run.imported.exists() else "run `gnnsoup train JOB` first"
+        make = imports.AGAIN if run.imported.exists() else imports.MAKE
         raise RunError(f"{run.ingredients} holds no ingredient to diagnose ({first}): {make}")
     return selection
 

@@ -29,6 +29,7 @@ from gnnsoup_hpc.train.averages import WeightAverage
 from gnnsoup_hpc.train.batches import Batches, dropout_edge
 from gnnsoup_hpc.train.checkpointing import CheckpointManager, Checkpoints
 from gnnsoup_hpc.types import Draw, Role, State, Targets
+from gnnsoup_hpc.utils.optimisers import Adam, AdamW
 from gnnsoup_hpc.utils.rng import TRUNK, derive_seed, numpy_generator
 
 
@@ -146,7 +147,7 @@ class Training:
             for name, tensor in initial.items()
         }
         self.parameters = {name: tensor for name, tensor in self.state.items() if tensor.requires_grad}
-        kind = torch.optim.AdamW if how.optimiser == "adamw" else torch.optim.Adam
+        kind = AdamW if how.optimiser == "adamw" else Adam
         self._adam = kind(self.parameters.values(), lr=how.learning_rate, weight_decay=how.weight_decay)
         self._average = WeightAverage(how)
         self._dropout = data.engine.make_dropout(how.dropout, data.device, derive_seed(seed, self._stream("dropout")))

@@ -60,6 +60,7 @@ def test_only_the_ways_that_are_asked_for_are_carried_out(ways: tuple[str, ...])
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--set", "soup.seed=3"], r"--set can be used with --quality only: give --quality RUN, or leave it out"),
         (["--seeds", "3"], r"--seeds can be used with --quality only: give --quality RUN, or leave it out"),
         (["--methods", "pls", "--judge-every", "2"], r"--methods, --judge-every can be .* leave them out"),
         (["--sample-evaluations", "0"], "--sample-evaluations"),

@@ -60,6 +60,15 @@ def test_plain_gis_reaches_what_ours_reaches_step_by_step(run: Job) -> None:
     assert len(theirs["evaluation_seconds"]) == theirs["evaluations"] == count_evaluations(4, 5) == 19
 
 
+def test_a_model_that_takes_degrees_has_those_of_the_graph(tmp_path: Path) -> None:
+    module = "model.kind=module", "model.factory=tests.models.modules:OffsetByDegree"
+    job = runs.train_run(tmp_path, *module, "train.epochs=3", ingredients=2)
+    assert parent.select_run(job, silent).ids == (0, 1)
+    found = child.run_quality_order(order(job, "gis"))
+    made = runs.run_method(Gis(job.soup.gis), job)
+    assert found["validation_accuracy"] == made.history[-1].accuracy
+
+
 @pytest.mark.parametrize("what", ["ls", "pls"])
 def test_learned_methods_are_judged_along_the_way(run: Job, what: str) -> None:
     job = run.model_copy(update={"soup": run.soup.model_copy(update={what: long(getattr(run.soup, what))})})
@@ -227,6 +236,7 @@ def test_a_run_is_named_by_its_folder_or_its_job(trained: Job, tmp_path: Path, m
     assert RunDir.of(found).root == RunDir.of(moved).root
     (tmp_path / "job.toml").write_text(trained.model_copy(update={"runs": "there"}).to_toml(), encoding="utf-8")
     assert RunDir.of(parent.find_job("job.toml")).root == tmp_path / "there" / "tiny"
+    assert parent.find_job("job.toml", ["soup.seed=3"]).soup.seed == 3
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_every_command_explains_itself(command: str, capsys: Captured) -> None:
     said = capsys.readouterr().out
     assert f"gnnsoup {command}" in said
     assert " ".join(COMMANDS[command].split()[:3]) in said
-    assert {"report": "RUN", "bench": "--quality"}.get(command, "--set KEY=VALUE") in said
+    assert "--set KEY=VALUE" in said
 
 
 def test_commands_that_are_collective_or_compute_are_commands() -> None:
@@ -161,5 +161,15 @@ def test_report_prints_the_table_of_each_run_and_compares(finished: Job, capsys:
     assert f"-> {RunDir.of(finished).report}" in one
     assert main(["report", root, root]) == 0
     assert f"{root} is the same experiment as {root}, and is counted once." in capsys.readouterr().out
+    job = Path(finished.runs).parent / "again.toml"
+    job.write_text(finished.model_copy(update={"name": "any"}).to_toml())
+    assert main(["report", str(job), "--set", f"name={finished.name}", "--set", "soup.seed=7"]) == 0
+    found = capsys.readouterr().out
+    assert found.startswith(
+        f"{root} was made with soup.seed = 0, and is read as it is: --set soup.seed changes nothing"
+    )
+    assert found.partition("\n")[2] == one
+    assert main(["report", root, "--set", "soup.seed=7"]) == 2
+    assert f"--set 'soup.seed=7': {root} is the folder of a run" in capsys.readouterr().err
     assert main(["report", "nowhere"]) == 1
     assert "nowhere is not the folder of a run" in capsys.readouterr().err

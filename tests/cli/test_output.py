@@ -77,15 +77,21 @@ def test_letters_that_an_encoding_lacks_are_escaped(monkeypatch: pytest.MonkeyPa
     assert kept.getvalue() == b"caf\\xe9 \\udcff\n"
 
 
+STDOUTS = {
+    "full": ("> /dev/full", "No space left on device"),
+    "closed": (">&-", "it is closed"),
+    "closed, stdin too": ("</dev/null >&- <&-", "it is closed"),
+}
+
+
 @pytest.mark.parametrize(
-    ("to", "why"),
-    [
-        pytest.param("> /dev/full", "No space left on device", id="full"),
-        pytest.param(">&-", "it is closed", id="closed"),
-        pytest.param("</dev/null >&- <&-", "it is closed", id="closed, stdin too"),
+    ("command", "to", "why"),
+    [  # each command with a stdout that is full; each stdout where much is loaded before the first word, and nothing
+        pytest.param(command, *STDOUTS[name], id=f"{command}-{name}")
+        for command in ["run", "report", "status", "job", "--version", "--help"]
+        for name in (STDOUTS if command in ("report", "--version") else ["full"])
     ],
 )
-@pytest.mark.parametrize("command", ["run", "report", "status", "job", "--version", "--help"])
 def test_what_stdout_does_not_take_is_one_line_and_nothing_else_is_lost(
     workdir: Workdir, command: str, to: str, why: str
 ) -> None:

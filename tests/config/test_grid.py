@@ -82,7 +82,8 @@ def test_a_resolved_sweep_of_training_loads_to_an_equal_job() -> None:
     ("override", "message"),
     [
         ("sweep.train.learning_rat=[1.0]", "the nearest known one is 'sweep.train.learning_rate'"),
-        ("sweep.graph.split_seed=[1]", "unknown key 'sweep.graph'"),
+        ("sweep.graph.split_seed=[1]", "sweep.graph cannot be swept: [sweep] has lists for seed, gis, ls, pls, train"),
+        ("sweep.grahp.split_seed=[1]", "unknown key 'sweep.grahp'; the nearest known one is 'sweep.train'"),
         ("sweep.train.ingredients=[2, 3]", "sweep.train.ingredients has no meaning: each combination trains as many"),
         ("sweep.train.vary=[{}]", "sweep.train.vary has no meaning: it varies values among the ingredients of one run"),
         ("sweep.model.groups=[[]]", "sweep.model.groups has no meaning"),
@@ -90,9 +91,11 @@ def test_a_resolved_sweep_of_training_loads_to_an_equal_job() -> None:
         ("sweep.train.epochs=['x']", "with sweep.train.epochs = 'x': input should be a valid integer"),
         ("sweep.train.warmup_epochs=[0, 999]", "with sweep.train.warmup_epochs = 999: warmup_epochs = 999 leaves none"),
         ("sweep.model.kind=['gat', 'gnn']", "with sweep.model.kind = 'gnn': input should be 'gcn'"),
+        ("sweep.model.kind=['gcm']", "'edgecnn' or 'module'; the nearest known one is 'gcn'"),
         ("sweep.model.heads=[1, 2]", "with model.heads = 2: model: heads = 2 is for kind = 'gat' or 'gatv2'"),
         ("sweep.train.learning_rate=[1, 1.0]", "the sweep of training lists a value twice"),
         ("sweep.train.seed=[1, 1]", "lists a value twice"),
+        ("sweep.model.arguments=[{ a = [1], b = 2 }, { b = 2, a = [1] }]", "lists a value twice"),
         (f"sweep.train={{ seed = {MANY}, epochs = {MANY} }}", "has 10201 combinations, more than 10000"),
     ],
 )

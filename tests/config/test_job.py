@@ -87,6 +87,29 @@ def test_every_field_is_described_and_explained() -> None:
     assert "train.vary.learning_rate" in dict(jobs.fields())
 
 
+@pytest.mark.parametrize(
+    ("line", "quoted"),
+    [
+        ("kind = gin  # of PyG", 'kind = "gin"'),
+        ("methods=[ls, pls]", 'methods = ["ls", "pls"]'),
+        ("memory_limit = 2 GiB", 'memory_limit = "2 GiB"'),
+        ("source = pt:data/my graph.pt", 'source = "pt:data/my graph.pt"'),
+        ("arguments = {jk = cat, act_first = True}", 'arguments = {jk = "cat", act_first = true}'),
+    ],
+)
+def test_text_without_quotes_is_shown_with_them(line: str, quoted: str, tmp_path: Path) -> None:
+    with pytest.raises(JobError) as error:
+        jobs.load(written(tmp_path, f'name = "x"\n[model]\n{line}\n'))
+    assert str(error.value).endswith(f": text stands in quotes, true and false in small letters: {quoted}")
+    assert "(at line 3, column" in str(error.value)
+
+
+@pytest.mark.parametrize("line", ["hidden = = 16", "hidden = 1__6", "[model", "hidden", 'kind = "gin', "kind = 'a' b"])
+def test_another_mistake_of_toml_is_left_as_it_is(line: str, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"not valid TOML: [^:]*$"):
+        jobs.load(written(tmp_path, line))
+
+
 UNKNOWN = [
     ({"graf": {}}, "graf", "graph"),
     ({"train": {"learning_rates": 0.1}}, "train.learning_rates", "train.learning_rate"),
@@ -134,6 +157,10 @@ WRONG = [
     ({"soup": {"methods": []}}, "soup.methods"),
     ({"soup": {"methods": ["ls", "ls"]}}, "names a method twice"),
     ({"soup": {"methods": ["sl"]}}, "soup.methods.0 = 'sl': input should be 'best', .* or 'distil'$"),
+    ({"soup": {"methods": ["gsi"]}}, "or 'distil'; the nearest known one is 'gis'$"),
+    ({"soup": {"unfit": "leave it out"}}, "'refuse' or 'leave out'; the nearest known one is 'leave out'$"),
+    ({"task": {"metric": "acuracy"}}, "task.metric = 'acuracy': .* or 'r2'; the nearest known one is 'accuracy'$"),
+    ({"task": {"class_weights": "balancd"}}, "'none' or 'balanced'; the nearest known one is 'balanced'$"),
     ({"soup": {"gis": {"granularity": 1}}}, "soup.gis.granularity = 1"),
     ({"soup": {"ls": {"momentum": 1.0}}}, "soup.ls.momentum = 1.0"),
     ({"machine": {"threads": -1}}, "machine.threads = -1"),

@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from gnnsoup_hpc.config import Job, expand_grids
+from gnnsoup_hpc.config import Job, SweepJob, expand_grids
 from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.errors import JobError
 
@@ -67,6 +67,21 @@ def test_a_job_without_a_sweep_is_written_as_before() -> None:
     assert "sweep" not in job.to_toml()
     assert expand_grids(job) == {}
     assert "\n# [sweep]\n" in jobs.explain(job)
+
+
+def test_repeated_values_are_looked_for_without_comparing_all_pairs() -> None:
+    compared = 0
+
+    class Value(int):
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return int(self) == other
+
+        __hash__ = int.__hash__
+
+    SweepJob(train={"seed": tuple(Value(number) for number in range(1000))})
+    assert compared < 10_000
 
 
 @pytest.mark.parametrize(

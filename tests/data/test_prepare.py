@@ -17,7 +17,7 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.data import partition, transforms
 from gnnsoup_hpc.data import prepare as room
-from gnnsoup_hpc.errors import GraphError, PartError, RunError
+from gnnsoup_hpc.errors import GraphError, JobError, PartError, RunError
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.runtime import leases, processes
@@ -55,11 +55,53 @@ def test_every_rank_refuses_a_damaged_graph(job: Job, rank: int, name: str) -> N
 
 def test_another_cut_is_made_when_it_is_asked_for(job: Job) -> None:
     other = runs.change_job(job, "partition.parts=4")
+    runs.begin_to_train(job)
     with pytest.raises(RunError, match=r"partition.parts = 8, the job says 4"):
         room.prepare(other, runs.ALONE, runs.QUIET)
     room.prepare(other, runs.ALONE, runs.QUIET, again=True)
     with graph_store.open_graph(RunDir.of(other).graph, other, verify=True) as graph:
         assert graph.parts == 4
+
+
+def test_what_a_refused_job_left_behind_does_not_block_the_corrected_one(tmp_path: Path) -> None:
+    """Another kind of task, another split, another file: each takes the place of what nothing was computed on."""
+    runs.job_in(tmp_path)
+    arrays = tiny.planted()
+    np.savez(tmp_path / "labels.npz", **arrays | {"y": np.eye(tiny.CLASSES)[arrays["y"]]})
+    np.savez(tmp_path / "copy.npz", **tiny.planted(seed=1))
+    labels, copy = (f"graph.source=npz:{tmp_path}/{name}.npz" for name in ("labels", "copy"))
+    room.prepare(runs.load_job(tmp_path, labels, "task.kind=multilabel"), runs.ALONE, runs.QUIET)
+    corrected = {
+        (labels, "task.kind=regression"): "task.kind = 'multilabel', the job says 'regression'",
+        ("graph.split_seed=3",): "graph.split_seed = 0, the job says 3",
+        (copy, "graph.split_seed=3"): f"made from other content than {tmp_path}/copy.npz holds now",
+    }
+    said: list[str] = []
+    log = Log()
+    log.say = said.append  # type: ignore[method-assign]
+    for overrides, how in corrected.items():
+        said.clear()
+        job = runs.load_job(tmp_path, *overrides)
+        room.prepare(job, runs.ALONE, log)
+        assert [how in line for line in said if "nothing was computed on it" in line] == [True], said
+    kept = len(list(RunDir.of(job).shared_graphs.glob("*.h5")))
+    assert kept == 1 + len(corrected)  # none of them is lost
+    runs.begin_to_train(job)
+    with pytest.raises(RunError, match=r"graph.split_seed = 3, the job says 0"):
+        room.prepare(runs.load_job(tmp_path, copy), runs.ALONE, runs.QUIET)
+
+
+def test_a_graph_that_is_kept_nowhere_else_is_not_replaced(job: Job) -> None:
+    shared_by(job).unlink()
+    with pytest.raises(RunError, match=r"partition.parts = 8, the job says 4"):
+        room.prepare(runs.change_job(job, "partition.parts=4"), runs.ALONE, runs.QUIET)
+
+
+def test_a_task_that_means_nothing_on_a_source_leaves_no_graph(tmp_path: Path) -> None:
+    job = runs.job_in(tmp_path, "task.kind=binary")
+    with pytest.raises(JobError, match=r"task.kind = 'binary': the graph has 3 classes"):
+        room.prepare(job, runs.ALONE, runs.QUIET)
+    assert not list((tmp_path / "runs").rglob("*.h5"))
 
 
 def test_while_somebody_prepares_the_others_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +286,7 @@ def test_blocks_do_not_matter(job: Job, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_source_that_has_changed_is_refused(tmp_path: Path) -> None:
     """Bare training on it would answer for a graph that is no longer the user's."""
     job = runs.prepare_run(tmp_path)
+    runs.begin_to_train(job)
     np.savez(tmp_path / "tiny.npz", **tiny.planted(seed=1))
     with pytest.raises(RunError, match=r"tiny.npz has changed since .*graph.h5 was made from it"):
         room.prepare(job, runs.ALONE, runs.QUIET)

@@ -112,7 +112,11 @@ WRONG = {
     "words": ({"weight": {"a": 1}}, "it: weight is a dict; expected a number an edge"),
     "negative": ({"weight": np.arange(E) - 3.0}, "it: weight is -3.0 at edge 0; expected finite numbers from 0 on"),
     "not finite": ({"weight": np.where(np.arange(E) == 4, np.nan, 1.0)}, "it: weight is nan at edge 4"),
-    "large": ({"weight": np.full(E, 3e37)}, "add up to more than float32 holds"),
+    "large": (
+        {"weight": np.where(np.isin(np.arange(E), (16, 17)), 2e38, 1.0)},  # both lead to node 14
+        "it: weights of edges to node 14 add up to more than float32 holds: divide all by their mean",
+    ),
+    "beyond float64": ({"weight": np.full(E, 1e308)}, "add up to more than float32 holds"),
     "another layout": (
         {"adj_t": sp.csr_matrix((np.arange(1, E + 1), CORE["edge_index"][::-1]), shape=(V, V))},
         "it: adj_t gives weights, in an order that edge_index has not",

@@ -44,11 +44,10 @@ from tests.arbitrary import (
 CPU = torch.device("cpu")
 KINDS = [("gcn", 1), ("sage", 1), ("gat", 1), ("gat", 2), ("gat", 4)]
 SHAPES = {"narrowing": (10, 8, 3), "widening": (5, 8, 12)}  # features, hidden, classes
-NETS = [
-    Architecture(kind, layers, features, hidden, classes, heads, norm)
-    for (kind, heads), layers, norm, (features, hidden, classes) in itertools.product(
-        KINDS, [1, 2, 3, 4], ["none", "layer"], SHAPES.values()
-    )
+NETS = [  # of each kind every number of layers with every norm, every shape with every norm and number of layers
+    Architecture(kind, layers, *shape, heads, norm)
+    for (kind, heads), layers, (turn, norm) in itertools.product(KINDS, [1, 2, 3, 4], enumerate(["none", "layer"]))
+    for shape in [list(SHAPES.values())[(layers + turn + 1) % 2]]
 ]
 NETS += [  # of graphs whose edges have weights
     Architecture(kind, layers, features, hidden, classes, norm=norm, weighted=True)
@@ -378,10 +377,12 @@ def test_results_do_not_depend_on_the_number_of_threads(net: Architecture, monke
 @every_engine
 def test_plans_in_turn_may_share_a_workspace(net: Architecture, engine: Engine) -> None:
     """What was computed before is not written over."""
-    if net.weighted and engine.name == "triton":
-        pytest.skip("interpreted kernels take long; test_triton.py has weights of edges")
+    few = engine.name == "triton"  # whose interpreted kernels take long; test_triton.py has weights of edges
+    if few and (net.weighted or (net.kind == "gat" and net.heads != 2)):
+        pytest.skip("one of each kind shows it")
     workspace, state = BufferPool(), random_state(net)
-    batches = [batch_of(net, shape=random_structure(nodes, 3 * nodes)) for nodes in (24, 12, 36)]
+    sizes = (8, 4, 12) if few else (24, 12, 36)
+    batches = [batch_of(net, shape=random_structure(nodes, 3 * nodes)) for nodes in sizes]
     shared = [engine.vjp(engine.plan(net, batch, workspace=workspace), state) for batch in batches]
     found = [(logits, pull(torch.ones_like(logits))) for logits, pull in shared[-1:]]
     for batch, (logits, _) in zip(batches, shared, strict=True):
@@ -515,9 +516,11 @@ def test_what_an_engine_cannot_do_is_refused(net: Architecture) -> None:
 
 
 @every_kind
-def test_an_engine_that_is_warm_computes_the_same(net: Architecture) -> None:
+@every_engine
+def test_an_engine_that_is_warm_computes_the_same(net: Architecture, engine: Engine) -> None:
+    if engine.name == "triton" and (net.weighted or (net.kind == "gat" and net.heads != 2)):
+        pytest.skip("one of each kind shows it")
     batch, state = batch_of(net), random_state(net)
     before = COMPILED.engine.logits(COMPILED.plan(net, batch), state)
-    for engine in ENGINES:
-        engine.warm_up(net)
+    engine.warm_up(net)
     assert torch.equal(COMPILED.engine.logits(COMPILED.plan(net, batch), state), before)

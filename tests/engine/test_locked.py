@@ -50,6 +50,7 @@ sys.exit(code)
         pytest.param(["status", "--help"], HEAVY, id="status --help"),
         pytest.param(["status", "runs/tiny"], HEAVY, id="status"),
         pytest.param(["status", JOB, "--json"], HEAVY, id="status of a job"),
+        pytest.param(["run", JOB, "--set", "name=anew", *FEW], {"torch._dynamo", "sympy"}, id="run of all phases"),
     ],
 )
 def test_commands_load_what_they_need(finished_workdir: Workdir, words: list[str], absent: set[str]) -> None:

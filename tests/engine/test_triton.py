@@ -48,6 +48,15 @@ NETS = [
         ("gat", 2, "none"),
     ]
 ]
+SMALL = random_structure(10, 36)
+SEEDS_OF = {"one seed": [3], "three": [0, 5, 9]}  # of SMALL, whose node 9 has no edge
+# Each net with a symmetric graph and without, with one seed and with three; each of these with each of those.
+PLANS = [
+    pytest.param(net, symmetric, seeds, id=f"{name}-{symmetric}-{net.kind}-{net.heads}-{net.norm}")
+    for number, net in enumerate(NETS)
+    for symmetric in (False, True)
+    for name, seeds in [list(SEEDS_OF.items())[(number + symmetric) % 2]]
+]
 every_net = pytest.mark.parametrize("net", NETS, ids=lambda net: f"{net.kind}-{net.heads}-{net.norm}")
 DIRECTED = random_structure(16, 60)
 
@@ -77,7 +86,7 @@ def test_sums_of_rows_are_a_dense_product(width: int, kind: torch.dtype) -> None
     wide = torch.float64 if kind == torch.float64 else torch.float32
     rows, columns = normal(4, 16).to(wide), normal(5, 16).to(wide)
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}[kind]
-    for tuning in (None, Tuning(2, 4), Tuning(8, 16)):
+    for tuning in (None, Tuning(2, 4) if kind == torch.float32 else Tuning(8, 16)):
         found = sum_rows(csr, x, torch.full_like(x, torch.nan), tuning=tuning)
         torch.testing.assert_close(found.double(), dense @ x.double(), rtol=tolerance, atol=tolerance)
         found = sum_rows(
@@ -156,12 +165,10 @@ def test_a_structure_that_is_its_own_transpose_is_known(shape: Structure) -> Non
         assert is_symmetric(adjacency.indptr, adjacency.indices) == symmetric
 
 
-@every_net
-@pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("seeds", [[3], [0, 5, 15]], ids=["one seed", "three"])
+@pytest.mark.parametrize(("net", "symmetric", "seeds"), PLANS)
 def test_logits_and_gradients_are_the_models(net: Architecture, symmetric: bool, seeds: list[int]) -> None:
-    """With and without dropout; node 15 has no edge."""
-    shape = make_symmetric(DIRECTED) if symmetric else DIRECTED
+    """With and without dropout."""
+    shape = make_symmetric(SMALL) if symmetric else SMALL
     batch = random_batch(shape, seeds, net.features, net.classes)
     batch, state = replace(batch, graph=in_double(batch.graph)), random_state(net, kind=torch.float64)
     assert_right(ENGINE, net, batch, state, 1e-9)

@@ -27,6 +27,7 @@ OVERRIDES = {
     "train.vary.dropouts=[0.1]": "unknown key 'train.vary.dropouts'; the nearest known one is 'train.vary.dropout'",
     "train.dropout=1.5": "train.dropout = 1.5: input should be less than 1",
     "soup.unfit=ignore": "soup.unfit = 'ignore': input should be 'refuse' or 'leave out'",
+    "model.kind=gcm": "'edgecnn' or 'module'; the nearest known one is 'gcn'",
 }
 
 

@@ -176,6 +176,7 @@ def test_weights_cut_another_way(tmp_path: Path) -> None:
     job, one = job_on(tmp_path, source, use), ("partition.parts=1", "partition.edge_weight=use")
     assert made(job_on(tmp_path, source, use, *one))[0] == made(job_on(tmp_path, source, use, one[0]))[0]
     room.prepare(job, tiny_runs.ALONE, tiny_runs.QUIET)
+    tiny_runs.begin_to_train(job)
     other = job_on(tmp_path, source, use, "partition.edge_weight=use")
     with pytest.raises(RunError, match=r"made with partition.edge_weight = 'ignore', the job says 'use'.* cut it anew"):
         room.prepare(other, tiny_runs.ALONE, tiny_runs.QUIET)
@@ -252,6 +253,7 @@ def test_one_text_that_names_two_files(way: str, gone: bool, two: Path, monkeypa
         shutil.rmtree(two / "a")
     room.prepare(job("second"), tiny_runs.ALONE, tiny_runs.QUIET)
     assert (nodes_of(job("first")), nodes_of(job("second"))) == (90, 60)
+    tiny_runs.begin_to_train(job("first"))
     with pytest.raises(RunError, match=r"graph.npz.* content|graph.npz has changed"):
         room.prepare(job("first"), tiny_runs.ALONE, tiny_runs.QUIET)
 
@@ -265,6 +267,7 @@ def test_a_root_with_another_content_is_another_graph(tmp_path: Path) -> None:
     for job in jobs:
         room.prepare(job, tiny_runs.ALONE, tiny_runs.QUIET)
     assert len(list(RunDir.of(jobs[0]).shared_graphs.glob("*.h5"))) == 2
+    tiny_runs.begin_to_train(jobs[0])
     moved = jobs[0].model_copy(update={"graph": jobs[0].graph.model_copy(update={"root": str(tmp_path / "two")})})
     with pytest.raises(RunError, match=r"was not made from .*two/ogbn_arxiv/raw/.*other content"):
         room.prepare(moved, tiny_runs.ALONE, tiny_runs.QUIET)
@@ -273,6 +276,7 @@ def test_a_root_with_another_content_is_another_graph(tmp_path: Path) -> None:
 def test_other_content_of_the_same_size_and_date_is_noticed(tmp_path: Path) -> None:
     job = job_on(tmp_path, npz(tmp_path))
     room.prepare(job, tiny_runs.ALONE, tiny_runs.QUIET)
+    tiny_runs.begin_to_train(job)
     path = tmp_path / "graph.npz"
     before, whole = path.stat(), path.read_bytes()
     other = tmp_path / "other.npz"
@@ -405,6 +409,7 @@ def of_version_1(path: Path, job: Job) -> None:
 def test_a_run_of_the_first_version_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = job_on(tmp_path, npz(tmp_path), "name=old")
     room.prepare(job, tiny_runs.ALONE, tiny_runs.QUIET)
+    tiny_runs.begin_to_train(job)
     of_version_1(RunDir.of(job).graph, job)
     with monkeypatch.context() as patch:
         patch.setattr(room, "partition_graph", lambda *_: pytest.fail("made what is there"))
@@ -442,6 +447,7 @@ def test_columns_of_stored_splits_of_the_first_version_are_told_apart(tmp_path: 
     source = pt_of_ten_splits(tmp_path)
     third = job_on(tmp_path, source, "graph.split=stored", "graph.split_index=3")
     room.prepare(third, tiny_runs.ALONE, tiny_runs.QUIET)
+    tiny_runs.begin_to_train(third)
     of_version_1(RunDir.of(third).graph, third)
     room.prepare(third, tiny_runs.ALONE, tiny_runs.QUIET)
     with pytest.raises(RunError, match=r"graph.split_index = 3, the job says 0"):

@@ -71,7 +71,10 @@ def test_what_the_graph_does_not_depend_on_may_change(job: Job, override: str) -
 
 
 def test_a_missing_graph_names_the_command(tmp_path: Path, job: Job) -> None:
-    with pytest.raises(RunError, match="run `gnnsoup train JOB` first"), graph_store.open_graph(tmp_path / "g.h5", job):
+    with (
+        pytest.raises(RunError, match="run `gnnsoup train JOB` first, or `gnnsoup import"),
+        graph_store.open_graph(tmp_path / "g.h5", job),
+    ):
         pass
 
 

@@ -34,6 +34,23 @@ def make(in_channels: int, out_channels: int, hidden: int = 8, layers: int = 2, 
     return Tuned(in_channels, hidden, out_channels, layers, rate)
 
 
+class OffsetByDegree(nn.Module):
+    """A linear layer, and an offset of scores for each in-degree that the graph has."""
+
+    def __init__(self, in_channels: int, out_channels: int, deg: Tensor) -> None:
+        super().__init__()
+        self.linear, self.offset = (
+            nn.Linear(in_channels, out_channels),
+            nn.Parameter(torch.zeros(len(deg), out_channels)),
+        )
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """Scores."""
+        degree = torch.bincount(edge_index[1], minlength=len(x)).clamp(max=len(self.offset) - 1)
+        out: Tensor = self.linear(x) + self.offset[degree]
+        return out
+
+
 class Tied(nn.Module):
     """Two layers that share a weight, a frozen parameter, a buffer, and one that is in no state."""
 
@@ -161,6 +178,12 @@ def make_text(in_channels: int, out_channels: int) -> str:
 def fail(in_channels: int, out_channels: int) -> nn.Module:
     """Raises."""
     raise RuntimeError("of the user's own\nin two lines")
+
+
+def fail_without_words(in_channels: int, out_channels: int) -> nn.Module:
+    """Raises."""
+    assert in_channels < 0
+    return nn.Linear(in_channels, out_channels)
 
 
 NUMBER = 3

@@ -11,7 +11,10 @@ from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.models.jobs import load_job
 
 WRONG = [
-    (["model.kind=gcnn"], r"model.kind = 'gcnn': input should be 'gcn', 'sage', 'gat', 'gatv2', .* or 'module'$"),
+    (
+        ["model.kind=gcnn"],
+        r"model.kind = 'gcnn': input should be 'gcn', 'sage', .* or 'module'; the nearest known one is 'gcn'$",
+    ),
     (["model.kind=gcn", "model.heads=2"], r"model: heads = 2 is for kind = 'gat' or 'gatv2'; gcn has none$"),
     (["model.factory=a:b"], r"model.factory = 'a:b' says nothing of kind = 'sage' of plain options: leave it out$"),
     (["model.takes=sparse"], "model.takes = 'sparse' says nothing of kind = 'sage' of plain options: leave it out"),

@@ -322,6 +322,10 @@ WRONG = [
         f"{HERE}:fail",
         r"makes no module of in_channels = 5, .*: RuntimeError: of the user's own \(.*modules.py, line \d+\)$",
     ),
+    (
+        f"{HERE}:fail_without_words",
+        r"makes no module of in_channels = 5, .*: AssertionError: assert in_channels < 0 \(.*modules.py, line \d+\)$",
+    ),
     (f"{HERE}:make_cached", "has cached = True, and would keep its first graph"),
     (f"{HERE}:make_pairs", "of 8 nodes the module makes tuple, where one tensor of shape"),
     (f"{HERE}:make_wide", r"of 8 nodes the module makes \(8, 4\), where one tensor of shape \(8, 3\) is wanted"),
@@ -337,6 +341,13 @@ def test_what_makes_no_model_is_one_line(text: str, message: str) -> None:
     with pytest.raises(JobError, match=f"^model.factory = '{text}'.*{message}") as told:
         model.shapes()
     assert "\n" not in str(told.value)
+
+
+def test_an_assertion_of_pyg_is_told_with_its_line_and_the_class() -> None:
+    model = make_model(ModelJob(kind="gcn", arguments={"jk": "concat"}), FEATURES, OUTPUTS)
+    said = r"^model.kind = 'gcn' \(PyG's GCN\) makes no module of .*, jk = 'concat': AssertionError: assert .*'cat'"
+    with pytest.raises(JobError, match=said):
+        model.shapes()
 
 
 def test_arguments_that_it_does_not_take_are_told() -> None:

@@ -292,6 +292,16 @@ def test_one_joint_run_need_not_be_named(copy: Job, tmp_path: Path, capsys: pyte
     assert "of 300 nodes" in capsys.readouterr().out
 
 
+def test_a_sweep_that_was_stopped_says_how_it_goes_on(prepared: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    root = RunDir.of(prepared).root
+    for command in ("export", "predict", "diagnose"):
+        assert main([command, str(root)]) == RunError.exit_code
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "tiny is not souped yet" in line
+        assert "give the same `gnnsoup run JOB` again, which goes on with it" in line
+        assert "name the folder of one of them" not in line
+
+
 @pytest.mark.mpi
 def test_ranks_of_mpi_make_what_one_makes(souped: Job, tmp_path: Path) -> None:
     workdir = kit.make_workdir(tmp_path)

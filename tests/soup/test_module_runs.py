@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
@@ -15,18 +16,23 @@ import torch
 
 import gnnsoup_hpc as gs
 from gnnsoup_hpc.__main__ import main
+from gnnsoup_hpc.analysis.diagnosis.basin import list_midpoints
 from gnnsoup_hpc.analysis.report.contents import read_contents
+from gnnsoup_hpc.analysis.report.recomputed import judge_recomputed
 from gnnsoup_hpc.analysis.report.table import show_run
 from gnnsoup_hpc.config import METHOD_NAMES, Job
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.errors import MemoryLimitError, RunError
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
+from gnnsoup_hpc.evaluation.tasks import Regression, Task
+from gnnsoup_hpc.io import diagnosis as diagnosis_store
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.memory import estimate
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.models.jobs import load_job
+from gnnsoup_hpc.models.module import ModuleModel
 from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.mixtures import Candidate
@@ -165,6 +171,34 @@ def test_the_report_says_what_recomputing_changed(own: Job) -> None:
         assert (file["statistics/seconds"][:] >= 0).all()
 
 
+def test_the_report_names_soups_that_recomputing_lowers(own: Job) -> None:
+    run = read_contents(RunDir.of(own).root)
+    uniform, best = run.soup("uniform"), run.soup("best")
+    assert uniform is not None
+    assert uniform.recomputed is not None
+    assert best is not None
+    assert best.recomputed is not None
+
+    def judge(mixed: float, anew: float, error: float = 0.01, task: Task = run.task) -> str:
+        """Of the uniform soup, and of an ingredient, which keeps its own."""
+        assert uniform.recomputed is not None
+        found = replace(uniform.recomputed, validation_mixed=mixed, validation_anew=anew, validation_error=error)
+        soups = (replace(uniform, validation_accuracy=anew, recomputed=found),)
+        soups += (replace(best, validation_accuracy=mixed, recomputed=found),)
+        changed = replace(run, soups=soups, task=task)
+        return " ".join(judge_recomputed(changed))
+
+    low = judge(0.8, 0.7)
+    assert "lowers the validation accuracy of uniform (0.8000 mixed, 0.7000 recomputed), beyond the error" in low
+    assert 'set soup.recompute = "none"' in low
+    assert "soup.recompute" not in judge(0.8, 0.79)  # within the error
+    assert "soup.recompute" not in judge(0.7, 0.8)
+    assert "soup.recompute" not in judge(0.8, 0.7, error=float("nan"))  # of a file that does not tell it
+    mae = Regression(1, name="mae", higher_is_better=False)
+    assert "raises the validation mean absolute error of uniform" in judge(0.7, 0.8, task=mae)
+    assert "soup.recompute" not in judge(0.8, 0.7, task=mae)
+
+
 def is_lifted(job: Job) -> bool:
     run = read_contents(RunDir.of(job).root)
     best = run.soup("best")
@@ -191,6 +225,72 @@ def test_candidates_may_keep_mixed_statistics(own: Job, tmp_path: Path) -> None:
         assert len(calls) == least
     runs.soup_run(job)
     assert soup_store.read(RunDir.of(job).soup("gis")).options["recompute"] == "end"
+
+
+def test_no_statistics_are_recomputed_where_the_job_says_none(own: Job, tmp_path: Path) -> None:
+    job = runs.change_job(runs.copy_run(own, tmp_path), "soup.recompute=none", "soup.methods=['uniform','gis','ls']")
+    refused = Mock(side_effect=AssertionError("a pass for statistics"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ModuleModel, "recompute", refused)
+        runs.soup_run(job)
+    run = RunDir.of(job)
+    for method in ("uniform", "gis"):
+        soup = soup_store.read(run.soup(method))
+        assert soup.options["recompute"] == "none"
+        assert soup.recomputed is None
+        assert soup.state is not None
+        states = [ingredient_store.read(run.ingredient(index)).state for index in range(3)]
+        name = "norms.1.running_var"
+        mixed = sum(
+            float(share) * state[name].double() for share, state in zip(soup.mixture.alpha[0], states, strict=True)
+        )
+        torch.testing.assert_close(soup.state[name].double(), mixed, rtol=1e-5, atol=1e-6)
+        assert [soup.validation_accuracy, soup.test_accuracy] == measure_alone(own, soup.state)
+    found = diagnosis_store.read(run.diagnosis)
+    assert not found.recomputed
+    accuracies = [ingredient_store.read(run.ingredient(index)).validation_accuracy for index in range(3)]
+    assert [each.alone.accuracy for each in found.ingredients] == accuracies
+    assert found.best == f"{accuracies.index(max(accuracies)):04d}"
+    assert found.variants[0].mean.accuracy == soup_store.read(run.soup("uniform")).validation_accuracy
+    text = show_run(read_contents(run.root))
+    assert 'running statistics of batch norm are mixed as weights are (soup.recompute = "none")' in text
+    assert "recomputed" not in text
+
+
+def test_an_average_has_statistics_of_its_own_whatever_mixtures_have(own: Job, tmp_path: Path) -> None:
+    name = "averaged_modules"
+    words = ["train.average=ema", "train.ingredients=1", "train.epochs=3", "soup.recompute=none"]
+    job = load_job(str(write_job(tmp_path, name)), words)
+    runs.prepare(job, runs.ALONE, runs.QUIET)
+    runs.train(job)
+    state = ingredient_store.read(RunDir.of(job).ingredient(0)).state
+    with graph_store.open_graph(RunDir.of(job).graph, job) as graph:
+        whole = loader.load_whole(graph, Role.VALIDATION).graph
+    module = modules.make(tiny.FEATURES, tiny.CLASSES, rate=0.0)
+    found = gs.recompute_statistics(
+        module, state, [whole], lambda each, batch: each(batch.x, batch.adjacency.edge_index)
+    )
+    torch.testing.assert_close(found, state)
+
+
+def test_the_best_of_a_diagnosis_is_chosen_by_ingredients_own_statistics(own: Job, tmp_path: Path) -> None:
+    """As greedy and the report choose it: of equal weights, those with statistics that do not fit are not the best."""
+    job = runs.copy_run(own, tmp_path)
+    run, best = RunDir.of(job), read_contents(RunDir.of(own).root).best
+    spoilt = {key: tensor + 9.0 if key.endswith("running_mean") else tensor for key, tensor in best.state.items()}
+    with runs.open_mixtures(job) as mixtures:
+        for index, state in enumerate((spoilt, best.state)):
+            origin = ingredient_store.Origin.of(job, mixtures.model, mixtures.graph, "", index)
+            ingredient_store.write(run.ingredient(index), replace(best, index=index, state=state), origin, job)
+    assert main(["diagnose", str(run.root)]) == 0
+    found = diagnosis_store.read(run.diagnosis)
+    assert found.recomputed
+    assert found.named("0000").alone == found.named("0001").alone
+    assert found.best == "0001"
+    assert (
+        "the best is chosen by the metrics of ingredients with their own"
+        in list_midpoints(found, read_contents(RunDir.of(own).root).task)[-1]
+    )
 
 
 def test_every_number_of_ranks_gives_the_same(own: Job, tmp_path: Path) -> None:

@@ -90,5 +90,7 @@ def test_ingredients_of_another_recipe_are_unfit(job: Job) -> None:
 def test_nothing_to_soup_names_the_command(job: Job) -> None:
     for index in range(3):
         RunDir.of(job).ingredient(index).unlink()
-    with pytest.raises(RunError, match="holds no ingredient of this job: run `gnnsoup train JOB` first"):
+    with pytest.raises(
+        RunError, match="holds no ingredient of this job: run `gnnsoup train JOB` first, or `gnnsoup import"
+    ):
         select(job)

@@ -263,6 +263,8 @@ def test_a_soup_predicts_what_is_reported(souped: Job) -> None:
     for wrong in (arrays["edge_weight"][:-1], -arrays["edge_weight"]):
         with pytest.raises(GraphError, match="give a finite number from 0 on an edge"):
             soup.predict(*given, wrong)
+    with pytest.raises(GraphError, match="edge_weight: those of edges to node 0 add up to more than float32 holds"):
+        soup.predict(*given, np.full_like(arrays["edge_weight"], 1e38))
     plain = replace(soup, architecture=replace(soup.architecture, weighted=False))
     with pytest.raises(GraphError, match="takes no weights of edges: leave it out"):
         plain.predict(*given, arrays["edge_weight"])
@@ -283,6 +285,9 @@ def test_an_export_applies_them_or_is_refused(souped: Job, capsys: pytest.Captur
     assert (done.returncode, done.stderr) == (0, "")
     wanted = read_model(root / "soups" / "ls.h5").predict(*given.values())
     np.testing.assert_allclose(np.load("scores.npy"), wanted, rtol=1e-4, atol=1e-4)
+    done = predict_alone(Path("soup.py"), **given | {"edge_weight": np.full_like(arrays["edge_weight"], 1e38)})
+    said = "edge_weight: those of edges to node 0 add up to more than float32 holds\n"
+    assert (done.returncode, done.stderr) == (1, said)
     del given["edge_weight"]
     done = predict_alone(Path("soup.py"), **given)
     assert (done.returncode, done.stderr) == (1, "the model takes an edge_weight, unlike this graph\n")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from gnnsoup_hpc.alignment.symmetry import permute
+from gnnsoup_hpc.analysis.export import make_card, show_card
 from gnnsoup_hpc.analysis.report.compare import compare_runs
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.analysis.report.table import show_run
@@ -298,6 +299,28 @@ def test_an_ingredient_of_another_split_is_said_to_be(case: Case, capsys: pytest
     assert (found[0].validation_accuracy, found[0].test_accuracy) != (before.validation_accuracy, before.test_accuracy)
 
 
+def test_a_card_tells_files_of_one_name_apart(case: Case) -> None:
+    other = case.folder / "other"
+    other.mkdir()
+    case.files("b")[0].rename(other / "a.pt")
+    job = case.change("soup.methods=['uniform']", "soup.diagnose=false")
+    import_files(job, [*case.files("ac"), other / "a.pt"], "", runs.ALONE, runs.CPU, SAYS)
+    runs.soup_run(job)
+    run = read_contents(case.run.root)
+    card = make_card(run, run.soups[0])
+    assert card["mixture"]["imported"] == {"0000": "checkpoints/a.pt", "0001": "c.pt", "0002": "other/a.pt"}
+    assert "0002 from `other/a.pt`" in show_card(card, "soup.pt")
+
+
+def test_names_have_as_many_folders_as_tell_them_apart() -> None:
+    paths = [
+        Path(f"/x/{place}") for place in ("a/ck/0.pt", "b/ck/0.pt", "1.pt", "r/ingredients/1.h5", "s/ingredients/1.h5")
+    ]
+    assert imports.name_apart(paths) == ["a/ck/0.pt", "b/ck/0.pt", "1.pt", "r/1.h5", "s/1.h5"]
+    assert imports.name_apart([Path("/0.pt")] * 2) == ["//0.pt"] * 2  # one file twice
+    assert imports.name_apart([]) == []
+
+
 def test_a_report_of_imported_ingredients_invents_nothing(case: Case) -> None:
     case.bring()
     runs.soup_run(case.job)
@@ -351,7 +374,7 @@ def test_states_of_another_basin_are_told_by_the_barrier(case: Case) -> None:
     text = show_run(read_contents(case.run.root))
     assert "Not one basin as trained" in text
     assert "They were imported, so what they started from is not known" in text
-    assert 'match units before mixing (soup.align = "weights")' in text
+    assert 'match the units before mixing (soup.align = "weights"), or leave out' in text
     assert "share their initial state" not in text
 
 
@@ -367,7 +390,18 @@ def test_a_shared_start_is_not_claimed(case: Case) -> None:
 def test_checkpoints_of_other_features_are_said_to_be_of_no_use(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({name: torch.zeros_like(tensor) for name, tensor in case.states[0].items()}, case.folder / "d.pt")
     case.bring("d")
-    assert "import: no validation accuracy is better than that of" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "is hardly better than that of majority class" in said
+    assert (
+        "see that the checkpoints were trained on what this job makes of features and edges (graph.features ="
+        ' "standardise", graph.undirected = true), and on labels in the same order' in said
+    )
+    case.bring("ad")
+    assert "hardly better" not in capsys.readouterr().out  # one that has learned is enough
+    raw = case.change("name=raw", "graph.features=none", "graph.undirected=false")
+    runs.prepare(raw, runs.ALONE, runs.QUIET)
+    import_files(raw, case.files("d"), "", runs.ALONE, runs.CPU, SAYS)
+    assert "trained on these features and edges, and on labels in the same order" in capsys.readouterr().out
 
 
 def test_paths_and_patterns_name_files_once_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,36 +8,67 @@ from math import isfinite
 
 from gnnsoup_hpc.analysis.diagnosis.basin import Barrier, compute_barriers, is_collapsed
 from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.evaluation.averages import VARIANTS
 from gnnsoup_hpc.evaluation.tasks import Task, score
-from gnnsoup_hpc.io.records import Diagnosis
+from gnnsoup_hpc.io.records import Diagnosis, Midpoints
+from gnnsoup_hpc.types import Align
 
 HIGH_RATE = 0.01  # of Adam: these models are trained at 0.001 to 0.01
+LOW_RATE = 0.001
+BY_WEIGHTS = VARIANTS["units matched by weights"]
 WEAK = 0.1  # of accuracy, or of the task's unit, below the best
 COARSE = 0.05  # likewise: twice an error that hides what matters
 
 
-def verdict(found: Diagnosis, job: Job, task: Task, uniform_loses: bool | None = None) -> list[str]:
+def verdict(
+    found: Diagnosis, job: Job, task: Task, uniform_loses: bool | None = None, aligned: Align | None = None
+) -> list[str]:
     """A few sentences each; `job` is what the ingredients were trained by.
 
     uniform_loses: whether the uniform soup, as it was made, is worse than the best ingredient on test nodes; None where
-    there is none.
+    there is none. aligned: what the soups' ingredients were aligned by; None where it is not known.
     """
     left_out = [f"Left out: {reason}." for reason in found.left_out]
     if len(found.ingredients) == 1:
         return [*left_out, "There is one ingredient, so there is nothing to mix and no basin to share."]
     *barriers, mean = compute_barriers(found, found.variants[0], task)
     outside = [barrier for barrier in barriers if not barrier.in_basin]
-    first = [*left_out, *_list_unfit(found, task)]
-    if outside or not mean.in_basin:
-        avoid = ", and not uniform" if uniform_loses is not False else ""
-        return [
-            *first,
-            f"{_describe_outside(found, outside, task)} {_describe_mean(mean, task)}",
-            *_list_remedies(found, job, task, outside),
-            f"Until then use greedy or gis, which mix only what improves on the best ingredient{avoid}.",
-        ]
-    basin = f"{_describe_basin(found, barriers, task)} {_describe_mean(mean, task)}"
-    return [*first, basin, *([_explain_loss(found, task)] if uniform_loses else [])]
+    first, loss = [*left_out, *_list_unfit(found, task)], [_explain_loss(found, task)] if uniform_loses else []
+    if not outside and mean.in_basin:
+        return [*first, f"{_describe_basin(found, barriers, task)} {_describe_mean(mean, task)}", *loss]
+    first.append(f"{_describe_outside(found, outside, task)} {_describe_mean(mean, task)}")
+    matched = _find_matched(found, job, task, aligned)
+    if matched is not None:
+        *barriers, mean = compute_barriers(found, matched, task)
+        outside = [barrier for barrier in barriers if not barrier.in_basin]
+        if not outside and mean.in_basin:
+            return [
+                *first,
+                f'{_describe_starts(found)}The job matches units before mixing (soup.align = "{job.soup.align}"), and'
+                " then they are in one basin.",
+                *_compare_variants(found, job, task),
+                *loss,
+            ]
+    avoid = ", and not uniform" if uniform_loses is not False else ""
+    return [
+        *first,
+        *_list_remedies(found, job, task, outside, aligned),
+        f"Until then use greedy or gis, which mix only what improves on the best ingredient{avoid}.",
+    ]
+
+
+def _find_matched(found: Diagnosis, job: Job, task: Task, aligned: Align | None) -> Midpoints | None:
+    """Midpoints of units matched by weights, where the job mixes ingredients so; else None.
+
+    Of soup.align = "auto", where it is not known what that came to, by its rule: the mean of all gains more than the
+    error.
+    """
+    before, *others = found.variants
+    matched = next((way for way in others if way.setting == BY_WEIGHTS), None)
+    if matched is None or aligned is not None or job.soup.align != "auto":
+        return matched if (aligned or job.soup.align) == "weights" else None
+    gain = score(task, matched.mean.accuracy) - score(task, before.mean.accuracy)
+    return matched if gain > 2.0 * compute_barriers(found, before, task)[-1].error else None
 
 
 def _explain_loss(found: Diagnosis, task: Task) -> str:
@@ -105,27 +136,25 @@ def _list_unfit(found: Diagnosis, task: Task) -> Iterator[str]:
             )
 
 
-def _list_remedies(found: Diagnosis, job: Job, task: Task, outside: Sequence[Barrier]) -> Iterator[str]:
-    """What to do about ingredients in several basins, the likeliest cause first."""
+def _list_remedies(
+    found: Diagnosis, job: Job, task: Task, outside: Sequence[Barrier], aligned: Align | None
+) -> Iterator[str]:
+    """What to do about ingredients in several basins, the likeliest cause first, but for what the job does already."""
     numbers = [int(barrier.name) for barrier in outside]
-    starts = len({ingredient.initial_sha256 for ingredient in found.ingredients})
+    starts = _count_starts(found)
+    matching = _describe_matching(found, job, aligned)
     if not all(ingredient.initial_sha256 for ingredient in found.ingredients):
-        matching = "the job matches units" if job.soup.align == "weights" else "match units"
+        leave = f"leave out those that are not in one basin with the best{_name_left_out(numbers)}"
         yield (
             "They were imported, so what they started from is not known. Barriers like these are those of different"
-            f' initial states, or of training that drove them apart: {matching} before mixing (soup.align = "weights"),'
-            " or leave out those that are not in one basin with the best"
-            f"{f' (soup.leave_out = {numbers})' if numbers else ''}: LS and PLS may else end below it."
+            f" initial states, or of training that drove them apart: {matching}{leave}:"
+            " LS and PLS may else end below it."
         )
         yield from _compare_variants(found, job, task)
         return
     if starts > 1:
-        matching = "the job matches them" if job.soup.align == "weights" else "match the units"
-        yield (
-            f"They started from {starts} different initial states, so their hidden units are in different orders:"
-            f' {matching} before mixing (soup.align = "weights"), or train from one initial state (train.start ='
-            ' "shared", and one train.seed).'
-        )
+        shared = "one train.seed" if job.train.start == "shared" else 'train.start = "shared", and one train.seed'
+        yield f"{_describe_starts(found).removesuffix('. ')}: {matching}train from one initial state ({shared})."
     yield from _compare_variants(found, job, task)
     if job.graph.features != "standardise":
         how = {"none": "as the source has them", "scale": "scaled"}.get(job.graph.features, "row-normalised")
@@ -135,13 +164,55 @@ def _list_remedies(found: Diagnosis, job: Job, task: Task, outside: Sequence[Bar
         )
     named = [found.named(barrier.name) for barrier in outside] or found.ingredients
     if rates := sorted({each.learning_rate for each in named if each.learning_rate > HIGH_RATE}):
-        shown = ", ".join(f"{rate:g}" for rate in rates)
-        yield f"A learning rate of {shown} is high for Adam: lower it to {HIGH_RATE / 2:g} or less."
+        yield _describe_rates(found, numbers, rates)
     if starts == 1:
+        lower = not rates and any(each.learning_rate > LOW_RATE for each in named)
+        later = f"a later trunk (train.trunk_epochs above {job.train.trunk_epochs})"
+        trunk = later if job.train.trunk_epochs else "a shared trunk (train.trunk_epochs)"
         yield (
-            "They share their initial state, so training drove them apart: train fewer epochs or at a lower learning"
-            " rate, or branch them later from a shared trunk (train.trunk_epochs)."
+            "They share their initial state, so training drove them apart: train fewer epochs"
+            f"{' or at a lower learning rate' if lower else ''}, or branch them later from {trunk}."
         )
+
+
+def _count_starts(found: Diagnosis) -> int:
+    return len({ingredient.initial_sha256 for ingredient in found.ingredients})
+
+
+def _describe_starts(found: Diagnosis) -> str:
+    """A sentence where ingredients are known to have started from several states."""
+    starts = _count_starts(found) if all(each.initial_sha256 for each in found.ingredients) else 1
+    orders = "so their hidden units are in different orders"
+    return f"They started from {starts} different initial states, {orders}. " if starts > 1 else ""
+
+
+def _describe_matching(found: Diagnosis, job: Job, aligned: Align | None) -> str:
+    """What to do about units in other orders, or what the job does, before what else to do; of no units nothing."""
+    if len(found.variants) == 1:
+        return ""
+    if job.soup.align == "none":
+        return f"match the units before mixing ({BY_WEIGHTS}), or "
+    if aligned == "none":
+        return f'soup.align = "{job.soup.align}" left them as they are, for matching does not help; '
+    where = " where that helps" if job.soup.align == "auto" and aligned is None else ""
+    return f'the job matches them before mixing{where} (soup.align = "{job.soup.align}"); '
+
+
+def _name_left_out(numbers: Sequence[int]) -> str:
+    return f" (soup.leave_out = {list(numbers)})" if numbers else ""
+
+
+def _describe_rates(found: Diagnosis, outside: Sequence[int], rates: Sequence[float]) -> str:
+    """Of learning rates that are high: what others show of lower ones, where those are in the basin."""
+    high = f"A learning rate of {', '.join(f'{rate:g}' for rate in rates)} is high for Adam"
+    calm = [each.learning_rate for each in found.ingredients if int(each.ingredient) not in outside]
+    fast = [each.learning_rate for each in found.ingredients if int(each.ingredient) in outside]
+    if fast and len(calm) > 1 and max(calm) < min(fast):
+        return (
+            f"{high}, and those of {max(calm):g} or less are in one basin: leave the others out"
+            f"{_name_left_out(outside)}, or train them at such a rate."
+        )
+    return f"{high}: lower it to {HIGH_RATE / 2:g} or less."
 
 
 def _compare_variants(found: Diagnosis, job: Job, task: Task) -> Iterator[str]:
@@ -151,12 +222,12 @@ def _compare_variants(found: Diagnosis, job: Job, task: Task) -> Iterator[str]:
         sum(not barrier.in_basin for barrier in compute_barriers(found, way, task)[:-1]) for way in found.variants
     )
     for way, still in zip(others, left, strict=True):
-        news = bool(way.setting) and way.setting != f'soup.align = "{job.soup.align}"'
-        better = news and score(task, way.mean.accuracy) > score(task, before.mean.accuracy)
+        better = score(task, way.mean.accuracy) > score(task, before.mean.accuracy)
+        advised = better and job.soup.align == "none"
         yield (
             f"With {way.variant}, {still} are not in one basin with the best (as trained: {outside}), and the mean"
             f" of all has {way.mean.accuracy:.4f} (as trained: {before.mean.accuracy:.4f})"
-            f"{f': set {way.setting}' if better else ''}."
+            f"{f': set {way.setting}' if advised else ''}."
         )
 
 

@@ -119,9 +119,14 @@ def list_midpoints(found: Diagnosis, task: Task) -> list[str]:
             ]
     below, how = ("below" if task.higher_is_better else "above"), ("binomial" if task.counts_hits else "bootstrap")
     nats = " (nats)" if task.has_nats else ""
+    recomputed = (
+        "running statistics of batch norm are recomputed here, ingredients' too, or midpoints would differ from them by"
+        " that; the best is chosen by the metrics of ingredients with their own."
+    )
     return [
         f"midpoints with the best ingredient, {found.best}, on {found.nodes} validation nodes:",
         *(line.rstrip() for line in align_columns([over, head, *rows.values()])),
         f"fall: {WORDS[task.name]} {below}, rise: loss{nats} above the mean of the two ends; ±: twice the {how} error"
         " of fall.",
+        *([recomputed] if found.recomputed else []),
     ]

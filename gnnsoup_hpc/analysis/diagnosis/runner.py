@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import nan
 from pathlib import Path
 
+from gnnsoup_hpc.alignment.symmetry import unit_layouts
 from gnnsoup_hpc.analysis.diagnosis.advice import verdict
 from gnnsoup_hpc.analysis.diagnosis.basin import compute_errors, is_one_basin, make_columns
 from gnnsoup_hpc.config import Job
@@ -26,14 +27,16 @@ def diagnose(job: Job, selection: Selection, mixtures: Mixtures, log: Log, again
     """The diagnosis of these ingredients: that of diagnosis.h5, or (`again`, always) a new one. Rank-collective.
 
     Of the fit ingredients of a selection: N alone; of a way to align them, N - 1 midpoints and the mean of all. Other
-    ways than "as trained" are measured where that one shows that something is wrong. Rank 0 alone reads and writes
-    files.
+    ways than "as trained" are measured where that one shows that something is wrong, and the model says which units may
+    be permuted. Running statistics of batch norm are recomputed of all alike, and the best is that of ingredients with
+    their own, N evaluations more, as greedy and GIS have it. Rank 0 alone reads and writes files.
     """
     path, comm, task = mixtures.run.diagnosis, mixtures.comm, mixtures.evaluator.task
     weights = {f"{index:04d}": sha256 for index, sha256 in selection.fit.items()}
     left_out = tuple(selection.unfit.values())
-    means = mixtures.graph.resolve_task(job.task).values
-    fingerprint = diagnosis_store.fingerprint_of(mixtures.graph.sha256, weights, left_out, list(VARIANTS), means)
+    also = dict(mixtures.graph.resolve_task(job.task).values)
+    also |= {"recompute": "none"} if mixtures.model.statistics and not mixtures.evaluator.recomputes else {}
+    fingerprint = diagnosis_store.fingerprint_of(mixtures.graph.sha256, weights, left_out, list(VARIANTS), also)
 
     def read(path: Path) -> Diagnosis | None:
         return diagnosis_store.read(path) if diagnosis_store.read_fingerprint(path) == fingerprint else None
@@ -47,7 +50,8 @@ def diagnose(job: Job, selection: Selection, mixtures: Mixtures, log: Log, again
         columns, verdicts = make_columns(found, task), verdict(found, job, task)
         diagnosis_store.write(path, found, columns, verdicts, fingerprint, job)
     count = len(found.ingredients)
-    log.say(f"diagnose: {count} ingredients, {count * (1 + len(found.variants))} evaluations, {found.seconds:.2f} s")
+    evaluations = count * (1 + found.recomputed + len(found.variants))
+    log.say(f"diagnose: {count} ingredients, {evaluations} evaluations, {found.seconds:.2f} s")
     return found
 
 
@@ -57,14 +61,19 @@ def _measure(selection: Selection, mixtures: Mixtures) -> Diagnosis:
     mixtures.evaluator.engine.warm_up(mixtures.model)
     mixtures.clear(exact=True)
     ids, comm, run, evaluator = list(selection.fit), mixtures.comm, mixtures.run, mixtures.evaluator
-    alone = evaluate_averages(run, evaluator, [(index,) for index in ids])
-    best = ids[rank_by_score([score(evaluator.task, result.accuracy) for result in alone], ids)[0]]
+    singles = [(index,) for index in ids]
+    own = alone = evaluate_averages(run, evaluator, singles, statistics="mixed")
+    if evaluator.recomputes:
+        alone = evaluate_averages(run, evaluator, singles)
+    best = ids[rank_by_score([score(evaluator.task, result.accuracy) for result in own], ids)[0]]
     others = [index for index in ids if index != best]
     described = comm.bcast(_describe(run, selection, alone) if comm.rank == 0 else ())
     nodes, left_out = int(mixtures.graph.validation_counts.sum()), tuple(selection.unfit.values())
-    found = Diagnosis(mixtures.graph.sha256, nodes, f"{best:04d}", described, left_out, (), 0.0, evaluator.task.name)
+    about = described, left_out, (), 0.0, evaluator.task.name, evaluator.recomputes
+    found = Diagnosis(mixtures.graph.sha256, nodes, f"{best:04d}", *about)
     by_name = {f"{index:04d}": result for index, result in zip(ids, alone, strict=True)}
-    for variant, setting in VARIANTS.items() if others else ():
+    ways = [*VARIANTS.items()] if unit_layouts(mixtures.model) else [*VARIANTS.items()][:1]
+    for variant, setting in ways if others else ():
         groups = [*((best, other) for other in others), (best, *others)]
         *halfway, mean = evaluate_averages(run, evaluator, groups, align=bool(setting))
         named = {f"{other:04d}": result for other, result in zip(others, halfway, strict=True)}

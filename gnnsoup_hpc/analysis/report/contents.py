@@ -15,6 +15,7 @@ import numpy as np
 from gnnsoup_hpc.config import Job, Trial, expand_grids
 from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.config.grid import list_joint_runs
+from gnnsoup_hpc.config.methods import METHOD_NAMES
 from gnnsoup_hpc.config.task import WORDS
 from gnnsoup_hpc.errors import RunError, advise
 from gnnsoup_hpc.evaluation.tasks import Task, make_task, score
@@ -79,6 +80,7 @@ class Contents:
     trials: tuple[TriedTrial, ...] = ()  # of sweeps
     split: str = ""  # which split was taken, in words; not known of a graph of an older version
     notes: tuple[str, ...] = ()  # what preparing had to say of the source
+    unlisted: tuple[str, ...] = ()  # methods whose soups are there too, and which the job does not list
     source_sha256: str = ""  # of what the graph was read from
     graph_made_with: Mapping[str, Any] = field(default_factory=dict)  # fields of [graph] and [partition] that matter
 
@@ -151,9 +153,9 @@ def read_contents(root: Path) -> Contents:
         *([_phase("sweep", [row.soup.measurement for row in trials if row.soup])] if trials else []),
         _phase("soup", [soup.measurement for soup in soups]),
     )
-    return Contents(
-        run, job, ingredients=ingredients, soups=soups, phases=phases, alignment=alignment, trials=trials, **facts
-    )
+    others = (name for name in METHOD_NAMES if name not in job.soup.methods and run.soup(name).exists())
+    facts |= {"alignment": alignment, "trials": trials, "unlisted": tuple(others)}
+    return Contents(run, job, ingredients=ingredients, soups=soups, phases=phases, **facts)
 
 
 def describe_graph(job: Job, graph: GraphFile) -> dict[str, Any]:

@@ -20,6 +20,7 @@ _ABOUT = {
     "test_mixed": ("1", "metric on test nodes with mixed running statistics"),
     "validation_anew": ("1", "metric on validation nodes with recomputed ones, of an ingredient too"),
     "test_anew": ("1", "metric on test nodes with recomputed ones, of an ingredient too"),
+    "validation_error": ("1", "standard error of validation_anew - validation_mixed, on the same nodes"),
 }
 
 
@@ -41,7 +42,10 @@ def list_recomputed(run: Contents) -> list[str]:
         for soup, found in _list_soups(run)
     ]
     if not rows:
-        return []
+        mixed = any(soup.options.get("recompute") == "none" for soup in run.soups)
+        return (
+            ["", 'running statistics of batch norm are mixed as weights are (soup.recompute = "none")'] if mixed else []
+        )
     return [
         "",
         "running statistics of batch norm, mixed as weights are or recomputed over all nodes, which soups have; an",
@@ -63,7 +67,8 @@ def make_recomputed_columns(run: Contents) -> Columns | None:
 
 
 def judge_recomputed(run: Contents) -> Iterator[str]:
-    """A sentence where recomputing alone would lift the best ingredient, so that soups' gains are not all of mixing."""
+    """A sentence where recomputing makes soups worse, and one where it alone would lift the best ingredient."""
+    yield from _name_lowered(run)
     best = run.soup("best")
     if best is None or best.recomputed is None:
         return
@@ -72,4 +77,23 @@ def judge_recomputed(run: Contents) -> Iterator[str]:
         yield (
             f"With recomputed running statistics the best ingredient alone has test {run.metric} {after:.4f}, and"
             f" {before:.4f} with those that it was trained with: that much of a soup's gain is not of mixing."
+        )
+
+
+def _name_lowered(run: Contents) -> Iterator[str]:
+    """Soups that are worse on validation nodes with recomputed statistics than with mixed ones, beyond the error.
+
+    Not those that are one ingredient: these keep their own.
+    """
+    lowered = []
+    for soup, found in _list_soups(run):
+        mixed, anew, own = found.validation_mixed, found.validation_anew, soup.validation_accuracy
+        fall = score(run.task, mixed) - score(run.task, anew)
+        if fall > 2.0 * found.validation_error and abs(own - anew) < abs(own - mixed):
+            lowered.append(f"{soup.method} ({mixed:.4f} mixed, {anew:.4f} recomputed)")
+    if lowered:
+        worse = "lowers" if run.task.higher_is_better else "raises"
+        yield (
+            f"Recomputing running statistics {worse} the validation {run.metric} of {', '.join(lowered)}, beyond the"
+            ' error: set soup.recompute = "none", which keeps mixed ones.'
         )

@@ -33,6 +33,9 @@ def verdicts(run: Contents) -> list[str]:
 def _list_sentences(run: Contents) -> Iterator[str]:
     for reason in run.soups[0].left_out:
         yield f"Left out: {reason}."
+    if run.unlisted:
+        there = ", ".join(run.unlisted)
+        yield f"Not shown: soups that are there of methods which the job does not list (soup.methods): {there}."
     yield from _describe_imported(run)
     if len(run.ingredients) == 1:
         yield "There is one ingredient, so there is nothing to mix: every soup is that ingredient."
@@ -57,7 +60,8 @@ def _list_sentences(run: Contents) -> Iterator[str]:
     if run.diagnosis is None:
         yield f"Whether the ingredients lie in one basin is not known: run `gnnsoup diagnose {run.run.root}`."
     else:
-        yield from verdict(run.diagnosis, run.job, run.task, uniform_loses)
+        aligned = run.alignment.alignment.by if run.alignment else None
+        yield from verdict(run.diagnosis, run.job, run.task, uniform_loses, aligned)
 
 
 def _describe_imported(run: Contents) -> Iterator[str]:

@@ -13,7 +13,7 @@ from gnnsoup_hpc.bench.task import LEARNED, QualityOrder
 from gnnsoup_hpc.evaluation.evaluator import EvalSettings
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.records import MixingWeights
-from gnnsoup_hpc.models.registry import make_model
+from gnnsoup_hpc.models.registry import make_model_for
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.profiling import Measurement
 from gnnsoup_hpc.runtime.progress import Log
@@ -31,7 +31,7 @@ class OurMethod:
     def __init__(self, order: QualityOrder, graph: GraphFile) -> None:
         self._order = order
         job = order.read_job()
-        net = make_model(job.model, graph.features, graph.classes)
+        net = make_model_for(graph, job.model, graph.classes)
         memory = launch.memory_limit_bytes(job.machine, launch.read_rank_info())
         run, device = RunDir.of(job), torch.device("cpu")
         self._mixtures = Mixtures(run, net, order.ids, graph, EvalSettings(device, memory, run.root))

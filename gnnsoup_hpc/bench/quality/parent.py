@@ -15,7 +15,7 @@ from gnnsoup_hpc.config.grid import choose_joint_run
 from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.models.jobs import load_job
-from gnnsoup_hpc.models.registry import make_model
+from gnnsoup_hpc.models.registry import make_model_for
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.selection import select_ingredients
@@ -36,18 +36,18 @@ class Subject:
     about: dict[str, Any]
 
 
-def find_job(text: str) -> Job:
-    """The job of a run's folder, or that `load_job` finds, its run's folder absolute.
+def find_job(text: str, overrides: Sequence[str] = ()) -> Job:
+    """The job of a run's folder, or that `load_job` finds, with overrides, its run's folder absolute.
 
     Raises: RunError for a folder that is no run, or the sweep's of several models; JobError where there is no such job.
     """
     folder = expand_home(text)
     if not folder.is_dir():
-        job = choose_joint_run(load_job(text))
+        job = choose_joint_run(load_job(text, overrides))
         return job.model_copy(update={"runs": paths.quote(RunDir.of(job).root.parent.absolute())})
     if not (folder / "job.toml").is_file():
         raise RunError(f"{folder} has no job.toml, so it is no run: name the folder of a run, or a job")
-    job, folder = load_job(str(folder / "job.toml")), folder.resolve()
+    job, folder = load_job(str(folder / "job.toml"), overrides), folder.resolve()
     return choose_joint_run(job.model_copy(update={"runs": paths.quote(folder.parent), "name": folder.name}))
 
 
@@ -67,7 +67,7 @@ def select_run(job: Job, say: Callable[[str], None]) -> Subject:
                 raise JobError(
                     f"--quality compares with programs that take no {what} of edges, which the run's graph has"
                 )
-        net = make_model(job.model, graph.features, graph.classes)
+        net = make_model_for(graph, job.model, graph.classes)
         chosen = select_ingredients(job, net, graph, Log(quiet=True))
         about = {
             "job": job.name,

@@ -22,7 +22,7 @@ from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.gnn import Architecture
-from gnnsoup_hpc.models.registry import make_model
+from gnnsoup_hpc.models.registry import make_model_for
 from gnnsoup_hpc.runtime import profiling
 from gnnsoup_hpc.runtime.profiling import Measurement
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -37,7 +37,7 @@ class PlainGis:
     def __init__(self, order: QualityOrder, graph: GraphFile) -> None:
         self._order, self._graph = order, graph
         self._job = order.read_job()
-        net = make_model(self._job.model, graph.features, graph.classes)
+        net = make_model_for(graph, self._job.model, graph.classes)
         if not isinstance(net, Architecture):
             raise JobError(f"model.kind = {net.kind!r} of these options: measured are gcn, sage and gat alone")
         self._net = net

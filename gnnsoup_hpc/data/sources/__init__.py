@@ -11,6 +11,7 @@ from gnnsoup_hpc.data.sources.raw import RawGraph, SourceContext, finish, finish
 from gnnsoup_hpc.data.sources.split import assign_roles, describe_split
 from gnnsoup_hpc.errors import GraphError, JobError
 from gnnsoup_hpc.graph.graph import Graph
+from gnnsoup_hpc.utils.paths import expand_home
 
 SOURCES: dict[str, Callable[[str, GraphJob, SourceContext], RawGraph]] = {
     "bundled": npz.read_bundled,
@@ -20,6 +21,7 @@ SOURCES: dict[str, Callable[[str, GraphJob, SourceContext], RawGraph]] = {
     "pt": pt.read,
     "synthetic": synthetic.read,
 }
+_BY_SUFFIX = {".pt": "pt", ".pth": "pt", ".npz": "npz"}  # kinds of files
 
 
 def load(job: GraphJob, context: SourceContext) -> Graph:
@@ -43,5 +45,16 @@ def read(job: GraphJob, context: SourceContext) -> RawGraph:
     kind, colon, name = job.source.partition(":")
     if not colon or kind not in SOURCES or not name:
         known = ", ".join(f"{kind}:…" for kind in SOURCES)
-        raise JobError(f"graph.source = {job.source!r}: expected one of {known}")
+        raise JobError(f"graph.source = {job.source!r}: expected one of {known}{_guess_meant(job.source)}")
     return SOURCES[kind](name, job, context)
+
+
+def _guess_meant(source: str) -> str:
+    """The end of a message on a source without its kind, where what it names tells that; else ""."""
+    path = expand_home(source)
+    if source and path.is_dir():
+        return (
+            "; that is a folder: name a file in it (pt:PATH), or a set (pyg:NAME, ogb:NAME) and graph.root = the folder"
+        )
+    kind = "ogb" if source.startswith("ogbn-") else _BY_SUFFIX.get(path.suffix.lower())
+    return f"; did you mean {f'{kind}:{source}'!r}?" if kind else ""

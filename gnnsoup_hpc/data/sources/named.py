@@ -17,13 +17,14 @@ import scipy.sparse as sp
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.config.task import resolve_targets
 from gnnsoup_hpc.data.sources import split
-from gnnsoup_hpc.data.sources.raw import NO_LABELS, RawGraph, SourceSplit, hash_files, show_values, simplify
+from gnnsoup_hpc.data.sources.raw import NO_LABELS, RawGraph, SourceSplit, hash_files, list_few, show_values, simplify
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph.edge_values import find_unfit, find_unfit_features
 from gnnsoup_hpc.graph.graph import SourceFile
 from gnnsoup_hpc.types import Doubles, IndexArray, IntArray, TargetKind, Targets
 from gnnsoup_hpc.utils.out_of_core import Rows, SparseRows
 
+_FEW = 100  # values that classes may have where others are strays
 _WEIGHTS = re.compile(r"(edge)?weights?|edgew")
 
 
@@ -103,6 +104,7 @@ def make_graph(
                 f"{where}: {name} is {named.number(name)}, but the arrays have {have}; correct one of them"
             )
     edge_values, given, notes = _find_edge_values(named, weights)
+    notes += _note_strays(y) if targets == recognised == "regression" else []
     names = split.list_split_names(named.unread)
     splits, used = _read_splits(named, len(y), kind, job)
     unread = sorted(named.unread.keys() - used - set(names if job.split == "random" else ()))
@@ -181,6 +183,24 @@ def _recognise(y: npt.NDArray[Any]) -> TargetKind:
         one_hot = y.shape[1] > 1 and not missing.any() and bool((y.sum(1) == 1).all())
         return "classes" if one_hot else "multilabel"
     return "regression" if y.dtype.kind == "f" else "classes"
+
+
+def _note_strays(y: Doubles) -> list[str]:
+    """A sentence where a few values alone keep targets (V, T) from being classes, or labels that are 0 and 1."""
+    known = ~np.isnan(y)
+    label = (y == np.floor(y)) if y.shape[1] == 1 else (y == 0) | (y == 1) | (y == -1)
+    stray = np.argwhere(known & ~label)
+    values = np.unique(y[label])
+    if not len(values) or len(values) > _FEW or len(stray) > max(1, known.sum() // 100):
+        return []
+    node, target = stray[0]
+    where = f"node {node}" + f", target {target}" * (y.shape[1] > 1)
+    more = f" and {len(stray) - 1} more like it" * (len(stray) > 1)
+    kind, listed = ("multiclass" if y.shape[1] == 1 else "multilabel"), list_few([f"{value:g}" for value in values])
+    return [
+        f"y has the value {y[node, target]:g} at {where}{more}, and else {listed} alone: a regression because of that;"
+        f" if these are labels, correct it and say task.kind = '{kind}'"
+    ]
 
 
 def _read_targets(named: _Named, y: npt.NDArray[Any], targets: TargetKind) -> Targets:

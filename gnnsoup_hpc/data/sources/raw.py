@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from gnnsoup_hpc.config import GraphJob
 from gnnsoup_hpc.errors import GraphError
 from gnnsoup_hpc.graph import identity
-from gnnsoup_hpc.graph.edge_values import MergedFeatures, find_edges, merge_weights
+from gnnsoup_hpc.graph.edge_values import MergedFeatures, find_edges, find_overflow, merge_weights
 from gnnsoup_hpc.graph.graph import Graph, SourceFacts, SourceFile
 from gnnsoup_hpc.types import BoolArray, ByteArray, Doubles, FloatArray, IndexArray, IntArray, Role, TargetKind, Targets
 from gnnsoup_hpc.utils.hashing import file_sha256, fingerprint
@@ -234,7 +234,7 @@ def _merge_values(
 ) -> tuple[FloatArray | None, MergedFeatures | None]:
     """Weights (E,) and features (E, D) of the graph's entries, as far as there are any.
 
-    Raises: GraphError where float32 does not hold the sum of all weights.
+    Raises: GraphError where float32 does not hold the sum of a node's weights.
     """
     if raw.weight is None and raw.edge_attr is None:
         return None, None
@@ -243,8 +243,10 @@ def _merge_values(
     row = np.repeat(np.arange(nodes), np.diff(matrix.indptr))
     edges = find_edges(row, matrix.indices, source, destination, nodes)
     weight = None if raw.weight is None else merge_weights(edges, raw.weight)
-    if weight is not None and not weight.sum() < np.finfo(np.float32).max:
-        raise GraphError(f"{raw.where}: weights of edges add up to more than float32 holds: divide them by their mean")
+    if weight is not None and (node := find_overflow(weight, row)) is not None:
+        raise GraphError(
+            f"{raw.where}: weights of edges to node {node} add up to more than float32 holds: divide all by their mean"
+        )
     edge_attr = None if raw.edge_attr is None else MergedFeatures(edges, row, raw.edge_attr)
     return None if weight is None else weight.astype(np.float32), edge_attr
 

@@ -157,12 +157,12 @@ class _Objective:
         if options.optimiser == "eg":  # straight through: alpha's value, without softmax's Jacobian in the gradient
             alpha = alpha.detach() + (raw - raw.detach())
         found = self.context.loss_and_gradient(alpha.detach(), options.alpha, batch, options.logit_scale, holdout)
-        total, outputs, grads = found.loss, [alpha], [found.gradient]
+        total, pulled = found.loss, (alpha * found.gradient).sum()  # whose gradient in alpha is the loss's
         if options.regularise:
             penalty = options.regularise * squared_distance_to_uniform(alpha)
             total += float(penalty.detach())
-            outputs, grads = [*outputs, penalty], [*grads, torch.ones_like(penalty)]
-        (gradient,) = torch.autograd.grad(outputs, point, grads)
+            pulled = pulled + penalty
+        (gradient,) = torch.autograd.grad(pulled, point)  # of a number, for to pull a tensor back torch imports SymPy
         self.tracker.note_loss(alpha.detach(), found.held_out if options.holdout else total)
         seconds = time.perf_counter() - start
         self.history.append(Step(len(self.history) + 1, found.loss, found.metric, rate, seconds))

@@ -17,8 +17,21 @@ from tests.error_rate import ErrorRate
 JOB = Job(name="x")
 
 
-def said(found: Diagnosis, features: str = "standardise", task: Task = TASK) -> str:
-    return "\n".join(verdict(found, Job(name="x", graph={"features": features}), task))
+def said(found: Diagnosis, features: str = "standardise", task: Task = TASK, align: str = "none") -> str:
+    return "\n".join(verdict(found, Job(name="x", graph={"features": features}, soup={"align": align}), task))
+
+
+def match(found: Diagnosis, halfway: float, mean: float) -> Diagnosis:
+    """With midpoints of units matched by weights, all alike."""
+    named = dict.fromkeys(found.variants[0].halfway, EvalResult(halfway, 0.5))
+    way = Midpoints("units matched by weights", 'soup.align = "weights"', named, EvalResult(mean, 0.5))
+    return replace(found, variants=(*found.variants, way))
+
+
+def start_apart(found: Diagnosis) -> Diagnosis:
+    return replace(
+        found, ingredients=tuple(replace(each, initial_sha256=each.ingredient) for each in found.ingredients)
+    )
 
 
 def test_a_run_in_one_basin_gets_no_advice() -> None:
@@ -56,11 +69,13 @@ def test_shared_starts_are_told_from_different_ones() -> None:
     found = diagnosis(0.5)
     assert "They share their initial state" in said(found)
     assert "train.trunk_epochs" in said(found)
-    first, second = found.ingredients
-    apart = replace(found, ingredients=(first, replace(second, initial_sha256="t" * 64)))
+    apart = start_apart(found)
     assert "They started from 2 different initial states" in said(apart)
-    assert 'soup.align = "weights"' in said(apart)
-    assert 'train.start = "shared", and one train.seed' in said(apart)
+    assert 'soup.align = "weights"' in said(match(apart, 0.9, 0.9))
+    assert "soup.align" not in said(apart)  # a model of which no unit may be permuted
+    assert "train from one initial state (one train.seed)" in said(apart)
+    own = Job(name="x", train={"start": "own"})
+    assert 'train.start = "shared", and one train.seed' in "\n".join(verdict(apart, own, TASK))
     assert "They share" not in said(apart)
 
 
@@ -117,17 +132,47 @@ def test_one_ingredient_and_what_was_left_out() -> None:
 
 
 def test_what_the_job_does_already_is_no_advice() -> None:
-    found = diagnosis(0.5, mean=0.45)
-    apart = tuple(replace(each, initial_sha256=each.ingredient) for each in found.ingredients)
-    way = Midpoints("units matched", 'soup.align = "weights"', {"0001": EvalResult(0.9, 0.5)}, EvalResult(0.88, 0.5))
-    found = replace(found, ingredients=apart, variants=(*found.variants, way))
-    without, with_it = (
-        "\n".join(verdict(found, Job(name="x", soup={"align": align}), TASK)) for align in ("none", "weights")
-    )
-    assert 'match the units before mixing (soup.align = "weights")' in without
-    assert 'the job matches them before mixing (soup.align = "weights")' in with_it
+    found = match(start_apart(diagnosis(0.5, mean=0.45)), 0.8, 0.8)
+    without, with_it, auto = (said(found, align=align) for align in ("none", "weights", "auto"))
+    assert 'match the units before mixing (soup.align = "weights"), or train from one initial state' in without
+    assert 'the job matches them before mixing (soup.align = "weights"); train from one initial state' in with_it
+    assert 'the job matches them before mixing where that helps (soup.align = "auto")' in auto
     assert ': set soup.align = "weights".' in without
-    assert ": set soup" not in with_it
+    for text in (with_it, auto):
+        assert ": set soup" not in text
+    left = "\n".join(verdict(found, Job(name="x", soup={"align": "auto"}), TASK, aligned="none"))
+    assert 'soup.align = "auto" left them as they are, for matching does not help; train from one' in left
+    assert ": set soup" not in left
+    trunk = Job(name="x", train={"trunk_epochs": 7})
+    assert "a later trunk (train.trunk_epochs above 7)" in "\n".join(verdict(diagnosis(0.5), trunk, TASK))
+
+
+def test_units_that_the_job_matches_into_one_basin_need_no_advice() -> None:
+    found = match(start_apart(diagnosis(0.5, mean=0.45)), 0.9, 0.895)
+    for align in ("weights", "auto"):
+        done = said(found, align=align).splitlines()[-2]
+        assert done == (
+            "They started from 2 different initial states, so their hidden units are in different orders. "
+            f'The job matches units before mixing (soup.align = "{align}"), and then they are in one basin.'
+        )
+    assert "Until then" in said(found, align="none")
+    auto = Job(name="x", soup={"align": "auto"})
+    assert "Until then" in "\n".join(verdict(found, auto, TASK, aligned="none"))
+    assert "Until then" not in "\n".join(verdict(found, auto, TASK, aligned="weights"))
+    assert "soup.leave_out" not in said(found, align="auto")
+
+
+def test_a_lower_learning_rate_that_is_there_is_not_advised() -> None:
+    found = diagnosis(0.5, 0.9)
+    first, outside, inside = found.ingredients
+    fast = replace(found, ingredients=(first, replace(outside, learning_rate=0.05), inside))
+    assert "those of 0.005 or less are in one basin: leave the others out (soup.leave_out = [1])" in said(fast)
+    assert "lower" not in said(fast)
+    both = replace(diagnosis(0.5, 0.9, 0.5), ingredients=(*fast.ingredients, replace(inside, ingredient="0003")))
+    assert "lower it to 0.005 or less" in said(both)  # one of a low rate is not in the basin either
+    assert "fewer epochs or at a lower learning rate" in said(found)
+    slow = replace(found, ingredients=tuple(replace(each, learning_rate=0.001) for each in found.ingredients))
+    assert "train fewer epochs, or branch" in said(slow)
 
 
 def test_the_verdict_does_not_contradict_what_a_report_says_of_the_uniform_soup() -> None:

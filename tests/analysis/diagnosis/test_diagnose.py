@@ -46,7 +46,7 @@ def test_permuted_copies_of_a_model_are_not_in_one_basin(collapsing: Job) -> Non
     assert "5 of 6 ingredients are not in one basin with the best, 0000" in said
     assert "which is the uniform soup unless the job aligns hidden units, collapses to" in said
     assert "They started from 6 different initial states" in said
-    assert 'soup.align = "weights"' in said
+    assert 'The job matches units before mixing (soup.align = "auto"), and then they are in one basin.' in said
     found = diagnosis_store.read(RunDir.of(collapsing).diagnosis)
     assert len({ingredient.alone.accuracy for ingredient in found.ingredients}) == 1  # one function
     assert found.best == "0000"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from gnnsoup_hpc.analysis.export import choose_soup
 from gnnsoup_hpc.analysis.report.compare import judge as compared
 from gnnsoup_hpc.analysis.report.contents import Contents, read_contents
 from gnnsoup_hpc.analysis.report.table import show_run, show_spread
@@ -253,6 +254,19 @@ def test_a_run_without_soups_names_the_command(copy: RunDir) -> None:
     shutil.rmtree(copy.soups)
     with pytest.raises(RunError, match="holds no soup yet: run `gnnsoup soup JOB` first"):
         read_contents(copy.root)
+
+
+def test_soups_of_methods_that_the_job_no_longer_lists_are_named_and_not_shown(copy: RunDir, run: Contents) -> None:
+    assert not run.unlisted
+    soup = run.job.soup.model_copy(update={"methods": ("best", "gis")})
+    copy.job.write_text(run.job.model_copy(update={"soup": soup}).to_toml())
+    found = read_contents(copy.root)
+    assert [each.method for each in found.soups] == ["best", "gis"]
+    assert found.unlisted == ("uniform", "greedy", "ls", "pls", "ensemble")
+    line = "Not shown: soups that are there of methods which the job does not list (soup.methods): uniform, greedy, ls,"
+    assert [line in each for each in show_run(found).splitlines() if "ensemble." in each] == [True]
+    with pytest.raises(RunError, match=r"--method ls: the run's job does not list it .* there are: best, gis$"):
+        choose_soup(found, "ls")
 
 
 def test_soups_of_different_shelves_are_not_reported_together(copy: RunDir, finished: Job) -> None:

@@ -407,6 +407,23 @@ def test_numbers_that_are_no_classes_are_a_regression(kind: str, y: np.ndarray, 
     np.testing.assert_array_equal(found.y, wanted)
 
 
+def test_a_stray_value_that_makes_labels_a_regression_is_named(kind: str) -> None:
+    stray, classes = LABELS.copy(), CORE["y"].astype(np.float64)
+    stray[17, 2] = 2.0
+    classes[5] = 0.5
+    note, _ = targets_of(kind, stray).notes
+    assert note == (
+        "y has the value 2 at node 17, target 2, and else 0, 1 alone: a regression because of that; if these are"
+        " labels, correct it and say task.kind = 'multilabel'"
+    )
+    (note,) = targets_of(kind, classes).notes
+    assert "y has the value 0.5 at node 5, and else 0, 1, 2 alone" in note
+    assert "task.kind = 'multiclass'" in note
+    assert not targets_of(kind, classes + 0.25).notes  # no value is a class
+    assert not targets_of(kind, np.where(np.arange(V) % 20 == 0, 0.5, classes)).notes  # too many to be strays
+    assert not targets_of(kind, CORE["y"], "regression").notes  # whole numbers, as the job says
+
+
 def test_the_job_says_what_labels_are(kind: str) -> None:
     numbers = targets_of(kind, CORE["y"], "regression")
     assert (numbers.targets, numbers.facts.targets) == ("regression", "classes")

@@ -90,6 +90,23 @@ def test_unknown_sources_are_refused_with_the_known_ones() -> None:
         sources.load(GraphJob(source="bundled:pubmed", split="stored"), DESK)
 
 
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ("g3.pt", "; did you mean 'pt:g3.pt'?"),
+        ("data/x.NPZ", "; did you mean 'npz:data/x.NPZ'?"),
+        ("ogbn-arxiv", "; did you mean 'ogb:ogbn-arxiv'?"),
+        (str(Path(__file__).parent), "; that is a folder: name a file in it"),
+        ("", "synthetic:…"),
+        ("zip:x", "synthetic:…"),
+    ],
+)
+def test_a_source_without_its_kind_is_told_which_may_be_meant(source: str, hint: str) -> None:
+    with pytest.raises(JobError) as error:
+        sources.load(GraphJob(source=source), DESK)
+    assert str(error.value).partition("synthetic:…")[2].startswith(hint.removeprefix("synthetic:…"))
+
+
 def test_duplicate_edges_are_merged_and_loops_stay() -> None:
     assert entries(stored(six(), undirected=False)) == [(1, 0), (2, 1), (4, 4)]
     assert entries(stored(six())) == [(0, 1), (1, 0), (1, 2), (2, 1), (4, 4)]
