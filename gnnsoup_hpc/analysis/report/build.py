@@ -12,6 +12,7 @@ import numpy as np
 
 from gnnsoup_hpc.analysis.diagnosis.basin import make_columns
 from gnnsoup_hpc.analysis.report import contents
+from gnnsoup_hpc.analysis.report.ceiling import find_share
 from gnnsoup_hpc.analysis.report.contents import Contents, Phase, TriedTrial
 from gnnsoup_hpc.analysis.report.recomputed import make_recomputed_columns
 from gnnsoup_hpc.analysis.report.verdicts import verdicts
@@ -93,6 +94,12 @@ def _method_columns(run: Contents) -> list[Column[Soup]]:
         ("test_minus_best", lambda s: s.test_accuracy - reference, "1", "test accuracy above the best ingredient's"),
         *_list_error(run, run.error_of),
         *_list_others(run.soups),
+        (
+            "share_of_ceiling",
+            lambda s: find_share(run, s),
+            "1",
+            "of the ensemble's gain over the best ingredient",
+        ),
         ("models_at_inference", contents.count_models, "1", "models that one prediction runs through"),
         *((name, lambda s, name=name: s.measurement[name], unit, about) for name, (unit, about) in QUANTITIES.items()),
         ("peak_above_baseline_bytes", above, "B", "peak host memory less baseline"),

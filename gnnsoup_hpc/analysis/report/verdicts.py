@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from math import isfinite
 from statistics import fmean
 
-import numpy as np
 import torch
 
 from gnnsoup_hpc.analysis.diagnosis.advice import verdict
 from gnnsoup_hpc.analysis.diagnosis.basin import COLLAPSE
+from gnnsoup_hpc.analysis.report.ceiling import judge_ceiling
+from gnnsoup_hpc.analysis.report.comparison import Comparison, compare_with_best
 from gnnsoup_hpc.analysis.report.contents import Contents
 from gnnsoup_hpc.analysis.report.recomputed import judge_recomputed
 from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.io.records import Ingredient, Soup
-from gnnsoup_hpc.types import ByteArray
 from gnnsoup_hpc.utils.text_table import show_points
 
 WHOLE = 0.99  # the least weight, in every group, of the one ingredient that a soup equals
@@ -53,10 +51,11 @@ def _list_sentences(run: Contents) -> Iterator[str]:
     uniform_loses = None
     for soup in run.soups:
         if soup.method != "best":
-            found = _compare_with_best(run, soup)
+            found = compare_with_best(run, soup)
             uniform_loses = found.loses if soup.method == "uniform" else uniform_loses
             yield _judge_soup(run, soup, found)
             yield from _report_collapse(run, soup)
+    yield from judge_ceiling(run)
     if run.diagnosis is None:
         yield f"Whether the ingredients lie in one basin is not known: run `gnnsoup diagnose {run.run.root}`."
     else:
@@ -108,24 +107,6 @@ def _judge_classes(run: Contents) -> Iterator[str]:
         )
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A soup's test score less the best ingredient's, and twice its standard error.
-
-    paired: from the nodes that only one of the two gets right, or from equal bootstrap samples; else as if each were
-    measured on nodes of its own, which is more than the error, or not known.
-    """
-
-    difference: float
-    error: float
-    paired: bool
-
-    @property
-    def loses(self) -> bool:
-        """Whether the soup is worse beyond the error."""
-        return self.difference < -self.error
-
-
 def _judge_soup(run: Contents, soup: Soup, found: Comparison) -> str:
     """How one soup stands to the best ingredient on test nodes."""
     best, name, only = f"{run.best.index:04d}", _name_soup(soup), find_only_ingredient(soup)
@@ -171,32 +152,6 @@ def find_only_ingredient(soup: Soup) -> str:
     if not bool((alpha - alone).abs().sum(1).max() <= 2.0 * (1.0 - WHOLE) + 1e-12):
         return ""
     return str(soup.ingredients[columns.pop()])
-
-
-def _compare_with_best(run: Contents, soup: Soup) -> Comparison:
-    """From the soup's own file; one of an older version has no pairs, but that of the method `best` may help."""
-    best, nodes = run.best, run.test_nodes
-    difference = score(run.task, soup.test_accuracy) - score(run.task, best.test_accuracy)
-    if not run.task.counts_hits:
-        error = 2.0 * run.task.paired_spread(soup.judged.test_draws, best.judged.test_draws)
-        return Comparison(difference, error, paired=isfinite(error))
-    right, pair = _find_right_of_best(run), soup.paired
-    if pair is not None and pair.best == f"{best.index:04d}":
-        alone, of_best = pair.only_soup, pair.only_best
-    elif right is not None and soup.test_right is not None:
-        pairs = (soup.test_right & ~right, right & ~soup.test_right)
-        alone, of_best = (int(np.bitwise_count(bits).sum()) for bits in pairs)
-    else:
-        error = run.task.error_below_mean(soup.test_accuracy, [best.test_accuracy], nodes)
-        return Comparison(difference, 2.0 * error, paired=False)
-    return Comparison(difference, 2.0 * run.task.paired_error(alone, of_best, nodes), paired=True)
-
-
-def _find_right_of_best(run: Contents) -> ByteArray | None:
-    """Test nodes that the best ingredient gets right, if a soup is that ingredient and no more."""
-    soup, name = run.soup("best"), f"{run.best.index:04d}"
-    is_it = soup is not None and soup.ingredients[int(soup.mixture.alpha[0].argmax())] == name
-    return soup.test_right if soup is not None and is_it else None
 
 
 def _name_soup(soup: Soup) -> str:

@@ -173,6 +173,40 @@ def test_a_collapse_is_said_aloud(run: Contents) -> None:
     assert "collapsed" not in judged(run, 0.9, 0.5, nodes=10_000, mixture=alpha)
 
 
+def tell_ceiling(run: Contents, of_best: float, nodes: int = 10_000, **tests: float) -> str:
+    """What is said of the ensemble's gain, where methods have some test accuracies, as if on nodes of their own."""
+    ingredients = tuple(replace(i, validation_accuracy=0.5, test_accuracy=of_best) for i in run.ingredients)
+    soups = []
+    for name, test in tests.items():
+        soup = run.soup(name)
+        assert soup is not None
+        soups.append(replace(soup, test_accuracy=test, test_right=None, paired=None))
+    made = replace(run, ingredients=ingredients, soups=tuple(soups), test_nodes=nodes)
+    return next((line for line in verdicts(made) if line.startswith("The ceiling")), "")
+
+
+def test_each_soup_has_a_share_of_what_the_ensemble_gains(run: Contents) -> None:
+    told = tell_ceiling(run, 0.5, best=0.5, uniform=0.4, ls=0.52, pls=0.5, ensemble=0.55, distil=0.56)
+    assert told == (
+        "The ceiling: the ensemble gains 5.00 points (error 1.41 points) at 3 times the cost of one model: ls 40 %,"
+        " distil 120 % of that, uniform and pls nothing."
+    )
+    assert tell_ceiling(run, 0.5, ensemble=0.55).endswith("at 3 times the cost of one model.")
+    assert tell_ceiling(run, 0.5, ls=0.55) == ""
+
+
+def test_where_the_ensemble_gains_nothing_there_is_little_to_gain(run: Contents) -> None:
+    told = tell_ceiling(run, 0.5, ls=0.55, ensemble=0.51)
+    assert told.startswith(
+        "The ceiling: the ensemble is 1.00 points above the best ingredient, within its error of 1.41 points: the"
+    )
+    assert 'starts of their own (train.start = "own")' in told
+    assert "hyperparameters in turn (train.vary)" in told
+    own = run.job.model_copy(update={"train": run.job.train.model_copy(update={"start": "own"})})
+    assert "own" not in tell_ceiling(replace(run, job=own), 0.5, ensemble=0.51)
+    assert "is 1.00 points below" in tell_ceiling(run, 0.5, ensemble=0.49)
+
+
 def test_best_is_by_validation_and_not_by_test(run: Contents) -> None:
     first, second, third = run.ingredients
     made = replace(
@@ -197,7 +231,7 @@ def test_what_was_left_out_is_said_first(run: Contents) -> None:
 
 
 def test_every_method_but_the_best_gets_a_verdict(run: Contents) -> None:
-    said = verdicts(replace(run, diagnosis=None))[1:-1]
+    *said, _ = verdicts(replace(run, diagnosis=None))[1:-1]
     assert len(said) == len(METHOD_NAMES) - 1
     assert said[-2].startswith("The ensemble ")
     assert said[-1].startswith("The distilled model ")
@@ -262,9 +296,9 @@ def test_soups_of_methods_that_the_job_no_longer_lists_are_named_and_not_shown(c
     copy.job.write_text(run.job.model_copy(update={"soup": soup}).to_toml())
     found = read_contents(copy.root)
     assert [each.method for each in found.soups] == ["best", "gis"]
-    assert found.unlisted == ("uniform", "greedy", "ls", "pls", "ensemble")
+    assert found.unlisted == ("uniform", "greedy", "ls", "pls", "ensemble", "distil")
     line = "Not shown: soups that are there of methods which the job does not list (soup.methods): uniform, greedy, ls,"
-    assert [line in each for each in show_run(found).splitlines() if "ensemble." in each] == [True]
+    assert [line in each for each in show_run(found).splitlines() if "ensemble, distil." in each] == [True]
     with pytest.raises(RunError, match=r"--method ls: the run's job does not list it .* there are: best, gis$"):
         choose_soup(found, "ls")
 
