@@ -172,7 +172,7 @@ class DistilData(TrainData):
     def differentiate(self, plan: Plan | None, state: State, dropout: Dropout) -> tuple[float, int]:
         """As `TrainData.differentiate`, at rank 0's state, so that unlike processors cannot drift apart."""
         for tensor in state.values() if self.comm.size > 1 else ():
-            tensor.data.copy_(self.comm.bcast(tensor.detach()))
+            tensor.data.copy_(self.comm.bcast(tensor.detach().cpu()))
         names = [name for name, tensor in state.items() if tensor.requires_grad]
         found = None if plan is None else self._compute(plan, state, dropout)
         divided = self.engine.divides
@@ -197,7 +197,10 @@ class DistilData(TrainData):
         (grad,) = torch.autograd.grad(loss, leaf)
         for kind in ("forward", "backward"):
             self.counts[f"{kind}_{'whole' if plan.size == self.nodes else 'union'}"] += 1
-        return float(loss.detach()), len(plan.targets), vjp(grad.contiguous())
+        grads = vjp(grad.contiguous())
+        if self.comm.size > 1:  # who sends them to the others
+            grads = {name: gradient.cpu() for name, gradient in grads.items()}
+        return float(loss.detach()), len(plan.targets), grads
 
     def _share_of_loss(self, logits: Tensor, plan: Plan) -> Tensor:
         """What this rank's nodes add to the mean over all of the union."""
