@@ -273,9 +273,9 @@ class DistilJob(Section):
     """the student begins at the uniform soup, of ingredients in one order (soup.align), or from scratch"""
     epochs: Count = 100
     """most passes over all parts; the weights of the best validation epoch are kept"""
-    union: Natural = 4
+    union: Natural = 0
     """parts whose union makes one step's subgraph, at most partition.parts; 0: as many as fit in machine.memory_limit,
-    at most 8"""
+    all of them where they do: the more, the nearer to what the ensemble saw"""
     learning_rate: Rate = 0.003
     """Adam's learning rate"""
     schedule: Schedule = "cosine"

@@ -172,7 +172,7 @@ def _plan_distil(job: Job, sizes: Sizes, limit: Limit) -> tuple[DistilJob, Deman
     def needed(size: int) -> tuple[int, int]:
         return estimate.distil(sizes, count, size), gpu.distil(sizes, count, size, precision)
 
-    union = options.union or _choose_union(sizes, limit, needed)
+    union = options.union or _choose_union(sizes, limit, needed, sizes.parts)
     fewer = _suggest_fewer("soup.distil.union", limit, needed, union)
     work, there = needed(union)
     what = f"distil on unions of {union} of {sizes.parts} parts"
@@ -182,9 +182,9 @@ def _plan_distil(job: Job, sizes: Sizes, limit: Limit) -> tuple[DistilJob, Deman
 Need = Callable[[int], tuple[int, int]]  # of a union of so many parts: bytes above the libraries, and of the GPU
 
 
-def _choose_union(sizes: Sizes, limit: Limit, need: Need) -> int:
-    """The largest union that fits, of at most MOST_PARTS parts; 1 where none does, which is then refused."""
-    for size in range(min(estimate.MOST_PARTS, sizes.parts), 0, -1):
+def _choose_union(sizes: Sizes, limit: Limit, need: Need, most: int = estimate.MOST_PARTS) -> int:
+    """The largest union that fits, of at most so many parts; 1 where none does, which is then refused."""
+    for size in range(min(most, sizes.parts), 0, -1):
         work, there = need(size)
         if limit.needed(work) <= limit.most and limit.allows_gpu(there):
             return size

@@ -33,6 +33,7 @@ PRODUCTS = Sizes(
 PHASES = {
     "ls": lambda sizes: estimate.ls(sizes, 8),
     "pls": lambda sizes: estimate.pls(sizes, 8, 4),
+    "distil": lambda sizes: estimate.distil(sizes, 8, 4),
     "in memory": estimate.inference,
     "layer by layer": lambda sizes: estimate.least_inference(sizes)[1],
     "full": lambda sizes: estimate.full_batches(sizes, sizes.engine),
@@ -235,6 +236,9 @@ def test_a_union_of_more_parts_needs_more() -> None:
     assert sizes == sorted(sizes)
     clusters = [estimate.cluster_batches(PRODUCTS, PRODUCTS.engine, size) for size in range(1, 33)]
     assert clusters == sorted(clusters)
+    taught = [estimate.distil(PRODUCTS, 8, size) for size in range(1, 33)]
+    assert taught == sorted(taught)
+    assert taught[3] > estimate.pls(PRODUCTS, 8, 4)  # of which validation nodes alone are seeds
 
 
 def test_more_ingredients_need_their_rows() -> None:

@@ -102,6 +102,7 @@ Plan = Callable[[Limit], tuple[Job, list[limits.Demand]]]
 PHASES: dict[str, Plan] = {
     "ls": lambda most: limits.plan_souping(job("soup.methods=['ls']"), ON_GPU, most),
     "pls": lambda most: limits.plan_souping(job("soup.methods=['pls']"), ON_GPU, most),
+    "distil": lambda most: limits.plan_souping(job("soup.methods=['distil']", "soup.distil.union=4"), ON_GPU, most),
     "full": lambda most: limits.plan_training(job("train.batch=full"), ON_GPU, most, ON_GPU.engine),
     "cluster": lambda most: limits.plan_training(job("train.batch=cluster"), ON_GPU, most, ON_GPU.engine),
     "neighbour": lambda most: limits.plan_training(job("train.batch=neighbour"), ON_GPU, most, ON_GPU.engine),

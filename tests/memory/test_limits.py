@@ -104,6 +104,21 @@ def test_an_integer_is_kept_or_refused_with_the_largest_that_fits() -> None:
     assert format_bytes(limit(2 * GIB).needed(estimate.pls(PRODUCTS, 2, 8))) in str(error.value)
 
 
+def test_distil_takes_all_parts_that_fit() -> None:
+    def chosen(most: int) -> int:
+        asked = job("soup.distil.union=0", "soup.methods=['distil']")
+        return limits.plan_souping(asked, PRODUCTS, limit(most))[0].soup.distil.union
+
+    found = [chosen(most) for most in (GIB, 2 * GIB, 4 * GIB, 8 * GIB, 100 * GIB)]
+    assert found == sorted(set(found))
+    assert (found[0], found[-1]) == (1, 32)
+    _, demands = limits.plan_souping(job("soup.distil.union=8", "soup.methods=['distil']"), PRODUCTS, limit(2 * GIB))
+    with pytest.raises(
+        MemoryLimitError, match=rf"distil on unions of 8 .* soup\.distil\.union = {found[1]} \(the largest that fits\)"
+    ):
+        limits.refuse(limit(2 * GIB), demands)
+
+
 @pytest.mark.parametrize("field", ["soup.pls.union", "train.clusters"])
 def test_zero_becomes_the_largest_number_that_fits(field: str) -> None:
     def chosen(most: int) -> int:
