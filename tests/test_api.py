@@ -139,6 +139,7 @@ class TestRuns:
         with pytest.raises(MemoryLimitError, match="is too little"):
             run.predict("ls", overrides={"machine.memory_limit": "10 MiB"})
         made = run.export("soup.pt", "ls")
+        Path("again").mkdir()
         assert main(["export", str(run.path), "--method", "ls", "--to", "again/soup.pt"]) == 0
         for path in made:
             assert path.read_bytes() == (Path("again") / path).read_bytes()

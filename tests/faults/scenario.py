@@ -93,6 +93,12 @@ GRID = _set("name=grid", "train.trunk_epochs=0", "train.ingredients=1", "train.e
 GRID += _set('soup.methods=["uniform"]', "soup.diagnose=false", 'soup.align="none"')
 SWEPT = _set('soup.methods=["gis"]', "soup.diagnose=false", "sweep.gis.granularity=[3, 4]")
 
+
+def _make_folder(runs: Path) -> None:
+    """Where exports and scores go."""
+    (runs / "out").mkdir(exist_ok=True)
+
+
 STEPS = (
     Step("prepare", ("prepare", "job.toml")),
     Step("train", ("train", "job.toml")),
@@ -102,7 +108,7 @@ STEPS = (
     Step("soup again what is damaged", ("soup", "job.toml"), _damage_souped),
     Step("import", IMPORT),
     Step("import again what is damaged", IMPORT, _damage_imported),
-    Step("export", ("export", "runs/tiny", "--method", "pls", "--to", "runs/out/soup.pt")),
+    Step("export", ("export", "runs/tiny", "--method", "pls", "--to", "runs/out/soup.pt"), _make_folder),
     Step("predict another graph", ("predict", "runs/tiny", "--method", "pls", *OTHER)),
     Step("sweep", ("soup", "job.toml", *SWEPT)),
     Step("sweep again", ("soup", "job.toml", "--again", *SWEPT)),

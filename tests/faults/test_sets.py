@@ -12,6 +12,8 @@ from pathlib import Path
 import h5py
 import pytest
 
+from gnnsoup_hpc.config import loading as jobs
+from tests import runs
 from tests.data.sources import layouts
 from tests.faults import kit
 from tests.faults.kit import fails, here, mounted, succeeds
@@ -117,6 +119,7 @@ def test_a_set_that_has_changed_since(arxiv: Path) -> None:
     succeeds(here("prepare", "job.toml", cwd=arxiv))
     shutil.rmtree(arxiv / "sets")
     layouts.ogb_tables(arxiv / "sets", "ogbn_arxiv", "time", seed=1)
+    runs.begin_to_train(jobs.load(str(arxiv / "job.toml"), [f"runs={arxiv / 'runs'}"]))
     fails(here("train", "job.toml", cwd=arxiv), "has changed since", "prepare JOB --again")
 
 
