@@ -271,12 +271,12 @@ class DistilJob(Section):
 
     start: Literal["scratch", "uniform"] = "uniform"
     """the student begins at the uniform soup, of ingredients in one order (soup.align), or from scratch"""
-    epochs: Count = 100
+    epochs: Count = 150
     """most passes over all parts; the weights of the best validation epoch are kept"""
     union: Natural = 0
     """parts whose union makes one step's subgraph, at most partition.parts; 0: as many as fit in machine.memory_limit,
     all of them where they do: the more, the nearer to what the ensemble saw"""
-    learning_rate: Rate = 0.003
+    learning_rate: Rate = 0.01
     """Adam's learning rate"""
     schedule: Schedule = "cosine"
     """of the learning rate: constant, or cosine: it falls along half a cosine to the last epoch"""

@@ -300,8 +300,9 @@ class SoupContext:
         mixtures, start = self._mixtures, None
         if options.start == "uniform":
             start = mixtures.state(Candidate(torch.full((1, self.size), 1.0 / self.size, dtype=torch.float64)))
-        work = Distillation(mixtures, options, self.seed, self.counts, self._timed, self._log, self._job)
+        work = Distillation(mixtures, options, self.seed, self._timed, self._log, self._job)
         state, steps, self.spent = work.run(start)
+        self.counts |= work.count_passes(len(steps))
         return state, steps
 
     def bar(self, total: int, title: str) -> Bar:

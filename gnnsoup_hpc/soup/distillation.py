@@ -36,6 +36,7 @@ from gnnsoup_hpc.models.base import Dropout
 from gnnsoup_hpc.runtime.comm import Comm
 from gnnsoup_hpc.runtime.profiling import Measurement
 from gnnsoup_hpc.runtime.progress import Log
+from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.soup.mixtures import Mixtures
 from gnnsoup_hpc.train.batches import Edit, PartValidation
 from gnnsoup_hpc.train.checkpointing import CheckpointManager, SharedCheckpoints
@@ -65,6 +66,8 @@ def open_teacher(mixtures: Mixtures, temperature: float) -> Iterator[TeacherFile
         if comm.rank == 0:
             with suppress(MissingFileError):
                 _merge(mixtures, recipe)
+    if comm.rank == 0:
+        _remove_outputs(mixtures.run, recipe)
     with teacher_store.open_file(run.teacher, recipe) as teacher:
         yield teacher
 
@@ -115,7 +118,11 @@ def _merge(mixtures: Mixtures, recipe: TeacherRecipe) -> None:
         ]
         means = _average(each, mixtures.graph.nodes, width)
         teacher_store.write(run.teacher, recipe, mixtures.graph, width, means)
-    with suppress(OSError):  # what another command makes there stays
+
+
+def _remove_outputs(run: RunDir, recipe: TeacherRecipe) -> None:
+    """Those of single ingredients; what another command makes there stays."""
+    with suppress(OSError):
         for name in recipe.ingredients:
             run.outputs(name).unlink(missing_ok=True)
         run.outputs("").parent.rmdir()
@@ -166,8 +173,6 @@ class DistilData(TrainData):
 
     options: DistilJob
     comm: Comm
-    counts: dict[str, int]
-    nodes: int
 
     def differentiate(self, plan: Plan | None, state: State, dropout: Dropout) -> tuple[float, int]:
         """As `TrainData.differentiate`, at rank 0's state, so that unlike processors cannot drift apart."""
@@ -195,8 +200,6 @@ class DistilData(TrainData):
         leaf = logits.detach().requires_grad_()
         loss = self._share_of_loss(leaf, plan)
         (grad,) = torch.autograd.grad(loss, leaf)
-        for kind in ("forward", "backward"):
-            self.counts[f"{kind}_{'whole' if plan.size == self.nodes else 'union'}"] += 1
         grads = vjp(grad.contiguous())
         if self.comm.size > 1:  # who sends them to the others
             grads = {name: gradient.cpu() for name, gradient in grads.items()}
@@ -239,7 +242,7 @@ class DistilData(TrainData):
 
 @dataclass(frozen=True)
 class Distillation:
-    """What a model is distilled with. counts: of passes; timed: a stream of batches whose reading is booked.
+    """What a model is distilled with. timed: a stream of batches whose reading is booked.
 
     job: whose checkpoints are kept; None: there are none.
     """
@@ -247,7 +250,6 @@ class Distillation:
     mixtures: Mixtures
     options: DistilJob
     seed: int
-    counts: dict[str, int]
     timed: Callable[[Iterator[Plan]], Iterator[Plan]]
     log: Log
     job: Job | None = None
@@ -282,6 +284,16 @@ class Distillation:
             for each in training.history
         ]
         return training.best.state, tuple(steps), spent
+
+    def count_passes(self, epochs: int) -> dict[str, int]:
+        """Passes that so many epochs take, in this command or before: the teacher's, of steps, to judge each epoch."""
+        graph, size = self.mixtures.graph, self.options.union
+        firsts = np.arange(0, graph.parts, size)
+        judged = int((np.add.reduceat(graph.validation_counts, firsts) > 0).sum())
+        kind, begins = "whole" if size == graph.parts else "union", self.options.start != "scratch"
+        passes = {f"forward_{kind}": epochs * len(firsts) + (epochs + begins) * judged}
+        passes |= {f"backward_{kind}": epochs * len(firsts)}
+        return passes | {"forward_whole": passes.get("forward_whole", 0) + len(self.mixtures.ids)}
 
     def _keep_checkpoints(self, how: Hyperparameters, first: State) -> SharedCheckpoints | None:
         mixtures, comm = self.mixtures, self.mixtures.comm
@@ -323,5 +335,4 @@ class Distillation:
         computes = engine.divides or comm.rank == 0
         where = mixtures.graph, self.options.union, plan, teacher
         batches = TeacherBatches(*where, device=device, computes=computes, timed=self.timed)
-        also = self.options, comm, self.counts, mixtures.graph.nodes
-        return DistilData(mixtures.model, engine, batches, evaluator, device, *also)
+        return DistilData(mixtures.model, engine, batches, evaluator, device, self.options, comm)

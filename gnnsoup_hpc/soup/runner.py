@@ -55,6 +55,7 @@ class SoupRunner:
             look = comm.rank == 0 and not again
             there = files.read_kept(path, soup_store.read_fingerprint, self.log, "soup") if look else None
             if comm.bcast(there == wanted):
+                self._forget_checkpoint(name)
                 self.log.say(f"soup: {name} is there already")
                 continue
             with explain_out_of_memory(f"soup: {name}"):
@@ -107,8 +108,7 @@ class SoupRunner:
         )
         if mixtures.comm.rank == 0:
             soup_store.write(path, soup, fingerprint, mixtures.model, mixtures.graph.preparation, self.job)
-            with suppress(OSError):  # it is of no use any more, nor of harm
-                mixtures.run.checkpoint(name).unlink(missing_ok=True)
+            self._forget_checkpoint(name)
         return soup
 
     def _compare_statistics(self, candidate: Candidate, seconds: float) -> Recomputed:
@@ -135,6 +135,13 @@ class SoupRunner:
                 self.right_of_best[name] = found
         best = self.right_of_best[name]
         return Paired(name, int((right & ~best).sum()), int((best & ~right).sum()))
+
+    def _forget_checkpoint(self, name: str) -> None:
+        """It is of no use any more, nor of harm."""
+        if self.mixtures.comm.rank > 0:
+            return
+        with suppress(OSError):
+            self.mixtures.run.checkpoint(name).unlink(missing_ok=True)
 
     def _clear(self, exact: bool = False) -> None:
         """On every rank, whatever it is still at, so that no measurement holds what was before."""

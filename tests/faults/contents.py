@@ -22,7 +22,7 @@ VOLATILE = re.compile(
     r"(^|/)cost/|@created$|source_files$|/ingredients/file$|seconds|time|peak|baseline|memory|speed|bytes"
 )
 Held = Mapping[str, str]  # name of a dataset or an attribute, hash of its value
-PASSING = frozenset({"leases", "checkpoints"})  # folders of what is gone once the work is done
+PASSING = frozenset({"leases", "checkpoints", "outputs"})  # folders of what is gone once the work is done
 NEWEST = 1 << 30  # no version is too new where only wholeness is asked
 
 

@@ -38,6 +38,7 @@ trunk_epochs = 2
 checkpoint_seconds = 1e-9
 epochs = 2
 [soup]
+methods = ["best", "uniform", "greedy", "gis", "ls", "pls", "ensemble", "distil"]
 align = "weights"
 [soup.gis]
 granularity = 2
@@ -47,6 +48,8 @@ epochs = 2
 epochs = 2
 union = 2
 first_hop = "exact"
+[soup.distil]
+epochs = 2
 [machine]
 threads = 1
 """
@@ -68,7 +71,7 @@ def _damage_trained(runs: Path) -> None:
 
 
 def _damage_souped(runs: Path) -> None:
-    for name in ("soups/pls.h5", "alignment.h5", "first-hop-sage.h5", "diagnosis.h5"):
+    for name in ("soups/pls.h5", "soups/distil.h5", "teacher.h5", "alignment.h5", "first-hop-sage.h5", "diagnosis.h5"):
         kit.flip(runs / "tiny" / name, 0.5)
 
 

@@ -279,7 +279,7 @@ PASSES = {  # of three ingredients, granularity 5, six steps: (forward whole, fo
     "ls": (6, 0, 6, 0),
     "pls": (0, 6, 0, 6),
     "ensemble": (0, 0, 0, 0),
-    "distil": (0, 12, 0, 12),
+    "distil": (3, 27, 0, 12),
 }
 
 
