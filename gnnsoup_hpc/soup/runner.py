@@ -56,6 +56,8 @@ class SoupRunner:
             if comm.bcast(there == wanted):
                 self.log.say(f"soup: {name} is there already")
                 continue
+            if there is not None:
+                self.log.say(f"soup: {name} is there, of other options or ingredients: made anew")
             with explain_out_of_memory(f"soup: {name}"):
                 soup = self.make(name, path)
             self.log.say(

@@ -157,6 +157,7 @@ WRONG = [
     ({"soup": {"methods": []}}, "soup.methods"),
     ({"soup": {"methods": ["ls", "ls"]}}, "names a method twice"),
     ({"soup": {"methods": ["sl"]}}, "soup.methods.0 = 'sl': input should be 'best', .* or 'ensemble'$"),
+    ({"soup": {"methods": ["GIS"]}}, "; the nearest known one is 'gis'$"),
     ({"soup": {"methods": ["gsi"]}}, "or 'ensemble'; the nearest known one is 'gis'$"),
     ({"soup": {"unfit": "leave it out"}}, "'refuse' or 'leave out'; the nearest known one is 'leave out'$"),
     ({"task": {"metric": "acuracy"}}, "task.metric = 'acuracy': .* or 'r2'; the nearest known one is 'accuracy'$"),
