@@ -64,7 +64,7 @@ def _find_root(text: str, overrides: Sequence[str]) -> Path:
         if overrides:
             raise JobError(
                 f"--set {overrides[0]!r}: {text} is the folder of a run, which is reported as it was made: leave --set"
-                " out, or give the job in place of the folder"
+                " out; another value needs other soups, by `gnnsoup soup JOB --set …`"
             )
         return folder
     try:

@@ -68,7 +68,8 @@ class Section(BaseModel):
 
 def find_nearest(word: str, known: Sequence[str], least: float = 0.0) -> str:
     """The end of a message that names the known word most like `word`; "" where none is `least` alike, from 0 to 1."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=least)
+    lower = {each.lower(): each for each in known}
+    near = [lower[each] for each in difflib.get_close_matches(word.lower(), lower, n=1, cutoff=least)]
     return f"; the nearest known one is {near[0]!r}" if near else ""
 
 

@@ -108,6 +108,8 @@ def without_effect(job: Job, facts: SourceFacts) -> Iterator[str]:
     """Fields of [graph] and [partition] that the job sets to other than their defaults, and that change nothing."""
     known = fields_used(job, facts)
     checks = {"source", "duplicates", *EDGE_VALUES, "split"}
+    dense = job.graph.model_copy(update={"feature_layout": "auto"})
+    checks |= {"feature_layout"} if keeps_sparse(job.graph, facts) != keeps_sparse(dense, facts) else set()
     checks |= {"root"} if job.graph.source.startswith(("ogb:", "pyg:")) else set()
     sections = {"graph": job.graph, "graph.synthetic": job.graph.synthetic, "partition": job.partition}
     for table, section in sections.items():

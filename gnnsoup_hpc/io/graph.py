@@ -421,7 +421,9 @@ def find_difference(graph: GraphFile, job: Job) -> tuple[str, Any, Any] | None:
     without = {f"graph.{name}": "ignore" for name in identity.EDGE_VALUES}
     without |= {"partition.edge_weight": "ignore", "graph.feature_layout": "dense"}
     other = without.get(key, NO_TASK.get(key))
-    return key, made.get(key, other), job.graph.split if key == "graph.split" else wanted.get(key, other)
+    own: dict[str, Any] = {"graph.split": job.graph.split}  # in the job's own words
+    own |= {} if job.task.kind == "auto" else {"task.kind": job.task.kind}
+    return key, made.get(key, other), own.get(key, wanted.get(key, other))
 
 
 @contextmanager

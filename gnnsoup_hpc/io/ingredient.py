@@ -440,9 +440,10 @@ def read_initial(path: Path, architecture: Model, seed: int) -> State:
     wanted = _as_in_job(architecture.record(), seed)
     key = next((key for key in wanted if made.get(key) != wanted[key]), None)
     if key is not None:
+        by = ", by task.kind" if key == "model.classes" else ""
         raise RunError(
-            f"{path} was made with {key} = {made.get(key)!r}, the job says {wanted[key]!r}: give the job a name of its"
-            f" own (--set name=…), or remove {path.parent}{_advise_code(key, made.get(key))}"
+            f"{path} was made with {key} = {made.get(key)!r}, the job says {wanted[key]!r}{by}: give the job a name of"
+            f" its own (--set name=…), or remove {path.parent}{_advise_code(key, made.get(key))}"
         )
     states.check_shapes(path, state, architecture)
     return state

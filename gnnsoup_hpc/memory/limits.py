@@ -20,6 +20,7 @@ from gnnsoup_hpc.graph.sampling import per_hop
 from gnnsoup_hpc.memory import estimate, gpu
 from gnnsoup_hpc.memory.estimate import CPU, MIB, Sizes
 from gnnsoup_hpc.models.gnn import Architecture
+from gnnsoup_hpc.models.kinds import is_stack
 from gnnsoup_hpc.runtime import launch
 from gnnsoup_hpc.runtime.gpu import allowed_bytes
 from gnnsoup_hpc.runtime.launch import RankInfo
@@ -27,6 +28,7 @@ from gnnsoup_hpc.runtime.profiling import host_bytes, release_freed_memory
 
 LIBRARIES = 512 * MIB  # Python, PyTorch, compiled kernels and their compiler, once all of it is loaded
 OGB = 96 * MIB  # what ogb's Evaluator loads besides
+PYG = 160 * MIB  # what PyG's classes load, torch's compiler among it; other modules may load them too
 WAVERING = 128 * MIB  # that may differ between two starts, and must not make another number be chosen
 SPARE = 0.08  # of the work: what the allocator keeps between blocks of changing sizes
 
@@ -52,6 +54,7 @@ class Limit:
         release_freed_memory()
         loaded = host_bytes("VmRSS")
         libraries = LIBRARIES + (OGB if job.graph.source.startswith("ogb:") else 0)
+        libraries += 0 if is_stack(job.model, job.graph.edge_attr == "use") else PYG
         if loaded > libraries + WAVERING:  # a GPU's driver, for one
             libraries = int(loaded)
         text = f"machine.memory_limit = {job.machine.memory_limit!r}"

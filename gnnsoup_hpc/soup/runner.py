@@ -58,6 +58,8 @@ class SoupRunner:
                 self._forget_checkpoint(name)
                 self.log.say(f"soup: {name} is there already")
                 continue
+            if there is not None:
+                self.log.say(f"soup: {name} is there, of other options or ingredients: made anew")
             with explain_out_of_memory(f"soup: {name}"):
                 soup = self.make(name, path)
             self.log.say(

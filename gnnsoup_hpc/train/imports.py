@@ -289,14 +289,14 @@ class Importer:
     def _compare_with_baseline(self, task: Task, made: Sequence[Ingredient]) -> None:
         """Say where checkpoints are hardly of use here: they may have been trained on features in another form.
 
-        Hardly: the best is no more than its error above what looks at no node, or than a tenth of what is above that.
+        Hardly: half of them are no more than their error above what looks at no node, or a tenth of what is above that.
         """
         if not made:
             return
         labels = self.graph.y(0, self.graph.nodes)[self.graph.role(0, self.graph.nodes) == Role.VALIDATION]
         baseline = task.baseline(labels)
-        best = max(made, key=lambda one: score(task, one.validation_accuracy))
-        reached, draws = best.validation_accuracy, best.judged.validation_draws
+        middle = sorted(made, key=lambda one: score(task, one.validation_accuracy))[len(made) // 2]
+        reached, draws = middle.validation_accuracy, middle.judged.validation_draws
         error = 2.0 * task.error(reached, len(labels), draws)
         ideal = RANGES.get(task.name, (0.0, 1.0))[task.higher_is_better]
         margin = max(error if isfinite(error) else 0.0, abs(ideal - baseline) / 10.0)
@@ -304,7 +304,7 @@ class Importer:
             given = ", ".join(self._list_preparation())
             prepared = f"what this job makes of features and edges ({given})" if given else "these features and edges"
             self.log.say(
-                f"import: the best validation {WORDS[task.name]}, {reached:.4f}, is hardly better than that of"
+                f"import: the median validation {WORDS[task.name]}, {reached:.4f}, is hardly better than that of"
                 f" {task.guess_words} ({baseline:.4f}): see that the checkpoints were trained on {prepared}, and on"
                 " labels in the same order"
             )

@@ -158,6 +158,7 @@ WRONG = [
     ({"soup": {"methods": ["ls", "ls"]}}, "names a method twice"),
     ({"soup": {"methods": ["sl"]}}, "soup.methods.0 = 'sl': input should be 'best', .* or 'distil'$"),
     ({"soup": {"methods": ["gsi"]}}, "or 'distil'; the nearest known one is 'gis'$"),
+    ({"soup": {"methods": ["GIS"]}}, "; the nearest known one is 'gis'$"),
     ({"soup": {"unfit": "leave it out"}}, "'refuse' or 'leave out'; the nearest known one is 'leave out'$"),
     ({"task": {"metric": "acuracy"}}, "task.metric = 'acuracy': .* or 'r2'; the nearest known one is 'accuracy'$"),
     ({"task": {"class_weights": "balancd"}}, "'none' or 'balanced'; the nearest known one is 'balanced'$"),

@@ -21,6 +21,7 @@ from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import TorchEngine, choose_engine
 from gnnsoup_hpc.engine.out_of_core.layers import make_layerwise
 from gnnsoup_hpc.errors import FileError, JobError
+from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.graph.identity import MOST_FILLED
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
@@ -88,6 +89,8 @@ def test_a_file_without_zeros_holds_the_same_features(features: str, tmp_path: P
         assert (graph.sparse, full.sparse) == (True, False)
         assert graph.values == np.count_nonzero(full.x(0, NODES)) < MOST_FILLED * NODES * WORDS
         assert graph.sha256 != full.sha256
+        assert full.facts is not None
+        assert "graph.feature_layout" not in identity.without_effect(dense, full.facts)
         np.testing.assert_array_equal(graph.x(3, 90), full.x(3, 90))
         ids = np.array([7, 1, 399, 7])
         np.testing.assert_array_equal(graph.x_of(ids), full.x_of(ids))

@@ -397,7 +397,7 @@ def test_checkpoints_of_other_features_are_said_to_be_of_no_use(case: Case, caps
         ' "standardise", graph.undirected = true), and on labels in the same order' in said
     )
     case.bring("ad")
-    assert "hardly better" not in capsys.readouterr().out  # one that has learned is enough
+    assert "hardly better" not in capsys.readouterr().out  # half of them have learned
     raw = case.change("name=raw", "graph.features=none", "graph.undirected=false")
     runs.prepare(raw, runs.ALONE, runs.QUIET)
     import_files(raw, case.files("d"), "", runs.ALONE, runs.CPU, SAYS)

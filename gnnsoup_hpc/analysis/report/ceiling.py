@@ -1,7 +1,7 @@
 """The ceiling: what the ensemble gains over the best ingredient, and which share of that each soup has.
 
-An ensemble averages what ingredients say, so it gains by what they differ in; so does a soup.
-A soup may still gain more: mixed weights are a model of their own.
+An ensemble averages what ingredients say, so it gains by what they differ in. So does a soup, which may gain more still:
+it is a model of its own.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def judge_ceiling(run: Contents) -> Iterator[str]:
         advice = "; ".join(_list_ways_to_differ(run.job))
         yield (
             f"The ceiling: the ensemble is {where} the best ingredient, within its error of {error}: the ingredients"
-            " know little that the best one does not, and no soup can be expected to gain."
+            f" know little that the best one does not, so averaging gains little.{_name_gains(run)}"
             f"{f' What makes them differ: {advice}.' if advice else ''}"
         )
         return
@@ -54,6 +54,12 @@ def judge_ceiling(run: Contents) -> Iterator[str]:
         f"The ceiling: the ensemble gains {away} (error {error}) at {count_models(ensemble)} times the cost of one"
         f" model{': ' if shares else ''}{', '.join(filter(None, told))}."
     )
+
+
+def _name_gains(run: Contents) -> str:
+    """Soups that gain all the same, in words."""
+    names = [soup.method for soup in run.soups if compare_with_best(run, soup).gains]
+    return f" Beyond their error gain all the same: {', '.join(names)}." if names else ""
 
 
 def _list_ways_to_differ(job: Job) -> list[str]:

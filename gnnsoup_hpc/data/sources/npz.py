@@ -54,6 +54,8 @@ def _read_arrays(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             for key in archive.files:
+                if key.endswith("/data.pkl") or key == "data.pkl":
+                    raise GraphError(f"{path} is a file of torch.save, and no .npz: graph.source = 'pt:{path}'")
                 arrays[key] = archive[key]
     except FileNotFoundError:
         raise GraphError(f"graph.source: there is no file {path} (relative to {Path.cwd()})") from None

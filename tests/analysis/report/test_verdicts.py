@@ -200,11 +200,14 @@ def test_where_the_ensemble_gains_nothing_there_is_little_to_gain(run: Contents)
     assert told.startswith(
         "The ceiling: the ensemble is 1.00 points above the best ingredient, within its error of 1.41 points: the"
     )
+    assert "so averaging gains little. Beyond their error gain all the same: ls. What makes them differ: " in told
     assert 'starts of their own (train.start = "own")' in told
     assert "hyperparameters in turn (train.vary)" in told
     own = run.job.model_copy(update={"train": run.job.train.model_copy(update={"start": "own"})})
     assert "own" not in tell_ceiling(replace(run, job=own), 0.5, ensemble=0.51)
-    assert "is 1.00 points below" in tell_ceiling(run, 0.5, ensemble=0.49)
+    told = tell_ceiling(run, 0.5, ls=0.51, ensemble=0.49)
+    assert "is 1.00 points below" in told
+    assert "all the same" not in told
 
 
 def test_best_is_by_validation_and_not_by_test(run: Contents) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,6 +36,14 @@ SIX: dict[str, Any] = {
 def six(**changes: Any) -> RawGraph:
     """Six nodes, 0 -> 1 -> 2 with the second edge twice, 4 -> 4; None leaves an array out."""
     return named.make_graph(SIX | changes, "six.npz", (), "stored", GraphJob())
+
+
+def test_a_file_of_torch_save_by_another_name_is_told(tmp_path: Path) -> None:
+    torch.save({"x": torch.zeros(3, 2)}, tmp_path / "g.npz")
+    with pytest.raises(
+        GraphError, match=r"g\.npz is a file of torch\.save, and no \.npz: graph\.source = 'pt:.*g\.npz'"
+    ):
+        sources.load(GraphJob(source=f"npz:{tmp_path}/g.npz"), DESK)
 
 
 def stored(raw: RawGraph, undirected: bool = True) -> Graph:
