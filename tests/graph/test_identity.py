@@ -112,7 +112,13 @@ BASES = {
     "directed": ["graph.undirected=false"],
     "one part": ["partition.parts=1", "soup.pls.union=1"],
 }
-SMALL = ["graph.synthetic.scale=0.002", "graph.features=scale", "partition.parts=4", "soup.pls.union=1"]
+SMALL = [
+    "graph.synthetic.scale=0.002",
+    "graph.features=scale",
+    "partition.parts=4",
+    "soup.pls.union=1",
+    "soup.distil.union=1",
+]
 
 
 def job_on(folder: Path, source: str, *overrides: str, runs: Path | None = None) -> Job:

@@ -1,7 +1,7 @@
 """The ceiling: what the ensemble gains over the best ingredient, and which share of that each soup has.
 
-An ensemble averages what ingredients say, so it gains by what they differ in. So does a soup, which may gain more still:
-it is a model of its own.
+An ensemble averages what ingredients say, so it gains by what they differ in. So does a soup, which may gain more
+still: it is a model of its own.
 """
 
 from __future__ import annotations
