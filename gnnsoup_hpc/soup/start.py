@@ -55,6 +55,11 @@ def open_mixtures(
                 f"soup.precision = {job.soup.precision!r}: models of {show_kind(model)} are computed in float32 on a"
                 " CPU; use 'float32'"
             )
+        temperature = job.soup.distil.temperature
+        if "distil" in job.soup.methods and task.kind == "regression" and temperature != 1.0:
+            raise JobError(
+                f"soup.distil.temperature = {temperature:g}: outputs of a regression have no temperature; leave it out"
+            )
         selection = Selection({}, {})
         if rank0:
             check_source(job, graph, log)

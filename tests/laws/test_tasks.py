@@ -26,7 +26,7 @@ from gnnsoup_hpc.analysis.status.table import show_status
 from gnnsoup_hpc.config import METHOD_NAMES, Job, TaskJob
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.engine import ENGINES
-from gnnsoup_hpc.errors import RunError
+from gnnsoup_hpc.errors import JobError, RunError
 from gnnsoup_hpc.evaluation import evaluator as evaluators
 from gnnsoup_hpc.evaluation.tasks import Regression, score
 from gnnsoup_hpc.io import export as files
@@ -189,6 +189,12 @@ def test_the_report_names_the_metric_and_its_errors(kind: str, souped: Callable[
     assert "binomial" not in text
     if kind != "error":
         assert " points" in text or kind == "regression"
+
+
+def test_numbers_have_no_temperature(souped: Callable[[str], Job]) -> None:
+    job = runs.change_job(souped("regression"), "soup.methods=['distil']", "soup.distil.temperature=2.0")
+    with pytest.raises(JobError, match=r"soup\.distil\.temperature = 2: outputs of a regression have no temp"):
+        runs.soup_run(job)
 
 
 def outcomes(job: Job, case: str, **more: object) -> Outcome:
