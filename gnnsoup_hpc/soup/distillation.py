@@ -77,7 +77,7 @@ def _make_recipe(mixtures: Mixtures, temperature: float) -> TeacherRecipe:
     return TeacherRecipe(
         graph_sha256=graph.sha256,
         part_sha256=str(graph.cut["part_sha256"]),
-        ingredients={f"{index:04d}": states.sha256(mixtures.matrix.ingredient(index)) for index in mixtures.ids},
+        ingredients={f"{index:04d}": states.sha256(mixtures.ingredient(index)) for index in mixtures.ids},
         kind=type(mixtures.evaluator.task).__name__.lower(),
         temperature=temperature,
         engine=engine.name,
@@ -98,7 +98,7 @@ def _compute_outputs(mixtures: Mixtures, index: int, temperature: float) -> Iter
 
     Raises: RunError where one is not finite.
     """
-    evaluator, state = mixtures.evaluator, mixtures.matrix.ingredient(index)
+    evaluator, state = mixtures.evaluator, mixtures.ingredient(index)
     for first, logits in evaluator.outputs([state]):
         if not bool(logits.isfinite().all()):
             raise RunError(

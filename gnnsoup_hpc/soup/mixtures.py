@@ -76,6 +76,10 @@ class Mixtures:
                 self._matrix = ParameterMatrix.of(self.model, self.ids, states, self.device)
         return self._matrix
 
+    def ingredient(self, index: int) -> State:
+        """The state of an ingredient by its id, aligned where they are to be."""
+        return self.matrix.ingredient(self.ids.index(index))
+
     def _read(self, index: int) -> State:
         state = ingredient_store.read(self.run.ingredient(index)).state
         return state if self.alignment is None else permute(self.model, state, self.alignment.of(index))

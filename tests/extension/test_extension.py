@@ -22,7 +22,7 @@ graph = {source = "synthetic:arxiv", synthetic = {scale = 0.004}}
 partition = {parts = 4}
 model = {kind = "gin", hidden = 8}
 train = {ingredients = 3, epochs = 4}
-soup = {ls = {epochs = 3}, pls = {epochs = 3, union = 2}}
+soup = {methods = METHODS, ls = {epochs = 3}, pls = {epochs = 3, union = 2}, distil = {epochs = 2}}
 """
 
 
@@ -35,7 +35,7 @@ class Extended:
         self.folder = folder
         shutil.copytree(PACKAGE, folder / "gnnsoup_hpc")
         shutil.copytree(PACKAGE.parent / "jobs", folder / "jobs")
-        (folder / "job.toml").write_text(JOB)
+        (folder / "job.toml").write_text(JOB.replace("METHODS", str([*METHODS, "half"])))
         self.add(
             "gin.py", "models/convolutions", "models/convolutions/__init__.py", '"gat": "gat.Gat",', '"gin": "gin.Gin",'
         )

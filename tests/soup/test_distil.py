@@ -58,7 +58,7 @@ def read_teacher(mixtures: Mixtures, temperature: float = 1.0) -> np.ndarray:
 def all_logits(mixtures: Mixtures) -> list[torch.Tensor]:
     """Of each ingredient on all nodes, by the layers of the torch engine."""
     graph = loader.load_whole(mixtures.graph, Role.VALIDATION).graph
-    states = (mixtures.matrix.ingredient(index) for index in mixtures.ids)
+    states = (mixtures.ingredient(index) for index in mixtures.ids)
     return [mixtures.model.forward(state, graph) for state in states]
 
 
@@ -127,8 +127,12 @@ def test_outputs_that_a_killed_command_left_are_used(job: Job, monkeypatch: pyte
 def test_another_ingredient_or_temperature_is_another_teacher(job: Job) -> None:
     with runs.open_mixtures(job) as mixtures:
         found = [read_teacher(mixtures), read_teacher(mixtures, 2.0)]
-    with runs.open_mixtures(job, ids=[0, 1]) as mixtures:
+    with runs.open_mixtures(job, ids=[0, 2]) as mixtures, torch.no_grad():
         found.append(read_teacher(mixtures))
+        states = [ingredient_store.read(RunDir.of(job).ingredient(index)).state for index in (0, 2)]
+        graph = loader.load_whole(mixtures.graph, Role.VALIDATION).graph
+        two = torch.stack([mixtures.model.forward(state, graph).softmax(1) for state in states]).mean(0)
+    np.testing.assert_allclose(found[2], two.numpy(), atol=2e-3 / 4)
     assert not np.allclose(found[0], found[1])
     assert not np.allclose(found[0], found[2])
 
