@@ -488,6 +488,8 @@ class SyntheticJob(Section):
     """seed of the generated graph"""
     scale: float = Field(1.0, gt=0.0, le=64.0)
     """nodes as a multiple of the preset's; degrees, features, classes stay"""
+    homophily: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """share of edges between nodes of equal labels; 0: the preset's. Not less than edges at random would have"""
 
 
 class GraphJob(Section):
@@ -511,11 +513,13 @@ class GraphJob(Section):
     split_index: Natural = 0
     """which one, of a source with several public splits"""
     split_seed: Seed = 0
-    """seed of a random split"""
+    """seed of a random split, and of label_share's draw"""
     train_share: Share = 0.6
     """share of labelled nodes to train on, in a random split"""
     validation_share: Share = 0.2
     """share to validate (and soup) on; what remains is for testing"""
+    label_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """share of the split's training nodes that stay so, drawn by split_seed, at least one; the others have no role"""
     features: Literal["standardise", "scale", "row-normalise", "none"] = "standardise"
     """standardise: zero mean, unit variance over all nodes; scale: unit variance alone, which keeps zeros;
     row-normalise: rows by their absolute sums"""

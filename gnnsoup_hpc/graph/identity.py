@@ -74,8 +74,11 @@ def fields_used(job: Job, facts: SourceFacts) -> dict[str, Any]:
         values |= {f"graph.{key}": getattr(graph, key) for key in ("split_seed", "train_share", "validation_share")}
     elif facts.splits is not None and (graph.split_index or facts.splits.get(split, 1) > 1):
         values["graph.split_index"] = graph.split_index
+    if graph.label_share < 1.0:
+        values |= {f"graph.{key}": getattr(graph, key) for key in ("label_share", "split_seed")}
     if graph.source.startswith("synthetic:"):
-        values |= {f"graph.synthetic.{key}": value for key, value in graph.synthetic}
+        own = {key: value for key, value in graph.synthetic if value or key != "homophily"}
+        values |= {f"graph.synthetic.{key}": value for key, value in own.items()}
     values |= used
     if keeps_sparse(graph, facts):
         values["graph.feature_layout"] = "sparse"

@@ -522,6 +522,7 @@ def _list_fields(job: Job, values: Job) -> dict[str, Any]:
     unused |= set() if graph.feature_layout == "sparse" else {"feature_layout"}
     unused |= set() if graph.source.startswith("synthetic:") else {"synthetic"}
     unused |= set() if graph.split in ("random", "auto") else {"split_seed", "train_share", "validation_share"}
+    unused |= {"label_share"} if graph.label_share == 1.0 else set()
     unused |= {"split_index"} if graph.split == "random" else set()
     known = values.model_dump(mode="json", include={"graph", "partition"})
     wanted = {f"graph.{key}": value for key, value in known["graph"].items() if key not in unused}

@@ -71,11 +71,21 @@ def list_split_names(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 def assign_roles(raw: RawGraph, job: GraphJob) -> ByteArray:
     """Each node's role under the job's split, (V,)."""
+    role = _assign(raw, _take(raw, job))
+    if job.label_share < 1.0:
+        training = np.flatnonzero(role == Role.TRAIN)
+        kept = max(1, round(job.label_share * len(training)))
+        role[np.random.default_rng(job.split_seed).permutation(training)[kept:]] = Role.NONE
+    return role
+
+
+def _take(raw: RawGraph, job: GraphJob) -> Mapping[Role, IntArray]:
+    """Ids by role under the job's split."""
     kind = resolve_split(job, raw.splits)
     if kind == "random":
         if job.split == "auto" and job.split_index:
             raise GraphError(f"graph.split_index = {job.split_index}: {raw.where} has no split of its own")
-        return _assign(raw, _draw_random(raw.y, job).ids(0))
+        return _draw_random(raw.y, job).ids(0)
     split = (raw.splits or {}).get(kind)
     if split is None:
         known = ", ".join(["random", *(raw.splits or {})])
@@ -83,17 +93,18 @@ def assign_roles(raw: RawGraph, job: GraphJob) -> ByteArray:
     if job.split_index >= split.columns:
         count = f"{split.columns} split{'s' if split.columns != 1 else ''}"
         raise GraphError(f"graph.split_index = {job.split_index}: {raw.where} has {count}, counted from 0")
-    return _assign(raw, split.ids(job.split_index))
+    return split.ids(job.split_index)
 
 
 def describe_split(raw: RawGraph, job: GraphJob) -> str:
     """Which split the job takes, in words."""
+    few = f", {100 * job.label_share:.4g} % of its training nodes" if job.label_share < 1.0 else ""
     kind, own = resolve_split(job, raw.splits), raw.splits or {}
     if kind != "random":
         column = f", column {job.split_index} of {own[kind].columns}, counted from 0"
-        return f"{kind} {own[kind].words}".rstrip() + column * (own[kind].columns > 1)
+        return f"{kind} {own[kind].words}".rstrip() + column * (own[kind].columns > 1) + few
     shares = (job.train_share, job.validation_share, 1.0 - job.train_share - job.validation_share)
-    words = f"random {'/'.join(f'{100 * share:.4g}' for share in shares)}, seed {job.split_seed}"
+    words = f"random {'/'.join(f'{100 * share:.4g}' for share in shares)}, seed {job.split_seed}{few}"
     names = ", ".join(raw.split_names or tuple(f"{name} split" for name in own))
     if not names:
         return f"{words}: the source has none"

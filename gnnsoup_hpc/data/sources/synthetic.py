@@ -8,7 +8,7 @@ are shuffled. In memory are a few numbers a node and both ends of each edge (8 b
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +74,7 @@ def read(name: str, job: GraphJob, context: SourceContext) -> RawGraph:
     if name not in PRESETS:
         raise GraphError(f"graph.source = 'synthetic:{name}': no such preset; there are: {', '.join(PRESETS)}")
     preset, seed, scale = PRESETS[name], job.synthetic.seed, job.synthetic.scale
+    preset = replace(preset, homophily=job.synthetic.homophily or preset.homophily)
     nodes = max(preset.classes * 4, round(preset.nodes * scale))
     edges = round(preset.edges * nodes / preset.nodes)
     context.say(f"prepare: generating {nodes} nodes and about {edges} edges like {name}, seed {seed}")

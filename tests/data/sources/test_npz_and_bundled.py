@@ -261,6 +261,21 @@ def test_random_split(labels: list[int], seed: int, train: float, validation: fl
     assert np.array_equal(role, assign_roles(raw, job))
 
 
+@pytest.mark.parametrize("split", ["public", "random"])
+def test_a_share_of_the_training_nodes(split: str, pubmed: Graph) -> None:
+    """A seeded draw; nodes that validate and test stay, and one training node at least."""
+    whole = sources.load(GraphJob(split=split), DESK)
+    few, other = (sources.load(GraphJob(split=split, split_seed=seed, label_share=0.25), DESK) for seed in (0, 1))
+    least = sources.load(GraphJob(split=split, label_share=1e-6), DESK)
+    kept = few.role == Role.TRAIN
+    assert kept.sum() == round(0.25 * (whole.role == Role.TRAIN).sum())
+    assert (whole.role[kept] == Role.TRAIN).all()
+    assert np.array_equal(few.role[~kept], np.where(whole.role == Role.TRAIN, Role.NONE, whole.role)[~kept])
+    assert not np.array_equal(few.role, other.role)
+    assert (least.role == Role.TRAIN).sum() == 1
+    assert ", 25 % of its training nodes" in few.split
+
+
 def test_split_seeds_give_different_splits(pubmed: Graph) -> None:
     one, other = (sources.load(GraphJob(split="random", split_seed=seed), DESK) for seed in (0, 1))
     assert not np.array_equal(one.role, other.role)

@@ -46,6 +46,14 @@ def test_homophily_is_the_real_sets(case: tuple[str, RawGraph]) -> None:
     assert same == pytest.approx(PRESETS[name].homophily, abs=0.02)
 
 
+@pytest.mark.parametrize("homophily", [0.3, 0.9])
+def test_homophily_is_that_which_is_asked_for(homophily: float, tmp_path: Path) -> None:
+    """As far as labels that are noise let it: of 15 % no more than 0.74 is to be had."""
+    graph = read("synthetic:arxiv", tmp_path, synthetic=SyntheticJob(scale=0.1, homophily=homophily))
+    same = (graph.y[graph.source] == graph.y[graph.destination]).mean()
+    assert same == pytest.approx(min(homophily, 0.74), abs=0.02)
+
+
 def test_edges_are_no_loops_and_rarely_come_twice(case: tuple[str, RawGraph]) -> None:
     _, graph = case
     assert graph.source.dtype == graph.destination.dtype == np.int32
