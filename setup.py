@@ -21,7 +21,7 @@ setup(
     # The folder jobs/ at the top is also the package's own folder of bundled jobs.
     packages=[*find_packages(include=["gnnsoup_hpc", "gnnsoup_hpc.*"]), "gnnsoup_hpc.jobs"],
     package_dir={"gnnsoup_hpc.jobs": "jobs"},
-    package_data={"gnnsoup_hpc": ["data/*", "py.typed", "*.pyi"], "gnnsoup_hpc.jobs": ["*.toml"]},
+    package_data={"gnnsoup_hpc": ["data/*", "py.typed", "*.pyi"], "gnnsoup_hpc.jobs": ["*.toml", "studies/*"]},
     install_requires=[
         "torch>=2.6",
         "torch_geometric>=2.6",

@@ -27,6 +27,8 @@ COMMANDS = {
     "diagnose": "Say whether a run's ingredients lie in one basin, so that a soup can pay, and what to do where they do"
     " not.",
     "report": "Write a run's report.h5 anew and print its table; several runs are compared.",
+    "study": "One job in several settings, with ingredients made in several ways, over several seeds: what each method"
+    " gains. `mpirun -n P` shares the runs among ranks.",
     "export": "Write a soup's weights to a file, with a card and a script that predicts without this package.",
     "predict": "Write a soup's scores of every node of the run's graph, or of another one.",
     "bench": "Time and memory of evaluation, LS, PLS and GIS beside PyG's own classes, every cell in processes of its"
@@ -34,8 +36,8 @@ COMMANDS = {
     "job": "Print the resolved job, every field with what it means.",
 }
 COLLECTIVE = ("soup", "run", "diagnose")
-COMPUTING = ("prepare", "train", "import", "soup", "run", "diagnose", "predict", "bench")
-OFFLINE = ("run", "prepare", "train", "import", "predict", "bench")
+COMPUTING = ("prepare", "train", "import", "soup", "run", "diagnose", "predict", "study", "bench")
+OFFLINE = ("run", "prepare", "train", "import", "predict", "study", "bench")
 BOUNDED = ("run", "train", "import", "soup", "diagnose", "predict", "job")
 AGAIN = {
     "run": "make all soups anew",
@@ -93,6 +95,11 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     elif command == "report":
         about = f"folders of runs, or {JOB_HELP}"
         parser.add_argument("runs", nargs="*", metavar="RUN", help=about)
+    elif command == "study":
+        parser.add_argument(
+            "study", metavar="STUDY", help="a study file (docs/studies.md), or the name of a bundled study"
+        )
+        parser.add_argument("--show", action="store_true", help="print what is there, and make nothing")
     else:
         about, called = JOB_HELP, "JOB"
         if command in ("status", "diagnose", "export", "predict"):
@@ -100,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         if command == "import":
             about = JOB_HELP.partition(" (")[0]
         parser.add_argument("job", nargs=None if command == "import" else "?", metavar=called, help=about)
-    if command != "bench":
+    if command not in ("bench", "study"):
         about = "override one field of the job, for example soup.pls.union=8; may be repeated"
         parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=about)
     if command in OFFLINE:

@@ -106,10 +106,14 @@ def validate(tree: Mapping[str, Any], where: str, kinds: Sequence[str] = ()) -> 
     try:
         return Job.model_validate(tree, context=kinds)
     except ValidationError as error:
-        items = error.errors()  # of a list whose items are wrong, what is left of it is no news
-        items = [item for item in items if not any(_is_about_an_item(other, item) for other in items)]
-        details = "; ".join(map(_explain, items))
-        raise JobError(f"{where}: {details}") from None
+        raise JobError(f"{where}: {explain_error(error)}") from None
+
+
+def explain_error(error: ValidationError, section: type[Section] = Job) -> str:
+    """What is wrong with the tables of a section, in a line."""
+    items = error.errors()  # of a list whose items are wrong, what is left of it is no news
+    items = [item for item in items if not any(_is_about_an_item(other, item) for other in items)]
+    return "; ".join(_explain(item, section) for item in items)
 
 
 def find(text: str) -> Path:
@@ -198,7 +202,7 @@ def _is_about_an_item(error: Any, other: Any) -> bool:
     return len(error["loc"]) > len(place) and tuple(error["loc"][: len(place)]) == place
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, section: type[Section]) -> str:
     """One validation error as `key: what is wrong`, with the nearest known key, or value, for an unknown one."""
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
@@ -208,7 +212,7 @@ def _explain(item: Any) -> str:
                 f" {key.removeprefix('sweep.')} a job of its own (--set name=…), and compare them by `gnnsoup report"
                 " RUN RUN`"
             )
-        return f"unknown key {key!r}{find_nearest(key, [name for name, _ in fields()])}"
+        return f"unknown key {key!r}{find_nearest(key, [name for name, _ in fields(section)])}"
     if item["type"] == "missing":
         return f"the key {key!r} is missing"
     message = str(item["msg"]).removeprefix("Value error, ").replace("a valid tuple", "a list")

@@ -1,0 +1,182 @@
+"""Study files: one job in several settings, each with ingredients made in several ways and over several seeds."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from gnnsoup_hpc.config import Job, Section
+from gnnsoup_hpc.config.loading import bundled_jobs, explain_error
+from gnnsoup_hpc.errors import JobError, MissingJobError
+from gnnsoup_hpc.utils.paths import expand, expand_home
+
+SEEDS = ("train.seed", "graph.split_seed", "soup.seed")  # which a study sets
+Tables = Mapping[str, Any]  # of a job, as its file holds them
+
+
+class StudyFile(Section):
+    """A study, as its file has it."""
+
+    name: str = Field(..., pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
+    """names the study: runs/NAME, in which all of its runs lie"""
+    runs: str = Field("runs", min_length=1)
+    """folder of all runs, relative to where the command is given"""
+    seeds: tuple[int, ...] = Field(..., min_length=1)
+    """of each setting: train.seed, graph.split_seed and soup.seed"""
+    hours: float = Field(0.0, ge=0.0)
+    """about what all of it takes, for whoever begins it; 0: not said"""
+    job: dict[str, Any] = Field(default_factory=dict)
+    """tables of a job, but its name: what all runs have"""
+    across: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
+    """settings, an axis each: names of values, and what each sets of the job; every combination is a setting"""
+    ingredients: dict[str, dict[str, Any]] = Field(..., min_length=1)
+    """ways to make ingredients: names, and what each sets of the job. The first is what the others are compared with"""
+    alone: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """one model in place of soups, trained for as many epochs as all ingredients together: names, and what each sets.
+    With train.labels = "all" for as many epochs as validation chose for the best ingredient of the first way"""
+
+    @model_validator(mode="after")
+    def _is_distinct(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds = {list(self.seeds)}: each once")
+        if both := set(self.ingredients) & set(self.alone):
+            raise ValueError(f"{both.pop()!r} is in [ingredients] and in [alone]: give one of them another name")
+        if empty := [name for name, values in self.across.items() if not values]:
+            raise ValueError(f"across.{empty[0]} has no values")
+        return self
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One run of a study.
+
+    way: of making ingredients, or the name of a model alone; own: what that sets; tables: of the whole job.
+    """
+
+    setting: tuple[str, ...]
+    way: str
+    seed: int
+    alone: bool
+    own: Tables
+    tables: Tables
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return "_".join(re.sub(r"[^A-Za-z0-9.]+", "-", word).strip("-.") for word in (*self.setting, self.way)) + (
+            f"_{self.seed}"
+        )
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file that was read. text: what it says; runs: by setting and seed, those with ingredients first."""
+
+    file: StudyFile
+    text: str
+    runs: tuple[tuple[StudyRun, ...], ...]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of what settings consist of."""
+        return tuple(self.file.across)
+
+    @property
+    def root(self) -> Path:
+        """The folder that all of its runs lie in."""
+        return expand(self.file.runs, "runs") / self.file.name
+
+    @property
+    def path(self) -> Path:
+        """Where its results go."""
+        return self.root / "study.h5"
+
+    def note(self, run: StudyRun) -> Path:
+        """Where the result of a run is kept."""
+        return self.root / "results" / f"{run.name}.json"
+
+
+def list_bundled_studies() -> dict[str, Path]:
+    """The study files that come with the package, by their names."""
+    return {path.stem: path for path in sorted((bundled_jobs()[0].parent / "studies").glob("*.toml"))}
+
+
+def read_study(named: str) -> Study:
+    """The study in a file of TOML, or a bundled one.
+
+    Raises: JobError naming the file, the key and what is allowed; MissingJobError.
+    """
+    place = expand_home(named)
+    bundled = list_bundled_studies()
+    if not place.is_file() and named not in bundled:
+        raise MissingJobError(f"there is no study file {named!r} here ({Path.cwd()}); bundled: {', '.join(bundled)}")
+    place = place if place.is_file() else bundled[named]
+    try:
+        text = place.read_text(encoding="utf-8-sig")
+        file = StudyFile.model_validate(_with_tuples(tomllib.loads(text)))
+    except OSError as error:
+        raise MissingJobError(f"{place}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise JobError(f"{place}: not valid TOML: {error}") from None
+    except ValidationError as error:
+        raise JobError(f"{place}: {explain_error(error, StudyFile)}") from None
+    study = Study(file, text, tuple(_expand(file)))
+    names = [run.name for block in study.runs for run in block]
+    if len({name.lower() for name in names}) < len(names):
+        raise JobError(f"{place}: two names differ in signs alone, and would be one folder: choose others")
+    return study
+
+
+def _with_tuples(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if key == "seeds" and isinstance(value, list) else value for key, value in tree.items()}
+
+
+def _expand(file: StudyFile) -> Iterator[tuple[StudyRun, ...]]:
+    """The runs of each setting and seed."""
+    for setting in product(*file.across.values()):
+        own = [axis[name] for axis, name in zip(file.across.values(), setting, strict=True)]
+        for seed in file.seeds:
+            fixed = _merge([file.job, *own, _nest(dict.fromkeys(SEEDS, seed))])
+            yield tuple(
+                StudyRun(setting, way, seed, alone, tables, _place(file, _merge([fixed, tables])))
+                for alone, ways in ((False, file.ingredients), (True, file.alone))
+                for way, tables in ways.items()
+            )
+
+
+def _place(file: StudyFile, tables: dict[str, Any]) -> dict[str, Any]:
+    return {**tables, "runs": f"{file.runs}/{file.name}"}
+
+
+def train_alone(run: StudyRun, base: Job, chosen_epoch: int) -> dict[str, Any]:
+    """Tables of one model in place of `base`'s ingredients, whose best one was kept after `chosen_epoch` epochs."""
+    own = run.own.get("train", {})
+    epochs = chosen_epoch if own.get("labels") == "all" else base.train.ingredients * base.train.epochs
+    fields = {"train.ingredients": 1, "train.epochs": own.get("epochs", epochs), "soup.methods": ["best"]}
+    return _merge([run.tables, _nest(fields)])
+
+
+def _nest(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields by their dotted names as tables."""
+    found: dict[str, Any] = {}
+    for key, value in fields.items():
+        table, _, name = key.rpartition(".")
+        found.setdefault(table, {})[name] = value
+    return found
+
+
+def _merge(trees: Sequence[Tables]) -> dict[str, Any]:
+    """Tables of a job, each with what the later ones set in its place."""
+    found: dict[str, Any] = {}
+    for tree in trees:
+        for key, value in tree.items():
+            both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+            found[key] = _merge([found[key], value]) if both else value
+    return found
