@@ -46,7 +46,7 @@ THIRDS = torch.full((1, 3), 1 / 3, dtype=torch.float64)
 @pytest.fixture
 def job(trained: Job, tmp_path: Path) -> Job:
     job = runs.copy_run(trained, tmp_path)
-    RunDir.of(job).teacher.unlink(missing_ok=True)
+    RunDir.of(job).teacher(1.0).unlink(missing_ok=True)
     return job
 
 
@@ -79,13 +79,13 @@ def test_the_teacher_is_the_mean_of_all_ingredients(job: Job, temperature: float
         found = read_teacher(mixtures, temperature)
         wanted = torch.stack([(logits / temperature).softmax(1) for logits in all_logits(mixtures)]).mean(0)
     np.testing.assert_allclose(found, wanted.numpy(), atol=2e-3 / 4)
-    assert not RunDir.of(job).outputs("").parent.exists()
+    assert not RunDir.of(job).outputs("", 1.0).parent.exists()
 
 
 def test_the_teacher_is_computed_layer_by_layer_where_memory_is_short(job: Job) -> None:
     with runs.open_mixtures(job) as mixtures:
         wanted = read_teacher(mixtures)
-    RunDir.of(job).teacher.unlink()
+    RunDir.of(job).teacher(1.0).unlink()
     with runs.open_mixtures(job, memory=1) as mixtures:
         assert not mixtures.evaluator.fits
         found = read_teacher(mixtures)
@@ -98,10 +98,10 @@ def test_what_is_there_of_the_teacher_is_not_made_again(job: Job) -> None:
     with runs.open_mixtures(job) as mixtures:
         wanted = read_teacher(mixtures)
         read_teacher(mixtures)  # is there already
-        kept = run.teacher.stat().st_mtime_ns
+        kept = run.teacher(1.0).stat().st_mtime_ns
         read_teacher(mixtures)
-        assert run.teacher.stat().st_mtime_ns == kept
-        run.teacher.write_bytes(run.teacher.read_bytes()[:-100] + bytes(100))
+        assert run.teacher(1.0).stat().st_mtime_ns == kept
+        run.teacher(1.0).write_bytes(run.teacher(1.0).read_bytes()[:-100] + bytes(100))
         assert np.array_equal(read_teacher(mixtures), wanted)
 
 
@@ -217,7 +217,7 @@ def test_outputs_that_are_not_finite_are_nothing_to_imitate(job: Job) -> None:
         pytest.raises(RunError, match=r"ingredient 0001 .* not finite.* soup\.leave_out = \[1\]"),
     ):
         distil(mixtures, start="scratch")
-    assert not run.teacher.exists()
+    assert not run.teacher(1.0).exists()
 
 
 # ---- checkpoints
