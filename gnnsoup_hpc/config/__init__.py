@@ -270,8 +270,9 @@ class PartitionLearnedJob(LearnedJob):
 class DistilJob(Section):
     """One model, trained to give what all ingredients give together."""
 
-    start: Literal["scratch", "uniform"] = "uniform"
-    """the student begins at the uniform soup, of ingredients in one order (soup.align), or from scratch"""
+    start: Literal["scratch", "uniform", "ls", "pls"] = "uniform"
+    """the student begins at the uniform soup, of ingredients in one order (soup.align), or from scratch; or at the soup
+    of ls or pls, which soup.methods has before distil, or the run has already"""
     epochs: Count = 150
     """most passes over all parts; the weights of the best validation epoch are kept"""
     union: Natural = 0
@@ -291,6 +292,11 @@ class DistilJob(Section):
     """share of the ordinary loss on training labels in the loss; the rest is the distance to the teacher"""
     patience: Natural = 0
     """it is done after so many epochs without a better validation metric; 0: after all epochs"""
+
+    @property
+    def start_method(self) -> str:
+        """The method whose soup's file the student begins at; empty where it needs none."""
+        return self.start if self.start in ("ls", "pls") else ""
 
 
 # ---- training
@@ -715,6 +721,11 @@ class Job(Section):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
+        methods, start = self.soup.methods, self.soup.distil.start_method
+        if "distil" in methods and start in methods[methods.index("distil") :]:
+            raise ValueError(
+                f"soup.distil.start = {start!r}, and soup.methods has {start!r} after 'distil': list it before"
+            )
         if self.sweep:
             expand_grids(self)
         pls, parts, clusters = self.soup.pls, self.partition.parts, self.train.clusters
@@ -782,6 +793,14 @@ def expand_grids(job: Job) -> dict[SweptName, tuple[Trial, ...]]:
     if job.sweep.seed and not any(method in found for method in SEEDED):
         raise ValueError("sweep.seed is for ls and pls, and soup.methods has neither")
     return found
+
+
+def list_starts(job: Job) -> list[str]:
+    """Methods whose soups distil begins at, in the job or in trials of its sweep."""
+    if "distil" not in job.soup.methods:
+        return []
+    jobs = [trial.job for trial in expand_grids(job).get("distil", ())] or [job]
+    return sorted({each.soup.distil.start_method for each in jobs} - {""})
 
 
 def _lists(job: Job, method: SweptName) -> dict[str, tuple[Any, ...]]:

@@ -245,7 +245,7 @@ class DistilData(TrainData):
 class Distillation:
     """What a model is distilled with. timed: a stream of batches whose reading is booked.
 
-    job: whose checkpoints are kept; None: there are none.
+    job: whose checkpoints are kept, under the name `work`; None: there are none.
     """
 
     mixtures: Mixtures
@@ -254,6 +254,7 @@ class Distillation:
     timed: Callable[[Iterator[Plan]], Iterator[Plan]]
     log: Log
     job: Job | None = None
+    work: str = "distil"
 
     def run(self, start: State | None) -> tuple[State, tuple[Step, ...], Measurement]:
         """The state of the best validation epoch, each epoch, and what all cost, before a checkpoint too.
@@ -317,7 +318,7 @@ class Distillation:
             task=mixtures.graph.resolve_task(self.job.task).values,
         )
         where = {"ranks": comm.size, "threads": torch.get_num_threads(), "device": str(mixtures.device)}
-        path = mixtures.run.checkpoint("distil")
+        path = mixtures.run.checkpoint(self.work)
         manager = CheckpointManager(path, "distil", origin, self.job, None, self.log, where, "soup")
         return SharedCheckpoints(manager, comm, self.log)
 
