@@ -427,9 +427,9 @@ class TrainJob(Section):
 
 # ---- sweeps
 
-SweptName = Literal["gis", "ls", "pls"]
+SweptName = Literal["gis", "ls", "pls", "distil"]
 SWEPT: tuple[SweptName, ...] = get_args(SweptName)
-SEEDED: tuple[SweptName, ...] = ("ls", "pls")  # methods that draw anything
+SEEDED: tuple[SweptName, ...] = ("ls", "pls", "distil")  # methods that draw anything
 MOST_CELLS = 10_000
 Values = Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
 
@@ -447,19 +447,21 @@ class SweepJob(Section):
     """Lists of values; a method is made with each combination of its own, and ingredients with each of theirs."""
 
     seed: tuple[Seed, ...] = Field((), min_length=1, strict=False)
-    """seeds to make each combination of ls and pls with, for soup.seed"""
+    """seeds to make each combination of ls, pls and distil with, for soup.seed"""
     gis: dict[str, Values] = Field(default_factory=dict)
     """values for fields of soup.gis, a list each"""
     ls: dict[str, Values] = Field(default_factory=dict)
     """values for fields of soup.ls, a list each"""
     pls: dict[str, Values] = Field(default_factory=dict)
     """values for fields of soup.pls, a list each: learning_rate = [0.1, 0.3]"""
+    distil: dict[str, Values] = Field(default_factory=dict)
+    """values for fields of soup.distil, a list each: start = ["uniform", "ls"]"""
     train: dict[str, Values] = Field(default_factory=dict)
     """values for fields of train, a list each; ingredients are trained with every combination of these and model's"""
     model: dict[str, Values] = Field(default_factory=dict)
     """values for fields of model, a list each; ingredients of equal models are souped together"""
 
-    @field_validator("seed", "gis", "ls", "pls", "train", "model")
+    @field_validator("seed", *SWEPT, "train", "model")
     @classmethod
     def _each_once(cls, given: Any) -> Any:
         lists = given if isinstance(given, dict) else {"seed": given}
@@ -475,7 +477,7 @@ class SweepJob(Section):
 
     def __bool__(self) -> bool:
         """Whether anything is swept."""
-        return bool(self.seed or self.gis or self.ls or self.pls or self.trains)
+        return bool(self.seed or self.trains or any(getattr(self, method) for method in SWEPT))
 
     @property
     def trains(self) -> bool:
@@ -727,7 +729,12 @@ class Job(Section):
                 f"soup.distil.start = {start!r}, and soup.methods has {start!r} after 'distil': list it before"
             )
         if self.sweep:
-            expand_grids(self)
+            grids = expand_grids(self)
+            if "distil" in methods and "distil" not in grids and start in grids:
+                raise ValueError(
+                    f"soup.distil.start = {start!r}, and the sweep chooses that soup after distil is made: give"
+                    f" sweep.distil.start = [{start!r}], which is made after the other sweeps"
+                )
         pls, parts, clusters = self.soup.pls, self.partition.parts, self.train.clusters
         if pls.union > parts:
             raise ValueError(
@@ -791,7 +798,7 @@ def expand_grids(job: Job) -> dict[SweptName, tuple[Trial, ...]]:
         combinations = (dict(zip(lists, values, strict=True)) for values in product(*lists.values()))
         found[method] = tuple(Trial(method, _job(job, method, values), values) for values in combinations)
     if job.sweep.seed and not any(method in found for method in SEEDED):
-        raise ValueError("sweep.seed is for ls and pls, and soup.methods has neither")
+        raise ValueError("sweep.seed is for ls, pls and distil, and soup.methods has none of them")
     return found
 
 
@@ -807,8 +814,8 @@ def _lists(job: Job, method: SweptName) -> dict[str, tuple[Any, ...]]:
     """What is swept of a method: its seeds, then its own fields."""
     own: dict[str, tuple[Any, ...]] = getattr(job.sweep, method)
     check_keys(method, own, getattr(job.soup, method))
-    if method == "pls" and 0 in own.get("union", ()):
-        raise ValueError("sweep.pls.union = 0 would leave a value to the memory limit: name each")
+    if 0 in own.get("union", ()):
+        raise ValueError(f"sweep.{method}.union = 0 would leave a value to the memory limit: name each")
     seeds = method in SEEDED and job.sweep.seed and method in job.soup.methods
     return ({"seed": job.sweep.seed} if seeds else {}) | own
 
