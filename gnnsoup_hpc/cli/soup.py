@@ -23,7 +23,7 @@ from gnnsoup_hpc.soup.joint import gather_joint_run
 from gnnsoup_hpc.soup.runner import SoupRunner
 from gnnsoup_hpc.soup.selection import select_ingredients
 from gnnsoup_hpc.soup.start import open_mixtures
-from gnnsoup_hpc.soup.sweep import Sweep, refuse_trials_beyond_limit
+from gnnsoup_hpc.soup.sweep import refuse_trials_beyond_limit, run_sweeps
 
 
 def run(arguments: argparse.Namespace, here: RankInfo) -> None:
@@ -75,4 +75,4 @@ def _make_soups(job: Job, here: RankInfo, comm: Comm, device: torch.device, log:
             with explain_out_of_memory("diagnose"):
                 diagnose(job, selection, mixtures, log)
         if job.sweep:
-            Sweep(runner, here).run(again)
+            run_sweeps(runner, here, again)

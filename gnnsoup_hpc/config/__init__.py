@@ -270,8 +270,9 @@ class PartitionLearnedJob(LearnedJob):
 class DistilJob(Section):
     """One model, trained to give what all ingredients give together."""
 
-    start: Literal["scratch", "uniform"] = "uniform"
-    """the student begins at the uniform soup, of ingredients in one order (soup.align), or from scratch"""
+    start: Literal["scratch", "uniform", "ls", "pls"] = "uniform"
+    """the student begins at the uniform soup, of ingredients in one order (soup.align), or from scratch; or at the soup
+    of ls or pls, which soup.methods has before distil, or the run has already"""
     epochs: Count = 150
     """most passes over all parts; the weights of the best validation epoch are kept"""
     union: Natural = 0
@@ -291,6 +292,11 @@ class DistilJob(Section):
     """share of the ordinary loss on training labels in the loss; the rest is the distance to the teacher"""
     patience: Natural = 0
     """it is done after so many epochs without a better validation metric; 0: after all epochs"""
+
+    @property
+    def start_method(self) -> str:
+        """The method whose soup's file the student begins at; empty where it needs none."""
+        return self.start if self.start in ("ls", "pls") else ""
 
 
 # ---- training
@@ -421,9 +427,9 @@ class TrainJob(Section):
 
 # ---- sweeps
 
-SweptName = Literal["gis", "ls", "pls"]
+SweptName = Literal["gis", "ls", "pls", "distil"]
 SWEPT: tuple[SweptName, ...] = get_args(SweptName)
-SEEDED: tuple[SweptName, ...] = ("ls", "pls")  # methods that draw anything
+SEEDED: tuple[SweptName, ...] = ("ls", "pls", "distil")  # methods that draw anything
 MOST_CELLS = 10_000
 Values = Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
 
@@ -441,19 +447,21 @@ class SweepJob(Section):
     """Lists of values; a method is made with each combination of its own, and ingredients with each of theirs."""
 
     seed: tuple[Seed, ...] = Field((), min_length=1, strict=False)
-    """seeds to make each combination of ls and pls with, for soup.seed"""
+    """seeds to make each combination of ls, pls and distil with, for soup.seed"""
     gis: dict[str, Values] = Field(default_factory=dict)
     """values for fields of soup.gis, a list each"""
     ls: dict[str, Values] = Field(default_factory=dict)
     """values for fields of soup.ls, a list each"""
     pls: dict[str, Values] = Field(default_factory=dict)
     """values for fields of soup.pls, a list each: learning_rate = [0.1, 0.3]"""
+    distil: dict[str, Values] = Field(default_factory=dict)
+    """values for fields of soup.distil, a list each: start = ["uniform", "ls"]"""
     train: dict[str, Values] = Field(default_factory=dict)
     """values for fields of train, a list each; ingredients are trained with every combination of these and model's"""
     model: dict[str, Values] = Field(default_factory=dict)
     """values for fields of model, a list each; ingredients of equal models are souped together"""
 
-    @field_validator("seed", "gis", "ls", "pls", "train", "model")
+    @field_validator("seed", *SWEPT, "train", "model")
     @classmethod
     def _each_once(cls, given: Any) -> Any:
         lists = given if isinstance(given, dict) else {"seed": given}
@@ -469,7 +477,7 @@ class SweepJob(Section):
 
     def __bool__(self) -> bool:
         """Whether anything is swept."""
-        return bool(self.seed or self.gis or self.ls or self.pls or self.trains)
+        return bool(self.seed or self.trains or any(getattr(self, method) for method in SWEPT))
 
     @property
     def trains(self) -> bool:
@@ -719,8 +727,18 @@ class Job(Section):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
+        methods, start = self.soup.methods, self.soup.distil.start_method
+        if "distil" in methods and start in methods[methods.index("distil") :]:
+            raise ValueError(
+                f"soup.distil.start = {start!r}, and soup.methods has {start!r} after 'distil': list it before"
+            )
         if self.sweep:
-            expand_grids(self)
+            grids = expand_grids(self)
+            if "distil" in methods and "distil" not in grids and start in grids:
+                raise ValueError(
+                    f"soup.distil.start = {start!r}, and the sweep chooses that soup after distil is made: give"
+                    f" sweep.distil.start = [{start!r}], which is made after the other sweeps"
+                )
         pls, parts, clusters = self.soup.pls, self.partition.parts, self.train.clusters
         if pls.union > parts:
             raise ValueError(
@@ -784,16 +802,24 @@ def expand_grids(job: Job) -> dict[SweptName, tuple[Trial, ...]]:
         combinations = (dict(zip(lists, values, strict=True)) for values in product(*lists.values()))
         found[method] = tuple(Trial(method, _job(job, method, values), values) for values in combinations)
     if job.sweep.seed and not any(method in found for method in SEEDED):
-        raise ValueError("sweep.seed is for ls and pls, and soup.methods has neither")
+        raise ValueError("sweep.seed is for ls, pls and distil, and soup.methods has none of them")
     return found
+
+
+def list_starts(job: Job) -> list[str]:
+    """Methods whose soups distil begins at, in the job or in trials of its sweep."""
+    if "distil" not in job.soup.methods:
+        return []
+    jobs = [trial.job for trial in expand_grids(job).get("distil", ())] or [job]
+    return sorted({each.soup.distil.start_method for each in jobs} - {""})
 
 
 def _lists(job: Job, method: SweptName) -> dict[str, tuple[Any, ...]]:
     """What is swept of a method: its seeds, then its own fields."""
     own: dict[str, tuple[Any, ...]] = getattr(job.sweep, method)
     check_keys(method, own, getattr(job.soup, method))
-    if method == "pls" and 0 in own.get("union", ()):
-        raise ValueError("sweep.pls.union = 0 would leave a value to the memory limit: name each")
+    if 0 in own.get("union", ()):
+        raise ValueError(f"sweep.{method}.union = 0 would leave a value to the memory limit: name each")
     seeds = method in SEEDED and job.sweep.seed and method in job.soup.methods
     return ({"seed": job.sweep.seed} if seeds else {}) | own
 

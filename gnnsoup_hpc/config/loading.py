@@ -25,6 +25,7 @@ SWEEP_EXAMPLES = {
     "gis": "{}",
     "ls": "{}",
     "pls": "{ learning_rate = [0.1, 0.3], union = [4, 8] }",
+    "distil": '{ start = ["uniform", "ls"], dropout = [0.3, 0.5] }',
     "train": "{ learning_rate = [0.01, 0.005], seed = [0, 1] }",
     "model": "{ hidden = [64, 128] }",
 }

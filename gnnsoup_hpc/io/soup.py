@@ -19,9 +19,12 @@ from gnnsoup_hpc.io.graph import put_preparation
 from gnnsoup_hpc.io.records import MixingWeights, Paired, Recomputed, Soup, Step
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.profiling import COUNTS
+from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.types import State
 from gnnsoup_hpc.utils.hashing import canonical, fingerprint
 
 KIND, VERSION = "soup", 1
+_OF_MEASUREMENT = {"ranks", "threads", "device", "streamed"}  # what a fingerprint says of how, and not of what
 
 
 def hash_ingredients(graph_sha256: str, part_sha256: str, ingredients: Mapping[str, str]) -> str:
@@ -49,6 +52,11 @@ class SoupFingerprint:
     def ingredients_sha256(self) -> str:
         """Hash of the ingredients' weights and of the graph: equal for soups that may stand in one report."""
         return hash_ingredients(self.graph_sha256, self.part_sha256, self.ingredients)
+
+    @property
+    def identity(self) -> str:
+        """Hash of what the soup is a function of, however it was measured: the same for any ranks and threads."""
+        return fingerprint({key: value for key, value in self.__dict__.items() if key not in _OF_MEASUREMENT})
 
     @property
     def sha256(self) -> str:
@@ -112,6 +120,26 @@ def read_fingerprint(path: Path) -> str:
     """The recipe's hash of the soup in a file."""
     with files.read_file(path, KIND, VERSION) as file:
         return str(file.attrs["recipe"])
+
+
+def read_recipe(path: Path) -> SoupFingerprint:
+    """The recipe of the soup in a file. Raises: FileError."""
+    with files.read_file(path, KIND, VERSION) as file:
+        return SoupFingerprint(**json.loads(file["provenance"].attrs["recipe"]))
+
+
+def read_state(path: Path) -> State:
+    """The weights of the soup in a file, which is no ensemble's. Raises: FileError."""
+    with files.read_file(path, KIND, VERSION) as file:
+        return states.get(file)
+
+
+def read_start(run: RunDir, method: str) -> dict[str, str]:
+    """What a distilled model that begins at the soup of a method is a function of besides, as fields of its options.
+
+    None where it begins at no soup's file, and the method is "". Raises: FileError.
+    """
+    return {"start_sha256": read_recipe(run.soup(method)).identity} if method else {}
 
 
 def read(path: Path) -> Soup:

@@ -28,7 +28,6 @@ class RunDir:
         self.imported = root / "imported.h5"  # which files the ingredients were imported from, if they were
         self.gathered = root / "ingredients.h5"  # virtual dataset over all ingredients
         self.alignment = root / "alignment.h5"  # orders of the ingredients' hidden units
-        self.teacher = root / "teacher.h5"  # mean outputs of all ingredients, which distil imitates
         self.soups = root / "soups"
         self.diagnosis = root / "diagnosis.h5"  # whether the ingredients lie in one basin
         self.report = root / "report.h5"
@@ -61,9 +60,13 @@ class RunDir:
         """File of ingredient `index`."""
         return self.ingredients / f"{index:04d}.h5"
 
-    def outputs(self, name: str) -> Path:
+    def teacher(self, temperature: float) -> Path:
+        """Mean outputs of all ingredients at a temperature, which distil imitates."""
+        return self.root / f"teacher{_describe_temperature(temperature)}.h5"
+
+    def outputs(self, name: str, temperature: float) -> Path:
         """One ingredient's outputs, while what distil imitates is made of them."""
-        return self.root / "outputs" / f"{name}.h5"
+        return self.root / f"outputs{_describe_temperature(temperature)}" / f"{name}.h5"
 
     def soup(self, method: str) -> Path:
         """File of one method's soup."""
@@ -92,3 +95,8 @@ class RunDir:
     def lease(self, work: str) -> Path:
         """The lease on a work, held while a rank does it."""
         return self.root / "leases" / f"{work}.lease"
+
+
+def _describe_temperature(temperature: float) -> str:
+    """In names of files; none at 1."""
+    return "" if temperature == 1.0 else f"-{temperature!r}"

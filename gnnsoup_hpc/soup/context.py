@@ -23,6 +23,7 @@ from gnnsoup_hpc.engine.out_of_core import first_aggregation
 from gnnsoup_hpc.errors import JobError
 from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.graph.subgraph import Batch
+from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.io.records import Step
 from gnnsoup_hpc.models.base import LayeredModel
@@ -110,8 +111,8 @@ class SoupContext:
 
     size: N; ids: of the ingredients, (N,); parts: K; comm: the ranks that run the method together; device: where alpha
     is; task: what loss and metric mean. trace: gets alpha (G, N) after each step of a learned method. job: whose
-    checkpoints are kept of what takes long; None: there are none. spent: what a method cost that may have begun
-    before this command; else None.
+    checkpoints are kept of what takes long, under the name `work`; None: there are none. spent: what a method cost that
+    may have begun before this command; else None.
     """
 
     spent: Measurement | None = None
@@ -123,8 +124,9 @@ class SoupContext:
         log: Log,
         trace: Trace = lambda number, alpha: None,
         job: Job | None = None,
+        work: str = "distil",
     ) -> None:
-        self._mixtures, self._log, self._job = mixtures, log, job
+        self._mixtures, self._log, self._job, self._work = mixtures, log, job, work
         self.seed, self.trace = seed, trace
         self.ids, self.size, self.parts = mixtures.ids, len(mixtures.ids), mixtures.graph.parts
         self.comm, self.device = mixtures.comm, mixtures.device
@@ -300,10 +302,19 @@ class SoupContext:
         mixtures, start = self._mixtures, None
         if options.start == "uniform":
             start = mixtures.state(Candidate(torch.full((1, self.size), 1.0 / self.size, dtype=torch.float64)))
-        work = Distillation(mixtures, options, self.seed, self._timed, self._log, self._job)
+        elif options.start_method:
+            start = self._read_soup(options.start_method)
+        work = Distillation(mixtures, options, self.seed, self._timed, self._log, self._job, self._work)
         state, steps, self.spent = work.run(start)
         self.counts |= work.count_passes(len(steps))
         return state, steps
+
+    def _read_soup(self, method: str) -> State:
+        """The weights of another method's soup, from the run. Rank-collective."""
+        with self._mixtures.meter.phase("ingredients"):
+            path, rank0 = self._mixtures.run.soup(method), self.comm.rank == 0
+            state = self.comm.bcast(soup_store.read_state(path) if rank0 else {})
+        return {name: tensor.to(self.device) for name, tensor in state.items()}
 
     def bar(self, total: int, title: str) -> Bar:
         """Progress of the method."""

@@ -59,7 +59,8 @@ def open_teacher(mixtures: Mixtures, temperature: float) -> Iterator[TeacherFile
     """
     run, comm, ids = mixtures.run, mixtures.comm, mixtures.ids
     recipe = _make_recipe(mixtures, temperature)
-    while not comm.bcast(comm.rank == 0 and teacher_store.is_there(run.teacher, recipe)):
+    path = run.teacher(temperature)
+    while not comm.bcast(comm.rank == 0 and teacher_store.is_there(path, recipe)):
         for index in ids[comm.rank :: comm.size]:
             _write_outputs(mixtures, index, recipe)
         comm.allgather(None)
@@ -68,7 +69,7 @@ def open_teacher(mixtures: Mixtures, temperature: float) -> Iterator[TeacherFile
                 _merge(mixtures, recipe)
     if comm.rank == 0:
         _remove_outputs(mixtures.run, recipe)
-    with teacher_store.open_file(run.teacher, recipe) as teacher:
+    with teacher_store.open_file(path, recipe) as teacher:
         yield teacher
 
 
@@ -87,7 +88,7 @@ def _make_recipe(mixtures: Mixtures, temperature: float) -> TeacherRecipe:
 def _write_outputs(mixtures: Mixtures, index: int, recipe: TeacherRecipe) -> None:
     """An ingredient's outputs, unless they are there."""
     name = f"{index:04d}"
-    path, own = mixtures.run.outputs(name), recipe.of(name)
+    path, own = mixtures.run.outputs(name, recipe.temperature), recipe.of(name)
     if not teacher_store.is_there(path, own):
         outputs = _compute_outputs(mixtures, index, recipe.temperature)
         teacher_store.write(path, own, mixtures.graph, mixtures.model.outputs, outputs)
@@ -110,22 +111,22 @@ def _compute_outputs(mixtures: Mixtures, index: int, temperature: float) -> Iter
 
 def _merge(mixtures: Mixtures, recipe: TeacherRecipe) -> None:
     """The mean of all ingredients' outputs, in their order, in float64."""
-    run, width = mixtures.run, mixtures.model.outputs
+    run, width, at = mixtures.run, mixtures.model.outputs, recipe.temperature
     with ExitStack() as stack:
         each = [
-            stack.enter_context(teacher_store.open_file(run.outputs(name), recipe.of(name), verify=False))
+            stack.enter_context(teacher_store.open_file(run.outputs(name, at), recipe.of(name), verify=False))
             for name in recipe.ingredients
         ]
         means = _average(each, mixtures.graph.nodes, width)
-        teacher_store.write(run.teacher, recipe, mixtures.graph, width, means)
+        teacher_store.write(run.teacher(at), recipe, mixtures.graph, width, means)
 
 
 def _remove_outputs(run: RunDir, recipe: TeacherRecipe) -> None:
     """Those of single ingredients; what another command makes there stays."""
     with suppress(OSError):
         for name in recipe.ingredients:
-            run.outputs(name).unlink(missing_ok=True)
-        run.outputs("").parent.rmdir()
+            run.outputs(name, recipe.temperature).unlink(missing_ok=True)
+        run.outputs("", recipe.temperature).parent.rmdir()
 
 
 def _average(each: Sequence[TeacherFile], nodes: int, width: int) -> Iterator[tuple[int, FloatArray]]:
@@ -244,7 +245,7 @@ class DistilData(TrainData):
 class Distillation:
     """What a model is distilled with. timed: a stream of batches whose reading is booked.
 
-    job: whose checkpoints are kept; None: there are none.
+    job: whose checkpoints are kept, under the name `work`; None: there are none.
     """
 
     mixtures: Mixtures
@@ -253,6 +254,7 @@ class Distillation:
     timed: Callable[[Iterator[Plan]], Iterator[Plan]]
     log: Log
     job: Job | None = None
+    work: str = "distil"
 
     def run(self, start: State | None) -> tuple[State, tuple[Step, ...], Measurement]:
         """The state of the best validation epoch, each epoch, and what all cost, before a checkpoint too.
@@ -316,7 +318,7 @@ class Distillation:
             task=mixtures.graph.resolve_task(self.job.task).values,
         )
         where = {"ranks": comm.size, "threads": torch.get_num_threads(), "device": str(mixtures.device)}
-        path = mixtures.run.checkpoint("distil")
+        path = mixtures.run.checkpoint(self.work)
         manager = CheckpointManager(path, "distil", origin, self.job, None, self.log, where, "soup")
         return SharedCheckpoints(manager, comm, self.log)
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gnnsoup_hpc.config import Job, expand_grids
+from gnnsoup_hpc.config import DistilJob, Job, expand_grids, list_starts
+from gnnsoup_hpc.errors import RunError, advise
 from gnnsoup_hpc.evaluation.evaluator import compute_paired_error, note_judgement
 from gnnsoup_hpc.io import alignment as alignment_store
 from gnnsoup_hpc.io import files
@@ -44,9 +45,12 @@ class SoupRunner:
     def run_all(self, again: bool) -> None:
         """Make every soup of the job that is not there yet in this very configuration (or `again`, all).
 
-        Not those of a sweep (sweep.py).
+        Not those of a sweep (sweep.py). Raises: RunError where distil is to begin at a soup that is not there.
         """
         swept, comm = expand_grids(self.job), self.mixtures.comm
+        for start in list_starts(self.job):
+            if start not in self.job.soup.methods:  # before anything is made
+                self._identify_start(start)
         self.mixtures.warm_up()
         for name in self.job.soup.methods:
             if name in swept:
@@ -67,15 +71,15 @@ class SoupRunner:
                 f" {soup.validation_accuracy:.4f}, test {soup.test_accuracy:.4f}"
             )
 
-    def make(self, name: str, path: Path) -> Soup:
-        """Run a method, and publish its soup.
+    def make(self, name: str, path: Path, work: str = "") -> Soup:
+        """Run a method, and publish its soup. work: whose checkpoint it keeps, where that is not the method's.
 
         Measured from cold: neither graph nor ingredients are in memory when it begins.
         """
         mixtures, fingerprint = self.mixtures, self.fingerprint(name)
         method = make_methods(self.job.soup)[name]
         self._clear()
-        context = SoupContext(mixtures, self.job.soup.seed, self.log, job=self.job)
+        context = SoupContext(mixtures, self.job.soup.seed, self.log, job=self.job, work=work or name)
         with mixtures.meter as meter:
             weights = mixtures.comm.bcast(method.run(context))
             candidate = Candidate(weights.alpha, weights.by, weights.of, weights.state)
@@ -110,7 +114,7 @@ class SoupRunner:
         )
         if mixtures.comm.rank == 0:
             soup_store.write(path, soup, fingerprint, mixtures.model, mixtures.graph.preparation, self.job)
-            self._forget_checkpoint(name)
+            self._forget_checkpoint(work or name)
         return soup
 
     def _compare_statistics(self, candidate: Candidate, seconds: float) -> Recomputed:
@@ -138,12 +142,12 @@ class SoupRunner:
         best = self.right_of_best[name]
         return Paired(name, int((right & ~best).sum()), int((best & ~right).sum()))
 
-    def _forget_checkpoint(self, name: str) -> None:
+    def _forget_checkpoint(self, work: str) -> None:
         """It is of no use any more, nor of harm."""
         if self.mixtures.comm.rank > 0:
             return
         with suppress(OSError):
-            self.mixtures.run.checkpoint(name).unlink(missing_ok=True)
+            self.mixtures.run.checkpoint(work).unlink(missing_ok=True)
 
     def _clear(self, exact: bool = False) -> None:
         """On every rank, whatever it is still at, so that no measurement holds what was before."""
@@ -164,16 +168,40 @@ class SoupRunner:
         also |= mixtures.graph.resolve_task(self.job.task).values
         if (alignment := mixtures.alignment) is not None:
             also |= {"align": alignment.by, "alignment_sha256": alignment_store.sha256(alignment)}
+        also |= self._identify_start(options.start_method) if isinstance(options, DistilJob) else {}
         return SoupFingerprint(
             method=name,
             options=(options.model_dump(mode="json") if options is not None else {}) | also,
             seed=self.job.soup.seed,
-            graph_sha256=mixtures.graph.sha256,
-            part_sha256=str(mixtures.graph.cut["part_sha256"]),
-            ingredients={f"{index:04d}": sha256 for index, sha256 in self.selection.fit.items()},
+            **self._list_inputs(),
             ranks=mixtures.comm.size,
             threads=settings.threads.most or torch.get_num_threads(),
             device=mixtures.device.type,
             left_out=tuple(self.selection.unfit.values()),
             streamed=not mixtures.evaluator.fits,
         )
+
+    def _list_inputs(self) -> dict[str, Any]:
+        """What every soup of the run is made of, as fields of its fingerprint."""
+        graph = self.mixtures.graph
+        return {
+            "graph_sha256": graph.sha256,
+            "part_sha256": str(graph.cut["part_sha256"]),
+            "ingredients": {f"{index:04d}": sha256 for index, sha256 in self.selection.fit.items()},
+        }
+
+    def _identify_start(self, method: str) -> dict[str, str]:
+        """As `soup_store.read_start`. Rank-collective.
+
+        Raises: RunError where the soup is not there, or of other ingredients.
+        """
+        run, comm, found = self.mixtures.run, self.mixtures.comm, dict[str, str]()
+        if method and comm.rank == 0:
+            path = run.soup(method)
+            advice = f"soup.distil.start = {method!r} begins there; list {method!r} before 'distil' in soup.methods"
+            with advise(advice):
+                found = soup_store.read_start(run, method)
+                made_of = soup_store.read_recipe(path).ingredients_sha256
+            if made_of != soup_store.hash_ingredients(**self._list_inputs()):
+                raise RunError(f"{path} is of other ingredients or parts than those that are here: {advice}")
+        return comm.bcast(found)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from gnnsoup_hpc.config import Job, SoupJob
+from gnnsoup_hpc.config import Job, expand_grids
 from gnnsoup_hpc.config.task import TaskSpec
 from gnnsoup_hpc.data.prepare import check_source
 from gnnsoup_hpc.engine import choose_engine
@@ -51,7 +51,7 @@ def open_mixtures(
     with graph_store.open_graph(run.graph, job, verify=True) as graph:
         task = graph.resolve_task(job.task)
         model = make_model_for(graph, job.model, task.outputs)
-        _check_meaning(job.soup, task, model, device)
+        _check_meaning(job, task, model, device)
         selection = Selection({}, {})
         if rank0:
             check_source(job, graph, log)
@@ -85,14 +85,16 @@ def open_mixtures(
         yield job, selection, Mixtures(run, model, list(selection.fit), graph, settings)
 
 
-def _check_meaning(soup: SoupJob, task: TaskSpec, model: Model, device: torch.device) -> None:
-    """Raises: JobError for what [soup] asks and this model, or task, has not."""
+def _check_meaning(job: Job, task: TaskSpec, model: Model, device: torch.device) -> None:
+    """Raises: JobError for what [soup], or a trial of it, asks and this model, or task, has not."""
+    soup, trials = job.soup, expand_grids(job).get("distil", ())
     if soup.precision != "float32" and device.type == "cpu" and choose_engine(model, device).name == "torch":
         raise JobError(
             f"soup.precision = {soup.precision!r}: models of {show_kind(model)} are computed in float32 on a CPU; use"
             " 'float32'"
         )
-    temperature = soup.distil.temperature
+    temperatures = [each.soup.distil.temperature for each in (job, *(trial.job for trial in trials))]
+    temperature = next((each for each in temperatures if each != 1.0), 1.0)
     if "distil" in soup.methods and task.kind == "regression" and temperature != 1.0:
         raise JobError(
             f"soup.distil.temperature = {temperature:g}: outputs of a regression have no temperature; leave it out"

@@ -1,4 +1,4 @@
-"""A sweep: every combination of a method's values is a trial, souped by one rank alone; the best becomes the soup.
+"""A sweep: every combination of a method's values is a trial, made by one rank alone; the best becomes the soup.
 
 Ranks and jobs share the trials by leases in the run, and say nothing to each other. A trial is named for the hash of
 all that its soup is a function of, so one that is there is never made again, by whatever number of ranks. The best is
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from gnnsoup_hpc.config import Job, Trial, expand_grids
+from gnnsoup_hpc.config import Job, SweptName, Trial, expand_grids
 from gnnsoup_hpc.errors import DivergedError, RunError
 from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.io import files, summary
@@ -26,13 +27,12 @@ from gnnsoup_hpc.runtime.comm import SERIAL
 from gnnsoup_hpc.runtime.launch import RankInfo, Threads
 from gnnsoup_hpc.runtime.leases import LeaseMonitor
 from gnnsoup_hpc.runtime.progress import Log
+from gnnsoup_hpc.soup.distillation import open_teacher
 from gnnsoup_hpc.soup.mixtures import Mixtures
 from gnnsoup_hpc.soup.runner import SoupRunner
 from gnnsoup_hpc.train.task_board import TaskBoard, remove_leftovers
-from gnnsoup_hpc.utils.hashing import fingerprint
 
 POLL_SECONDS = 0.5
-_OF_MEASUREMENT = {"ranks", "threads", "device", "streamed"}  # what a fingerprint says of how, and not of what
 
 
 def refuse_trials_beyond_limit(job: Job, mixtures: Mixtures, here: RankInfo) -> None:
@@ -43,7 +43,8 @@ def refuse_trials_beyond_limit(job: Job, mixtures: Mixtures, here: RankInfo) -> 
     sizes = Sizes.of(mixtures.graph, mixtures.model, mixtures.device)
     limit = Limit.of(job, here, mixtures.device)
     for method, trials in expand_grids(job).items():
-        for soup in {trial.job.soup.pls.union: trial.job.soup for trial in trials}.values():
+        soups = [trial.job.soup for trial in trials]
+        for soup in {(soup.pls.union, soup.pls.first_hop, soup.distil.union): soup for soup in soups}.values():
             alone = job.model_copy(update={"soup": soup.model_copy(update={"methods": (method,)})})
             limits.refuse(limit, limits.plan_souping(alone, sizes, limit)[1])
 
@@ -61,8 +62,7 @@ class SweepTask:
     def of(cls, runner: SoupRunner, trial: Trial) -> SweepTask:
         """Named the same by whoever makes it, on whatever number of threads."""
         runner = replace(runner, job=trial.job)
-        inputs = vars(runner.fingerprint(trial.method))
-        name = fingerprint({key: value for key, value in inputs.items() if key not in _OF_MEASUREMENT})[:16]
+        name = runner.fingerprint(trial.method).identity[:16]
         return cls(trial, runner, runner.mixtures.run.cell(trial.method, name), f"cell-{trial.method}-{name}")
 
     @property
@@ -71,40 +71,56 @@ class SweepTask:
         return f"{self.trial.method} with {self.trial.text}"
 
 
+def run_sweeps(runner: SoupRunner, here: RankInfo, again: bool) -> None:
+    """Make all trials of the resolved job that are not there (or `again`, all), and publish the best. Rank-collective.
+
+    Those of distil come last, for they may begin at the soup that another sweep has chosen.
+    Raises: RunError where all of a method's trials failed, or one cannot be made again.
+    """
+    grids = expand_grids(runner.job)
+    last: dict[SweptName, tuple[Trial, ...]] = {"distil": grids.pop("distil")} if "distil" in grids else {}
+    for chosen in (grids, last):
+        if chosen:
+            Sweep(runner, here, chosen).run(again)
+
+
 class Sweep:
     """One rank's side; each trial is made by one rank alone."""
 
-    def __init__(self, runner: SoupRunner, here: RankInfo) -> None:
-        """`runner`: that of the resolved job, which all ranks share."""
-        together = runner.mixtures
+    def __init__(self, runner: SoupRunner, here: RankInfo, grids: Mapping[SweptName, Sequence[Trial]]) -> None:
+        """`runner`: that of the resolved job, which all ranks share; `grids`: the trials of each method."""
+        together = self._together = runner.mixtures
         alone = replace(together.settings, comm=SERIAL, threads=Threads())
         self._mixtures = Mixtures(together.run, together.model, together.ids, together.graph, alone)
         self._mixtures.align(together.alignment)
         self._comm, self._here, self._run = together.comm, here, together.run
         self._log = Log(here.prefix, stop=here.stop)
         made = SoupRunner(runner.job, runner.selection, self._mixtures, self._log)
-        self._tasks = {
-            method: [SweepTask.of(made, trial) for trial in trials]
-            for method, trials in expand_grids(runner.job).items()
-        }
+        self._tasks = {method: [SweepTask.of(made, trial) for trial in trials] for method, trials in grids.items()}
         self._all = list(chain.from_iterable(self._tasks.values()))
         self._known: set[Path] = set()
 
     def run(self, again: bool) -> None:
-        """Make all trials that are not there (or `again`, all), and publish the best. Rank-collective.
-
-        Raises: RunError where all of a method's trials failed, or one cannot be made again.
-        """
+        """As `run_sweeps`. Rank-collective."""
         for task in self._all if again and self._here.rank == 0 else ():
             try:
                 task.path.unlink(missing_ok=True)
             except OSError as error:
                 raise RunError(f"{task.path} cannot be removed: {error.strerror}; make its folder writable") from None
         self._comm.allgather(None)
+        self._make_teachers()
         self._make_missing()
         self._comm.allgather(None)
         if self._here.rank == 0:
             self._publish_best()
+
+    def _make_teachers(self) -> None:
+        """What missing trials of distil imitate, once a temperature: by all ranks, for a trial's rank is alone."""
+        distilled = [task.trial.job.soup.distil for task in self._tasks.get("distil", ()) if not self._is_there(task)]
+        for temperature in self._comm.bcast(list(dict.fromkeys(options.temperature for options in distilled))):
+            with open_teacher(self._together, temperature):
+                pass
+        self._together.clear()
 
     def _make_missing(self) -> None:
         """Return when every trial is there or has failed, having made those that no one else did.
@@ -133,7 +149,7 @@ class Sweep:
                 return ours is not None
             try:
                 with board.watch(task.work, task.title, 0):
-                    soup = task.runner.make(task.trial.method, task.path)
+                    soup = task.runner.make(task.trial.method, task.path, task.work)
             except DivergedError as error:
                 self._log.say(f"soup: {task.title} failed: {error}")
                 return True

@@ -82,7 +82,10 @@ def test_a_resolved_sweep_of_training_loads_to_an_equal_job() -> None:
     ("override", "message"),
     [
         ("sweep.train.learning_rat=[1.0]", "the nearest known one is 'sweep.train.learning_rate'"),
-        ("sweep.graph.split_seed=[1]", "sweep.graph cannot be swept: [sweep] has lists for seed, gis, ls, pls, train"),
+        (
+            "sweep.graph.split_seed=[1]",
+            "sweep.graph cannot be swept: [sweep] has lists for seed, gis, ls, pls, distil, train",
+        ),
         ("sweep.grahp.split_seed=[1]", "unknown key 'sweep.grahp'; the nearest known one is 'sweep.train'"),
         ("sweep.train.ingredients=[2, 3]", "sweep.train.ingredients has no meaning: each combination trains as many"),
         ("sweep.train.vary=[{}]", "sweep.train.vary has no meaning: it varies values among the ingredients of one run"),

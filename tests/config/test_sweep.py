@@ -95,6 +95,7 @@ def test_repeated_values_are_looked_for_without_comparing_all_pairs() -> None:
         ("sweep.pls.union=['x']", "with sweep.pls.union = 'x': input should be a valid integer"),
         ("sweep.pls.union=[4, 64]", r"with sweep.pls.union = 64: soup.pls.union = 64 parts \(R\) cannot be drawn"),
         ("sweep.pls.union=[0]", "sweep.pls.union = 0 would leave a value to the memory limit"),
+        ("sweep.distil.dropout=[0.1]", "sweep.distil is given, but soup.methods has no 'distil'"),
         ("sweep.pls.union=[4, 4]", r"union = \[4, 4\] lists a value twice"),
         ("sweep.seed=[1, 1]", r"seed = \[1, 1\] lists a value twice"),
         ("sweep.seed=[-1]", "sweep.seed.0 = -1: input should be greater than or equal to 0"),
@@ -110,8 +111,21 @@ def test_mistakes_are_named(override: str, message: str) -> None:
 def test_what_is_not_made_cannot_be_swept() -> None:
     with pytest.raises(JobError, match=r"sweep.pls is given, but soup.methods has no 'pls'"):
         swept("sweep.pls.union=[4]", 'soup.methods=["gis"]')
-    with pytest.raises(JobError, match=r"sweep.seed is for ls and pls, and soup.methods has neither"):
+    with pytest.raises(JobError, match=r"sweep.seed is for ls, pls and distil, and soup.methods has none"):
         swept("sweep.seed=[4]", 'soup.methods=["gis"]')
+
+
+def test_distil_begins_at_a_soup_that_is_made_before_it() -> None:
+    late = 'soup.methods=["distil", "ls"]'
+    for start in ("soup.distil.start=ls", 'sweep.distil.start=["uniform", "ls"]'):
+        with pytest.raises(JobError, match=r"soup.distil.start = 'ls', and soup.methods has 'ls' after 'distil'"):
+            swept(late, start)
+        swept('soup.methods=["distil"]', start)  # for the run may have it
+    both = 'soup.methods=["ls", "distil"]'
+    with pytest.raises(JobError, match=r"the sweep chooses that soup after .* sweep.distil.start = \['ls'\]"):
+        swept(both, "soup.distil.start=ls", "sweep.ls.epochs=[3, 4]")
+    grids = expand_grids(swept(both, 'sweep.distil.start=["ls"]', "sweep.ls.epochs=[3, 4]"))
+    assert [cell.text for cell in grids["distil"]] == ["start = ls"]
 
 
 def test_a_grid_beyond_measure_is_refused() -> None:

@@ -191,8 +191,9 @@ def test_the_report_names_the_metric_and_its_errors(kind: str, souped: Callable[
         assert " points" in text or kind == "regression"
 
 
-def test_numbers_have_no_temperature(souped: Callable[[str], Job]) -> None:
-    job = runs.change_job(souped("regression"), "soup.methods=['distil']", "soup.distil.temperature=2.0")
+@pytest.mark.parametrize("asked", ["soup.distil.temperature=2.0", "sweep.distil.temperature=[1.0, 2.0]"])
+def test_numbers_have_no_temperature(asked: str, souped: Callable[[str], Job]) -> None:
+    job = runs.change_job(souped("regression"), "soup.methods=['distil']", asked)
     with pytest.raises(JobError, match=r"soup\.distil\.temperature = 2: outputs of a regression have no temp"):
         runs.soup_run(job)
 

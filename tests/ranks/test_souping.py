@@ -97,17 +97,31 @@ def test_every_method_gives_what_one_rank_gives(
     assert_as_one_rank(found, alone(model, case))
 
 
-@pytest.mark.parametrize("case", ["gis", "ls", "pls", "ls-adam", "pls-lbfgs", "ensemble"])
-def test_so_does_an_engine_that_ranks_cannot_share(case: str, trained: Job, torch_alone: None) -> None:
-    one = run_case(SERIAL, trained, case)
-    assert_as_one_rank(on_ranks(2, lambda comm: run_case(comm, trained, case)), one, close=0.0)
+@pytest.mark.parametrize("size", [4, 8])
+def test_so_do_many_ranks_that_distil(
+    size: int, trained: Job, alone: Callable[[str, str], souping.Outcome], tmp_path: Path
+) -> None:
+    """They make what they imitate too, for which there are fewer ingredients than ranks."""
+    job = runs.copy_run(trained, tmp_path)
+    RunDir.of(job).teacher(1.0).unlink(missing_ok=True)
+    found = on_ranks(size, lambda comm: run_case(comm, job, "distil"))
+    assert_as_one_rank(found, alone("sage", "distil"))
 
 
-@pytest.mark.parametrize("case", ["greedy", "gis", "ensemble"])
+@pytest.mark.parametrize("case", ["gis", "ls", "pls", "ls-adam", "pls-lbfgs", "ensemble", "distil"])
+def test_so_does_an_engine_that_ranks_cannot_share(case: str, trained: Job, torch_alone: None, tmp_path: Path) -> None:
+    job = runs.copy_run(trained, tmp_path)  # for another engine's outputs are not what others' distil imitates
+    one = run_case(SERIAL, job, case)
+    assert_as_one_rank(on_ranks(2, lambda comm: run_case(comm, job, case)), one, close=0.0)
+
+
+@pytest.mark.parametrize("case", ["greedy", "gis", "ensemble", "distil"])
 def test_and_where_no_rank_can_hold_the_graph(case: str, trained: Job, tmp_path: Path) -> None:
     """With hardly any memory each rank streams it, as one does."""
-    one = run_case(SERIAL, trained, case, memory=1, home=tmp_path / "one")
-    found = on_ranks(2, lambda comm: run_case(comm, trained, case, memory=1, home=tmp_path / str(comm.rank)))
+    job = runs.copy_run(trained, tmp_path / "job")
+    RunDir.of(job).teacher(1.0).unlink(missing_ok=True)
+    one = run_case(SERIAL, job, case, memory=1, home=tmp_path / "one")
+    found = on_ranks(2, lambda comm: run_case(comm, job, case, memory=1, home=tmp_path / str(comm.rank)))
     assert_as_one_rank(found, one, close=0.0)
 
 

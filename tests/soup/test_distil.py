@@ -39,6 +39,7 @@ from gnnsoup_hpc.train.checkpointing import SharedCheckpoints
 from gnnsoup_hpc.types import Role, State
 from tests import runs
 from tests.comms import WorldError, run_ranks
+from tests.ranks.souping import soup_all
 
 THIRDS = torch.full((1, 3), 1 / 3, dtype=torch.float64)
 
@@ -46,7 +47,7 @@ THIRDS = torch.full((1, 3), 1 / 3, dtype=torch.float64)
 @pytest.fixture
 def job(trained: Job, tmp_path: Path) -> Job:
     job = runs.copy_run(trained, tmp_path)
-    RunDir.of(job).teacher.unlink(missing_ok=True)
+    RunDir.of(job).teacher(1.0).unlink(missing_ok=True)
     return job
 
 
@@ -79,13 +80,13 @@ def test_the_teacher_is_the_mean_of_all_ingredients(job: Job, temperature: float
         found = read_teacher(mixtures, temperature)
         wanted = torch.stack([(logits / temperature).softmax(1) for logits in all_logits(mixtures)]).mean(0)
     np.testing.assert_allclose(found, wanted.numpy(), atol=2e-3 / 4)
-    assert not RunDir.of(job).outputs("").parent.exists()
+    assert not RunDir.of(job).outputs("", 1.0).parent.exists()
 
 
 def test_the_teacher_is_computed_layer_by_layer_where_memory_is_short(job: Job) -> None:
     with runs.open_mixtures(job) as mixtures:
         wanted = read_teacher(mixtures)
-    RunDir.of(job).teacher.unlink()
+    RunDir.of(job).teacher(1.0).unlink()
     with runs.open_mixtures(job, memory=1) as mixtures:
         assert not mixtures.evaluator.fits
         found = read_teacher(mixtures)
@@ -98,10 +99,10 @@ def test_what_is_there_of_the_teacher_is_not_made_again(job: Job) -> None:
     with runs.open_mixtures(job) as mixtures:
         wanted = read_teacher(mixtures)
         read_teacher(mixtures)  # is there already
-        kept = run.teacher.stat().st_mtime_ns
+        kept = run.teacher(1.0).stat().st_mtime_ns
         read_teacher(mixtures)
-        assert run.teacher.stat().st_mtime_ns == kept
-        run.teacher.write_bytes(run.teacher.read_bytes()[:-100] + bytes(100))
+        assert run.teacher(1.0).stat().st_mtime_ns == kept
+        run.teacher(1.0).write_bytes(run.teacher(1.0).read_bytes()[:-100] + bytes(100))
         assert np.array_equal(read_teacher(mixtures), wanted)
 
 
@@ -217,7 +218,58 @@ def test_outputs_that_are_not_finite_are_nothing_to_imitate(job: Job) -> None:
         pytest.raises(RunError, match=r"ingredient 0001 .* not finite.* soup\.leave_out = \[1\]"),
     ):
         distil(mixtures, start="scratch")
-    assert not run.teacher.exists()
+    assert not run.teacher(1.0).exists()
+
+
+# ---- where it begins
+
+
+BEGINS_AT_LS = ("soup.methods=['ls', 'distil']", "soup.distil.start=ls", "soup.diagnose=false")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_it_begins_at_another_methods_soup(job: Job, ranks: int) -> None:
+    """Steps of that length lead nowhere, so it stays where it began."""
+    asked = runs.change_job(job, *BEGINS_AT_LS, "soup.distil.epochs=1", "soup.distil.learning_rate=1000")
+    run_ranks(ranks, lambda comm: soup_all(comm, asked))
+    begun, found = (soup_store.read(RunDir.of(job).soup(name)) for name in ("ls", "distil"))
+    assert begun.state is not None
+    assert found.state is not None
+    assert found.state.keys() == begun.state.keys()
+    assert all(torch.equal(tensor, begun.state[name]) for name, tensor in found.state.items())
+    assert found.validation_accuracy == begun.validation_accuracy
+    assert found.mixture.alpha.tolist() == THIRDS.tolist()
+
+
+def test_a_changed_start_is_another_distilled_model(job: Job) -> None:
+    """And one that is there, of the same ingredients, serves a job that does not make it."""
+    made = RunDir.of(job).soup("distil")
+
+    def distil_once(*overrides: str) -> tuple[int, str]:
+        runs.soup_run(runs.change_job(job, *BEGINS_AT_LS, "soup.distil.epochs=1", *overrides))
+        return made.stat().st_ino, soup_store.read_recipe(made).identity
+
+    first = distil_once()
+    assert distil_once() == first
+    assert distil_once("soup.methods=['distil']") == first
+    changed = distil_once("soup.ls.epochs=2")
+    assert changed[1] != first[1]
+    assert distil_once("soup.methods=['distil']") == changed
+    assert distil_once("soup.methods=['distil']", "soup.distil.start=uniform")[1] not in (first[1], changed[1])
+
+
+def test_a_start_that_the_run_has_not_is_refused_before_anything_is_made(job: Job) -> None:
+    run, told = RunDir.of(job), r"soup\.distil\.start = 'ls' begins there; list 'ls' before 'distil' in soup\.methods"
+    missing = runs.change_job(job, *BEGINS_AT_LS, "soup.methods=['gis', 'distil']")
+    with pytest.raises(RunError, match=rf"soups/ls\.h5 .*{told}$"):
+        runs.soup_run(missing)
+    with pytest.raises(RunError, match=told):
+        runs.soup_run(runs.change_job(missing, "soup.distil.start=uniform", "sweep.distil.start=['ls']"))
+    assert not run.soups.exists()
+    runs.soup_run(runs.change_job(job, "soup.methods=['ls']", "soup.diagnose=false"))
+    with pytest.raises(RunError, match=rf"soups/ls\.h5 is of other ingredients .*{told}$"):
+        runs.soup_run(runs.change_job(missing, "soup.leave_out=[1]"))
+    assert [path.name for path in run.soups.iterdir()] == ["ls.h5"]
 
 
 # ---- checkpoints

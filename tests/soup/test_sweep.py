@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,21 @@ import pytest
 from gnnsoup_hpc.analysis.status.read import read_status
 from gnnsoup_hpc.cli.report import report
 from gnnsoup_hpc.config import Job, expand_grids
-from gnnsoup_hpc.errors import DivergedError, MemoryLimitError, RunError
+from gnnsoup_hpc.errors import DivergedError, MemoryLimitError, Preempted, RunError
 from gnnsoup_hpc.io import soup as soup_store
+from gnnsoup_hpc.io import teacher as teacher_store
 from gnnsoup_hpc.io.records import MixingWeights
 from gnnsoup_hpc.runtime import processes, status_files
 from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.runtime.signals import PreemptionHandler
+from gnnsoup_hpc.soup import distillation
 from gnnsoup_hpc.soup.context import SoupContext
 from gnnsoup_hpc.soup.methods.learned import PartitionLearned
 from tests import runs
 from tests.faults import kit
 from tests.faults.kit import JOB, Workdir, succeeds
 from tests.processes import GUARD, plant, start
+from tests.soup.test_distil import Stopping
 
 METHODS = 'soup.methods=["best", "gis", "pls"]'
 SWEEP = ("sweep.seed=[0, 1]", "sweep.pls.union=[2, 3]", "sweep.gis.granularity=[3, 5]")
@@ -250,6 +255,88 @@ def test_soups_of_another_sweep_are_not_reported(job: Job) -> None:
         report(run.root)
 
 
+# Of distil, which trains, may begin at a soup that is swept itself, and imitates what all of its trials share.
+
+DISTILS = (
+    "soup.methods=['ls', 'distil']",
+    "soup.distil.epochs=2",
+    "sweep.distil.start=['uniform', 'ls']",
+    "sweep.distil.temperature=[1.0, 2.0]",
+)
+
+
+def state_of(path: Path) -> dict[str, Any]:
+    state = soup_store.read(path).state
+    assert state is not None
+    return {name: tensor.numpy() for name, tensor in state.items()}
+
+
+def test_cells_of_distil_are_the_soups_of_their_own_jobs(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    write = teacher_store.write
+    monkeypatch.setattr(teacher_store, "write", lambda path, *what: (written.append(path.name), write(path, *what)))
+    RunDir.of(job).teacher(1.0).unlink(missing_ok=True)
+    _, run = make_soups(job, *DISTILS, "sweep.ls.epochs=[2, 6]")
+    assert [name for name in written if name.startswith("teacher")] == ["teacher.h5", "teacher-2.0.h5"]
+    assert sorted(path.name for path in run.root.glob("outputs*")) == []
+    made = {path: soup_store.read(path) for path in cells(run, "distil").values()}
+    assert len(made) == 4
+    chosen = soup_store.read(run.soup("distil"))
+    assert chosen.validation_accuracy == max(each.validation_accuracy for each in made.values())
+    epochs = soup_store.read(run.soup("ls")).options["epochs"]
+    plain = runs.copy_run(job, tmp_path / "plain")
+    for path, each in made.items():
+        options = [f"soup.distil.{key}={each.options[key]}" for key in ("start", "temperature")]
+        _, alone = make_soups(plain, DISTILS[0], "soup.distil.epochs=2", f"soup.ls.epochs={epochs}", *options)
+        wanted = state_of(alone.soup("distil"))
+        assert all(np.array_equal(value, wanted[name]) for name, value in state_of(path).items())
+    rows = table(run.report, "cells")
+    own = rows["method"] == "distil"
+    assert rows["distil.start"][own].tolist() == ["uniform", "uniform", "ls", "ls"]
+    assert rows["distil.temperature"][own].tolist() == [1.0, 2.0, 1.0, 2.0]
+    assert not np.isnan(rows["validation_accuracy"]).any()
+    assert rows["selected"][own].sum() == 1
+
+
+def test_cells_that_begin_at_a_changed_soup_are_made_anew(job: Job) -> None:
+    def distil_all(*overrides: str) -> dict[str, tuple[Path, int]]:
+        _, run = make_soups(job, *DISTILS, "soup.distil.epochs=1", *overrides)
+        return {name: (path, path.stat().st_ino) for name, path in cells(run, "distil").items()}
+
+    first = distil_all()
+    assert distil_all() == first
+    both = distil_all("soup.ls.epochs=2")
+    assert len(both) == 6
+    assert first.items() <= both.items()
+    rows = table(RunDir.of(job).report, "cells")
+    assert rows["distil.start"].tolist() == ["uniform", "uniform", "ls", "ls"]
+    assert not np.isnan(rows["validation_accuracy"]).any()
+
+
+def test_a_cell_of_distil_goes_on_from_its_own_checkpoint(
+    job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ("soup.methods=['distil']", "sweep.distil.dropout=[0.2, 0.4]", "soup.distil.epochs=3")
+    asked, run = make_soups(job, *sweep)
+    wanted = {name: state_of(path) for name, path in cells(run, "distil").items()}
+    for path in cells(run, "distil").values():
+        path.unlink()
+    with monkeypatch.context() as patch, (stop := PreemptionHandler()).heard():
+        patch.setattr(distillation, "SharedCheckpoints", Stopping)
+        with pytest.raises(Preempted, match=r"distil is kept after epoch 2 in .*/cell-distil-\w+\.h5"):
+            runs.soup(asked, replace(runs.ALONE, stop=stop))
+    assert (cells(run, "distil"), list(run.lease("").parent.glob("*.lease"))) == ({}, [])
+    (kept,) = run.checkpoint("").parent.glob("*.h5")
+    assert kept.stem.removeprefix("cell-distil-") in wanted
+    runs.soup_run(asked)
+    assert f"distil goes on after epoch 2, from {kept}" in capsys.readouterr().out
+    assert not kept.exists()
+    for name, path in cells(run, "distil").items():
+        assert all(np.array_equal(value, wanted[name][key]) for key, value in state_of(path).items())
+
+
 @pytest.fixture
 def workdir(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Workdir:
     return kit.copy_workdir(kit.make_finished(tmp_path_factory), tmp_path)
@@ -257,8 +344,14 @@ def workdir(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Workdir
 
 def contents(workdir: Workdir) -> dict[str, np.ndarray]:
     found = sorted((workdir.root / "soups" / "cells").rglob("*.h5"))
-    return {
+    made = {
         path.name: kit.dataset(path, "mixture/alpha") for path in [*found, workdir.soup("pls"), workdir.soup("gis")]
+    }
+    return made | {
+        f"{path.name} {name}": value
+        for path in found
+        if path.parent.name == "distil"
+        for name, value in state_of(path).items()
     }
 
 
@@ -266,16 +359,18 @@ def contents(workdir: Workdir) -> dict[str, np.ndarray]:
 def test_ranks_share_the_cells_and_find_what_one_finds(
     workdir: Workdir, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    distil = ('soup.methods=["best", "gis", "pls", "distil"]', "sweep.distil.temperature=[1.0, 2.0]")
+    words = (*WORDS, *(word for override in distil for word in ("--set", override)))
     alone = kit.copy_workdir(workdir, tmp_path_factory.mktemp("alone"))
-    succeeds(alone.gnnsoup_here("soup", *WORDS))
-    said = succeeds(workdir.gnnsoup("soup", *WORDS, ranks=2))
-    for text in ("pls with", "gis with"):
-        assert len(re.findall(f"{text} .* done", said)) == {"pls with": 4, "gis with": 2}[text]
-    assert "[rank 1/2] soup: pls with" in said
+    succeeds(alone.gnnsoup_here("soup", *words))
+    said = succeeds(workdir.gnnsoup("soup", *words, ranks=2))
+    for method, count in {"pls": 4, "gis": 2, "distil": 4}.items():
+        assert len(re.findall(f"soup: {method} with .* done", said)) == count
+        assert method == "gis" or f"[rank 1/2] soup: {method} with" in said
     found, wanted = contents(workdir), contents(alone)
     assert found.keys() == wanted.keys()
-    for name, alpha in wanted.items():
-        np.testing.assert_allclose(found[name], alpha, atol=1e-6, err_msg=name)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)
     assert list((workdir.root / "leases").iterdir()) == []
 
 

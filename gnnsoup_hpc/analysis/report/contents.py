@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gnnsoup_hpc.config import Job, Trial, expand_grids
+from gnnsoup_hpc.config import DistilJob, Job, Trial, expand_grids
 from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.config.grid import list_joint_runs
 from gnnsoup_hpc.config.methods import METHOD_NAMES
@@ -211,9 +211,9 @@ def _read_diagnosis(run: RunDir, graph: GraphFile, weights: Mapping[str, str]) -
 
 def _check_options(run: RunDir, job: Job, soup: Soup) -> None:
     """Refuse a soup that the job, as it is now, would make otherwise."""
-    wanted, made = list_options(job, soup.method), dict(soup.options)
+    wanted, made = list_options(run, job, soup.method), dict(soup.options)
     trials = [trial for trials in expand_grids(job).values() for trial in trials if trial.method == soup.method]
-    if any(made | list_options(trial.job, soup.method) == made for trial in trials):
+    if any(made | list_options(run, trial.job, soup.method) == made for trial in trials):
         return
     if len(soup.ingredients) + len(soup.left_out) != job.train.ingredients:
         wanted["train.ingredients"] = job.train.ingredients
@@ -247,17 +247,22 @@ def read_trials(run: RunDir, job: Job, soups: Sequence[Soup]) -> tuple[TriedTria
         with advise("run `gnnsoup soup JOB`, which makes it again"):
             made = [soup_store.read(path) for path in sorted(run.cells(method).glob("*.h5"))]
         akin = [soup for soup in made if soup.ingredients_sha256 == chosen.ingredients_sha256]
+        common = {key: value for key, value in chosen.options.items() if key != "start_sha256"}
         for trial in trials:
-            wanted = dict(chosen.options) | list_options(trial.job, method)
+            wanted = common | list_options(run, trial.job, method)
             soup = next((soup for soup in akin if soup.options == wanted), None)
             found.append(TriedTrial(trial, soup, selected=wanted == chosen.options))
     return tuple(found)
 
 
-def list_options(job: Job, method: str) -> dict[str, Any]:
-    """What the soup of a method says that it was made with."""
+def list_options(run: RunDir, job: Job, method: str) -> dict[str, Any]:
+    """What the soup of a method says that it was made with. Raises: RunError where what it begins at is not there."""
     section = getattr(job.soup, method, None)
-    return {"seed": job.soup.seed} | (section.model_dump(mode="json") if section is not None else {})
+    found = {"seed": job.soup.seed} | (section.model_dump(mode="json") if section is not None else {})
+    if isinstance(section, DistilJob):
+        with advise("run `gnnsoup soup JOB`, which brings all soups up to date"):
+            found |= soup_store.read_start(run, section.start_method)
+    return found
 
 
 def group_by_seeds(rows: Sequence[TriedTrial]) -> dict[tuple[str, str], list[Soup]]:
