@@ -30,12 +30,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from gnnsoup_hpc.config.methods import DEFAULT_METHODS, MethodName
+from gnnsoup_hpc.config.methods import DEFAULT_METHODS, MethodName, list_choosing
 from gnnsoup_hpc.config.methods import METHOD_NAMES as METHOD_NAMES
 from gnnsoup_hpc.types import (
     Average,
     Draw,
     Grouping,
+    Labels,
     MetricName,
     Precision,
     Recompute,
@@ -340,6 +341,12 @@ class TrainJob(Section):
     all give the same weights but for rounding"""
     epochs: Count = 100
     """epochs an ingredient; the weights of the best validation epoch are kept"""
+    labels: Labels = "training"
+    """training: models are trained on the labels of training nodes; all: on those of validation nodes too, for all
+    epochs, and the weights of the last are kept: what a soup that learns by these labels is compared with"""
+    bag: float = Field(1.0, gt=0.0, le=1.0, strict=False)
+    """share of the nodes to train on that each ingredient is trained on, drawn without replacement from (seed, i) and
+    the same in all epochs; at least one node; the trunk has all"""
     learning_rate: Rate = 0.005
     """Adam's learning rate"""
     weight_decay: Decay = 0.0
@@ -380,7 +387,7 @@ class TrainJob(Section):
     theirs"""
     shared_draws: tuple[Draw, ...] = Field((), strict=False)
     """what all ingredients draw alike, as ingredient 0 does: order (of batches, and sampled neighbours), dropout
-    (masks), edges (that are left out); what is not named, each draws for itself"""
+    (masks), edges (that are left out), nodes (of the bag); what is not named, each draws for itself"""
     checkpoint_seconds: float = Field(60.0, ge=0.0, allow_inf_nan=False, strict=False)
     """least time between two checkpoints of an ingredient, each at the end of an epoch; 0: only when a signal asks to
     stop. Results do not depend on it"""
@@ -394,6 +401,7 @@ class TrainJob(Section):
             "order": self.batch != "full",
             "dropout": bool(self.dropout or any(self.vary.dropout)),
             "edges": bool(self.drop_edges or any(self.vary.drop_edges)),
+            "nodes": self.bag < 1.0,
         }
         own = any(used and name not in self.shared_draws for name, used in drawn.items())
         return self.start == "own" or own or any(len(set(values)) > 1 for _, values in self.vary)
@@ -735,6 +743,12 @@ class Job(Section):
             raise ValueError(
                 "partition.edge_weight = 'use' cuts by weights of edges, and graph.edge_weight ="
                 f" {self.graph.edge_weight!r} leaves the graph without: set that to 'use' too"
+            )
+        choosing = list_choosing(self.soup.methods, 2 if self.sweep.trains else self.train.ingredients)
+        if self.train.labels == "all" and choosing:
+            raise ValueError(
+                "train.labels = 'all' leaves no label to choose or learn by, as soup.methods does with"
+                f" {', '.join(choosing)}: name uniform, ensemble, or best where there is one ingredient"
             )
         if self.train.batch != "full" and clusters > parts:
             raise ValueError(f"train.clusters = {clusters} is more than partition.parts = {parts} (K)")

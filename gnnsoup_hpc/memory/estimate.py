@@ -24,7 +24,7 @@ from gnnsoup_hpc.engine.out_of_core.neighbourhoods import find_largest
 from gnnsoup_hpc.engine.torch import COPIES, STRUCTURE_ENTRY
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.base import LayeredModel, Model
-from gnnsoup_hpc.types import IntArray, Role
+from gnnsoup_hpc.types import TRAINED_ROLES, IntArray, Labels
 from gnnsoup_hpc.utils.out_of_core import index_type
 
 DOUBLE = 8
@@ -53,18 +53,19 @@ class Sizes:
     part_seeds: IntArray
     cut: float  # share of the entries that lead to another part
     device: torch.device = CPU
-    part_training: IntArray | None = None  # training nodes; None: as many as seeds
+    part_training: IntArray | None = None  # nodes that are trained on; None: as many as seeds
     targets: int = 0  # of a node that has no class
     part_values: IntArray | None = None  # of sparse features, those that are not zero
     # The largest neighbourhood of a node, while the graph is open; of models that are computed by neighbourhoods.
     find_largest: Callable[[], Extent] | None = None
 
     @classmethod
-    def of(cls, graph: GraphFile, net: Model, device: torch.device = CPU) -> Sizes:
-        """The sizes of a graph and a model; reads K numbers, and the nodes' roles."""
+    def of(cls, graph: GraphFile, net: Model, device: torch.device = CPU, labels: Labels = "training") -> Sizes:
+        """The sizes of a graph and a model, trained on these labels; reads K numbers, and the nodes' roles."""
         bounds = np.array([int(graph.bounds(node, node)[0]) for node in graph.ptr.tolist()])
         cut = 2 * int(graph.cut["edge_cut"]) / max(1, graph.edges)
-        training = np.array([(graph.role(*ends) == Role.TRAIN).sum() for ends in pairwise(graph.ptr.tolist())])
+        roles = TRAINED_ROLES[labels]
+        training = np.array([np.isin(graph.role(*ends), roles).sum() for ends in pairwise(graph.ptr.tolist())])
         seeds = graph.validation_counts
         targets = 0 if graph.targets == "classes" else graph.classes
         find = None

@@ -41,6 +41,8 @@ TRAINED = {
     "train.weight_decay": "0.1",
     "train.dropout": "0.2",
     "train.drop_edges": "0.3",
+    "train.labels": "all",
+    "train.bag": "0.5",
     "train.optimiser": "adamw",
     "train.schedule": "cosine",
     "train.warmup_epochs": "1",
@@ -104,6 +106,7 @@ def _any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A job of two ingredients and two epochs, with its graph."""
     small = ("model.hidden=16", "train.ingredients=2", "train.epochs=2", "partition.parts=4", "soup.pls.union=1")
+    small += ('soup.methods=["uniform"]',)  # which train.labels = "all" leaves any
     return runs.prepare_run(tmp_path_factory.mktemp("trained"), *small)
 
 

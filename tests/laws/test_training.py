@@ -65,7 +65,7 @@ def whole(trained: Job) -> Iterator[WholeGraph]:
 def data_of(net: Architecture, whole: WholeGraph, steps: Batches | None = None) -> TrainData:
     evaluator = Evaluator(whole.graph, net, EvalSettings(runs.CPU, 1 << 30, whole.folder))
     engine = choose_engine(net, runs.CPU)
-    full = FullBatches(whole.train, whole.validation, partial(engine.plan, net, train=True))
+    full = FullBatches(whole.graph, whole.train, whole.validation, partial(engine.plan, net, train=True))
     return TrainData(net, engine, steps or full, evaluator, runs.CPU)
 
 
