@@ -21,6 +21,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
@@ -32,6 +33,7 @@ from pydantic_core import PydanticCustomError
 
 from gnnsoup_hpc.config.methods import DEFAULT_METHODS, MethodName, list_choosing
 from gnnsoup_hpc.config.methods import METHOD_NAMES as METHOD_NAMES
+from gnnsoup_hpc.config.recipes import RecipeName, follow_recipe
 from gnnsoup_hpc.types import (
     Average,
     Draw,
@@ -308,6 +310,8 @@ class VaryJob(Section):
     """dropout rates to take in turn"""
     drop_edges: tuple[Fraction, ...] = Field((), strict=False)
     """rates of edge dropping to take in turn"""
+    drop_features: tuple[Fraction, ...] = Field((), strict=False)
+    """rates of feature dropping to take in turn"""
     epochs: tuple[Count, ...] = Field((), strict=False)
     """epoch counts to take in turn"""
 
@@ -315,6 +319,9 @@ class VaryJob(Section):
 class TrainJob(Section):
     """How ingredients are trained: independently, from one initial state unless asked otherwise."""
 
+    recipe: RecipeName = ""
+    """fields of [train] by one name, as far as the job does not name them itself: shared, trunk, own, varied, dropped,
+    bagged (docs/methods.md); empty: none"""
     ingredients: Count = 8
     """N, the number of ingredients"""
     seed: Seed = 0
@@ -378,6 +385,9 @@ class TrainJob(Section):
     """dropout after each hidden layer; for GAT on attention too"""
     drop_edges: Fraction = 0.0
     """share of edges that each training step leaves out, an edge and its reverse alike (DropEdge)"""
+    drop_features: Fraction = 0.0
+    """share of input features that each training step leaves out, of all nodes alike, while the others are scaled by
+    1 / (1 - share)"""
     start: Start = "shared"
     """shared: all ingredients start from one initial state; own: each from its own, of (seed, i): such ingredients lie
     in different basins, and their soups collapse unless they are aligned"""
@@ -387,7 +397,7 @@ class TrainJob(Section):
     theirs"""
     shared_draws: tuple[Draw, ...] = Field((), strict=False)
     """what all ingredients draw alike, as ingredient 0 does: order (of batches, and sampled neighbours), dropout
-    (masks), edges (that are left out), nodes (of the bag); what is not named, each draws for itself"""
+    (masks), edges and features (that are left out), nodes (of the bag); what is not named, each draws for itself"""
     checkpoint_seconds: float = Field(60.0, ge=0.0, allow_inf_nan=False, strict=False)
     """least time between two checkpoints of an ingredient, each at the end of an epoch; 0: only when a signal asks to
     stop. Results do not depend on it"""
@@ -401,10 +411,17 @@ class TrainJob(Section):
             "order": self.batch != "full",
             "dropout": bool(self.dropout or any(self.vary.dropout)),
             "edges": bool(self.drop_edges or any(self.vary.drop_edges)),
+            "features": bool(self.drop_features or any(self.vary.drop_features)),
             "nodes": self.bag < 1.0,
         }
         own = any(used and name not in self.shared_draws for name, used in drawn.items())
         return self.start == "own" or own or any(len(set(values)) > 1 for _, values in self.vary)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _follows_its_recipe(cls, tree: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        job = handler(tree)
+        return handler(follow_recipe(job)) if job.recipe else job
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

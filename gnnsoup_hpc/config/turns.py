@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 
 from gnnsoup_hpc.config import Job, TrainJob
+from gnnsoup_hpc.config.recipes import list_overruled
 from gnnsoup_hpc.types import Average, Draw, Labels, Precision, Schedule, Start, TrainOptimiser
 
 
@@ -18,6 +19,7 @@ class Hyperparameters:
     weight_decay: float
     dropout: float
     drop_edges: float = 0.0
+    drop_features: float = 0.0
     shared_draws: tuple[Draw, ...] = ()
     start: Start = "shared"
     trunk_epochs: int = 0
@@ -63,6 +65,7 @@ class Hyperparameters:
             self.weight_decay,
             self.dropout,
             self.drop_edges,
+            self.drop_features,
             optimiser=self.optimiser,
             clip_norm=self.clip_norm,
             precision=self.precision,
@@ -108,4 +111,5 @@ def without_effect(job: Job) -> list[str]:
     found = [f"train.{name}" for name in unused if getattr(how, name) != TrainJob.model_fields[name].default]
     if how.batch == "neighbour" and len(how.fanout) > job.model.layers:
         found.append(f"train.fanout beyond its first {job.model.layers}, one a layer")
+    found += [f"train.recipe's {name}" for name in list_overruled(how)]
     return found

@@ -155,6 +155,7 @@ _INGREDIENT_COLUMNS: tuple[Column[Ingredient], ...] = (
     ("weight_decay", _how("weight_decay"), "1", "Adam's weight decay"),
     ("dropout", _how("dropout"), "1", "dropout rate"),
     ("drop_edges", _how("drop_edges"), "1", "share of edges that a step leaves out"),
+    ("drop_features", _how("drop_features"), "1", "share of input features that a step leaves out"),
     ("labels", _how("labels"), "1", "trained on: those of training nodes, or all, of validation nodes too"),
     ("bag", _how("bag"), "1", "share of these nodes that it was trained on"),
     ("optimiser", _how("optimiser"), "1", "adam, or adamw"),
