@@ -13,6 +13,7 @@ from itertools import count, pairwise
 from typing import Any, Protocol, Self
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -64,6 +65,30 @@ def dropout_edge(view: Batch, rate: float, key: int) -> Batch:
     weight, edge_attr = (None if each is None else each[kept] for each in (adjacency.weight, adjacency.edge_attr))
     left = Adjacency(indptr, adjacency.indices[kept], weight=weight, edge_attr=edge_attr)
     return replace(view, graph=Subgraph(view.graph.features, left))
+
+
+def drop_features(view: Batch, rate: float, key: int) -> Batch:
+    """The view without the input features that the step of this key leaves out, of all nodes alike.
+
+    Each is left out or not by itself, with the probability `rate`, by a hash of its column and of `key`, in [0, 2^63);
+    others are scaled by 1 / (1 - rate). Sums over neighbours that are there already are scaled with them.
+    Source: masking node features, Zhu et al., GRACE, arXiv 2006.04131, section 3.2.1, which scales none.
+    """
+    graph, hop = view.graph, view.graph.hop
+    columns = torch.arange(graph.features.shape[1] if hop is None else hop.shape[1])
+    kept = derive_keys(key, columns).bitwise_and_(2**_BITS - 1) >= round(rate * 2**_BITS)
+    scale = (kept / (1.0 - rate)).to(torch.float32)
+    hop = None if hop is None else hop * scale.to(hop.device)
+    return replace(view, graph=replace(graph, features=_scale_columns(graph.features, scale), hop=hop))
+
+
+def _scale_columns(x: Tensor | sp.csr_matrix, scale: Tensor) -> Tensor | sp.csr_matrix:
+    """Features, if they are there, times a factor of each column, (F,)."""
+    if not x.shape[1]:
+        return x
+    if isinstance(x, Tensor):
+        return x * scale.to(x.device)
+    return sp.csr_matrix((x.data * scale.numpy()[x.indices], x.indices, x.indptr), x.shape)
 
 
 def _hash_entries(adjacency: Adjacency, key: int) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.grid import list_jobs, list_joint_runs
+from gnnsoup_hpc.config.recipes import RECIPES
 from gnnsoup_hpc.config.turns import without_effect
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.data.prepare import lend_graph, note_job
@@ -354,6 +355,8 @@ def _describe_work(contexts: Sequence[TrainContext], missing: int) -> None:
         unused = (", ".join(without_effect(context.job)) for context in contexts)
         for names in dict.fromkeys(filter(None, unused)):
             log.say(f"train: without effect on these ingredients: {names}")
+        for name in dict.fromkeys(filter(None, (context.job.train.recipe for context in contexts))):
+            log.say(f"train: recipe {name!r}: {RECIPES[name].about}")
         for context in contexts:
             _describe_more(context)
     if missing < count:
@@ -365,7 +368,7 @@ def _describe_work(contexts: Sequence[TrainContext], missing: int) -> None:
     if missing and any(len(context.works) > 1 and not context.job.train.differ for context in contexts):
         log.say(
             "train: nothing makes the ingredients differ, so all will be equal and no soup can gain: set train.dropout,"
-            " train.drop_edges or train.vary, take mini-batches, or name less in train.shared_draws"
+            " train.drop_edges, train.bag or train.vary, take mini-batches, or name less in train.shared_draws"
         )
 
 

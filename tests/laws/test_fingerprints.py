@@ -41,6 +41,8 @@ TRAINED = {
     "train.weight_decay": "0.1",
     "train.dropout": "0.2",
     "train.drop_edges": "0.3",
+    "train.drop_features": "0.3",
+    "train.recipe": "own",
     "train.labels": "all",
     "train.bag": "0.5",
     "train.optimiser": "adamw",
@@ -60,6 +62,7 @@ TRAINED = {
     "train.vary.weight_decay": "[0.0, 0.2]",
     "train.vary.dropout": "[0.5, 0.1]",
     "train.vary.drop_edges": "[0.0, 0.4]",
+    "train.vary.drop_features": "[0.0, 0.4]",
     "train.vary.epochs": "[2, 4]",
     "train.ingredients": "3",
     "train.checkpoint_seconds": "0.5",
@@ -74,7 +77,7 @@ BASES = {
 }
 # What has no effect in a base: mini-batches alone draw clusters, neighbour batches alone have sizes and a sampler.
 MINI, NEIGHBOUR = {"train.clusters", "train.first_hop"}, {"train.batch_size", "train.fanout", "train.sampler"}
-ALWAYS = {"train.ingredients", "train.checkpoint_seconds", "train.average_decay", "train.average_from"}
+ALWAYS = {"train.ingredients", "train.recipe", "train.checkpoint_seconds", "train.average_decay", "train.average_from"}
 WITHOUT_EFFECT = {
     "full": ALWAYS | MINI | NEIGHBOUR,
     "cluster": ALWAYS | NEIGHBOUR,
