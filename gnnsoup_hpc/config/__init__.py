@@ -33,7 +33,7 @@ from pydantic_core import PydanticCustomError
 
 from gnnsoup_hpc.config.methods import DEFAULT_METHODS, MethodName, list_choosing
 from gnnsoup_hpc.config.methods import METHOD_NAMES as METHOD_NAMES
-from gnnsoup_hpc.config.recipes import RecipeName, follow_recipe
+from gnnsoup_hpc.config.recipes import RecipeName, make_fields
 from gnnsoup_hpc.types import (
     Average,
     Draw,
@@ -421,7 +421,12 @@ class TrainJob(Section):
     @classmethod
     def _follows_its_recipe(cls, tree: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         job = handler(tree)
-        return handler(follow_recipe(job)) if job.recipe else job
+        if not job.recipe:
+            return job
+        named = job.model_dump(exclude_unset=True)
+        for name, value in make_fields(job.recipe, job).items():
+            named[name] = value | named.get(name, {}) if isinstance(value, dict) else named.get(name, value)
+        return handler(named)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

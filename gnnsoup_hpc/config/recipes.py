@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from gnnsoup_hpc.config import TrainJob
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 _DECAY = 5e-4  # beside none
+
+
+class Named(Protocol):
+    """Fields of [train] that recipes depend on."""
+
+    @property
+    def epochs(self) -> int:
+        """Of an ingredient."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Adam's."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Adam's."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +30,7 @@ class Recipe:
     """fields: values by their names in [train], which may depend on the job's others; about: what they do."""
 
     about: str
-    fields: Callable[[TrainJob], dict[str, Any]]
+    fields: Callable[[Named], dict[str, Any]]
 
 
 RECIPES = {
@@ -44,24 +57,13 @@ RECIPES = {
 }
 RECIPE_NAMES = ("", *RECIPES)
 
+
+def make_fields(recipe: str, named: Named) -> dict[str, Any]:
+    """What a recipe, or "", which is none, says of [train] beside what the job names."""
+    return RECIPES[recipe].fields(named) if recipe else {}
+
+
 if TYPE_CHECKING:
     RecipeName = str
 else:
     RecipeName = Literal[RECIPE_NAMES]
-
-
-def follow_recipe(job: TrainJob) -> dict[str, Any]:
-    """The fields that a job names, and those of its recipe that it does not."""
-    named = job.model_dump(exclude_unset=True)
-    fields = RECIPES[job.recipe].fields(job) if job.recipe else {}
-    for name, value in fields.items():
-        named[name] = value | named.get(name, {}) if isinstance(value, dict) else named.get(name, value)
-    return named
-
-
-def list_overruled(job: TrainJob) -> list[str]:
-    """Names of what a job's recipe says otherwise than the job."""
-    fields = RECIPES[job.recipe].fields(job) if job.recipe else {}
-    flat = {name: (value, getattr(job, name)) for name, value in fields.items() if name != "vary"}
-    flat |= {f"vary.{name}": (value, getattr(job.vary, name)) for name, value in fields.get("vary", {}).items()}
-    return [name for name, (said, value) in flat.items() if said != value]

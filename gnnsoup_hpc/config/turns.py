@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 
 from gnnsoup_hpc.config import Job, TrainJob
-from gnnsoup_hpc.config.recipes import list_overruled
+from gnnsoup_hpc.config.recipes import make_fields
 from gnnsoup_hpc.types import Average, Draw, Labels, Precision, Schedule, Start, TrainOptimiser
 
 
@@ -111,5 +111,12 @@ def without_effect(job: Job) -> list[str]:
     found = [f"train.{name}" for name in unused if getattr(how, name) != TrainJob.model_fields[name].default]
     if how.batch == "neighbour" and len(how.fanout) > job.model.layers:
         found.append(f"train.fanout beyond its first {job.model.layers}, one a layer")
-    found += [f"train.recipe's {name}" for name in list_overruled(how)]
-    return found
+    return found + [f"train.recipe's {name}" for name in _list_overruled(how)]
+
+
+def _list_overruled(how: TrainJob) -> list[str]:
+    """Names of what a job's recipe says otherwise than the job."""
+    fields = make_fields(how.recipe, how)
+    varied = fields.pop("vary", {})
+    found = [name for name, value in fields.items() if value != getattr(how, name)]
+    return found + [f"vary.{name}" for name, value in varied.items() if value != getattr(how.vary, name)]
