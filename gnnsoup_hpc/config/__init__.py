@@ -393,8 +393,8 @@ class TrainJob(Section):
     in different basins, and their soups collapse unless they are aligned"""
     trunk_epochs: Natural = 0
     """epochs that one shared state is trained for, before every ingredient branches from it for `epochs` more; the
-    job's own learning rate, decay, dropout, optimiser, clipping and precision, none that vary, and nothing else of
-    theirs"""
+    job's own learning rate, decay, dropping, optimiser, clipping, precision and labels, none that vary, and nothing
+    else of theirs"""
     shared_draws: tuple[Draw, ...] = Field((), strict=False)
     """what all ingredients draw alike, as ingredient 0 does: order (of batches, and sampled neighbours), dropout
     (masks), edges and features (that are left out), nodes (of the bag); what is not named, each draws for itself"""

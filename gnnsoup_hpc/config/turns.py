@@ -19,7 +19,6 @@ class Hyperparameters:
     weight_decay: float
     dropout: float
     drop_edges: float = 0.0
-    drop_features: float = 0.0
     shared_draws: tuple[Draw, ...] = ()
     start: Start = "shared"
     trunk_epochs: int = 0
@@ -35,6 +34,7 @@ class Hyperparameters:
     validate_every: int = 1
     labels: Labels = "training"
     bag: float = 1.0
+    drop_features: float = 0.0
 
     def judges(self, epoch: int) -> bool:
         """Whether validation follows an epoch, from 1: every so many, and the last.
@@ -58,18 +58,18 @@ class Hyperparameters:
 
     @property
     def of_trunk(self) -> Hyperparameters:
-        """What the trunk is trained with: rate, decay, dropout, optimiser, clipping, precision and labels."""
+        """What the trunk is trained with: rate, decay, dropping, optimiser, clipping, precision, labels."""
         return Hyperparameters(
             self.trunk_epochs,
             self.learning_rate,
             self.weight_decay,
             self.dropout,
             self.drop_edges,
-            self.drop_features,
             optimiser=self.optimiser,
             clip_norm=self.clip_norm,
             precision=self.precision,
             labels=self.labels,
+            drop_features=self.drop_features,
         )
 
 
