@@ -26,7 +26,8 @@ else:
 Permutation = Mapping[str, IntArray]  # of a model's units: an index array a set of them (models/base.py)
 
 Precision = Literal["float32", "bfloat16"]  # of dense products
-Draw = Literal["order", "dropout", "edges"]  # what training draws at random
+Draw = Literal["order", "dropout", "edges", "nodes", "features"]  # what training draws at random
+Labels = Literal["training", "all"]  # labels that models are trained on
 Start = Literal["shared", "own"]  # whose initial state an ingredient starts from
 TrainOptimiser = Literal["adam", "adamw"]
 Schedule = Literal["constant", "cosine"]  # of the learning rate over epochs
@@ -50,3 +51,6 @@ class Role(IntEnum):
     TRAIN = 1
     VALIDATION = 2
     TEST = 3
+
+
+TRAINED_ROLES: Mapping[Labels, tuple[Role, ...]] = {"training": (Role.TRAIN,), "all": (Role.TRAIN, Role.VALIDATION)}

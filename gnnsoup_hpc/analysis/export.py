@@ -107,7 +107,7 @@ file of .npz, or of torch.save, as sources of runs are.
 
 - Graph: {card["graph"]["about"]}. {card["graph"]["split"]}
 - Method: {card["source"]}
-- Validation {named} {metrics["validation_accuracy"]:.4f}, by which it may have been chosen
+- Validation {named} {metrics["validation_accuracy"]:.4f}, of nodes that it may have been chosen by or trained on
 - Test {named} {metrics["test_accuracy"]:.4f}, {error}
 - Best ingredient on validation: {best}{imported}
 

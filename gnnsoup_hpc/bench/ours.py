@@ -18,7 +18,7 @@ from gnnsoup_hpc.evaluation.tasks import make_task
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.soup import mixing
 from gnnsoup_hpc.soup.mixing import ParameterMatrix
-from gnnsoup_hpc.train.batches import Batches, ClusterBatches, FullBatches, MakePlan, NeighbourBatches
+from gnnsoup_hpc.train.batches import Batches, ClusterBatches, FullBatches, HostGraph, MakePlan, NeighbourBatches
 from gnnsoup_hpc.train.loop import TrainData, Training
 from gnnsoup_hpc.types import Role, State
 from gnnsoup_hpc.utils.optimisers import SGD
@@ -31,10 +31,11 @@ def make_batches(cell: Cell, graph: GraphFile, plan: MakePlan) -> Batches:
     """What an epoch of training is made of."""
     if cell.batch == "full":
         whole = loader.load_whole(graph, Role.TRAIN)
-        return FullBatches(whole, loader.share_graph(graph, whole, Role.VALIDATION), plan)
+        return FullBatches(graph, whole, loader.share_graph(graph, whole, Role.VALIDATION), plan)
     if cell.batch == "cluster":
         return ClusterBatches(graph, cell.union, plan)
-    return NeighbourBatches(graph, 1, plan, tasks.BATCH_SIZE, (tasks.FANOUT,), cell.layers, "compiled")
+    drawn = tasks.BATCH_SIZE, (tasks.FANOUT,), cell.layers
+    return NeighbourBatches(graph, 1, plan, *drawn, "compiled", HostGraph(graph))
 
 
 class OurTraining:

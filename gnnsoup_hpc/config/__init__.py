@@ -21,6 +21,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
@@ -30,12 +31,14 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from gnnsoup_hpc.config.methods import DEFAULT_METHODS, MethodName
+from gnnsoup_hpc.config.methods import DEFAULT_METHODS, MethodName, list_choosing
 from gnnsoup_hpc.config.methods import METHOD_NAMES as METHOD_NAMES
+from gnnsoup_hpc.config.recipes import RecipeName, make_fields
 from gnnsoup_hpc.types import (
     Average,
     Draw,
     Grouping,
+    Labels,
     MetricName,
     Precision,
     Recompute,
@@ -313,6 +316,8 @@ class VaryJob(Section):
     """dropout rates to take in turn"""
     drop_edges: tuple[Fraction, ...] = Field((), strict=False)
     """rates of edge dropping to take in turn"""
+    drop_features: tuple[Fraction, ...] = Field((), strict=False)
+    """rates of feature dropping to take in turn"""
     epochs: tuple[Count, ...] = Field((), strict=False)
     """epoch counts to take in turn"""
 
@@ -320,6 +325,9 @@ class VaryJob(Section):
 class TrainJob(Section):
     """How ingredients are trained: independently, from one initial state unless asked otherwise."""
 
+    recipe: RecipeName = ""
+    """fields of [train] by one name, as far as the job does not name them itself: shared, trunk, own, varied, dropped,
+    bagged (docs/methods.md); empty: none"""
     ingredients: Count = 8
     """N, the number of ingredients"""
     seed: Seed = 0
@@ -346,6 +354,12 @@ class TrainJob(Section):
     all give the same weights but for rounding"""
     epochs: Count = 100
     """epochs an ingredient; the weights of the best validation epoch are kept"""
+    labels: Labels = "training"
+    """training: models are trained on the labels of training nodes; all: on those of validation nodes too, for all
+    epochs, and the weights of the last are kept: what a soup that learns by these labels is compared with"""
+    bag: float = Field(1.0, gt=0.0, le=1.0, strict=False)
+    """share of the nodes to train on that each ingredient is trained on, drawn without replacement from (seed, i) and
+    the same in all epochs; at least one node; the trunk has all"""
     learning_rate: Rate = 0.005
     """Adam's learning rate"""
     weight_decay: Decay = 0.0
@@ -377,16 +391,19 @@ class TrainJob(Section):
     """dropout after each hidden layer; for GAT on attention too"""
     drop_edges: Fraction = 0.0
     """share of edges that each training step leaves out, an edge and its reverse alike (DropEdge)"""
+    drop_features: Fraction = 0.0
+    """share of input features that each training step leaves out, of all nodes alike, while the others are scaled by
+    1 / (1 - share)"""
     start: Start = "shared"
     """shared: all ingredients start from one initial state; own: each from its own, of (seed, i): such ingredients lie
     in different basins, and their soups collapse unless they are aligned"""
     trunk_epochs: Natural = 0
     """epochs that one shared state is trained for, before every ingredient branches from it for `epochs` more; the
-    job's own learning rate, decay, dropout, optimiser, clipping and precision, none that vary, and nothing else of
-    theirs"""
+    job's own learning rate, decay, dropping, optimiser, clipping, precision and labels, none that vary, and nothing
+    else of theirs"""
     shared_draws: tuple[Draw, ...] = Field((), strict=False)
     """what all ingredients draw alike, as ingredient 0 does: order (of batches, and sampled neighbours), dropout
-    (masks), edges (that are left out); what is not named, each draws for itself"""
+    (masks), edges and features (that are left out), nodes (of the bag); what is not named, each draws for itself"""
     checkpoint_seconds: float = Field(60.0, ge=0.0, allow_inf_nan=False, strict=False)
     """least time between two checkpoints of an ingredient, each at the end of an epoch; 0: only when a signal asks to
     stop. Results do not depend on it"""
@@ -400,9 +417,22 @@ class TrainJob(Section):
             "order": self.batch != "full",
             "dropout": bool(self.dropout or any(self.vary.dropout)),
             "edges": bool(self.drop_edges or any(self.vary.drop_edges)),
+            "features": bool(self.drop_features or any(self.vary.drop_features)),
+            "nodes": self.bag < 1.0,
         }
         own = any(used and name not in self.shared_draws for name, used in drawn.items())
         return self.start == "own" or own or any(len(set(values)) > 1 for _, values in self.vary)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _follows_its_recipe(cls, tree: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        job = handler(tree)
+        if not job.recipe:
+            return job
+        named = job.model_dump(exclude_unset=True)
+        for name, value in make_fields(job.recipe, job).items():
+            named[name] = value | named.get(name, {}) if isinstance(value, dict) else named.get(name, value)
+        return handler(named)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -757,6 +787,12 @@ class Job(Section):
             raise ValueError(
                 "partition.edge_weight = 'use' cuts by weights of edges, and graph.edge_weight ="
                 f" {self.graph.edge_weight!r} leaves the graph without: set that to 'use' too"
+            )
+        choosing = list_choosing(self.soup.methods, 2 if self.sweep.trains else self.train.ingredients)
+        if self.train.labels == "all" and choosing:
+            raise ValueError(
+                "train.labels = 'all' leaves no label to choose or learn by, as soup.methods does with"
+                f" {', '.join(choosing)}: name uniform, ensemble, or best where there is one ingredient"
             )
         if self.train.batch != "full" and clusters > parts:
             raise ValueError(f"train.clusters = {clusters} is more than partition.parts = {parts} (K)")

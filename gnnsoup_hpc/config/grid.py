@@ -19,6 +19,8 @@ _LONGEST = 120  # of a name made of values
 _NOT_SWEPT = {
     "train.ingredients": "each combination trains as many",
     "train.checkpoint_seconds": "no result depends on it",
+    "train.recipe": "it is a name for other fields, which can be listed",
+    "train.labels": "ingredients that were trained on validation labels are not souped with others",
     "train.vary": "it varies values among the ingredients of one run; list values of the field itself here",
     "model.folder": "it says where a module's code is",
     "model.revision": "it names a module's code",

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass, fields, replace
 
 from gnnsoup_hpc.config import Job, TrainJob
-from gnnsoup_hpc.types import Average, Draw, Precision, Schedule, Start, TrainOptimiser
+from gnnsoup_hpc.config.recipes import make_fields
+from gnnsoup_hpc.types import Average, Draw, Labels, Precision, Schedule, Start, TrainOptimiser
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,16 @@ class Hyperparameters:
     average_from: float = 0.0
     precision: Precision = "float32"
     validate_every: int = 1
+    labels: Labels = "training"
+    bag: float = 1.0
+    drop_features: float = 0.0
 
     def judges(self, epoch: int) -> bool:
-        """Whether validation follows an epoch, from 1: every so many, and the last."""
-        return epoch % self.validate_every == 0 or epoch == self.epochs
+        """Whether validation follows an epoch, from 1: every so many, and the last.
+
+        Of models that are trained on the labels of validation nodes too, nothing is chosen by these: the last alone.
+        """
+        return epoch == self.epochs or (self.labels == "training" and epoch % self.validate_every == 0)
 
     def compute_rate(self, epoch: int) -> float:
         """The learning rate of an epoch, from 1.
@@ -51,7 +58,7 @@ class Hyperparameters:
 
     @property
     def of_trunk(self) -> Hyperparameters:
-        """What the trunk is trained with: rate, decay, dropout, optimiser, clipping and precision."""
+        """What the trunk is trained with: rate, decay, dropping, optimiser, clipping, precision, labels."""
         return Hyperparameters(
             self.trunk_epochs,
             self.learning_rate,
@@ -61,6 +68,8 @@ class Hyperparameters:
             optimiser=self.optimiser,
             clip_norm=self.clip_norm,
             precision=self.precision,
+            labels=self.labels,
+            drop_features=self.drop_features,
         )
 
 
@@ -89,7 +98,9 @@ def without_effect(job: Job) -> list[str]:
     if not how.trunk_epochs:  # which is trained with the job's own
         unused += [name for name, values in how.vary if values]
     longest = max([how.epochs, *how.vary.epochs])
-    if max(how.patience, how.validate_every) >= longest:  # nothing is judged after which an end could come
+    if how.labels == "all":  # no epoch is judged
+        unused += ["patience", "validate_every"]
+    elif max(how.patience, how.validate_every) >= longest:  # nothing is judged after which an end could come
         unused.append("patience")
     if how.average == "swa" and longest - math.floor(how.average_from * longest) <= 1:  # the mean of one
         unused.append("average")
@@ -100,4 +111,12 @@ def without_effect(job: Job) -> list[str]:
     found = [f"train.{name}" for name in unused if getattr(how, name) != TrainJob.model_fields[name].default]
     if how.batch == "neighbour" and len(how.fanout) > job.model.layers:
         found.append(f"train.fanout beyond its first {job.model.layers}, one a layer")
-    return found
+    return found + [f"train.recipe's {name}" for name in _list_overruled(how)]
+
+
+def _list_overruled(how: TrainJob) -> list[str]:
+    """Names of what a job's recipe says otherwise than the job."""
+    fields = make_fields(how.recipe, how)
+    varied = fields.pop("vary", {})
+    found = [name for name, value in fields.items() if value != getattr(how, name)]
+    return found + [f"vary.{name}" for name, value in varied.items() if value != getattr(how.vary, name)]

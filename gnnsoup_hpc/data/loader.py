@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -22,16 +23,48 @@ from gnnsoup_hpc.graph.sparse import Adjacency
 from gnnsoup_hpc.graph.subgraph import Batch, Subgraph
 from gnnsoup_hpc.io.first_aggregation import FirstAggregationFile
 from gnnsoup_hpc.io.graph import GraphFile
-from gnnsoup_hpc.types import FloatArray, IndexArray, IntArray, Role
+from gnnsoup_hpc.types import BoolArray, FloatArray, IndexArray, IntArray, Role
+from gnnsoup_hpc.utils.counter import derive_keys
 from gnnsoup_hpc.utils.out_of_core import BufferPool, index_type
 
 Made = TypeVar("Made")
+Roles = Role | tuple[Role, ...]
 FindSeeds = Callable[[GraphFile, Sequence[Span]], tuple[Tensor, Tensor]]  # seeds of ranges of nodes, and their targets
 CPU = torch.device("cpu")
 
 
-def load_whole(graph: GraphFile, role: Role) -> Batch:
-    """The whole graph, with the nodes of `role` as seeds."""
+@dataclass(frozen=True)
+class Bag:
+    """A share of some nodes: those whose ids in the source have a hash with `key` that is `bound` or less.
+
+    Of one key no two ids have one hash, so there are as many as were asked for.
+    """
+
+    key: int
+    bound: int
+
+    @classmethod
+    def draw(cls, ids: IntArray, share: float, key: int) -> Bag:
+        """A bag of round(`share` n) of n nodes, at least one, drawn without replacement. ids: (n,), in any order.
+
+        Source: pasting, Breiman, Machine Learning 36, 1999; bagging, Breiman, Machine Learning 24, 1996, replaces.
+        """
+        last = max(1, round(share * len(ids))) - 1
+        return cls(key, int(np.partition(_hash_nodes(key, ids), last)[last]))
+
+    def has(self, ids: IntArray) -> BoolArray:
+        """Of each node whether it is in the bag, (n,)."""
+        found: BoolArray = _hash_nodes(self.key, ids) <= self.bound
+        return found
+
+
+def _hash_nodes(key: int, ids: IntArray) -> IntArray:
+    found: IntArray = derive_keys(key, torch.from_numpy(ids)).numpy()
+    return found
+
+
+def load_whole(graph: GraphFile, role: Roles) -> Batch:
+    """The whole graph, with the nodes of `role`, which may be several, as seeds."""
     return load_union(graph, range(graph.parts), role)
 
 
@@ -43,19 +76,19 @@ def load_structure(graph: GraphFile, chosen: Sequence[int]) -> Subgraph:
 
 def share_graph(graph: GraphFile, view: Batch, role: Role) -> Batch:
     """Another role's view of the whole graph that `view` holds, sharing its features and structure."""
-    return Batch(view.graph, *_find_seeds(graph, [(0, graph.nodes)], role)).to(view.graph.device)
+    return Batch(view.graph, *find_seeds(graph, [(0, graph.nodes)], role)).to(view.graph.device)
 
 
 def load_union(
     graph: GraphFile,
     chosen: Sequence[int],
-    role: Role | FindSeeds,
+    role: Roles | FindSeeds,
     pool: BufferPool | None = None,
     hop: FirstAggregationFile | None = None,
 ) -> Batch:
     """Subgraph induced by the union of `chosen` parts as `role` sees it; cut edges between them are kept.
 
-    role: whose nodes are seeds, with their labels, or a function that finds seeds and targets.
+    role: whose nodes are seeds, with their labels, one or several, or a function that finds seeds and targets.
 
     Large arrays come from `pool`. With `hop`, the first hop is the whole graph's, and features that it replaces are not
     read.
@@ -71,7 +104,7 @@ def load_union(
     else:
         x = _read_features(graph.x, runs, 0 if hop is not None and hop.alone else graph.features, "x", memory)
     aggregated = None if hop is None else _read_features(hop.read_into, runs, graph.features, "hop", memory)
-    nodes, targets = _find_seeds(graph, runs, role) if isinstance(role, Role) else role(graph, runs)
+    nodes, targets = role(graph, runs) if callable(role) else find_seeds(graph, runs, role)
     return Batch(Subgraph(x, structure, aggregated, pool), nodes, targets)
 
 
@@ -110,11 +143,17 @@ def _read_structure(graph: GraphFile, runs: Sequence[Span], memory: BufferPool) 
     return make_adjacency(indptr, entries[:kept], *values)
 
 
-def _find_seeds(graph: GraphFile, runs: Sequence[Span], role: Role) -> tuple[Tensor, Tensor]:
-    """Nodes of `role`, by their ids in the union, and their labels, (n,) each."""
+def find_nodes(graph: GraphFile, start: int, stop: int, role: Roles, bag: Bag | None = None) -> IntArray:
+    """Of nodes start to stop those of `role`, of a bag only those in it, by their places after start, (n,)."""
+    found = np.flatnonzero(np.isin(graph.role(start, stop), role))
+    return found if bag is None else found[bag.has(graph.original_ids(start, stop)[found])]
+
+
+def find_seeds(graph: GraphFile, runs: Sequence[Span], role: Roles, bag: Bag | None = None) -> tuple[Tensor, Tensor]:
+    """Nodes of `role`, of a bag only those in it, by their ids in the union, and their labels, (n,) each."""
     nodes, labels, at = [], [], 0
     for start, stop in runs:
-        mine = np.flatnonzero(graph.role(start, stop) == role)
+        mine = find_nodes(graph, start, stop, role, bag)
         nodes.append(mine + at)
         labels.append(graph.y(start, stop)[mine])
         at += stop - start
@@ -124,7 +163,7 @@ def _find_seeds(graph: GraphFile, runs: Sequence[Span], role: Role) -> tuple[Ten
 def stream_unions(
     graph: GraphFile,
     drawn: Iterable[Sequence[int]],
-    role: Role | FindSeeds,
+    role: Roles | FindSeeds,
     ready: Callable[[Batch], Made],
     prefetch: bool = True,
     hop: FirstAggregationFile | None = None,

@@ -24,7 +24,7 @@ from gnnsoup_hpc.engine.out_of_core.neighbourhoods import find_largest
 from gnnsoup_hpc.engine.torch import COPIES, STRUCTURE_ENTRY
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.models.base import LayeredModel, Model
-from gnnsoup_hpc.types import IntArray, Role
+from gnnsoup_hpc.types import TRAINED_ROLES, IntArray, Labels
 from gnnsoup_hpc.utils.out_of_core import index_type
 
 DOUBLE = 8
@@ -44,6 +44,17 @@ COPIES_OF_TARGETS = 6  # as read, with labels, of the next union too; logits, th
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """What each step of training leaves out at random."""
+
+    edges: bool = False
+    features: bool = False
+
+
+NOTHING = LeftOut()
+
+
+@dataclass(frozen=True)
 class Sizes:
     """What is known beforehand. Shapes: part_nodes, part_entries, part_seeds (K,)."""
 
@@ -53,18 +64,19 @@ class Sizes:
     part_seeds: IntArray
     cut: float  # share of the entries that lead to another part
     device: torch.device = CPU
-    part_training: IntArray | None = None  # training nodes; None: as many as seeds
+    part_training: IntArray | None = None  # nodes that are trained on; None: as many as seeds
     targets: int = 0  # of a node that has no class
     part_values: IntArray | None = None  # of sparse features, those that are not zero
     # The largest neighbourhood of a node, while the graph is open; of models that are computed by neighbourhoods.
     find_largest: Callable[[], Extent] | None = None
 
     @classmethod
-    def of(cls, graph: GraphFile, net: Model, device: torch.device = CPU) -> Sizes:
-        """The sizes of a graph and a model; reads K numbers, and the nodes' roles."""
+    def of(cls, graph: GraphFile, net: Model, device: torch.device = CPU, labels: Labels = "training") -> Sizes:
+        """The sizes of a graph and a model, trained on these labels; reads K numbers, and the nodes' roles."""
         bounds = np.array([int(graph.bounds(node, node)[0]) for node in graph.ptr.tolist()])
         cut = 2 * int(graph.cut["edge_cut"]) / max(1, graph.edges)
-        training = np.array([(graph.role(*ends) == Role.TRAIN).sum() for ends in pairwise(graph.ptr.tolist())])
+        roles = TRAINED_ROLES[labels]
+        training = np.array([np.isin(graph.role(*ends), roles).sum() for ends in pairwise(graph.ptr.tolist())])
         seeds = graph.validation_counts
         targets = 0 if graph.targets == "classes" else graph.classes
         find = None
@@ -251,24 +263,27 @@ def least_inference(sizes: Sizes) -> tuple[str, int]:
     return "accuracies by neighbourhoods", min(inference(sizes), least + structure + block)
 
 
-def training(sizes: Sizes, engine: Engine, extent: Extent, drop_edges: bool = False, changing: bool = True) -> int:
+def training(sizes: Sizes, engine: Engine, extent: Extent, left_out: LeftOut = NOTHING, changing: bool = True) -> int:
     """A step of training on a subgraph that is in memory.
 
     changing: whether each step has another subgraph, whose sizes leave gaps. With edge dropping, what is left of it has
-    a structure and a first hop of its own, and each entry three numbers.
+    a structure and a first hop of its own, and each entry three numbers; with feature dropping it has features of its
+    own too.
     """
     net, extent = sizes.net, _make_dense(extent, engine)
     if sizes.on_device:
         return reading(net, extent)
     needed, dropping = engine.memory(net, extent, mode="train"), 0
-    if drop_edges:
+    if left_out.edges:
         dropping = (STRUCTURE_ENTRY + FLOAT * (net.weighted + net.edge_features) + 3 * DOUBLE) * extent.entries
+    if left_out.features:
+        dropping += hold_features(net.features, extent)
     if not isinstance(engine, TorchEngine):
         return BASE + reading(net, extent) + dropping + needed.total + 6 * FLOAT * parameters(net)
     features, structure, states = needed.plan["features"], needed.plan["structure"], needed.states["states"]
     if not changing:
         states = states * TRAINED_STATES // CHANGING_STATES
-    if drop_edges:
+    if left_out.edges or left_out.features:
         features += features - FLOAT * net.features * extent.nodes
     return _torch(net, extent, features, structure + dropping + states + needed.states["entries"])
 
@@ -278,14 +293,16 @@ def _torch(net: Model, extent: Extent, features: int, work: int) -> int:
     return features + max(_id_bytes(extent) * extent.read, work) + 6 * FLOAT * parameters(net)
 
 
-def full_batches(sizes: Sizes, engine: Engine, drop_edges: bool = False) -> int:
+def full_batches(sizes: Sizes, engine: Engine, left_out: LeftOut = NOTHING) -> int:
     """Training on full batches: what is trained on stays while accuracies are told."""
     kept = 0 if isinstance(engine, TorchEngine) else total(engine.memory(sizes.net, sizes.whole, mode="evaluate").plan)
-    work = training(sizes, engine, sizes.of_training.whole, drop_edges, changing=False)
+    work = training(sizes, engine, sizes.of_training.whole, left_out, changing=False)
     return work + kept + sizes.evaluated_node * sizes.whole.nodes
 
 
-def cluster_batches(sizes: Sizes, engine: Engine, clusters: int, drop_edges: bool = False, exact: bool = False) -> int:
+def cluster_batches(
+    sizes: Sizes, engine: Engine, clusters: int, left_out: LeftOut = NOTHING, exact: bool = False
+) -> int:
     """Training on cluster batches of so many parts, of which the next is read while one is trained on.
 
     exact: the whole graph's first hop is read beside the features.
@@ -293,7 +310,7 @@ def cluster_batches(sizes: Sizes, engine: Engine, clusters: int, drop_edges: boo
     extent = sizes.of_training.union(clusters)
     extent = _make_dense(extent) if exact else extent
     reads = reading(sizes.net, extent) + exact * FLOAT * sizes.net.features * extent.nodes
-    return training(sizes, engine, extent, drop_edges) + reads
+    return training(sizes, engine, extent, left_out) + reads
 
 
 def distil(sizes: Sizes, ingredients: int, union: int) -> int:
@@ -314,12 +331,12 @@ def neighbour_store(sizes: Sizes) -> int:
 
 
 def neighbour_batches(
-    sizes: Sizes, engine: Engine, batch_size: int, fanouts: tuple[int, ...], drop_edges: bool = False
+    sizes: Sizes, engine: Engine, batch_size: int, fanouts: tuple[int, ...], left_out: LeftOut = NOTHING
 ) -> int:
     """Training on neighbour batches: that, a sample, and the next one as it is drawn."""
     extent = sample(sizes, batch_size, fanouts)
     ahead = hold_features(sizes.net.features, extent) + 2 * DOUBLE * (extent.entries + extent.nodes)
-    return neighbour_store(sizes) + ahead + training(sizes, engine, extent, drop_edges)
+    return neighbour_store(sizes) + ahead + training(sizes, engine, extent, left_out)
 
 
 def sample(sizes: Sizes, batch_size: int, fanouts: tuple[int, ...]) -> Extent:

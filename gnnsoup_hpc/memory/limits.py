@@ -18,7 +18,7 @@ from gnnsoup_hpc.engine.out_of_core.module_layers import find_layers
 from gnnsoup_hpc.errors import MemoryLimitError
 from gnnsoup_hpc.graph.sampling import per_hop
 from gnnsoup_hpc.memory import estimate, gpu
-from gnnsoup_hpc.memory.estimate import CPU, MIB, Sizes
+from gnnsoup_hpc.memory.estimate import CPU, MIB, LeftOut, Sizes
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.models.kinds import is_stack
 from gnnsoup_hpc.runtime import launch
@@ -91,7 +91,9 @@ class Demand:
 
 def plan_training(job: Job, sizes: Sizes, limit: Limit, engine: Engine) -> tuple[Job, list[Demand]]:
     """The job with train.clusters chosen, and what training needs."""
-    how, drops = job.train, bool(job.train.drop_edges or any(job.train.vary.drop_edges))
+    how, vary = job.train, job.train.vary
+    edges, features = any((how.drop_edges, *vary.drop_edges)), any((how.drop_features, *vary.drop_features))
+    drops = LeftOut(edges, features)
     exact = how.batch == "cluster" and how.first_hop == "exact"
     way, least_inference = estimate.least_inference(sizes)
     least = max(estimate.cluster_batches(sizes, engine, 1, drops, exact), least_inference)

@@ -157,6 +157,10 @@ class TeacherBatches(PartValidation):
             return repeat(None, -(-self.graph.parts // self.clusters))
         return self.timed(self._unions(order, counts, self._find_seeds, edit))
 
+    def draw_bag(self, share: float, key: int) -> TeacherBatches:
+        """There is none: outputs of all nodes are imitated. Raises: ValueError."""
+        raise ValueError("a bag of nodes of which all are imitated")
+
     def _find_seeds(self, graph: GraphFile, runs: Sequence[Span]) -> tuple[Tensor, Tensor]:
         pieces = []
         for start, stop in runs:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.grid import JointRun
+from gnnsoup_hpc.config.methods import list_choosing
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError, advise
 from gnnsoup_hpc.evaluation.tasks import Task, rank_by_score, score
 from gnnsoup_hpc.io import imports, states
@@ -29,12 +30,14 @@ class Selection:
     """Fit ingredients with the hashes of their weights, one line for each that is not fit, and fit ones' accuracies.
 
     These are on validation nodes, as the ingredients' files record them, and so are the metric's bootstrap samples.
+    trained_on_all: those that were trained on the labels of these nodes too.
     """
 
     fit: dict[int, str]
     unfit: dict[int, str]
     accuracies: dict[int, float] = field(default_factory=dict)
     draws: dict[int, Doubles | None] = field(default_factory=dict)
+    trained_on_all: list[int] = field(default_factory=list)
 
     def best(self, task: Task) -> int:
         """The ingredient with the best recorded accuracy, of equals the first."""
@@ -45,7 +48,8 @@ class Selection:
 def select_ingredients(job: Job, model: Model, graph: GraphFile, log: Log) -> Selection:
     """Look at every ingredient of the job.
 
-    Raises: RunError where there is none, none is fit, or one is not fit and the job says to refuse.
+    Raises: RunError where there is none, none is fit, or one is not fit and the job says to refuse; or where a method
+    would choose or learn by labels that one was trained on.
     """
     run = RunDir.of(job)
     rows = imports.read(run.imported)
@@ -60,6 +64,14 @@ def select_ingredients(job: Job, model: Model, graph: GraphFile, log: Log) -> Se
         else:
             advice = imports.AGAIN if rows else "run `gnnsoup train JOB`, which trains missing and damaged ingredients"
         raise RunError(f"{first}{more}: {advice}, or leave such ones out with --set 'soup.unfit=leave out'")
+    choosing = list_choosing(job.soup.methods, len(selection.fit))
+    if selection.trained_on_all and choosing:
+        path = run.ingredient(selection.trained_on_all[0])
+        raise RunError(
+            f"{path} was trained on validation labels too (train.labels = 'all'), by which {', '.join(choosing)} would"
+            " choose or learn: name other soup.methods (uniform, ensemble; best of one ingredient), or leave it out"
+            " (soup.leave_out)"
+        )
     for reason in selection.unfit.values():
         log.say(f"soup: left out: {reason}")
     return selection
@@ -169,6 +181,8 @@ def _select(job: Job, run: RunDir, read: Read) -> tuple[Selection, FileError | N
             selection.fit[index] = states.sha256(ingredient.state)
             selection.accuracies[index] = ingredient.validation_accuracy
             selection.draws[index] = ingredient.judged.validation_draws
+            how = ingredient.hyperparameters
+            selection.trained_on_all.extend([index] if how and how.labels == "all" else [])
     return selection, first
 
 

@@ -26,11 +26,11 @@ from gnnsoup_hpc.models.base import Dropout, Model
 from gnnsoup_hpc.runtime.profiling import Measurement, Meter, combine
 from gnnsoup_hpc.runtime.progress import Bar
 from gnnsoup_hpc.train.averages import WeightAverage
-from gnnsoup_hpc.train.batches import Batches, dropout_edge
+from gnnsoup_hpc.train.batches import Batches, drop_features, dropout_edge
 from gnnsoup_hpc.train.checkpointing import CheckpointManager, Checkpoints
 from gnnsoup_hpc.types import Draw, Role, State, Targets
 from gnnsoup_hpc.utils.optimisers import Adam, AdamW
-from gnnsoup_hpc.utils.rng import TRUNK, derive_seed, numpy_generator
+from gnnsoup_hpc.utils.rng import BAG, FEATURES, TRUNK, derive_seed, numpy_generator
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def train(
 
     With `checkpoints`, go on from the one that they find, which changes nothing but seconds and memory.
     The best epoch is chosen by the batches' own validation metric; the recorded ones are exact.
-    Raises: DivergedError where not even the first epoch ended with finite weights; Preempted.
+    Raises: DivergedError where not even the first epoch that is judged ended with finite weights; Preempted.
     """
     training = Training(data, initial, how, seed, index)
     diverged, spent = training.run(bar, checkpoints)
@@ -91,9 +91,9 @@ def train(
         since = "" if how.validate_every == 1 else f", judged every {how.validate_every}"
         waited = f"none of the last {how.patience} epochs was better{since}"
     if (best := training.best) is None:
+        before = "before its first validation" if how.labels == "training" else "and its last epoch is what is kept"
         raise DivergedError(
-            f"ingredient {index} {diverged}, before its first validation: lower train.learning_rate ="
-            f" {how.learning_rate:g}"
+            f"ingredient {index} {diverged}, {before}: lower train.learning_rate = {how.learning_rate:g}"
         )
     validation, test = data.evaluator.predictions(lambda: [best.state], (Role.VALIDATION, Role.TEST))
     data.evaluator.release()
@@ -136,7 +136,7 @@ def train_trunk(
 class Training:
     """One model between epochs: its state, Adam, dropout, an average of weights, and the best epoch so far.
 
-    Batches and dropped edges are functions of seed, index and epoch; nothing else has a state.
+    Batches, bags, dropped edges and features are functions of seed, index and epoch; nothing else has a state.
     """
 
     def __init__(self, data: TrainData, initial: State, how: Hyperparameters, seed: int, index: int) -> None:
@@ -151,6 +151,9 @@ class Training:
         self._adam = kind(self.parameters.values(), lr=how.learning_rate, weight_decay=how.weight_decay)
         self._average = WeightAverage(how)
         self._dropout = data.engine.make_dropout(how.dropout, data.device, derive_seed(seed, self._stream("dropout")))
+        self._batches = data.batches
+        if how.bag < 1.0:
+            self._batches = data.batches.draw_bag(how.bag, derive_seed(seed, BAG, self._stream("nodes")))
         self.history: list[Epoch] = []
         self.best: BestEpoch | None = None
         self.diverged = False
@@ -228,8 +231,8 @@ class Training:
         """The steps of an epoch, counted from 1; the mean loss over its nodes, before each step."""
         for group in self._adam.param_groups:
             group["lr"] = self._how.compute_rate(epoch)
-        edit = partial(self._drop_edges, epoch) if self._how.drop_edges > 0.0 else None
-        plans = self._data.batches.epoch(numpy_generator(self._seed, self._stream("order"), epoch), edit)
+        edit = partial(self._edit, epoch) if self._how.drop_edges or self._how.drop_features else None
+        plans = self._batches.epoch(numpy_generator(self._seed, self._stream("order"), epoch), edit)
         # Of one step, its loss to the bit. Map names no plan, or two would be in memory at once.
         losses, nodes = zip(*map(partial(self._step, epoch), plans, count()), strict=True)
         mean: float = losses[0] if len(losses) == 1 else sum(map(mul, losses, nodes)) / sum(nodes)
@@ -275,9 +278,13 @@ class Training:
         """The random stream that is drawn from: the ingredient's own, or ingredient 0's where all draw alike."""
         return 0 if draw in self._how.shared_draws else self._index
 
-    def _drop_edges(self, epoch: int, batch: Batch, step: int) -> Batch:
-        """What edge dropping leaves of a step's batch."""
-        return dropout_edge(batch, self._how.drop_edges, derive_seed(self._seed, self._stream("edges"), epoch, step))
+    def _edit(self, epoch: int, batch: Batch, step: int) -> Batch:
+        """What dropping of edges and features leaves of a step's batch."""
+        if rate := self._how.drop_edges:
+            batch = dropout_edge(batch, rate, derive_seed(self._seed, self._stream("edges"), epoch, step))
+        if rate := self._how.drop_features:
+            batch = drop_features(batch, rate, derive_seed(self._seed, FEATURES, self._stream("features"), epoch, step))
+        return batch
 
     def _step(self, epoch: int, plan: Plan | None, step: int) -> tuple[float, int]:
         """One step; the mean loss on the batch's seed nodes, and their number."""

@@ -16,6 +16,7 @@ import torch
 
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.grid import list_jobs, list_joint_runs
+from gnnsoup_hpc.config.recipes import RECIPES
 from gnnsoup_hpc.config.turns import without_effect
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.data.prepare import lend_graph, note_job
@@ -44,11 +45,11 @@ from gnnsoup_hpc.runtime.leases import Lease, LeaseMonitor
 from gnnsoup_hpc.runtime.profiling import warm_up
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
-from gnnsoup_hpc.train.batches import Batches, ClusterBatches, FullBatches, NeighbourBatches
+from gnnsoup_hpc.train.batches import Batches, ClusterBatches, FullBatches, HostGraph, NeighbourBatches
 from gnnsoup_hpc.train.checkpointing import CheckpointManager, OvertakenError
 from gnnsoup_hpc.train.loop import TrainData, train, train_trunk
 from gnnsoup_hpc.train.task_board import TaskBoard, remove_leftovers
-from gnnsoup_hpc.types import Role, State
+from gnnsoup_hpc.types import TRAINED_ROLES, Role, State
 from gnnsoup_hpc.utils.out_of_core import BufferPool
 
 POLL_SECONDS = 1.0
@@ -89,7 +90,7 @@ class TrainContext:
         """What the job's [train] says to train on."""
         warm_up(self.device)
         self.engine.warm_up(self.model)
-        sizes = Sizes.of(self.graph, self.model, self.device)
+        sizes = Sizes.of(self.graph, self.model, self.device, self.job.train.labels)
         limit = Limit.of(self.job, self.here, self.device)
         memory = _evaluation_bytes(self.job, sizes, limit)
         settings = EvalSettings(self.device, memory, self.run.root, gpu=limit.gpu, task=self.job.task)
@@ -103,19 +104,20 @@ class TrainContext:
             precision=how.precision,
             workspace=BufferPool(),
         )
-        where = self.graph, how.clusters, plan
+        role = TRAINED_ROLES[how.labels]
         batches: Batches
         if how.batch == "full":
-            view = loader.load_whole(self.graph, Role.TRAIN).to(self.device)
-            batches = FullBatches(view, loader.share_graph(self.graph, view, Role.VALIDATION), plan)
+            view = loader.load_whole(self.graph, role).to(self.device)
+            batches = FullBatches(self.graph, view, loader.share_graph(self.graph, view, Role.VALIDATION), plan)
             evaluator.keep(batches.validate)  # it is in memory anyway
         elif how.batch == "cluster":
             exact = how.first_hop == "exact"
             hop = self.opened.enter_context(_open_first_hop(self)) if exact else None
-            batches = ClusterBatches(*where, device=self.device, hop=hop)
+            batches = ClusterBatches(self.graph, how.clusters, plan, device=self.device, hop=hop, role=role)
         else:
             hops, sampler = self.model.hops or 1, resolve_sampler(how.sampler)
-            batches = NeighbourBatches(*where, how.batch_size, how.fanout, hops, sampler, device=self.device)
+            drawn = how.batch_size, how.fanout, hops, sampler, HostGraph(self.graph)
+            batches = NeighbourBatches(self.graph, how.clusters, plan, *drawn, device=self.device, role=role)
         return TrainData(self.model, self.engine, batches, evaluator, self.device)
 
     def release(self) -> None:
@@ -327,7 +329,8 @@ def _plan(context: TrainContext, souped: Job | None) -> str:
     """
     run, device = context.run, context.device
     job = ingredient_store.resolve_job(context.job, run)
-    sizes, limit = Sizes.of(context.graph, context.model, device), Limit.of(job, context.here, device)
+    sizes = Sizes.of(context.graph, context.model, device, job.train.labels)
+    limit = Limit.of(job, context.here, device)
     context.job, training = limits.plan_training(job, sizes, limit, context.engine)
     souping = limits.plan_souping(souped, sizes, limit, context.here.size)[1] if souped else []
     if _is_trained(job, run):
@@ -352,6 +355,8 @@ def _describe_work(contexts: Sequence[TrainContext], missing: int) -> None:
         unused = (", ".join(without_effect(context.job)) for context in contexts)
         for names in dict.fromkeys(filter(None, unused)):
             log.say(f"train: without effect on these ingredients: {names}")
+        for name in dict.fromkeys(filter(None, (context.job.train.recipe for context in contexts))):
+            log.say(f"train: recipe {name!r}: {RECIPES[name].about}")
         for context in contexts:
             _describe_more(context)
     if missing < count:
@@ -363,7 +368,7 @@ def _describe_work(contexts: Sequence[TrainContext], missing: int) -> None:
     if missing and any(len(context.works) > 1 and not context.job.train.differ for context in contexts):
         log.say(
             "train: nothing makes the ingredients differ, so all will be equal and no soup can gain: set train.dropout,"
-            " train.drop_edges or train.vary, take mini-batches, or name less in train.shared_draws"
+            " train.drop_edges, train.bag or train.vary, take mini-batches, or name less in train.shared_draws"
         )
 
 

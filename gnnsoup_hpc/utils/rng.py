@@ -9,6 +9,8 @@ import torch
 TRUNK = 2**32 - 1
 START = 2**32 - 2
 DISTIL = 2**32 - 3
+BAG = 2**32 - 4
+FEATURES = 2**32 - 5
 
 
 def derive_seed(*key: int) -> int:

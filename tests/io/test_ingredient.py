@@ -138,6 +138,7 @@ def test_what_has_its_default_is_in_no_recipe() -> None:
 
 def test_all_hyperparameters_come_back(tmp_path: Path) -> None:
     how = Hyperparameters(3, 0.01, 0.0, 0.5, 0.2, ("dropout", "edges"), "own", 0)
+    how = replace(how, labels="all", bag=0.5, drop_features=0.1)
     of = replace(ORIGIN, hyperparameters=how)
     store.write(tmp_path / "0002.h5", ingredient(hyperparameters=how), of, JOB)
     assert store.read(tmp_path / "0002.h5", of).hyperparameters == how

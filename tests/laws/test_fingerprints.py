@@ -41,6 +41,10 @@ TRAINED = {
     "train.weight_decay": "0.1",
     "train.dropout": "0.2",
     "train.drop_edges": "0.3",
+    "train.drop_features": "0.3",
+    "train.recipe": "own",
+    "train.labels": "all",
+    "train.bag": "0.5",
     "train.optimiser": "adamw",
     "train.schedule": "cosine",
     "train.warmup_epochs": "1",
@@ -58,6 +62,7 @@ TRAINED = {
     "train.vary.weight_decay": "[0.0, 0.2]",
     "train.vary.dropout": "[0.5, 0.1]",
     "train.vary.drop_edges": "[0.0, 0.4]",
+    "train.vary.drop_features": "[0.0, 0.4]",
     "train.vary.epochs": "[2, 4]",
     "train.ingredients": "3",
     "train.checkpoint_seconds": "0.5",
@@ -72,7 +77,7 @@ BASES = {
 }
 # What has no effect in a base: mini-batches alone draw clusters, neighbour batches alone have sizes and a sampler.
 MINI, NEIGHBOUR = {"train.clusters", "train.first_hop"}, {"train.batch_size", "train.fanout", "train.sampler"}
-ALWAYS = {"train.ingredients", "train.checkpoint_seconds", "train.average_decay", "train.average_from"}
+ALWAYS = {"train.ingredients", "train.recipe", "train.checkpoint_seconds", "train.average_decay", "train.average_from"}
 WITHOUT_EFFECT = {
     "full": ALWAYS | MINI | NEIGHBOUR,
     "cluster": ALWAYS | NEIGHBOUR,
@@ -104,6 +109,7 @@ def _any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A job of two ingredients and two epochs, with its graph."""
     small = ("model.hidden=16", "train.ingredients=2", "train.epochs=2", "partition.parts=4", "soup.pls.union=1")
+    small += ('soup.methods=["uniform"]',)  # which train.labels = "all" leaves any
     return runs.prepare_run(tmp_path_factory.mktemp("trained"), *small)
 
 

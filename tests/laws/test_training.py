@@ -30,7 +30,7 @@ from gnnsoup_hpc.train import batches as dropout_edge
 from gnnsoup_hpc.train import loop
 from gnnsoup_hpc.train.batches import Batches, Edit, FullBatches
 from gnnsoup_hpc.train.loop import TrainData, train
-from gnnsoup_hpc.types import Role, State
+from gnnsoup_hpc.types import Draw, Role, State
 from gnnsoup_hpc.utils.rng import derive_seed
 from tests import runs, tiny
 
@@ -65,7 +65,7 @@ def whole(trained: Job) -> Iterator[WholeGraph]:
 def data_of(net: Architecture, whole: WholeGraph, steps: Batches | None = None) -> TrainData:
     evaluator = Evaluator(whole.graph, net, EvalSettings(runs.CPU, 1 << 30, whole.folder))
     engine = choose_engine(net, runs.CPU)
-    full = FullBatches(whole.train, whole.validation, partial(engine.plan, net, train=True))
+    full = FullBatches(whole.graph, whole.train, whole.validation, partial(engine.plan, net, train=True))
     return TrainData(net, engine, steps or full, evaluator, runs.CPU)
 
 
@@ -229,14 +229,15 @@ def test_shared_masks_make_ingredients_one(net: Architecture, whole: WholeGraph)
 
 
 @every_kind
-def test_dropped_edges_are_those_of_index_and_seed(net: Architecture, whole: WholeGraph) -> None:
-    how = replace(HOW, dropout=0.0, drop_edges=0.4)
+@pytest.mark.parametrize("what", ["edges", "features"])
+def test_what_is_dropped_is_that_of_index_and_seed(what: Draw, net: Architecture, whole: WholeGraph) -> None:
+    how = replace(HOW, dropout=0.0, **{f"drop_{what}": 0.4})
     base = trained(net, whole, how, index=0).state
     assert same(trained(net, whole, how, index=0).state, base)
-    assert not same(trained(net, whole, replace(how, drop_edges=0.0)).state, base)
+    assert not same(trained(net, whole, replace(HOW, dropout=0.0)).state, base)
     assert not same(trained(net, whole, how, index=1).state, base)
     assert not same(trained(net, whole, how, seed=1).state, base)
-    shared = replace(how, shared_draws=("edges",))
+    shared = replace(how, shared_draws=(what,))
     assert same(trained(net, whole, shared, index=1).state, base)
 
 

@@ -226,10 +226,11 @@ def test_sizes_of_a_model_do_not_depend_on_the_ingredients() -> None:
 
 
 @pytest.mark.parametrize("batch", ["full", "cluster", "neighbour"])
-def test_edge_dropping_is_asked_for_by_name_or_by_turn(batch: str) -> None:
+@pytest.mark.parametrize("what", ["edges", "features"])
+def test_dropping_is_asked_for_by_name_or_by_turn(what: str, batch: str) -> None:
     def most(*overrides: str) -> int:
         asked = job(f"train.batch={batch}", "train.clusters=2", *overrides)
         return max(demand.work for demand in limits.plan_training(asked, PRODUCTS, limit(64 * GIB), PRODUCTS.engine)[1])
 
-    assert most() < most("train.drop_edges=0.1") == most("train.vary.drop_edges=[0.0, 0.1]")
-    assert most() == most("train.vary.drop_edges=[0.0]")
+    assert most() < most(f"train.drop_{what}=0.1") == most(f"train.vary.drop_{what}=[0.0, 0.1]")
+    assert most() == most(f"train.vary.drop_{what}=[0.0]")

@@ -175,7 +175,7 @@ def test_layer_by_layer_is_the_whole_graph(trained: Job, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "how",
     [
-        ("train.batch=cluster", "train.drop_edges=0.1"),
+        ("train.batch=cluster", "train.drop_edges=0.1", "train.drop_features=0.1"),
         ("train.batch=cluster", "train.first_hop=exact"),
         ("train.batch=neighbour", "train.sampler=compiled"),
         ("train.batch=neighbour", "train.sampler=own"),

@@ -28,7 +28,7 @@ from gnnsoup_hpc.models.registry import make_model
 from gnnsoup_hpc.runtime import leases
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.train import runner
-from gnnsoup_hpc.train.batches import ClusterBatches, NeighbourBatches, PartValidation
+from gnnsoup_hpc.train.batches import ClusterBatches, HostGraph, NeighbourBatches, PartValidation
 from gnnsoup_hpc.train.loop import TrainData, Training
 from gnnsoup_hpc.types import Role, State
 from tests import runs, tiny
@@ -57,7 +57,7 @@ def clusters_of(graph: GraphFile, clusters: int) -> Iterator[Batch]:
 
 
 def neighbours(graph: GraphFile, size: int, *fanout: int) -> Iterator[Batch]:
-    plans: Iterator[Any] = NeighbourBatches(graph, 1, as_is, size, fanout, 3, "own").epoch(rng())
+    plans: Iterator[Any] = NeighbourBatches(graph, 1, as_is, size, fanout, 3, "own", HostGraph(graph)).epoch(rng())
     return plans
 
 

@@ -40,8 +40,8 @@ NEIGHBOUR = ("train.batch=neighbour", "train.batch_size=50", "train.fanout=[4, 3
 WAYS = {
     "seldom": ("train.validate_every=2",),
     "full": (),
-    "edges": ("train.drop_edges=0.3", "train.weight_decay=0.01"),
-    "cluster": (*CLUSTER, "train.drop_edges=0.2"),
+    "edges": ("train.drop_edges=0.3", "train.weight_decay=0.01", "train.bag=0.5"),
+    "cluster": (*CLUSTER, "train.drop_edges=0.2", "train.drop_features=0.2"),
     "neighbour": NEIGHBOUR,
     "pyg": (*NEIGHBOUR[:-1], "train.sampler=pyg"),
     "ema": ("train.optimiser=adamw", "train.schedule=cosine", "train.clip_norm=0.1", "train.average=ema", *CLUSTER),

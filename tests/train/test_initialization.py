@@ -103,7 +103,7 @@ def open_data(job: Job) -> Iterator[TrainData]:
         batch = load_whole(graph, Role.TRAIN)
         engine = choose_engine(net, runs.CPU)
         plan = partial(engine.plan, net, train=True)
-        batches = FullBatches(batch, share_graph(graph, batch, Role.VALIDATION), plan)
+        batches = FullBatches(graph, batch, share_graph(graph, batch, Role.VALIDATION), plan)
         evaluator = Evaluator(graph, net, EvalSettings(runs.CPU, 1 << 30, run.root))
         yield TrainData(net, engine, batches, evaluator, runs.CPU)
 

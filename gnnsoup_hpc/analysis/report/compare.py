@@ -21,7 +21,7 @@ from gnnsoup_hpc.utils.text_table import align_columns
 SEEDS = ("train.seed", "soup.seed", "graph.split_seed", "graph.split_index", "partition.seed")
 # Fields that no accuracy of a method depends on. A source is known by its content, not by its place.
 _WITHOUT_EFFECT = (
-    *("name", "runs", "graph.source", "graph.root", "train.checkpoint_seconds"),
+    *("name", "runs", "graph.source", "graph.root", "train.checkpoint_seconds", "train.recipe"),
     *("soup.methods", "soup.unfit", "soup.leave_out", "soup.diagnose"),
 )
 _EQUAL = 1e-9  # differences of accuracies that are equal but for rounding

@@ -35,6 +35,7 @@ def _list_sentences(run: Contents) -> Iterator[str]:
         there = ", ".join(run.unlisted)
         yield f"Not shown: soups that are there of methods which the job does not list (soup.methods): {there}."
     yield from _describe_imported(run)
+    yield from _describe_labels(run)
     if len(run.ingredients) == 1:
         yield "There is one ingredient, so there is nothing to mix: every soup is that ingredient."
         yield from _judge_classes(run)
@@ -72,6 +73,18 @@ def _describe_imported(run: Contents) -> Iterator[str]:
         which = "them" if unknown == count else f"{unknown} of them"
         cost = f"what it cost to train {which} is not known"
         yield f"{imported} of {count} ingredients were imported, and their accuracies measured here; {cost}."
+
+
+def _describe_labels(run: Contents) -> Iterator[str]:
+    """Said of ingredients whose metrics on validation nodes are not those of nodes that a model has not seen."""
+    all_labels = sum(one.hyperparameters is not None and one.hyperparameters.labels == "all" for one in run.ingredients)
+    if all_labels:
+        count = len(run.ingredients)
+        which = f"{all_labels} of {count} ingredients were" if count > 1 else "The ingredient was"
+        yield (
+            f"{which} trained on the labels of validation nodes too (train.labels): validation metrics, the best"
+            " ingredient, the alignment and the diagnosis are by nodes that were trained on; test metrics are not."
+        )
 
 
 def _judge_classes(run: Contents) -> Iterator[str]:

@@ -54,6 +54,7 @@ def averaged(text: str) -> list[str]:
         ("partition.seed=1",),
         ("graph.split_seed=1",),
         ("train.seed=1", "machine.threads=2", "machine.device=cpu", "train.checkpoint_seconds=1"),
+        ("train.seed=1", "train.recipe=shared"),
         ("train.seed=1", "soup.diagnose=false", "soup.unfit=leave out", "graph.root=elsewhere"),
         ("train.seed=1", "graph.synthetic.seed=3"),  # of a graph that is not generated
     ],
