@@ -27,7 +27,7 @@ Permutation = Mapping[str, IntArray]  # of a model's units: an index array a set
 
 Precision = Literal["float32", "bfloat16"]  # of dense products
 Draw = Literal["order", "dropout", "edges"]  # what training draws at random
-Start = Literal["shared", "own"]  # whose initial state an ingredient starts from
+Start = Literal["shared", "own", "snapshots"]  # what an ingredient starts from
 TrainOptimiser = Literal["adam", "adamw"]
 Schedule = Literal["constant", "cosine"]  # of the learning rate over epochs
 Average = Literal["none", "ema", "swa"]  # of weights over steps, or over epochs

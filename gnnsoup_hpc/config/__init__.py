@@ -312,7 +312,7 @@ class VaryJob(Section):
 
 
 class TrainJob(Section):
-    """How ingredients are trained: independently, from one initial state unless asked otherwise."""
+    """How ingredients are trained: each alone, from one initial state unless asked otherwise."""
 
     ingredients: Count = 8
     """N, the number of ingredients"""
@@ -373,11 +373,16 @@ class TrainJob(Section):
     """share of edges that each training step leaves out, an edge and its reverse alike (DropEdge)"""
     start: Start = "shared"
     """shared: all ingredients start from one initial state; own: each from its own, of (seed, i): such ingredients lie
-    in different basins, and their soups collapse unless they are aligned"""
+    in different basins, and their soups collapse unless they are aligned; snapshots: ingredient 0 as shared, each other
+    from the weights that the one before it kept, with a fresh optimiser and its schedule anew: all are one training,
+    and are trained one after the other (arXiv 1704.00109)"""
     trunk_epochs: Natural = 0
     """epochs that one shared state is trained for, before every ingredient branches from it for `epochs` more; the
     job's own learning rate, decay, dropout, optimiser, clipping and precision, none that vary, and nothing else of
     theirs"""
+    trunk_starts: Count = 1
+    """trunks that are trained, each from an initial state of its own and with draws of its own; that with the best
+    validation metric after its last epoch is the trunk, the others are not kept"""
     shared_draws: tuple[Draw, ...] = Field((), strict=False)
     """what all ingredients draw alike, as ingredient 0 does: order (of batches, and sampled neighbours), dropout
     (masks), edges (that are left out); what is not named, each draws for itself"""
@@ -396,7 +401,7 @@ class TrainJob(Section):
             "edges": bool(self.drop_edges or any(self.vary.drop_edges)),
         }
         own = any(used and name not in self.shared_draws for name, used in drawn.items())
-        return self.start == "own" or own or any(len(set(values)) > 1 for _, values in self.vary)
+        return self.start != "shared" or own or any(len(set(values)) > 1 for _, values in self.vary)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -404,6 +409,11 @@ class TrainJob(Section):
             raise ValueError(
                 f"start = 'own' and trunk_epochs = {self.trunk_epochs} contradict each other: a trunk is a start"
                 " that all share; leave one of them out"
+            )
+        if self.trunk_starts > 1 and not self.trunk_epochs:
+            raise ValueError(
+                f"trunk_starts = {self.trunk_starts} chooses among trunks, and trunk_epochs = 0 trains none: set"
+                " trunk_epochs too"
             )
         if len(set(self.shared_draws)) != len(self.shared_draws):
             raise ValueError("shared_draws names a draw twice")

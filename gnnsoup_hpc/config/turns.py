@@ -31,6 +31,7 @@ class Hyperparameters:
     average_from: float = 0.0
     precision: Precision = "float32"
     validate_every: int = 1
+    trunk_starts: int = 1
 
     def judges(self, epoch: int) -> bool:
         """Whether validation follows an epoch, from 1: every so many, and the last."""
@@ -51,7 +52,7 @@ class Hyperparameters:
 
     @property
     def of_trunk(self) -> Hyperparameters:
-        """What the trunk is trained with: rate, decay, dropout, optimiser, clipping and precision."""
+        """What the trunk is trained with: rate, decay, dropout, optimiser, clipping, precision and starts."""
         return Hyperparameters(
             self.trunk_epochs,
             self.learning_rate,
@@ -61,6 +62,7 @@ class Hyperparameters:
             optimiser=self.optimiser,
             clip_norm=self.clip_norm,
             precision=self.precision,
+            trunk_starts=self.trunk_starts,
         )
 
 
@@ -93,6 +95,8 @@ def without_effect(job: Job) -> list[str]:
         unused.append("patience")
     if how.average == "swa" and longest - math.floor(how.average_from * longest) <= 1:  # the mean of one
         unused.append("average")
+    if how.start == "snapshots" and how.ingredients == 1:
+        unused.append("start")
     if longest - how.warmup_epochs == 1:  # an epoch at the rate itself
         unused.append("schedule")
     unused += [] if how.average == "ema" else ["average_decay"]
