@@ -134,8 +134,10 @@ WRONG = [
     ({"train": {"drop_edges": 1.0}}, "train.drop_edges = 1.0"),
     ({"train": {"vary": {"drop_edges": [0.1, -0.1]}}}, "train.vary.drop_edges.1 = -0.1"),
     ({"train": {"trunk_epochs": -1}}, "train.trunk_epochs = -1"),
-    ({"train": {"start": "common"}}, "train.start = 'common': input should be 'shared' or 'own'"),
+    ({"train": {"start": "common"}}, "train.start = 'common': input should be 'shared', 'own' or 'snapshots'"),
     ({"train": {"start": "own", "trunk_epochs": 3}}, "start = 'own' and trunk_epochs = 3 contradict each other"),
+    ({"train": {"trunk_starts": 0}}, "train.trunk_starts = 0"),
+    ({"train": {"trunk_starts": 3}}, "trunk_starts = 3 chooses among trunks, and trunk_epochs = 0 trains none: set"),
     ({"train": {"shared_draws": ["seed"]}}, "train.shared_draws.0 = 'seed': input should be 'order', 'dropout' or"),
     ({"train": {"shared_draws": ["order", "order"]}}, "shared_draws names a draw twice"),
     ({"train": {"weight_decay": -0.1}}, "train.weight_decay = -0.1"),
@@ -262,6 +264,7 @@ def test_canonical_text_is_one_per_value() -> None:
         ([], True),
         (["train.dropout=0.0"], False),
         (["train.dropout=0.0", "train.start=own"], True),
+        (["train.dropout=0.0", "train.start=snapshots"], True),
         (["train.dropout=0.0", "train.batch=cluster"], True),
         (["train.dropout=0.0", "train.vary.dropout=[0.0, 0.5]"], True),
         (["train.dropout=0.0", "train.vary.learning_rate=[0.01, 0.01]"], False),
@@ -286,6 +289,8 @@ def test_whether_anything_makes_ingredients_differ(words: list[str], differ: boo
         (("train.batch=neighbour", "train.fanout=[3, 4]"), []),
         (("train.dropout=0.9", "train.vary.dropout=[0.1, 0.2]"), ["train.dropout"]),
         (("train.dropout=0.9", "train.vary.dropout=[0.1, 0.2]", "train.trunk_epochs=2"), []),
+        (("train.start=snapshots",), []),
+        (("train.start=snapshots", "train.ingredients=1"), ["train.start"]),
     ],
 )
 def test_fields_of_training_without_effect_are_known(overrides: tuple[str, ...], found: list[str]) -> None:

@@ -210,13 +210,16 @@ def _count_epochs_left(task: TaskStatus) -> int:
 
 def _join_chains(tasks: Sequence[TaskStatus]) -> list[TaskStatus]:
     """Unfinished ingredients that go on from one another as one task, with the epochs of all, at the first's place."""
-    first, joined = dict[str, str](), dict[str, TaskStatus]()
+    joined, places = list[TaskStatus](), dict[str, int]()
     for task in tasks:
-        begins = first.get(task.after, task.work)
-        first[task.work] = begins
-        before = joined.get(begins)
-        joined[begins] = replace(before, epochs=(before.epochs or 0) + _count_epochs_left(task)) if before else task
-    return list(joined.values())
+        place = places.get(task.after, len(joined)) if task.after else len(joined)
+        if place < len(joined):
+            first = joined[place]
+            joined[place] = replace(first, epochs=(first.epochs or 0) + _count_epochs_left(task))
+        else:
+            joined.append(task)
+        places[task.work] = place
+    return joined
 
 
 @dataclass(frozen=True)
