@@ -190,6 +190,8 @@ def test_chains_of_a_sweep_do_not_wait_for_each_other(tmp_path: Path, monkeypatc
     done = [line.split()[1] for line in log.said if " done in " in line]
     assert done == ["seed-1/ingredient"] * 2 + ["seed-0/ingredient"] * 2
     assert second.ingredient(1).exists()
+    found = read_status(job, RunDir.of(job)).ingredients
+    assert [task.after for task in found] == ["", "seed-0/ingredient-0000", "", "seed-1/ingredient-0000"]
 
 
 def test_those_after_one_that_diverges_are_named_once_and_the_others_kept(

@@ -166,6 +166,7 @@ _INGREDIENT_COLUMNS: tuple[Column[Ingredient], ...] = (
     ("average", _how("average"), "1", "of weights, which is judged and kept"),
     ("epochs", _how("epochs"), "1", "epochs asked for, after those of a trunk"),
     ("trunk_epochs", _how("trunk_epochs"), "1", "epochs of the trunk that it branched from"),
+    ("trunk_starts", _how("trunk_starts"), "1", "starts that the trunk was chosen from"),
     ("start", _how("start"), "1", "what it started from: a state that all share, its own, or the one before it"),
     ("shared_draws", _how("shared_draws"), "1", "what all ingredients drew alike"),
     ("stopped", lambda i: i.stopped, "1", "why training ended"),
