@@ -323,7 +323,7 @@ class VaryJob(Section):
 
 
 class TrainJob(Section):
-    """How ingredients are trained: independently, from one initial state unless asked otherwise."""
+    """How ingredients are trained: each alone, from one initial state unless asked otherwise."""
 
     recipe: RecipeName = ""
     """fields of [train] by one name, as far as the job does not name them itself: shared, trunk, own, varied, dropped,
@@ -396,11 +396,16 @@ class TrainJob(Section):
     1 / (1 - share)"""
     start: Start = "shared"
     """shared: all ingredients start from one initial state; own: each from its own, of (seed, i): such ingredients lie
-    in different basins, and their soups collapse unless they are aligned"""
+    in different basins, and their soups collapse unless they are aligned; snapshots: ingredient 0 as shared, each other
+    from the weights that the one before it kept, with a fresh optimiser and its schedule anew: all are one training,
+    and are trained one after the other (arXiv 1704.00109)"""
     trunk_epochs: Natural = 0
     """epochs that one shared state is trained for, before every ingredient branches from it for `epochs` more; the
     job's own learning rate, decay, dropping, optimiser, clipping, precision and labels, none that vary, and nothing
     else of theirs"""
+    trunk_starts: Count = 1
+    """trunks that are trained, each from an initial state of its own and with draws of its own; that with the best
+    validation metric after its last epoch is the trunk, the others are not kept"""
     shared_draws: tuple[Draw, ...] = Field((), strict=False)
     """what all ingredients draw alike, as ingredient 0 does: order (of batches, and sampled neighbours), dropout
     (masks), edges and features (that are left out), nodes (of the bag); what is not named, each draws for itself"""
@@ -421,7 +426,7 @@ class TrainJob(Section):
             "nodes": self.bag < 1.0,
         }
         own = any(used and name not in self.shared_draws for name, used in drawn.items())
-        return self.start == "own" or own or any(len(set(values)) > 1 for _, values in self.vary)
+        return self.start != "shared" or own or any(len(set(values)) > 1 for _, values in self.vary)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -440,6 +445,11 @@ class TrainJob(Section):
             raise ValueError(
                 f"start = 'own' and trunk_epochs = {self.trunk_epochs} contradict each other: a trunk is a start"
                 " that all share; leave one of them out"
+            )
+        if self.trunk_starts > 1 and not self.trunk_epochs:
+            raise ValueError(
+                f"trunk_starts = {self.trunk_starts} chooses among trunks, and trunk_epochs = 0 trains none: set"
+                " trunk_epochs too"
             )
         if len(set(self.shared_draws)) != len(self.shared_draws):
             raise ValueError("shared_draws names a draw twice")

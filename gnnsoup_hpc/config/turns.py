@@ -35,6 +35,7 @@ class Hyperparameters:
     labels: Labels = "training"
     bag: float = 1.0
     drop_features: float = 0.0
+    trunk_starts: int = 1
 
     def judges(self, epoch: int) -> bool:
         """Whether validation follows an epoch, from 1: every so many, and the last.
@@ -58,7 +59,7 @@ class Hyperparameters:
 
     @property
     def of_trunk(self) -> Hyperparameters:
-        """What the trunk is trained with: rate, decay, dropping, optimiser, clipping, precision, labels."""
+        """What the trunk is trained with: rate, decay, dropping, optimiser, clipping, precision, labels and starts."""
         return Hyperparameters(
             self.trunk_epochs,
             self.learning_rate,
@@ -70,6 +71,7 @@ class Hyperparameters:
             precision=self.precision,
             labels=self.labels,
             drop_features=self.drop_features,
+            trunk_starts=self.trunk_starts,
         )
 
 
@@ -104,6 +106,8 @@ def without_effect(job: Job) -> list[str]:
         unused.append("patience")
     if how.average == "swa" and longest - math.floor(how.average_from * longest) <= 1:  # the mean of one
         unused.append("average")
+    if how.start == "snapshots" and how.ingredients == 1:
+        unused.append("start")
     if longest - how.warmup_epochs == 1:  # an epoch at the rate itself
         unused.append("schedule")
     unused += [] if how.average == "ema" else ["average_decay"]

@@ -24,7 +24,7 @@ from gnnsoup_hpc.graph.sampling import resolve_sampler
 from gnnsoup_hpc.io import files, imports, judged, states
 from gnnsoup_hpc.io.graph import GraphFile
 from gnnsoup_hpc.io.imports import ImportedFile
-from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk
+from gnnsoup_hpc.io.records import Epoch, Ingredient, Trunk, TrunkStart
 from gnnsoup_hpc.models.base import Model
 from gnnsoup_hpc.runtime.profiling import Measurement
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -40,7 +40,7 @@ IN_MEMORY_BYTES = 2 << 20  # a larger checkpoint is built on the disk, for train
 
 # Not in an origin where they are so: recipes of files that were written before a field was there do not change.
 _DEFAULTS: dict[str, Any] = (
-    {"trunk_sha256": "", "train.shared_draws": [], "train.engine": "torch"}
+    {"trunk_sha256": "", "previous_sha256": "", "train.shared_draws": [], "train.engine": "torch"}
     | NO_TASK
     | {
         f"train.{known.name}": known.default
@@ -69,12 +69,23 @@ class Origin:
     trunk_sha256: str = ""  # of the state that it branched from, where there is a trunk
     engine: str = "torch"  # "auto": any, where a job leaves it open
     task: Mapping[str, Any] = field(default_factory=dict)  # what differs from classes judged by accuracy
+    previous_sha256: str = ""  # of the weights of the ingredient before it, where it goes on from them
 
     @classmethod
     def of(
-        cls, job: Job, architecture: Model, graph: GraphFile, initial: str, index: int | None, trunk: str = ""
+        cls,
+        job: Job,
+        architecture: Model,
+        graph: GraphFile,
+        initial: str,
+        index: int | None,
+        trunk: str = "",
+        previous: str = "",
     ) -> Origin:
-        """The origin of a job's ingredient `index`, or trunk; `initial` and `trunk` are hashes of the shared states."""
+        """The origin of a job's ingredient `index`, or trunk.
+
+        Hashes: `initial` and `trunk` of the shared states, `previous` as `hash_previous` gives it.
+        """
         train = job.train
         if index is None:
             how = base_hyperparameters(job).of_trunk
@@ -83,7 +94,7 @@ class Origin:
             if how.start == "own":
                 initial = states.sha256(make_own_start(architecture, train.seed, index))
         batches = _batches(job, graph)
-        how_made = batches, trunk, train.engine, graph.resolve_task(job.task).values
+        how_made = batches, trunk, train.engine, graph.resolve_task(job.task).values, previous
         return cls(graph.sha256, initial, architecture, train.batch, train.seed, index, how, *how_made)
 
     @property
@@ -96,6 +107,7 @@ class Origin:
         values["train.engine"] = self.engine
         values |= {"train.batch": self.batch, "train.seed": self.seed, "index": self.index} | dict(self.batches)
         values |= {"initial_sha256": self.initial_sha256, "trunk_sha256": self.trunk_sha256} | dict(self.task)
+        values["previous_sha256"] = self.previous_sha256
         values = {key: value for key, value in values.items() if key not in _DEFAULTS or value != _DEFAULTS[key]}
         if values["index"] is None:
             del values["index"]
@@ -222,6 +234,7 @@ def _find_origin(job: Job, run: RunDir) -> dict[str, Any] | None:
     paths = [(run.ingredient(index), KIND, VERSION) for index in ingredients] + [(run.trunk, TRUNK, TRUNK_VERSION)]
     names = "trunk", *(f"ingredient-{index:04d}" for index in ingredients)
     paths += [(run.checkpoint(name), CHECKPOINT, CHECKPOINT_VERSION) for name in names]
+    paths += [(run.trunk_starts, TRUNK, TRUNK_VERSION)]
     for path, kind, version in paths:
         with suppress(FileError), files.read_file(path, kind, version) as file:
             return files.get_json(file["provenance"], "origin")
@@ -231,6 +244,25 @@ def _find_origin(job: Job, run: RunDir) -> dict[str, Any] | None:
 def make_own_start(architecture: Model, seed: int, index: int) -> State:
     """The initial state of ingredient `index` with train.start = "own"."""
     return architecture.init_state(rng.derive_seed(seed, rng.START, index))
+
+
+def list_trunk_seeds(job: Job) -> list[int]:
+    """The seed of each start of the trunk, of the first the job's own; each is one that train.seed may be."""
+    seed = job.train.seed
+    return [seed, *(rng.derive_seed(seed, rng.TRUNK, start) % 2**32 for start in range(1, job.train.trunk_starts))]
+
+
+def hash_previous(job: Job, run: RunDir, index: int | None) -> str:
+    """Hash of the weights that ingredient `index` goes on from: those of the one before it, if by train.start.
+
+    Of the first, of the trunk, and of other starts "". Raises: FileError where the file before its own cannot be read.
+    """
+    if not index or job.train.start != "snapshots":
+        return ""
+    try:
+        return states.sha256(read(run.ingredient(index - 1)).state)
+    except FileError as error:
+        raise FileError(f"{run.ingredient(index)} goes on from the ingredient before it, and {error}") from None
 
 
 def write(path: Path, ingredient: Ingredient, origin: Origin | ImportedOrigin, job: Job, **provenance: object) -> None:
@@ -377,13 +409,14 @@ def _check_origin(path: Path, file: h5py.File, wanted: Mapping[str, Any]) -> Non
     if says["train.engine"] == "auto":
         says["train.engine"] = was["train.engine"]
     # Where a start differs, what the job says of starts tells more than a hash.
-    keys = sorted([*wanted, *found], key=lambda key: key in ("initial_sha256", "trunk_sha256"))
+    keys = sorted([*wanted, *found], key=lambda key: key in ("initial_sha256", "trunk_sha256", "previous_sha256"))
     key = next((key for key in keys if was.get(key) != says.get(key)), None)
     if key is not None:
         other = {
             "graph_sha256": f"was trained on another graph ({str(found.get(key))[:12]}…) than the run's",
             "initial_sha256": "started from another initial state than the run's",
             "trunk_sha256": "branched from another trunk than the run's",
+            "previous_sha256": "went on from other weights than those of the ingredient before it",
         }
         recipe = f"is of another recipe: {key} was {was.get(key)!r}, the job says {says.get(key)!r}"
         raise ForeignFileError(f"{path} {other.get(key, recipe)}{_advise_code(key, was.get(key))}")
@@ -412,15 +445,34 @@ def _content_sha256(made: Ingredient) -> str:
 
 
 def write_trunk(path: Path, trunk: Trunk, origin: Origin, job: Job, **provenance: object) -> None:
-    """Publish the trunk."""
+    """Publish the trunk, or the best one so far while more starts are to come."""
     with files.create_file(path, TRUNK, TRUNK_VERSION, "trunk: the state that all ingredients branch from") as file:
         _put_training(file, trunk, origin, job, provenance)
+        if origin.hyperparameters.trunk_starts > 1:
+            files.put_records(file, "starts", TrunkStart, trunk.starts, "one row a start that the trunk is chosen from")
+            file.attrs["chosen"] = trunk.chosen
 
 
 def read_trunk(path: Path, origin: Origin | None = None) -> Trunk:
     """The trunk in a file; `origin` and errors are as in `read`."""
     with files.read_file(path, TRUNK, TRUNK_VERSION) as file:
-        return Trunk(_read_state(path, file, origin), _get_history(file), files.get_cost(file))
+        state, history, spent = _read_state(path, file, origin), _get_history(file), files.get_cost(file)
+        if "starts" not in file:
+            return Trunk(state, history, spent)
+        starts, chosen = tuple(files.get_records(file["starts"], TrunkStart)), files.get_integer(file, "chosen")
+        if not 0 <= chosen < len(starts):
+            raise FileError(f"{path}: its attribute chosen is {chosen}, and it has {len(starts)} starts, from 0")
+        return Trunk(state, history, spent, starts=starts, chosen=chosen)
+
+
+def hash_branch(path: Path, initial: str, origin: Origin | None = None) -> tuple[str, str]:
+    """Hashes of the state that the trunk in a file was trained from, and of the trunk.
+
+    initial: of the run's initial state, from which it is but where another start was chosen. Errors as in `read`.
+    """
+    trunk = read_trunk(path, origin)
+    began = trunk.starts[trunk.chosen].initial_sha256 if trunk.starts else initial
+    return began, states.sha256(trunk.state)
 
 
 def write_initial(path: Path, state: State, architecture: Model, job: Job) -> None:

@@ -29,12 +29,29 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class TrunkStart:
+    """One of several starts that a trunk is chosen from."""
+
+    seed: Annotated[int, "1", "seed of its initial state and draws: a job with this train.seed trains it as its trunk"]
+    initial_sha256: Annotated[str, "1", "hash of its initial state"]
+    validation_accuracy: Annotated[float, "1", "accuracy, or the task's metric, on validation nodes; NaN: it diverged"]
+    seconds: Annotated[float, "s", "wall time of its training"]
+
+
+@dataclass(frozen=True)
 class Trunk:
-    """The state that ingredients branch from: that of its last epoch."""
+    """The state that ingredients branch from: that of its last epoch.
+
+    diverged: when its training did, in words; then `state` is what it started from. starts, chosen: what was trained
+    where there are several starts, and the row of the one that this trunk is; measurement: of all of them.
+    """
 
     state: State
     history: tuple[Epoch, ...]
     measurement: Measurement
+    diverged: str = ""
+    starts: tuple[TrunkStart, ...] = ()
+    chosen: int = 0
 
 
 @dataclass(frozen=True)

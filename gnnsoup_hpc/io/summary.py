@@ -61,6 +61,15 @@ def epochs_done(checkpoint: Path) -> int:
         return files.get_integer(file, "epoch")
 
 
+def count_starts(path: Path) -> int:
+    """Starts that a trunk was chosen from, or is so far; 0 where there is no such file, or one cut short."""
+    try:
+        with _open(path, "trunk") as file:
+            return len(file["starts/seed"])
+    except FileError:
+        return 0
+
+
 def seconds(path: Path, kind: str) -> float:
     """Wall time that the making of a file took. Raises: FileError where there is no such file, or one cut short."""
     with _open(path, kind) as file:

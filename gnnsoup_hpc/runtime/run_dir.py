@@ -34,6 +34,11 @@ class RunDir:
         self.logs = root / "logs"  # of batch jobs
         self.failures = root / "failures"
 
+    @property
+    def trunk_starts(self) -> Path:
+        """The best trunk of the starts that are over, while others are to come; gone once the trunk is there."""
+        return self.checkpoint("trunk-starts")
+
     @classmethod
     def of(cls, job: Job) -> RunDir:
         """The run of `job`."""

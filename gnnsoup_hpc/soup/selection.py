@@ -116,12 +116,13 @@ def _read_trained(job: Job, run: RunDir, model: Model, graph: GraphFile) -> Read
         raise RunError(f"{run.ingredients} holds no ingredient of this job: {imports.MAKE}")
     with advise("run `gnnsoup train JOB`, which makes it again"):
         initial = states.sha256(ingredient_store.read_initial(run.initial, model, job.train.seed))
-    trunk = _trunk_sha256(job, run, model, graph, initial)
+    initial, trunk = _hash_branch(job, run, model, graph, initial)
 
     def read(index: int, path: Path) -> Ingredient:
         if not path.exists():
             raise FileError(f"{path} is not trained yet")
-        return ingredient_store.read(path, Origin.of(job, model, graph, initial, index, trunk))
+        previous = ingredient_store.hash_previous(job, run, index)
+        return ingredient_store.read(path, Origin.of(job, model, graph, initial, index, trunk, previous))
 
     return read
 
@@ -186,14 +187,14 @@ def _select(job: Job, run: RunDir, read: Read) -> tuple[Selection, FileError | N
     return selection, first
 
 
-def _trunk_sha256(job: Job, run: RunDir, model: Model, graph: GraphFile, initial: str) -> str:
-    """Hash of the state that the ingredients branched from; none without a trunk."""
+def _hash_branch(job: Job, run: RunDir, model: Model, graph: GraphFile, initial: str) -> tuple[str, str]:
+    """Hashes of the state that all began at, and of that which the ingredients branched from; "" without a trunk."""
     if not job.train.trunk_epochs:
-        return ""
+        return initial, ""
     with advise("run `gnnsoup train JOB`, which makes it again"):
         try:
             origin = Origin.of(job, model, graph, initial, None)
-            return states.sha256(ingredient_store.read_trunk(run.trunk, origin).state)
+            return ingredient_store.hash_branch(run.trunk, initial, origin)
         except ForeignFileError as error:
             advice = f"give the job a name of its own (--set name=…), or move {run.trunk} away"
             raise RunError(f"{error}: {advice}") from None

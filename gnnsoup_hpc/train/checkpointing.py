@@ -33,6 +33,12 @@ class Checkpoints(Protocol):
         """
 
 
+def remove(path: Path) -> None:
+    """Remove a checkpoint of what is there by now. One that cannot be removed stays; nobody heeds it."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
 class OvertakenError(SoupError):
     """Somebody else has the lease by now, and trains the same: no failure, and nothing that ends a command."""
 
@@ -120,8 +126,7 @@ class CheckpointManager:
 
     def forget(self) -> None:
         """What was trained is there: its checkpoint is of no use any more, nor of harm."""
-        with suppress(OSError):
-            self.path.unlink(missing_ok=True)
+        remove(self.path)
 
     def _write(self, epoch: int, checkpoint: Checkpoint) -> None:
         """Without a checkpoint training can still succeed, so one that cannot be written is said once."""

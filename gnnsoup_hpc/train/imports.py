@@ -275,7 +275,7 @@ class Importer:
                 f"import: {found.path} is of another graph, or another split, than the run's: it may have been trained"
                 " on nodes that it is tested on here"
             )
-        kept = "initial_sha256", "trunk_sha256"
+        kept = "initial_sha256", "trunk_sha256", "previous_sha256"
         return made, {name: value for name, value in origin.items() if name.startswith("train.") or name in kept}
 
     def _make_evaluator(self) -> Evaluator:

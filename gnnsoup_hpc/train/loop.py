@@ -123,14 +123,12 @@ def train_trunk(
     """Train the state that all ingredients branch from: that of the last epoch, whichever was the best.
 
     Source: Frankle et al., Linear mode connectivity and the lottery ticket hypothesis, ICML 2020, arXiv 1912.05671.
-    Raises: DivergedError where an epoch did not end with finite weights; Preempted.
+    One that diverges says so. Raises: Preempted.
     """
     training = Training(data, initial, how, seed, TRUNK)
     diverged, spent = training.run(bar, checkpoints)
-    if diverged:
-        raise DivergedError(f"the trunk {diverged}: lower train.learning_rate = {how.learning_rate:g}")
-    state = {name: tensor.detach().cpu() for name, tensor in training.state.items()}
-    return Trunk(state, tuple(training.history), spent)
+    state = initial if diverged else {name: tensor.detach().cpu() for name, tensor in training.state.items()}
+    return Trunk(state, tuple(training.history), spent, diverged)
 
 
 class Training:

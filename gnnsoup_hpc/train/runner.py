@@ -6,8 +6,8 @@ The runs of a sweep of training are shared all together: no rank waits for one o
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -43,12 +43,13 @@ from gnnsoup_hpc.runtime.gpu import explain_out_of_memory
 from gnnsoup_hpc.runtime.launch import RankInfo, read_slurm_job
 from gnnsoup_hpc.runtime.leases import Lease, LeaseMonitor
 from gnnsoup_hpc.runtime.profiling import warm_up
-from gnnsoup_hpc.runtime.progress import Log
+from gnnsoup_hpc.runtime.progress import Bar, Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.train.batches import Batches, ClusterBatches, FullBatches, HostGraph, NeighbourBatches
-from gnnsoup_hpc.train.checkpointing import CheckpointManager, OvertakenError
-from gnnsoup_hpc.train.loop import TrainData, train, train_trunk
+from gnnsoup_hpc.train.checkpointing import CheckpointManager, OvertakenError, remove
+from gnnsoup_hpc.train.loop import TrainData, train
 from gnnsoup_hpc.train.task_board import TaskBoard, remove_leftovers
+from gnnsoup_hpc.train.trunk import describe_starts, train_starts
 from gnnsoup_hpc.types import TRAINED_ROLES, Role, State
 from gnnsoup_hpc.utils.out_of_core import BufferPool
 
@@ -60,8 +61,8 @@ class TrainContext:
     """A rank's place at a run; what it trains on is read when it is first asked for, and given back by `release`.
 
     graph: the run's, or that of the sweep whose run it is. label: begins the names of its works in what is said, in a
-    sweep. initial_sha256: hash of what ingredients start from; trunk_sha256: of the state that all branch from, where
-    the job asks for one and it is there.
+    sweep. initial_sha256: hash of what ingredients start from, by way of a trunk where there is one; trunk_sha256: of
+    the state that all branch from, where the job asks for one and it is there.
     """
 
     job: Job
@@ -131,8 +132,11 @@ class TrainContext:
 
     def start_of(self, index: int | None) -> State:
         """What ingredient `index`, or the trunk, is trained from."""
-        if index is not None and self.job.train.start == "own":
+        start = self.job.train.start
+        if index is not None and start == "own":
             return ingredient_store.make_own_start(self.model, self.job.train.seed, index)
+        if index and start == "snapshots":
+            return ingredient_store.read(self.run.ingredient(index - 1)).state
         return ingredient_store.read_trunk(self.run.trunk).state if self.trunk_sha256 else self.read_initial()
 
     def origin_of(self, index: int | None) -> Origin:
@@ -140,8 +144,12 @@ class TrainContext:
         return replace(self.accepted_of(index), engine=self.engine.name)
 
     def accepted_of(self, index: int | None) -> Origin:
-        """The same as the job has it, which may leave the engine open."""
-        return Origin.of(self.job, self.model, self.graph, self.initial_sha256, index, self.trunk_sha256)
+        """The same as the job has it, which may leave the engine open.
+
+        Raises: FileError where it goes on from an ingredient that is not there.
+        """
+        previous = ingredient_store.hash_previous(self.job, self.run, index)
+        return Origin.of(self.job, self.model, self.graph, self.initial_sha256, index, self.trunk_sha256, previous)
 
     @property
     def works(self) -> list[Work]:
@@ -162,6 +170,16 @@ class Work:
         return "trunk" if self.index is None else f"ingredient-{self.index:04d}"
 
     @property
+    def title(self) -> str:
+        """In what is said."""
+        return self.context.label + self.name.replace("-", " ")
+
+    @property
+    def named(self) -> str:
+        """The same in the middle of a sentence."""
+        return "the trunk" if self.title == "trunk" else self.title
+
+    @property
     def path(self) -> Path:
         """Its file."""
         return self.context.run.trunk if self.index is None else self.context.run.ingredient(self.index)
@@ -170,6 +188,12 @@ class Work:
     def lease(self) -> Path:
         """The lease on it."""
         return self.context.run.lease(self.name)
+
+    @property
+    def previous(self) -> Work | None:
+        """The ingredient that it goes on from, if it goes on from one."""
+        chained = self.context.job.train.start == "snapshots"
+        return Work(self.context, self.index - 1) if self.index and chained else None
 
 
 def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping: bool = False) -> None:
@@ -203,10 +227,10 @@ def train_all(job: Job, here: RankInfo, device: torch.device, log: Log, souping:
             context.initial_sha256 = _load_initial(context)
         failed = _train_trunks(contexts)
         begun = [context for context in contexts if Work(context, None) not in failed]
-        missing = [work for context in begun for work in context.works if _find_fault(work)]
+        missing = _list_missing([work for context in begun for work in context.works])
         if here.rank == 0:
             _note_jobs(job, contexts)
-        _describe_work(contexts, len(missing))
+        _describe_work(contexts, missing)
         failed |= _share(missing)
         for context in begun:
             _finish(context, failed, any(work.context is context for work in missing))
@@ -231,9 +255,11 @@ def _describe_failed(contexts: Sequence[TrainContext], failed: Mapping[Work, str
     lost = [work for work in works if work in failed]
     count = sum(len(work.context.works) if work.index is None else 1 for work in lost)
     names = ", ".join(work.context.label + work.name.removeprefix("ingredient-") for work in lost)
+    or_after = " or go on from one that did" if any(work.previous in failed for work in lost) else ""
     return IngredientsError(
-        f"{count} of {sum(len(context.works) for context in contexts)} ingredients failed, all others are there:"
-        f" {names}. The first: {failed[lost[0]]}. The same command tries them again; `gnnsoup status` says why of each"
+        f"{count} of {sum(len(context.works) for context in contexts)} ingredients failed{or_after}, all others are"
+        f" there: {names}. The first: {failed[lost[0]]}. The same command tries them again; `gnnsoup status` says why"
+        " of each"
     )
 
 
@@ -256,7 +282,7 @@ def _finish(context: TrainContext, failed: Container[Work], trained: bool) -> No
     run, works = context.run, context.works
     done = [work for work in works if work not in failed]
     if context.here.rank == 0:
-        remove_leftovers(run, ["trunk", *(work.name for work in done)])
+        remove_leftovers(run, ["trunk", run.trunk_starts.stem, *(work.name for work in done)])
     if done == works and (trained or gathered.names(run.gathered) != [work.path.stem for work in works]):
         gathered.gather(run.gathered, [work.path for work in works], context.read_initial(), context.job)
 
@@ -348,8 +374,10 @@ def _evaluation_bytes(job: Job, sizes: Sizes, limit: Limit) -> int:
     return max(0, limit.room - (estimate.neighbour_store(sizes) if job.train.batch == "neighbour" else 0))
 
 
-def _describe_work(contexts: Sequence[TrainContext], missing: int) -> None:
-    """Say what is there, what the jobs set in vain, and what is odd about them."""
+def _describe_work(contexts: Sequence[TrainContext], works: Sequence[Work]) -> None:
+    """Say what is there, what the jobs set in vain, and what is odd about them. works: those that are missing."""
+    known = set(works)
+    missing, at_once = len(works), sum(work.previous not in known for work in works)
     here, log, count = contexts[0].here, contexts[0].log, sum(len(context.works) for context in contexts)
     if here.rank == 0:
         unused = (", ".join(without_effect(context.job)) for context in contexts)
@@ -361,10 +389,11 @@ def _describe_work(contexts: Sequence[TrainContext], missing: int) -> None:
             _describe_more(context)
     if missing < count:
         log.say(f"train: {count - missing} of {count} ingredients are there already")
-    idle = here.size - missing
+    idle = here.size - at_once
     if missing and idle > 0 and here.rank == 0:
         have, what = "has" if idle == 1 else "have", "ingredient" if missing == 1 else "ingredients"
-        log.say(f"train: {idle} of {here.size} ranks {have} nothing to train: {missing} {what}")
+        turns = "" if at_once == missing else ', each from the one before it (train.start = "snapshots")'
+        log.say(f"train: {idle} of {here.size} ranks {have} nothing to train: {missing} {what}{turns}")
     if missing and any(len(context.works) > 1 and not context.job.train.differ for context in contexts):
         log.say(
             "train: nothing makes the ingredients differ, so all will be equal and no soup can gain: set train.dropout,"
@@ -418,7 +447,8 @@ def _train_trunks(contexts: Sequence[TrainContext]) -> dict[Work, str]:
         raise DivergedError(failed[works[0]])
     for work in works:
         if work not in failed:
-            work.context.trunk_sha256 = states.sha256(ingredient_store.read_trunk(work.path).state)
+            hashes = ingredient_store.hash_branch(work.path, work.context.initial_sha256)
+            work.context.initial_sha256, work.context.trunk_sha256 = hashes
     return failed
 
 
@@ -444,15 +474,29 @@ def _open_first_hop(context: TrainContext) -> AbstractContextManager[FirstAggreg
 # ---- works
 
 
+def _list_missing(works: Sequence[Work]) -> list[Work]:
+    """Those that have a fault, and those after one of a chain that has: what they go on from is not known yet.
+
+    works: of each run in their order. Raises: RunError.
+    """
+    found, faulty = list[Work](), set[Work]()
+    for work in works:
+        if work.previous in faulty or _find_fault(work):
+            found.append(work)
+            faulty.add(work)
+    return found
+
+
 def _find_fault(work: Work) -> str:
     """What is wrong with the file of a work, which may be missing or damaged; empty if it is there and right.
 
-    Raises: RunError for a sound one of another recipe: it is somebody's work, and not ours to replace.
+    Raises: RunError for a sound one of another recipe: it is somebody's work, and not ours to replace. FileError where
+    it goes on from an ingredient that is not there.
     """
-    path = work.path
+    path, accepted = work.path, work.context.accepted_of(work.index)
     read = ingredient_store.read_trunk if work.index is None else ingredient_store.read
     try:
-        read(path, work.context.accepted_of(work.index))
+        read(path, accepted)
     except ForeignFileError as error:
         raise RunError(f"{error}: give the job a name of its own (--set name=…), or move {path} away") from None
     except FileError as error:
@@ -463,8 +507,9 @@ def _find_fault(work: Work) -> str:
 def _share(works: Sequence[Work]) -> dict[Work, str]:
     """Train what is missing, one lease after the other; wait for what others hold, and take over what they drop.
 
-    Ranks begin at different works, so that they rarely ask for the same lease. What failed is not tried again: which
-    did, and why. What one run trains on is given back before another's is read.
+    Ranks begin at different works, so that they rarely ask for the same lease. One that goes on from another has its
+    turn once that is there. What failed is not tried again: which did, and why. What one run trains on is given back
+    before another's is read.
     """
     if not works:
         return {}
@@ -472,20 +517,34 @@ def _share(works: Sequence[Work]) -> dict[Work, str]:
     first, failed, waiting = here.rank * len(works) // here.size, dict[Work, str](), False
     todo, last = [*works[first:], *works[:first]], works[first].context
     while todo:
-        held_by_others = []
+        left = set(todo)
         for work in todo:
+            before = work.previous
+            if before in left:
+                continue
+            if before is not None and before in failed:
+                failed[work] = f"it goes on from {before.title}, which failed"
+                left.remove(work)
+                continue
             if work.context is not last:
                 last.release()
                 last = work.context
-            if not _settle(work, monitor, failed):
-                held_by_others.append(work)
-        if held_by_others == todo:
-            if todo[0].index is None and not waiting:
-                log.say(f"train: waiting for {leases.describe_holder(todo[0].lease)}, who trains the trunk")
-                waiting = True
+            if _settle(work, monitor, failed):
+                left.remove(work)
+        if len(left) == len(todo):
+            waiting = waiting or _describe_waiting(todo, log)
             time.sleep(POLL_SECONDS)
-        todo = held_by_others
+        todo = [work for work in todo if work in left]
     return failed
+
+
+def _describe_waiting(todo: Sequence[Work], log: Log) -> bool:
+    """Say whose work all others wait for, a trunk or an ingredient that others go on from; whether there is such."""
+    left, awaited = set(todo), {work.previous for work in todo}
+    held = next((work for work in todo if work.index is None or (work in awaited and work.previous not in left)), None)
+    if held is not None:
+        log.say(f"train: waiting for {leases.describe_holder(held.lease)}, who trains {held.named}")
+    return held is not None
 
 
 def _settle(work: Work, monitor: LeaseMonitor, failed: dict[Work, str]) -> bool:
@@ -503,6 +562,14 @@ def _settle(work: Work, monitor: LeaseMonitor, failed: dict[Work, str]) -> bool:
         return False
 
 
+@contextmanager
+def _watch(work: Work, epochs: int, part: str = "") -> Iterator[Bar]:
+    """A block in which a work, or a part of it, is trained, and of which the board tells. Raises: DeviceMemoryError."""
+    board, explain = work.context.board, explain_out_of_memory(f"train: {work.named}{part}")
+    with board.watch(work.name, f"{work.title}{part}", epochs) as bar, explain:
+        yield bar
+
+
 def _train_one(work: Work, fault: str, lease: Lease) -> str:
     """Train and publish one work; an ingredient's file, which has a fault, is set aside first.
 
@@ -516,29 +583,32 @@ def _train_one(work: Work, fault: str, lease: Lease) -> str:
         then = "made again" if index is None else f"set aside as {files.set_aside(path).name}, and trained again"
         log.say(f"train: {fault}; {then}")
     origin, provenance = context.origin_of(index), context.provenance
-    title = context.label + work.name.replace("-", " ")
     how, start, seed = origin.hyperparameters, context.start_of(index), job.train.seed
-    named = "the trunk" if title == "trunk" else title
-    checkpoints = CheckpointManager(context.run.checkpoint(work.name), named, origin, job, lease, log, provenance)
+    own = context.run.checkpoint(work.name)
+    checkpoints = CheckpointManager(own, work.named, origin, job, lease, log, provenance)
     made: Trunk | Ingredient
     try:
-        with board.watch(work.name, title, how.epochs) as bar, explain_out_of_memory(f"train: {named}"):
-            if index is None:
-                made = train_trunk(context.data, start, how, seed, bar, checkpoints)
-            else:
+        if index is None:
+            watch = partial(_watch, work, how.epochs)
+            made = train_starts(context.data, start, checkpoints, context.run.trunk_starts, watch)
+        else:
+            with _watch(work, how.epochs) as bar:
                 made = train(context.data, start, how, seed, index, bar, checkpoints)
     except DivergedError as error:
         if index is not None or context.label:
-            log.say(f"train: {context.label}{error}; the others are trained all the same")
+            ends = job.train.start == "snapshots" and index is not None and index + 1 < job.train.ingredients
+            then = "those after it cannot be trained" if ends else "the others are trained all the same"
+            log.say(f"train: {context.label}{error}; {then}")
         return str(error)
     if isinstance(made, Trunk):
         ingredient_store.write_trunk(path, made, origin, job, **provenance)
+        remove(context.run.trunk_starts)
         last = made.history[-1].validation_accuracy
-        reached = f"{len(made.history)} epochs, validation {last:.4f} between epochs"
+        reached = f"{len(made.history)} epochs, validation {last:.4f} between epochs{describe_starts(made)}"
     else:
         ingredient_store.write(path, made, origin, job, **provenance)
         reached = f"validation {made.validation_accuracy:.4f} (epoch {made.best_epoch}), {made.stopped}"
     checkpoints.forget()
     board.forget_failure(work.name)
-    log.say(f"train: {title} done in {made.measurement['seconds']:.1f} s, {reached}")
+    log.say(f"train: {work.title} done in {made.measurement['seconds']:.1f} s, {reached}")
     return ""

@@ -35,6 +35,8 @@ hidden = 4
 ingredients = 2
 batch = "cluster"
 trunk_epochs = 2
+trunk_starts = 2
+start = "snapshots"
 checkpoint_seconds = 1e-9
 epochs = 2
 [soup]
@@ -89,10 +91,20 @@ def _set(*overrides: str) -> tuple[str, ...]:
     return tuple(word for override in overrides for word in ("--set", override))
 
 
-DIVERGING = _set("name=diverging", "train.trunk_epochs=0", "train.vary.learning_rate=[0.01, 999]")
+DIVERGING = _set(
+    "name=diverging", "train.trunk_epochs=0", "train.trunk_starts=1", "train.vary.learning_rate=[0.01, 999]"
+)
 IMPORT = ("import", "job.toml", "runs/tiny/ingredients/*.h5", *_set("name=imported"))
 OTHER = ("--graph", "synthetic:arxiv", "--to", "runs/out/scores.npy")
-GRID = _set("name=grid", "train.trunk_epochs=0", "train.ingredients=1", "train.epochs=1", 'train.batch="full"')
+GRID = _set(
+    "name=grid",
+    "train.trunk_epochs=0",
+    "train.trunk_starts=1",
+    "train.start=shared",
+    "train.ingredients=1",
+    "train.epochs=1",
+    'train.batch="full"',
+)
 GRID += _set('soup.methods=["uniform"]', "soup.diagnose=false", 'soup.align="none"')
 SWEPT = _set('soup.methods=["gis"]', "soup.diagnose=false", "sweep.gis.granularity=[3, 4]")
 

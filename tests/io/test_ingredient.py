@@ -77,6 +77,10 @@ def test_the_file_says_where_it_comes_from(path: Path) -> None:
             r"train.shared_draws was \[\], the job says \['edges'\]",
         ),
         (replace(ORIGIN, trunk_sha256="c" * 64), "branched from another trunk"),
+        (
+            replace(ORIGIN, previous_sha256="c" * 64),
+            "went on from other weights than those of the ingredient before it",
+        ),
         (replace(ORIGIN, index=3), "index was 2, the job says 3"),
         (replace(ORIGIN, architecture=replace(NET, hidden=16)), "does not fit the job's model"),
         (replace(ORIGIN, architecture=replace(NET, kind="gcn")), "does not fit the job's model: "),

@@ -57,6 +57,7 @@ TRAINED = {
     "train.average_from": "0.5",
     "train.start": "own",
     "train.trunk_epochs": "1",
+    "train.trunk_starts": "2",
     "train.shared_draws": "['dropout', 'order']",
     "train.vary.learning_rate": "[0.01, 0.07]",
     "train.vary.weight_decay": "[0.0, 0.2]",
@@ -86,6 +87,7 @@ WITHOUT_EFFECT = {
 }
 NOT_ALLOWED = {(base, "model.heads") for base in BASES if base != "gat"} | {("gat", "model.kind")}
 NOT_ALLOWED |= {("neighbour", "train.first_hop"), ("gat", "train.first_hop")}
+NOT_ALLOWED |= {(base, "train.trunk_starts") for base in BASES}  # without a trunk
 
 
 def names(*sections: tuple[str, type]) -> set[str]:
@@ -136,6 +138,13 @@ def test_a_field_that_changes_an_ingredient_changes_its_fingerprint(base: str, p
         assert found == content or other != fingerprint, f"{field} changes weights, and no fingerprint"
         if field in WITHOUT_EFFECT[base]:
             assert (other, found) == (fingerprint, content), f"{field} has an effect on {base} batches"
+
+
+def test_starts_change_fingerprints(prepared: Job) -> None:
+    """Of ingredients that branch from another start's trunk, and of those that go on from one another."""
+    trunk, snapshots = ("train.trunk_epochs=1",), ("train.start=snapshots",)
+    found = [trained(prepared, *base) for base in ((), trunk, (*trunk, "train.trunk_starts=3"), snapshots)]
+    assert len({fingerprint for fingerprint, _ in found}) == len(found)
 
 
 def test_another_graph_or_other_parts_of_mini_batches_are_other_ingredients(prepared: Job) -> None:

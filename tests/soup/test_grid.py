@@ -32,6 +32,7 @@ from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.train import runner
+from gnnsoup_hpc.train import trunk as trunk_training
 from gnnsoup_hpc.train.imports import import_all
 from gnnsoup_hpc.train.loop import TrainData, Training, train_trunk
 from gnnsoup_hpc.train.runner import train_all
@@ -208,7 +209,7 @@ def test_a_combination_that_fails_stops_no_other(
             raise DivergedError("the trunk diverged")
         return train_trunk(data, start, how, *others)
 
-    monkeypatch.setattr(runner, "train_trunk", diverging)
+    monkeypatch.setattr(trunk_training, "train_trunk", diverging)
     wild = runs.change_job(prepared, "sweep={ train = { learning_rate = [0.03, 0.02] } }", "train.trunk_epochs=1")
     failed = r"1 of 2 ingredients failed, all others are there: learning_rate-0.03/trunk. The first: the trunk diverged"
     with pytest.raises(IngredientsError, match=failed):

@@ -159,6 +159,18 @@ def test_without_dropout_the_generator_does_not_matter(tmp_path: Path, interrupt
     assert content(job) == wanted
 
 
+def test_an_ingredient_that_goes_on_from_another_goes_on_too(tmp_path: Path, interrupter: Interrupter) -> None:
+    snapshots = ("train.ingredients=2", "train.start=snapshots", "train.schedule=cosine")
+    job = runs.prepare_run(tmp_path / "a", ONE[0], *snapshots)
+    quiet = runs.copy_run(job, tmp_path / "b")
+    runs.train(quiet)
+    assert "ingredient 0001 is kept after epoch 2" in interrupter.stop(job, EPOCHS + 2)
+    interrupter.done = 0
+    runs.train(job)
+    assert interrupter.done == EPOCHS - 2
+    assert [content(job, index) for index in range(2)] == [content(quiet, index) for index in range(2)]
+
+
 def test_a_trunk_goes_on_too(tmp_path: Path, interrupter: Interrupter) -> None:
     job = runs.prepare_run(tmp_path / "a", *ONE, "train.trunk_epochs=4")
     quiet = runs.copy_run(job, tmp_path / "b")

@@ -30,6 +30,7 @@ from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.train import runner
+from gnnsoup_hpc.train import trunk as trunk_training
 from gnnsoup_hpc.train.batches import FullBatches
 from gnnsoup_hpc.train.loop import TrainData, train, train_trunk
 from gnnsoup_hpc.types import Role, State
@@ -234,7 +235,7 @@ def test_two_ranks_train_the_trunk_once(tmp_path: Path, monkeypatch: pytest.Monk
         go_on.wait(60)
         return train_trunk(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runner, "train_trunk", slowly)
+    monkeypatch.setattr(trunk_training, "train_trunk", slowly)
     monkeypatch.setattr(runner, "POLL_SECONDS", 0.01)
     said: list[str] = []
 

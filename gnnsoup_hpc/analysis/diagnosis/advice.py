@@ -153,7 +153,7 @@ def _list_remedies(
         yield from _compare_variants(found, job, task)
         return
     if starts > 1:
-        shared = "one train.seed" if job.train.start == "shared" else 'train.start = "shared", and one train.seed'
+        shared = 'train.start = "shared", and one train.seed' if job.train.start == "own" else "one train.seed"
         yield f"{_describe_starts(found).removesuffix('. ')}: {matching}train from one initial state ({shared})."
     yield from _compare_variants(found, job, task)
     if job.graph.features != "standardise":
@@ -169,6 +169,8 @@ def _list_remedies(
         lower = not rates and any(each.learning_rate > LOW_RATE for each in named)
         later = f"a later trunk (train.trunk_epochs above {job.train.trunk_epochs})"
         trunk = later if job.train.trunk_epochs else "a shared trunk (train.trunk_epochs)"
+        if job.train.start == "snapshots":
+            trunk = 'a shared trunk (train.start = "shared", train.trunk_epochs)'
         yield (
             "They share their initial state, so training drove them apart: train fewer epochs"
             f"{' or at a lower learning rate' if lower else ''}, or branch them later from {trunk}."

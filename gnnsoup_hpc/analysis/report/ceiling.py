@@ -65,7 +65,7 @@ def _name_gains(run: Contents) -> str:
 def _list_ways_to_differ(job: Job) -> list[str]:
     """Settings that make ingredients differ more, and that the job does not have."""
     how, ways = job.train, []
-    if how.start == "shared":
+    if how.start != "own":
         ways.append('starts of their own (train.start = "own"), whose units are matched before mixing (soup.align)')
     if not any(values for _, values in how.vary):
         ways.append("hyperparameters in turn (train.vary)")

@@ -28,7 +28,8 @@ State = Literal["finished", "running", "silent", "failed", "damaged", "waiting"]
 class TaskStatus:
     """One ingredient, the trunk, or the graph; None and "" where something is not known.
 
-    title: what a trial of a sweep is; checkpoint: there is one to go on from, and nobody does now.
+    title: what a trial of a sweep is, or which start of the trunk; checkpoint: there is one to go on from, and nobody
+    does now; after: the ingredient that it goes on from.
 
     seconds: wall time of what is finished; epoch_seconds: of the last epoch; heartbeat_seconds: since its lease was
     renewed; since, failed_at: seconds since 1970.
@@ -52,6 +53,7 @@ class TaskStatus:
     tries: int = 0
     checkpoint: bool = False
     title: str = ""
+    after: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ class Estimate:
 
 
 def estimate_end(ingredients: Sequence[TaskStatus], trunk: TaskStatus | None) -> Estimate:
-    """Those that wait go to whichever running worker is free first; what failed is left out.
+    """Those that wait go to whichever running worker is free first, a chain to one; what failed is left out.
 
     An epoch takes what it takes running ones now, else what it took finished ones.
     """
@@ -191,13 +193,33 @@ def estimate_end(ingredients: Sequence[TaskStatus], trunk: TaskStatus | None) ->
         return Estimate(None, "no epoch is done yet")
     epoch = median(now or before)
     free = []
-    for task in running:
-        own = epoch if task.epoch_seconds is None else task.epoch_seconds
-        free.append(own * max(0, (task.epochs or 0) - (task.epoch or 0)))
+    for task in (chains := _join_chains([*running, *left])):
+        if task.state == "running":
+            own = epoch if task.epoch_seconds is None else task.epoch_seconds
+            free.append(own * _count_epochs_left(task))
     heapq.heapify(free)
-    for task in left:
-        heapq.heappush(free, heapq.heappop(free) + epoch * max(0, (task.epochs or 0) - (task.epoch or 0)))
+    for task in chains:
+        if task.state != "running":
+            heapq.heappush(free, heapq.heappop(free) + epoch * _count_epochs_left(task))
     return Estimate(max(free), f"{len(running)} at work, {len(left)} to come, {epoch:.3g} s an epoch")
+
+
+def _count_epochs_left(task: TaskStatus) -> int:
+    return max(0, (task.epochs or 0) - (task.epoch or 0))
+
+
+def _join_chains(tasks: Sequence[TaskStatus]) -> list[TaskStatus]:
+    """Unfinished ingredients that go on from one another as one task, with the epochs of all, at the first's place."""
+    joined, places = list[TaskStatus](), dict[str, int]()
+    for task in tasks:
+        place = places.get(task.after, len(joined)) if task.after else len(joined)
+        if place < len(joined):
+            first = joined[place]
+            joined[place] = replace(first, epochs=(first.epochs or 0) + _count_epochs_left(task))
+        else:
+            joined.append(task)
+        places[task.work] = place
+    return joined
 
 
 @dataclass(frozen=True)
@@ -260,6 +282,8 @@ def read_status(job: Job, run: RunDir) -> Status:
         reader.read_ingredient(index, there, None if rows else hyperparameters(job, index).epochs)
         for index in range(job.train.ingredients)
     )
+    if job.train.start == "snapshots" and not rows:
+        ingredients = _chain(ingredients)
     return Status(
         root=str(run.root),
         graph=graph,
@@ -273,6 +297,17 @@ def read_status(job: Job, run: RunDir) -> Status:
         now=reader.now,
         own_clock=reader.ahead is None,
     )
+
+
+def _chain(tasks: Sequence[TaskStatus]) -> tuple[TaskStatus, ...]:
+    """Ingredients that go on from one another; what waits for one that failed has failed with it."""
+    found = [*tasks[:1]]
+    for task in tasks[1:]:
+        before, task = found[-1], replace(task, after=found[-1].work)
+        if task.state == "waiting" and before.state == "failed":
+            task = replace(task, state="failed", why=f"it goes on from {before.work}, which failed")
+        found.append(task)
+    return tuple(found)
 
 
 def _judge_import(reader: TaskReader, ingredients: Sequence[TaskStatus]) -> Estimate:
@@ -304,7 +339,11 @@ def _read_trunk(job: Job, reader: TaskReader) -> TaskStatus | None:
             return TaskStatus("trunk", "finished", epochs=epochs, seconds=summary.seconds(path, "trunk"))
         except FileError as error:
             why = str(error)
-    return reader.read_unfinished("trunk", epochs, why)
+    task, starts = reader.read_unfinished("trunk", epochs, why), job.train.trunk_starts
+    if task.title or starts == 1:
+        return task
+    done = summary.count_starts(reader.run.trunk_starts)
+    return replace(task, title=f"trunk (start {done + 1} of {starts})")
 
 
 def _read_soups(job: Job, run: RunDir) -> Iterator[SoupStatus]:
@@ -331,13 +370,19 @@ def _describe_report(run: RunDir, soups: Sequence[Path]) -> str:
     return "older than the soups" if newest > written else "there"
 
 
+def _name_in_sweep(run: Status, task: TaskStatus) -> TaskStatus:
+    """A run's ingredient with the names that it has in the sweep."""
+    after = f"{run.name}/{task.after}" if task.after else ""
+    return replace(task, work=f"{run.name}/{task.work}", after=after)
+
+
 def _read_grid(job: Job, run: RunDir) -> Status:
     """How a sweep of training stands, all of its runs together."""
     graph, sizes = _read_graph(job, TaskReader.of(run))
     grid = tuple(read_status(each.job, RunDir.of(each.job)) for each in expand_grid(job))
     asked = [joint.count_ingredients() for joint in list_joint_runs(job)]
     joint_runs = tuple(read_status(each, RunDir.of(each)) for each in asked)
-    ingredients = tuple(replace(task, work=f"{each.name}/{task.work}") for each in grid for task in each.ingredients)
+    ingredients = tuple(_name_in_sweep(each, task) for each in grid for task in each.ingredients)
     trunks = [replace(each.trunk, work=f"{each.name}/{each.trunk.work}") for each in grid if each.trunk]
     trunk = next((task for task in trunks if task.state != "finished"), trunks[0] if trunks else None)
     return Status(

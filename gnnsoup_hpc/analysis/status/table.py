@@ -86,7 +86,8 @@ def _describe_task(task: TaskStatus) -> str:
     """A task of work of which there is one."""
     epoch = "" if task.epoch is None else f"epoch {task.epoch} of {task.epochs}"
     age = "" if task.heartbeat_seconds is None else f"heartbeat {_show_duration(task.heartbeat_seconds)} ago"
-    words = (task.state, _describe_place(task) if task.host else "", epoch, age, task.why)
+    part = task.title.partition(" (")[2].removesuffix(")")
+    words = (task.state, _describe_place(task) if task.host else "", part, epoch, age, task.why)
     return ", ".join(filter(None, words))
 
 

@@ -145,6 +145,8 @@ def test_what_the_job_does_already_is_no_advice() -> None:
     assert ": set soup" not in left
     trunk = Job(name="x", train={"trunk_epochs": 7})
     assert "a later trunk (train.trunk_epochs above 7)" in "\n".join(verdict(diagnosis(0.5), trunk, TASK))
+    snapshots = Job(name="x", train={"start": "snapshots"})
+    assert 'a shared trunk (train.start = "shared", train' in "\n".join(verdict(diagnosis(0.5), snapshots, TASK))
 
 
 def test_units_that_the_job_matches_into_one_basin_need_no_advice() -> None:

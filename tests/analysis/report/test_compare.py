@@ -97,6 +97,8 @@ def test_runs_of_several_metrics_stand_side_by_side(run: Contents) -> None:
         (("model.norm=layer",), "model.norm"),
         (("train.learning_rate=0.1",), "train.learning_rate"),
         (("train.vary.dropout=[0.1, 0.2]",), "train.vary.dropout"),
+        (("train.start=snapshots",), "train.start"),
+        (("train.trunk_epochs=2", "train.trunk_starts=2"), "train.trunk_epochs, train.trunk_starts"),
         (("graph.features=none",), "graph.features"),
         (("graph.undirected=false",), "graph.undirected"),
         (("graph.train_share=0.5",), "graph.train_share"),

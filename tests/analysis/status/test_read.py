@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,18 @@ def test_finished_ones_tell_where_no_epoch_is_done_yet() -> None:
     finished = TaskStatus("f", "finished", epochs=20, seconds=10.0)
     assert estimate_end([finished, running_task(None, None), WAITING], None).seconds == pytest.approx(10.0)
     assert estimate_end([running_task(None, None), WAITING], None).why == "no epoch is done yet"
+
+
+def test_ingredients_that_go_on_from_one_another_are_for_one_worker() -> None:
+    """Of two chains the longer one decides: 6 epochs and twice 10 more, however many are at work."""
+    chain = [replace(running_task(4, 1.0), work="b/0"), *(replace(WAITING, work=f"b/{i}") for i in (1, 2))]
+    chain = [replace(task, after=before.work) for before, task in zip([WAITING, *chain], chain, strict=False)]
+    tasks = [replace(running_task(9, 1.0), work="a/0"), *chain]
+    found = estimate_end(tasks, None)
+    assert found.seconds == pytest.approx(26.0)
+    assert found.why.startswith("2 at work, 2 to come")
+    lost = replace(chain[1], state="failed", why="it goes on from b/0, which failed")
+    assert estimate_end([tasks[0], lost, lost], None).seconds == pytest.approx(1.0)
 
 
 def test_silent_and_damaged_ones_are_to_be_done_and_failed_ones_are_not() -> None:
