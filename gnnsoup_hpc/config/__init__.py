@@ -327,7 +327,7 @@ class TrainJob(Section):
 
     recipe: RecipeName = ""
     """fields of [train] by one name, as far as the job does not name them itself: shared, trunk, own, varied, dropped,
-    bagged (docs/methods.md); empty: none"""
+    snapshots, tournament, bagged (docs/methods.md); empty: none"""
     ingredients: Count = 8
     """N, the number of ingredients"""
     seed: Seed = 0

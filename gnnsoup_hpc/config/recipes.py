@@ -53,6 +53,14 @@ RECIPES = {
         "each step leaves out a fifth of the edges and a fifth of the input features",
         lambda how: {"drop_edges": 0.2, "drop_features": 0.2},
     ),
+    "snapshots": Recipe(
+        "each goes on from the one before, the learning rate falling along a cosine anew: snapshots of one training",
+        lambda how: {"start": "snapshots", "schedule": "cosine"},
+    ),
+    "tournament": Recipe(
+        "all branch from the best of four trunks of a quarter as many epochs as each is trained for after it",
+        lambda how: {"trunk_epochs": max(1, how.epochs // 4), "trunk_starts": 4},
+    ),
     "bagged": Recipe("each is trained on four fifths of the training nodes", lambda how: {"bag": 0.8}),
 }
 RECIPE_NAMES = ("", *RECIPES)

@@ -140,7 +140,7 @@ WRONG = [
     ({"train": {"labels": "both"}}, "train.labels = 'both': input should be 'training' or 'all'"),
     ({"train": {"labels": "all"}}, "as soup.methods does with best, greedy, gis, ls, pls: name uniform, ensemble, or"),
     ({"train": {"labels": "all"}, "soup": {"methods": ["uniform", "distil"]}}, "does with distil: name uniform"),
-    ({"train": {"recipe": "onw"}}, "'dropped' or 'bagged'; the nearest known one is 'own'"),
+    ({"train": {"recipe": "onw"}}, "'tournament' or 'bagged'; the nearest known one is 'own'"),
     ({"train": {"recipe": ["own"]}}, r"train.recipe = \['own'\]: input should be '', 'shared'"),
     ({"train": {"recipe": "trunk", "start": "own"}}, "trunk_epochs = 50 contradict each other"),
     ({"train": {"recipe": "varied", "learning_rate": 600.0}}, "train.vary.learning_rate.2 = 1200.0"),
