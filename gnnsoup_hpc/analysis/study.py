@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite, nan
 from statistics import mean
 from typing import Any
 
+from gnnsoup_hpc.analysis.diagnosis.basin import compute_barriers
 from gnnsoup_hpc.analysis.export import choose_soup
 from gnnsoup_hpc.analysis.report.build import tabulate
 from gnnsoup_hpc.analysis.report.compare import FEWEST_RUNS, judge
 from gnnsoup_hpc.analysis.report.contents import Contents
 from gnnsoup_hpc.config.study import Study, StudyRun
 from gnnsoup_hpc.io import report
+from gnnsoup_hpc.io.diagnosis import ALL
 from gnnsoup_hpc.io.records import Soup
-from gnnsoup_hpc.utils.text_table import pipe_columns
+from gnnsoup_hpc.utils.text_table import pipe_columns, show_number
 
 CHOSEN = "chosen soup"  # of those that are one model, that with the best validation metric
 _BEST = "best"
@@ -34,7 +37,9 @@ class MethodResult:
 class RunResult:
     """What came of a run, without its weights.
 
-    sign: 1, or -1 of a metric that is better where it is lower; scale: 100, of what is shown in points, or 1.
+    sign: 1, or -1 of a metric that is better where it is lower; scale: 100, of what is shown in points, or 1. barrier:
+    mean fall of validation metric halfway to the best ingredient, of ingredients as they were trained; matched: the
+    least of such means over the ways to match their units; NaN where there is no diagnosis.
     """
 
     sign: int
@@ -44,6 +49,8 @@ class RunResult:
     best_epoch: int
     mean_test: float
     methods: Mapping[str, MethodResult]
+    barrier: float = nan
+    matched: float = nan
 
     @classmethod
     def of(cls, run: Contents) -> RunResult:
@@ -56,7 +63,9 @@ class RunResult:
         sign = 1 if run.task.higher_is_better else -1
         middle = mean(ingredient.test_accuracy for ingredient in run.ingredients)
         scale = 100.0 if run.task.unit == 1.0 else 1.0
-        return cls(sign, scale, run.metric, len(run.ingredients), best.best_epoch, middle, rows)
+        falls = list(_average_barriers(run))
+        barriers = (falls[0], min(falls)) if falls else (nan, nan)
+        return cls(sign, scale, run.metric, len(run.ingredients), best.best_epoch, middle, rows, *barriers)
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> RunResult:
@@ -77,6 +86,15 @@ class RunResult:
     def gain(self, method: str, base: RunResult) -> float:
         """How much better a method is on test nodes than the best ingredient of `base`."""
         return self.sign * (self.test(method) - base.test(_BEST))
+
+
+def _average_barriers(run: Contents) -> Iterator[float]:
+    """Of ingredients as they were trained, then matched in each way: the mean barrier between the best and another."""
+    if (found := run.diagnosis) is None or len(found.ingredients) < 2:
+        return
+    for way in found.variants:
+        barriers = compute_barriers(found, way, run.task)
+        yield mean(barrier.fall for barrier in barriers if barrier.name != ALL)
 
 
 def _take(soup: Soup) -> tuple[str, float, float, float]:
@@ -147,16 +165,22 @@ class StudyResults:
         groups = [group for group in groups if not group.run.alone]
         every = dict.fromkeys(name for group in groups for one in group.results for name in one.methods)
         methods = sorted((name for name in every if name not in (_BEST, CHOSEN)), key=lambda name: name != "ensemble")
+        middle: list[tuple[str, Callable[[RunResult], float]]] = [
+            ("mean ingredient", lambda one: one.scale * one.mean_test),
+            ("best", lambda one: one.scale * one.test(_BEST)),
+        ]
+        if any(isfinite(one.barrier) for group in groups for one in group.results):
+            middle.append(("barrier", lambda one: one.scale * one.barrier))
+            middle.append(("matched", lambda one: one.scale * one.matched))
         rows = [
             (
                 *group.head,
-                group.average(lambda one: one.scale * one.mean_test, ".2f"),
-                group.average(lambda one: one.scale * one.test(_BEST), ".2f"),
+                *(group.average(take, ".2f") for _, take in middle),
                 *(group.show_gain(name, group.results) for name in methods),
             )
             for group in groups
         ]
-        return pipe_columns((*self.study.axes, "ingredients", "runs", "mean ingredient", "best", *methods), rows)
+        return pipe_columns((*self.study.axes, "ingredients", "runs", *(name for name, _ in middle), *methods), rows)
 
     def _show_beside(self, groups: Sequence[_Group]) -> list[str]:
         rows = [
@@ -188,7 +212,7 @@ class _Group:
         return (*self.run.setting, self.run.way, str(len(self.results)))
 
     def average(self, take: Callable[[RunResult], float], form: str) -> str:
-        return format(mean(map(take, self.results)), form)
+        return show_number(mean(map(take, self.results)), form)
 
     def show_gain(self, method: str, bases: Sequence[RunResult]) -> str:
         """What a method gains over the best ingredients of `bases`; "" where no run has it."""
@@ -215,5 +239,7 @@ _COLUMNS: tuple[tuple[str, Any, str, str], ...] = (
     ("seconds", lambda each: each[2].seconds, "s", "of souping; of best, of training all ingredients"),
     ("ingredients", lambda each: each[1].ingredients, "1", "that were trained"),
     ("best_epoch", lambda each: each[1].best_epoch, "1", "epoch after which the best ingredient was kept"),
+    ("barrier", lambda each: each[1].barrier, "1", "mean fall halfway to the best ingredient, on validation nodes"),
+    ("matched", lambda each: each[1].matched, "1", "the least of that over the ways to match units"),
     ("mean_test", lambda each: each[1].mean_test, "1", "mean test metric of the ingredients"),
 )

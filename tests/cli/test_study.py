@@ -30,7 +30,7 @@ graph = { source = "npz:tiny.npz", train_share = 0.1 }
 model = { hidden = 4 }
 partition = { parts = 2 }
 train = { ingredients = 2, epochs = 3, learning_rate = 0.05 }
-soup = { diagnose = false, align = "none", methods = ["uniform", "ensemble"], pls = { union = 1 } }
+soup = { diagnose = true, align = "none", methods = ["uniform", "ensemble"], pls = { union = 1 } }
 machine = { threads = 1 }
 [across.layers]
 "1" = { model.layers = 1 }
@@ -93,6 +93,9 @@ def test_what_it_says_is_what_its_runs_say(
             mine = rows[(rows["way"] == way) & (rows["seed"] == seed)].set_index("method")
             assert (mine.loc["best", "test"], mine.loc["ensemble", "test"]) == (best[way], ensemble[way])
             assert (mine["layers"] == "1").all()
+        rows_of = read_report(done / "runs" / "small" / f"1_own_{seed}")["diagnosis"]
+        halfway = rows_of[(rows_of["ingredient"] != "all") & (rows_of["setting"] == "")]
+        assert mine["barrier"].iloc[0] == pytest.approx(halfway["barrier_accuracy"].mean())
         differences.append(100 * (ensemble["own"] - best["own"]))
         over_shared.append(100 * (best["own"] - best["shared"]))
     gains, beside = (line for line in out.splitlines() if line.startswith("| 1 | own | 3 |"))
