@@ -83,9 +83,10 @@ class RunResult:
         """A method's metric on test nodes."""
         return self.methods[method].test
 
-    def gain(self, method: str, base: RunResult) -> float:
-        """How much better a method is on test nodes than the best ingredient of `base`."""
-        return self.sign * (self.test(method) - base.test(_BEST))
+    def gain(self, method: str, base: RunResult, role: str = "test") -> float:
+        """How much better a method is on nodes of a role than the best ingredient of `base`."""
+        mine, other = (getattr(row, role) for row in (self.methods[method], base.methods[_BEST]))
+        return self.sign * float(mine - other)
 
 
 def _average_barriers(run: Contents) -> Iterator[float]:
@@ -136,8 +137,9 @@ class StudyResults:
                 *self._show_gains(groups),
                 "",
                 f"Beside the best ingredient of {next(iter(self.study.file.ingredients))!r}, likewise. chosen soup: the"
-                " one with the best validation metric that is one model; training: seconds of all that was trained for"
-                " a row; souping: of the chosen soup.",
+                " one with the best validation metric that is one model; validation: what it gains there over the best"
+                " ingredient of its own run; training: seconds of all that was trained for a row; souping: of the"
+                " chosen soup.",
                 "",
                 *self._show_beside(groups),
                 *missing,
@@ -189,13 +191,15 @@ class StudyResults:
                 str(group.results[0].ingredients),
                 group.show_gain(_BEST, group.bases),
                 "" if group.run.alone else group.show_gain(CHOSEN, group.bases),
+                "" if group.run.alone else group.show_gain(CHOSEN, group.results, "validation"),
                 group.average(lambda one: one.methods[_BEST].seconds, ".1f"),
                 "" if group.run.alone else group.average(lambda one: one.methods[CHOSEN].seconds, ".1f"),
             )
             for group in groups
         ]
         return pipe_columns(
-            (*self.study.axes, "trained", "runs", "models", "best", CHOSEN, "training, s", "souping, s"), rows
+            (*self.study.axes, "trained", "runs", "models", "best", CHOSEN, "validation", "training, s", "souping, s"),
+            rows,
         )
 
 
@@ -214,10 +218,10 @@ class _Group:
     def average(self, take: Callable[[RunResult], float], form: str) -> str:
         return show_number(mean(map(take, self.results)), form)
 
-    def show_gain(self, method: str, bases: Sequence[RunResult]) -> str:
+    def show_gain(self, method: str, bases: Sequence[RunResult], role: str = "test") -> str:
         """What a method gains over the best ingredients of `bases`; "" where no run has it."""
         both = [(one, base) for one, base in zip(self.results, bases, strict=True) if method in one.methods]
-        return show_gain([one.gain(method, base) for one, base in both], self.results[0].scale)
+        return show_gain([one.gain(method, base, role) for one, base in both], self.results[0].scale)
 
 
 def show_gain(differences: Sequence[float], scale: float = 100.0) -> str:
