@@ -107,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         if command == "import":
             about = JOB_HELP.partition(" (")[0]
         parser.add_argument("job", nargs=None if command == "import" else "?", metavar=called, help=about)
-    if command not in ("bench", "study"):
+    if command != "bench":
         about = "override one field of the job, for example soup.pls.union=8; may be repeated"
         parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=about)
     if command in OFFLINE:

@@ -125,7 +125,7 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
 
     Raises: IngredientsError where some could not be made, once all others are there.
     """
-    study, log = read_study(arguments.study), Log(here.prefix, False, here.stop)
+    study, log = read_study(arguments.study, arguments.set), Log(here.prefix, False, here.stop)
     runner = StudyRunner(study, here, arguments.offline, log)
     runner.check()
     count, hours = sum(map(len, study.runs)), study.file.hours

@@ -59,7 +59,7 @@ def load(
         said = [f"{key}={value!r}" for key, value in overrides.items()]
     else:
         for text in overrides:
-            _override(tree, text)
+            override(tree, text)
         said = list(overrides)
     model = tree.get("model")
     if isinstance(model, dict) and model.get("factory") and not model.get("folder"):
@@ -174,8 +174,8 @@ def explain(job: Job) -> str:
     return "\n".join(lines)
 
 
-def _override(tree: dict[str, Any], text: str) -> None:
-    """Set `a.b=value` in `tree`; a value is text where it is no TOML, or the field wants text (`name=2024`)."""
+def override(tree: dict[str, Any], text: str) -> None:
+    """Set `a.b=value` in a job's tables; a value is text where it is no TOML, or the field wants text (`name=2024`)."""
     key, equals, words = (part.strip() for part in text.partition("="))
     if not equals or not key.rpartition(".")[2]:
         raise JobError(f"--set {text!r}: expected KEY=VALUE, for example soup.pls.union=8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from gnnsoup_hpc.config import Job, Section
-from gnnsoup_hpc.config.loading import bundled_jobs, explain_error
+from gnnsoup_hpc.config.loading import bundled_jobs, explain_error, override
 from gnnsoup_hpc.errors import JobError, MissingJobError
 from gnnsoup_hpc.utils.paths import expand, expand_home
 
@@ -108,8 +109,8 @@ def list_bundled_studies() -> dict[str, Path]:
     return {path.stem: path for path in sorted((bundled_jobs()[0].parent / "studies").glob("*.toml"))}
 
 
-def read_study(named: str) -> Study:
-    """The study in a file of TOML, or a bundled one.
+def read_study(named: str, overrides: Sequence[str] = ()) -> Study:
+    """The study in a file of TOML, or a bundled one. overrides: `a.b=value` each, of its [job].
 
     Raises: JobError naming the file, the key and what is allowed; MissingJobError.
     """
@@ -121,6 +122,7 @@ def read_study(named: str) -> Study:
     try:
         text = place.read_text(encoding="utf-8-sig")
         file = StudyFile.model_validate(_with_tuples(tomllib.loads(text)))
+        file = _override(file, overrides)
     except OSError as error:
         raise MissingJobError(f"{place}: cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -132,6 +134,31 @@ def read_study(named: str) -> Study:
     if len({name.lower() for name in names}) < len(names):
         raise JobError(f"{place}: two names differ in signs alone, and would be one folder: choose others")
     return study
+
+
+def _override(file: StudyFile, overrides: Sequence[str]) -> StudyFile:
+    """The file with fields of its [job] overridden. Raises: JobError where the study sets such a field itself."""
+    job = copy.deepcopy(file.job)
+    tables = [
+        *file.ingredients.values(),
+        *file.alone.values(),
+        *(t for axis in file.across.values() for t in axis.values()),
+    ]
+    own = {"name", "runs", *SEEDS, *(key for table in tables for key in _list_keys(table))}
+    for text in overrides:
+        override(job, text)
+        if (key := text.partition("=")[0].strip()) in own:
+            raise JobError(f"--set {text!r}: the study itself says what {key} is of each of its runs: change the file")
+    return file.model_copy(update={"job": job})
+
+
+def _list_keys(tables: Tables, above: str = "") -> Iterator[str]:
+    """Dotted names of fields."""
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            yield from _list_keys(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}"
 
 
 def _with_tuples(tree: Mapping[str, Any]) -> dict[str, Any]:

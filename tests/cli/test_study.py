@@ -177,6 +177,18 @@ def test_what_is_wrong_is_said(
     assert not (here / "runs").exists()
 
 
+def test_fields_of_its_job_are_overridden(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write_study(here))
+    runs = [run for block in read_study(path, ["train.epochs=5", "machine.threads=2"]).runs for run in block]
+    jobs = [load_job({**run.tables, "name": run.name}) for run in runs if not run.alone]
+    assert {(job.train.epochs, job.machine.threads, job.train.learning_rate) for job in jobs} == {(5, 2, 0.05)}
+    for key in ("model.layers=3", "train.start=own", "train.seed=4", "name=other"):
+        assert main(["study", path, "--set", key]) == 2
+        assert "the study itself says what" in capsys.readouterr().err
+    assert main(["study", path, "--set", "train.epoch=5"]) == 2
+    assert "unknown key 'train.epoch'" in capsys.readouterr().err
+
+
 def test_a_study_that_is_not_there_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "nowhere"]) == 2
     assert "there is no study file 'nowhere'" in capsys.readouterr().err
