@@ -17,7 +17,7 @@
 PYTHON ?= python3
 MPI ?= embedded
 RANKS ?= 2
-JOB ?= jobs/pubmed.toml
+JOB ?= jobs/few-labels-pubmed.toml
 WORKERS ?= 2
 OUT ?= gpu-check
 GPU_PYTHON ?= 3.12
