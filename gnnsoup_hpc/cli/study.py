@@ -6,6 +6,7 @@ import argparse
 import time
 from dataclasses import asdict, dataclass, field, replace
 from statistics import mean
+from typing import Any
 
 from gnnsoup_hpc.analysis.report.contents import read_contents
 from gnnsoup_hpc.analysis.study import RunResult, StudyResults
@@ -117,7 +118,8 @@ class StudyRunner:
 
 def _identify(job: Job) -> str:
     """What the result of a run is a function of; fields that are added to jobs later change it where they are set."""
-    return fingerprint(job.model_dump(mode="json", exclude={"name", "runs", "machine"}, exclude_defaults=True))
+    places: dict[str, Any] = {"name": True, "runs": True, "machine": True, "graph": {"root"}}
+    return fingerprint(job.model_dump(mode="json", exclude=places, exclude_defaults=True))
 
 
 def run(arguments: argparse.Namespace, here: RankInfo) -> None:
@@ -138,7 +140,7 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     results = StudyResults(study, found or runner.read())
     if results.found:
         results.write()
-    print(f"\n{results.show()}\n-> {study.path}", flush=True)
+    print(f"\n{results.show()}" + (f"\n-> {study.path}" if results.found else ""), flush=True)
     if runner.failed:
         first = next(iter(runner.failed))
         raise IngredientsError(

@@ -71,9 +71,8 @@ class StudyRun:
     @property
     def name(self) -> str:
         """Of its folder."""
-        return "_".join(re.sub(r"[^A-Za-z0-9.]+", "-", word).strip("-.") for word in (*self.setting, self.way)) + (
-            f"_{self.seed}"
-        )
+        words = (re.sub(r"[^A-Za-z0-9.]+", "-", word).strip("-.") for word in (*self.setting, self.way))
+        return "_".join([*words, str(self.seed)])
 
 
 @dataclass(frozen=True)
@@ -114,11 +113,11 @@ def read_study(named: str, overrides: Sequence[str] = ()) -> Study:
 
     Raises: JobError naming the file, the key and what is allowed; MissingJobError.
     """
-    place = expand_home(named)
-    bundled = list_bundled_studies()
-    if not place.is_file() and named not in bundled:
+    bundled, place = list_bundled_studies(), expand_home(named)
+    if not place.is_file():
+        place = bundled.get(named, place)
+    if not place.is_file():
         raise MissingJobError(f"there is no study file {named!r} here ({Path.cwd()}); bundled: {', '.join(bundled)}")
-    place = place if place.is_file() else bundled[named]
     try:
         text = place.read_text(encoding="utf-8-sig")
         file = StudyFile.model_validate(_with_tuples(tomllib.loads(text)))
@@ -139,12 +138,8 @@ def read_study(named: str, overrides: Sequence[str] = ()) -> Study:
 def _override(file: StudyFile, overrides: Sequence[str]) -> StudyFile:
     """The file with fields of its [job] overridden. Raises: JobError where the study sets such a field itself."""
     job = copy.deepcopy(file.job)
-    tables = [
-        *file.ingredients.values(),
-        *file.alone.values(),
-        *(t for axis in file.across.values() for t in axis.values()),
-    ]
-    own = {"name", "runs", *SEEDS, *(key for table in tables for key in _list_keys(table))}
+    said = [tables for ways in (file.ingredients, file.alone, *file.across.values()) for tables in ways.values()]
+    own = {"name", "runs", *SEEDS, *(key for tables in said for key in _list_keys(tables))}
     for text in overrides:
         override(job, text)
         if (key := text.partition("=")[0].strip()) in own:
