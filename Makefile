@@ -1,7 +1,8 @@
 # Each target makes or reuses .venv by itself.
 #
 #   make demo     set-up, then the whole pipeline on the bundled graph: 8 ingredients on 2 ranks, all soups, the report
-#   make test     set-up, then all tests but those on a cluster, in WORKERS processes at once (2)
+#   make test     set-up, then all tests but those on a cluster and slow ones, in WORKERS processes at once (2)
+#   make test-slow      set-up, then those that take longer and say what shorter ones say of other models
 #   make test-cluster   set-up, then those on a real Slurm and under Open MPI, which are skipped where none is installed
 #   make bench    set-up, then time and memory beside PyG, on the bundled graph; bench-full: more graphs, every R
 #   make check    set-up, then ruff and mypy --strict
@@ -36,13 +37,16 @@ else
 $(error MPI=$(MPI): expected embedded or system)
 endif
 
-.PHONY: demo test test-cluster bench bench-full gpu-check gpu-wheels soak check setup cluster-tools clean
+.PHONY: demo test test-slow test-cluster bench bench-full gpu-check gpu-wheels soak check setup cluster-tools clean
 
 demo: $(READY)
 	$(MPIRUN) -n $(RANKS) $(VENV)/bin/gnnsoup run $(JOB)
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --ignore=tests/cluster
+
+test-slow: $(READY)
+	$(VENV)/bin/python -m pytest -n $(WORKERS) -m slow
 
 test-cluster: $(READY)
 	$(VENV)/bin/python -m pytest -n $(WORKERS) tests/cluster

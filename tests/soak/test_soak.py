@@ -10,6 +10,7 @@ from tests.faults import kit
 from tests.soak.storm import Plan, Storm, differences, quiet
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 def test_nothing_is_lost_in_a_short_storm(tmp_path: Path) -> None:
     plan = Plan(ingredients=6, epochs=100, kills=5, souping_kills=1, ranks=3)

@@ -49,7 +49,9 @@ MODELS = {  # checkpoints of one start, and [model]
         'kind = "module"\nfactory = "tuned_gcn:make"\narguments = { hidden = 16, layers = 2, dropout = 0.3 }\n',
     ),
 }
-every_model = pytest.mark.parametrize("folder", MODELS, indirect=True)
+every_model = pytest.mark.parametrize(
+    "folder", ["sage", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gin", "tuned"))], indirect=True
+)
 
 
 def script(folder: Path, *words: object) -> str:
