@@ -74,10 +74,12 @@ class RunResult:
         return cls(**{**values, "methods": methods})
 
     def show_line(self, alone: bool) -> str:
-        """The run in a few words: the best ingredient, and what each method gains over it."""
+        """The run in a few words: the best ingredient on test nodes, and what each method gains over it."""
+        reached = f"{self.scale * self.test(_BEST):.2f}"
+        if alone:
+            return f"test {reached}"
         gains = [f"{name} {self.scale * self.gain(name, self):+.2f}" for name in self.methods if name != _BEST]
-        best = f"{'it' if alone else 'best'} {self.scale * self.test(_BEST):.2f}"
-        return best if alone else f"{best}; {', '.join(gains)}"
+        return f"test of the best ingredient {reached}; gains: {', '.join(gains)}"
 
     def test(self, method: str) -> float:
         """A method's metric on test nodes."""
