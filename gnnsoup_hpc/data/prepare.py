@@ -181,6 +181,8 @@ def _obtain(job: Job, run: RunDir, here: RankInfo, log: Log, again: bool, offlin
     while again or not _is_settled(job, run):
         with leases.hold(lease, describe(here), monitor) as ours:
             if ours:
+                if not again and _is_settled(job, run):  # made since we looked, before the lease was ours
+                    return
                 shared = None if again else graph_store.find_graph(job, run.shared_graphs)
                 if shared is None or not _is_whole(shared, job, log):
                     shared = _make(job, run, log, again, offline)

@@ -6,8 +6,10 @@ import os
 import shutil
 import sys
 import threading
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -21,6 +23,7 @@ from gnnsoup_hpc.errors import GraphError, JobError, PartError, RunError
 from gnnsoup_hpc.graph import identity
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.runtime import leases, processes
+from gnnsoup_hpc.runtime.leases import Lease
 from gnnsoup_hpc.runtime.progress import Log
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.utils import out_of_core
@@ -126,6 +129,24 @@ def test_while_somebody_prepares_the_others_wait(tmp_path: Path, monkeypatch: py
     threading.Timer(0.1, finish.set).start()
     room.prepare(job, runs.ALONE, runs.QUIET)
     other.join()
+    assert graph.read_bytes() == content
+
+
+def test_what_was_made_just_before_the_lease_was_ours_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = runs.prepare_run(tmp_path / "done")
+    job = runs.job_in(tmp_path / "late", f"graph.source={done.graph.source}")
+    graph, content, hold = RunDir.of(job).graph, RunDir.of(done).graph.read_bytes(), leases.hold
+
+    def hold_late(path: Path, *rest: Any) -> AbstractContextManager[Lease | None]:
+        graph.parent.mkdir(parents=True)
+        graph.write_bytes(content)
+        return hold(path, *rest)
+
+    monkeypatch.setattr(leases, "hold", hold_late)
+    monkeypatch.setattr(room, "partition_graph", lambda *_: pytest.fail("prepared what somebody else had prepared"))
+    room.prepare(job, runs.ALONE, runs.QUIET)
     assert graph.read_bytes() == content
 
 
