@@ -222,8 +222,8 @@ class Run:
 def export(run: str | PathLike[str], to: str | PathLike[str], method: str | None = None) -> list[Path]:
     """Write a soup of the run in a folder to a file of .pt or .safetensors, as `gnnsoup export` does; the files.
 
-    method: whose soup; None: the one with the best validation metric that is one model. Beside the weights are a card
-    and a script that predicts without this package (docs/format.md).
+    method: whose soup; None: that which `gnnsoup export` takes. Beside the weights are a card and a script that
+    predicts without this package (docs/format.md).
     Raises: errors.RunError where there is no such soup, or a file of other content.
     """
     from gnnsoup_hpc.analysis.export import choose_soup, export_soup

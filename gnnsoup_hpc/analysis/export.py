@@ -17,12 +17,15 @@ from gnnsoup_hpc.io.records import Soup
 def choose_soup(run: Contents, method: str | None, ensembles: bool = False) -> Soup:
     """The soup of a method; without one, of those that are one model that with the best validation metric.
 
-    ensembles: whether a method may be named that makes several models. Of equals the first.
+    ensembles: whether a method may be named that makes several models. Of equals the first; where ingredients were
+    trained on validation labels too, which can choose nothing, the last that the job lists.
     Raises: RunError where it is not there, or is no one model.
     """
     single = [soup for soup in run.soups if soup.state is not None]
     if not single and (method is None or not ensembles):
         raise RunError(f"{run.run.root} holds no soup that is one model: add one to soup.methods, and soup again")
+    if method is None and any(one.hyperparameters and one.hyperparameters.labels == "all" for one in run.ingredients):
+        return single[-1]
     if method is None:
         return max(single, key=lambda soup: score(run.task, soup.validation_accuracy))
     found = run.soup(method)

@@ -139,9 +139,9 @@ class StudyResults:
                 *self._show_gains(groups),
                 "",
                 f"Beside the best ingredient of {next(iter(self.study.file.ingredients))!r}, likewise. chosen soup: the"
-                " one with the best validation metric that is one model; validation: what it gains there over the best"
-                " ingredient of its own run; training: seconds of all that was trained for a row; souping: of the"
-                " chosen soup.",
+                " one with the best validation metric that is one model, or, where all labels were trained on, the last"
+                " of soup.methods; validation: what it gains there over the best ingredient of its own run; training:"
+                " seconds of all that was trained for a row; souping: of the chosen soup.",
                 "",
                 *self._show_beside(groups),
                 *missing,
@@ -193,7 +193,7 @@ class StudyResults:
                 str(group.results[0].ingredients),
                 group.show_gain(_BEST, group.bases),
                 "" if group.run.alone else group.show_gain(CHOSEN, group.bases),
-                "" if group.run.alone else group.show_gain(CHOSEN, group.results, "validation"),
+                "" if group.run.follows else group.show_gain(CHOSEN, group.results, "validation"),
                 group.average(lambda one: one.methods[_BEST].seconds, ".1f"),
                 "" if group.run.alone else group.average(lambda one: one.methods[CHOSEN].seconds, ".1f"),
             )

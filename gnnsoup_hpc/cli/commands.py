@@ -47,7 +47,8 @@ AGAIN = {
 }
 TO = {  # whose soup, and the file that it goes to
     "export": (
-        "whose soup (default: the one with the best validation metric that is one model)",
+        "whose soup (default: the one with the best validation metric that is one model; where train.labels is all, the"
+        " last one that soup.methods lists)",
         "a file of .pt or .safetensors; card and script go beside it (default: RUN-METHOD.pt here)",
     ),
     "predict": (

@@ -13,7 +13,7 @@ from gnnsoup_hpc.analysis.study import RunResult, StudyResults
 from gnnsoup_hpc.cli.soup import soup
 from gnnsoup_hpc.cli.train import train
 from gnnsoup_hpc.config import Job
-from gnnsoup_hpc.config.study import Study, StudyRun, read_study, train_alone
+from gnnsoup_hpc.config.study import Study, StudyRun, follow, read_study
 from gnnsoup_hpc.errors import IngredientsError, Interrupted, JobError, Preempted, SoupError
 from gnnsoup_hpc.models.jobs import load_job
 from gnnsoup_hpc.runtime import leases, status_files
@@ -73,16 +73,16 @@ class StudyRunner:
         return all(self._read(block, run) or self._cannot(block, run) for run in block)
 
     def _cannot(self, block: Block, run: StudyRun) -> bool:
-        """Whether a run failed here, or is to be trained as long as one that did."""
-        return run.name in self.failed or (run.alone and block[0].name in self.failed)
+        """Whether a run failed here, or goes by one that did."""
+        return run.name in self.failed or (run.follows and block[0].name in self.failed)
 
     def _make_job(self, block: Block, run: StudyRun) -> Job:
         """The job of a run, which may go by the first of its block; where that is not done, as if it took one epoch."""
         tables = run.tables
-        if run.alone:
+        if run.follows:
             first = self._read(block, block[0])
             base = load_job({**block[0].tables, "name": block[0].name})
-            tables = train_alone(run, base, first.best_epoch if first else 1)
+            tables = follow(run, base, first.best_epoch if first else 1)
         return load_job({**tables, "name": run.name})
 
     def _read(self, block: Block, run: StudyRun) -> RunResult | None:

@@ -31,7 +31,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from gnnsoup_hpc.config.methods import DEFAULT_METHODS, MethodName, list_choosing
+from gnnsoup_hpc.config.methods import BLIND, DEFAULT_METHODS, MethodName
 from gnnsoup_hpc.config.methods import METHOD_NAMES as METHOD_NAMES
 from gnnsoup_hpc.config.recipes import RecipeName, make_fields
 from gnnsoup_hpc.types import (
@@ -277,7 +277,8 @@ class DistilJob(Section):
     """the student begins at the uniform soup, of ingredients in one order (soup.align), or from scratch; or at the soup
     of ls or pls, which soup.methods has before distil, or the run has already"""
     epochs: Count = 150
-    """most passes over all parts; the weights of the best validation epoch are kept"""
+    """most passes over all parts; the weights of the best validation epoch are kept, or, where all labels are trained
+    on (train.labels), those of the last"""
     union: Natural = 0
     """parts whose union makes one step's subgraph, at most partition.parts; 0: as many as fit in machine.memory_limit,
     all of them where they do: the more, the nearer to what the ensemble saw"""
@@ -292,7 +293,7 @@ class DistilJob(Section):
     temperature: Rate = 1.0
     """teacher's and student's logits are divided by it; a regression has none"""
     label_share: Fraction = 0.0
-    """share of the ordinary loss on training labels in the loss; the rest is the distance to the teacher"""
+    """share of the ordinary loss on labels that are trained on in the loss; the rest is the distance to the teacher"""
     patience: Natural = 0
     """it is done after so many epochs without a better validation metric; 0: after all epochs"""
 
@@ -798,14 +799,24 @@ class Job(Section):
                 "partition.edge_weight = 'use' cuts by weights of edges, and graph.edge_weight ="
                 f" {self.graph.edge_weight!r} leaves the graph without: set that to 'use' too"
             )
-        choosing = list_choosing(self.soup.methods, 2 if self.sweep.trains else self.train.ingredients)
-        if self.train.labels == "all" and choosing:
-            raise ValueError(
-                "train.labels = 'all' leaves no label to choose or learn by, as soup.methods does with"
-                f" {', '.join(choosing)}: name uniform, ensemble, or best where there is one ingredient"
-            )
         if self.train.batch != "full" and clusters > parts:
             raise ValueError(f"train.clusters = {clusters} is more than partition.parts = {parts} (K)")
+        return self
+
+    @model_validator(mode="after")
+    def _has_labels_to_choose_by(self) -> Self:
+        if self.train.labels != "all":
+            return self
+        if choosing := list_choosing(self, 2 if self.sweep.trains else self.train.ingredients):
+            raise ValueError(
+                "train.labels = 'all' leaves no label to choose or learn by, as soup.methods does with"
+                f" {', '.join(choosing)}: name uniform, ensemble, distil (from the uniform soup or from scratch, in no"
+                " sweep), or best where there is one ingredient"
+            )
+        if "distil" in self.soup.methods and self.soup.distil.patience:
+            raise ValueError(
+                "soup.distil.patience: train.labels = 'all' leaves no label to judge epochs by: leave it out"
+            )
         return self
 
     def to_toml(self) -> str:
@@ -858,6 +869,17 @@ def list_starts(job: Job) -> list[str]:
         return []
     jobs = [trial.job for trial in expand_grids(job).get("distil", ())] or [job]
     return sorted({each.soup.distil.start_method for each in jobs} - {""})
+
+
+def list_choosing(job: Job, ingredients: int) -> list[str]:
+    """Those of its methods that choose or learn by validation labels; of one ingredient `best` has no choice.
+
+    With train.labels = "all" `distil` has none either, unless it begins at a soup that was learned, or is swept.
+    """
+    blind = {*BLIND, *(["best"] if ingredients == 1 else [])}
+    if job.train.labels == "all" and not job.sweep.distil and not job.soup.distil.start_method:
+        blind.add("distil")
+    return [name for name in job.soup.methods if name not in blind]
 
 
 def _lists(job: Job, method: SweptName) -> dict[str, tuple[Any, ...]]:

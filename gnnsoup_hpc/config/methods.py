@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 METHODS = {  # name in soup.methods and in file names: module and class in soup/methods/
@@ -21,11 +20,6 @@ DEFAULT_METHODS = tuple(
 )  # which trains, and so takes as long as an ingredient
 
 BLIND = ("uniform", "ensemble")  # methods that look at no label
-
-
-def list_choosing(methods: Sequence[str], ingredients: int) -> list[str]:
-    """Those of the methods that choose or learn by validation labels; of one ingredient `best` has no choice."""
-    return [name for name in methods if name not in BLIND and not (name == "best" and ingredients == 1)]
 
 
 if TYPE_CHECKING:

@@ -38,10 +38,11 @@ class StudyFile(Section):
     across: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
     """settings, an axis each: names of values, and what each sets of the job; every combination is a setting"""
     ingredients: dict[str, dict[str, Any]] = Field(..., min_length=1)
-    """ways to make ingredients: names, and what each sets of the job. The first is what the others are compared with"""
+    """ways to make ingredients: names, and what each sets of the job. The first is what the others are compared with.
+    One with train.labels = "all" trains for as many epochs as validation chose for the best ingredient of the first"""
     alone: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """one model in place of soups, trained for as many epochs as all ingredients together: names, and what each sets.
-    With train.labels = "all" for as many epochs as validation chose for the best ingredient of the first way"""
+    With train.labels = "all" likewise for as many as validation chose"""
 
     @model_validator(mode="after")
     def _is_distinct(self) -> Self:
@@ -49,6 +50,11 @@ class StudyFile(Section):
             raise ValueError(f"seeds = {list(self.seeds)}: each once")
         if both := set(self.ingredients) & set(self.alone):
             raise ValueError(f"{both.pop()!r} is in [ingredients] and in [alone]: give one of them another name")
+        if _trains_on_all(next(iter(self.ingredients.values()))):
+            raise ValueError(
+                "the first of [ingredients] has train.labels = 'all', and others go by the epochs that validation chose"
+                " for it: name another one first"
+            )
         if empty := [name for name, values in self.across.items() if not values]:
             raise ValueError(f"across.{empty[0]} has no values")
         return self
@@ -67,6 +73,16 @@ class StudyRun:
     alone: bool
     own: Tables
     tables: Tables
+
+    @property
+    def trains_on_all(self) -> bool:
+        """Whether labels of validation nodes are trained on too, so that nothing can be chosen by them."""
+        return _trains_on_all(self.own)
+
+    @property
+    def follows(self) -> bool:
+        """Whether its epochs go by what came of the first way of its setting and seed."""
+        return self.alone or self.trains_on_all
 
     @property
     def name(self) -> str:
@@ -177,12 +193,16 @@ def _place(file: StudyFile, tables: dict[str, Any]) -> dict[str, Any]:
     return {**tables, "runs": f"{file.runs}/{file.name}"}
 
 
-def train_alone(run: StudyRun, base: Job, chosen_epoch: int) -> dict[str, Any]:
-    """Tables of one model in place of `base`'s ingredients, whose best one was kept after `chosen_epoch` epochs."""
-    own = run.own.get("train", {})
-    epochs = chosen_epoch if own.get("labels") == "all" else base.train.ingredients * base.train.epochs
-    fields = {"train.ingredients": 1, "train.epochs": own.get("epochs", epochs), "soup.methods": ["best"]}
-    return _merge([run.tables, _nest(fields)])
+def follow(run: StudyRun, base: Job, chosen_epoch: int) -> dict[str, Any]:
+    """Tables of a run that goes by `base`, whose best ingredient was kept after `chosen_epoch` epochs."""
+    epochs = chosen_epoch if run.trains_on_all else base.train.ingredients * base.train.epochs
+    fields = {"train.epochs": run.own.get("train", {}).get("epochs", epochs)}
+    alone = {"train.ingredients": 1, "soup.methods": ["best"]} if run.alone else {}
+    return _merge([run.tables, _nest(fields | alone)])
+
+
+def _trains_on_all(own: Tables) -> bool:
+    return bool(own.get("train", {}).get("labels") == "all")
 
 
 def _nest(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -304,7 +304,8 @@ class SoupContext:
             start = mixtures.state(Candidate(torch.full((1, self.size), 1.0 / self.size, dtype=torch.float64)))
         elif options.start_method:
             start = self._read_soup(options.start_method)
-        work = Distillation(mixtures, options, self.seed, self._timed, self._log, self._job, self._work)
+        labels = self._job.train.labels if self._job else "training"
+        work = Distillation(mixtures, options, self.seed, self._timed, self._log, self._job, self._work, labels)
         state, steps, self.spent = work.run(start)
         self.counts |= work.count_passes(len(steps))
         return state, steps

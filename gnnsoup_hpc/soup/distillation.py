@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gnnsoup_hpc.config import DistilJob, Job
 from gnnsoup_hpc.config.turns import Hyperparameters
+from gnnsoup_hpc.data.loader import Roles
 from gnnsoup_hpc.engine import Division, Plan
 from gnnsoup_hpc.engine.memory import FLOAT
 from gnnsoup_hpc.engine.threads import Span
@@ -41,7 +42,7 @@ from gnnsoup_hpc.soup.mixtures import Mixtures
 from gnnsoup_hpc.train.batches import Edit, PartValidation
 from gnnsoup_hpc.train.checkpointing import CheckpointManager, SharedCheckpoints
 from gnnsoup_hpc.train.loop import TrainData, Training
-from gnnsoup_hpc.types import Doubles, FloatArray, Role, State
+from gnnsoup_hpc.types import TRAINED_ROLES, Doubles, FloatArray, Labels, Role, State
 from gnnsoup_hpc.utils.out_of_core import BufferPool, blocks
 from gnnsoup_hpc.utils.rng import DISTIL, derive_seed
 
@@ -142,12 +143,13 @@ def _average(each: Sequence[TeacherFile], nodes: int, width: int) -> Iterator[tu
 class TeacherBatches(PartValidation):
     """Unions of random parts, of which all nodes are seeds; an epoch goes once over all parts.
 
-    Targets are (n, C + T): the teacher's outputs, and labels, NaN but of training nodes. A rank that does not compute
+    Targets are (n, C + T): the teacher's outputs, and labels, NaN but of nodes of `role`. A rank that does not compute
     has as many batches, with nothing in them.
     """
 
     teacher: TeacherFile
     computes: bool = field(default=True, kw_only=True)
+    role: Roles = field(default=Role.TRAIN, kw_only=True)
     timed: Callable[[Iterator[Plan]], Iterator[Plan]] = field(kw_only=True)
 
     def epoch(self, generator: np.random.Generator, edit: Edit | None = None) -> Iterator[Plan | None]:
@@ -165,8 +167,8 @@ class TeacherBatches(PartValidation):
         pieces = []
         for start, stop in runs:
             own = torch.from_numpy(graph.y(start, stop)).float().view(stop - start, -1)
-            training = torch.from_numpy(graph.role(start, stop) == Role.TRAIN)
-            own[~training] = torch.nan
+            trained = torch.from_numpy(np.isin(graph.role(start, stop), self.role))
+            own[~trained] = torch.nan
             pieces.append(torch.cat([torch.from_numpy(self.teacher.read(start, stop)), own], 1))
         targets = torch.cat(pieces)
         return torch.arange(len(targets)), targets
@@ -249,7 +251,8 @@ class DistilData(TrainData):
 class Distillation:
     """What a model is distilled with. timed: a stream of batches whose reading is booked.
 
-    job: whose checkpoints are kept, under the name `work`; None: there are none.
+    job: whose checkpoints are kept, under the name `work`; None: there are none. labels: "all": those of validation
+    nodes are trained on too, so no epoch is chosen by them, and the last is kept.
     """
 
     mixtures: Mixtures
@@ -259,9 +262,10 @@ class Distillation:
     log: Log
     job: Job | None = None
     work: str = "distil"
+    labels: Labels = "training"
 
     def run(self, start: State | None) -> tuple[State, tuple[Step, ...], Measurement]:
-        """The state of the best validation epoch, each epoch, and what all cost, before a checkpoint too.
+        """The state of the best validation epoch, or the last; each epoch, and what all cost, before a checkpoint too.
 
         start: which counts as epoch 0; None: from scratch. Rank-collective. Raises: DivergedError; Preempted.
         """
@@ -273,12 +277,13 @@ class Distillation:
             dropout=options.dropout,
             schedule=options.schedule,
             patience=options.patience,
+            labels=self.labels,
         )
         with open_teacher(mixtures, options.temperature) as teacher, self.log.stop.later():
             data = self._prepare(teacher)
             first = mixtures.model.init_state(derive_seed(self.seed, DISTIL)) if start is None else start
             training = Training(data, first, how, self.seed, DISTIL)
-            if start is not None:
+            if start is not None and self.labels == "training":
                 training.best = BestEpoch(0, data.validate(start), start)
             checkpoints, bar = self._keep_checkpoints(how, first), self.log.bar(how.epochs, "distil")
             diverged, spent = training.run_within(mixtures.meter, bar, checkpoints)
@@ -297,7 +302,8 @@ class Distillation:
         firsts = np.arange(0, graph.parts, size)
         judged = int((np.add.reduceat(graph.validation_counts, firsts) > 0).sum())
         kind, begins = "whole" if size == graph.parts else "union", self.options.start != "scratch"
-        passes = {f"forward_{kind}": epochs * len(firsts) + (epochs + begins) * judged}
+        validations = epochs + begins if self.labels == "training" else 1
+        passes = {f"forward_{kind}": epochs * len(firsts) + validations * judged}
         passes |= {f"backward_{kind}": epochs * len(firsts)}
         return passes | {"forward_whole": passes.get("forward_whole", 0) + len(self.mixtures.ids)}
 
@@ -340,5 +346,6 @@ class Distillation:
         )
         computes = engine.divides or comm.rank == 0
         where = mixtures.graph, self.options.union, plan, teacher
-        batches = TeacherBatches(*where, device=device, computes=computes, timed=self.timed)
+        role = TRAINED_ROLES[self.labels]
+        batches = TeacherBatches(*where, device=device, computes=computes, timed=self.timed, role=role)
         return DistilData(mixtures.model, engine, batches, evaluator, device, self.options, comm)

@@ -168,7 +168,9 @@ class SoupRunner:
         also |= mixtures.graph.resolve_task(self.job.task).values
         if (alignment := mixtures.alignment) is not None:
             also |= {"align": alignment.by, "alignment_sha256": alignment_store.sha256(alignment)}
-        also |= self._identify_start(options.start_method) if isinstance(options, DistilJob) else {}
+        if isinstance(options, DistilJob):
+            also |= self._identify_start(options.start_method)
+            also |= {"labels": self.job.train.labels} if self.job.train.labels != "training" else {}
         return SoupFingerprint(
             method=name,
             options=(options.model_dump(mode="json") if options is not None else {}) | also,

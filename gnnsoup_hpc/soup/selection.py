@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config import Job, list_choosing
 from gnnsoup_hpc.config.grid import JointRun
-from gnnsoup_hpc.config.methods import list_choosing
 from gnnsoup_hpc.errors import FileError, ForeignFileError, RunError, advise
 from gnnsoup_hpc.evaluation.tasks import Task, rank_by_score, score
 from gnnsoup_hpc.io import imports, states
@@ -64,13 +63,13 @@ def select_ingredients(job: Job, model: Model, graph: GraphFile, log: Log) -> Se
         else:
             advice = imports.AGAIN if rows else "run `gnnsoup train JOB`, which trains missing and damaged ingredients"
         raise RunError(f"{first}{more}: {advice}, or leave such ones out with --set 'soup.unfit=leave out'")
-    choosing = list_choosing(job.soup.methods, len(selection.fit))
+    choosing = list_choosing(job, len(selection.fit))
     if selection.trained_on_all and choosing:
         path = run.ingredient(selection.trained_on_all[0])
         raise RunError(
             f"{path} was trained on validation labels too (train.labels = 'all'), by which {', '.join(choosing)} would"
-            " choose or learn: name other soup.methods (uniform, ensemble; best of one ingredient), or leave it out"
-            " (soup.leave_out)"
+            " choose or learn: name other soup.methods (uniform, ensemble; best of one ingredient; distil with"
+            " train.labels = 'all'), or leave it out (soup.leave_out)"
         )
     for reason in selection.unfit.values():
         log.say(f"soup: left out: {reason}")

@@ -16,7 +16,7 @@ from gnnsoup_hpc.analysis.report.compare import judge
 from gnnsoup_hpc.api import read_report
 from gnnsoup_hpc.cli.study import StudyRunner
 from gnnsoup_hpc.config import loading
-from gnnsoup_hpc.config.study import list_bundled_studies, read_study, train_alone
+from gnnsoup_hpc.config.study import follow, list_bundled_studies, read_study
 from gnnsoup_hpc.io import report
 from gnnsoup_hpc.models.jobs import load_job
 from tests import runs as tiny_runs
@@ -37,6 +37,9 @@ machine = { threads = 1 }
 [ingredients]
 shared = {}
 own = { train.start = "own" }
+[ingredients."own, all"]
+train = { start = "own", labels = "all" }
+soup = { diagnose = false, methods = ["uniform", "ensemble", "distil"], distil = { epochs = 2, union = 2 } }
 [alone]
 longer = {}
 """
@@ -79,7 +82,7 @@ def test_what_it_says_is_what_its_runs_say(
     before = {path: path.stat().st_mtime_ns for path in (done / "runs").rglob("*.h5") if path.name != "study.h5"}
     assert main(["study", "small.toml"]) == 0
     out = capsys.readouterr().out
-    assert "9 runs, 9 of them done" in out
+    assert "12 runs, 12 of them done" in out
     assert before == {path: path.stat().st_mtime_ns for path in before}  # nothing was made again
     rows = pd.DataFrame(report.read_tables(done / "runs" / "small" / "study.h5", report.STUDY)["runs"])
     differences, over_shared = [], []
@@ -114,8 +117,27 @@ def test_one_model_alone_is_trained_as_long_as_all(done: Path, monkeypatch: pyte
     study = read_study("small.toml")
     run = next(run for run in study.runs[0] if run.alone)
     base = load_job({**study.runs[0][0].tables, "name": "base"})
-    chosen = train_alone(type(run)(**{**vars(run), "own": {"train": {"labels": "all"}}}), base, 2)
+    chosen = follow(type(run)(**{**vars(run), "own": {"train": {"labels": "all"}}}), base, 2)
     assert chosen["train"]["epochs"] == 2
+
+
+def test_all_labels_are_trained_on_for_the_epochs_that_validation_chose(
+    done: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of them the last that is one model stands for what is chosen, for no label is left to choose by."""
+    monkeypatch.chdir(done)
+    rows = pd.DataFrame(report.read_tables(done / "runs" / "small" / "study.h5", report.STUDY)["runs"])
+    for seed in range(3):
+        job = loading.load(str(done / "runs" / "small" / f"1_own-all_{seed}" / "job.toml"))
+        shared, mine = (
+            rows[(rows["way"] == way) & (rows["seed"] == seed)].set_index("method") for way in ("shared", "own, all")
+        )
+        assert (job.train.labels, job.train.ingredients) == ("all", 2)
+        assert job.train.epochs == shared["best_epoch"].iloc[0]
+        assert mine.loc["chosen soup", "test"] == mine.loc["distil", "test"]
+    assert main(["study", "small.toml", "--show"]) == 0
+    (_, beside) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("| 1 | own, all | 3 |"))
+    assert beside.split("|")[7].strip() == ""  # what it gains on validation nodes
 
 
 def test_what_failed_is_named_and_all_else_is_there(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,12 +145,12 @@ def test_what_failed_is_named_and_all_else_is_there(here: Path, capsys: pytest.C
     path = write_study(here, ("seeds = [0, 1, 2]", "seeds = [0]"), little)
     assert main(["study", str(path)]) == 1
     captured = capsys.readouterr()
-    assert "1 of 3 runs of the study failed, the others are there: 1_own_0. The first: " in captured.err
+    assert "1 of 4 runs of the study failed, the others are there: 1_own_0. The first: " in captured.err
     assert "memory_limit" in captured.err
-    assert "1 of 3 runs are missing" in captured.out
+    assert "1 of 4 runs are missing" in captured.out
     write_study(here, ("seeds = [0, 1, 2]", "seeds = [0]"))
     assert main(["study", str(path), "--show"]) == 0
-    assert "1 of 3 runs are missing" in capsys.readouterr().out
+    assert "1 of 4 runs are missing" in capsys.readouterr().out
     assert main(["study", str(path)]) == 0
     assert "missing" not in capsys.readouterr().out
 
@@ -141,7 +163,7 @@ def test_a_run_is_made_anew_where_the_study_says_otherwise(done: Path, here: Pat
     runner = StudyRunner(read_study("small.toml"), tiny_runs.ALONE, True, tiny_runs.QUIET)
     assert runner.read() == {}
     write_study(here)
-    assert len(StudyRunner(read_study("small.toml"), tiny_runs.ALONE, True, tiny_runs.QUIET).read()) == 9
+    assert len(StudyRunner(read_study("small.toml"), tiny_runs.ALONE, True, tiny_runs.QUIET).read()) == 12
 
 
 def test_two_share_the_runs(here: Path) -> None:
@@ -152,8 +174,8 @@ def test_two_share_the_runs(here: Path) -> None:
         worker.start()
     for worker in workers:
         worker.join()
-    assert [len(runner.read()) for runner in both] == [6, 6]
-    assert sum(len(runner.seconds) for runner in both) == 6  # each run once
+    assert [len(runner.read()) for runner in both] == [8, 8]
+    assert sum(len(runner.seconds) for runner in both) == 8  # each run once
 
 
 @pytest.mark.parametrize(
@@ -165,6 +187,7 @@ def test_two_share_the_runs(here: Path) -> None:
         (("hidden = 4", "hiden = 4"), "the study's run 1_shared_0: the job: unknown key 'model.hiden'"),
         (("longer = {}", "own = {}"), "'own' is in [ingredients] and in [alone]"),
         (("shared = {}", '"own " = {}'), "two names differ in signs alone"),
+        (("shared = {}", 'shared = { train.labels = "all" }'), "the first of [ingredients] has train.labels = 'all'"),
         (("[ingredients]", "[ingredients"), "not valid TOML"),
         (("layers = 1", "layers = 0"), "the study's run 1_shared_0: the job: model.layers = 0"),
     ],

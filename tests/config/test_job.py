@@ -138,8 +138,14 @@ WRONG = [
     ({"train": {"bag": 0.0}}, "train.bag = 0.0"),
     ({"train": {"bag": 1.1}}, "train.bag = 1.1"),
     ({"train": {"labels": "both"}}, "train.labels = 'both': input should be 'training' or 'all'"),
-    ({"train": {"labels": "all"}}, "as soup.methods does with best, greedy, gis, ls, pls: name uniform, ensemble, or"),
-    ({"train": {"labels": "all"}, "soup": {"methods": ["uniform", "distil"]}}, "does with distil: name uniform"),
+    (
+        {"train": {"labels": "all"}},
+        "as soup.methods does with best, greedy, gis, ls, pls: name uniform, ensemble, distil",
+    ),
+    (
+        {"train": {"labels": "all"}, "soup": {"methods": ["uniform", "distil"], "distil": {"start": "ls"}}},
+        "does with distil: name uniform",
+    ),
     ({"train": {"recipe": "onw"}}, "'tournament' or 'bagged'; the nearest known one is 'own'"),
     ({"train": {"recipe": ["own"]}}, r"train.recipe = \['own'\]: input should be '', 'shared'"),
     ({"train": {"recipe": "trunk", "start": "own"}}, "trunk_epochs = 50 contradict each other"),

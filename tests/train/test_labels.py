@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from gnnsoup_hpc.config import Job
+from gnnsoup_hpc.config import DistilJob, Job
 from gnnsoup_hpc.config.turns import Hyperparameters
 from gnnsoup_hpc.data import loader
 from gnnsoup_hpc.data.loader import Bag
@@ -20,14 +21,16 @@ from gnnsoup_hpc.evaluation.evaluator import EvalSettings, Evaluator
 from gnnsoup_hpc.graph.subgraph import Batch
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
+from gnnsoup_hpc.io import soup as soup_store
 from gnnsoup_hpc.io.records import Ingredient
 from gnnsoup_hpc.memory.estimate import Sizes
 from gnnsoup_hpc.models.gnn import Architecture
 from gnnsoup_hpc.runtime.run_dir import RunDir
+from gnnsoup_hpc.soup.context import SoupContext
 from gnnsoup_hpc.train.batches import ClusterBatches, FullBatches, HostGraph, NeighbourBatches
 from gnnsoup_hpc.train.imports import import_files
 from gnnsoup_hpc.train.loop import TrainData, Training, train
-from gnnsoup_hpc.types import TRAINED_ROLES, Role
+from gnnsoup_hpc.types import TRAINED_ROLES, Labels, Role
 from gnnsoup_hpc.utils.counter import derive_key
 from gnnsoup_hpc.utils.rng import BAG, TRUNK, derive_seed
 from tests import runs, tiny
@@ -225,9 +228,17 @@ def test_a_report_says_that_validation_nodes_were_trained_on(
 
 
 def test_methods_that_choose_by_labels_that_were_trained_on_are_refused(all_labels: Job) -> None:
-    for methods in ('["ls"]', '["uniform", "best"]', '["distil"]'):
+    distil = 'soup.methods=["distil"]'
+    for asked in (
+        ['soup.methods=["ls"]'],
+        ['soup.methods=["uniform", "best"]'],
+        [distil, "soup.distil.start=ls"],
+        [distil, "sweep.distil.dropout=[0.1, 0.2]"],
+    ):
         with pytest.raises(JobError, match=r"train\.labels = 'all' leaves no label to choose or learn by"):
-            runs.change_job(all_labels, f"soup.methods={methods}")
+            runs.change_job(all_labels, *asked)
+    with pytest.raises(JobError, match=r"soup\.distil\.patience: train\.labels = 'all' leaves no label to judge"):
+        runs.change_job(all_labels, distil, "soup.distil.patience=3")
     runs.change_job(all_labels, 'soup.methods=["best", "ensemble"]', "train.ingredients=1")
     job = runs.change_job(all_labels, "name=imported", "train.labels=training", 'soup.methods=["ls", "uniform"]')
     runs.prepare(job, runs.ALONE, runs.QUIET)
@@ -237,6 +248,48 @@ def test_methods_that_choose_by_labels_that_were_trained_on_are_refused(all_labe
     with pytest.raises(RunError, match=r"0000\.h5 was trained on validation labels too .* by which ls would choose or"):
         runs.soup_run(job)
     runs.soup_run(runs.change_job(job, 'soup.methods=["uniform"]'))
+    with pytest.raises(RunError, match=r"by which distil would choose or learn: .*; distil with train\.labels = 'all'"):
+        runs.soup_run(runs.change_job(job, distil))
+    runs.soup_run(runs.change_job(job, distil, "train.labels=all", "soup.distil.epochs=1"))
+
+
+@pytest.mark.parametrize("start", ["uniform", "scratch"])
+def test_distil_keeps_its_last_epoch_where_all_labels_were_trained_on(all_labels: Job, start: str) -> None:
+    """It is the only one that is judged; the start is no candidate, though epochs at such a rate make it worse."""
+    asked = runs.change_job(
+        all_labels,
+        'soup.methods=["uniform", "distil"]',
+        f"soup.distil.start={start}",
+        "soup.distil.epochs=3",
+        "soup.distil.learning_rate=1000",
+        f"soup.distil.union={all_labels.partition.parts}",
+    )
+    runs.soup_run(asked)
+    uniform, made = (soup_store.read(RunDir.of(asked).soup(name)) for name in ("uniform", "distil"))
+    assert np.isnan([step.accuracy for step in made.mixture.history]).tolist() == [True, True, False]
+    assert made.mixture.history[-1].accuracy == pytest.approx(made.validation_accuracy)
+    assert made.state is not None
+    assert uniform.state is not None
+    assert made.validation_accuracy <= uniform.validation_accuracy
+    assert all(not torch.equal(tensor, uniform.state[name]) for name, tensor in made.state.items())
+    assert made.counts["backward_whole"] == 3
+    assert made.counts["forward_whole"] == 2 + 3 + 1  # the teacher's, of steps, the last one's metric
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_distil_learns_the_labels_that_ingredients_were_trained_on(all_labels: Job, labels: Labels) -> None:
+    """Of training nodes, or of validation nodes too, in the share that is asked for."""
+    job = runs.change_job(all_labels, f"train.labels={labels}")
+    options = DistilJob(epochs=1, union=job.partition.parts, dropout=0.0, start="uniform")
+    with graph_store.open_graph(RunDir.of(job).graph, job) as graph, runs.open_mixtures(all_labels) as mixtures:
+        losses = []
+        for share in (0.0, 0.5):
+            context = SoupContext(mixtures, 0, runs.QUIET, job=job)
+            losses.append(context.distil(options.model_copy(update={"label_share": share}))[1][0].loss)
+        view = loader.load_whole(graph, TRAINED_ROLES[labels])
+        logits = mixtures.model.forward(mixtures.mix(torch.full((1, 2), 0.5, dtype=torch.float64), "model"), view.graph)
+    own = float(torch.nn.functional.cross_entropy(logits[view.seeds], view.targets))
+    assert losses[1] == pytest.approx((losses[0] + own) / 2, rel=1e-4)
 
 
 def test_memory_is_estimated_for_the_nodes_that_are_trained_on(here: Job) -> None:
