@@ -124,7 +124,7 @@ def make_soups(config: Config, *, again: bool = False, progress: bool = False) -
 
     job = _read(config)
     with _start() as here:
-        soup(job, here, again, quiet=not progress)
+        soup(job, here, again, "brief" if progress else "nothing")
     return Run.of(job)
 
 

@@ -39,6 +39,12 @@ COLLECTIVE = ("soup", "run", "diagnose")
 COMPUTING = ("prepare", "train", "import", "soup", "run", "diagnose", "predict", "study", "bench")
 OFFLINE = ("run", "prepare", "train", "import", "predict", "study", "bench")
 BOUNDED = ("run", "train", "import", "soup", "diagnose", "predict", "job")
+REPORTING = ("run", "soup", "report")
+FORMS = {
+    "verbose": "print all figures and sentences, not the answer and one table alone",
+    "quiet": "print errors alone; report.h5 has all",
+    "json": "print the report as JSON, a line a run, and nothing else",
+}
 AGAIN = {
     "run": "make all soups anew",
     "prepare": "cut the graph anew",
@@ -123,7 +129,11 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 
 def _add_own_arguments(parser: argparse.ArgumentParser, command: str) -> None:
-    """Those that one command alone has."""
+    """Those that few commands have."""
+    if command in REPORTING:
+        forms = parser.add_mutually_exclusive_group()
+        for name, about in FORMS.items():
+            forms.add_argument(f"--{name}", action="store_true", help=about)
     if command == "import":
         about = "files of .pt, .pth, .ckpt or .safetensors, or NNNN.h5 of other runs; patterns in quotes too"
         parser.add_argument("files", nargs="+", metavar="FILE", help=about)

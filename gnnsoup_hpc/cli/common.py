@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gnnsoup_hpc import errors
 from gnnsoup_hpc.runtime import launch
@@ -20,6 +20,7 @@ from gnnsoup_hpc.utils.paths import expand_home
 if TYPE_CHECKING:
     from gnnsoup_hpc.config import Job
 
+Form = Literal["brief", "verbose", "json", "nothing"]  # of a report
 NOWHERE = RankInfo(0, 1, 0, 1, "")  # of a process whose launcher cannot be understood
 # Of what rank 0 alone speaks: what is wrong on every rank, and what ranks of a world find together.
 WRONG_ALIKE = (errors.JobError, errors.IngredientsError, errors.MismatchError)
@@ -34,6 +35,11 @@ def load_job(arguments: argparse.Namespace) -> Job:
     from gnnsoup_hpc.models import jobs
 
     return jobs.load_job(arguments.job, _list_overrides(arguments))
+
+
+def choose_form(arguments: argparse.Namespace) -> Form:
+    """In which form a report is printed; JSON stands alone on stdout, and quiet commands print errors alone."""
+    return "nothing" if arguments.quiet else "json" if arguments.json else "verbose" if arguments.verbose else "brief"
 
 
 def _list_overrides(arguments: argparse.Namespace) -> list[str]:

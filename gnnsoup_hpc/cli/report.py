@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from gnnsoup_hpc.analysis.report import build
+from gnnsoup_hpc.analysis.report.brief import show_brief
 from gnnsoup_hpc.analysis.report.compare import compare_runs
 from gnnsoup_hpc.analysis.report.contents import read_contents
+from gnnsoup_hpc.analysis.report.documents import show_grid_as_json, show_run_as_json
 from gnnsoup_hpc.analysis.report.grid import read_grid, show_grid, write_grid
 from gnnsoup_hpc.analysis.report.table import show_run
-from gnnsoup_hpc.cli.common import say_overruled
+from gnnsoup_hpc.cli.common import Form, choose_form, say_overruled
 from gnnsoup_hpc.config import loading
 from gnnsoup_hpc.errors import JobError, MissingJobError, RunError
 from gnnsoup_hpc.models.jobs import load_job, load_job_of_run
@@ -24,37 +26,41 @@ from gnnsoup_hpc.utils.paths import expand_home
 _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
-def report(root: Path, must_write: bool = True, quiet: bool = False) -> None:
-    """Write the report.h5 of the run in folder `root`, and print its table, whether it could be written or not.
+def report(root: Path, must_write: bool = True, form: Form = "brief") -> None:
+    """Write the report.h5 of the run in folder `root`, and print it in a form, whether it could be written or not.
 
-    quiet: nothing is printed.
     Raises: RunError where it could not; unless `must_write`, a run that may only be read is no error, but a line.
     """
-    write, show = _read(root)
-    path = RunDir(root).report
-    if quiet:
-        write()
-        return
+    write, show = _read(root, form)
+    path, missing = RunDir(root).report, ""
     try:
         write()
     except RunError as error:
-        print(f"\n{show()}", flush=True)
         cause = error.__cause__
         if must_write or not (isinstance(cause, OSError) and cause.errno in _READ_ONLY):
+            _print(show(), form)
             raise
-        print(f"{path} is not written: the run may only be read here ({cause.strerror})", flush=True)
-        return
-    print(f"\n{show()}\n-> {path}", flush=True)
+        missing = f"{path} is not written: the run may only be read here ({cause.strerror})"
+    _print(show(), form, missing or f"-> {path}")
 
 
-def _read(root: Path) -> tuple[Callable[[], None], Callable[[], str]]:
+def _print(text: str, form: Form, end: str = "") -> None:
+    """Print a report as it is asked for; a last line for people."""
+    if form == "json":
+        print(text, flush=True)
+    elif form != "nothing":
+        print(f"\n{text}" + (f"\n{end}" if end else ""), flush=True)
+
+
+def _read(root: Path, form: Form) -> tuple[Callable[[], None], Callable[[], str]]:
     """What writes the report of a run, and what gives its text."""
     path = RunDir(root).job
     if path.is_file() and loading.load(str(path)).sweep.trains:
         swept = read_grid(load_job_of_run(root))
-        return partial(write_grid, swept), partial(show_grid, swept)
+        return partial(write_grid, swept), partial(show_grid_as_json if form == "json" else show_grid, swept)
     found = read_contents(root)
-    return partial(build.write, found), partial(show_run, found)
+    show = {"verbose": show_run, "json": show_run_as_json}.get(form, show_brief)
+    return partial(build.write, found), partial(show, found)
 
 
 def _find_root(text: str, overrides: Sequence[str]) -> Path:
@@ -78,7 +84,8 @@ def _find_root(text: str, overrides: Sequence[str]) -> Path:
 def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     """Report each run; where there are several, compare them too."""
     roots = [_find_root(text, arguments.set) for text in arguments.runs or ("pubmed",)]
+    form = choose_form(arguments)
     for root in roots:
-        report(root, must_write=False)
-    if len(roots) > 1:
+        report(root, must_write=False, form=form)
+    if len(roots) > 1 and form in ("brief", "verbose"):
         print(f"\n{compare_runs([read_contents(root) for root in roots])}", flush=True)

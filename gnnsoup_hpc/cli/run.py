@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from gnnsoup_hpc.cli.common import load_job
+from gnnsoup_hpc.cli.common import choose_form, load_job
 from gnnsoup_hpc.cli.soup import soup
 from gnnsoup_hpc.cli.train import train
 from gnnsoup_hpc.runtime.launch import RankInfo
@@ -12,6 +12,6 @@ from gnnsoup_hpc.runtime.launch import RankInfo
 
 def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     """Do everything that the job asks for."""
-    job = load_job(arguments)
-    train(job, here, arguments.offline, souping=True)
-    soup(job, here, arguments.again)
+    job, form = load_job(arguments), choose_form(arguments)
+    train(job, here, arguments.offline, souping=True, quiet=form in ("json", "nothing"))
+    soup(job, here, arguments.again, form)

@@ -7,7 +7,7 @@ import argparse
 import torch
 
 from gnnsoup_hpc.analysis.diagnosis.runner import diagnose
-from gnnsoup_hpc.cli.common import load_job
+from gnnsoup_hpc.cli.common import Form, choose_form, load_job
 from gnnsoup_hpc.cli.report import report
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.grid import list_joint_runs
@@ -28,14 +28,15 @@ from gnnsoup_hpc.soup.sweep import refuse_trials_beyond_limit, run_sweeps
 
 def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     """Make the soups of the job that the arguments name."""
-    soup(load_job(arguments), here, arguments.again)
+    soup(load_job(arguments), here, arguments.again, choose_form(arguments))
 
 
-def soup(job: Job, here: RankInfo, again: bool = False, quiet: bool = False) -> None:
+def soup(job: Job, here: RankInfo, again: bool = False, form: Form = "brief") -> None:
     """Make the job's soups, of a sweep of training those of each joint run. Rank-collective.
 
-    Every rank does the same; rank 0 alone writes, and says what is done.
+    Every rank does the same; rank 0 alone writes, and says what is done. form: of the report.
     """
+    quiet = form in ("json", "nothing")
     comm = launch.connect(here)
     device = launch.claim_machine(job.machine, here)
     launch.check_precision("soup", job.soup.precision, device)
@@ -53,7 +54,7 @@ def soup(job: Job, here: RankInfo, again: bool = False, quiet: bool = False) -> 
         if joint_runs:
             note_job(job)
         for each in (*(joint.job for joint in joint_runs), job):
-            report(RunDir.of(each).root, quiet=quiet)
+            report(RunDir.of(each).root, form=form)
     comm.bcast(None)  # the others wait here, and not in MPI's own end, which burns a core
 
 

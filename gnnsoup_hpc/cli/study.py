@@ -98,7 +98,7 @@ class StudyRunner:
         start, job, alone = time.perf_counter(), self._make_job(block, run), replace(self.here, rank=0, size=1)
         try:
             train(job, alone, self.offline, souping=True, quiet=True)
-            soup(job, alone, quiet=True)
+            soup(job, alone, form="nothing")
             result = RunResult.of(read_contents(RunDir.of(job).root))
         except (Preempted, Interrupted):
             raise

@@ -102,7 +102,7 @@ def parse_bytes(text: str) -> int | None:
     if text.strip().lower() == AUTO:
         return None
     found = _SIZE.fullmatch(text.strip().lower())
-    count = round(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
+    count = int(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
     if not count:
         raise ValueError(
             f"{text!r} is no size of memory: write a number and B, KiB, MiB, GiB, TiB (or KB, MB, GB, TB), for example"

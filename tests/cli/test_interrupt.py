@@ -210,7 +210,7 @@ def test_two_in_a_row_end_at_once_and_give_the_lease_back(workdir: Workdir) -> N
         pytest.param("run", "gnnsoup_hpc.soup.methods.baselines:Uniform.run", id="while a method is at work"),
         pytest.param("run", "gnnsoup_hpc.soup.alignment:align_ingredients", id="before the first method"),
         pytest.param("run", "gnnsoup_hpc.analysis.report.build:write", id="while the report is written"),
-        pytest.param("run", "gnnsoup_hpc.analysis.report.table:show_run", id="while the report is told"),
+        pytest.param("run", "gnnsoup_hpc.analysis.report.brief:show_brief", id="while the report is told"),
         pytest.param("report", "gnnsoup_hpc.analysis.report.contents:read_contents", id="while a run is read"),
         pytest.param("status", "gnnsoup_hpc.analysis.status.read:read_status", id="status"),
     ],

@@ -164,7 +164,7 @@ def test_the_report_is_written_before_it_is_told(workdir: Workdir, monkeypatch: 
         raise ZeroDivisionError
 
     workdir.report.unlink()
-    monkeypatch.setattr("gnnsoup_hpc.cli.report.show_run", table)
+    monkeypatch.setattr("gnnsoup_hpc.cli.report.show_brief", table)
     with pytest.raises(ZeroDivisionError):
         kit.here(*(["run", JOB, *FEW] if start == "run" else ["report", "runs/tiny"]), cwd=workdir.folder)
     assert whole(workdir.report)

@@ -71,7 +71,7 @@ class Extended:
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Extended:
     """The copy, with the whole job run once."""
     made = Extended(tmp_path_factory.mktemp("extended"))
-    done = made("-m", "gnnsoup_hpc", "run", "job.toml")
+    done = made("-m", "gnnsoup_hpc", "run", "job.toml", "--verbose")
     assert done.returncode == 0, done.stderr
     made.said = done.stdout
     return made

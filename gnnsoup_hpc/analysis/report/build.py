@@ -12,6 +12,7 @@ import numpy as np
 
 from gnnsoup_hpc.analysis.diagnosis.basin import make_columns
 from gnnsoup_hpc.analysis.report import contents
+from gnnsoup_hpc.analysis.report.answer import find_answer
 from gnnsoup_hpc.analysis.report.ceiling import find_share
 from gnnsoup_hpc.analysis.report.contents import Contents, Phase, TriedTrial
 from gnnsoup_hpc.analysis.report.recomputed import make_recomputed_columns
@@ -28,8 +29,8 @@ Row = TypeVar("Row")
 Column = tuple[str, Callable[[Row], Any], str, str]
 
 
-def write(run: Contents) -> None:
-    """Publish the run's report.h5: facts as root attributes, tables, each method's steps, sentences."""
+def make_tables(run: Contents) -> dict[str, tuple[Columns, str]]:
+    """Tables by their names, each with what a row is."""
     tables: dict[str, tuple[Columns, str]] = {
         "methods": (tabulate(run.soups, _method_columns(run)), "one row a method"),
         "ingredients": (
@@ -55,11 +56,18 @@ def write(run: Contents) -> None:
     if run.diagnosis is not None:
         about = "one row an alignment and an ingredient, or all: midpoints with the best one"
         tables["diagnosis"] = (make_columns(run.diagnosis, run.task), about)
+    return tables
+
+
+def write(run: Contents) -> None:
+    """Publish the run's report.h5: facts as root attributes, tables, each method's steps, sentences."""
     with files.create_file(run.run.report, KIND, VERSION, f"report of the run {run.job.name}") as file:
         alignment = run.alignment.text if run.alignment else ""
         file.attrs.update(graph=run.graph, split=run.split, alignment=alignment)
         file.attrs["metric"] = run.task.name
-        for name, (columns, about) in tables.items():
+        answer = find_answer(run)
+        file.attrs.update(answer=answer.sentence, take=answer.method)
+        for name, (columns, about) in make_tables(run).items():
             files.put_table(file, name, columns, about)
         group = file.create_group("histories", track_order=True)
         for soup in run.soups:

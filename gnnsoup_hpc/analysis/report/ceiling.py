@@ -39,7 +39,7 @@ def judge_ceiling(run: Contents) -> Iterator[str]:
     if not ceiling.gains:
         side = "above" if (ceiling.difference > 0) == run.task.higher_is_better else "below"
         where = f"{away} {side}" if ceiling.difference else "as good as"
-        advice = "; ".join(_list_ways_to_differ(run.job))
+        advice = "; ".join(list_ways_to_differ(run.job))
         yield (
             f"The ceiling: the ensemble is {where} the best ingredient, within its error of {error}: the ingredients"
             f" know little that the best one does not, so averaging gains little.{_name_gains(run)}"
@@ -62,7 +62,7 @@ def _name_gains(run: Contents) -> str:
     return f" Beyond their error gain all the same: {', '.join(names)}." if names else ""
 
 
-def _list_ways_to_differ(job: Job) -> list[str]:
+def list_ways_to_differ(job: Job) -> list[str]:
     """Settings that make ingredients differ more, and that the job does not have."""
     how, ways = job.train, []
     if how.start != "own":

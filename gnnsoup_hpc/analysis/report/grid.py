@@ -175,15 +175,22 @@ def _list_soups(run: Contents) -> Iterator[str]:
 # ---- for programs
 
 
+def make_grid_tables(found: GridContents) -> dict[str, tuple[Columns, str]]:
+    """Tables by their names, each with what a row is."""
+    tables = {"grid": (_grid_columns(found), "one row a combination")}
+    there = [(each, each.contents) for each in found.joint_runs if each.contents]
+    soups = [(each, contents, soup) for each, contents in there for soup in contents.soups]
+    if soups:
+        tables["across"] = (tabulate(soups, _ACROSS_COLUMNS), "one row a joint run and a method")
+    return tables
+
+
 def write_grid(found: GridContents) -> None:
     """Publish the report.h5 of a sweep of training. Format: docs/format.md."""
     with files.create_file(found.run.report, KIND, VERSION, f"report of the sweep {found.job.name}") as file:
         file.attrs.update(graph=found.graph, metric=found.task.name)
-        files.put_table(file, "grid", _grid_columns(found), "one row a combination")
-        there = [(each, each.contents) for each in found.joint_runs if each.contents]
-        soups = [(each, contents, soup) for each, contents in there for soup in contents.soups]
-        if soups:
-            files.put_table(file, "across", tabulate(soups, _ACROSS_COLUMNS), "one row a joint run and a method")
+        for name, (columns, about) in make_grid_tables(found).items():
+            files.put_table(file, name, columns, about)
         files.put_provenance(file, found.job.to_toml())
 
 

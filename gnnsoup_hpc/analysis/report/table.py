@@ -8,6 +8,7 @@ from statistics import mean, stdev
 
 from gnnsoup_hpc.analysis.diagnosis.basin import list_midpoints
 from gnnsoup_hpc.analysis.report import contents
+from gnnsoup_hpc.analysis.report.answer import find_answer
 from gnnsoup_hpc.analysis.report.contents import Contents, Phase, TriedTrial
 from gnnsoup_hpc.analysis.report.recomputed import list_recomputed
 from gnnsoup_hpc.analysis.report.verdicts import verdicts
@@ -18,7 +19,18 @@ from gnnsoup_hpc.runtime.profiling import subtract_baseline
 from gnnsoup_hpc.types import MetricName
 from gnnsoup_hpc.utils.text_table import align_columns, show_number, show_ratio
 
-_HEAD = ("method", "validation", "test", "seconds", "x gis", "peak MiB", "x gis", "forward", "backward", "models")
+_HEAD = (
+    "method",
+    "validation",
+    "test",
+    "seconds",
+    "seconds/gis",
+    "peak MiB",
+    "peak/gis",
+    "forward",
+    "backward",
+    "models",
+)
 _OTHERS: dict[str, MetricName] = {"test_roc_auc": "roc_auc", "test_average_precision": "average_precision"}
 
 
@@ -32,6 +44,7 @@ def show_run(run: Contents) -> str:
     return "\n".join(
         [
             f"{run.run.root}: {describe_model(model)}, on {run.graph}",
+            find_answer(run).sentence,
             f"{len(run.ingredients)} ingredients: {spreads} (mean ± standard deviation)",
             *([_list_engines(run)] if len(run.engines) > 1 else []),
             *([f"split: {run.split}"] if run.split else []),

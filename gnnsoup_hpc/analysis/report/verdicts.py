@@ -28,12 +28,27 @@ def verdicts(run: Contents) -> list[str]:
     return list(_list_sentences(run))
 
 
-def _list_sentences(run: Contents) -> Iterator[str]:
+def list_cautions(run: Contents) -> Iterator[str]:
+    """Those sentences without which the figures would be taken for what they are not."""
+    yield from _name_what_is_left_out(run)
+    yield from _describe_labels(run)
+    yield from _judge_classes(run)
+    if len(run.ingredients) > 1:
+        yield from judge_recomputed(run)
+        for soup in run.soups:
+            yield from _report_collapse(run, soup)
+
+
+def _name_what_is_left_out(run: Contents) -> Iterator[str]:
     for reason in run.soups[0].left_out:
         yield f"Left out: {reason}."
     if run.unlisted:
         there = ", ".join(run.unlisted)
         yield f"Not shown: soups that are there of methods which the job does not list (soup.methods): {there}."
+
+
+def _list_sentences(run: Contents) -> Iterator[str]:
+    yield from _name_what_is_left_out(run)
     yield from _describe_imported(run)
     yield from _describe_labels(run)
     if len(run.ingredients) == 1:
@@ -49,19 +64,23 @@ def _list_sentences(run: Contents) -> Iterator[str]:
     )
     yield from judge_recomputed(run)
     yield from _judge_classes(run)
-    uniform_loses = None
     for soup in run.soups:
         if soup.method != "best":
-            found = compare_with_best(run, soup)
-            uniform_loses = found.loses if soup.method == "uniform" else uniform_loses
-            yield _judge_soup(run, soup, found)
+            yield _judge_soup(run, soup, compare_with_best(run, soup))
             yield from _report_collapse(run, soup)
     yield from judge_ceiling(run)
+    yield from judge_basin(run)
+
+
+def judge_basin(run: Contents) -> Iterator[str]:
+    """What the diagnosis says, and what to do where the ingredients lie in several basins."""
     if run.diagnosis is None:
         yield f"Whether the ingredients lie in one basin is not known: run `gnnsoup diagnose {run.run.root}`."
-    else:
-        aligned = run.alignment.alignment.by if run.alignment else None
-        yield from verdict(run.diagnosis, run.job, run.task, uniform_loses, aligned)
+        return
+    uniform = run.soup("uniform")
+    loses = None if uniform is None else compare_with_best(run, uniform).loses
+    aligned = run.alignment.alignment.by if run.alignment else None
+    yield from verdict(run.diagnosis, run.job, run.task, loses, aligned)
 
 
 def _describe_imported(run: Contents) -> Iterator[str]:

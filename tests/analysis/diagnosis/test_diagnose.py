@@ -148,7 +148,7 @@ def test_a_diagnosis_of_other_ingredients_is_in_no_report(finished: Job, trained
     other = remade(runs.copy_run(trained, tmp_path / "other"), lambda state, index: state)
     diagnose(other)
     shutil.copy(RunDir.of(other).diagnosis, RunDir.of(job).diagnosis)
-    said = kit.succeeds(kit.here("report", RunDir.of(job).root, cwd=tmp_path))
+    said = kit.succeeds(kit.here("report", RunDir.of(job).root, "--verbose", cwd=tmp_path))
     assert "is not known: run `gnnsoup diagnose" in said
     assert "midpoints" not in said
 

@@ -373,7 +373,7 @@ def test_classes_that_are_rarer_than_the_error_are_named(run: Contents) -> None:
 def test_what_was_found_in_preparing_is_repeated(run: Contents) -> None:
     told = replace(run, split="stored masks, column 3 of 10", notes=("2 edges were duplicates and are merged.",))
     lines = show_run(told).splitlines()
-    assert lines[2:4] == ["split: stored masks, column 3 of 10", "2 edges were duplicates and are merged."]
+    assert lines[3:5] == ["split: stored masks, column 3 of 10", "2 edges were duplicates and are merged."]
     assert "split:" not in show_run(replace(run, split=""))
     assert "ensemble: no souping cost, 3 x inference cost." in lines
 
