@@ -43,6 +43,8 @@ setup(
         "mpi": ["mpich>=4.2"],
         # Soups exported as .safetensors.
         "safetensors": ["safetensors>=0.4"],
+        # Reports' tables as Parquet; reports by xarray.
+        "io": ["pyarrow>=17", "xarray>=2024.7", "h5netcdf>=1.4"],
         # Kernels for GPUs. PyTorch's CUDA builds bring theirs; it runs them on a CPU too, for tests.
         "gpu": ["triton>=3.5; sys_platform == 'linux'"],
         "dev": [
@@ -55,6 +57,9 @@ setup(
             "scikit-learn",
             "types-tqdm",
             "safetensors",
+            "pyarrow",
+            "xarray",
+            "h5netcdf",
         ],
     },
     entry_points={"console_scripts": ["gnnsoup = gnnsoup_hpc.__main__:main"]},

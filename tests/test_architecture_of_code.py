@@ -48,7 +48,7 @@ ONLY_USERS = {
     "mpi4py": {"runtime"},
     "torch_geometric": {"models", "data.sources", "graph.sampling", "bench", "io.standalone"},  # the last: for exports
     "ogb": {"data.sources"},
-    "pandas": {"api", "data.sources"},
+    "pandas": {"api", "data.sources", "io.tables"},
 }
 LAUNCHERS_VARIABLE = re.compile(r"(SLURM|PMI|PMIX|OMPI|MPI|HYDRA)_[A-Z_]+")
 MOST_LINES_OF_A_FUNCTION = 50

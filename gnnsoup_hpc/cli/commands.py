@@ -139,6 +139,10 @@ def _add_own_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         parser.add_argument("files", nargs="+", metavar="FILE", help=about)
         about = "which of a file's entries is the state, dotted where it lies in another, for example ema.state_dict"
         parser.add_argument("--key", default="", metavar="NAME", help=about)
+    if command == "report":
+        for name, kind in (("csv", "CSV"), ("parquet", "Parquet, by the package pyarrow")):
+            about = f"write every table of the report to a file in this folder too, as {kind}"
+            parser.add_argument(f"--{name}", metavar="FOLDER", help=about)
     if command == "job":
         parser.add_argument("--logs", action="store_true", help="print the folder of the run's logs alone")
     if command in TO:

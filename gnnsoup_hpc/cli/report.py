@@ -7,6 +7,7 @@ import errno
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from gnnsoup_hpc.analysis.report import build
 from gnnsoup_hpc.analysis.report.brief import show_brief
@@ -18,6 +19,8 @@ from gnnsoup_hpc.analysis.report.table import show_run
 from gnnsoup_hpc.cli.common import Form, choose_form, say_overruled
 from gnnsoup_hpc.config import loading
 from gnnsoup_hpc.errors import JobError, MissingJobError, RunError
+from gnnsoup_hpc.io.report import read_tables
+from gnnsoup_hpc.io.tables import TableFormat, write_tables
 from gnnsoup_hpc.models.jobs import load_job, load_job_of_run
 from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.run_dir import RunDir
@@ -84,8 +87,15 @@ def _find_root(text: str, overrides: Sequence[str]) -> Path:
 def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     """Report each run; where there are several, compare them too."""
     roots = [_find_root(text, arguments.set) for text in arguments.runs or ("pubmed",)]
-    form = choose_form(arguments)
+    form, asked = choose_form(arguments), [(kind, getattr(arguments, kind)) for kind in get_args(TableFormat)]
+    if len(roots) > 1 and (kind := next((kind for kind, folder in asked if folder), "")):
+        raise JobError(f"--{kind} takes the tables of one run, and {len(roots)} are named: give the command for each")
     for root in roots:
         report(root, must_write=False, form=form)
+        for kind, folder in asked:
+            if folder:
+                made = write_tables(read_tables(RunDir(root).report), expand_home(folder), kind)
+                if form in ("brief", "verbose"):
+                    print(f"-> {len(made)} tables: {', '.join(map(str, made))}", flush=True)
     if len(roots) > 1 and form in ("brief", "verbose"):
         print(f"\n{compare_runs([read_contents(root) for root in roots])}", flush=True)

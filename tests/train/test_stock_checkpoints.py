@@ -89,7 +89,7 @@ def test_all_is_as_the_script_measures_it(
     name = request.node.callspec.params["folder"]
     count = MODELS[name][0]
     assert main(["import", "mine.toml", f"checkpoints/[0-{count - 1}].pt"]) == 0
-    assert main(["soup", "mine.toml"]) == 0
+    assert main(["soup", "mine.toml", "--verbose"]) == 0
     tables = report.read_tables(folder / "runs" / "mine" / "report.h5")
     measured = json.loads(Path("measured.json").read_text())
     assert dict(zip(tables["ingredients"]["imported"], pairs(tables["ingredients"]), strict=True)) == {

@@ -18,9 +18,9 @@ from gnnsoup_hpc.analysis.report.contents import Contents, Phase, TriedTrial
 from gnnsoup_hpc.analysis.report.recomputed import make_recomputed_columns
 from gnnsoup_hpc.analysis.report.verdicts import verdicts
 from gnnsoup_hpc.config.turns import Hyperparameters
-from gnnsoup_hpc.io import files
+from gnnsoup_hpc.io import files, report
 from gnnsoup_hpc.io.files import Columns
-from gnnsoup_hpc.io.records import Ingredient, Soup, Step
+from gnnsoup_hpc.io.records import Ingredient, Soup
 from gnnsoup_hpc.io.report import KIND, VERSION
 from gnnsoup_hpc.runtime.profiling import COUNTS, QUANTITIES, subtract_baseline
 
@@ -68,11 +68,8 @@ def write(run: Contents) -> None:
         answer = find_answer(run)
         file.attrs.update(answer=answer.sentence, take=answer.method)
         for name, (columns, about) in make_tables(run).items():
-            files.put_table(file, name, columns, about)
-        group = file.create_group("histories", track_order=True)
-        for soup in run.soups:
-            if soup.mixture.history:
-                files.put_records(group, soup.method, Step, soup.mixture.history, "one row a step")
+            report.put_table(file, name, columns, about)
+        report.put_soups(file, run.soups)
         files.put(file, "verdicts", verdicts(run), "1", "what the numbers say, in words")
         files.put(file, "notes", list(run.notes), "1", "what preparing had to say of the source")
         files.put(file, "test_classes", np.array(run.test_classes, dtype=np.int64), "1", "test nodes of each class")

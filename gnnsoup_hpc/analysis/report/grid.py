@@ -17,7 +17,7 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.grid import GridRun, JointRun, expand_grid, list_joint_runs
 from gnnsoup_hpc.errors import FileError, RunError
 from gnnsoup_hpc.evaluation.tasks import Task, score
-from gnnsoup_hpc.io import files, imports
+from gnnsoup_hpc.io import files, imports, report
 from gnnsoup_hpc.io import graph as graph_store
 from gnnsoup_hpc.io import ingredient as ingredient_store
 from gnnsoup_hpc.io.files import Columns
@@ -190,7 +190,7 @@ def write_grid(found: GridContents) -> None:
     with files.create_file(found.run.report, KIND, VERSION, f"report of the sweep {found.job.name}") as file:
         file.attrs.update(graph=found.graph, metric=found.task.name)
         for name, (columns, about) in make_grid_tables(found).items():
-            files.put_table(file, name, columns, about)
+            report.put_table(file, name, columns, about)
         files.put_provenance(file, found.job.to_toml())
 
 
