@@ -218,6 +218,7 @@ def forked(tasks: Sequence[Callable[[Path], Any]], folder: Path) -> Iterator[Any
 
 def main(library: Path, folder: Path, results: Path) -> None:
     """Everything; the results as JSON."""
+    sys.modules["pyarrow"] = None  # type: ignore[assignment]  # which pandas loads where it is, and which has a thread
     with scenario.everything_on_disk():
         warm = folder / "warm"
         warm.mkdir(parents=True)
