@@ -98,7 +98,3 @@ def _list_cautions(sentences: Iterable[str], room: int) -> Sequence[str]:
         left.pop(0)
     more = [f"… and {len(left)} more remarks"] if left else []
     return ["", *lines, *more] if room > 1 and (lines or more) else []
-
-
-def _wrap_all(texts: Iterable[str]) -> list[str]:
-    return [line for text in texts for line in wrap(text, COLUMNS, break_on_hyphens=False)]
