@@ -18,6 +18,7 @@ from gnnsoup_hpc.utils.hashing import content_sha256, fingerprint
 from tests.faults import kit
 
 # Dates, times, memory, where and when a source was written: of these alone may two runs of one job differ.
+REFERENCES = {"DIMENSION_LIST", "REFERENCE_LIST"}  # places in the file, of what its dimensions are
 VOLATILE = re.compile(
     r"(^|/)cost/|@created$|source_files$|/ingredients/file$|seconds|time|peak|baseline|memory|speed|bytes"
 )
@@ -59,7 +60,7 @@ def held(path: Path) -> Held:
     if path.suffix == ".json":
         json.loads(path.read_text())
         return {}
-    if path.suffix in (".pt", ".npy", ".md", ".py"):  # of exports and predictions, the same byte for byte
+    if path.suffix in (".pt", ".npy", ".md", ".py", ".csv"):  # of exports, the same byte for byte
         return {"bytes": kit.digest(path)}
     if path.suffix == ".damaged":  # set aside as it was, not to be used
         return {}
@@ -73,7 +74,10 @@ def _items(file: h5py.File) -> Iterator[tuple[str, str]]:
     nodes: list[Any] = [file]
     while nodes:
         node = nodes.pop()
-        yield from ((f"{node.name}@{name}", fingerprint(_plain(value))) for name, value in node.attrs.items())
+        attributes = {name: value for name, value in node.attrs.items() if name not in REFERENCES}
+        yield from ((f"{node.name}@{name}", fingerprint(_plain(value))) for name, value in attributes.items())
+        if isinstance(node, h5py.Dataset):
+            yield f"{node.name}@dims", fingerprint([[scale.name for scale in each.values()] for each in node.dims])
         if isinstance(node, h5py.Group):
             nodes += node.values()
         elif node.dtype.kind == "O":
@@ -83,7 +87,8 @@ def _items(file: h5py.File) -> Iterator[tuple[str, str]]:
 
 
 def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    return value.decode() if isinstance(value, bytes) else value  # of dimensions, whose names HDF5 itself writes
 
 
 def all_held(root: Path) -> dict[str, Held]:

@@ -50,7 +50,7 @@ def test_aligned_soups_are_the_same_on_any_number_of_ranks(
     aligned = ("--set", "soup.align=weights", "--set", 'soup.methods=["greedy", "gis"]')
     alphas, orders = [], []
     for give in (workdir.gnnsoup_here, partial(workdir.gnnsoup, ranks=3)):
-        said = succeeds(give("soup", "--again", *aligned))
+        said = succeeds(give("soup", "--again", "--verbose", *aligned))
         assert len(re.findall("aligned to .* by weights", said)) == 2, said  # as it is found, and in the table
         alphas.append([kit.dataset(workdir.soup(method), "mixture/alpha") for method in ("greedy", "gis")])
         orders.append(kit.dataset(workdir.soup("gis"), "mixture/alignment/orders/layer 0"))

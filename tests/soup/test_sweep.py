@@ -232,7 +232,7 @@ def test_the_report_has_all_cells_and_the_spread_over_seeds(swept: Job) -> None:
 
 
 def test_the_printed_table_marks_the_selected(swept: Job, capsys: pytest.CaptureFixture[str]) -> None:
-    report(RunDir.of(swept).root)
+    report(RunDir.of(swept).root, form="verbose")
     said = capsys.readouterr().out
     assert "sweep of pls: 4 combinations" in said
     assert len(re.findall(r"^\* ", said, re.M)) == 2
