@@ -62,17 +62,6 @@ mpi_plugin() {
   echo none
 }
 
-# Tasks of each node as they were allocated. Where --ntasks are fewer than the scripts' --ntasks-per-node on every node,
-# Slurm tells the latter, and an mpirun would fill the first nodes with more tasks than these have cores.
-count_tasks() {
-  local cpus=${SLURM_JOB_CPUS_PER_NODE//,/ } each=${SLURM_CPUS_PER_TASK:-1} found='' item count
-  for item in $cpus; do  # such as 8(x2)
-    count=${item%%(*}
-    found+="${found:+,}$((count < each ? 1 : count / each))${item#"$count"}"
-  done
-  echo "$found"
-}
-
 # What starts ranks in a job: srun, but an MPICH that has its own mpirun is started by that. Slurm's pmi2 takes a long
 # request for two, and now and then one of MPICH's is too long, which ends the job (docs/cluster.md).
 default_launcher() {
@@ -102,10 +91,6 @@ set_launcher() {
         launcher+=("--mpi=${SRUN_MPI:-$(mpi_plugin)}" --kill-on-bad-exit=1)
       fi ;;
     mpirun)
-      if [[ -n ${SLURM_NTASKS_PER_NODE:-} && -n ${SLURM_JOB_CPUS_PER_NODE:-} ]]; then
-        SLURM_TASKS_PER_NODE=$(count_tasks)
-        export SLURM_TASKS_PER_NODE
-      fi
       launcher=("$mpirun" -n "${SLURM_NTASKS:-1}" "${launcher[@]}")
       export OMPI_MCA_odls_base_sigkill_timeout=25  # Open MPI kills 1 s after SIGTERM, too soon for a checkpoint
       if [[ $kind == train && -n $batch ]]; then

@@ -4,7 +4,7 @@
 # GNNSOUP_PREPARE_OPTIONS, GNNSOUP_TRAIN_OPTIONS and GNNSOUP_SOUP_OPTIONS hold sbatch options of one of them.
 # In one allocation: sbatch slurm/pipeline.sh [JOB …]. Without Slurm, `bash slurm/pipeline.sh [JOB]` runs on one rank.
 #SBATCH --job-name=gnnsoup
-#SBATCH --ntasks-per-node=8
+#SBATCH --ntasks=8
 #SBATCH --cpus-per-task=4
 #SBATCH --time=05:00:00
 #SBATCH --signal=B:USR1@300

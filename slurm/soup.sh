@@ -1,9 +1,9 @@
 #!/bin/bash
 # Soup a job's ingredients by all its methods, and report.
-#   sbatch [--nodes=2 …] slurm/soup.sh [jobs/NAME.toml] [--set KEY=VALUE …]
+#   sbatch [--ntasks=8 …] slurm/soup.sh [jobs/NAME.toml] [--set KEY=VALUE …]
 # Without Slurm, `bash slurm/soup.sh [JOB]` soups on one rank. Logs: RUN/logs/soup-JOBID.log. docs/cluster.md has the rest.
 #SBATCH --job-name=gnnsoup-soup
-#SBATCH --ntasks-per-node=4
+#SBATCH --ntasks=4
 #SBATCH --cpus-per-task=4
 #SBATCH --time=01:00:00
 #SBATCH --signal=B:USR1@60

@@ -1,10 +1,10 @@
 #!/bin/bash
 # Train a job's ingredients, one rank each; they share the work among them. Resources are set by sbatch's own options:
-#   sbatch [--nodes=2 --ntasks-per-node=4 --gpus-per-task=1 --partition=…] slurm/train_ingredients.sh [jobs/NAME.toml] [--set KEY=VALUE …]
+#   sbatch [--ntasks=16 --gpus-per-task=1 --partition=…] slurm/train_ingredients.sh [jobs/NAME.toml] [--set KEY=VALUE …]
 # Without Slurm, `bash slurm/train_ingredients.sh [JOB]` trains on one rank. Given again, it goes on where it stopped.
 # Logs: RUN/logs/train-JOBID.log. docs/cluster.md has the rest.
 #SBATCH --job-name=gnnsoup-train
-#SBATCH --ntasks-per-node=8
+#SBATCH --ntasks=8
 #SBATCH --cpus-per-task=4
 #SBATCH --time=04:00:00
 #SBATCH --signal=B:USR1@300

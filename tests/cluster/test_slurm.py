@@ -21,7 +21,6 @@ TRAIN, ARRAY, SOUP, PIPELINE = (
 )
 RANKS = 3
 TWO_NODES = ("--nodes=2", f"--ntasks={RANKS}", "--cpus-per-task=1")  # two ranks on one, one on the other
-ONE_TASK = ("--ntasks-per-node=1", "--cpus-per-task=1")
 TOTAL = 5
 MORE = ("--set", f"train.ingredients={TOTAL}", "--set", "train.checkpoint_seconds=0.001")
 DONE = re.compile(r"ingredient (\d+) done")
@@ -51,14 +50,6 @@ def test_two_nodes_train_then_soup(cluster: Cluster) -> None:
     assert "3 ingredients, 3 ranks" in cluster.said(job)
     assert ("mpirun -n 3" in cluster.said(job)) == Path(sys.prefix, "bin", "mpirun").exists()
     assert cluster.workdir.report.exists()
-
-
-def test_tasks_are_asked_for_by_nodes(cluster: Cluster) -> None:
-    """In the form that most people type: so many on each of so many nodes, whatever the scripts ask for by default."""
-    job = cluster.sbatch("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", TRAIN, "tiny.toml")
-    assert cluster.ended(job) == ["COMPLETED"], cluster.said(job)
-    assert set(re.findall(r"\[rank (\d)/2\]", cluster.said(job))) == {"0", "1"}
-    assert re.search(r"NumNodes=2 NumCPUs=2 NumTasks=2 ", cluster.shown(job))
 
 
 def test_srun_starts_ranks_that_find_each_other(cluster: Cluster, mpich: str) -> None:
@@ -105,7 +96,7 @@ def test_an_error_of_the_job_is_told_where_sbatch_puts_it(cluster: Cluster) -> N
     assert cluster.ended(job) == ["FAILED"]
     assert "ExitCode=2:0" in cluster.shown(job)
     assert "'train.epochs'" in cluster.said(job)
-    job = cluster.sbatch(*ONE_TASK, TRAIN, "tiny.toml", GNNSOUP_LAUNCHER="mpirun", GNNSOUP_MPIRUN="bin/mpirun")
+    job = cluster.sbatch("--ntasks=1", TRAIN, "tiny.toml", GNNSOUP_LAUNCHER="mpirun", GNNSOUP_MPIRUN="bin/mpirun")
     assert cluster.ended(job) == ["FAILED"]
     assert "ExitCode=2:0" in cluster.shown(job)
     assert "GNNSOUP_MPIRUN=bin/mpirun: there is no such program here" in cluster.said(job)
@@ -150,7 +141,7 @@ def test_the_pipeline_is_a_chain_of_three_jobs(cluster: Cluster) -> None:
 
 def test_a_chain_ends_with_the_first_job_that_fails(cluster: Cluster) -> None:
     said = cluster.slurm.command(
-        "bash", PIPELINE, *ONE_TASK, "--", "none.toml", cwd=cluster.workdir.folder, GNNSOUP_PYTHON=cluster.python
+        "bash", PIPELINE, "none.toml", cwd=cluster.workdir.folder, GNNSOUP_PYTHON=cluster.python
     )
     prepare, train, soup = re.findall(r"job (\d+)$", said, re.MULTILINE)
     assert cluster.ended(prepare) == ["FAILED"]
@@ -198,10 +189,10 @@ def test_copied_scripts_find_what_they_share(cluster: Cluster, tmp_path: Path) -
     alone = tmp_path / "mine" / TRAIN.name
     alone.parent.mkdir()
     shutil.copy(TRAIN, alone)
-    job = cluster.sbatch(*ONE_TASK, alone, "tiny.toml")
+    job = cluster.sbatch("--ntasks=1", alone, "tiny.toml")
     assert cluster.ended(job) == ["FAILED"]
     assert "set GNNSOUP_HOME" in cluster.said(job)
-    job = cluster.sbatch(*ONE_TASK, alone, "tiny.toml", GNNSOUP_HOME=str(SCRIPTS.parent))
+    job = cluster.sbatch("--ntasks=1", alone, "tiny.toml", GNNSOUP_HOME=str(SCRIPTS.parent))
     assert cluster.ended(job) == ["COMPLETED"], cluster.said(job)
 
 
