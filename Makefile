@@ -28,10 +28,10 @@ VENV := .venv
 READY := $(VENV)/.ready-$(MPI)
 
 ifeq ($(MPI),embedded)
-EXTRAS := dev,mpi
+EXTRAS := dev,report,mpi
 MPIRUN := $(VENV)/bin/mpirun
 else ifeq ($(MPI),system)
-EXTRAS := dev
+EXTRAS := dev,report
 MPIRUN := mpirun
 else
 $(error MPI=$(MPI): expected embedded or system)
@@ -40,7 +40,7 @@ endif
 .PHONY: demo test test-slow test-cluster bench bench-full gpu-check gpu-wheels soak check setup cluster-tools clean
 
 demo: $(READY)
-	$(MPIRUN) -n $(RANKS) $(VENV)/bin/gnnsoup run $(JOB)
+	$(MPIRUN) -n $(RANKS) $(VENV)/bin/gnnsoup run $(JOB) --html
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --ignore=tests/cluster

@@ -175,7 +175,7 @@ def create_file(path: Path, kind: str, version: int, about: str, bulk_bytes: int
             with h5py.File(space, "w", userblock_size=USER_BLOCK, **_LAYOUT) as file:
                 file.attrs.update(format=f"{CREATOR}/{kind}", format_version=version, about=about, creator=CREATOR)
                 file.attrs["creator_version"] = __version__
-                file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+                file.attrs["created"] = datetime.now(UTC).isoformat(timespec="milliseconds")
                 yield file
                 file.attrs["complete"] = 1
             if isinstance(space, io.BytesIO):

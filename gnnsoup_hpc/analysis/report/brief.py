@@ -73,7 +73,7 @@ def _make_row(run: Contents, soup: Soup) -> tuple[str, ...]:
     if soup.method != BEST:
         found = compare_with_best(run, soup)
         gain = show_difference(run, found).removesuffix(POINTS)
-        word = "better" if found.gains else "worse" if found.loses else ""
+        word = found.word
     return (
         soup.method,
         f"{soup.validation_accuracy:.4f}",
