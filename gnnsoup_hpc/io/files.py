@@ -123,6 +123,12 @@ def publish(path: Path) -> Iterator[Path]:
             private.unlink(missing_ok=True)
 
 
+def publish_bytes(path: Path, content: bytes) -> None:
+    """Publish a file of that content. Raises: RunError, as `publish` does."""
+    with publish(path) as private:
+        private.write_bytes(content)
+
+
 def check_writable(path: Path) -> None:
     """See, before hours of work, that their result can be put there.
 

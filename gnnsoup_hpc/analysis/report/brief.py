@@ -96,5 +96,5 @@ def _list_cautions(sentences: Iterable[str], room: int) -> Sequence[str]:
     while left and len(lines) + len(wrapped := wrap(left[0], COLUMNS)) + (len(left) > 1) <= room - 1:
         lines += wrapped
         left.pop(0)
-    more = [f"… and {len(left)} more remarks"] if left else []
+    more = [f"… and {len(left)} more remark{'s' if len(left) > 1 else ''}"] if left else []
     return ["", *lines, *more] if room > 1 and (lines or more) else []

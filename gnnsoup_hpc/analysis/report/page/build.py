@@ -57,9 +57,7 @@ class Section:
 
 def write_page(runs: Sequence[Contents], path: Path) -> None:
     """Publish a page of one run, or of several side by side. Raises: RunError where it cannot be written."""
-    text = make_page(runs)
-    with files.publish(path) as private:
-        private.write_text(text, encoding="utf-8")
+    files.publish_bytes(path, make_page(runs).encode())
 
 
 def make_page(runs: Sequence[Contents]) -> str:
@@ -72,7 +70,11 @@ def make_page(runs: Sequence[Contents]) -> str:
     script, sheet = ((HERE / name).read_text(encoding="utf-8") for name in (SCRIPT, SHEET))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     facts: dict[str, Any] = {"script": script, "script_sha256": digest, "sheet": sheet, "version": __version__}
-    facts |= {"title": ", ".join(str(run.run.root) for run in runs), "zip": zip, "show_time": _show_time}
+    facts |= {
+        "title": str(runs[0].run.root) if len(runs) == 1 else f"{len(runs)} runs",
+        "zip": zip,
+        "show_time": _show_time,
+    }
     facts["sections"] = [Section.of(run, number) for number, run in enumerate(runs, 1)]
     facts["comparison"] = facts["compared"] = None
     if len(runs) > 1:
@@ -91,8 +93,7 @@ def write_figures(run: Contents, folder: Path) -> list[Path]:
         pictures = ((".svg", render_svg(chart.figure).encode()), (".png", render_png(chart.figure)))
         for suffix, content in pictures:
             path = folder / f"{chart.name}{suffix}"
-            with files.publish(path) as private:
-                private.write_bytes(content)
+            files.publish_bytes(path, content)
             made.append(path)
     return made
 

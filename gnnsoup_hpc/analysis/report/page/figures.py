@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 80  # of shares, and of ranks
 MOST_NUMBERS = 12  # ingredients whose shares are written too
+MOST_LETTERS = 32  # of a name beside a chart
 MOST_MARKED = 60  # points of a line that are marked one by one
 MIB = 2**20
 PHASES = {"prepare": SERIES[5], "train": SERIES[0], "align": SERIES[4], "sweep": SERIES[6], "soup": SERIES[1]}
@@ -126,7 +127,7 @@ def draw_shares(run: Contents, timeline: Timeline) -> Drawn:
     """Alpha: a row a method and group of parameters, a column an ingredient."""
     mixed = [soup for soup in run.soups if soup.mixture.of != "distilled" and soup.method != BEST]
     rows = [
-        (soup.method if len(soup.mixture.groups) == 1 else f"{soup.method}: {group}", alpha)
+        (soup.method if len(soup.mixture.groups) == 1 else _shorten(f"{soup.method}: {group}"), alpha)
         for soup in mixed
         for group, alpha in zip(soup.mixture.groups, soup.mixture.alpha.tolist(), strict=True)
     ]
@@ -302,7 +303,7 @@ def draw_timeline(run: Contents, timeline: Timeline) -> Drawn:
             if width > 0.02 * len(each.work.what) * whole:
                 middle = each.start + width / 2
                 axes.text(middle, row, each.work.what, ha="center", va="center", fontsize=7)
-    axes.set_yticks(range(len(shown)), [name for name, _ in shown])
+    axes.set_yticks(range(len(shown)), [_shorten(name) for name, _ in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     _mark_gaps(axes, timeline)
@@ -352,7 +353,7 @@ def draw_comparison(runs: Sequence[Contents]) -> Chart:
                     "capsize": 2,
                     "linewidth": 1,
                 }
-                label = str(run.run.root) if row == 0 else None
+                label = _shorten(str(run.run.root)) if row == 0 else None
                 unit = 100.0 if run.task.show(1.0).endswith("points") else 1.0
                 error = unit * found.error if isfinite(found.error) else nan
                 axes.errorbar(unit * found.difference, place, xerr=error, fmt="o", label=label, **how)
@@ -362,6 +363,11 @@ def draw_comparison(runs: Sequence[Contents]) -> Chart:
         figure.legend(loc="outside upper left", ncols=1)
     about = "Bars: twice the standard error of the difference, on the same test nodes. Beyond 0 with its bar: better."
     return Chart("comparison", "Gains of all runs", about, figure)
+
+
+def _shorten(name: str) -> str:
+    """A name beside a chart: its end, where it is long."""
+    return name if len(name) <= MOST_LETTERS else f"…{name[1 - MOST_LETTERS :]}"
 
 
 def _name_metric(put: Callable[[str], Any], run: Contents, of: str) -> None:
