@@ -48,8 +48,8 @@ setup(
         "safetensors": ["safetensors>=0.4"],
         # Reports' tables as Parquet; reports by xarray.
         "io": ["pyarrow>=17", "xarray>=2024.7", "h5netcdf>=1.4"],
-        # Reports as pages and pictures.
-        "report": ["matplotlib>=3.8", "jinja2>=3.1"],
+        # Reports as pages and pictures; in colours on a terminal.
+        "report": ["matplotlib>=3.8", "jinja2>=3.1", "rich>=13.7"],
         # Kernels for GPUs. PyTorch's CUDA builds bring theirs; it runs them on a CPU too, for tests.
         "gpu": ["triton>=3.5; sys_platform == 'linux'"],
         "dev": [
@@ -67,6 +67,7 @@ setup(
             "h5netcdf",
             "matplotlib",
             "jinja2",
+            "rich",
         ],
     },
     entry_points={"console_scripts": ["gnnsoup = gnnsoup_hpc.__main__:main"]},

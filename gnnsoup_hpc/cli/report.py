@@ -18,6 +18,7 @@ from gnnsoup_hpc.analysis.report.documents import show_grid_as_json, show_run_as
 from gnnsoup_hpc.analysis.report.grid import read_grid, show_grid, write_grid
 from gnnsoup_hpc.analysis.report.page.style import check_packages
 from gnnsoup_hpc.analysis.report.table import show_run
+from gnnsoup_hpc.cli.colours import print_report
 from gnnsoup_hpc.cli.common import Form, choose_form, say_overruled
 from gnnsoup_hpc.config import loading
 from gnnsoup_hpc.errors import JobError, MissingJobError, RunError
@@ -81,7 +82,7 @@ def _print(text: str, form: Form, end: str = "") -> None:
     if form == "json":
         print(text, flush=True)
     elif form != "nothing":
-        print(f"\n{text}" + (f"\n{end}" if end else ""), flush=True)
+        print_report(f"\n{text}" + (f"\n{end}" if end else ""))
 
 
 def _read(root: Path, form: Form) -> _Report:

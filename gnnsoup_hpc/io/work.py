@@ -17,7 +17,7 @@ ALL_RANKS = -1
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkRecord:
     """The making of one file. what: "0003", "pls", or the phase's name where the phase makes one file.
 
     rank: of `ranks`, or ALL_RANKS, which is measured on rank 0. ended: seconds since 1970. spent: seconds and bytes.
@@ -38,7 +38,7 @@ class Work:
         return self.ended - self.spent["seconds"]
 
 
-def read_work(run: RunDir, ingredients: Sequence[int], methods: Sequence[str]) -> list[Work]:
+def read_work(run: RunDir, ingredients: Sequence[int], methods: Sequence[str]) -> list[WorkRecord]:
     """The work of a run whose files were read, and so checked, before; in the order of its ends.
 
     What a file does not tell, as one that was made elsewhere, is left out. Raises: FileError for a damaged file.
@@ -59,7 +59,7 @@ def read_work(run: RunDir, ingredients: Sequence[int], methods: Sequence[str]) -
     return sorted(found, key=lambda work: work.ended)
 
 
-def _read(phase: str, what: str, path: Path, kind: str, version: int) -> Iterator[Work]:
+def _read(phase: str, what: str, path: Path, kind: str, version: int) -> Iterator[WorkRecord]:
     with files.read_file(path, kind, version, verify=False) as file:
         spent, created = files.get_cost(file), files.get_text(file, "created", "")
         if not created or not isfinite(spent["seconds"]) or "provenance" not in file:
@@ -70,4 +70,4 @@ def _read(phase: str, what: str, path: Path, kind: str, version: int) -> Iterato
         rank = files.get_integer(made, "rank", 0) if alone else ALL_RANKS
         ended = datetime.fromisoformat(created).timestamp()
         versions = json.loads(made["versions"].asstr()[()]) if "versions" in made else {}
-        yield Work(phase, what, files.get_text(made, "host", ""), rank, ranks, ended, spent, versions)
+        yield WorkRecord(phase, what, files.get_text(made, "host", ""), rank, ranks, ended, spent, versions)

@@ -21,7 +21,7 @@ from gnnsoup_hpc.analysis.report.page.timeline import place_work
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.config.methods import METHOD_NAMES
 from gnnsoup_hpc.io.records import Epoch
-from gnnsoup_hpc.io.work import ALL_RANKS, Work, read_work
+from gnnsoup_hpc.io.work import ALL_RANKS, WorkRecord, read_work
 from gnnsoup_hpc.runtime.run_dir import RunDir
 
 VOID = frozenset({"meta", "input", "br", "link"})
@@ -169,8 +169,10 @@ def test_tables_sort_by_values_and_show_what_people_read(run: Contents) -> None:
     assert table.rows[1][1].value == ""
 
 
-def make_work(what: str, ended: float, seconds: float, rank: int = 0, host: str = "a", phase: str = "train") -> Work:
-    return Work(phase, what, host, rank, 2, ended, {"seconds": seconds}, {})
+def make_work(
+    what: str, ended: float, seconds: float, rank: int = 0, host: str = "a", phase: str = "train"
+) -> WorkRecord:
+    return WorkRecord(phase, what, host, rank, 2, ended, {"seconds": seconds}, {})
 
 
 def test_work_is_read_from_the_files_of_a_run(finished: Job) -> None:

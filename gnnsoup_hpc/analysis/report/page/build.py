@@ -21,7 +21,7 @@ from gnnsoup_hpc.analysis.report.page.tables import Table, list_tables
 from gnnsoup_hpc.analysis.report.page.timeline import place_work
 from gnnsoup_hpc.analysis.report.verdicts import list_cautions, verdicts
 from gnnsoup_hpc.io import files
-from gnnsoup_hpc.io.work import Work, read_work
+from gnnsoup_hpc.io.work import WorkRecord, read_work
 from gnnsoup_hpc.models.kinds import describe_model
 
 HERE = Path(__file__).parent
@@ -29,7 +29,7 @@ TEMPLATE, SCRIPT, SHEET = "page.html.jinja", "page.js", "page.css"
 
 
 @dataclass(frozen=True)
-class Section:
+class RunSection:
     """What a page shows of one run. key: of elements' names; charts: each with its SVG, as an element."""
 
     key: str
@@ -40,11 +40,11 @@ class Section:
     verdicts: tuple[str, ...]
     charts: tuple[tuple[Chart, str], ...]
     tables: tuple[Table, ...]
-    works: tuple[Work, ...]
+    works: tuple[WorkRecord, ...]
     versions: dict[str, str]
 
     @classmethod
-    def of(cls, run: Contents, number: int) -> Section:
+    def of(cls, run: Contents, number: int) -> RunSection:
         """Everything about a run, its figures drawn."""
         key = f"run-{number}"
         works = _read_work(run)
@@ -75,7 +75,7 @@ def make_page(runs: Sequence[Contents]) -> str:
         "zip": zip,
         "show_time": _show_time,
     }
-    facts["sections"] = [Section.of(run, number) for number, run in enumerate(runs, 1)]
+    facts["sections"] = [RunSection.of(run, number) for number, run in enumerate(runs, 1)]
     facts["comparison"] = facts["compared"] = None
     if len(runs) > 1:
         chart = draw_comparison(runs)
@@ -98,11 +98,11 @@ def write_figures(run: Contents, folder: Path) -> list[Path]:
     return made
 
 
-def _read_work(run: Contents) -> tuple[Work, ...]:
+def _read_work(run: Contents) -> tuple[WorkRecord, ...]:
     return tuple(read_work(run.run, [one.index for one in run.ingredients], [soup.method for soup in run.soups]))
 
 
-def _join_versions(works: Sequence[Work]) -> dict[str, str]:
+def _join_versions(works: Sequence[WorkRecord]) -> dict[str, str]:
     """Of each package the versions that made the run's files."""
     names = dict.fromkeys(name for work in works for name in work.versions)
     return {name: ", ".join(sorted({work.versions[name] for work in works if name in work.versions})) for name in names}

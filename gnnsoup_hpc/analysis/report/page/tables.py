@@ -30,7 +30,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """text: as shown; value: sorted by, "" where a number is not known."""
 
     text: str
@@ -39,13 +39,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a page, a Cell for each of `heads` in each row."""
+    """A table of a page, a TableCell for each of `heads` in each row."""
 
     name: str
     title: str
     about: str
     heads: tuple[Head, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[TableCell, ...], ...]
 
     @property
     def has_more(self) -> bool:
@@ -120,21 +120,21 @@ def _name_difference(task: Task) -> str:
     return POINTS.strip() if task.show(1.0).endswith(POINTS) else "1"
 
 
-def _make_difference(value: float, task: Task) -> Cell:
+def _make_difference(value: float, task: Task) -> TableCell:
     sign = "-" if value < 0 else ""
-    return Cell(f"{sign}{task.show(abs(value)).removesuffix(POINTS)}" if isfinite(value) else "-", _sort(value))
+    return TableCell(f"{sign}{task.show(abs(value)).removesuffix(POINTS)}" if isfinite(value) else "-", _sort(value))
 
 
-def _make_cell(value: Any, unit: str) -> Cell:
+def _make_cell(value: Any, unit: str) -> TableCell:
     """Numbers that are not known are shown as "-" and sorted last."""
     if isinstance(value, str):
-        return Cell(value, value)
+        return TableCell(value, value)
     if isinstance(value, int):
-        return Cell(str(value), str(value))
+        return TableCell(str(value), str(value))
     if unit in ("B", "s"):
-        return Cell(show_number(value / MIB, ".1f") if unit == "B" else show_number(value, ".2f"), _sort(value))
+        return TableCell(show_number(value / MIB, ".1f") if unit == "B" else show_number(value, ".2f"), _sort(value))
     short = f"{value:g}"  # of what a person chose, such as a learning rate
-    return Cell(show_number(value, "g" if float(short) == value or abs(value) < LEAST else ".4f"), _sort(value))
+    return TableCell(show_number(value, "g" if float(short) == value or abs(value) < LEAST else ".4f"), _sort(value))
 
 
 def _sort(value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gnnsoup_hpc.io.work import ALL_RANKS, Work
+from gnnsoup_hpc.io.work import ALL_RANKS, WorkRecord
 
 IDLE = 0.02  # of the time worked: a longer gap in which no work is done is left out
 LEAST_IDLE = 2.0  # seconds
@@ -15,7 +15,7 @@ LEAST_IDLE = 2.0  # seconds
 class Placed:
     """A piece of work, and where it lies on the axis, in seconds."""
 
-    work: Work
+    work: WorkRecord
     start: float
     end: float
 
@@ -31,7 +31,7 @@ class Timeline:
         """Rows of a chart: what each rank did alone, then what all did together."""
         hosts = {each.work.host for each in self.placed}
 
-        def name(work: Work) -> tuple[int, str]:
+        def name(work: WorkRecord) -> tuple[int, str]:
             if work.rank == ALL_RANKS:
                 return 1, f"all {work.ranks} ranks"
             return 0, f"rank {work.rank}" + (f" on {work.host}" if len(hosts) > 1 else "")
@@ -40,7 +40,7 @@ class Timeline:
         return [(text, [one for one in self.placed if name(one.work) == (kind, text)]) for kind, text, _ in names]
 
 
-def place_work(works: Sequence[Work]) -> Timeline:
+def place_work(works: Sequence[WorkRecord]) -> Timeline:
     """Put work on an axis that begins at 0."""
     ordered = sorted(works, key=lambda work: work.began)
     longest = max(LEAST_IDLE, IDLE * sum(work.spent["seconds"] for work in works))
