@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from textwrap import wrap
 
-from gnnsoup_hpc.analysis.report.answer import BEST, POINTS, find_answer, show_difference
+from gnnsoup_hpc.analysis.report.answer import BEST, POINTS, Answer, find_answer, show_difference
 from gnnsoup_hpc.analysis.report.comparison import compare_with_best
 from gnnsoup_hpc.analysis.report.contents import Contents, count_models
 from gnnsoup_hpc.analysis.report.table import show_spread
@@ -31,7 +31,9 @@ def show_brief(run: Contents) -> str:
         *(wrap(f"Try: {answer.advice}.", COLUMNS) if answer.advice else []),
         "",
     ]
-    foot = ["", *wrap(_show_cost(run), COLUMNS), *wrap(_show_way(run), COLUMNS, break_on_hyphens=False)]
+    foot = ["", *wrap(_show_cost(run), COLUMNS)]
+    for line in _list_ways(run, answer):
+        foot += wrap(line, COLUMNS, break_on_hyphens=False)
     explained = judge_basin(run) if answer.method == BEST and count > 1 else ()
     cautions = [*list_cautions(run), *explained]
     room = LINES - 1 - len(head) - len(foot)
@@ -46,8 +48,11 @@ def _show_cost(run: Contents) -> str:
     return f"Seconds: {spent}. Peak memory above start: {show_number(peak / 2**20, '.0f')} MiB."
 
 
-def _show_way(run: Contents) -> str:
-    return f"All figures: gnnsoup report {run.run.root} --verbose"
+def _list_ways(run: Contents, answer: Answer) -> Iterator[str]:
+    """Where to go on: how to take the model, and where all figures are."""
+    if answer.method != BEST:  # of the best ingredient there is something to try first
+        yield f"Take it: gnnsoup export {run.run.root} --method {answer.method}"
+    yield f"All figures: gnnsoup report {run.run.root} --verbose, or --html for a page"
 
 
 def _list_rows(run: Contents, room: int) -> list[str]:
