@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from textwrap import wrap
+from functools import partial
 
 from gnnsoup_hpc.analysis.report.answer import BEST, POINTS, Answer, find_answer, show_difference
 from gnnsoup_hpc.analysis.report.comparison import compare_with_best
@@ -16,6 +17,7 @@ from gnnsoup_hpc.runtime.profiling import subtract_baseline
 from gnnsoup_hpc.utils.text_table import align_columns, show_number
 
 LINES, COLUMNS = 25, 100
+wrap = partial(textwrap.wrap, width=COLUMNS, break_on_hyphens=False)  # commands and paths stay whole
 LEAST = 2  # lines that cautions have before the table has all it asks for
 
 
@@ -25,15 +27,15 @@ def show_brief(run: Contents) -> str:
     graph = ", ".join(run.graph.split(", ")[:2])
     title = f"{run.run.root}: {describe_model(run.job.model)}, on {graph}"
     head = [
-        *wrap(title, COLUMNS, max_lines=2),
+        *wrap(title, max_lines=2),
         "",
-        *wrap(answer.sentence, COLUMNS),
-        *(wrap(f"Try: {answer.advice}.", COLUMNS) if answer.advice else []),
+        *wrap(answer.sentence),
+        *(wrap(f"Try: {answer.advice}.") if answer.advice else []),
         "",
     ]
-    foot = ["", *wrap(_show_cost(run), COLUMNS)]
+    foot = ["", *wrap(_show_cost(run))]
     for line in _list_ways(run, answer):
-        foot += wrap(line, COLUMNS, break_on_hyphens=False)
+        foot += wrap(line)
     explained = judge_basin(run) if answer.method == BEST and count > 1 else ()
     cautions = [*list_cautions(run), *explained]
     room = LINES - 1 - len(head) - len(foot)
@@ -67,9 +69,7 @@ def _list_rows(run: Contents, room: int) -> list[str]:
         f"{count} ingredient{'s' if count > 1 else ''}: {', '.join(spreads)} (mean ± standard deviation)",
         *map(str.rstrip, align_columns([head, *shown])),
         *([f"… and {len(rows) - len(shown)} more methods"] if len(shown) < len(rows) else []),
-        *wrap(
-            f"gain: {_name_unit(run)} above the best ingredient ± twice its error; better, worse: beyond it", COLUMNS
-        ),
+        *wrap(f"gain: {_name_unit(run)} above the best ingredient ± twice its error; better, worse: beyond it"),
     ]
 
 
@@ -98,7 +98,7 @@ def _name_unit(run: Contents) -> str:
 def _list_cautions(sentences: Iterable[str], room: int) -> Sequence[str]:
     """As many whole sentences as there is room for, and how many more there are."""
     left, lines = list(sentences), list[str]()
-    while left and len(lines) + len(wrapped := wrap(left[0], COLUMNS)) + (len(left) > 1) <= room - 1:
+    while left and len(lines) + len(wrapped := wrap(left[0])) + (len(left) > 1) <= room - 1:
         lines += wrapped
         left.pop(0)
     more = [f"… and {len(left)} more remark{'s' if len(left) > 1 else ''}"] if left else []
