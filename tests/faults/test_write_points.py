@@ -25,7 +25,7 @@ from tests.faults import intercept, scenario
 from tests.faults.intercept import FAULTS, PACKAGE
 
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
-GUARD = 900  # seconds until a hang is called one
+GUARD = 3600  # seconds until a hang is called one
 MANY = 5
 
 WRITES = frozenset({"mkdir", "rename", "replace", "link", "symlink", "unlink", "rmdir", "touch", "utime", "save"})
