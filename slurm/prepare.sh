@@ -3,7 +3,6 @@
 # `gnnsoup prepare JOB` on a login node instead, and this finds it done.
 #   sbatch [--mem=…] slurm/prepare.sh [jobs/NAME.toml] [--set KEY=VALUE …]
 #SBATCH --job-name=gnnsoup-prepare
-#SBATCH --ntasks=1
 #SBATCH --cpus-per-task=4
 #SBATCH --time=02:00:00
 #SBATCH --requeue
@@ -17,4 +16,4 @@ done
 # shellcheck source-path=SCRIPTDIR source=launch.sh
 source "$slurm/launch.sh" || { echo "prepare.sh: no launch.sh beside it; set GNNSOUP_HOME to the checkout" >&2; exit 2; }
 log_under_run prepare "$@"
-run_ranks train gnnsoup_hpc prepare "$@"
+run_ranks one gnnsoup_hpc prepare "$@"

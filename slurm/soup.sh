@@ -1,9 +1,8 @@
 #!/bin/bash
 # Soup a job's ingredients by all its methods, and report.
-#   sbatch [--ntasks=8 …] slurm/soup.sh [jobs/NAME.toml] [--set KEY=VALUE …]
+#   sbatch --ntasks=4 [--partition=…] slurm/soup.sh [jobs/NAME.toml] [--set KEY=VALUE …]
 # Without Slurm, `bash slurm/soup.sh [JOB]` soups on one rank. Logs: RUN/logs/soup-JOBID.log. docs/cluster.md has the rest.
 #SBATCH --job-name=gnnsoup-soup
-#SBATCH --ntasks=4
 #SBATCH --cpus-per-task=4
 #SBATCH --time=01:00:00
 #SBATCH --signal=B:USR1@60

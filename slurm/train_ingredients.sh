@@ -1,10 +1,11 @@
 #!/bin/bash
 # Train a job's ingredients, one rank each; they share the work among them. Resources are set by sbatch's own options:
-#   sbatch [--ntasks=16 --gpus-per-task=1 --partition=…] slurm/train_ingredients.sh [jobs/NAME.toml] [--set KEY=VALUE …]
+#   sbatch --ntasks=16 [--partition=…] slurm/train_ingredients.sh [jobs/NAME.toml] [--set KEY=VALUE …]
+#   sbatch --nodes=8 --ntasks-per-node=4 --gpus-per-task=1 slurm/train_ingredients.sh [jobs/NAME.toml]
+# Where no number of tasks is given, there are as many ranks as the cores have room for, often one.
 # Without Slurm, `bash slurm/train_ingredients.sh [JOB]` trains on one rank. Given again, it goes on where it stopped.
 # Logs: RUN/logs/train-JOBID.log. docs/cluster.md has the rest.
 #SBATCH --job-name=gnnsoup-train
-#SBATCH --ntasks=8
 #SBATCH --cpus-per-task=4
 #SBATCH --time=04:00:00
 #SBATCH --signal=B:USR1@300

@@ -119,7 +119,7 @@ def test_a_lost_node_stops_no_other(cluster: Cluster) -> None:
 
 
 def test_the_pipeline_is_a_chain_of_three_jobs(cluster: Cluster) -> None:
-    options = ("--cpus-per-task=1", "--ntasks=2", "--")
+    options = ("--cpus-per-task=1", "--nodes=2", "--ntasks-per-node=1", "--")
     said = cluster.slurm.command(
         "bash",
         PIPELINE,
@@ -127,14 +127,13 @@ def test_the_pipeline_is_a_chain_of_three_jobs(cluster: Cluster) -> None:
         "tiny.toml",
         cwd=cluster.workdir.folder,
         GNNSOUP_PYTHON=cluster.python,
-        GNNSOUP_PREPARE_OPTIONS="--ntasks=1",
-        GNNSOUP_TRAIN_OPTIONS="--nodes=2",
+        GNNSOUP_TRAIN_OPTIONS="--ntasks-per-node=2",
     )
     ids = dict(re.findall(r"^(\w+): job (\d+)$", said, re.MULTILINE))
     assert list(ids) == ["prepare", "train", "soup"]
     assert cluster.ended(ids["soup"]) == ["COMPLETED"], "".join(cluster.said(job) for job in ids.values())
-    assert "NumNodes=2" in cluster.shown(ids["train"])
-    assert "prepare: reading" in cluster.said(ids["prepare"])
+    assert "NumNodes=2 NumCPUs=4 NumTasks=4" in cluster.shown(ids["train"])
+    assert "\nprepare: reading" in cluster.said(ids["prepare"])  # by one process, of no rank
     assert "prepare: reading" not in cluster.said(ids["train"])
     assert cluster.workdir.report.exists()
 
