@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gnnsoup_hpc.__main__ import main
 from tests.cluster.conftest import AS_ROOT, SCRIPTS, Cluster
 from tests.faults import kit
 
@@ -181,6 +183,34 @@ def test_mpirun_in_an_allocation(cluster: Cluster, kind: str, request: pytest.Fi
     assert cluster.ended(job) == ["COMPLETED"], cluster.said(job)
     assert "mpirun" in cluster.said(job)
     assert "3 ranks" in cluster.said(job)
+
+
+def test_written_scripts_need_nothing_of_who_submits(cluster: Cluster, tmp_path: Path) -> None:
+    """Python, variables and modules are in their environment.sh, and ranks have them under --export=NONE too."""
+    folder = tmp_path / "mine, it's written"
+    assert main(["slurm", str(folder)]) == 0
+    settings = f"export OMP_NUM_THREADS=3 PYTHONPATH={shlex.quote(str(SCRIPTS.parent))}"
+    with (folder / "environment.sh").open("a") as file:
+        file.write(f"{settings}\n[[ -z $NOT_SET_AS_IN_SCRIPTS_OF_MODULES ]]\n")
+    words = ("--export=NONE", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1")
+    job = cluster.slurm.command(
+        "sbatch",
+        "--parsable",
+        *words,
+        folder / TRAIN.name,
+        *("tiny.toml", "--set", "machine.threads=0"),
+        cwd=cluster.workdir.folder,
+    ).strip()
+    assert cluster.ended(job) == ["COMPLETED"], cluster.said(job)
+    assert set(re.findall(r"\[rank (\d)/2\] train: on .* 3 threads \(OMP_NUM_THREADS\)", cluster.said(job))) == {
+        "0",
+        "1",
+    }
+    with (folder / "environment.sh").open("a") as file:
+        file.write("module load no-such-module\n")
+    job = cluster.sbatch("--ntasks=1", folder / TRAIN.name, "tiny.toml")
+    assert cluster.ended(job) == ["FAILED"]
+    assert f"{folder / 'environment.sh'} ended with 127" in cluster.said(job)
 
 
 def test_copied_scripts_find_what_they_share(cluster: Cluster, tmp_path: Path) -> None:
