@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.cluster.conftest import SCRIPTS, Cluster
 
 STUB = """\
@@ -60,17 +62,35 @@ def describe(said: str) -> list[str]:
     return sorted(nodes)
 
 
-def test_ranks_are_asked_for_in_any_form(cluster: Cluster, tmp_path: Path, mpich: str) -> None:
-    stub = tmp_path / "stub"
-    stub.write_text(STUB)
-    stub.chmod(0o755)
+@pytest.fixture
+def stub(tmp_path: Path, mpich: str) -> dict[str, str]:
+    """Variables by which the scripts take the stub for Python."""
+    path = tmp_path / "stub"
+    path.write_text(STUB)
+    path.chmod(0o755)
+    return {"GNNSOUP_PYTHON": str(path), "GNNSOUP_MPIRUN": mpich}
+
+
+def test_ranks_are_asked_for_in_any_form(cluster: Cluster, stub: dict[str, str]) -> None:
     jobs = {}
     for form in FORMS:
         script, *options = form.split()
         words = (*options, SCRIPTS / f"{script}.sh", "tiny.toml")
-        jobs[form] = cluster.sbatch(*words, GNNSOUP_PYTHON=str(stub), GNNSOUP_MPIRUN=mpich)
+        jobs[form] = cluster.sbatch(*words, **stub)
     assert {state for job in jobs.values() for state in cluster.ended(job)} == {"COMPLETED"}
     said = {form: cluster.said(job) for form, job in jobs.items()}
     assert {form: describe(said[form]) for form in FORMS} == FORMS
     told = {form for form in FORMS if "no number of tasks was given" in said[form]}
     assert told == {form for form in FORMS if not re.search(r"--ntasks|--gpus=|array|prepare", form)}
+
+
+def test_ranks_of_mpirun_see_the_gpus_of_their_node(cluster: Cluster, stub: dict[str, str]) -> None:
+    """Where Slurm gave out other ones on the first node."""
+    other = cluster.sbatch("--nodelist=n2", "--gpus-per-node=1", "--output=/dev/null", "--wrap=sleep 600")
+    cluster.until(lambda: "JobState=RUNNING" in cluster.shown(other), other)
+    words = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=2", SCRIPTS / "soup.sh", "tiny.toml")
+    job = cluster.sbatch(*words, **stub)
+    assert cluster.ended(job) == ["COMPLETED"], cluster.said(job)
+    cluster.slurm.command("scancel", other)
+    found = {node: gpus for node, gpus, _ in RANK.findall(cluster.said(job))}
+    assert found == {"n1": "0,1", "n2": "1,2"}
