@@ -145,6 +145,8 @@ def test_a_chain_ends_with_the_first_job_that_fails(cluster: Cluster) -> None:
         "bash", PIPELINE, "none.toml", cwd=cluster.workdir.folder, GNNSOUP_PYTHON=cluster.python
     )
     prepare, train, soup = re.findall(r"job (\d+)$", said, re.MULTILINE)
+    asked = [re.findall(r"NumTasks=(\d+)", cluster.shown(job)) for job in (prepare, train, soup)]
+    assert asked == [["1"], ["8"], ["4"]]  # where nobody says how many
     assert cluster.ended(prepare) == ["FAILED"]
     assert (cluster.ended(train), cluster.ended(soup)) == (["CANCELLED"], ["CANCELLED"])
 
@@ -221,8 +223,8 @@ def test_copied_scripts_find_what_they_share(cluster: Cluster, tmp_path: Path) -
     job = cluster.sbatch("--ntasks=1", alone, "tiny.toml")
     assert cluster.ended(job) == ["FAILED"]
     assert "set GNNSOUP_HOME" in cluster.said(job)
-    job = cluster.sbatch("--ntasks=1", alone, "tiny.toml", GNNSOUP_HOME=str(SCRIPTS.parent))
-    assert cluster.ended(job) == ["COMPLETED"], cluster.said(job)
+    jobs = [cluster.sbatch("--ntasks=1", alone, "tiny.toml", GNNSOUP_HOME=str(s)) for s in (SCRIPTS, SCRIPTS.parent)]
+    assert [cluster.ended(job) for job in jobs] == [["COMPLETED"]] * 2, "".join(map(cluster.said, jobs))
 
 
 def test_the_scripts_have_no_fault_that_shellcheck_knows() -> None:
