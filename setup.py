@@ -22,7 +22,7 @@ setup(
     packages=[*find_packages(include=["gnnsoup_hpc", "gnnsoup_hpc.*"]), "gnnsoup_hpc.jobs", "gnnsoup_hpc.slurm"],
     package_dir={"gnnsoup_hpc.jobs": "jobs", "gnnsoup_hpc.slurm": "slurm"},
     package_data={
-        "gnnsoup_hpc": ["data/*", "py.typed", "*.pyi"],
+        "gnnsoup_hpc": ["data/*", "analysis/report/page/page.*", "py.typed", "*.pyi"],
         "gnnsoup_hpc.jobs": ["*.toml", "studies/*"],
         "gnnsoup_hpc.slurm": ["*.sh", "*.def"],
     },
@@ -49,6 +49,8 @@ setup(
         "safetensors": ["safetensors>=0.4"],
         # Reports' tables as Parquet; reports by xarray.
         "io": ["pyarrow>=17", "xarray>=2024.7", "h5netcdf>=1.4"],
+        # Reports as pages and pictures; in colours on a terminal.
+        "report": ["matplotlib>=3.8", "jinja2>=3.1", "rich>=13.7"],
         # Kernels for GPUs. PyTorch's CUDA builds bring theirs; it runs them on a CPU too, for tests.
         "gpu": ["triton>=3.5; sys_platform == 'linux'"],
         "dev": [
@@ -64,6 +66,9 @@ setup(
             "pyarrow",
             "xarray",
             "h5netcdf",
+            "matplotlib",
+            "jinja2",
+            "rich",
         ],
     },
     entry_points={"console_scripts": ["gnnsoup = gnnsoup_hpc.__main__:main"]},

@@ -35,9 +35,10 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
             f" the same command again (settings of your site belong in {ENVIRONMENT}, which is kept)"
         )
     for name in (name for name in scripts if name not in changed):
-        write_file(folder / name, scripts[name], mode=0o755 if name.endswith(".sh") else 0o644)
+        files.publish_bytes(folder / name, scripts[name])
+        (folder / name).chmod(0o755)
         sums[name] = _hash(scripts[name])
-    write_file(folder / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode(), mode=0o644)
+    files.publish_bytes(folder / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
     place = folder / ENVIRONMENT
     if changed:
         print(f"slurm: {place} was changed, and is kept: see that its GNNSOUP_PYTHON is {sys.executable}")
@@ -52,13 +53,6 @@ def read_scripts(python: str) -> dict[str, bytes]:
     scripts = {path.name: path.read_bytes() for path in sorted(found) if path.suffix in (".sh", ".def")}
     scripts[ENVIRONMENT] += os.fsencode(f"GNNSOUP_PYTHON=${{GNNSOUP_PYTHON:-{shlex.quote(python)}}}\n")
     return scripts
-
-
-def write_file(path: Path, content: bytes, mode: int) -> None:
-    """Write a file in one step. Raises: RunError where it cannot be written."""
-    with files.publish(path) as private:
-        private.write_bytes(content)
-        private.chmod(mode)
 
 
 def _read_sums(folder: Path) -> dict[str, str]:
