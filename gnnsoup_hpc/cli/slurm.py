@@ -35,8 +35,7 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
             f" the same command again (settings of your site belong in {ENVIRONMENT}, which is kept)"
         )
     for name in (name for name in scripts if name not in changed):
-        files.publish_bytes(folder / name, scripts[name])
-        (folder / name).chmod(0o755)
+        files.publish_bytes(folder / name, scripts[name], mode=0o755)
         sums[name] = _hash(scripts[name])
     files.publish_bytes(folder / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
     place = folder / ENVIRONMENT

@@ -123,10 +123,12 @@ def publish(path: Path) -> Iterator[Path]:
             private.unlink(missing_ok=True)
 
 
-def publish_bytes(path: Path, content: bytes) -> None:
-    """Publish a file of that content. Raises: RunError, as `publish` does."""
+def publish_bytes(path: Path, content: bytes, mode: int | None = None) -> None:
+    """Publish a file of that content, and of that mode where one is named. Raises: RunError, as `publish` does."""
     with publish(path) as private:
         private.write_bytes(content)
+        if mode is not None:
+            private.chmod(mode)
 
 
 def check_writable(path: Path) -> None:
