@@ -64,7 +64,7 @@ def _list_rows(run: Contents, room: int) -> list[str]:
     roles = ("validation", "test")
     spreads = (f"{role} {show_spread([getattr(one, f'{role}_accuracy') for one in run.ingredients])}" for role in roles)
     head = ("model", "validation", "test", "gain", "", "seconds", "peak MiB", "inference")
-    legend = wrap(f"gain: {_name_unit(run)} above the best ingredient ± 2 standard errors; better: beyond them")
+    legend = wrap(f"gain: {name_gain(run)} ± 2 standard errors; better: beyond them")
     if len(rows) + len(legend) + 3 <= room:
         legend.append("seconds, peak MiB: to make it; inference: models that one prediction runs through")
     shown = rows if len(rows) + len(legend) + 2 <= room else rows[: room - len(legend) - 3]
@@ -94,8 +94,10 @@ def _make_row(run: Contents, soup: Soup) -> tuple[str, ...]:
     )
 
 
-def _name_unit(run: Contents) -> str:
-    return f"{'points of ' if run.task.show(1.0).endswith(POINTS) else ''}test {run.metric}"
+def name_gain(run: Contents) -> str:
+    """What a gain is a difference of."""
+    unit = "points of " if run.task.show(1.0).endswith(POINTS) else ""
+    return f"{unit}test {run.metric} {'above' if run.task.higher_is_better else 'below'} the best ingredient"
 
 
 def _list_cautions(sentences: Iterable[str], room: int) -> Sequence[str]:

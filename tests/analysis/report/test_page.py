@@ -23,6 +23,7 @@ from gnnsoup_hpc.config.methods import METHOD_NAMES
 from gnnsoup_hpc.io.records import Epoch
 from gnnsoup_hpc.io.work import ALL_RANKS, WorkRecord, read_work
 from gnnsoup_hpc.runtime.run_dir import RunDir
+from tests import kinds, runs
 
 VOID = frozenset({"meta", "input", "br", "link"})
 HOSTILE = """</script></style><script>document.title='taken'</script><img src="http://a/b" onerror='x'> " $\\frac$ 🍲"""
@@ -59,6 +60,15 @@ class Elements(HTMLParser):
 @pytest.fixture(scope="module")
 def run(finished: Job) -> Contents:
     return read_contents(RunDir.of(finished).root)
+
+
+@pytest.fixture(scope="module")
+def regression(tmp_path_factory: pytest.TempPathFactory) -> Contents:
+    """A run judged by its mean absolute error."""
+    methods = 'soup.methods=["best", "uniform", "ls", "pls"]'
+    job = kinds.train_run(tmp_path_factory.mktemp("regression"), "error", "train.ingredients=2", methods)
+    runs.soup_run(job)
+    return read_contents(RunDir.of(job).root)
 
 
 @pytest.fixture(scope="module")
@@ -256,3 +266,14 @@ def test_what_does_not_go_together_or_is_missing_is_said(
             "--html and --figures need the package matplotlib, which is not here: pip install 'gnnsoup_hpc[report]'"
             in said
         )
+
+
+def test_a_metric_whose_low_values_are_good_is_told_so(regression: Contents) -> None:
+    """Heads, axes and what is said of gains; no sign of markup where axes have few numbers."""
+    page = Elements(make_page([regression]))
+    texts = [text for _, text in page.texts]
+    assert {"test mean absolute error", "gain"} <= set(texts)
+    assert "test MAE, lower is better" in texts
+    assert any(text.startswith("Gain: test mean absolute error below the best ingredient;") for text in texts)
+    assert any(text.startswith("Lower left is best.") for text in texts)
+    assert not [text for text in texts if "$" in text or "mathdefault" in text]

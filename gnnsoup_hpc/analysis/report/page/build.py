@@ -12,6 +12,7 @@ from typing import Any
 
 from gnnsoup_hpc import __version__
 from gnnsoup_hpc.analysis.report.answer import Answer, find_answer
+from gnnsoup_hpc.analysis.report.brief import name_gain
 from gnnsoup_hpc.analysis.report.build import make_tables
 from gnnsoup_hpc.analysis.report.compare import compare_runs
 from gnnsoup_hpc.analysis.report.contents import Contents
@@ -74,6 +75,7 @@ def make_page(runs: Sequence[Contents]) -> str:
         "title": str(runs[0].run.root) if len(runs) == 1 else f"{len(runs)} runs",
         "zip": zip,
         "show_time": _show_time,
+        "name_gain": name_gain,
     }
     facts["sections"] = [RunSection.of(run, number) for number, run in enumerate(runs, 1)]
     facts["comparison"] = facts["compared"] = None

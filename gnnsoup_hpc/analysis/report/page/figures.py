@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from gnnsoup_hpc.analysis.report.answer import BEST
 from gnnsoup_hpc.analysis.report.comparison import compare_with_best
@@ -35,6 +35,7 @@ from gnnsoup_hpc.runtime.profiling import subtract_baseline
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+SHORT: dict[str, str] = {"mae": "MAE"}  # beside a chart
 MOST_ROWS = 80  # of shares, and of ranks
 MOST_NUMBERS = 12  # ingredients whose shares are written too
 MOST_LETTERS = 32  # of a name beside a chart
@@ -116,10 +117,12 @@ def draw_cost(run: Contents, timeline: Timeline) -> Drawn:
     for axes, label in ((seconds, "souping, seconds"), (memory, "peak memory above start, MiB")):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(label)
     _name_metric(seconds.set_ylabel, run, "test")
     figure.legend(loc="outside upper center", ncols=4)
-    about = "Upper left is best. What took no time or memory that could be measured is not drawn."
+    corner = "Upper" if run.task.higher_is_better else "Lower"
+    about = f"{corner} left is best. What took no time or memory that could be measured is not drawn."
     return about, figure
 
 
@@ -173,9 +176,10 @@ def draw_barriers(run: Contents, timeline: Timeline) -> Drawn:
         axes.axhline(way.mean.accuracy, color=RED, linestyle="--", label="mean of all ingredients")
     _name_metric(charts[0].set_ylabel, run, "validation")
     figure.legend(*charts[0].get_legend_handles_labels(), loc="outside upper right")
+    bent = "sags" if run.task.higher_is_better else "bulges"
     about = (
         f"From the best ingredient, {run.diagnosis.best}, to each other one: mixtures of their weights, measured at"
-        " both ends and halfway. A line that sags is a barrier: what lies behind it is better left out or aligned."
+        f" both ends and halfway. A line that {bent} is a barrier: what lies behind it is better left out or aligned."
     )
     return about, figure
 
@@ -371,8 +375,8 @@ def _shorten(name: str) -> str:
 
 
 def _name_metric(put: Callable[[str], Any], run: Contents, of: str) -> None:
-    lower = "" if run.task.higher_is_better else " (lower is better)"
-    put(f"{of} {WORDS[run.task.name]}{lower}".strip())
+    lower = "" if run.task.higher_is_better else ", lower is better"
+    put(f"{of} {SHORT.get(run.task.name, WORDS[run.task.name])}{lower}".strip())
 
 
 FIGURES: dict[str, tuple[str, Callable[[Contents, Timeline], Drawn]]] = {

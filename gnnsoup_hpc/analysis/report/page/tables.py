@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gnnsoup_hpc.analysis.report.answer import POINTS
+from gnnsoup_hpc.config.task import WORDS
 from gnnsoup_hpc.evaluation.tasks import Task
 from gnnsoup_hpc.io.files import Columns
 from gnnsoup_hpc.utils.text_table import show_number
@@ -89,7 +90,7 @@ def list_tables(tables: Mapping[str, tuple[Columns, str]], task: Task) -> Iterat
 def _make_table(name: str, title: str, about: str, columns: Columns, shown: Sequence[str], task: Task) -> Table:
     heads = tuple(
         Head(
-            _name_column(column, _name_difference(task) if column in DIFFERENCES else unit),
+            _name_column(_name_metric(column, task), _name_difference(task) if column in DIFFERENCES else unit),
             f"{column}: {meaning}" + (f", {_name_unit(unit)}" if unit != "1" else ""),
             isinstance(values, np.ndarray),
             bool(shown) and column not in shown,
@@ -114,6 +115,11 @@ def _name_column(column: str, unit: str) -> str:
 
 def _name_unit(unit: str) -> str:
     return "MiB" if unit == "B" else unit
+
+
+def _name_metric(column: str, task: Task) -> str:
+    """A column's name in words: what files call an accuracy may be another metric."""
+    return column.replace("accuracy", WORDS[task.name])
 
 
 def _name_difference(task: Task) -> str:

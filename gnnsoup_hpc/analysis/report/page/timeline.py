@@ -31,13 +31,13 @@ class Timeline:
         """Rows of a chart: what each rank did alone, then what all did together."""
         hosts = {each.work.host for each in self.placed}
 
-        def name(work: WorkRecord) -> tuple[int, str]:
-            if work.rank == ALL_RANKS:
-                return 1, f"all {work.ranks} ranks"
-            return 0, f"rank {work.rank}" + (f" on {work.host}" if len(hosts) > 1 else "")
+        def name(work: WorkRecord) -> tuple[bool, int, str]:
+            together = work.rank == ALL_RANKS
+            host = f" on {work.host}" if len(hosts) > 1 else ""
+            return together, work.rank, f"all {work.ranks} ranks" if together else f"rank {work.rank}{host}"
 
-        names = sorted({(*name(each.work), each.work.rank) for each in self.placed}, key=lambda row: (row[0], row[2]))
-        return [(text, [one for one in self.placed if name(one.work) == (kind, text)]) for kind, text, _ in names]
+        names = sorted({name(each.work) for each in self.placed})
+        return [(key[-1], [each for each in self.placed if name(each.work) == key]) for key in names]
 
 
 def place_work(works: Sequence[WorkRecord]) -> Timeline:
