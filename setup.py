@@ -47,6 +47,8 @@ setup(
         "io": ["pyarrow>=17", "xarray>=2024.7", "h5netcdf>=1.4"],
         # Kernels for GPUs. PyTorch's CUDA builds bring theirs; it runs them on a CPU too, for tests.
         "gpu": ["triton>=3.5; sys_platform == 'linux'"],
+        # The pages of docs/ as a site: make docs.
+        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
         "dev": [
             "triton; sys_platform == 'linux'",
             "pytest",

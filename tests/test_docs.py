@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import re
+import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from gnnsoup_hpc.cli.commands import COMMANDS, add_arguments
 from gnnsoup_hpc.config import METHOD_NAMES
 from gnnsoup_hpc.config import loading as jobs
 from gnnsoup_hpc.runtime.profiling import QUANTITIES
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -49,7 +54,7 @@ def test_files_that_are_named_exist() -> None:
     """In pages, docstrings and comments; the changelog alone speaks of files that are gone."""
     tree = {
         str(path.relative_to(ROOT))
-        for folder in ("gnnsoup_hpc", "tests", "jobs")
+        for folder in ("gnnsoup_hpc", "tests", "jobs", "docs")
         for path in (ROOT / folder).rglob("*.py")
     }
     tree |= {path.name for path in ROOT.glob("*.py")}
@@ -106,3 +111,63 @@ def test_every_method_and_quantity_is_documented() -> None:
     methods, format_of_files = text(ROOT / "docs" / "methods.md"), text(ROOT / "docs" / "format.md")
     assert [name for name in METHOD_NAMES if f"`{name}`" not in methods] == []
     assert [name for name in QUANTITIES if f"`{name}`" not in format_of_files] == []
+
+
+def load_tool(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module of docs/tools, which mkdocs loads when it builds the site."""
+    monkeypatch.syspath_prepend(ROOT / "docs" / "tools")
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return import_module(name)
+
+
+@pytest.mark.parametrize(
+    ("page", "repo_url", "link", "moved"),
+    [
+        ("index.md", "", "[m](docs/methods.md#distil)", "[m](methods.md#distil)"),
+        ("index.md", "", "![m](docs/images/x.svg)", "![m](images/x.svg)"),
+        ("index.md", "", "[licence](LICENSE)", "licence (`LICENSE`)"),
+        ("index.md", "", "[`LICENSE`](LICENSE), `[x](y)`", "`LICENSE`, `[x](y)`"),
+        ("python.md", "", "[README](../README.md)", "[README](index.md)"),
+        ("howto/model.md", "", "[m](../models.md), [here](#a), [web](https://a.b/c)", None),
+        ("howto/model.md", "", "[README](../../README.md#use-it)", "[README](../index.md#use-it)"),
+        (
+            "howto/model.md",
+            "https://a.b/c/",
+            "[x](../../jobs/pubmed.toml)",
+            "[x](https://a.b/c/blob/HEAD/jobs/pubmed.toml)",
+        ),
+        ("models.md", "", "[gone](../jobs/gone.toml)", None),
+        ("models.md", "", "`[x](../jobs/pubmed.toml)`\n```\n[x](../jobs/pubmed.toml)\n```\n", None),
+    ],
+)
+def test_links_are_moved_to_where_they_lead_in_the_site(
+    page: str, repo_url: str, link: str, moved: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_tool("links", monkeypatch).move_links(link, page, repo_url) == (moved or link)
+
+
+def test_the_reference_has_every_field_of_a_job_and_every_option_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = load_tool("reference", monkeypatch)
+    table, rows = "", []
+    for line in reference.list_job_fields().splitlines():
+        if heading := re.fullmatch(r"## \[(.*)\]", line):
+            table = f"{heading[1]}."
+            rows.append(heading[1])
+        if row := re.match(r"\| `(\w+)` \| [^|]+ \| [^|]+ \| [^|]{4}", line.replace(r"\|", "")):
+            rows.append(table + row[1])
+    assert sorted(rows) == sorted(name for name, _ in jobs.fields())
+    chapters = dict(re.findall(r"^## gnnsoup (\w+)\n(.*?)^```$", reference.list_commands(), re.MULTILINE | re.DOTALL))
+    assert list(chapters) == list(COMMANDS)
+    for name, chapter in chapters.items():
+        parser = argparse.ArgumentParser()
+        add_arguments(parser, name)
+        options = set(re.findall(r"(?<!\S)--[a-z-]+", parser.format_help()))
+        assert options <= set(re.findall(r"(?<!\S)--[a-z-]+", chapter)), name
+
+
+def test_every_page_is_in_the_sites_navigation() -> None:
+    """The site's build says so too; here, where mkdocs may be missing."""
+    navigation = text(ROOT / "mkdocs.yml").partition("\nnav:\n")[2]
+    named = re.findall(r"[\w/]+\.md$", navigation, re.MULTILINE)
+    there = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")]
+    assert sorted(named) == sorted([*there, "index.md", "changelog.md", "contributing.md"])
