@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import runpy
+import shlex
 import sys
 import tomllib
 from importlib import import_module
@@ -12,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.cli.commands import COMMANDS, add_arguments
 from gnnsoup_hpc.config import METHOD_NAMES
 from gnnsoup_hpc.config import loading as jobs
@@ -24,6 +27,9 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.re
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NAMED = re.compile(r"(?<![\w/.<*-])((?:[a-z_]\w*/)*[a-z_]\w*\.py)\b")  # not NAME.py, which stands for any
+MARKED = re.compile(r"^<!-- (?:run|file (\S+)) -->\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+WRITTEN = re.compile(r"^<!-- file (\S+) -->$", re.MULTILINE)
+MARK = re.compile(r"^<!-- (?:run|file).*-->$", re.MULTILINE)
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 
 
@@ -51,7 +57,7 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 
 
 def test_files_that_are_named_exist() -> None:
-    """In pages, docstrings and comments; the changelog alone speaks of files that are gone."""
+    """In pages, docstrings and comments, or a page writes them; the changelog alone speaks of files that are gone."""
     tree = {
         str(path.relative_to(ROOT))
         for folder in ("gnnsoup_hpc", "tests", "jobs", "docs")
@@ -63,9 +69,43 @@ def test_files_that_are_named_exist() -> None:
         f"{page.relative_to(ROOT)}: {name}"
         for page in [*pages, *(ROOT / "gnnsoup_hpc").rglob("*.py")]
         for name in NAMED.findall(text(page))
-        if not any(f"/{path}".endswith(f"/{name}") for path in tree)
+        if not any(f"/{path}".endswith(f"/{name}") for path in [*tree, *WRITTEN.findall(text(page))])
     ]
     assert gone == []
+
+
+@pytest.mark.usefixtures("own_excepthook")
+@pytest.mark.parametrize("page", [page for page in PAGES if MARK.search(text(page))], ids=lambda page: page.name)
+def test_blocks_that_are_marked_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a page, in one folder: `<!-- file NAME -->` above a block writes it, `<!-- run -->` runs it.
+
+    Examples of docs/python.md and README that need more around them are run by tests of what they show.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    names: dict[str, object] = {"__name__": "__main__"}
+    blocks = MARKED.findall(text(page))
+    assert len(blocks) == len(MARK.findall(text(page)))
+    for file, language, code in blocks:
+        if file:
+            assert f"`{file}`" in text(page)
+            Path(file).write_text(code, encoding="utf-8")
+        elif language == "python":
+            exec(compile(code, page.name, "exec"), names)
+        else:
+            for line in code.replace("\\\n", " ").splitlines():
+                run_command(shlex.split(line, comments=True), monkeypatch)
+
+
+def run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of a shell, in this process: starting one anew takes seconds."""
+    if words and words[0] == "gnnsoup":
+        assert main(words[1:]) == 0, words
+    elif words:
+        assert words[0] == "python", words
+        monkeypatch.setattr(sys, "argv", words[1:])
+        runpy.run_path(words[1], run_name="__main__")
 
 
 @every_page
@@ -171,3 +211,16 @@ def test_every_page_is_in_the_sites_navigation() -> None:
     named = re.findall(r"[\w/]+\.md$", navigation, re.MULTILINE)
     there = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")]
     assert sorted(named) == sorted([*there, "index.md", "changelog.md", "contributing.md"])
+
+
+def test_pictures_are_as_their_script_draws_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = load_tool("draw", monkeypatch).PICTURES
+    images = ROOT / "docs" / "images"
+    assert {path.name for path in images.glob("*.svg")} == set(pictures)
+    for name, draw in pictures.items():
+        assert text(images / name) == draw(), f"{name}: python docs/tools/draw.py"
+
+
+def test_the_method_that_is_shown_is_the_one_that_is_tested() -> None:
+    ((_, shown),) = FENCE.findall(text(ROOT / "docs" / "howto" / "extend.md"))
+    assert shown in text(ROOT / "tests" / "extension" / "half.py")
