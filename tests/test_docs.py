@@ -29,6 +29,10 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NAMED = re.compile(r"(?<![\w/.<*-])((?:[a-z_]\w*/)*[a-z_]\w*\.py)\b")  # not NAME.py, which stands for any
 MARKED = re.compile(r"^<!-- (?:run|file (\S+)) -->\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WRITTEN = re.compile(r"^<!-- file (\S+) -->$", re.MULTILINE)
+COMMAND = re.compile(
+    r"^ *(?:\S+=\S+ )*(?:mpirun -n \S+ )?(?:\.venv/bin/)?(?:gnnsoup|python -m gnnsoup_hpc) ((?:.*\\\n)*.*)$",
+    re.MULTILINE,
+)
 MARK = re.compile(r"^<!-- (?:run|file).*-->$", re.MULTILINE)
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 
@@ -106,6 +110,22 @@ def run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert words[0] == "python", words
         monkeypatch.setattr(sys, "argv", words[1:])
         runpy.run_path(words[1], run_name="__main__")
+
+
+@every_page
+def test_commands_that_are_shown_are_commands(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their names and options; `$S` alone stands for options of a loop in a shell."""
+    for line in COMMAND.findall(text(page)):
+        words = [
+            word for word in shlex.split(line.replace("\\\n", " "), comments=True) if not re.fullmatch(r"\$\w+", word)
+        ]
+        assert words[0] in COMMANDS, line
+        parser = argparse.ArgumentParser()
+        add_arguments(parser, words[0])
+        try:
+            parser.parse_args(words[1:])
+        except SystemExit:
+            pytest.fail(f"{line}: {capsys.readouterr().err}")
 
 
 @every_page
