@@ -181,7 +181,7 @@ def load_tool(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    ("page", "repo_url", "link", "moved"),
+    ("page", "repository", "link", "moved"),
     [
         ("index.md", "", "[m](docs/methods.md#distil)", "[m](methods.md#distil)"),
         ("index.md", "", "![m](docs/images/x.svg)", "![m](images/x.svg)"),
@@ -201,9 +201,9 @@ def load_tool(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     ],
 )
 def test_links_are_moved_to_where_they_lead_in_the_site(
-    page: str, repo_url: str, link: str, moved: str | None, monkeypatch: pytest.MonkeyPatch
+    page: str, repository: str, link: str, moved: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert load_tool("links", monkeypatch).move_links(link, page, repo_url) == (moved or link)
+    assert load_tool("links", monkeypatch).move_links(link, page, repository) == (moved or link)
 
 
 def test_the_reference_has_every_field_of_a_job_and_every_option_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:

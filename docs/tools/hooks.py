@@ -18,7 +18,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """A page with its generated parts, and with links that are right in the site."""
-    markdown = links.move_links(markdown, page.file.src_uri, config.repo_url or "")
+    markdown = links.move_links(markdown, page.file.src_uri, config.extra["repository"])
     for name, make in reference.PARTS.items():
         if (mark := f"<!-- {name} -->") in markdown:
             markdown = markdown.replace(mark, make())

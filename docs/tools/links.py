@@ -25,8 +25,8 @@ def find_source(page: str) -> str:
     return next((source for source, made in AT_ROOT.items() if made == page), f"docs/{page}")
 
 
-def move_links(markdown: str, page: str, repo_url: str) -> str:
-    """Markdown of a page, named by its path in docs/, with links that are right in the site; repo_url may be empty."""
+def move_links(markdown: str, page: str, repository: str) -> str:
+    """Markdown of a page, named by its path in docs/, with links that are right in the site; repository may be empty."""
     source = find_source(page)
 
     def move(piece: re.Match[str]) -> str:
@@ -40,8 +40,8 @@ def move_links(markdown: str, page: str, repo_url: str) -> str:
             return f"{image}[{words}]({relpath(made, dirname(page) or '.')}{hash_}{anchor})"
         if not (ROOT / target).exists():
             return piece[0]
-        if repo_url:
-            return f"[{words}]({repo_url.rstrip('/')}/blob/HEAD/{target}{hash_}{anchor})"
+        if repository:
+            return f"[{words}]({repository.rstrip('/')}/blob/HEAD/{target}{hash_}{anchor})"
         return words if words.strip("`") == target else f"{words} (`{target}`)"
 
     return PIECE.sub(move, markdown)

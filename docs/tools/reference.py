@@ -30,7 +30,8 @@ def _list_tables(
     section: dict[str, Any], named: dict[str, Any], about: dict[str, str], prefix: str
 ) -> Iterator[tuple[str, str, list[tuple[str, ...]]]]:
     """(name, meaning, rows) of a section and, after it, of each section that it holds."""
-    rows, inner = [], []
+    rows: list[tuple[str, ...]] = []
+    inner = []
     for name, field in section["properties"].items():
         if "$ref" in field:
             inner.append((f"{prefix}{name}", named[field["$ref"].rpartition("/")[2]]))
