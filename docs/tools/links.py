@@ -26,7 +26,7 @@ def find_source(page: str) -> str:
 
 
 def move_links(markdown: str, page: str, repository: str) -> str:
-    """Markdown of a page, named by its path in docs/, with links that are right in the site; repository may be empty."""
+    """Markdown of a page of the site, named by its path in docs/; `repository`, an address, may be empty."""
     source = find_source(page)
 
     def move(piece: re.Match[str]) -> str:
