@@ -11,7 +11,8 @@
 #   make gpu-check OUT=DIR   on a machine with a GPU: what only that can show, by PYTHON's own PyTorch; no set-up
 #   make gpu-wheels     what that needs and such a machine may lack, as wheels for its Python, into gpu-wheels/
 #   make soak     40 ingredients and their soups while ranks are killed at random, some minutes
-#   make cluster-tools   installs what tests/cluster wants (Slurm, munge, Open MPI, shellcheck), on Debian, as root
+#   make cluster-tools   installs what tests/cluster wants (Slurm, munge, Open MPI, shellcheck) and a browser for tests of
+#                        pages (Chromium), on Debian, as root
 #
 # MPI=system uses the mpirun on your PATH and its library in place of the MPICH that comes from PyPI; run `make clean`
 # before you change between the two. RANKS, JOB and PYTHON may be set too: make demo RANKS=4 JOB=jobs/pubmed.toml
@@ -29,10 +30,10 @@ VENV := .venv
 READY := $(VENV)/.ready-$(MPI)
 
 ifeq ($(MPI),embedded)
-EXTRAS := dev,mpi
+EXTRAS := dev,report,mpi
 MPIRUN := $(VENV)/bin/mpirun
 else ifeq ($(MPI),system)
-EXTRAS := dev
+EXTRAS := dev,report
 MPIRUN := mpirun
 else
 $(error MPI=$(MPI): expected embedded or system)
@@ -41,7 +42,7 @@ endif
 .PHONY: demo test test-slow test-cluster bench bench-full gpu-check gpu-wheels soak check docs setup cluster-tools clean
 
 demo: $(READY)
-	$(MPIRUN) -n $(RANKS) $(VENV)/bin/gnnsoup run $(JOB)
+	$(MPIRUN) -n $(RANKS) $(VENV)/bin/gnnsoup run $(JOB) --html
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --ignore=tests/cluster

@@ -21,7 +21,10 @@ setup(
     # The folder jobs/ at the top is also the package's own folder of bundled jobs.
     packages=[*find_packages(include=["gnnsoup_hpc", "gnnsoup_hpc.*"]), "gnnsoup_hpc.jobs"],
     package_dir={"gnnsoup_hpc.jobs": "jobs"},
-    package_data={"gnnsoup_hpc": ["data/*", "py.typed", "*.pyi"], "gnnsoup_hpc.jobs": ["*.toml", "studies/*"]},
+    package_data={
+        "gnnsoup_hpc": ["data/*", "analysis/report/page/page.*", "py.typed", "*.pyi"],
+        "gnnsoup_hpc.jobs": ["*.toml", "studies/*"],
+    },
     install_requires=[
         "torch>=2.6",
         "torch_geometric>=2.6",
@@ -45,6 +48,8 @@ setup(
         "safetensors": ["safetensors>=0.4"],
         # Reports' tables as Parquet; reports by xarray.
         "io": ["pyarrow>=17", "xarray>=2024.7", "h5netcdf>=1.4"],
+        # Reports as pages and pictures; in colours on a terminal.
+        "report": ["matplotlib>=3.8", "jinja2>=3.1", "rich>=13.7"],
         # Kernels for GPUs. PyTorch's CUDA builds bring theirs; it runs them on a CPU too, for tests.
         "gpu": ["triton>=3.5; sys_platform == 'linux'"],
         # The pages of docs/ as a site: make docs.
@@ -62,6 +67,9 @@ setup(
             "pyarrow",
             "xarray",
             "h5netcdf",
+            "matplotlib",
+            "jinja2",
+            "rich",
         ],
     },
     entry_points={"console_scripts": ["gnnsoup = gnnsoup_hpc.__main__:main"]},

@@ -67,6 +67,13 @@ def plant(
     return with_site(planted)
 
 
+def shorten(place: str, seconds: float) -> dict[str, str]:
+    """Variables for which the constant "package.module:NAME" is so many seconds."""
+    module, _, name = place.partition(":")
+    assert getattr(import_module(module), name) > seconds
+    return with_site({"SHORTEN": place, "SECONDS": str(seconds)})
+
+
 def with_site(variables: dict[str, str], site: Path = SITE) -> dict[str, str]:
     """The variables, and a PYTHONPATH on which Python finds `site`'s sitecustomize.py."""
     path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -43,8 +43,7 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     else:
         results, text, failure = _measure_quality(arguments.quality, arguments.set or (), options)
     if arguments.output is not None:
-        with files.publish(arguments.output) as private:
-            private.write_text(json.dumps(results, indent=1, allow_nan=False), encoding="utf-8")
+        files.publish_bytes(arguments.output, json.dumps(results, indent=1, allow_nan=False).encode())
         _say(f"-> {arguments.output}")
     print(text, flush=True)
     if failure:

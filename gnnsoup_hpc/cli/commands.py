@@ -134,6 +134,8 @@ def _add_own_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         forms = parser.add_mutually_exclusive_group()
         for name, about in FORMS.items():
             forms.add_argument(f"--{name}", action="store_true", help=about)
+        about = "write the report as a page for a browser too, RUN/report.html: figures, tables, where all comes from"
+        parser.add_argument("--html", action="store_true", help=about)
     if command == "import":
         about = "files of .pt, .pth, .ckpt or .safetensors, or NNNN.h5 of other runs; patterns in quotes too"
         parser.add_argument("files", nargs="+", metavar="FILE", help=about)
@@ -143,6 +145,10 @@ def _add_own_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         for name, kind in (("csv", "CSV"), ("parquet", "Parquet, by the package pyarrow")):
             about = f"write every table of the report to a file in this folder too, as {kind}"
             parser.add_argument(f"--{name}", metavar="FOLDER", help=about)
+        about = "write every figure of the page to this folder too, as PNG and SVG"
+        parser.add_argument("--figures", metavar="FOLDER", help=about)
+        about = "where the page goes (default: RUN/report.html; of several runs side by side comparison.html here)"
+        parser.add_argument("--to", type=Path, metavar="FILE", help=about)
     if command == "job":
         parser.add_argument("--logs", action="store_true", help="print the folder of the run's logs alone")
     if command in TO:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -12,10 +13,12 @@ from typing import get_args
 from gnnsoup_hpc.analysis.report import build
 from gnnsoup_hpc.analysis.report.brief import show_brief
 from gnnsoup_hpc.analysis.report.compare import compare_runs
-from gnnsoup_hpc.analysis.report.contents import read_contents
+from gnnsoup_hpc.analysis.report.contents import Contents, read_contents
 from gnnsoup_hpc.analysis.report.documents import show_grid_as_json, show_run_as_json
 from gnnsoup_hpc.analysis.report.grid import read_grid, show_grid, write_grid
+from gnnsoup_hpc.analysis.report.page.style import check_packages
 from gnnsoup_hpc.analysis.report.table import show_run
+from gnnsoup_hpc.cli.colours import print_report
 from gnnsoup_hpc.cli.common import Form, choose_form, say_overruled
 from gnnsoup_hpc.config import loading
 from gnnsoup_hpc.errors import JobError, MissingJobError, RunError
@@ -26,25 +29,52 @@ from gnnsoup_hpc.runtime.launch import RankInfo
 from gnnsoup_hpc.runtime.run_dir import RunDir
 from gnnsoup_hpc.utils.paths import expand_home
 
+_COMPARISON = "comparison.html"  # in the folder where the command is given
 _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
-def report(root: Path, must_write: bool = True, form: Form = "brief") -> None:
+@dataclass(frozen=True)
+class _Report:
+    """What writes report.h5, what gives the text, and the run; None of a sweep of training, which has several."""
+
+    write: Callable[[], None]
+    show: Callable[[], str]
+    run: Contents | None
+
+
+def report(root: Path, must_write: bool = True, form: Form = "brief", page: Path | None = None) -> Contents | None:
     """Write the report.h5 of the run in folder `root`, and print it in a form, whether it could be written or not.
 
-    Raises: RunError where it could not; unless `must_write`, a run that may only be read is no error, but a line.
+    page: an HTML page to write too, but for the run of a sweep of training, whose joint runs have theirs. Returns what
+    was read, None of such a sweep. Raises: RunError where a file could not be written; unless `must_write`, a run that
+    may only be read is no error, but a line.
     """
-    write, show = _read(root, form)
-    path, missing = RunDir(root).report, ""
+    found, made = _read(root, form), [f"-> {RunDir(root).report}"]
     try:
-        write()
+        missing = _write(found, RunDir(root).report, must_write)
+        made = [missing] if missing else made
+        if page is not None and found.run is not None:
+            from gnnsoup_hpc.analysis.report.page.build import write_page
+
+            write_page([found.run], page)
+            made.append(f"-> {page}" if missing else str(page))
+    except RunError:
+        _print(found.show(), form)
+        raise
+    _print(found.show(), form, ("\n" if missing else ", ").join(made))
+    return found.run
+
+
+def _write(found: _Report, path: Path, must_write: bool) -> str:
+    """Write report.h5; else why it is not there."""
+    try:
+        found.write()
     except RunError as error:
         cause = error.__cause__
         if must_write or not (isinstance(cause, OSError) and cause.errno in _READ_ONLY):
-            _print(show(), form)
             raise
-        missing = f"{path} is not written: the run may only be read here ({cause.strerror})"
-    _print(show(), form, missing or f"-> {path}")
+        return f"{path} is not written: the run may only be read here ({cause.strerror})"
+    return ""
 
 
 def _print(text: str, form: Form, end: str = "") -> None:
@@ -52,18 +82,18 @@ def _print(text: str, form: Form, end: str = "") -> None:
     if form == "json":
         print(text, flush=True)
     elif form != "nothing":
-        print(f"\n{text}" + (f"\n{end}" if end else ""), flush=True)
+        print_report(f"\n{text}" + (f"\n{end}" if end else ""))
 
 
-def _read(root: Path, form: Form) -> tuple[Callable[[], None], Callable[[], str]]:
-    """What writes the report of a run, and what gives its text."""
+def _read(root: Path, form: Form) -> _Report:
     path = RunDir(root).job
     if path.is_file() and loading.load(str(path)).sweep.trains:
         swept = read_grid(load_job_of_run(root))
-        return partial(write_grid, swept), partial(show_grid_as_json if form == "json" else show_grid, swept)
+        show_swept = show_grid_as_json if form == "json" else show_grid
+        return _Report(partial(write_grid, swept), partial(show_swept, swept), None)
     found = read_contents(root)
     show = {"verbose": show_run, "json": show_run_as_json}.get(form, show_brief)
-    return partial(build.write, found), partial(show, found)
+    return _Report(partial(build.write, found), partial(show, found), found)
 
 
 def _find_root(text: str, overrides: Sequence[str]) -> Path:
@@ -88,14 +118,46 @@ def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     """Report each run; where there are several, compare them too."""
     roots = [_find_root(text, arguments.set) for text in arguments.runs or ("pubmed",)]
     form, asked = choose_form(arguments), [(kind, getattr(arguments, kind)) for kind in get_args(TableFormat)]
-    if len(roots) > 1 and (kind := next((kind for kind, folder in asked if folder), "")):
-        raise JobError(f"--{kind} takes the tables of one run, and {len(roots)} are named: give the command for each")
+    _check(arguments, roots)
+    several, to = len(roots) > 1, None if arguments.to is None else expand_home(str(arguments.to))
+    found = []
     for root in roots:
-        report(root, must_write=False, form=form)
+        page = (to or RunDir(root).page) if arguments.html and not several else None
+        found.append(report(root, must_write=False, form=form, page=page))
         for kind, folder in asked:
             if folder:
-                made = write_tables(read_tables(RunDir(root).report), expand_home(folder), kind)
-                if form in ("brief", "verbose"):
-                    print(f"-> {len(made)} tables: {', '.join(map(str, made))}", flush=True)
-    if len(roots) > 1 and form in ("brief", "verbose"):
-        print(f"\n{compare_runs([read_contents(root) for root in roots])}", flush=True)
+                _say_made("tables", write_tables(read_tables(RunDir(root).report), expand_home(folder), kind), form)
+    runs = [
+        read_contents(root) if run is None else run  # of a sweep it says what to name in its place
+        for root, run in zip(roots, found, strict=True)
+        if run is not None or several or arguments.html or arguments.figures
+    ]
+    if several and form in ("brief", "verbose"):
+        print(f"\n{compare_runs(runs)}", flush=True)
+    if arguments.html and several:
+        from gnnsoup_hpc.analysis.report.page.build import write_page
+
+        write_page(runs, to or Path(_COMPARISON))
+        _say_made("page", [to or Path(_COMPARISON)], form)
+    if arguments.figures:
+        from gnnsoup_hpc.analysis.report.page.build import write_figures
+
+        _say_made("figures", write_figures(runs[0], expand_home(arguments.figures)), form)
+
+
+def _check(arguments: argparse.Namespace, roots: Sequence[Path]) -> None:
+    """See that options go together, and that what they need is there. Raises: JobError."""
+    one = next((name for name in (*get_args(TableFormat), "figures") if getattr(arguments, name)), "")
+    if len(roots) > 1 and one:
+        what = "figures" if one == "figures" else "tables"
+        raise JobError(f"--{one} takes the {what} of one run, and {len(roots)} are named: give the command for each")
+    if arguments.to is not None and not arguments.html:
+        raise JobError("--to says where the page of --html goes: give --html too")
+    if arguments.html or arguments.figures:
+        check_packages()
+
+
+def _say_made(what: str, made: Sequence[Path], form: Form) -> None:
+    if form in ("brief", "verbose"):
+        count = f"{len(made)} {what}: " if len(made) > 1 else ""
+        print(f"-> {count}{', '.join(map(str, made))}", flush=True)

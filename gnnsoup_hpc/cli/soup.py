@@ -7,6 +7,7 @@ import argparse
 import torch
 
 from gnnsoup_hpc.analysis.diagnosis.runner import diagnose
+from gnnsoup_hpc.analysis.report.page.style import check_packages
 from gnnsoup_hpc.cli.common import Form, choose_form, load_job
 from gnnsoup_hpc.cli.report import report
 from gnnsoup_hpc.config import Job
@@ -28,13 +29,15 @@ from gnnsoup_hpc.soup.sweep import refuse_trials_beyond_limit, run_sweeps
 
 def run(arguments: argparse.Namespace, here: RankInfo) -> None:
     """Make the soups of the job that the arguments name."""
-    soup(load_job(arguments), here, arguments.again, choose_form(arguments))
+    if arguments.html:
+        check_packages()
+    soup(load_job(arguments), here, arguments.again, choose_form(arguments), arguments.html)
 
 
-def soup(job: Job, here: RankInfo, again: bool = False, form: Form = "brief") -> None:
+def soup(job: Job, here: RankInfo, again: bool = False, form: Form = "brief", html: bool = False) -> None:
     """Make the job's soups, of a sweep of training those of each joint run. Rank-collective.
 
-    Every rank does the same; rank 0 alone writes, and says what is done. form: of the report.
+    Every rank does the same; rank 0 alone writes, and says what is done. form: of the report; html: a page of it too.
     """
     quiet = form in ("json", "nothing")
     comm = launch.connect(here)
@@ -54,7 +57,8 @@ def soup(job: Job, here: RankInfo, again: bool = False, form: Form = "brief") ->
         if joint_runs:
             note_job(job)
         for each in (*(joint.job for joint in joint_runs), job):
-            report(RunDir.of(each).root, form=form)
+            run = RunDir.of(each)
+            report(run.root, form=form, page=run.page if html else None)
     comm.bcast(None)  # the others wait here, and not in MPI's own end, which burns a core
 
 

@@ -114,8 +114,7 @@ def note_job(job: Job) -> None:
     run = RunDir.of(job)
     text = job.to_toml()
     if not run.job.exists() or run.job.read_text(encoding="utf-8") != text:
-        with files.publish(run.job) as private:
-            private.write_text(text, encoding="utf-8")
+        files.publish_bytes(run.job, text.encode())
 
 
 def lend_graph(job: Job, jobs: Iterable[Job], log: Log) -> None:

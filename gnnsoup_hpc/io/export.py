@@ -65,8 +65,7 @@ def write(to: Path, trained: Trained, card: Mapping[str, Any], text: str) -> lis
     if other := [path for path in contents if path in there and path.read_bytes() != contents[path]]:
         raise RunError(f"{other[0]} is there already, and another: remove it, or export to another name")
     for path in [path for path in contents if path not in there]:
-        with files.publish(path) as private:
-            private.write_bytes(contents[path])
+        files.publish_bytes(path, contents[path])
     return list(contents)
 
 

@@ -123,6 +123,12 @@ def publish(path: Path) -> Iterator[Path]:
             private.unlink(missing_ok=True)
 
 
+def publish_bytes(path: Path, content: bytes) -> None:
+    """Publish a file of that content. Raises: RunError, as `publish` does."""
+    with publish(path) as private:
+        private.write_bytes(content)
+
+
 def check_writable(path: Path) -> None:
     """See, before hours of work, that their result can be put there.
 
@@ -175,7 +181,7 @@ def create_file(path: Path, kind: str, version: int, about: str, bulk_bytes: int
             with h5py.File(space, "w", userblock_size=USER_BLOCK, **_LAYOUT) as file:
                 file.attrs.update(format=f"{CREATOR}/{kind}", format_version=version, about=about, creator=CREATOR)
                 file.attrs["creator_version"] = __version__
-                file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+                file.attrs["created"] = datetime.now(UTC).isoformat(timespec="milliseconds")
                 yield file
                 file.attrs["complete"] = 1
             if isinstance(space, io.BytesIO):

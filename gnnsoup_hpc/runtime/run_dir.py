@@ -31,6 +31,7 @@ class RunDir:
         self.soups = root / "soups"
         self.diagnosis = root / "diagnosis.h5"  # whether the ingredients lie in one basin
         self.report = root / "report.h5"
+        self.page = root / "report.html"  # the report as pictures and tables, for a browser
         self.logs = root / "logs"  # of batch jobs
         self.failures = root / "failures"
 

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Install what tests/cluster wants, on Debian and its kin, as root; elsewhere say why not, and leave it at that.
+# Install what tests/cluster and tests of pages want, on Debian and its kin, as root; elsewhere say why not, and leave it at that.
 set -euo pipefail
-packages=(slurm-wlm munge openmpi-bin libopenmpi-dev shellcheck)
+packages=(slurm-wlm munge openmpi-bin libopenmpi-dev shellcheck chromium)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query --show --showformat='${Status}' "$package" 2>/dev/null | grep -q "ok installed" || missing+=("$package")

@@ -205,13 +205,20 @@ def known_users() -> dict[str, int]:
     return {"nobody": 65534, "a number without a name": 54321}
 
 
-@pytest.fixture(params=known_users().values(), ids=known_users())
+@pytest.fixture
 def user(request: pytest.FixtureRequest, tmp_path: Path) -> User:
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(folder.stat().st_mode | 0o055)
-    return User(tmp_path, request.param)
+    return User(tmp_path, known_users()[request.param])
 
 
+def of_users(here: str) -> pytest.MarkDecorator:
+    """One of them, and in the slow tests the others too."""
+    others = [pytest.param(name, marks=pytest.mark.slow) for name in known_users() if name != here]
+    return pytest.mark.parametrize("user", [here, *others], indirect=True)
+
+
+@of_users("a number without a name")
 def test_another_user_without_a_home(user: User) -> None:
     mine = ("--set", f"runs={user.own}")
     for words in (["--version"], ["--help"], ["job", JOB], ["status", JOB]):
@@ -227,6 +234,7 @@ def test_another_user_without_a_home(user: User) -> None:
     assert not list(user.site.rglob("__pycache__"))
 
 
+@of_users("nobody")
 def test_another_user_with_a_home_and_with_nothing(user: User) -> None:
     mine = ("--set", f"runs={user.own}")
     with_home = user("prepare", JOB, *mine, HOME=str(user.home))
@@ -243,8 +251,7 @@ def test_another_user_with_a_home_and_with_nothing(user: User) -> None:
     assert refused.stderr == f"gnnsoup: {NO_HOME} (NUMBA_CACHE_DIR) cannot be written: {ANEW}\n"
 
 
+@pytest.mark.parametrize("user", ["a number without a name"], indirect=True)
 def test_a_home_that_is_not_known_is_one_line(user: User) -> None:
-    if user.uid == 65534:
-        pytest.skip("the machine knows a home for this one")
     kit.fails(user("job", "~/mine.toml"), "~/mine.toml: no home folder is known for ~")
     kit.fails(user("status", "~/runs/mine"), "no home folder is known for ~")

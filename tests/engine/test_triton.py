@@ -50,9 +50,16 @@ NETS = [
 ]
 SMALL = random_structure(10, 36)
 SEEDS_OF = {"one seed": [3], "three": [0, 5, 9]}  # of SMALL, whose node 9 has no edge
-# Each net with a symmetric graph and without, with one seed and with three; each of these with each of those.
+# Each net with a symmetric graph and without, with one seed and with three; each of these with each of those. Slow
+# is the half without which each kind has both graphs still, and both numbers of seeds are there.
 PLANS = [
-    pytest.param(net, symmetric, seeds, id=f"{name}-{symmetric}-{net.kind}-{net.heads}-{net.norm}")
+    pytest.param(
+        net,
+        symmetric,
+        seeds,
+        id=f"{name}-{symmetric}-{net.kind}-{net.heads}-{net.norm}",
+        marks=pytest.mark.slow if symmetric != (number + number // 2) % 2 else (),
+    )
     for number, net in enumerate(NETS)
     for symmetric in (False, True)
     for name, seeds in [list(SEEDS_OF.items())[(number + symmetric) % 2]]
@@ -207,7 +214,11 @@ def test_they_are_on_any_graph(net: Architecture, shape: Structure, seed: int, d
     assert_trains(ENGINE, net, dropped, state, CountedDropout(0.5, seed), 1e-9)
 
 
-@every_net
+@pytest.mark.parametrize(
+    "net",
+    [pytest.param(net, marks=() if number in (1, 2, 5) else pytest.mark.slow) for number, net in enumerate(NETS)],
+    ids=lambda net: f"{net.kind}-{net.heads}-{net.norm}",
+)
 def test_float32_and_bfloat16_are_near(net: Architecture) -> None:
     batch, state = random_batch(DIRECTED, [0, 5], net.features, net.classes), random_state(net)
     assert_right(ENGINE, net, batch, state, 1e-4)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from tests.faults.intercept import FAULTS, Point
 
@@ -34,6 +36,22 @@ def faults_of(passed: Sequence[tuple[Point, str]], known: Collection[Point]) -> 
         for what, calls in FAULTS.items()
         if point.call in calls
     ]
+
+
+class OneEach:
+    """Of each point's faults one: of the kind that was chosen least so far, so that each kind meets many points."""
+
+    def __init__(self) -> None:
+        self._chosen = Counter[tuple[str, bool]]()
+
+    def __call__(self, faults: Sequence[Fault]) -> list[Fault]:
+        """The chosen ones, in their order."""
+        return [self._choose(list(each)) for _, each in groupby(faults, key=lambda fault: fault.point)]
+
+    def _choose(self, faults: Sequence[Fault]) -> Fault:
+        fault = min(faults, key=lambda fault: self._chosen[fault.what, fault.turn > 0])
+        self._chosen[fault.what, fault.turn > 0] += 1
+        return fault
 
 
 def _last(passed: Sequence[tuple[Point, str]], first: int) -> int:

@@ -1,7 +1,9 @@
-"""`LD_PRELOAD=LIBRARY python -m tests.faults.server LIBRARY FOLDER RESULTS`: every fault at every write point.
+"""`LD_PRELOAD=LIBRARY python -m tests.faults.server LIBRARY FOLDER RESULTS FAULTS`: faults at every write point.
+
+FAULTS is "all", or "one" of each point's (plan.py says which).
 
 The steps of scenario.py are run undisturbed, and the points at which they change files are noted. Then each fault is
-done at each point, one after the other: a command is given in a process of its own, forked from this one, which has
+done at its point, one after the other: a command is given in a process of its own, forked from this one, which has
 loaded everything already; what it leaves is inspected; the next fault meets the same command, which goes on from there.
 Where a command passed by without its fault (what was to be written is there), it is given again on the state before the
 step. Every chain ends with the same command, undisturbed, and the result must be that of an undisturbed run.
@@ -27,7 +29,7 @@ from gnnsoup_hpc.engine.threads import POOLS
 from tests.faults import contents, intercept, kit, scenario
 from tests.faults.contents import Held, Inspector
 from tests.faults.intercept import FAILS, KILLS, Injector, Point, Recorder
-from tests.faults.plan import Fault, faults_of, unsynced
+from tests.faults.plan import Fault, OneEach, faults_of, unsynced
 from tests.faults.scenario import Step
 
 WORKERS = len(os.sched_getaffinity(0))
@@ -216,7 +218,7 @@ def forked(tasks: Sequence[Callable[[Path], Any]], folder: Path) -> Iterator[Any
         yield from json.loads(results.read_text())
 
 
-def main(library: Path, folder: Path, results: Path) -> None:
+def main(library: Path, folder: Path, results: Path, which: str) -> None:
     """Everything; the results as JSON."""
     sys.modules["pyarrow"] = None  # type: ignore[assignment]  # which pandas loads where it is, and which has a thread
     with scenario.everything_on_disk():
@@ -236,9 +238,10 @@ def main(library: Path, folder: Path, results: Path) -> None:
         gc.freeze()  # or each child would look through all of it, time and again
         server = Server(library, folder)
         found, lines = stages(server)
+        choose: Callable[[Sequence[Fault]], Sequence[Fault]] = {"all": list, "one": OneEach()}[which]
         chains, known = [], set[Point]()
         for stage in found:
-            faults = faults_of(stage.passed, known)
+            faults = choose(faults_of(stage.passed, known))
             known |= {point for point, _ in stage.passed}
             for first in range(0, len(faults), CHAIN):
                 chains.append(lambda run, s=stage, f=faults[first : first + CHAIN]: told_of(chain(server, s, f, run)))
@@ -257,4 +260,4 @@ def told_of(told: Told) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(*map(Path, sys.argv[1:4]), sys.argv[4])

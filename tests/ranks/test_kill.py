@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gnnsoup_hpc.runtime import leases as leasing
 from tests.faults import kit
 from tests.faults.kit import Workdir, content, succeeds
 from tests.processes import GUARD, Gate, start, wait_until
@@ -123,8 +124,11 @@ def test_the_other_job_finishes_what_a_killed_one_leaves(fresh: Workdir, gate: G
     assert [content(fresh.ingredient(index)) for index in range(TOTAL)] == quiet
 
 
-def test_leases_of_the_silent_and_torn_ones_hold_nobody_up(fresh: Workdir, quiet: list[str]) -> None:
+def test_leases_of_the_silent_and_torn_ones_hold_nobody_up(
+    fresh: Workdir, quiet: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A holder on another host that was not heard of for an hour; a lease that a crash of the host left empty."""
+    monkeypatch.setattr(leasing, "CONFIRM_SECONDS", 1.0)  # nobody lives who would renew them meanwhile
     leases = fresh.root / "leases"
     leases.mkdir(exist_ok=True)
     elsewhere = {"host": "elsewhere", "boot": "another", "pid": 1, "started": "1", "since": 0.0, "token": "x"}

@@ -22,7 +22,7 @@ from tests.faults import kit
 from tests.runs import ALONE, QUIET
 
 WORK = "ingredient-0001"
-HUGE = ("--set", "model.layers=20", "--set", "train.vary.learning_rate=[0.02,1000.0]")
+HUGE = ("--set", "train.epochs=2", "--set", "model.layers=20", "--set", "train.vary.learning_rate=[0.02,1000.0]")
 
 
 @pytest.fixture

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from textwrap import wrap
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
-from gnnsoup_hpc.analysis.report.answer import BEST, POINTS, find_answer, show_difference
+from gnnsoup_hpc.analysis.report.answer import BEST, POINTS, Answer, find_answer, show_difference
 from gnnsoup_hpc.analysis.report.comparison import compare_with_best
 from gnnsoup_hpc.analysis.report.contents import Contents, count_models
 from gnnsoup_hpc.analysis.report.table import show_spread
@@ -16,6 +17,7 @@ from gnnsoup_hpc.runtime.profiling import subtract_baseline
 from gnnsoup_hpc.utils.text_table import align_columns, show_number
 
 LINES, COLUMNS = 25, 100
+wrap = partial(textwrap.wrap, width=COLUMNS, break_on_hyphens=False)  # commands and paths stay whole
 LEAST = 2  # lines that cautions have before the table has all it asks for
 
 
@@ -25,13 +27,15 @@ def show_brief(run: Contents) -> str:
     graph = ", ".join(run.graph.split(", ")[:2])
     title = f"{run.run.root}: {describe_model(run.job.model)}, on {graph}"
     head = [
-        *wrap(title, COLUMNS, max_lines=2),
+        *wrap(title, max_lines=2),
         "",
-        *wrap(answer.sentence, COLUMNS),
-        *(wrap(f"Try: {answer.advice}.", COLUMNS) if answer.advice else []),
+        *wrap(answer.sentence),
+        *(wrap(f"Try: {answer.advice}.") if answer.advice else []),
         "",
     ]
-    foot = ["", *wrap(_show_cost(run), COLUMNS), *wrap(_show_way(run), COLUMNS, break_on_hyphens=False)]
+    foot = ["", *wrap(_show_cost(run))]
+    for line in _list_ways(run, answer):
+        foot += wrap(line)
     explained = judge_basin(run) if answer.method == BEST and count > 1 else ()
     cautions = [*list_cautions(run), *explained]
     room = LINES - 1 - len(head) - len(foot)
@@ -46,8 +50,11 @@ def _show_cost(run: Contents) -> str:
     return f"Seconds: {spent}. Peak memory above start: {show_number(peak / 2**20, '.0f')} MiB."
 
 
-def _show_way(run: Contents) -> str:
-    return f"All figures: gnnsoup report {run.run.root} --verbose"
+def _list_ways(run: Contents, answer: Answer) -> Iterator[str]:
+    """Where to go on: how to take the model, and where all figures are."""
+    if answer.method != BEST:  # of the best ingredient there is something to try first
+        yield f"Take it: gnnsoup export {run.run.root} --method {answer.method}"
+    yield f"All figures: gnnsoup report {run.run.root} --verbose, or --html for a page"
 
 
 def _list_rows(run: Contents, room: int) -> list[str]:
@@ -62,9 +69,7 @@ def _list_rows(run: Contents, room: int) -> list[str]:
         f"{count} ingredient{'s' if count > 1 else ''}: {', '.join(spreads)} (mean ± standard deviation)",
         *map(str.rstrip, align_columns([head, *shown])),
         *([f"… and {len(rows) - len(shown)} more methods"] if len(shown) < len(rows) else []),
-        *wrap(
-            f"gain: {_name_unit(run)} above the best ingredient ± twice its error; better, worse: beyond it", COLUMNS
-        ),
+        *wrap(f"gain: {_name_unit(run)} above the best ingredient ± twice its error; better, worse: beyond it"),
     ]
 
 
@@ -73,7 +78,7 @@ def _make_row(run: Contents, soup: Soup) -> tuple[str, ...]:
     if soup.method != BEST:
         found = compare_with_best(run, soup)
         gain = show_difference(run, found).removesuffix(POINTS)
-        word = "better" if found.gains else "worse" if found.loses else ""
+        word = found.word
     return (
         soup.method,
         f"{soup.validation_accuracy:.4f}",
@@ -93,8 +98,8 @@ def _name_unit(run: Contents) -> str:
 def _list_cautions(sentences: Iterable[str], room: int) -> Sequence[str]:
     """As many whole sentences as there is room for, and how many more there are."""
     left, lines = list(sentences), list[str]()
-    while left and len(lines) + len(wrapped := wrap(left[0], COLUMNS)) + (len(left) > 1) <= room - 1:
+    while left and len(lines) + len(wrapped := wrap(left[0])) + (len(left) > 1) <= room - 1:
         lines += wrapped
         left.pop(0)
-    more = [f"… and {len(left)} more remarks"] if left else []
+    more = [f"… and {len(left)} more remark{'s' if len(left) > 1 else ''}"] if left else []
     return ["", *lines, *more] if room > 1 and (lines or more) else []

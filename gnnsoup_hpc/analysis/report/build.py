@@ -14,6 +14,7 @@ from gnnsoup_hpc.analysis.diagnosis.basin import make_columns
 from gnnsoup_hpc.analysis.report import contents
 from gnnsoup_hpc.analysis.report.answer import find_answer
 from gnnsoup_hpc.analysis.report.ceiling import find_share
+from gnnsoup_hpc.analysis.report.comparison import compare_with_best
 from gnnsoup_hpc.analysis.report.contents import Contents, Phase, TriedTrial
 from gnnsoup_hpc.analysis.report.recomputed import make_recomputed_columns
 from gnnsoup_hpc.analysis.report.verdicts import verdicts
@@ -97,6 +98,9 @@ def _method_columns(run: Contents) -> list[Column[Soup]]:
         ("validation_accuracy", lambda s: s.validation_accuracy, "1", "exact, on validation nodes"),
         ("test_accuracy", lambda s: s.test_accuracy, "1", "exact, on test nodes"),
         ("test_minus_best", lambda s: s.test_accuracy - reference, "1", "test accuracy above the best ingredient's"),
+        ("gain", lambda s: compare_with_best(run, s).difference, "1", "how much better than the best ingredient's"),
+        ("gain_error", lambda s: compare_with_best(run, s).error, "1", "twice the standard error of gain"),
+        ("verdict", lambda s: compare_with_best(run, s).word, "1", "better, worse: beyond that error; else empty"),
         *_list_error(run, run.error_of),
         *_list_others(run.soups),
         (

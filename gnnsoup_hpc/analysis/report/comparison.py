@@ -35,6 +35,11 @@ class Comparison:
         """Whether the soup is worse beyond the error."""
         return self.difference < -self.error
 
+    @property
+    def word(self) -> str:
+        """Better or worse beyond the error, else empty."""
+        return "better" if self.gains else "worse" if self.loses else ""
+
 
 def compare_with_best(run: Contents, soup: Soup) -> Comparison:
     """From the soup's own file; one of an older version has no pairs, but that of the method `best` may help."""
