@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import links
 import reference
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+ASKED = re.compile(r"""<(?:script|img|iframe)\b[^>]*\bsrc="?(?:https?:)?//|<link\b[^>]*\bhref="?(?:https?:)?//""")
+log = get_plugin_logger("hooks")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -23,3 +29,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if (mark := f"<!-- {name} -->") in markdown:
             markdown = markdown.replace(mark, make())
     return markdown
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """The page as it is; a warning, which is an error in `make docs`, where opening it would ask another host."""
+    if found := ASKED.search(output):
+        log.warning("%s asks another host: %s", page.file.dest_uri, output[found.start() : found.start() + 100])
+    return output
