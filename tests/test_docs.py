@@ -86,7 +86,7 @@ def test_blocks_that_are_marked_run(page: Path, tmp_path: Path, monkeypatch: pyt
     Examples of docs/python.md and README that need more around them are run by tests of what they show.
     """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     names: dict[str, object] = {"__name__": "__main__"}
     blocks = MARKED.findall(text(page))
@@ -94,6 +94,8 @@ def test_blocks_that_are_marked_run(page: Path, tmp_path: Path, monkeypatch: pyt
     for file, language, code in blocks:
         if file:
             assert f"`{file}`" in text(page)
+            monkeypatch.setitem(sys.modules, Path(file).stem, None)  # what is imported by this name is forgotten after
+            del sys.modules[Path(file).stem]
             Path(file).write_text(code, encoding="utf-8")
         elif language == "python":
             exec(compile(code, page.name, "exec"), names)
