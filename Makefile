@@ -2,7 +2,7 @@
 #
 #   make demo     set-up, then the whole pipeline on the bundled graph: 8 ingredients on 2 ranks, all soups, the report
 #   make test     set-up, then all tests but those on a cluster and slow ones, in WORKERS processes at once (2)
-#   make test-slow      set-up, then those that take longer and say what shorter ones say of other models
+#   make test-slow      set-up, then those that take longer and say of more cases what shorter ones say of some
 #   make test-cluster   set-up, then those on a real Slurm and under Open MPI, which are skipped where none is installed
 #   make bench    set-up, then time and memory beside PyG, on the bundled graph; bench-full: more graphs, every R
 #   make check    set-up, then ruff and mypy --strict

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,21 @@ from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.engine import sharding
 from tests import runs
 from tests.once import make_once
+
+MEMORY = Path("/dev/shm")
+ROOM = 2 << 30  # bytes that must be free there; all tests leave much less
+
+
+def _keep_folders_in_memory() -> None:
+    """Temporary folders are in memory where there is room: on a disk, tests wait most of all for files to be synced."""
+    if "PYTEST_DEBUG_TEMPROOT" in os.environ or not os.access(MEMORY, os.W_OK):
+        return
+    found = os.statvfs(MEMORY)
+    if found.f_bavail * found.f_frsize >= ROOM and not found.f_flag & os.ST_NOEXEC:
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
+
+
+_keep_folders_in_memory()
 
 # The same examples at each run, so that a red build is red for everybody.
 settings.register_profile(

@@ -24,7 +24,7 @@ def choose_soup(run: Contents, method: str | None, ensembles: bool = False) -> S
     single = [soup for soup in run.soups if soup.state is not None]
     if not single and (method is None or not ensembles):
         raise RunError(f"{run.run.root} holds no soup that is one model: add one to soup.methods, and soup again")
-    if method is None and any(one.hyperparameters and one.hyperparameters.labels == "all" for one in run.ingredients):
+    if method is None and has_all_labels(run):
         return single[-1]
     if method is None:
         return max(single, key=lambda soup: score(run.task, soup.validation_accuracy))
@@ -35,6 +35,11 @@ def choose_soup(run: Contents, method: str | None, ensembles: bool = False) -> S
         there = run.soups if ensembles else single
         raise RunError(f"--method {method}: {why}; there are: {', '.join(soup.method for soup in there)}")
     return found
+
+
+def has_all_labels(run: Contents) -> bool:
+    """Whether an ingredient was trained on validation labels too, so that these can choose nothing."""
+    return any(one.hyperparameters is not None and one.hyperparameters.labels == "all" for one in run.ingredients)
 
 
 def export_soup(run: Contents, soup: Soup, to: Path) -> list[Path]:

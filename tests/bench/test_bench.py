@@ -205,7 +205,7 @@ def test_a_time_pass_counts_its_repeats(small: Job) -> None:
     assert result["baseline_bytes"] > 0
 
 
-@pytest.mark.parametrize("way", ["ours", "stock"])
+@pytest.mark.parametrize("way", ["ours", pytest.param("stock", marks=pytest.mark.slow)])
 def test_a_memory_pass_has_its_baseline_inside_its_peak(small: Job, way: Way) -> None:
     if not math.isfinite(host_bytes("VmHWM")):
         pytest.skip("no /proc/self/status")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,7 @@ elif "gnnsoup_hpc" in sys.orig_argv:
     from gnnsoup_hpc.data import prepare
     prepare.ENTRIES_TO_CUT_APART = 0
 """
+slow_param = partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.fixture
@@ -142,7 +144,10 @@ def test_what_is_ignored_stays_ignored(number: signal.Signals) -> None:
     assert signal.getsignal(number) is signal.SIG_IGN
 
 
-@pytest.mark.parametrize("module", ["gnnsoup_hpc.cli.commands", "torch", "numba", "h5py"])
+@pytest.mark.parametrize(
+    "module",
+    ["gnnsoup_hpc.cli.commands", "torch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("numba", "h5py"))],
+)
 def test_while_modules_are_loaded(workdir: Workdir, module: str) -> None:
     with start(workdir.folder, "train", **customised(workdir, SLOW_IMPORT, SLOW=module)) as process:
         wait_until((workdir.folder / "reached").exists, process)
@@ -208,9 +213,9 @@ def test_two_in_a_row_end_at_once_and_give_the_lease_back(workdir: Workdir) -> N
     [
         pytest.param("prepare", "gnnsoup_hpc.data.sources:load", id="while the source is read"),
         pytest.param("run", "gnnsoup_hpc.soup.methods.baselines:Uniform.run", id="while a method is at work"),
-        pytest.param("run", "gnnsoup_hpc.soup.alignment:align_ingredients", id="before the first method"),
-        pytest.param("run", "gnnsoup_hpc.analysis.report.build:write", id="while the report is written"),
-        pytest.param("run", "gnnsoup_hpc.analysis.report.brief:show_brief", id="while the report is told"),
+        slow_param("run", "gnnsoup_hpc.soup.alignment:align_ingredients", id="before the first method"),
+        slow_param("run", "gnnsoup_hpc.analysis.report.build:write", id="while the report is written"),
+        slow_param("run", "gnnsoup_hpc.analysis.report.brief:show_brief", id="while the report is told"),
         pytest.param("report", "gnnsoup_hpc.analysis.report.contents:read_contents", id="while a run is read"),
         pytest.param("status", "gnnsoup_hpc.analysis.status.read:read_status", id="status"),
     ],

@@ -111,7 +111,7 @@ def test_a_whole_run_survives_both_being_closed(tmp_path: Path) -> None:
     assert whole(workdir.report)
 
 
-@pytest.mark.parametrize("to", ["2>&-", "2> /dev/full"])
+@pytest.mark.parametrize("to", ["2>&-", pytest.param("2> /dev/full", marks=pytest.mark.slow)])
 def test_a_closed_or_full_stderr_is_no_error(workdir: Workdir, to: str) -> None:
     workdir.report.unlink()
     outcome = shell(workdir.folder, "report", "runs/tiny", to=to)
@@ -276,7 +276,7 @@ def test_names_that_no_file_can_have_are_one_line(workdir: Workdir, words: list[
 NO_UTF8 = os.fsdecode(b"d\xff")
 
 
-@pytest.mark.parametrize("command", ["status", "report", "diagnose"])
+@pytest.mark.parametrize("command", ["status", "report", pytest.param("diagnose", marks=pytest.mark.slow)])
 def test_a_run_in_a_folder_whose_name_is_no_utf8(workdir: Workdir, command: str) -> None:
     (workdir.folder / "runs").rename(workdir.folder / NO_UTF8)
     words = [command, f"{NO_UTF8}/tiny", *(["--again"] if command == "diagnose" else [])]

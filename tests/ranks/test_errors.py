@@ -37,7 +37,7 @@ def _soup(*words: object) -> list[object]:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("command", ["train", "soup"])
+@pytest.mark.parametrize("command", ["train", pytest.param("soup", marks=pytest.mark.slow)])
 def test_a_bad_job_is_told_once(workdir: Workdir, command: str) -> None:
     before = workdir.digests()
     outcome = workdir.gnnsoup(command, "--set", "train.epoch=3", ranks=2)

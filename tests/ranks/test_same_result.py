@@ -60,7 +60,7 @@ def test_aligned_soups_are_the_same_on_any_number_of_ranks(
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_ranks_share_the_training_and_get_the_same_ingredients(original: Workdir, tmp_path: Path, ranks: int) -> None:
     workdir = kit.make_workdir(tmp_path)
     said = succeeds(workdir.gnnsoup("train", ranks=ranks))

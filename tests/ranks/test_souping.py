@@ -85,11 +85,17 @@ def suits(model: str, case: str) -> bool:
     return not (model == "gat" and case == "pls-exact")  # it has no first aggregation
 
 
-TABLE = [(model, case) for model in MODELS for case in CASES if suits(model, case)]
+# One rank of many is one rank whatever the model.
+TABLE = [
+    pytest.param(model, case, size, marks=pytest.mark.slow if size == 1 and model != "sage" else ())
+    for model in MODELS
+    for case in CASES
+    for size in (1, 2, 3)
+    if suits(model, case)
+]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
-@pytest.mark.parametrize(("model", "case"), TABLE)
+@pytest.mark.parametrize(("model", "case", "size"), TABLE)
 def test_every_method_gives_what_one_rank_gives(
     model: str, case: str, size: int, all_trained: dict[str, Job], alone: Callable[[str, str], souping.Outcome]
 ) -> None:
@@ -126,7 +132,10 @@ def test_and_where_no_rank_can_hold_the_graph(case: str, trained: Job, tmp_path:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize(("model", "ranks"), [("sage", 3), ("gcn", 2), ("gat", 2)])
+@pytest.mark.parametrize(
+    ("model", "ranks"),
+    [("sage", 3), *(pytest.param(model, 2, marks=pytest.mark.slow) for model in ("gcn", "gat"))],
+)
 def test_over_mpi_too(
     model: str, ranks: int, all_trained: dict[str, Job], alone: Callable[[str, str], souping.Outcome], tmp_path: Path
 ) -> None:
@@ -377,8 +386,14 @@ def shuffled(job: Job, folder: Path) -> Job:
     return runs.shuffle_units(runs.copy_run(job, folder))
 
 
-@pytest.mark.parametrize("flow", FLOWS)
-@pytest.mark.parametrize("model", ["sage", "gat"])
+@pytest.mark.parametrize(
+    ("model", "flow"),
+    [
+        *(("sage", flow) for flow in FLOWS),
+        ("gat", "all methods"),
+        *(pytest.param("gat", flow, marks=pytest.mark.slow) for flow in FLOWS if flow != "all methods"),
+    ],
+)
 def test_a_whole_souping_gives_the_same_files(
     flow: str, model: str, all_trained: dict[str, Job], tmp_path: Path
 ) -> None:

@@ -62,7 +62,7 @@ def test_laws_of_threads(law, size: int) -> None:
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("law", [*LAWS, *MPI_LAWS])
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_laws_over_mpi(said: dict[int, subprocess.CompletedProcess[str]], ranks: int, law: str) -> None:
     if ranks not in said:
         said[ranks] = start(ranks)

@@ -254,7 +254,11 @@ def test_the_mapping_names_cores_threads_and_device(monkeypatch: pytest.MonkeyPa
     assert launch.count_cores() == 6
 
 
-@pytest.mark.parametrize("variables", [OPEN_MPI, MPICH, SRUN], ids=["Open MPI", "MPICH", "srun"])
+@pytest.mark.parametrize(
+    "variables",
+    [*(pytest.param(each, marks=pytest.mark.slow) for each in (OPEN_MPI, MPICH)), SRUN],
+    ids=["Open MPI", "MPICH", "srun"],
+)
 def test_training_never_imports_mpi(variables: dict[str, str], tmp_path: Path) -> None:
     """Not even where a launcher says that there are many ranks."""
     job = write_job(tmp_path, ingredients=1)

@@ -98,9 +98,8 @@ def test_all_parts_in_one_cluster_are_the_whole_graph(graph: GraphFile) -> None:
 @pytest.mark.parametrize("engine", ["compiled", "torch"])
 def test_exact_first_sums_are_the_whole_graphs(kind: str, engine: str, tmp_path: Path) -> None:
     """In one union of all parts they change nothing but rounding; of few parts steps see sums beyond their union."""
-    wide = runs.prepare_run(
-        tmp_path, f"model.kind={kind}", "train.batch=cluster", f"train.engine={engine}", "model.layers=1"
-    )
+    one = ("train.batch=cluster", "train.ingredients=1", "train.epochs=4")
+    wide = runs.prepare_run(tmp_path, f"model.kind={kind}", f"train.engine={engine}", "model.layers=1", *one)
     lasts = {}
     for clusters in (2, wide.partition.parts):
         for hop in ("truncated", "exact"):
@@ -118,6 +117,7 @@ def test_exact_first_sums_are_the_whole_graphs(kind: str, engine: str, tmp_path:
 def test_a_trunk_and_what_branches_from_it_have_the_same_first_sums(tmp_path: Path) -> None:
     """Whether the same process trained the trunk or not."""
     exact = ("train.batch=cluster", "train.first_hop=exact", "train.trunk_epochs=2", "train.ingredients=1")
+    exact += ("train.epochs=4",)
     job = runs.train_run(tmp_path, *exact)
     path = RunDir.of(job).ingredient(0)
     content = ingredient_store.read(path)
@@ -136,7 +136,8 @@ def test_a_trunk_and_what_branches_from_it_have_the_same_first_sums(tmp_path: Pa
 def test_the_file_of_first_sums_is_made_by_one_and_read_by_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = runs.train_run(tmp_path, "train.batch=cluster", "train.first_hop=exact", "train.ingredients=2")
+    few = ("train.ingredients=2", "train.epochs=2")
+    job = runs.train_run(tmp_path, "train.batch=cluster", "train.first_hop=exact", *few)
     run = RunDir.of(job)
     path, lease = run.first_hop("sage"), run.lease("first-hop")
     before = path.stat().st_mtime_ns
@@ -244,7 +245,7 @@ def test_validation_sees_every_validation_node_once(graph: GraphFile, clusters: 
 
 @every_kind
 def test_mini_batches_learn_and_record_exact_accuracies(kind: str, tmp_path: Path) -> None:
-    job = runs.train_run(tmp_path, *KINDS[kind])
+    job = runs.train_run(tmp_path, *KINDS[kind], ingredients=2)
     run = RunDir.of(job)
     with graph_store.open_graph(run.graph, job) as graph:
         net = make_model(job.model, graph.features, graph.classes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gnnsoup_hpc.analysis.export import choose_soup
+from gnnsoup_hpc.analysis.export import choose_soup, has_all_labels
 from gnnsoup_hpc.analysis.report.ceiling import find_ceiling, list_ways_to_differ
 from gnnsoup_hpc.analysis.report.comparison import Comparison, compare_with_best
 from gnnsoup_hpc.analysis.report.contents import Contents
@@ -51,7 +51,8 @@ def find_answer(run: Contents) -> Answer:
     if found.gains:
         better = show_difference(run, found, signed=False)
         reached = f"test {run.metric} {chosen.test_accuracy:.4f}, {better} better than the best ingredient ({own})"
-        sentence = f"Take {name_model(chosen)}: {reached}, at the cost of one model."
+        by = "" if has_all_labels(run) else ", chosen by validation"
+        sentence = f"Take {name_model(chosen)}{by}: {reached}, at the cost of one model."
         return Answer(chosen.method, chosen.test_accuracy, found.difference, found.error, sentence)
     sentence = f"Take the best ingredient ({own}): {_explain(run, chosen, found)}."
     return Answer(BEST, best.test_accuracy, 0.0, 0.0, sentence, next(_advise(run), ""))

@@ -63,13 +63,16 @@ def _list_rows(run: Contents, room: int) -> list[str]:
     count = len(run.ingredients)
     roles = ("validation", "test")
     spreads = (f"{role} {show_spread([getattr(one, f'{role}_accuracy') for one in run.ingredients])}" for role in roles)
-    head = ("model", "validation", "test", "gain", "", "seconds", "peak MiB", "cost of")
-    shown = rows if len(rows) + 3 <= room else rows[: room - 4]
+    head = ("model", "validation", "test", "gain", "", "seconds", "peak MiB", "inference")
+    legend = wrap(f"gain: {_name_unit(run)} above the best ingredient ± 2 standard errors; better: beyond them")
+    if len(rows) + len(legend) + 3 <= room:
+        legend.append("seconds, peak MiB: to make it; inference: models that one prediction runs through")
+    shown = rows if len(rows) + len(legend) + 2 <= room else rows[: room - len(legend) - 3]
     return [
         f"{count} ingredient{'s' if count > 1 else ''}: {', '.join(spreads)} (mean ± standard deviation)",
         *map(str.rstrip, align_columns([head, *shown])),
         *([f"… and {len(rows) - len(shown)} more methods"] if len(shown) < len(rows) else []),
-        *wrap(f"gain: {_name_unit(run)} above the best ingredient ± twice its error; better, worse: beyond it"),
+        *legend,
     ]
 
 

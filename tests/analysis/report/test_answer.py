@@ -50,7 +50,7 @@ def test_what_validation_chooses_is_taken_where_it_is_better_beyond_the_error(ru
     found = find_answer(change(run, ls=(100, 0.9), pls=(200, 0.8)))
     assert (found.method, found.test, found.better_by) == ("ls", 0.6, pytest.approx(0.1))
     assert found.error == pytest.approx(0.02)
-    assert "Take the ls soup: test accuracy 0.6000, 10.00 ± 2.00 points better" in found.sentence
+    assert "Take the ls soup, chosen by validation: test accuracy 0.6000, 10.00 ± 2.00 points better" in found.sentence
     assert found.sentence.endswith("at the cost of one model.")
     assert found.advice == ""
 
