@@ -189,6 +189,7 @@ def load_tool(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         ("index.md", "", "![m](docs/images/x.svg)", "![m](images/x.svg)"),
         ("index.md", "", "[licence](LICENSE)", "licence (`LICENSE`)"),
         ("index.md", "", "[`LICENSE`](LICENSE), `[x](y)`", "`LICENSE`, `[x](y)`"),
+        ("examples/README.md", "", "[jobs/](../../jobs), [run](own_graph.py)", "jobs/, [run](own_graph.py)"),
         ("python.md", "", "[README](../README.md)", "[README](index.md)"),
         ("howto/model.md", "", "[m](../models.md), [here](#a), [web](https://a.b/c)", None),
         ("howto/model.md", "", "[README](../../README.md#use-it)", "[README](../index.md#use-it)"),

@@ -42,6 +42,6 @@ def move_links(markdown: str, page: str, repository: str) -> str:
             return piece[0]
         if repository:
             return f"[{words}]({repository.rstrip('/')}/blob/HEAD/{target}{hash_}{anchor})"
-        return words if words.strip("`") == target else f"{words} (`{target}`)"
+        return words if words.strip("`/") == target else f"{words} (`{target}`)"
 
     return PIECE.sub(move, markdown)
