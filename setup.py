@@ -18,12 +18,13 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
-    # The folder jobs/ at the top is also the package's own folder of bundled jobs.
-    packages=[*find_packages(include=["gnnsoup_hpc", "gnnsoup_hpc.*"]), "gnnsoup_hpc.jobs"],
-    package_dir={"gnnsoup_hpc.jobs": "jobs"},
+    # The folders jobs/ and slurm/ at the top are also the package's own folders of bundled jobs and batch scripts.
+    packages=[*find_packages(include=["gnnsoup_hpc", "gnnsoup_hpc.*"]), "gnnsoup_hpc.jobs", "gnnsoup_hpc.slurm"],
+    package_dir={"gnnsoup_hpc.jobs": "jobs", "gnnsoup_hpc.slurm": "slurm"},
     package_data={
         "gnnsoup_hpc": ["data/*", "analysis/report/page/page.*", "py.typed", "*.pyi"],
         "gnnsoup_hpc.jobs": ["*.toml", "studies/*"],
+        "gnnsoup_hpc.slurm": ["*.sh", "*.def"],
     },
     install_requires=[
         "torch>=2.6",

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the batch scripts here share; each sources it. docs/cluster.md describes the GNNSOUP_… variables.
 
-checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 job_id=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job_id=${job_id:-${SLURM_JOB_ID:-}}
 [[ -n $job_id && ${0##*/} == slurm_script ]] && batch=yes || batch=  # else a terminal, perhaps inside salloc
@@ -9,8 +9,14 @@ job_id=${job_id:-${SLURM_JOB_ID:-}}
 say() { echo "$(date +%FT%T) slurm: $*" | tee -a /dev/fd/3; }  # in the run's log, and where sbatch puts output
 exec 3>/dev/null
 
+set +u  # for modules, whose scripts use variables that are not set
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+source "$scripts/environment.sh" || { say "$scripts/environment.sh ended with $?" >&2; exit 2; }
+set -u
+if [[ -n $batch ]]; then unset SLURM_EXPORT_ENV; fi  # sbatch's --export=NONE, which srun would take as its own
+
 python=${GNNSOUP_PYTHON:-}  # else the environment beside the job or in the checkout, else what is activated
-for folder in "$PWD" "$checkout"; do
+for folder in "$PWD" "${scripts%/*}"; do
   if [[ -z $python && -x $folder/.venv/bin/python ]]; then python=$folder/.venv/bin/python; fi
 done
 if [[ -n ${GNNSOUP_PYTHON:-} && -z ${GNNSOUP_WRAP:-} ]] && ! command -v "$python" >/dev/null; then
@@ -70,9 +76,20 @@ default_launcher() {
     [[ $("$mpirun" --version 2>/dev/null) == *HYDRA* ]]; then echo mpirun; else echo srun; fi
 }
 
-# Put into `launcher` what starts a command on all ranks; `kind` is train (ranks are alone) or mpi.
+# Tasks that the allocation's cores have room for: what srun takes where sbatch was told no number.
+count_tasks() {
+  local each times tasks=0
+  for each in ${SLURM_TASKS_PER_NODE//,/ }; do  # such as 4(x2)
+    times=${each#*x}
+    [[ $each == *x* ]] || times=1
+    tasks=$((tasks + ${each%(*} * ${times%)}))
+  done
+  echo "$tasks"
+}
+
+# Put into `launcher` what starts a command on all ranks; `kind` is one (rank), train (ranks are alone) or mpi.
 set_launcher() {
-  local mpirun=${GNNSOUP_MPIRUN:-} library=
+  local mpirun=${GNNSOUP_MPIRUN:-} library='' ranks=${SLURM_NTASKS:-}
   if [[ -z $mpirun ]]; then
     mpirun=${python%/*}/mpirun
     [[ -x $mpirun ]] || mpirun=mpirun
@@ -81,21 +98,35 @@ set_launcher() {
     exit 2
   fi
   if [[ $kind == mpi && -n ${SLURM_JOB_ID:-} ]]; then library=$(mpi_library); fi
+  if [[ $kind == one ]]; then
+    ranks=1
+  elif [[ -z $ranks && -n ${SLURM_TASKS_PER_NODE:-} && ${GNNSOUP_LAUNCHER:-} != none ]]; then
+    export SLURM_NTASKS; SLURM_NTASKS=$(count_tasks)
+    ranks=$SLURM_NTASKS
+    say "ranks: $ranks, as many as the cores have room for, since no number of tasks was given (--ntasks=8, or --nodes=2 --ntasks-per-node=4)"
+  fi
   read -ra launcher <<<"${GNNSOUP_LAUNCH_OPTIONS:-}"
   case ${GNNSOUP_LAUNCHER:-$(default_launcher)} in
     srun)
       launcher=(srun ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} "${launcher[@]}")
-      if [[ $kind == train ]]; then
+      if [[ $kind != mpi ]]; then
         launcher+=(--mpi=none --kill-on-bad-exit=0 --no-kill)  # whoever is lost, the others finish
       else
         launcher+=("--mpi=${SRUN_MPI:-$(mpi_plugin)}" --kill-on-bad-exit=1)
-      fi ;;
+      fi
+      if [[ $kind == one ]]; then launcher+=(--nodes=1 --ntasks=1); fi ;;
     mpirun)
-      launcher=("$mpirun" -n "${SLURM_NTASKS:-1}" "${launcher[@]}")
+      if [[ -n ${SLURM_GPUS_PER_TASK:-} ]]; then  # mpirun's own step has a task a node, whose ranks share its GPUs
+        export SLURM_GPUS=$((ranks * ${SLURM_GPUS_PER_TASK##*:}))
+        unset SLURM_GPUS_PER_TASK SLURM_TRES_PER_TASK
+      fi
+      # MPICH's tells all nodes what this one has in its environment, and Slurm has told each its own GPUs.
+      if [[ -n $batch && $("$mpirun" --version 2>/dev/null) == *HYDRA* ]]; then unset CUDA_VISIBLE_DEVICES; fi
+      launcher=("$mpirun" -n "${ranks:-1}" "${launcher[@]}")
       export OMPI_MCA_odls_base_sigkill_timeout=25  # Open MPI kills 1 s after SIGTERM, too soon for a checkpoint
-      if [[ $kind == train && -n $batch ]]; then
+      if [[ $kind != mpi && -n $batch ]]; then
         codes=$(mktemp -d "$logs/.codes-XXXXXX")
-        launcher+=("$checkout/slurm/rank.sh" "$codes/code")
+        launcher+=("$scripts/rank.sh" "$codes/code")
       fi ;;
     none | "") launcher=() ;;
     *) say "GNNSOUP_LAUNCHER=$GNNSOUP_LAUNCHER: expected srun, mpirun or none"; exit 2 ;;
@@ -129,7 +160,7 @@ run_ranks() {  # KIND MODULE ARGUMENTS…
   trap 'hand_on SIGUSR2' USR2
   trap 'hand_on SIGTERM' TERM
   step "${launcher[@]}" "${program[@]}" -m "$@"
-  if [[ $kind == train && -z $stopped ]] && ((code > 3 && code != 75)); then
+  if [[ $kind != mpi && -z $stopped ]] && ((code > 3 && code != 75)); then
     say "the step ended with $code: seeing what is missing"
     if [[ ${launcher[*]} == srun* ]]; then launcher+=(--nodes=1 --ntasks=1); fi  # a node may be gone
     step "${launcher[@]}" "${program[@]}" -m "$@"

@@ -1,10 +1,10 @@
 #!/bin/bash
 # The whole pipeline. As three jobs, each with resources of its own and begun when the one before has succeeded:
 #   bash slurm/pipeline.sh [SBATCH-OPTION … --] [jobs/NAME.toml] [--set KEY=VALUE …]
-# GNNSOUP_PREPARE_OPTIONS, GNNSOUP_TRAIN_OPTIONS and GNNSOUP_SOUP_OPTIONS hold sbatch options of one of them.
-# In one allocation: sbatch slurm/pipeline.sh [JOB …]. Without Slurm, `bash slurm/pipeline.sh [JOB]` runs on one rank.
+# GNNSOUP_PREPARE_OPTIONS, GNNSOUP_TRAIN_OPTIONS and GNNSOUP_SOUP_OPTIONS hold sbatch options of one of them; where no
+# number of tasks is given, 8 train and 4 soup.
+# In one allocation: sbatch --ntasks=8 slurm/pipeline.sh [JOB …]. Without Slurm, `bash slurm/pipeline.sh [JOB]` runs on one rank.
 #SBATCH --job-name=gnnsoup
-#SBATCH --ntasks=8
 #SBATCH --cpus-per-task=4
 #SBATCH --time=05:00:00
 #SBATCH --signal=B:USR1@300
@@ -13,11 +13,11 @@
 #SBATCH --output=%x-%j.out
 set -euo pipefail
 spooled=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n 's|^ *Command=\(.*\)/pipeline.sh.*|\1|p' | head -n 1) || true
-for slurm in "${GNNSOUP_HOME:+$GNNSOUP_HOME/slurm}" "$(dirname "$0")" "$spooled" "${SLURM_SUBMIT_DIR:-.}/slurm"; do
+for slurm in "${GNNSOUP_HOME:+$GNNSOUP_HOME/slurm}" "${GNNSOUP_HOME:-}" "$(dirname "$0")" "$spooled" "${SLURM_SUBMIT_DIR:-.}/slurm"; do
   if [[ -f $slurm/launch.sh ]]; then break; fi
 done
 # shellcheck source-path=SCRIPTDIR source=launch.sh
-source "$slurm/launch.sh" || { echo "pipeline.sh: no launch.sh beside it; set GNNSOUP_HOME to the checkout" >&2; exit 2; }
+source "$slurm/launch.sh" || { echo "pipeline.sh: no launch.sh beside it; set GNNSOUP_HOME to the folder that has it, or to the checkout" >&2; exit 2; }
 
 if [[ -n ${SLURM_JOB_ID:-} || ${GNNSOUP_LAUNCHER:-} == none ]] || ! command -v sbatch >/dev/null; then
   log_under_run run "$@"
@@ -41,15 +41,17 @@ while (($#)); do
   shift
 done
 
-submit() {  # NAME "OPTIONS" SCRIPT ARGUMENTS…: submit after `last`, if any, and print and keep the id
-  local name=$1 script=$slurm/$3 own after=()
-  read -ra own <<<"$2"; shift 3
+submit() {  # NAME TASKS "OPTIONS" SCRIPT ARGUMENTS…: submit after `last`, if any, and print and keep the id
+  local name=$1 tasks=$2 script=$slurm/$4 own all after=()
+  read -ra own <<<"$3"; shift 4
+  all=("${options[@]}" "${own[@]}")
+  case " ${all[*]}" in *" -n"* | *" --nt"*) ;; *) all=("--ntasks=$tasks" "${all[@]}") ;; esac
   if [[ -n $last ]]; then after=(--dependency="afterok:$last" --kill-on-invalid-dep=yes); fi
-  last=$(sbatch --parsable "${after[@]}" "${options[@]}" "${own[@]}" "$script" "$@")
+  last=$(sbatch --parsable "${after[@]}" "${all[@]}" "$script" "$@")
   last=${last%%;*}
   echo "$name: job $last"
 }
 last=
-submit prepare "${GNNSOUP_PREPARE_OPTIONS:-}" prepare.sh "${prepare[@]}"
-submit train "${GNNSOUP_TRAIN_OPTIONS:-}" train_ingredients.sh "${train[@]}"
-submit soup "${GNNSOUP_SOUP_OPTIONS:-}" soup.sh "${soup[@]}"
+submit prepare 1 "${GNNSOUP_PREPARE_OPTIONS:-}" prepare.sh "${prepare[@]}"
+submit train 8 "${GNNSOUP_TRAIN_OPTIONS:-}" train_ingredients.sh "${train[@]}"
+submit soup 4 "${GNNSOUP_SOUP_OPTIONS:-}" soup.sh "${soup[@]}"

@@ -1,9 +1,8 @@
 #!/bin/bash
 # Soup a job's ingredients by all its methods, and report.
-#   sbatch [--ntasks=8 …] slurm/soup.sh [jobs/NAME.toml] [--set KEY=VALUE …]
+#   sbatch --ntasks=4 [--partition=…] slurm/soup.sh [jobs/NAME.toml] [--set KEY=VALUE …]
 # Without Slurm, `bash slurm/soup.sh [JOB]` soups on one rank. Logs: RUN/logs/soup-JOBID.log. docs/cluster.md has the rest.
 #SBATCH --job-name=gnnsoup-soup
-#SBATCH --ntasks=4
 #SBATCH --cpus-per-task=4
 #SBATCH --time=01:00:00
 #SBATCH --signal=B:USR1@60
@@ -12,10 +11,10 @@
 #SBATCH --output=%x-%j.out
 set -euo pipefail
 spooled=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n 's|^ *Command=\(.*\)/soup.sh.*|\1|p' | head -n 1) || true
-for slurm in "${GNNSOUP_HOME:+$GNNSOUP_HOME/slurm}" "$(dirname "$0")" "$spooled" "${SLURM_SUBMIT_DIR:-.}/slurm"; do
+for slurm in "${GNNSOUP_HOME:+$GNNSOUP_HOME/slurm}" "${GNNSOUP_HOME:-}" "$(dirname "$0")" "$spooled" "${SLURM_SUBMIT_DIR:-.}/slurm"; do
   if [[ -f $slurm/launch.sh ]]; then break; fi
 done
 # shellcheck source-path=SCRIPTDIR source=launch.sh
-source "$slurm/launch.sh" || { echo "soup.sh: no launch.sh beside it; set GNNSOUP_HOME to the checkout" >&2; exit 2; }
+source "$slurm/launch.sh" || { echo "soup.sh: no launch.sh beside it; set GNNSOUP_HOME to the folder that has it, or to the checkout" >&2; exit 2; }
 log_under_run soup "$@"
 run_ranks mpi gnnsoup_hpc.soup "$@"

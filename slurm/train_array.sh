@@ -14,10 +14,10 @@
 #SBATCH --output=%x-%A_%a.out
 set -euo pipefail
 spooled=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n 's|^ *Command=\(.*\)/train_array.sh.*|\1|p' | head -n 1) || true
-for slurm in "${GNNSOUP_HOME:+$GNNSOUP_HOME/slurm}" "$(dirname "$0")" "$spooled" "${SLURM_SUBMIT_DIR:-.}/slurm"; do
+for slurm in "${GNNSOUP_HOME:+$GNNSOUP_HOME/slurm}" "${GNNSOUP_HOME:-}" "$(dirname "$0")" "$spooled" "${SLURM_SUBMIT_DIR:-.}/slurm"; do
   if [[ -f $slurm/launch.sh ]]; then break; fi
 done
 # shellcheck source-path=SCRIPTDIR source=launch.sh
-source "$slurm/launch.sh" || { echo "train_array.sh: no launch.sh beside it; set GNNSOUP_HOME to the checkout" >&2; exit 2; }
+source "$slurm/launch.sh" || { echo "train_array.sh: no launch.sh beside it; set GNNSOUP_HOME to the folder that has it, or to the checkout" >&2; exit 2; }
 log_under_run train "$@"
 run_ranks train gnnsoup_hpc.train "$@"

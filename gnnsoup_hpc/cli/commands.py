@@ -34,6 +34,7 @@ COMMANDS = {
     "bench": "Time and memory of evaluation, LS, PLS and GIS beside PyG's own classes, every cell in processes of its"
     " own.",
     "job": "Print the resolved job, every field with what it means.",
+    "slurm": "Write the batch scripts for Slurm to a folder, where they run the Python that wrote them.",
 }
 COLLECTIVE = ("soup", "run", "diagnose")
 COMPUTING = ("prepare", "train", "import", "soup", "run", "diagnose", "predict", "study", "bench")
@@ -44,6 +45,11 @@ FORMS = {
     "verbose": "print all figures and sentences, not the answer and one table alone",
     "quiet": "print errors alone; report.h5 has all",
     "json": "print the report as JSON, a line a run, and nothing else",
+}
+FLAGS = {
+    "study": {"show": "print what is there, and make nothing"},
+    "job": {"logs": "print the folder of the run's logs alone"},
+    "status": {"all": "a line for every ingredient, however many there are", "json": "as JSON, for programs"},
 }
 AGAIN = {
     "run": "make all soups anew",
@@ -63,6 +69,11 @@ TO = {  # whose soup, and the file that it goes to
         " (default: RUN-METHOD.npy here, with the other graph's name)",
     ),
 }
+INSTEAD_OF_JOBS = {
+    "study": ("study", "STUDY", "a study file (docs/studies.md), or the name of a bundled study"),
+    "slurm": ("folder", "DIR", "where the scripts go; those that are there and were not changed are written anew"),
+}
+WITHOUT_JOBS = ("bench", "slurm")  # bench has a --set of its own
 JOB_HELP = "a job file, or the name of a bundled job (default: pubmed)"
 EXIT_CODES = (
     "exit codes: 0 done; 1 a file, a graph or the run is not as it must be, or stdout cannot be written; 2 the job or"
@@ -102,11 +113,9 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     elif command == "report":
         about = f"folders of runs, or {JOB_HELP}"
         parser.add_argument("runs", nargs="*", metavar="RUN", help=about)
-    elif command == "study":
-        parser.add_argument(
-            "study", metavar="STUDY", help="a study file (docs/studies.md), or the name of a bundled study"
-        )
-        parser.add_argument("--show", action="store_true", help="print what is there, and make nothing")
+    elif command in INSTEAD_OF_JOBS:
+        name, called, about = INSTEAD_OF_JOBS[command]
+        parser.add_argument(name, metavar=called, help=about)
     else:
         about, called = JOB_HELP, "JOB"
         if command in ("status", "diagnose", "export", "predict"):
@@ -114,7 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         if command == "import":
             about = JOB_HELP.partition(" (")[0]
         parser.add_argument("job", nargs=None if command == "import" else "?", metavar=called, help=about)
-    if command != "bench":
+    if command not in WITHOUT_JOBS:
         about = "override one field of the job, for example soup.pls.union=8; may be repeated"
         parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=about)
     if command in OFFLINE:
@@ -149,8 +158,8 @@ def _add_own_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         parser.add_argument("--figures", metavar="FOLDER", help=about)
         about = "where the page goes (default: RUN/report.html; of several runs side by side comparison.html here)"
         parser.add_argument("--to", type=Path, metavar="FILE", help=about)
-    if command == "job":
-        parser.add_argument("--logs", action="store_true", help="print the folder of the run's logs alone")
+    for name, about in FLAGS.get(command, {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=about)
     if command in TO:
         whose, where = TO[command]
         parser.add_argument("--method", metavar="NAME", help=whose)
@@ -158,7 +167,3 @@ def _add_own_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     if command == "predict":
         about = "another graph, as graph.source names one; it is prepared as the run's, and needs no labels"
         parser.add_argument("--graph", metavar="SOURCE", help=about)
-    if command == "status":
-        about = "a line for every ingredient, however many there are"
-        parser.add_argument("--all", action="store_true", help=about)
-        parser.add_argument("--json", action="store_true", help="as JSON, for programs")

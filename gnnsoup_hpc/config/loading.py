@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from gnnsoup_hpc.config import Job, Section, SweepJob, find_nearest, find_nearest_value
 from gnnsoup_hpc.errors import JobError, MissingJobError
-from gnnsoup_hpc.utils.paths import expand_home
+from gnnsoup_hpc.utils.paths import expand_home, find_bundled
 
 SWEEP_EXAMPLES = {
     "seed": "[0, 1, 2]",
@@ -137,11 +137,7 @@ def find(text: str) -> Path:
 
 def bundled_jobs() -> list[Path]:
     """The job files that come with the package: beside it in a checkout, inside it once installed."""
-    package = Path(__file__).resolve().parent.parent
-    folder = next((f for f in (package / "jobs", package.parent / "jobs") if (f / "pubmed.toml").is_file()), None)
-    if folder is None:
-        raise JobError(f"the bundled jobs are missing from {package}: install the package again")
-    return sorted(folder.glob("*.toml"))
+    return sorted(find_bundled("jobs/pubmed.toml").parent.glob("*.toml"))
 
 
 def fields(section: type[Section] = Job, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -49,3 +49,15 @@ def expand_home(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         raise FileError(f"{text}: no home folder is known for {Path(text).parts[0]}; write the whole path") from None
+
+
+def find_bundled(file: str) -> Path:
+    """A file that comes with the package, as jobs/pubmed.toml: its folder is beside it in a checkout, else inside it.
+
+    Raises: FileError where it is missing.
+    """
+    package = Path(__file__).resolve().parent.parent
+    found = next((path for path in (package / file, package.parent / file) if path.is_file()), None)
+    if found is None:
+        raise FileError(f"{file} of {package.name} is missing from {package}: install the package again")
+    return found

@@ -9,7 +9,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,12 +84,12 @@ class Cluster:
 
     def said(self, job: str) -> str:
         """What a job has said, in sbatch's own file and then in its logs."""
-        outs = sorted(self.workdir.folder.glob(f"*-{job}*.out"))
+        outs = _of_job(self.workdir.folder.glob("*.out"), job)
         return "".join(path.read_text() for path in [*outs, *self.logs(job)])
 
     def logs(self, job: str) -> list[Path]:
         """Logs of a job, or of each of an array, under the run."""
-        return sorted((self.workdir.root / "logs").glob(f"*-{job}*.log"))
+        return _of_job((self.workdir.root / "logs").glob("*.log"), job)
 
     def done(self) -> int:
         """Ingredients that are there."""
@@ -98,6 +98,11 @@ class Cluster:
     def checkpoints(self) -> int:
         """Ingredients that were begun and can be gone on with."""
         return len(list((self.workdir.root / "checkpoints").glob("ingredient-*.h5")))
+
+
+def _of_job(paths: Iterable[Path], job: str) -> list[Path]:
+    """Those that end with a job's id, or that of one of an array."""
+    return sorted(path for path in paths if re.search(rf"-{job}(_\d+)?$", path.stem))
 
 
 @pytest.fixture

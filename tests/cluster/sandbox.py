@@ -12,6 +12,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -48,11 +49,13 @@ KillWait=20
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
+GresTypes=gpu
 {nodes}
 PartitionName=batch Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=9 PreemptMode=OFF
 """
-NODE = "NodeName=n{i} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=1000"
+NODE = "NodeName=n{i} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=1000 Gres=gpu:{gpus}"
+GPUS = 4  # of each node: no real ones, but Slurm hands them out
 MUNGE = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
 
 
@@ -152,9 +155,12 @@ def up(folder: Path, nodes: int = 2, cpus: int = 8) -> Iterator[Sandbox]:
     for name in names:
         (folder / f"tmp.{name}").mkdir()
     host, ports = socket.gethostname().split(".")[0], free_ports(nodes + 1)
-    lines = [NODE.format(i=i, host=host, port=port, cpus=cpus) for i, port in enumerate(ports) if i]
+    lines = [NODE.format(i=i, host=host, port=port, cpus=cpus, gpus=GPUS) for i, port in enumerate(ports) if i]
     conf = CONF.format(host=host, folder=folder, ports=ports, nodes="\n".join(lines))
     (folder / "slurm.conf").write_text(conf, encoding="utf-8")
+    (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-{GPUS - 1}]\n", encoding="utf-8")
+    for number in range(GPUS):
+        os.mknod(folder / f"gpu{number}", stat.S_IFCHR | 0o600, os.makedev(1, 3))  # Slurm wants a device: /dev/null's
     (folder / "munge.key").write_bytes(secrets.token_bytes(128))
     (folder / "munge.key").chmod(0o400)
     sandbox = Sandbox(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gnnsoup_hpc.__main__ import main
 from tests.cluster.conftest import AS_ROOT, SCRIPTS, Cluster
 from tests.faults import kit
 
@@ -119,7 +121,7 @@ def test_a_lost_node_stops_no_other(cluster: Cluster) -> None:
 
 
 def test_the_pipeline_is_a_chain_of_three_jobs(cluster: Cluster) -> None:
-    options = ("--cpus-per-task=1", "--ntasks=2", "--")
+    options = ("--cpus-per-task=1", "--nodes=2", "--ntasks-per-node=1", "--")
     said = cluster.slurm.command(
         "bash",
         PIPELINE,
@@ -127,14 +129,13 @@ def test_the_pipeline_is_a_chain_of_three_jobs(cluster: Cluster) -> None:
         "tiny.toml",
         cwd=cluster.workdir.folder,
         GNNSOUP_PYTHON=cluster.python,
-        GNNSOUP_PREPARE_OPTIONS="--ntasks=1",
-        GNNSOUP_TRAIN_OPTIONS="--nodes=2",
+        GNNSOUP_TRAIN_OPTIONS="--ntasks-per-node=2",
     )
     ids = dict(re.findall(r"^(\w+): job (\d+)$", said, re.MULTILINE))
     assert list(ids) == ["prepare", "train", "soup"]
     assert cluster.ended(ids["soup"]) == ["COMPLETED"], "".join(cluster.said(job) for job in ids.values())
-    assert "NumNodes=2" in cluster.shown(ids["train"])
-    assert "prepare: reading" in cluster.said(ids["prepare"])
+    assert "NumNodes=2 NumCPUs=4 NumTasks=4" in cluster.shown(ids["train"])
+    assert "\nprepare: reading" in cluster.said(ids["prepare"])  # by one process, of no rank
     assert "prepare: reading" not in cluster.said(ids["train"])
     assert cluster.workdir.report.exists()
 
@@ -144,6 +145,8 @@ def test_a_chain_ends_with_the_first_job_that_fails(cluster: Cluster) -> None:
         "bash", PIPELINE, "none.toml", cwd=cluster.workdir.folder, GNNSOUP_PYTHON=cluster.python
     )
     prepare, train, soup = re.findall(r"job (\d+)$", said, re.MULTILINE)
+    asked = [re.findall(r"NumTasks=(\d+)", cluster.shown(job)) for job in (prepare, train, soup)]
+    assert asked == [["1"], ["8"], ["4"]]  # where nobody says how many
     assert cluster.ended(prepare) == ["FAILED"]
     assert (cluster.ended(train), cluster.ended(soup)) == (["CANCELLED"], ["CANCELLED"])
 
@@ -184,6 +187,34 @@ def test_mpirun_in_an_allocation(cluster: Cluster, kind: str, request: pytest.Fi
     assert "3 ranks" in cluster.said(job)
 
 
+def test_written_scripts_need_nothing_of_who_submits(cluster: Cluster, tmp_path: Path) -> None:
+    """Python, variables and modules are in their environment.sh, and ranks have them under --export=NONE too."""
+    folder = tmp_path / "mine, it's written"
+    assert main(["slurm", str(folder)]) == 0
+    settings = f"export OMP_NUM_THREADS=3 PYTHONPATH={shlex.quote(str(SCRIPTS.parent))}"
+    with (folder / "environment.sh").open("a") as file:
+        file.write(f"{settings}\n[[ -z $NOT_SET_AS_IN_SCRIPTS_OF_MODULES ]]\n")
+    words = ("--export=NONE", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1")
+    job = cluster.slurm.command(
+        "sbatch",
+        "--parsable",
+        *words,
+        folder / TRAIN.name,
+        *("tiny.toml", "--set", "machine.threads=0"),
+        cwd=cluster.workdir.folder,
+    ).strip()
+    assert cluster.ended(job) == ["COMPLETED"], cluster.said(job)
+    assert set(re.findall(r"\[rank (\d)/2\] train: on .* 3 threads \(OMP_NUM_THREADS\)", cluster.said(job))) == {
+        "0",
+        "1",
+    }
+    with (folder / "environment.sh").open("a") as file:
+        file.write("module load no-such-module\n")
+    job = cluster.sbatch("--ntasks=1", folder / TRAIN.name, "tiny.toml")
+    assert cluster.ended(job) == ["FAILED"]
+    assert f"{folder / 'environment.sh'} ended with 127" in cluster.said(job)
+
+
 def test_copied_scripts_find_what_they_share(cluster: Cluster, tmp_path: Path) -> None:
     """A copy of one script alone wants to be told where the checkout is."""
     alone = tmp_path / "mine" / TRAIN.name
@@ -192,8 +223,8 @@ def test_copied_scripts_find_what_they_share(cluster: Cluster, tmp_path: Path) -
     job = cluster.sbatch("--ntasks=1", alone, "tiny.toml")
     assert cluster.ended(job) == ["FAILED"]
     assert "set GNNSOUP_HOME" in cluster.said(job)
-    job = cluster.sbatch("--ntasks=1", alone, "tiny.toml", GNNSOUP_HOME=str(SCRIPTS.parent))
-    assert cluster.ended(job) == ["COMPLETED"], cluster.said(job)
+    jobs = [cluster.sbatch("--ntasks=1", alone, "tiny.toml", GNNSOUP_HOME=str(s)) for s in (SCRIPTS, SCRIPTS.parent)]
+    assert [cluster.ended(job) for job in jobs] == [["COMPLETED"]] * 2, "".join(map(cluster.said, jobs))
 
 
 def test_the_scripts_have_no_fault_that_shellcheck_knows() -> None:

@@ -14,10 +14,11 @@ import pytest
 from tests.faults import kit
 from tests.faults.kit import Workdir
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "slurm"
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "slurm"
 
 
-def _bash(script: str, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def _bash(script: str | Path, *words: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """`bash slurm/SCRIPT WORDS` in `cwd`, outside of any Slurm job."""
     if not shutil.which("bash"):
         pytest.skip("no bash here")
@@ -27,7 +28,7 @@ def _bash(script: str, *words: object, cwd: Path) -> subprocess.CompletedProcess
     return subprocess.run(
         ["bash", str(SCRIPTS / script), *map(str, words)],
         cwd=cwd,
-        env=quiet | {"PATH": path},
+        env=quiet | {"PATH": path} | variables,
         capture_output=True,
         text=True,
         timeout=600,
@@ -51,6 +52,42 @@ def test_the_whole_pipeline_goes_on_where_it_was(workdir: Workdir) -> None:
     assert "2 of 3 ingredients are there already" in said
     assert "ingredient 0002 done" in said
     assert "soup: pls is there already" in said
+
+
+def test_an_installed_package_writes_scripts_that_run_it(tmp_path: Path) -> None:
+    """Built as people get it (a source distribution, of which pip makes a wheel), far from any checkout."""
+    source, site = tmp_path / "source", tmp_path / "site"
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    for name in ("gnnsoup_hpc", "jobs", "slurm"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    _python("-c", "from setuptools.build_meta import build_sdist; build_sdist('.')", cwd=source)
+    (archive,) = source.glob("*.tar.gz")
+    offline = ("--no-deps", "--no-index", "--no-build-isolation", "--no-compile", "--disable-pip-version-check")
+    _python("-m", "pip", "install", *offline, "--target", site, archive, cwd=tmp_path)
+
+    workdir = kit.make_workdir(tmp_path / "with a blank")
+    scripts = tmp_path / "my scripts, it's them"
+    for command in (["slurm", scripts], ["job", "pubmed"]):  # one of the bundled jobs, which come likewise
+        _python("-m", "gnnsoup_hpc", *command, cwd=workdir.folder, PYTHONPATH=str(site))
+    written = {path.name: path.read_text() for path in scripts.glob("*.sh")}
+    assert written.keys() == {path.name for path in SCRIPTS.glob("*.sh")}
+    words = ("tiny.toml", "--set", "train.ingredients=1", "--set", "model.kind=gin")  # for which little is compiled
+    train = scripts / "train_ingredients.sh"
+    bare = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(site)}  # no Python of an environment there
+    said = kit.succeeds(_bash(train, *words, cwd=workdir.folder, **bare))
+    assert "ingredient 0000 done" in said
+    said = _bash(train, *words, cwd=workdir.folder, **bare, GNNSOUP_PYTHON="/no/python").stderr
+    assert "GNNSOUP_PYTHON=/no/python: there is no such program here" in said
+
+
+def _python(*words: object, cwd: Path, **variables: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], cwd=cwd, env=os.environ | variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("script", ["train_ingredients.sh", "soup.sh", "pipeline.sh"])
