@@ -6,6 +6,7 @@
 #   make test-cluster   set-up, then those on a real Slurm and under Open MPI, which are skipped where none is installed
 #   make bench    set-up, then time and memory beside PyG, on the bundled graph; bench-full: more graphs, every R
 #   make check    set-up, then ruff and mypy --strict
+#   make docs     set-up, then the pages of docs/ as a site, site/index.html; any warning, as of a link, is an error
 #   make setup    set-up alone
 #   make gpu-check OUT=DIR   on a machine with a GPU: what only that can show, by PYTHON's own PyTorch; no set-up
 #   make gpu-wheels     what that needs and such a machine may lack, as wheels for its Python, into gpu-wheels/
@@ -38,7 +39,7 @@ else
 $(error MPI=$(MPI): expected embedded or system)
 endif
 
-.PHONY: demo test test-slow test-cluster bench bench-full gpu-check gpu-wheels soak check setup cluster-tools clean
+.PHONY: demo test test-slow test-cluster bench bench-full gpu-check gpu-wheels soak check docs setup cluster-tools clean
 
 demo: $(READY)
 	$(MPIRUN) -n $(RANKS) $(VENV)/bin/gnnsoup run $(JOB) --html
@@ -74,7 +75,14 @@ check: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+docs: $(VENV)/.ready-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+
 setup: $(READY)
+
+$(VENV)/.ready-docs: $(READY)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[docs]'
+	@touch $@
 
 $(READY): setup.py pyproject.toml constraints.txt
 	@echo "setting up $(VENV): a minute or two, most of it PyTorch"
@@ -86,4 +94,4 @@ cluster-tools:
 	bash tests/cluster/tools.sh
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

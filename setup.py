@@ -53,6 +53,8 @@ setup(
         "report": ["matplotlib>=3.8", "jinja2>=3.1", "rich>=13.7"],
         # Kernels for GPUs. PyTorch's CUDA builds bring theirs; it runs them on a CPU too, for tests.
         "gpu": ["triton>=3.5; sys_platform == 'linux'"],
+        # The pages of docs/ as a site: make docs.
+        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
         "dev": [
             "triton; sys_platform == 'linux'",
             "pytest",

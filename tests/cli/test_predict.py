@@ -61,7 +61,7 @@ def other_graph(nodes: int = 170) -> dict[str, Any]:
         (*PNA, "graph.features=row-normalise", "graph.undirected=false", "graph.reverse=true", "graph.self_loops=add"),
         ("model.kind=sage", "model.heads=1", "task.kind=regression", "task.metric=r2"),
     ],
-    ids=["as in the README", "pna, rows, reversed, loops added", "regression"],
+    ids=["plain", "pna, rows, reversed, loops added", "regression"],
     indirect=True,
 )
 @pytest.mark.parametrize("memory", ["enough", "little"])

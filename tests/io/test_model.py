@@ -22,13 +22,13 @@ from gnnsoup_hpc.models.gnn import Architecture
 from tests import tiny
 from tests.golden.make import ring
 
-README = Path(__file__).resolve().parent.parent.parent / "README.md"
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "howto" / "take_out.md"
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "v1"
 
 
 def blocks(language: str, word: str) -> str:
-    """The README's only block of a language that has a word in it."""
-    (block,) = [b for b in re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.S) if word in b]
+    """The page's only block of a language that has a word in it."""
+    (block,) = [b for b in re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.S) if word in b]
     return block
 
 
@@ -52,10 +52,10 @@ def raw_graph() -> dict[str, Any]:
         ("model.kind=sage", "model.heads=1", "graph.features=none", "graph.undirected=false", "graph.reverse=true"),
         ("model.norm=layer", "graph.self_loops=remove", "graph.undirected=false"),
     ],
-    ids=["as in the README", "sage, directed", "gcn, rows, loops added", "sage, raw, reversed", "gat, norm, no loops"],
+    ids=["as on the page", "sage, directed", "gcn, rows, loops added", "sage, raw, reversed", "gat, norm, no loops"],
 )
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The README's own job, smaller, in the folder of its graph."""
+    """The page's own job, smaller, in the folder of its graph."""
     folder = tmp_path_factory.mktemp("mine")
     small = ("model.hidden=16", "train.ingredients=2", "train.epochs=15", "train.learning_rate=0.02")
     small += ("partition.parts=4", "soup.pls.union=2", "soup.pls.epochs=4", "soup.methods=['pls','ensemble']")
@@ -74,8 +74,8 @@ def reported(run: Path, method: str) -> float:
         return float(file["metrics/test_accuracy"][()])
 
 
-def test_the_readmes_snippet_has_the_accuracy_of_the_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(blocks("python", "load_soup"), "README.md", "exec"), {})
+def test_the_pages_example_has_the_accuracy_of_the_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(blocks("python", "load_soup"), PAGE.name, "exec"), {})
     assert float(capsys.readouterr().out) == pytest.approx(reported(run, "pls"), abs=1e-12)
 
 
