@@ -9,10 +9,12 @@ job_id=${job_id:-${SLURM_JOB_ID:-}}
 say() { echo "$(date +%FT%T) slurm: $*" | tee -a /dev/fd/3; }  # in the run's log, and where sbatch puts output
 exec 3>/dev/null
 
-set +u  # for modules, whose scripts use variables that are not set
+set +eu  # for modules, whose scripts use variables that are not set, and commands that fail
+trap 'say "$scripts/environment.sh, line $LINENO: ended with $?: $BASH_COMMAND" >&2; exit 2' ERR
 # shellcheck source-path=SCRIPTDIR source=environment.sh
-source "$scripts/environment.sh" || { say "$scripts/environment.sh ended with $?" >&2; exit 2; }
-set -u
+source "$scripts/environment.sh"
+trap - ERR
+set -eu
 if [[ -n $batch ]]; then unset SLURM_EXPORT_ENV; fi  # sbatch's --export=NONE, which srun would take as its own
 
 python=${GNNSOUP_PYTHON:-}  # else the environment beside the job or in the checkout, else what is activated

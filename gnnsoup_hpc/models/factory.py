@@ -86,7 +86,10 @@ def make_module(factory: Factory, arguments: Mapping[str, Any], where: str) -> n
         made = factory(**arguments)
     except Exception as error:  # whatever the user's code raises
         given = ", ".join(f"{name} = {value!r}" for name, value in arguments.items())
-        raise JobError(f"{where} makes no module of {given or 'no arguments'}: {describe_error(error)}") from error
+        advice = "; arguments of yours stand in model.arguments" if isinstance(error, TypeError) else ""
+        raise JobError(
+            f"{where} makes no module of {given or 'no arguments'}: {describe_error(error)}{advice}"
+        ) from error
     if not isinstance(made, nn.Module):
         raise JobError(f"{where} makes a {type(made).__name__}, where a torch.nn.Module is wanted")
     return made

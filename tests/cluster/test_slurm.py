@@ -212,7 +212,8 @@ def test_written_scripts_need_nothing_of_who_submits(cluster: Cluster, tmp_path:
         file.write("module load no-such-module\n")
     job = cluster.sbatch("--ntasks=1", folder / TRAIN.name, "tiny.toml")
     assert cluster.ended(job) == ["FAILED"]
-    assert f"{folder / 'environment.sh'} ended with 127" in cluster.said(job)
+    assert f"{folder / 'environment.sh'}, line " in cluster.said(job)
+    assert "ended with 127: " in cluster.said(job)
 
 
 def test_copied_scripts_find_what_they_share(cluster: Cluster, tmp_path: Path) -> None:

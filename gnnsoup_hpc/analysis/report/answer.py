@@ -42,6 +42,10 @@ def find_answer(run: Contents) -> Answer:
     if len(run.ingredients) == 1:
         sentence = f"Take the ingredient ({own}): there is one, and so nothing to mix."
         return Answer(BEST, best.test_accuracy, 0.0, 0.0, sentence)
+    if run.same:
+        count = len(run.ingredients)
+        sentence = f"Take the best ingredient ({own}): all {count} are the same model, so there is nothing to mix."
+        return Answer(BEST, best.test_accuracy, 0.0, 0.0, sentence, next(iter(list_ways_to_differ(run)), ""))
     single = [soup for soup in run.soups if soup.state is not None]
     chosen = choose_soup(run, None) if single else None
     if chosen is None:
@@ -94,4 +98,4 @@ def _advise(run: Contents) -> Iterator[str]:
     if ceiling is not None and ceiling.gains and "distil" not in methods:
         better = show_difference(run, ceiling, signed=False)
         yield f'a model distilled from all ("distil" in soup.methods), for the ensemble is {better} better'
-    yield from list_ways_to_differ(run.job)
+    yield from list_ways_to_differ(run)

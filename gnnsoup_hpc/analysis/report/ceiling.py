@@ -11,9 +11,9 @@ from math import nan
 
 from gnnsoup_hpc.analysis.report.comparison import Comparison, compare_with_best
 from gnnsoup_hpc.analysis.report.contents import Contents, count_models
-from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.evaluation.tasks import score
 from gnnsoup_hpc.io.records import Soup
+from gnnsoup_hpc.models.convolutions import CONVOLUTIONS
 
 
 def find_ceiling(run: Contents) -> Comparison | None:
@@ -39,7 +39,7 @@ def judge_ceiling(run: Contents) -> Iterator[str]:
     if not ceiling.gains:
         side = "above" if (ceiling.difference > 0) == run.task.higher_is_better else "below"
         where = f"{away} {side}" if ceiling.difference else "as good as"
-        advice = "; ".join(list_ways_to_differ(run.job))
+        advice = "; ".join(list_ways_to_differ(run))
         yield (
             f"The ceiling: the ensemble is {where} the best ingredient, within its error of {error}: the ingredients"
             f" know little that the best one does not, so averaging gains little.{_name_gains(run)}"
@@ -62,10 +62,12 @@ def _name_gains(run: Contents) -> str:
     return f" Beyond their error gain all the same: {', '.join(names)}." if names else ""
 
 
-def list_ways_to_differ(job: Job) -> list[str]:
-    """Settings that make ingredients differ more, and that the job does not have."""
-    how, ways = job.train, []
-    if how.start != "own":
+def list_ways_to_differ(run: Contents) -> list[str]:
+    """What makes ingredients differ more, and the job does not have: settings, or of imported ones other files."""
+    if run.run.imported.exists():
+        return ["ingredients that were trained from states of their own, or with other hyperparameters"]
+    how, ways = run.job.train, []
+    if how.start != "own" and run.job.model.kind in CONVOLUTIONS:  # whose units are known, and so can be matched
         ways.append('starts of their own (train.start = "own"), whose units are matched before mixing (soup.align)')
     if not any(values for _, values in how.vary):
         ways.append("hyperparameters in turn (train.vary)")

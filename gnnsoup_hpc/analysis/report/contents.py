@@ -11,6 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+import torch
 
 from gnnsoup_hpc.config import DistilJob, Job, Trial, expand_grids
 from gnnsoup_hpc.config import loading as jobs
@@ -88,6 +89,14 @@ class Contents:
     def best(self) -> Ingredient:
         """The ingredient with the best validation metric; of equals, that with the lowest number."""
         return max(self.ingredients, key=lambda i: (score(self.task, i.validation_accuracy), -i.index))
+
+    @cached_property
+    def same(self) -> bool:
+        """Whether all ingredients, of which there are several, are one model."""
+        first, *others = self.ingredients
+        return bool(others) and all(
+            torch.equal(tensor, other.state[name]) for other in others for name, tensor in first.state.items()
+        )
 
     @property
     def metric(self) -> str:

@@ -55,6 +55,7 @@ def _list_sentences(run: Contents) -> Iterator[str]:
         yield "There is one ingredient, so there is nothing to mix: every soup is that ingredient."
         yield from _judge_classes(run)
         return
+    yield from _report_same(run)
     best = run.best
     error = run.task.show(2.0 * run.error_of(best))
     of = "binomial error of" if run.task.counts_hits else "bootstrap error over"
@@ -103,6 +104,15 @@ def _describe_labels(run: Contents) -> Iterator[str]:
         yield (
             f"{which} trained on the labels of validation nodes too (train.labels): validation metrics, the best"
             " ingredient, the alignment and the diagnosis are by nodes that were trained on; test metrics are not."
+        )
+
+
+def _report_same(run: Contents) -> Iterator[str]:
+    """Said where no training drew anything of its own."""
+    if run.same:
+        yield (
+            f"All {len(run.ingredients)} ingredients are the same model, so there is nothing to mix: their training"
+            " drew nothing that differs. Dropout, batches of parts, train.vary or train.drop_edges make them differ."
         )
 
 

@@ -13,6 +13,7 @@ from gnnsoup_hpc.__main__ import main
 from gnnsoup_hpc.analysis.report.answer import find_answer
 from gnnsoup_hpc.analysis.report.brief import COLUMNS, LINES, show_brief
 from gnnsoup_hpc.analysis.report.contents import Contents, read_contents
+from gnnsoup_hpc.analysis.report.verdicts import verdicts
 from gnnsoup_hpc.config import Job
 from gnnsoup_hpc.io import report
 from gnnsoup_hpc.io.records import Paired, Soup
@@ -168,3 +169,21 @@ def test_commands_say_it_in_the_form_that_is_asked_for(
     with pytest.raises(SystemExit, match="2"):
         main(["report", root, "--json", "--quiet"])
     assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_advice_is_what_the_run_can_follow(run: Contents, tmp_path: Path) -> None:
+    """Units of a module are not known, so it is not told to start apart; nor are ingredients that others trained."""
+    module = replace(run, job=run.job.model_copy(update={"model": run.job.model.model_copy(update={"kind": "module"})}))
+    assert find_answer(module).advice == "hyperparameters in turn (train.vary)"
+    imported = RunDir(tmp_path)
+    imported.imported.touch()
+    assert find_answer(replace(run, run=imported)).advice.startswith("ingredients that were trained from states of")
+
+
+def test_ingredients_that_are_one_model_are_told(run: Contents) -> None:
+    same = replace(run, ingredients=tuple(replace(one, state=run.ingredients[0].state) for one in run.ingredients))
+    told = "All 3 ingredients are the same model, so there is nothing to mix"
+    assert find_answer(same).sentence.endswith("all 3 are the same model, so there is nothing to mix.")
+    assert find_answer(same).sentence in " ".join(show_brief(same).splitlines())
+    assert any(sentence.startswith(told) for sentence in verdicts(same))
+    assert not any(sentence.startswith(told) for sentence in verdicts(run))

@@ -152,6 +152,12 @@ def test_runs_are_shown_side_by_side(run: Contents) -> None:
     assert len(names) == len(set(names))
 
 
+def test_gains_by_unlike_metrics_have_no_common_axis(run: Contents, regression: Contents) -> None:
+    page = Elements(make_page([run, regression]))
+    assert [a["id"] for tag, a in page.found if tag == "section"] == ["all", "run-1", "run-2"]
+    assert ("figure", {"id": "all-comparison"}) not in page.found
+
+
 def test_tables_sort_by_values_and_show_what_people_read(run: Contents) -> None:
     columns = {
         "method": (["a", "b"], "1", "whose"),
@@ -173,7 +179,7 @@ def test_tables_sort_by_values_and_show_what_people_read(run: Contents) -> None:
     ]
     assert [[cell.text for cell in row] for row in table.rows] == [
         ["a", "0.12", "3.0", "-1.23", "0.01", "0.8123"],
-        ["b", "-", "0.0", "50.00", "0.00025", "1"],
+        ["b", "-", "0.0", "50.00", "0.00025", "1.0000"],
     ]
     assert [cell.value for cell in table.rows[0]] == ["a", "0.125", "3145728.0", "-0.0123", "0.01", "0.81234567"]
     assert table.rows[1][1].value == ""
@@ -272,7 +278,7 @@ def test_a_metric_whose_low_values_are_good_is_told_so(regression: Contents) -> 
     """Heads, axes and what is said of gains; no sign of markup where axes have few numbers."""
     page = Elements(make_page([regression]))
     texts = [text for _, text in page.texts]
-    assert {"test mean absolute error", "gain"} <= set(texts)
+    assert {"test MAE", "gain"} <= set(texts)
     assert "test MAE, lower is better" in texts
     assert any(text.startswith("Gain: test mean absolute error below the best ingredient;") for text in texts)
     assert any(text.startswith("Lower left is best.") for text in texts)

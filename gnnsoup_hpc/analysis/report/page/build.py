@@ -78,10 +78,9 @@ def make_page(runs: Sequence[Contents]) -> str:
         "name_gain": name_gain,
     }
     facts["sections"] = [RunSection.of(run, number) for number, run in enumerate(runs, 1)]
-    facts["comparison"] = facts["compared"] = None
-    if len(runs) > 1:
-        chart = draw_comparison(runs)
-        facts |= {"comparison": (chart, _embed(chart, "all")), "compared": compare_runs(runs)}
+    chart = draw_comparison(runs) if len(runs) > 1 else None
+    facts["comparison"] = None if chart is None else (chart, _embed(chart, "all"))
+    facts["compared"] = compare_runs(runs) if len(runs) > 1 else ""
     return environment.get_template(TEMPLATE).render(facts)
 
 

@@ -22,6 +22,7 @@ from gnnsoup_hpc.analysis.report.page.style import (
     RED,
     SERIES,
     SETTINGS,
+    SHORT,
     WIDTH,
     find_colour,
     find_marker,
@@ -35,7 +36,7 @@ from gnnsoup_hpc.runtime.profiling import subtract_baseline
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHORT: dict[str, str] = {"mae": "MAE"}  # beside a chart
+LEAST_COST = 1e-3  # seconds, or MiB
 MOST_ROWS = 80  # of shares, and of ranks
 MOST_NUMBERS = 12  # ingredients whose shares are written too
 MOST_LETTERS = 32  # of a name beside a chart
@@ -107,7 +108,7 @@ def draw_cost(run: Contents, timeline: Timeline) -> Drawn:
     for soup in run.soups:
         spent, peak = soup.measurement["seconds"], subtract_baseline(soup.measurement) / MIB
         for axes, cost in ((seconds, spent), (memory, peak)):
-            if isfinite(cost) and cost > 0:
+            if isfinite(cost) and cost > LEAST_COST:
                 how: dict[str, Any] = {
                     "color": find_colour(soup.method),
                     "marker": find_marker(soup.method),
@@ -122,7 +123,9 @@ def draw_cost(run: Contents, timeline: Timeline) -> Drawn:
     _name_metric(seconds.set_ylabel, run, "test")
     figure.legend(loc="outside upper center", ncols=4)
     corner = "Upper" if run.task.higher_is_better else "Lower"
-    about = f"{corner} left is best. What took no time or memory that could be measured is not drawn."
+    about = (
+        f"{corner} left is best. What took less than a millisecond, or no memory that could be measured, is not drawn."
+    )
     return about, figure
 
 
@@ -209,7 +212,10 @@ def draw_metric(run: Contents, timeline: Timeline) -> Drawn:
         return None
     _name_metric(drawn[1][0].set_ylabel, run, "")
     greedy = " Greedy and GIS: validation metric after each decision." if run.soup("greedy") or run.soup("gis") else ""
-    return f"{run.metric.capitalize()} on each step's validation nodes.{greedy} {_explain_steps(soups)}", drawn[0]
+    return (
+        f"{run.metric[0].upper()}{run.metric[1:]} on each step's validation nodes.{greedy} {_explain_steps(soups)}",
+        drawn[0],
+    )
 
 
 def _explain_steps(soups: Sequence[Soup]) -> str:
@@ -339,8 +345,10 @@ def _name_phases(figure: Figure, timeline: Timeline, axes: Axes | None = None) -
     figure.legend(handles=[*patches, *more], loc="outside upper right", ncols=6)
 
 
-def draw_comparison(runs: Sequence[Contents]) -> Chart:
-    """What each method of several runs gains over the best ingredient."""
+def draw_comparison(runs: Sequence[Contents]) -> Chart | None:
+    """What each method of several runs gains over the best ingredient; None where their metrics differ."""
+    if len({run.task.name for run in runs}) > 1:
+        return None
     methods = list(dict.fromkeys(soup.method for run in runs for soup in run.soups if soup.method != BEST))
     with rc_context(SETTINGS):
         figure, (axes,) = _start(1.2 + 0.12 * len(methods) * (len(runs) + 1))
@@ -381,7 +389,7 @@ def _name_metric(put: Callable[[str], Any], run: Contents, of: str) -> None:
 
 FIGURES: dict[str, tuple[str, Callable[[Contents, Timeline], Drawn]]] = {
     "methods": ("Methods beside the best ingredient", draw_methods),
-    "cost": ("Accuracy against cost", draw_cost),
+    "cost": ("Test metric against cost", draw_cost),
     "shares": ("Shares of ingredients", draw_shares),
     "barriers": ("Barriers between ingredients", draw_barriers),
     "loss": ("Loss while souping", draw_loss),

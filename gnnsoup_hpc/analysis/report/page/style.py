@@ -18,6 +18,7 @@ SERIES = ("#0969da", "#bc4c00", "#1a7f37", "#8250df", "#bf3989", "#7d4e00", "#05
 BLUE, GREEN, RED = SERIES[0], SERIES[2], SERIES[7]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {colour: f"c{i}" for i, colour in enumerate(SERIES, 1)}
+SHORT: dict[str, str] = {"mae": "MAE"}  # metrics whose names are long
 WIDTH = 5.4  # inches: text of 9 points is as large as the page's
 
 SETTINGS: dict[Any, Any] = {
@@ -31,6 +32,7 @@ SETTINGS: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
     "grid.color": GRID,
     "grid.linewidth": 0.6,
     "text.color": INK,

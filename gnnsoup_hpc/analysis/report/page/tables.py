@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gnnsoup_hpc.analysis.report.answer import POINTS
+from gnnsoup_hpc.analysis.report.page.style import SHORT
 from gnnsoup_hpc.config.task import WORDS
 from gnnsoup_hpc.evaluation.tasks import Task
 from gnnsoup_hpc.io.files import Columns
@@ -18,6 +19,7 @@ from gnnsoup_hpc.utils.text_table import show_number
 MIB = 2**20
 LEAST = 1e-3  # below which four decimals say too little
 DIFFERENCES = ("gain", "gain_error")
+YES_OR_NO = ("in_basin", "selected")
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def _make_table(name: str, title: str, about: str, columns: Columns, shown: Sequ
         for column, (values, unit, meaning) in columns.items()
     )
     cells = [
-        [_make_difference(value, task) if column in DIFFERENCES else _make_cell(value, unit) for value in _list(values)]
+        [_make_cell_of(column, value, unit, task) for value in _list(values)]
         for column, (values, unit, _) in columns.items()
     ]
     return Table(name, title, about, heads, tuple(zip(*cells, strict=True)))
@@ -119,11 +121,21 @@ def _name_unit(unit: str) -> str:
 
 def _name_metric(column: str, task: Task) -> str:
     """A column's name in words: what files call an accuracy may be another metric."""
-    return column.replace("accuracy", WORDS[task.name])
+    return column.replace("accuracy", SHORT.get(task.name, WORDS[task.name]))
 
 
 def _name_difference(task: Task) -> str:
     return POINTS.strip() if task.show(1.0).endswith(POINTS) else "1"
+
+
+def _make_cell_of(column: str, value: Any, unit: str, task: Task) -> TableCell:
+    if column in DIFFERENCES:
+        return _make_difference(value, task)
+    if column in YES_OR_NO:
+        return TableCell("yes" if value else "no", str(value))
+    if column.endswith("_accuracy"):
+        return TableCell(show_number(value, ".4f"), _sort(value))
+    return _make_cell(value, unit)
 
 
 def _make_difference(value: float, task: Task) -> TableCell:
