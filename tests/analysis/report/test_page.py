@@ -283,3 +283,12 @@ def test_a_metric_whose_low_values_are_good_is_told_so(regression: Contents) -> 
     assert any(text.startswith("Gain: test mean absolute error below the best ingredient;") for text in texts)
     assert any(text.startswith("Lower left is best.") for text in texts)
     assert not [text for text in texts if "$" in text or "mathdefault" in text]
+
+
+def test_a_method_without_measurable_seconds_is_named_where_it_is_drawn(run: Contents) -> None:
+    """The ensemble takes no time, and some memory: its mark is in one chart of two."""
+    spent = {"seconds": 0.0, "peak_host_bytes": 3.0 * 2**20, "baseline_host_bytes": 2.0**20}
+    soups = [replace(s, measurement=s.measurement | spent) if s.method == "ensemble" else s for s in run.soups]
+    page = Elements(make_page([replace(run, soups=tuple(soups))]))
+    names = [text for tag, text in page.texts if tag == "text" and text == "ensemble"]
+    assert len(names) == 4  # beside its bar and its line, beside the costs, beside its shares

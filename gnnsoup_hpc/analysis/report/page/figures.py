@@ -105,23 +105,20 @@ def draw_methods(run: Contents, timeline: Timeline) -> Drawn:
 def draw_cost(run: Contents, timeline: Timeline) -> Drawn:
     """Test metric against the cost of souping."""
     figure, (seconds, memory) = _start(3.0, columns=2, sharey=True)
+    named = {}
     for soup in run.soups:
         spent, peak = soup.measurement["seconds"], subtract_baseline(soup.measurement) / MIB
         for axes, cost in ((seconds, spent), (memory, peak)):
             if isfinite(cost) and cost > LEAST_COST:
-                how: dict[str, Any] = {
-                    "color": find_colour(soup.method),
-                    "marker": find_marker(soup.method),
-                    "linestyle": "",
-                }
-                axes.plot(cost, soup.test_accuracy, label=soup.method if axes is seconds else None, **how)
+                how: dict[str, Any] = {"color": find_colour(soup.method), "marker": find_marker(soup.method)}
+                (named[soup.method],) = axes.plot(cost, soup.test_accuracy, linestyle="", **how)
     for axes, label in ((seconds, "souping, seconds"), (memory, "peak memory above start, MiB")):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(label)
     _name_metric(seconds.set_ylabel, run, "test")
-    figure.legend(loc="outside upper center", ncols=4)
+    figure.legend(named.values(), named, loc="outside upper center", ncols=4)
     corner = "Upper" if run.task.higher_is_better else "Lower"
     about = (
         f"{corner} left is best. What took less than a millisecond, or no memory that could be measured, is not drawn."
