@@ -166,6 +166,9 @@ def test_tables_sort_by_values_and_show_what_people_read(run: Contents) -> None:
         "gain": (np.array([-0.0123, 0.5]), "1", "how much better"),
         "learning_rate": (np.array([0.01, 0.00025]), "1", "rate"),
         "test_accuracy": (np.array([0.81234567, 1.0]), "1", "accuracy"),
+        "lineup": (["as trained", "matched"], "1", "how aligned"),
+        "barrier_loss": (np.array([np.inf, 0.5]), "1", "barrier"),
+        "in_basin": (np.array([0, 1], dtype=np.uint8), "1", "whether"),
     }
     (table,) = list_tables({"methods": (columns, "one row a method")}, run.task)
     heads = [(head.name, head.number, head.more) for head in table.heads]
@@ -176,13 +179,16 @@ def test_tables_sort_by_values_and_show_what_people_read(run: Contents) -> None:
         ("gain, points", True, False),
         ("learning rate", True, True),
         ("test accuracy", True, False),
+        ("alignment", False, True),
+        ("barrier loss", True, True),
+        ("in basin", True, True),
     ]
     assert [[cell.text for cell in row] for row in table.rows] == [
-        ["a", "0.12", "3.0", "-1.23", "0.01", "0.8123"],
-        ["b", "-", "0.0", "50.00", "0.00025", "1.0000"],
+        ["a", "0.12", "3.0", "-1.23", "0.01", "0.8123", "as trained", "-", "no"],
+        ["b", "-", "0.0", "50.00", "0.00025", "1.0000", "matched", "0.5", "yes"],
     ]
-    assert [cell.value for cell in table.rows[0]] == ["a", "0.125", "3145728.0", "-0.0123", "0.01", "0.81234567"]
-    assert table.rows[1][1].value == ""
+    assert [cell.value for cell in table.rows[0]][:6] == ["a", "0.125", "3145728.0", "-0.0123", "0.01", "0.81234567"]
+    assert table.rows[1][1].value == table.rows[0][7].value == ""
 
 
 def make_work(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, isnan
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ MIB = 2**20
 LEAST = 1e-3  # below which four decimals say too little
 DIFFERENCES = ("gain", "gain_error")
 YES_OR_NO = ("in_basin", "selected")
+RENAMED = {"lineup": "alignment"}  # of files, whose readers know the older word
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _list(values: Any) -> list[Any]:
 
 
 def _name_column(column: str, unit: str) -> str:
-    words = column.removesuffix("_bytes").replace("_", " ")
+    words = RENAMED.get(column, column).removesuffix("_bytes").replace("_", " ")
     return f"{words}, {_name_unit(unit)}" if unit not in ("1", "nat") and "seconds" not in words else words
 
 
@@ -156,4 +157,4 @@ def _make_cell(value: Any, unit: str) -> TableCell:
 
 
 def _sort(value: float) -> str:
-    return "" if isnan(value) else repr(value)
+    return repr(value) if isfinite(value) else ""
